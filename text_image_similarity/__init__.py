@@ -1,0 +1,84 @@
+"""Score how well each image matches its caption.
+
+    from text_image_similarity import Config, Record, score_pairs
+    for result in score_pairs([Record(url="dog.jpg", text="a dog on grass")], Config()):
+        print(result.similarity, result.error)
+
+Names are imported from their modules when they are first used, so importing this package loads no torch, no pandas and
+no NumPy (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import Config, Limits
+    from .encoders import Encoder, load_encoder
+    from .errors import (
+        ConfigError,
+        ErrorCode,
+        ModelError,
+        ModelUnavailableError,
+        RowError,
+        TableError,
+        TextImageSimilarityError,
+        UsageError,
+    )
+    from .pipeline import RunStats, score_images, score_pairs
+    from .records import Record, ScoreResult
+    from .tables import Summary, score_csv
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Encoder",
+    "ErrorCode",
+    "Limits",
+    "ModelError",
+    "ModelUnavailableError",
+    "Record",
+    "RowError",
+    "RunStats",
+    "ScoreResult",
+    "Summary",
+    "TableError",
+    "TextImageSimilarityError",
+    "UsageError",
+    "load_encoder",
+    "score_csv",
+    "score_images",
+    "score_pairs",
+]
+
+_HOMES = {
+    "config": ("Config", "Limits"),
+    "encoders": ("Encoder", "load_encoder"),
+    "errors": (
+        "ConfigError",
+        "ErrorCode",
+        "ModelError",
+        "ModelUnavailableError",
+        "RowError",
+        "TableError",
+        "TextImageSimilarityError",
+        "UsageError",
+    ),
+    "pipeline": ("RunStats", "score_images", "score_pairs"),
+    "records": ("Record", "ScoreResult"),
+    "tables": ("Summary", "score_csv"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,122 @@
+"""Every setting of a run, validated once.
+
+Defaults are literals. Nothing here reads the environment, opens a file or loads a library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from typing import Literal, get_args
+
+from .errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "fp32", "fp16"]
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
+
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one row may cost, and what it may reach.
+
+    Args:
+        connect_s: Seconds to open a connection.
+        total_s: Seconds for a row's download in all: redirects, retries and waiting included.
+        retry_after_s: Longest `Retry-After` that is waited for, in seconds.
+        max_redirects: Redirects followed for one picture.
+        max_bytes: Largest picture file, in bytes after any content decoding.
+        max_pixels: Largest picture, in pixels.
+        max_side: Longest side of a picture, in pixels.
+        per_host: Requests to one host at a time.
+        allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.
+        allow_local_files: Whether paths and `file:` references are read.
+    """
+
+    connect_s: float = 3.0
+    total_s: float = 25.0
+    retry_after_s: float = 30.0
+    max_redirects: int = 5
+    max_bytes: int = 20 * 1024 * 1024
+    max_pixels: int = 50_000_000
+    max_side: int = 30_000
+    per_host: int = 8
+    allow_private_addresses: bool = False
+    allow_local_files: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("connect_s", "total_s"):
+            _at_least(name, getattr(self, name), 0.001)
+        for name in ("max_bytes", "max_pixels", "max_side", "per_host"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("retry_after_s", self.retry_after_s, 0.0)
+        _at_least("max_redirects", self.max_redirects, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of a run.
+
+    Args:
+        model: A hub id, a local folder, or an alias: `fast` (CLIP ViT-B/32, the default), `accurate` (CLIP ViT-L/14),
+            `mini` (small, ships with this package, needs no download).
+        revision: Commit, tag or branch of a hub model; None takes the pinned one of an alias or of the default.
+        device: `auto` picks CUDA, then MPS, then the CPU; `cuda:1` names one of several.
+        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU.
+        batch_size: Pictures encoded at once.
+        score: `cosine` (-1..1), `unit` ((cos+1)/2, four decimals), `clip_score` (100*max(cos,0)) or `clipscore`
+            (2.5*max(cos,0), Hessel et al. 2021).
+        timeout_s: Seconds for one try of a download.
+        retries: Further tries after the first, for failures that may pass.
+        io_workers: Threads that fetch and decode.
+        chunk_size: Rows written to a table between two flushes to disk.
+        base_dir: Folder that relative paths start from; None is the working directory.
+        limits: What one row may cost, and what it may reach.
+
+    Raises:
+        ConfigError: A value is outside its choices or range.
+
+    Example:
+        >>> Config(model="mini", score="unit").batch_size
+        32
+    """
+
+    model: str | PathLike[str] = DEFAULT_MODEL
+    revision: str | None = None
+    device: Device | str = "auto"
+    precision: Precision = "auto"
+    batch_size: int = 32
+    score: ScoreKind = "cosine"
+    timeout_s: float = 10.0
+    retries: int = 2
+    io_workers: int = 16
+    chunk_size: int = 1000
+    base_dir: str | PathLike[str] | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not str(self.model):
+            raise ConfigError("model is empty: give a hub id, a folder, or one of fast, accurate, mini")
+        _one_of("device", self.device.partition(":")[0], get_args(Device))
+        _one_of("precision", self.precision, get_args(Precision))
+        _one_of("score", self.score, get_args(ScoreKind))
+        for name in ("batch_size", "io_workers", "chunk_size"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("retries", self.retries, 0)
+        _at_least("timeout_s", self.timeout_s, 0.001)
+        if not isinstance(self.limits, Limits):
+            raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    """Check a number; `least` given as an int asks for a whole one."""
+    whole = isinstance(least, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= least:
+        raise ConfigError(f"{name}={value!r} must be a {'whole ' if whole else ''}number of at least {least:g}")

@@ -1,0 +1,69 @@
+"""The model hub: whether a model is in its cache here, and whether the hub answers at all.
+
+Asked before torch and transformers are loaded, so that an unreachable model is known in moments.
+"""
+
+from __future__ import annotations
+
+from queue import Empty, SimpleQueue
+from threading import Thread
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+from ..errors import ModelUnavailableError
+
+PROBE_S = 4.0  # how long the hub may take to say that it is there
+
+
+def require_model(name: str, revision: str | None) -> None:
+    """Make sure that a hub model is in the cache or can be fetched.
+
+    Raises:
+        ModelUnavailableError: Neither.
+    """
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError as exc:
+        raise ModelUnavailableError(f"{name} is neither a folder here nor a possible hub id") from exc
+    if not isinstance(cached, str):
+        require_hub(name, revision)
+
+
+def require_hub(name: str, revision: str | None) -> None:
+    """Ask the hub whether it has a model, within `PROBE_S` seconds whatever the network does.
+
+    Raises:
+        ModelUnavailableError: It has none, or it is out of reach; the message names the ways out.
+    """
+    answer: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            HfApi().model_info(name, revision=revision, timeout=PROBE_S)
+        except Exception as exc:  # whatever the hub's client raises is an answer to pass on
+            answer.put(exc)
+        else:
+            answer.put(None)
+
+    # A daemon thread, because a resolver that hangs can neither be timed out nor be joined.
+    Thread(target=ask, name="hub-probe", daemon=True).start()
+    try:
+        problem = answer.get(timeout=PROBE_S)
+    except Empty as exc:
+        problem = TimeoutError(f"no answer within {PROBE_S:g} s")
+        problem.__cause__ = exc
+    if problem is None:
+        return
+    if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError)):
+        said = str(problem).strip().splitlines()[-1]
+        raise ModelUnavailableError(
+            f"{name} is neither a folder here nor a model the hub gives out: {said}"
+        ) from problem
+    raise ModelUnavailableError(
+        f"model {name} is not in the local cache and the model hub is out of reach ({type(problem).__name__}).\n"
+        "Ways out:\n"
+        "  a local folder:   --model path/to/folder\n"
+        f"  a filled cache:   hf download {name}   on a machine with network, then copy its HF_HOME here\n"
+        "  the small model:  --model mini         (ships with this package, needs no download)"
+    ) from problem

@@ -1,0 +1,102 @@
+"""What can go wrong, and in which words it is reported.
+
+TextImageSimilarityError
+├── UsageError              the call or the command line is wrong: exit code 2
+│   └── ConfigError         a setting has a wrong value
+├── ModelError              a model cannot be used
+│   └── ModelUnavailableError   it cannot be found or fetched
+├── TableError              the job's input or output failed: exit code 1
+└── RowError                one row failed: becomes the row's `error`, never ends a run
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Why a row has no score; the same words in tables, UDFs, HTTP answers and metrics."""
+
+    INVALID_URL = "invalid_url"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS_ERROR = "dns_error"
+    CONNECT_ERROR = "connect_error"
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"
+    HTTP_4XX = "http_4xx"
+    HTTP_429 = "http_429"
+    HTTP_5XX = "http_5xx"
+    REDIRECT_ERROR = "redirect_error"
+    TOO_MANY_BYTES = "too_many_bytes"
+    BAD_RESPONSE = "bad_response"
+    EMPTY_BODY = "empty_body"
+    FILE_NOT_FOUND = "file_not_found"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    DECODER_CRASH = "decoder_crash"
+    EMPTY_CAPTION = "empty_caption"
+    NON_FINITE = "non_finite"
+    ENCODER_ERROR = "encoder_error"
+    DISALLOWED_BY_ORIGIN = "disallowed_by_origin"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        ErrorCode.DNS_ERROR,
+        ErrorCode.CONNECT_ERROR,
+        ErrorCode.TIMEOUT,
+        ErrorCode.HTTP_429,
+        ErrorCode.HTTP_5XX,
+        ErrorCode.BAD_RESPONSE,
+    }
+)
+
+
+class TextImageSimilarityError(Exception):
+    """Base of every exception this package raises on purpose."""
+
+
+class UsageError(TextImageSimilarityError):
+    """The caller asked for something that cannot be done as asked."""
+
+
+class ConfigError(UsageError, ValueError):
+    """A setting has a value outside its choices or range."""
+
+
+class ModelError(TextImageSimilarityError):
+    """A model was found but cannot be used."""
+
+
+class ModelUnavailableError(ModelError):
+    """A model can neither be found on disk nor fetched."""
+
+
+class TableError(TextImageSimilarityError):
+    """A table cannot be read or written."""
+
+
+class RowError(TextImageSimilarityError):
+    """One row cannot be scored.
+
+    Args:
+        code: The category, stable and countable.
+        detail: What happened to this row, for a person to read, on one line.
+    """
+
+    def __init__(self, code: ErrorCode, detail: str):
+        self.code = code
+        self.detail = " ".join(detail.split())
+        super().__init__(code, self.detail)
+
+    def __str__(self) -> str:
+        return f"{self.code.value}: {self.detail}"

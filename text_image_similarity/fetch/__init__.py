@@ -1,0 +1,254 @@
+"""Reference -> bytes. The only door to the network and to image files.
+
+A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. Every limit of `Limits` holds while bytes arrive.
+Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+import ssl
+import stat
+import time
+from base64 import b64decode
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from threading import BoundedSemaphore, Event, Lock
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+import httpx
+
+from ..config import Config
+from ..errors import ErrorCode, RowError
+from .transport import GuardedTransport, Resolver, row_deadline
+
+__all__ = ["Fetcher"]
+
+USER_AGENT = "text-image-similarity/0.1"
+
+
+class Fetcher:
+    """Fetches pictures for one run; safe to call from many threads, over one pool of kept-alive connections.
+
+    Args:
+        config: `timeout_s`, `retries`, `io_workers`, `base_dir` and `limits` are used.
+        transport: Where http requests go; None is the network.
+        resolve: How the network's host names become addresses; None asks the system.
+    """
+
+    def __init__(
+        self, config: Config, *, transport: httpx.BaseTransport | None = None, resolve: Resolver | None = None
+    ) -> None:
+        self._config = config
+        self._limits = config.limits
+        self._closing = Event()
+        self._transport = transport or GuardedTransport(config.limits, config.io_workers, resolve=resolve)
+        self._client = httpx.Client(
+            transport=self._transport,
+            timeout=httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None),
+            headers={"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+        )
+        self._lock = Lock()
+        self._hosts: dict[str, BoundedSemaphore] = defaultdict(lambda: BoundedSemaphore(self._limits.per_host))
+
+    def fetch(self, url: str) -> bytes:
+        """Return the bytes a reference points to.
+
+        Raises:
+            RowError: With the code of what stopped it.
+        """
+        url = url.strip()
+        if not url:
+            raise RowError(ErrorCode.INVALID_URL, "the image reference is empty")
+        scheme = url.partition(":")[0].lower() if ":" in url else ""
+        match scheme:
+            case "http" | "https":
+                return self._fetch_http(url)
+            case "data":
+                return self._fetch_data(url)
+            case "file":
+                return self._fetch_file(_file_url_path(url))
+        # One letter is a drive, not a scheme; a colon behind a slash or a space belongs to a file name.
+        if len(scheme) > 1 and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum():
+            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme}: is not http, https, file or data")
+        return self._fetch_file(Path(url))
+
+    def close(self) -> None:
+        """Stop at once: running fetches fail within moments, waiting ones do not start."""
+        self._closing.set()
+        if isinstance(self._transport, GuardedTransport):
+            self._transport.abort()
+        self._client.close()
+
+    def _fetch_file(self, path: Path) -> bytes:
+        if not self._limits.allow_local_files:
+            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, "local files are not allowed here")
+        path = Path(self._config.base_dir or ".") / path
+        try:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path} is not a regular file")
+            self._check_bytes(found.st_size)
+            with path.open("rb") as file:
+                data = file.read(self._limits.max_bytes + 1)
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path}: {reason}") from exc
+        self._check_bytes(len(data))
+        return _not_empty(data)
+
+    def _fetch_data(self, url: str) -> bytes:
+        header, comma, body = url[5:].partition(",")
+        if not comma:
+            raise RowError(ErrorCode.INVALID_URL, "a data: URL needs a comma before its content")
+        self._check_bytes(len(body) * 3 // 4 if header.endswith(";base64") else 0)
+        try:
+            raw = unquote_to_bytes(body)
+            data = b64decode(b"".join(raw.split()), validate=True) if header.endswith(";base64") else raw
+        except ValueError as exc:
+            raise RowError(ErrorCode.INVALID_URL, f"the data: URL is not valid base64 ({exc})") from exc
+        self._check_bytes(len(data))
+        return _not_empty(data)
+
+    def _fetch_http(self, url: str) -> bytes:
+        try:
+            request = self._client.build_request("GET", url)
+        except (httpx.InvalidURL, UnicodeError, ValueError) as exc:
+            raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
+        if not request.url.host:
+            raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r} has no host")
+        last = time.monotonic() + self._limits.total_s
+        with self._host_slot(request.url.host, last):
+            for left in range(self._config.retries, -1, -1):
+                try:
+                    with row_deadline(min(last, time.monotonic() + self._config.timeout_s)) as deadline:
+                        return self._try_once(request, deadline)
+                except RowError as error:
+                    if not (left and error.code.retryable and self._wait(error, self._config.retries - left, last)):
+                        raise
+        raise AssertionError("the last try returns or raises")
+
+    @contextmanager
+    def _host_slot(self, host: str, last: float) -> Iterator[None]:
+        with self._lock:
+            slot = self._hosts[host]
+        if not slot.acquire(timeout=max(0.0, last - time.monotonic())):
+            raise RowError(ErrorCode.TIMEOUT, f"{self._limits.per_host} other requests to {host} took all the time")
+        try:
+            yield
+        finally:
+            slot.release()
+
+    def _wait(self, error: RowError, tries: int, last: float) -> bool:
+        """Wait before the next try; say no if there is no time for one or the run is closing."""
+        pause = min(8.0, 0.25 * 2**tries) * random.random()
+        if isinstance(error, _RefusedError) and error.retry_after is not None:
+            if error.retry_after > self._limits.retry_after_s:
+                return False
+            pause = max(pause, error.retry_after)
+        return time.monotonic() + pause < last and not self._closing.wait(pause)
+
+    def _try_once(self, request: httpx.Request, deadline: float) -> bytes:
+        """Send a request, follow its redirects, read the body."""
+        with _as_row_error(self._config.timeout_s):
+            for _ in range(self._limits.max_redirects + 1):
+                response = self._client.send(request, stream=True)
+                try:
+                    if response.next_request is None:
+                        return self._read(response, deadline)
+                    request = response.next_request
+                finally:
+                    response.close()
+                if request.url.scheme not in ("http", "https"):
+                    raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to a {request.url.scheme}: address")
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {self._limits.max_redirects} redirects")
+
+    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+        _check_status(response)
+        declared = response.headers.get("content-length", "")
+        self._check_bytes(int(declared) if declared.isdecimal() else 0)
+        data = bytearray()
+        for chunk in response.iter_bytes():
+            data += chunk
+            self._check_bytes(len(data))
+            if time.monotonic() > deadline:
+                raise RowError(ErrorCode.TIMEOUT, f"{len(data):,} bytes in {self._config.timeout_s:g} s")
+            if self._closing.is_set():
+                raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+        return _not_empty(bytes(data))
+
+    def _check_bytes(self, count: int) -> None:
+        if count > self._limits.max_bytes:
+            raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._limits.max_bytes:,} bytes")
+
+
+class _RefusedError(RowError):
+    """A status that asks for patience, with the seconds it names."""
+
+    def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
+        super().__init__(code, detail)
+        self.retry_after = retry_after
+
+
+def _check_status(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    said = f"{response.status_code} {response.reason_phrase}".strip()
+    if response.status_code == 429 or response.is_server_error:
+        code = ErrorCode.HTTP_429 if response.status_code == 429 else ErrorCode.HTTP_5XX
+        raise _RefusedError(code, said, _seconds(response.headers.get("retry-after")))
+    if response.is_client_error:
+        raise RowError(ErrorCode.HTTP_4XX, said)
+    code = ErrorCode.REDIRECT_ERROR if response.is_redirect or response.status_code >= 300 else ErrorCode.BAD_RESPONSE
+    raise RowError(code, f"{said} without a usable address")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+@contextmanager
+def _as_row_error(timeout_s: float) -> Iterator[None]:
+    """Map what httpx raises to a row's code, once, here."""
+    try:
+        yield
+    except httpx.TimeoutException as exc:
+        raise RowError(ErrorCode.TIMEOUT, f"no answer within {timeout_s:g} s ({type(exc).__name__})") from exc
+    except httpx.ConnectError as exc:
+        tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
+        raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
+    except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as exc:
+        raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
+    except httpx.RemoteProtocolError as exc:
+        code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
+        raise RowError(code, str(exc)) from exc
+    except (httpx.HTTPError, httpx.StreamError, RuntimeError) as exc:
+        raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
+
+
+def _file_url_path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost"):
+        raise RowError(ErrorCode.INVALID_URL, f"a file: URL names this machine, not {parts.netloc}")
+    return Path(url2pathname(parts.path))
+
+
+def _not_empty(data: bytes) -> bytes:
+    if not data:
+        raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
+    return data

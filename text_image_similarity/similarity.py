@@ -1,0 +1,62 @@
+"""Embeddings in, scores out: cosine similarity and the score kinds built on it.
+
+`clipscore` is CLIPScore with w = 2.5 (Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
+Captioning", section 3), without the prompt prefix. `clip_score` is torchmetrics' scale, clamped per pair.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import ScoreKind
+from .errors import ConfigError
+
+Embeddings = NDArray[np.float32]
+Scores = NDArray[np.floating]
+
+
+def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
+    """Return the cosine of each image with the text in the same row.
+
+    Args:
+        image: Unit vectors, shape (n, embed_dim).
+        text: Unit vectors, shape (n, embed_dim).
+
+    Returns:
+        Shape (n,), float32, in -1..1; NaN where an input is not finite.
+
+    Example:
+        >>> cosine(np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]]))
+        array([0.6])
+    """
+    # Row by row, not a matrix product: a row's sum never depends on how many rows stand beside it.
+    products: Embeddings = (image * text).sum(axis=1)  # (n, d) -> (n,)
+    return products.clip(-1.0, 1.0)
+
+
+def score(cosines: Scores, kind: ScoreKind) -> Scores:
+    """Turn cosines into the score kind asked for; every clamp is per pair.
+
+    Args:
+        cosines: Shape (n,), in -1..1.
+        kind: `cosine`, `unit`, `clip_score` or `clipscore`.
+
+    Returns:
+        Shape (n,): `cosine` -1..1, `unit` 0..1 with four decimals, `clip_score` 0..100, `clipscore` 0..2.5.
+
+    Example:
+        >>> score(np.array([0.25, -0.1]), "clipscore")
+        array([0.625, 0.   ])
+    """
+    match kind:
+        case "cosine":
+            return cosines
+        case "unit":
+            return np.round((cosines.astype(np.float64) + 1) / 2, 4)
+        case "clip_score":
+            return 100 * np.maximum(cosines, 0)
+        case "clipscore":
+            return 2.5 * np.maximum(cosines, 0)
+        case _:
+            raise ConfigError(f"score={kind!r} is not one of cosine, unit, clip_score, clipscore")
