@@ -22,7 +22,7 @@ from ..decode import to_rgb
 from ..errors import ModelError
 from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
-from .hub import require_hub
+from .hub import cached_commit, require_hub
 from .torch_runtime import Runtime, choose_runtime, halve_on_oom, to_unit_rows
 
 FAMILIES = ("clip", "siglip")
@@ -120,8 +120,8 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         )
         return ClipRunner(
             model=name,
-            revision=getattr(shape, "_commit_hash", None),
-            network=network.to(runtime.device).eval(),
+            revision=None if Path(name).is_dir() else cached_commit(name, revision),
+            network=network.to(runtime.device).eval().requires_grad_(False),
             tokenizer=tokenizer,
             preprocess=_preprocess(processor),
             runtime=runtime,

@@ -5,6 +5,7 @@ Asked before torch and transformers are loaded, so that an unreachable model is 
 
 from __future__ import annotations
 
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -23,11 +24,17 @@ def require_model(name: str, revision: str | None) -> None:
         ModelUnavailableError: Neither.
     """
     try:
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        cached = cached_commit(name, revision)
     except HFValidationError as exc:
         raise ModelUnavailableError(f"{name} is neither a folder here nor a possible hub id") from exc
-    if not isinstance(cached, str):
+    if cached is None:
         require_hub(name, revision)
+
+
+def cached_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit of a model that the cache holds, at least in part, or None."""
+    path = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None
 
 
 def require_hub(name: str, revision: str | None) -> None:

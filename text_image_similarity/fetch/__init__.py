@@ -29,6 +29,7 @@ from .transport import GuardedTransport, Resolver, row_deadline
 
 __all__ = ["Fetcher"]
 
+_NOT_IN_A_HOST = frozenset(" %\"'<>\\^`{|}")
 USER_AGENT = "text-image-similarity/0.1"
 
 
@@ -122,8 +123,8 @@ class Fetcher:
             request = self._client.build_request("GET", url)
         except (httpx.InvalidURL, UnicodeError, ValueError) as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
-        if not request.url.host:
-            raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r} has no host")
+        if not request.url.host or set(request.url.host) & _NOT_IN_A_HOST:
+            raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r} has no valid host")
         last = time.monotonic() + self._limits.total_s
         with self._host_slot(request.url.host, last):
             for left in range(self._config.retries, -1, -1):

@@ -129,19 +129,19 @@ class _GuardedBackend(httpcore.NetworkBackend):
             for address in addresses:
                 if not is_public(address):
                     raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {address}, which is not a public address")
-        for last, address in zip((*[False] * (len(addresses) - 1), True), addresses, strict=True):
+        failure: Exception = RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
+        for address in addresses:
             try:
                 stream = self._system.connect_tcp(
                     address, port, _time_left(self._limits.connect_s), local_address, socket_options
                 )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                if last:
-                    raise
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
             else:
                 guarded = _GuardedStream(stream)
                 self._open.add(guarded)
                 return guarded
-        raise RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
+        raise failure
 
     def abort(self) -> None:
         for stream in list(self._open):

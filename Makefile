@@ -1,0 +1,49 @@
+# make setup | score | test | check | coverage | wheel | diagram
+# Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
+
+PYTHON ?= python3
+POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
+RUN := .venv/bin/python
+POETRY := .poetry/bin/poetry
+
+.PHONY: setup score test check coverage lock wheel diagram clean
+.DELETE_ON_ERROR:
+
+setup: .venv/installed
+
+.poetry/installed:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .poetry
+	.poetry/bin/python -m pip install --quiet $(POETRY_PACKAGES)
+	touch $@
+
+.venv/installed: .poetry/installed poetry.lock pyproject.toml
+	POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)" $(POETRY) install --no-interaction
+	touch $@
+
+score: setup
+	$(RUN) execute_text_image_similarity_csv.py
+
+test: setup
+	$(RUN) -m pytest
+
+check: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m black --check --quiet .
+	$(RUN) -m mypy
+	$(RUN) -m pytest tests/test_architecture.py
+
+coverage: setup
+	$(RUN) -m pytest --cov --cov-report=term-missing
+
+lock: .poetry/installed
+	POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)" $(POETRY) lock
+
+wheel: setup
+	$(POETRY) build --format wheel
+
+diagram:
+	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
+
+clean:
+	rm -rf .venv .poetry dist

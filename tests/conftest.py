@@ -1,0 +1,50 @@
+"""Fixtures: pictures with a known colour, tiny models on disk, a loopback server that misbehaves on demand."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+# Before transformers is imported anywhere: nothing under test may ask a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).resolve().parent.parent
+
+from tests.server import Server  # noqa: E402 - after the environment is set
+
+
+@pytest.fixture
+def png() -> Callable[..., bytes]:
+    return make_png
+
+
+def make_png(colour: str = "red", size: tuple[int, int] = (16, 16)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.models import save_clip
+
+    return save_clip(tmp_path_factory.mktemp("tiny_clip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.models import save_siglip
+
+    return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        yield running

@@ -1,0 +1,100 @@
+"""Models made on the spot: random weights, saved to a folder and loaded through the same path as real ones."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import pre_tokenizers
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipTokenizer,
+)
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def save_clip(folder: Path, *, full_size: bool = False) -> Path:
+    """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32 with CLIP's own vocabulary."""
+    vocab, merges = _clip_vocabulary() if full_size else _letter_vocabulary()
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    special = {"bos_token_id": vocab[START], "eos_token_id": vocab[END], "pad_token_id": vocab[END]}
+    text: dict[str, int] = {"vocab_size": len(vocab), **special}
+    vision: dict[str, int] = {}
+    if not full_size:
+        text |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        vision = {**text, "image_size": 32, "patch_size": 8}
+    side = vision.get("image_size", 224)
+    dim = 512 if full_size else 16
+    torch.manual_seed(7)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
+    # Random towers give nearly equal vectors for all captions; larger embeddings pull them apart.
+    with torch.no_grad():
+        model.text_model.embeddings.token_embedding.weight.mul_(20)
+        model.vision_model.embeddings.patch_embedding.weight.mul_(5)
+    return _save(folder, model, tokenizer, CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side))
+
+
+def save_siglip(folder: Path) -> Path:
+    """Save a tiny SigLIP with random weights and a sentencepiece vocabulary of a few dozen pieces."""
+    import sentencepiece
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red dog on the green grass", "two blue cats", "the quick brown fox jumps over it"]),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=30,
+        minloglevel=2,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+    )
+    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(7)
+    model = SiglipModel(
+        SiglipConfig(
+            text_config={**shape, "vocab_size": 30, "max_position_embeddings": 16, "projection_size": 32},
+            vision_config={**shape, "image_size": 32, "patch_size": 8},
+        )
+    )
+    return _save(folder, model, tokenizer, SiglipImageProcessorPil(size={"height": 32, "width": 32}))
+
+
+def _save(folder: Path, *parts: object) -> Path:
+    for part in parts:
+        part.save_pretrained(folder)  # type: ignore[attr-defined]
+    return folder
+
+
+def _letter_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = [*letters, *(letter + "</w>" for letter in letters), START, END]
+    return {name: i for i, name in enumerate(names)}, []
+
+
+def _clip_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Read CLIP's byte-pair vocabulary from the copy that open_clip carries, in its order: bytes, words, merges."""
+    import open_clip
+
+    path = Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = [(left, right) for left, right in (line.split() for line in lines)]
+    names = [*_byte_order(), *(b + "</w>" for b in _byte_order()), *(a + b for a, b in merges), START, END]
+    return {name: i for i, name in enumerate(names)}, merges
+
+
+def _byte_order() -> Iterator[str]:
+    """Yield the characters that stand for the 256 bytes: printable ones as themselves and first (GPT-2's order)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    yield from map(chr, printable)
+    yield from (chr(256 + i) for i in range(256 - len(printable)))

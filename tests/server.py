@@ -1,0 +1,117 @@
+"""A loopback HTTP server that answers as told, whole requests at a time, at the level of raw sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+
+Answer = bytes | Callable[[socket.socket, str], None]
+
+
+def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
+    """Spell out an HTTP response; a header named `content_length` replaces the true one."""
+    fields = {"content_length": str(len(body)), **headers}
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
+
+
+class Server:
+    """Serves `routes`: path -> bytes to send, or a function that gets the socket and the request's head.
+
+    Attributes:
+        routes: What to answer; an unknown path is answered with 404. A query string is ignored.
+        hits: Requests by path, query included.
+        heads: The heads of all requests, in order of arrival.
+        connections: Connections accepted.
+    """
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Answer] = {}
+        self.hits: Counter[str] = Counter()
+        self.heads: list[str] = []
+        self.connections = 0
+        self.busiest = 0  # most requests answered at one time
+        self._busy = 0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def port(self) -> int:
+        return self._listener.getsockname()[1]
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def hang(self, *_: object) -> None:
+        """Answer nothing until the server stops."""
+        self._stopping.wait()
+
+    def __enter__(self) -> Server:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stopping.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        for thread in list(self._threads):
+            thread.join(10)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                self.connections += 1
+                self._open.add(connection)
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            while head := _read_head(connection):
+                path = head.split(" ")[1]
+                with self._lock:
+                    self.hits[path] += 1
+                    self.heads.append(head)
+                    self._busy += 1
+                    self.busiest = max(self.busiest, self._busy)
+                try:
+                    answer = self.routes.get(path.partition("?")[0], response(status="404 Not Found"))
+                    if callable(answer):
+                        answer(connection, head)
+                    else:
+                        connection.sendall(answer)
+                finally:
+                    with self._lock:
+                        self._busy -= 1
+        with self._lock:
+            self._open.discard(connection)
+
+
+def _read_head(connection: socket.socket) -> str:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        chunk = connection.recv(65536)
+        head += chunk
+        if not chunk or head.startswith(b"\x16"):  # the end, or a TLS greeting, which this server hangs up on
+            return ""
+    return head.decode("latin-1")

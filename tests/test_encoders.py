@@ -1,0 +1,260 @@
+"""Encoders equal their references, and a row's vector does not depend on its neighbours."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
+
+from tests.models import save_clip
+from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder
+from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders.torch_runtime import choose_runtime, halve_on_oom
+from text_image_similarity.similarity import cosine
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = "a the photo of red green dogs running across Ünïcode grass, 3 times; isn't it? 犬 and-so-on".split()
+
+
+def noise(count: int, seed: int = 0) -> list[Image.Image]:
+    """Make pictures of many sizes: coarse random blocks, so that resizing matters."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(20, 500, (count, 2))
+    coarse = [rng.integers(0, 256, (9, 13, 3), dtype=np.uint8) for _ in range(count)]
+    return [Image.fromarray(c).resize((int(w), int(h))) for c, (w, h) in zip(coarse, sizes, strict=True)]
+
+
+def captions(count: int) -> list[str]:
+    """Make captions of 1 to 200 words."""
+    lengths = np.linspace(1, 200, count).astype(int)
+    rng = np.random.default_rng(1)
+    return [" ".join(rng.choice(WORDS, length)) for length in lengths]
+
+
+def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
+    folder = save_clip(tmp_path, full_size=True)
+    pictures = sorted((ROOT / "challenge_set").glob("*.jpg"))
+    images = [Image.open(p).convert("RGB") for p in pictures if p.name != "not_a_picture.jpg"]
+    images += noise(64 - len(images))
+    texts = captions(64)
+
+    model = CLIPModel.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
+    with torch.inference_mode():
+        expected = torch.nn.functional.cosine_similarity(
+            model.get_image_features(**pixels).pooler_output, model.get_text_features(**tokens).pooler_output
+        ).numpy()
+    del model
+    assert expected.std() > 1e-3  # the scores differ from pair to pair, so agreement means something
+
+    encoder = load_encoder(Config(model=folder, device="cpu"))
+    assert encoder.embed_dim == 512
+    assert encoder.context_length == 77
+    assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
+    for size in (1, 7, 64):
+        ours = [
+            cosine(encoder.encode_image(images[i : i + size]), encoder.encode_text(texts[i : i + size]))
+            for i in range(0, 64, size)
+        ]
+        np.testing.assert_allclose(np.concatenate(ours), expected, rtol=0, atol=1e-5, err_msg=f"batch size {size}")
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_tiny_models_equal_transformers(family: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"tiny_{family}")
+    images, texts = noise(9), captions(9)
+    encoder = load_encoder(Config(model=folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if family == "clip":
+        model, processor = CLIPModel.from_pretrained(folder), CLIPImageProcessorPil.from_pretrained(folder)
+        tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    else:
+        model, processor = SiglipModel.from_pretrained(folder), SiglipImageProcessorPil.from_pretrained(folder)
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
+        tokens.pop("attention_mask", None)
+    with torch.inference_mode():
+        image = model.get_image_features(**processor(images, return_tensors="pt")).pooler_output
+        text = model.get_text_features(**tokens).pooler_output
+    unit = torch.nn.functional.normalize
+    np.testing.assert_allclose(encoder.encode_image(images), unit(image).numpy(), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_text(texts), unit(text).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mini", "tiny_clip", "tiny_siglip"])
+def test_neighbours_do_not_move_a_vector(model: str, request: pytest.FixtureRequest) -> None:
+    encoder = load_encoder(Config(model="mini" if model == "mini" else request.getfixturevalue(model)))
+    images, texts = noise(12), captions(12)
+    together_image, together_text = encoder.encode_image(images), encoder.encode_text(texts)
+    for i in range(12):
+        np.testing.assert_allclose(encoder.encode_image([images[i]])[0], together_image[i], atol=5e-6)
+        np.testing.assert_allclose(encoder.encode_text([texts[i]])[0], together_text[i], atol=5e-6)
+    assert together_image.dtype == together_text.dtype == np.float32
+    assert together_image.shape == together_text.shape == (12, encoder.embed_dim)
+    np.testing.assert_allclose(np.linalg.norm(together_image, axis=1), 1, atol=1e-5)
+
+
+def test_arrays_and_prepared_pixels_equal_the_picture(tiny_clip: Path) -> None:
+    encoder = load_encoder(Config(model=tiny_clip))
+    image = noise(1)[0]
+    expected = encoder.encode_image([image])
+    np.testing.assert_array_equal(encoder.encode_image([np.asarray(image)]), expected)
+    np.testing.assert_array_equal(encoder.encode_image([encoder.prepare(image)]), expected)
+    with pytest.raises(ValueError, match=r"\(h, w, 3\) uint8"):
+        encoder.encode_image([np.zeros((4, 4, 3), np.float32)])
+
+
+def test_long_captions_keep_their_end_token(tiny_clip: Path) -> None:
+    encoder = load_encoder(Config(model=tiny_clip))
+    with encoder.lock:
+        ids = encoder.tokenizer(["x" * 500], truncation=True, max_length=encoder.context_length)["input_ids"][0]
+    assert len(ids) == 77
+    assert ids[-1] == encoder.tokenizer.eos_token_id
+    assert np.isfinite(encoder.encode_text(["x" * 500])).all()
+
+
+def test_an_encoder_is_shared_between_threads(tiny_clip: Path) -> None:
+    encoder = load_encoder(Config(model=tiny_clip))
+    texts = captions(40)
+    expected = np.concatenate([encoder.encode_text([text]) for text in texts])
+    found: dict[int, np.ndarray] = {}
+    start = threading.Barrier(4)
+
+    def work(k: int) -> None:
+        start.wait()
+        found[k] = np.concatenate([encoder.encode_text(texts[i : i + k + 1]) for i in range(0, 40, k + 1)])
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(4):
+        np.testing.assert_allclose(found[k], expected, atol=1e-5)
+
+
+def test_mini_ships_small_and_safe() -> None:
+    assert {path.suffix for path in MINI.iterdir()} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in MINI.iterdir()) <= 20_000_000
+
+
+def test_mini_reads_any_caption() -> None:
+    encoder = load_encoder(Config(model="mini"))
+    vectors = encoder.encode_text(["", " ", "日本語", "word " * 500, "\x00"])
+    assert np.isfinite(vectors).all()
+
+
+def test_an_unknown_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="does not exist"):
+        load_encoder(Config(model=tmp_path / "none"))
+    with pytest.raises(ModelUnavailableError, match=r"config\.json"):
+        load_encoder(Config(model=tmp_path))
+
+
+def test_an_unreachable_hub_names_the_ways_out() -> None:
+    with pytest.raises(ModelUnavailableError) as caught:
+        load_encoder(Config())
+    for way in ("path/to/folder", "hf download openai/clip-vit-base-patch32", "--model mini"):
+        assert way in str(caught.value)
+
+
+def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from text_image_similarity.encoders import hub
+
+    never = threading.Event()
+    monkeypatch.setattr(hub, "PROBE_S", 0.05)
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: never.wait())
+    with pytest.raises(ModelUnavailableError, match="TimeoutError"):
+        hub.require_model("openai/clip-vit-base-patch32", None)
+    never.set()
+
+
+def test_a_filled_cache_needs_no_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    repo = tmp_path / "models--somebody--tiny"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots").mkdir()
+    (repo / "snapshots" / commit).symlink_to(tiny_clip)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    encoder = load_encoder(Config(model="somebody/tiny"))
+    assert encoder.revision == commit
+    np.testing.assert_array_equal(
+        encoder.encode_text(["dog"]), load_encoder(Config(model=tiny_clip)).encode_text(["dog"])
+    )
+
+
+def test_other_families_and_pickles_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match="bert"):
+        load_encoder(Config(model=tmp_path))
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    for path in tiny_clip.iterdir():
+        if path.suffix != ".safetensors":
+            (pickled / path.name).write_bytes(path.read_bytes())
+    torch.save({}, pickled / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_encoder(Config(model=pickled))
+
+
+def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:
+    for path in MINI.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes())
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_encoder(Config(model=tmp_path))
+
+
+def test_devices_and_precisions() -> None:
+    if not torch.cuda.is_available():
+        assert str(choose_runtime(Config()).device) in ("cpu", "mps")
+        with pytest.raises(ConfigError, match="not available"):
+            choose_runtime(Config(device="cuda"))
+    assert choose_runtime(Config(device="cpu")).precision == "fp32"
+    with pytest.raises(ConfigError, match="fp16"):
+        choose_runtime(Config(device="cpu", precision="fp16"))
+
+
+def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert (str(choose_runtime(Config()).device), choose_runtime(Config()).precision) == ("cuda", "fp16")
+    assert choose_runtime(Config(device="cuda:1", precision="fp32")).precision == "fp32"
+    with pytest.raises(ConfigError, match="cuda:2"):
+        choose_runtime(Config(device="cuda:2"))
+
+
+def test_a_batch_that_does_not_fit_is_halved() -> None:
+    tried: list[int] = []
+
+    def encode(items: list[float]) -> torch.Tensor:
+        tried.append(len(items))
+        if len(items) > 3:
+            raise torch.OutOfMemoryError("full")
+        return torch.tensor(items)[:, None]
+
+    assert halve_on_oom(encode, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert tried == [7, 3, 4, 2, 2]
+
+    def hopeless(items: list[float]) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        halve_on_oom(hopeless, [0.0, 1.0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_on_cuda_is_close_to_the_cpu(tiny_clip: Path) -> None:
+    images, texts = noise(8), captions(8)
+    cpu, gpu = (load_encoder(Config(model=tiny_clip, device=device)) for device in ("cpu", "cuda"))
+    assert gpu.precision == "fp16"
+    np.testing.assert_allclose(gpu.encode_image(images), cpu.encode_image(images), atol=5e-3)
+    np.testing.assert_allclose(gpu.encode_text(texts), cpu.encode_text(texts), atol=5e-3)

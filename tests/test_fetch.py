@@ -1,0 +1,375 @@
+"""The fetcher against a loopback server that misbehaves, an injected transport and a fake resolver."""
+
+from __future__ import annotations
+
+import base64
+import email.utils
+import socket
+import ssl
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import make_png
+from tests.server import Server, response
+from text_image_similarity import Config, ErrorCode, Limits, RowError
+from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch.transport import is_public
+
+LOOPBACK = Limits(allow_private_addresses=True)
+QUICK = Config(timeout_s=0.5, retries=0, limits=LOOPBACK)
+
+
+def failure(fetcher: Fetcher, url: str) -> RowError:
+    with pytest.raises(RowError) as caught:
+        fetcher.fetch(url)
+    return caught.value
+
+
+def fetch_once(url: str, config: Config = QUICK) -> bytes:
+    fetcher = Fetcher(config)
+    try:
+        return fetcher.fetch(url)
+    finally:
+        fetcher.close()
+
+
+def code_of(url: str, config: Config = QUICK) -> ErrorCode:
+    with pytest.raises(RowError) as caught:
+        fetch_once(url, config)
+    return caught.value.code
+
+
+def drip(connection: socket.socket, _: str) -> None:
+    """Send a byte of a header now and then, for ever."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while True:
+        connection.sendall(b"x")
+        threading.Event().wait(0.05)
+
+
+def endless(connection: socket.socket, _: str) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        connection.sendall(b"x" * 65536)
+
+
+def close_at_once(connection: socket.socket, _: str) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_picture_comes_over_one_kept_alive_connection(server: Server) -> None:
+    server.routes["/a.png"] = response(make_png())
+    fetcher = Fetcher(QUICK)
+    for _ in range(5):
+        assert fetcher.fetch(server.url("/a.png")) == make_png()
+    fetcher.close()
+    assert server.connections == 1
+    assert "text-image-similarity/" in server.heads[0]
+    assert "Accept-Encoding: identity" in server.heads[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (response(status="404 Not Found"), "http_4xx"),
+        (response(status="403 Forbidden"), "http_4xx"),
+        (response(status="429 Too Many Requests"), "http_429"),
+        (response(status="500 Internal Server Error"), "http_5xx"),
+        (response(status="503 Service Unavailable"), "http_5xx"),
+        (response(b"", "200 OK"), "empty_body"),
+        (response(b"", "204 No Content"), "empty_body"),
+        (response(b"", "304 Not Modified"), "redirect_error"),
+        (response(b"", "302 Found"), "redirect_error"),
+        (response(b"", "302 Found", location="ftp://example.org/a.png"), "redirect_error"),
+        (response(b"", "302 Found", location="http://[::bad/"), "redirect_error"),
+        (response(b"x", content_length=str(21 * 1024 * 1024)), "too_many_bytes"),
+        (endless, "too_many_bytes"),
+        (response(b"short", content_length="100"), "timeout"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "bad_response"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "bad_response"),
+        (close_at_once, "bad_response"),
+        (drip, "timeout"),
+    ],
+)
+def test_faults_have_their_codes(server: Server, answer: object, code: str) -> None:
+    server.routes["/x"] = answer
+    began = time.monotonic()
+    limits = replace(LOOPBACK, max_bytes=1_000_000) if answer is endless else LOOPBACK
+    assert code_of(server.url("/x"), replace(QUICK, limits=limits)) == code
+    assert time.monotonic() - began < 3
+
+
+def test_a_silent_server_times_out(server: Server) -> None:
+    server.routes["/x"] = server.hang
+    assert code_of(server.url("/x")) == "timeout"
+
+
+def test_a_status_is_in_the_detail(server: Server) -> None:
+    fetcher = Fetcher(QUICK)
+    assert str(failure(fetcher, server.url("/none"))) == "http_4xx: 404 Not Found"
+    fetcher.close()
+
+
+def test_redirects_are_followed_and_counted(server: Server) -> None:
+    for i in range(7):
+        server.routes[f"/{i}"] = response(b"", "302 Found", location=f"/{i + 1}")
+    server.routes["/7"] = response(b"done")
+    assert fetch_once(server.url("/2")) == b"done"  # five redirects
+    assert code_of(server.url("/1")) == "redirect_error"  # six
+    server.routes["/loop"] = response(b"", "301 Moved Permanently", location="/loop")
+    assert code_of(server.url("/loop")) == "redirect_error"
+    assert server.hits["/loop"] == 6
+
+
+def test_cookies_are_not_kept(server: Server) -> None:
+    server.routes["/set"] = response(b"x", set_cookie="id=1")
+    fetcher = Fetcher(QUICK)
+    fetcher.fetch(server.url("/set"))
+    fetcher.fetch(server.url("/set"))
+    fetcher.close()
+    assert "cookie:" not in server.heads[1].lower()
+
+
+def test_passing_failures_are_tried_again(server: Server) -> None:
+    answers = iter([response(status="503 Busy", retry_after="0"), response(b"", "200 OK", content_length="9"), b""])
+
+    def flaky(connection: socket.socket, _: str) -> None:
+        connection.sendall(next(answers) or response(b"picture"))
+
+    server.routes["/flaky"] = flaky
+    assert fetch_once(server.url("/flaky"), replace(QUICK, retries=2)) == b"picture"
+    assert server.hits["/flaky"] == 3
+
+
+def test_lasting_failures_are_not_tried_again(server: Server) -> None:
+    assert code_of(server.url("/none"), replace(QUICK, retries=3)) == "http_4xx"
+    assert server.hits["/none"] == 1
+
+
+def test_tries_are_counted(server: Server) -> None:
+    server.routes["/x"] = response(status="500 Broken")
+    assert code_of(server.url("/x"), replace(QUICK, retries=1)) == "http_5xx"
+    assert server.hits["/x"] == 2
+
+
+@pytest.mark.parametrize("kind", ["seconds", "date"])
+def test_retry_after_is_waited_for(server: Server, kind: str) -> None:
+    value = "1" if kind == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
+    answers = iter([response(status="429 Slow Down", retry_after=value), response(b"picture")])
+    server.routes["/x"] = lambda connection, _: connection.sendall(next(answers))
+    began = time.monotonic()
+    assert fetch_once(server.url("/x"), replace(QUICK, retries=1)) == b"picture"
+    assert 0.9 < time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("value", ["31", "100000000000", "Fri, 31 Dec 9999 23:59:59 GMT", "24"])
+def test_a_long_retry_after_ends_the_row(server: Server, value: str) -> None:
+    server.routes["/x"] = response(status="503 Busy", retry_after=value)
+    limits = replace(LOOPBACK, total_s=20.0)
+    assert code_of(server.url("/x"), replace(QUICK, retries=3, limits=limits)) == "http_5xx"
+    assert server.hits["/x"] == 1
+
+
+def test_a_row_has_a_total_deadline(server: Server) -> None:
+    server.routes["/x"] = server.hang
+    config = Config(timeout_s=0.4, retries=50, limits=replace(LOOPBACK, total_s=1.0))
+    began = time.monotonic()
+    assert code_of(server.url("/x"), config) == "timeout"
+    assert time.monotonic() - began < 1.5
+
+
+def test_one_host_gets_a_bounded_number_of_requests(server: Server) -> None:
+    full = threading.Event()
+
+    def wait_for_company(connection: socket.socket, _: str) -> None:
+        if server.busiest >= 3:
+            full.set()
+        full.wait(2)
+        connection.sendall(response(b"x"))
+
+    server.routes["/x"] = wait_for_company
+    fetcher = Fetcher(replace(QUICK, timeout_s=5.0, limits=replace(LOOPBACK, per_host=3)))
+    threads = [threading.Thread(target=fetcher.fetch, args=(server.url(f"/x?{i}"),)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    fetcher.close()
+    assert server.busiest == 3
+    assert sum(server.hits.values()) == 12
+
+
+def test_closing_ends_a_download_at_once(server: Server) -> None:
+    asked = threading.Event()
+
+    def hang(connection: socket.socket, head: str) -> None:
+        asked.set()
+        server.hang()
+
+    server.routes["/x"] = hang
+    fetcher = Fetcher(replace(QUICK, timeout_s=30.0, retries=5))
+    codes: list[ErrorCode] = []
+    thread = threading.Thread(target=lambda: codes.append(failure(fetcher, server.url("/x")).code))
+    thread.start()
+    assert asked.wait(5)
+    fetcher.close()
+    thread.join(3)
+    assert not thread.is_alive()
+    assert codes[0].retryable
+
+
+def test_a_refused_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert code_of(f"http://127.0.0.1:{port}/") == "connect_error"
+
+
+def test_a_server_without_tls(server: Server) -> None:
+    assert code_of(server.url("/x").replace("http:", "https:")) == "tls_error"
+
+
+def test_names_are_resolved_checked_and_then_dialled(server: Server) -> None:
+    server.routes["/x"] = response(b"picture")
+    asked: list[str] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        if host == "nowhere.test":
+            raise RowError(ErrorCode.DNS_ERROR, "no such name")
+        return [] if host == "empty.test" else ["127.0.0.1"]
+
+    fetcher = Fetcher(QUICK, resolve=resolve)
+    assert fetcher.fetch(f"http://photos.test:{server.port}/x") == b"picture"
+    assert f"Host: photos.test:{server.port}" in server.heads[0]
+    assert failure(fetcher, "http://nowhere.test/").code == "dns_error"
+    assert failure(fetcher, "http://empty.test/").code == "dns_error"
+    assert asked == ["photos.test", "nowhere.test", "empty.test"]
+    fetcher.close()
+
+
+def test_private_addresses_are_refused_before_a_connection(server: Server) -> None:
+    fetcher = Fetcher(replace(QUICK, limits=Limits()), resolve=lambda host, port: ["8.8.8.8", "127.0.0.1"])
+    assert failure(fetcher, f"http://photos.test:{server.port}/").code == "blocked_address"
+    fetcher.close()
+    fetcher = Fetcher(replace(QUICK, limits=Limits()))
+    for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1"):
+        assert failure(fetcher, f"http://{host}:{server.port}/").code in ("blocked_address", "dns_error"), host
+    fetcher.close()
+    assert server.connections == 0
+
+
+def test_a_redirect_is_checked_like_a_first_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.routes["/x"] = response(b"", "302 Found", location=f"http://inside.test:{server.port}/secret")
+    from text_image_similarity.fetch import transport
+
+    # The loopback server plays the public host; every other address is judged as always.
+    monkeypatch.setattr(transport, "is_public", lambda address: address == "127.0.0.1")
+    names = {"public.test": ["127.0.0.1"], "inside.test": ["10.0.0.5"]}
+    fetcher = Fetcher(replace(QUICK, limits=Limits()), resolve=lambda host, port: names[host])
+    assert failure(fetcher, f"http://public.test:{server.port}/x").code == "blocked_address"
+    fetcher.close()
+    assert "/secret" not in server.hits
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.1.2.3", "172.16.0.1", "192.168.1.1", "127.0.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+     "239.1.1.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1", "fe80::1%eth0",
+     "fc00::1", "fec0::1", "ff02::1", "2001:db8::1", "::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::10.0.0.1",
+     "2002:0a00:0001::1", "2001:0:4136:e378:8000:63bf:f5ff:fffe"],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"])
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (httpx.ConnectTimeout("t"), "timeout"),
+        (httpx.ReadTimeout("t"), "timeout"),
+        (httpx.ConnectError("refused"), "connect_error"),
+        (httpx.ReadError("reset"), "bad_response"),
+        (httpx.RemoteProtocolError("bad"), "bad_response"),
+    ],
+)
+def test_an_injected_transport_needs_no_network(raised: Exception, code: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise raised
+
+    assert failure(Fetcher(QUICK, transport=httpx.MockTransport(answer)), "http://photos.test/a.jpg").code == code
+
+
+def test_tls_faults_of_an_injected_transport_are_told_apart() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("certificate") from ssl.SSLError("expired")
+
+    fetcher = Fetcher(QUICK, transport=httpx.MockTransport(answer))
+    assert failure(fetcher, "https://photos.test/a.jpg").code == "tls_error"
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("", "invalid_url"),
+        ("   ", "invalid_url"),
+        ("http://", "invalid_url"),
+        ("http:///a.jpg", "invalid_url"),
+        ("http://exa mple.org/", "invalid_url"),
+        ("http://example.org:port/", "invalid_url"),
+        ("http://[::1/", "invalid_url"),
+        ("http://example.org/\x00", "invalid_url"),
+        ("ftp://example.org/a.jpg", "unsupported_scheme"),
+        ("s3://bucket/a.jpg", "unsupported_scheme"),
+        ("javascript:alert(1)", "unsupported_scheme"),
+        ("file://elsewhere/a.jpg", "invalid_url"),
+        ("data:image/png;base64", "invalid_url"),
+        ("data:image/png;base64,@@@", "invalid_url"),
+        ("data:,", "empty_body"),
+        ("no_such_file.jpg", "file_not_found"),
+        ("no:such/file.jpg", "unsupported_scheme"),
+        ("a\x00b.jpg", "file_not_found"),
+        ("x" * 5000, "file_not_found"),
+        ("/dev/zero", "file_not_found"),
+        (".", "file_not_found"),
+    ],
+)
+def test_bad_references(url: str, code: str) -> None:
+    assert code_of(url) == code
+
+
+def test_local_references(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / "ä b.png"
+    path.write_bytes(b"picture")
+    config = replace(QUICK, base_dir=tmp_path)
+    for url in ("sub/ä b.png", str(path), path.as_uri(), f" {path} ", f"file://localhost{path}"):
+        assert fetch_once(url, config) == b"picture", url
+    assert fetch_once("data:image/png;base64," + base64.b64encode(b"picture").decode()) == b"picture"
+    assert fetch_once("data:,a%20b") == b"a b"
+
+
+def test_local_files_may_be_forbidden(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"picture")
+    config = replace(QUICK, limits=replace(LOOPBACK, allow_local_files=False))
+    assert code_of(str(tmp_path / "a.png"), config) == "unsupported_scheme"
+    assert code_of((tmp_path / "a.png").as_uri(), config) == "unsupported_scheme"
+
+
+def test_caps_and_emptiness_hold_for_local_references(tmp_path: Path) -> None:
+    (tmp_path / "big.png").write_bytes(b"x" * 11)
+    (tmp_path / "empty.png").write_bytes(b"")
+    config = replace(QUICK, base_dir=tmp_path, limits=replace(LOOPBACK, max_bytes=10))
+    assert code_of("big.png", config) == "too_many_bytes"
+    assert code_of("empty.png", config) == "empty_body"
+    assert code_of("data:;base64," + base64.b64encode(b"x" * 20).decode(), config) == "too_many_bytes"
+    assert code_of("data:," + "x" * 11, config) == "too_many_bytes"

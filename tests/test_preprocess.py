@@ -1,0 +1,64 @@
+"""Preprocessing equals OpenAI's Pillow pipeline as transformers keeps it, pixel for pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+
+from text_image_similarity.preprocess import Preprocess
+
+CLIP = Preprocess(
+    size=224,
+    crop=(224, 224),
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+REFERENCE = CLIPImageProcessorPil()
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 9))
+def test_clip_equals_the_reference(width: int, height: int, seed: int) -> None:
+    if max(width, height) > 32 * min(width, height):
+        return
+    image = picture(width, height, seed)
+    expected = REFERENCE([image], return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(CLIP.normalise([CLIP.pixels(image)]), expected, atol=2e-6)
+
+
+def test_siglip_equals_the_reference() -> None:
+    squeeze = Preprocess(size=(48, 32), crop=None, mean=(0.5,) * 3, std=(0.5,) * 3)
+    processor = SiglipImageProcessorPil(size={"height": 48, "width": 32}, resample=3)
+    for size in ((100, 60), (20, 300), (32, 48)):
+        expected = processor([picture(*size)], return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(squeeze.normalise([squeeze.pixels(picture(*size))]), expected, atol=2e-6)
+
+
+def test_prepared_pixels_stay_as_they_are() -> None:
+    once = CLIP.pixels(picture(300, 500))
+    np.testing.assert_array_equal(CLIP.pixels(Image.fromarray(once)), once)
+
+
+@pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (5000, 100)])
+def test_ribbons_do_not_blow_up(size: tuple[int, int]) -> None:
+    grey = Image.new("RGB", size, (90, 120, 150))
+    pixels = CLIP.pixels(grey)
+    assert pixels.shape == (224, 224, 3)
+    assert (pixels == (90, 120, 150)).all()
+
+
+def test_the_ribbon_shortcut_sees_the_same_middle() -> None:
+    image = Image.fromarray(np.tile(np.linspace(0, 255, 3300).astype(np.uint8)[None, :, None], (100, 1, 3)))
+    shortcut = CLIP.pixels(image).astype(int)
+    width = int(224 * 33)
+    whole = image.resize((width, 224), Image.Resampling.BICUBIC)
+    left = (width - 224) // 2
+    assert np.abs(shortcut - np.asarray(whole.crop((left, 0, left + 224, 224)))).max() <= 1
