@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -47,10 +48,7 @@ def png_header(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     )
 
 
@@ -200,7 +198,5 @@ def test_mutated_files_give_a_picture_or_a_code(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 8))):
         sample[data.draw(st.integers(0, len(sample) - 1))] = data.draw(st.integers(0, 255))
     sample = sample[: data.draw(st.integers(0, len(sample)))]
-    try:
+    with contextlib.suppress(RowError):  # any other exception fails the test
         assert decode(bytes(sample), LIMITS).mode == "RGB"
-    except RowError as error:
-        assert error.code in set(ErrorCode)

@@ -18,7 +18,25 @@ from text_image_similarity.encoders.torch_runtime import choose_runtime, halve_o
 from text_image_similarity.similarity import cosine
 
 ROOT = Path(__file__).resolve().parent.parent
-WORDS = "a the photo of red green dogs running across Ünïcode grass, 3 times; isn't it? 犬 and-so-on".split()
+WORDS = [
+    "a",
+    "the",
+    "photo",
+    "of",
+    "red",
+    "green",
+    "dogs",
+    "running",
+    "across",
+    "Ünïcode",
+    "grass,",
+    "3",
+    "times;",
+    "isn't",
+    "it?",
+    "犬",
+    "and-so-on",
+]
 
 
 def noise(count: int, seed: int = 0) -> list[Image.Image]:
@@ -207,7 +225,9 @@ def test_other_families_and_pickles_are_refused(tiny_clip: Path, tmp_path: Path)
 
 def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:
     for path in MINI.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes())
+        (tmp_path / path.name).write_bytes(
+            path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes()
+        )
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_encoder(Config(model=tmp_path))
 

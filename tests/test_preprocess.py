@@ -58,7 +58,7 @@ def test_ribbons_do_not_blow_up(size: tuple[int, int]) -> None:
 def test_the_ribbon_shortcut_sees_the_same_middle() -> None:
     image = Image.fromarray(np.tile(np.linspace(0, 255, 3300).astype(np.uint8)[None, :, None], (100, 1, 3)))
     shortcut = CLIP.pixels(image).astype(int)
-    width = int(224 * 33)
+    width = 224 * 33
     whole = image.resize((width, 224), Image.Resampling.BICUBIC)
     left = (width - 224) // 2
     assert np.abs(shortcut - np.asarray(whole.crop((left, 0, left + 224, 224)))).max() <= 1

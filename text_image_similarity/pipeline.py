@@ -16,13 +16,13 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from threading import BoundedSemaphore, Lock
 from typing import Any, Generic, TypeVar
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from .config import Config
 from .decode import decode
@@ -145,13 +145,19 @@ def score_images(
         ValueError: While iterating, if there are more of one than of the other.
     """
     encoder = encoder or load_encoder(config)
+    loading = Lock()
+
+    def read(image: ImageLike | bytes) -> ImageLike | bytes:
+        if isinstance(image, Image.Image):
+            with loading:  # a picture that Image.open left unread may be given twice, and two threads must not read it
+                image.load()
+        return image
 
     def results() -> Generator[ScoreResult]:
-        pairs = ((next(serial), image, text) for image, text in zip(images, texts, strict=True))
-        with closing(_Run(config, encoder, lambda image: image, RunStats())) as run:
+        pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
+        with closing(_Run(config, encoder, read, RunStats())) as run:
             yield from run.results(pairs)
 
-    serial = count()
     return results()
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import tee
+from itertools import islice, tee
 from os import PathLike
 from pathlib import Path
 from typing import TextIO
@@ -109,11 +109,11 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
         records = (Record(row[columns[0]], row[columns[1]]) for row in ours)
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([*_header(source), *OUT_COLUMNS])
+        write = _row_writer(out)
+        write([*_header(source), *OUT_COLUMNS])
         with closing(score_pairs(records, config, encoder=encoder, transport=transport, stats=stats)) as results:
             for row, result in zip(rows, results, strict=True):
-                writer.writerow([*row, *_cells(result)])
+                write([*row, *_cells(result)])
                 if stats.rows % config.chunk_size == 0:
                     out.flush()
                 if progress is not None:
@@ -153,6 +153,13 @@ def _load(config: Config, fallback: str | None) -> tuple[Encoder, list[str]]:
         return load_encoder(replace(config, model=fallback, revision=None)), [warning]
 
 
+def _row_writer(out: TextIO) -> Callable[[list[str]], object]:
+    plain = csv.writer(out, lineterminator="\n")
+    quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as the end of a row.
+    return lambda row: (quoted if any("\r" in field for field in row) else plain).writerow(row)
+
+
 def _cells(result: ScoreResult) -> tuple[str, str]:
     return ("", result.error) if result.error is not None else (repr(result.similarity), "")
 
@@ -173,14 +180,15 @@ def _check(path: Path, col_url: str, col_text: str) -> tuple[int, tuple[int, int
 
 
 def _header(path: Path) -> list[str]:
-    return next(_rows(path))[1]
+    for _, row in _rows(path):
+        return row
+    raise TableError(f"{path} is empty; it needs a header line with the two columns")
 
 
 def _data_rows(path: Path) -> Iterator[list[str]]:
     """Yield the rows below the header; every one has as many fields as the header."""
-    rows = _rows(path)
-    width = len(next(rows)[1])
-    for number, (line, row) in enumerate(rows, 1):
+    width = len(_header(path))
+    for number, (line, row) in enumerate(islice(_rows(path), 1, None), 1):
         if len(row) != width:
             raise TableError(
                 f"row {number} of {path} (ending on line {line}) has {len(row)} fields, the header has {width}; "
@@ -208,8 +216,6 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise TableError(f"{path} is not valid CSV near line {line + 1}: {exc}") from exc
     except OSError as exc:
         raise TableError(f"{path} cannot be read: {exc.strerror}") from exc
-    if line == 0:
-        raise TableError(f"{path} is empty; it needs a header line with the two columns")
 
 
 @contextmanager

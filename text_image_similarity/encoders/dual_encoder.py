@@ -102,7 +102,10 @@ def load_dual_encoder(folder: Path, config: Config) -> DualEncoderRunner:
     size, half = shape.image_size, (0.5, 0.5, 0.5)
     return DualEncoderRunner(
         model=str(config.model),
-        towers=towers.to(runtime.device, runtime.dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False),
+        towers=towers.to(runtime.device, runtime.dtype)
+        .to(memory_format=torch.channels_last)
+        .eval()
+        .requires_grad_(False),
         tokenizer=tokenizer,
         preprocess=Preprocess(size=size, crop=(size, size), mean=half, std=half),
         runtime=runtime,

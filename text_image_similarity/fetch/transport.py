@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Event
 from typing import Any
 from weakref import WeakSet
 
@@ -76,7 +77,7 @@ class GuardedTransport(httpx.BaseTransport):
         )
 
     def abort(self) -> None:
-        """Break every open connection, so that blocked reads return."""
+        """Break every connection, open or still to come, so that blocked reads return."""
         self._backend.abort()
 
     def close(self) -> None:
@@ -115,6 +116,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         self._resolve = resolve
         self._system = httpcore.SyncBackend()
         self._open: WeakSet[_GuardedStream] = WeakSet()
+        self._aborted = Event()
 
     def connect_tcp(
         self,
@@ -140,10 +142,13 @@ class _GuardedBackend(httpcore.NetworkBackend):
             else:
                 guarded = _GuardedStream(stream)
                 self._open.add(guarded)
+                if self._aborted.is_set():  # after the add, so that no connection slips past abort()
+                    self.abort()
                 return guarded
         raise failure
 
     def abort(self) -> None:
+        self._aborted.set()
         for stream in list(self._open):
             # A connection that is closed already needs no breaking.
             with contextlib.suppress(OSError, AttributeError):
