@@ -1,4 +1,4 @@
-"""Records in, scores out: fetch and decode on threads, encode in batches, answer in order.
+"""One pass over the rows: fetch and decode on threads, encode in batches, answer in order.
 
     records -> distinct pictures -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
 
@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Lock
+from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Any, Generic, TypeVar
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from .config import Config
-from .decode import decode
-from .encoders import Encoder, load_encoder
-from .errors import ErrorCode, RowError
-from .fetch import Fetcher
-from .preprocess import ImageLike, Pixels, as_image
-from .records import Record, ScoreResult
-from .similarity import cosine, score
+from ..config import Config
+from ..decode import decode
+from ..encoders import Encoder
+from ..errors import ErrorCode, RowError
+from ..preprocess import ImageLike, Pixels, as_image
+from ..records import ScoreResult
+from ..similarity import cosine, score
+from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -41,127 +37,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
-@dataclass(slots=True)
-class RunStats:
-    """What a run has done so far; safe to update from many threads.
-
-    Stage seconds are summed over threads, so fetch and decode may exceed the wall clock.
-    """
-
-    rows: int = 0
-    scored: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
-    lock: Lock = field(default_factory=Lock)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time a block takes to a stage."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            with self.lock:
-                self.seconds[stage] += time.perf_counter() - began  # type: ignore[assignment]  # a Counter of floats
-
-    def count(self, result: ScoreResult) -> None:
-        """Count one finished row."""
-        self.rows += 1
-        if result.code is None:
-            self.scored += 1
-        else:
-            self.failures[result.code.value] += 1
-
-
-def score_pairs(
-    records: Iterable[Record],
-    config: Config,
-    *,
-    encoder: Encoder | None = None,
-    transport: httpx.BaseTransport | None = None,
-    stats: RunStats | None = None,
-) -> Generator[ScoreResult]:
-    """Score how well each record's picture matches its text.
-
-    Lazy and streaming: results come in input order, look-ahead is bounded, and an endless iterable is fine. Closing the
-    iterator stops its threads.
-
-    Args:
-        records: Pictures and captions.
-        config: The settings of the run.
-        encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
-        stats: Counters to update while the run goes.
-
-    Returns:
-        One result per record. A row that fails carries its error and never raises.
-
-    Raises:
-        ConfigError, ModelError: At once, before a record is read.
-
-    Example:
-        >>> from text_image_similarity.encoders.colour import ColourEncoder
-        >>> dot = Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "a red dot")
-        >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
-        [1.0]
-    """
-    encoder = encoder or load_encoder(config)
-
-    def results() -> Generator[ScoreResult]:
-        fetcher = Fetcher(config, transport=transport)
-
-        def read(url: str) -> bytes:
-            with run.stats.timed("fetch"):
-                return fetcher.fetch(url)
-
-        run = _Run(config, encoder, read, stats or RunStats())
-        pairs = ((_reference(r.url), _reference(r.url), r.text) for r in records)
-        with closing(run), closing(fetcher):  # the fetcher first, so that no thread stays in a download
-            yield from run.results(pairs)
-
-    return results()
-
-
-def score_images(
-    images: Iterable[ImageLike | bytes],
-    texts: Iterable[str],
-    config: Config,
-    *,
-    encoder: Encoder | None = None,
-) -> Generator[ScoreResult]:
-    """Score pictures that are in memory already: PIL images, RGB arrays (h, w, 3) uint8, or encoded bytes.
-
-    Args:
-        images: The pictures.
-        texts: One caption for each.
-        config: The settings of the run.
-        encoder: A loaded encoder to use and share; None loads the one that `config` names.
-
-    Returns:
-        One result per pair, in order, as from `score_pairs`.
-
-    Raises:
-        ConfigError, ModelError: At once.
-        ValueError: While iterating, if there are more of one than of the other.
-    """
-    encoder = encoder or load_encoder(config)
-    loading = Lock()
-
-    def read(image: ImageLike | bytes) -> ImageLike | bytes:
-        if isinstance(image, Image.Image):
-            with loading:  # a picture that Image.open left unread may be given twice, and two threads must not read it
-                image.load()
-        return image
-
-    def results() -> Generator[ScoreResult]:
-        pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
-        with closing(_Run(config, encoder, read, RunStats())) as run:
-            yield from run.results(pairs)
-
-    return results()
-
-
-class _Run(Generic[Item]):
+class Run(Generic[Item]):
     """One pass over (key, item, text) rows; rows with the same key share one picture.
 
     Args:
@@ -347,8 +223,3 @@ def _encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list
         vector if np.isfinite(vector).all() else RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
         for vector in vectors
     ]
-
-
-def _reference(url: object) -> str:
-    """Return a record's reference as text; anything but text or a path counts as empty."""
-    return str(url) if isinstance(url, (str, os.PathLike)) else ""

@@ -1,0 +1,143 @@
+"""The command line as its users meet it: exit codes, messages, files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import make_png
+from text_image_similarity import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before():
+    before = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = before
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "red.png").write_bytes(make_png())
+    path = tmp_path / "in.csv"
+    path.write_text("url,caption\nred.png,a red square\nnone.png,a red square\n")
+    return path
+
+
+def command(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def script(*arguments: object, **defaults: Path) -> int:
+    with pytest.raises(SystemExit) as caught:
+        cli.run_script(defaults["in_path"], defaults["out_path"], [str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+def test_a_run_ends_with_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
+    said = capsys.readouterr()
+    for line in ("rows                    2", "scored                  1", "failed: file_not_found  1"):
+        assert line in said.out
+    assert "mini" in said.out
+    assert "failed=1" in said.err  # the progress bar
+
+
+def test_quiet_is_quiet(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini", "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_strict_tells_of_failed_rows(table: Path) -> None:
+    out = table.with_name("out.csv")
+    assert command("score", table, out, "--model", "mini", "--strict", "--quiet") == 4
+    assert out.exists()
+    table.write_text("url,caption\nred.png,red\n")
+    assert command("score", table, out, "--model", "mini", "--strict", "--quiet") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["--url-col", "link"], 2, "it has the columns: url, caption"),
+        (["--batch-size", "0"], 2, "batch_size=0 must be a whole number of at least 1"),
+        (["--device", "tpu"], 2, "device='tpu' is not one of auto, cpu, cuda, mps"),
+        (["--score", "dot"], 2, "invalid choice: 'dot'"),
+        (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
+        (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
+        ([], 1, "--model mini"),
+    ],
+)
+def test_mistakes_are_named(
+    table: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], exit_code: int, message: str
+) -> None:
+    out = table.with_name("out.csv")
+    assert command("score", table, out, *arguments) == exit_code
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert not out.exists()
+
+
+def test_files_that_are_not_there(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("score", table.with_name("none.csv"), table.with_name("out.csv"), "--model", "mini") == 2
+    assert command("score", table, table.parent / "none" / "out.csv", "--model", "mini") == 1
+    table.write_text("")
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 1
+    said = capsys.readouterr().err
+    assert "none.csv does not exist" in said
+    assert "cannot be written" in said
+    assert "is empty" in said
+
+
+def test_an_interrupt_writes_nothing(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_score", interrupt)
+    assert command("score", table, table.with_name("out.csv")) == 130
+
+
+def test_the_script_swaps_no_chosen_model(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for choice in (["--model", "fast"], ["--model", "/no/such/folder"]):
+        assert script(*choice, in_path=table, out_path=table.with_name("out.csv")) == 1
+    assert not table.with_name("out.csv").exists()
+
+
+def test_the_script_falls_back_to_mini_says_so_and_runs_from_anywhere(tmp_path: Path) -> None:
+    out = tmp_path / "scored.csv"
+    path = ROOT / "execute_text_image_similarity_csv.py"
+    done = subprocess.run(
+        [sys.executable, path, ROOT / "challenge_set.csv", out],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(out.with_name("scored.csv.summary.json").read_text())
+    assert summary["model"] == "mini"
+    assert len(summary["warnings"]) == 1
+    for text in (done.stdout, done.stderr, summary["warnings"][0]):  # the closing table, the log, the summary
+        assert "is out of reach, so mini scored instead" in text
+    with out.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 51
+
+
+def test_the_module_runs_as_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "text_image_similarity", "score", "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "--allow-private-addresses" in done.stdout

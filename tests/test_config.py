@@ -1,0 +1,60 @@
+"""Settings and records are checked once, with words that help."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from text_image_similarity import Config, ConfigError, ErrorCode, Limits, RowError, ScoreResult
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"device": "tpu"}, "device='tpu' is not one of auto, cpu, cuda, mps"),
+        ({"precision": "int3"}, "precision='int3' is not one of auto, fp32, fp16"),
+        ({"score": "dot"}, "score='dot' is not one of cosine, unit, clip_score, clipscore"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": 1.5}, "batch_size=1.5 must be a whole number"),
+        ({"batch_size": True}, "batch_size=True must be a whole number"),
+        ({"io_workers": -1}, "io_workers=-1"),
+        ({"chunk_size": "9"}, "chunk_size='9'"),
+        ({"retries": -1}, "retries=-1 must be a whole number of at least 0"),
+        ({"timeout_s": 0}, r"timeout_s=0 must be a number of at least 0\.001"),
+        ({"timeout_s": float("nan")}, "timeout_s=nan"),
+        ({"model": ""}, "fast, accurate, mini"),
+        ({"limits": None}, r"limits must be a Limits\(connect_s"),
+    ],
+)
+def test_wrong_settings(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(**given)
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Limits) if field.name.startswith(("max", "per"))]
+)
+def test_limits_are_whole_numbers(name: str) -> None:
+    for value in (-1, 0.5, "1"):
+        with pytest.raises(ConfigError, match=name):
+            Limits(**{name: value})
+
+
+def test_config_is_frozen_and_takes_paths() -> None:
+    config = Config(model=Path("models/mine"), device="cuda:1")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.model = "other"
+    with pytest.raises(ValueError, match="device"):  # a ConfigError is a ValueError too
+        Config(device="")
+
+
+def test_codes_have_their_words_and_their_patience() -> None:
+    assert {code.value for code in ErrorCode if code.retryable} == {
+        "dns_error", "connect_error", "timeout", "http_429", "http_5xx", "bad_response",
+    }  # fmt: skip
+    assert len(ErrorCode) == 25
+    error = RowError(ErrorCode.TIMEOUT, "no answer\nwithin 10 s")
+    assert str(error) == "timeout: no answer within 10 s"
+    assert ScoreResult.failed(error).code is ErrorCode.TIMEOUT

@@ -1,0 +1,114 @@
+"""Records in, scores out: `score_pairs` for references, `score_images` for pictures in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from threading import Lock
+
+import httpx
+from PIL import Image
+
+from ..config import Config
+from ..encoders import Encoder, load_encoder
+from ..fetch import Fetcher
+from ..preprocess import ImageLike
+from ..records import Record, ScoreResult
+from .run import Run
+from .stats import RunStats
+
+__all__ = ["RunStats", "score_images", "score_pairs"]
+
+
+def score_pairs(
+    records: Iterable[Record],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+    stats: RunStats | None = None,
+) -> Generator[ScoreResult]:
+    """Score how well each record's picture matches its text.
+
+    Lazy and streaming: results come in input order, look-ahead is bounded, and an endless iterable is fine. Closing the
+    iterator stops its threads.
+
+    Args:
+        records: Pictures and captions.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+        stats: Counters to update while the run goes.
+
+    Returns:
+        One result per record. A row that fails carries its error and never raises.
+
+    Raises:
+        ConfigError, ModelError: At once, before a record is read.
+
+    Example:
+        >>> from text_image_similarity.encoders.colour import ColourEncoder
+        >>> dot = Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "a red dot")
+        >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
+        [1.0]
+    """
+    encoder = encoder or load_encoder(config)
+
+    def results() -> Generator[ScoreResult]:
+        fetcher = Fetcher(config, transport=transport)
+
+        def read(url: str) -> bytes:
+            with run.stats.timed("fetch"):
+                return fetcher.fetch(url)
+
+        run = Run(config, encoder, read, stats or RunStats())
+        pairs = ((_reference(r.url), _reference(r.url), r.text) for r in records)
+        with closing(run), closing(fetcher):  # the fetcher first, so that no thread stays in a download
+            yield from run.results(pairs)
+
+    return results()
+
+
+def score_images(
+    images: Iterable[ImageLike | bytes],
+    texts: Iterable[str],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+) -> Generator[ScoreResult]:
+    """Score pictures that are in memory already: PIL images, RGB arrays (h, w, 3) uint8, or encoded bytes.
+
+    Args:
+        images: The pictures.
+        texts: One caption for each.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+
+    Returns:
+        One result per pair, in order, as from `score_pairs`.
+
+    Raises:
+        ConfigError, ModelError: At once.
+        ValueError: While iterating, if there are more of one than of the other.
+    """
+    encoder = encoder or load_encoder(config)
+    loading = Lock()
+
+    def read(image: ImageLike | bytes) -> ImageLike | bytes:
+        if isinstance(image, Image.Image):
+            with loading:  # a picture that Image.open left unread may be given twice, and two threads must not read it
+                image.load()
+        return image
+
+    def results() -> Generator[ScoreResult]:
+        pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
+        with closing(Run(config, encoder, read, RunStats())) as run:
+            yield from run.results(pairs)
+
+    return results()
+
+
+def _reference(url: object) -> str:
+    """Return a record's reference as text; anything but text or a path counts as empty."""
+    return str(url) if isinstance(url, (str, os.PathLike)) else ""

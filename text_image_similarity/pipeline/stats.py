@@ -1,0 +1,44 @@
+"""Counters of a run."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Lock
+
+from ..records import ScoreResult
+
+
+@dataclass(slots=True)
+class RunStats:
+    """What a run has done so far; safe to update from many threads.
+
+    Stage seconds are summed over threads, so fetch and decode may exceed the wall clock.
+    """
+
+    rows: int = 0
+    scored: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    lock: Lock = field(default_factory=Lock)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time a block takes to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.seconds[stage] += time.perf_counter() - began  # type: ignore[assignment]  # a Counter of floats
+
+    def count(self, result: ScoreResult) -> None:
+        """Count one finished row."""
+        self.rows += 1
+        if result.code is None:
+            self.scored += 1
+        else:
+            self.failures[result.code.value] += 1
