@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=6000, help="scenes to train on")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 14), help="epochs of the two stages")
+    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 15), help="epochs of the two stages")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed)

@@ -1,0 +1,85 @@
+"""What the documents say is true: their code runs, their options exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from text_image_similarity import ErrorCode
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_readme_python_prints_what_the_readme_says() -> None:
+    (program,) = blocks(README, "python")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed, promised = done.stdout.splitlines(), blocks(README, "text")[0].splitlines()
+    assert len(printed) == len(promised)
+    for ours, theirs in zip(printed, promised, strict=True):
+        assert _rounded(ours) == _rounded(theirs)
+
+
+def _rounded(line: str) -> str:
+    """Round the numbers in a line: the last digits of a score differ between processors."""
+    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number.group()):.3f}", line)
+
+
+def test_the_readme_commands_run(tmp_path: Path) -> None:
+    lines = [line[2:] for block in blocks(README, "console") for line in block.splitlines() if line.startswith("$ ")]
+    commands = [line for line in lines if line.startswith("text-image-similarity ")]
+    assert commands
+    for command in commands:
+        words = shlex.split(command)[1:]
+        words = [str(tmp_path / "scored.csv") if word == "scored.csv" else word for word in words]
+        done = subprocess.run([sys.executable, "-m", "text_image_similarity", *words], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, command
+
+
+def test_the_readme_names_make_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"^\$? ?make ([a-z]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_option_is_documented() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    shown = subprocess.run(
+        [sys.executable, "-m", "text_image_similarity", "score", "--help"], capture_output=True, text=True, check=True
+    )
+    options = set(re.findall(r"--[a-z][a-z-]+", shown.stdout)) - {"--help"}
+    assert len(options) >= 15
+    assert set(re.findall(r"`(--[a-z][a-z-]+)", page)) == options
+
+
+def test_every_error_code_is_documented() -> None:
+    page = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    assert {code.value for code in ErrorCode} <= set(re.findall(r"`([a-z0-9_]+)`", page))
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_quickstart_notebook_runs() -> None:
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT / "examples")}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "file_not_found" in text
+    assert "matching" in text
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
