@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
 
-from text_image_similarity import Config, ConfigError, ErrorCode, Limits, RowError, ScoreResult
+from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record, RowError, ScoreResult
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,11 @@ def test_config_is_frozen_and_takes_paths() -> None:
         config.model = "other"
     with pytest.raises(ValueError, match="device"):  # a ConfigError is a ValueError too
         Config(device="")
+
+
+def test_values_travel_to_workers() -> None:
+    for value in (Config(model="mini", limits=Limits(per_host=2)), Record("a.jpg", "a"), ScoreResult(0.5)):
+        assert pickle.loads(pickle.dumps(value)) == value
 
 
 def test_codes_have_their_words_and_their_patience() -> None:

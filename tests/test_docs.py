@@ -44,7 +44,9 @@ def test_the_readme_commands_run(tmp_path: Path) -> None:
     for command in commands:
         words = shlex.split(command)[1:]
         words = [str(tmp_path / "scored.csv") if word == "scored.csv" else word for word in words]
-        done = subprocess.run([sys.executable, "-m", "text_image_similarity", *words], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "text_image_similarity", *words], cwd=ROOT, capture_output=True, check=False
+        )
         assert done.returncode == 0, command
 
 

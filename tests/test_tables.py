@@ -183,7 +183,7 @@ def test_the_summary_says_what_was_done(folder: Path) -> None:
     summary = score_csv(
         folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=lambda *row: seen.append(row)
     )
-    assert seen == [(1, 0, 3), (2, 1, 3), (3, 2, 3)]
+    assert seen == [(0, 0, 3), (1, 0, 3), (2, 1, 3), (3, 2, 3)]
     written = json.loads((folder / "out.csv.summary.json").read_text())
     assert written["failures"] == summary.failures == {"empty_caption": 1, "file_not_found": 1}
     assert (written["rows"], written["scored"], written["model"]) == (3, 1, "colour")

@@ -9,8 +9,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from tqdm import tqdm
 
@@ -102,13 +103,7 @@ def _score(options: argparse.Namespace, *, fall_back: bool) -> Summary:
     )
     from .tables import score_csv  # here, so that `--help` and a wrong option answer before torch is loaded
 
-    with tqdm(unit=" pairs", disable=options.quiet, dynamic_ncols=True) as bar:
-
-        def progress(done: int, failed: int, total: int) -> None:
-            bar.total = total
-            bar.set_postfix(failed=failed, refresh=False)
-            bar.update(done - bar.n)
-
+    with closing(_ProgressBar()) as bar:
         return score_csv(
             options.in_path,
             options.out_path,
@@ -116,8 +111,24 @@ def _score(options: argparse.Namespace, *, fall_back: bool) -> Summary:
             options.url_col,
             options.caption_col,
             fallback="mini" if fall_back and options.model is None else None,
-            progress=progress,
+            progress=None if options.quiet else bar.show,
         )
+
+
+class _ProgressBar:
+    """A bar with rate and failures; it appears once the model is loaded, so that its rate is the run's."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+
+    def show(self, done: int, failed: int, total: int) -> None:
+        bar = self._bar = self._bar or tqdm(total=total, unit=" pairs", dynamic_ncols=True)
+        bar.set_postfix(failed=failed, refresh=False)
+        bar.update(done - bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def _closing_table(summary: Summary) -> str:

@@ -127,7 +127,9 @@ def _sniff(data: bytes) -> str:
         raise RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
     if len(data) < 12 and any(magic.startswith(data) for magic, _ in _MAGIC):
         raise RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
-    raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content starts with {data[:16]!r}")
+    start = data[:40].decode("ascii", "replace")
+    said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
+    raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content {said}")
 
 
 def _unreadable(name: str, data: bytes, detail: str) -> RowError:

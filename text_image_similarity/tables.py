@@ -32,7 +32,7 @@ from .records import Record, ScoreResult
 logger = logging.getLogger("text_image_similarity")
 
 OUT_COLUMNS = ("similarity", "error")
-# (rows done, rows failed, rows in all), after every row
+# (rows done, rows failed, rows in all), before the first row and after every row
 Progress = Callable[[int, int, int], None]
 
 
@@ -87,7 +87,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         fallback: The model to take, with a warning in the log and in the summary, if the one that `config` names is
             out of reach; None raises then.
         transport: Where http requests go, for tests; None is the network.
-        progress: Called after every row with rows done, rows failed and rows in all.
+        progress: Called before the first row and after every row with rows done, rows failed and rows in all.
 
     Returns:
         The summary that was also written as JSON.
@@ -106,6 +106,8 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     with _written_whole(target) as out:
         encoder, warnings = (encoder, []) if encoder else _load(config, fallback)
         stats = RunStats()
+        if progress is not None:
+            progress(0, 0, total)
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
         records = (Record(row[columns[0]], row[columns[1]]) for row in ours)
