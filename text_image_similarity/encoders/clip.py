@@ -7,92 +7,25 @@ captions padded to the batch's longest, SigLIP was trained on captions padded to
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
-from ..decode import to_rgb
 from ..errors import ModelError
-from ..preprocess import ImageLike, Pixels, Preprocess, as_image
-from ..similarity import Embeddings
+from ..preprocess import Preprocess
 from .hub import cached_commit, require_hub
-from .torch_runtime import Runtime, choose_runtime, halve_on_oom, to_unit_rows
+from .torch_runtime import Runtime, TorchEncoder, choose_runtime
 
 FAMILIES = ("clip", "siglip")
 
 
-@dataclass(frozen=True, slots=True)
-class ClipRunner:
-    """A `transformers` CLIP or SigLIP model as an `Encoder`."""
-
-    model: str
-    revision: str | None
-    network: Any
-    tokenizer: Any
-    preprocess: Preprocess
-    runtime: Runtime
-    # The fast tokenizers keep padding and truncation as state, which two threads must not change at once.
-    lock: Lock = field(default_factory=Lock)
-
-    @property
-    def device(self) -> str:
-        return str(self.runtime.device)
-
-    @property
-    def precision(self) -> str:
-        return self.runtime.precision
-
-    @property
-    def embed_dim(self) -> int:
-        config = self.network.config
-        return int(getattr(config, "projection_dim", None) or config.vision_config.hidden_size)
-
-    @property
-    def context_length(self) -> int:
-        return int(self.network.config.text_config.max_position_embeddings)
-
-    @property
-    def logit_scale(self) -> float:
-        return float(self.network.logit_scale.exp())
-
-    def prepare(self, image: Image.Image) -> Pixels:
-        return self.preprocess.pixels(to_rgb(image))
-
-    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
-        return to_unit_rows(halve_on_oom(self._image_features, [self.prepare(as_image(image)) for image in images]))
-
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        return to_unit_rows(halve_on_oom(self._text_features, list(texts)))
-
-    @torch.inference_mode()
-    def _image_features(self, pixels: list[Pixels]) -> torch.Tensor:
-        batch = torch.from_numpy(self.preprocess.normalise(pixels)).to(self.runtime.device, self.runtime.dtype)
-        return _pooled(self.network.get_image_features(pixel_values=batch))  # (n, 3, h, w) -> (n, embed_dim)
-
-    @torch.inference_mode()
-    def _text_features(self, texts: list[str]) -> torch.Tensor:
-        clip = self.network.config.model_type == "clip"
-        with self.lock:
-            tokens = self.tokenizer(
-                texts,
-                padding=True if clip else "max_length",
-                truncation=True,  # cuts before the end-of-text token, which stays
-                max_length=self.context_length,
-                return_tensors="pt",
-            )
-        # SigLIP's towers saw no mask in training; CLIP's needs one for its padding.
-        names = ("input_ids", "attention_mask") if clip else ("input_ids",)
-        return _pooled(self.network.get_text_features(**{n: tokens[n].to(self.runtime.device) for n in names}))
-
-
-def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> ClipRunner:
+def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TorchEncoder:
     """Load a CLIP-family model.
 
     Args:
@@ -108,7 +41,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
     """
     runtime = choose_runtime(config)
 
-    def load(*, local_files_only: bool) -> ClipRunner:
+    def load(*, local_files_only: bool) -> TorchEncoder:
         common = {"revision": revision or "main", "local_files_only": local_files_only}
         shape = AutoConfig.from_pretrained(name, **common)
         if shape.model_type not in FAMILIES:
@@ -118,13 +51,17 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         network = AutoModel.from_pretrained(
             name, dtype=runtime.dtype, use_safetensors=None if trusted else True, **common
         )
-        return ClipRunner(
+        network = network.to(runtime.device).eval().requires_grad_(False)
+        return TorchEncoder(
             model=name,
             revision=None if Path(name).is_dir() else cached_commit(name, revision),
-            network=network.to(runtime.device).eval().requires_grad_(False),
-            tokenizer=tokenizer,
-            preprocess=_preprocess(processor),
+            embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
+            context_length=int(shape.text_config.max_position_embeddings),
+            logit_scale=float(network.logit_scale.exp()),
             runtime=runtime,
+            preprocess=_preprocess(processor),
+            image_features=lambda pixels: _pooled(network.get_image_features(pixel_values=pixels)),
+            text_features=_text_features(network, tokenizer, runtime),
         )
 
     if Path(name).is_dir():
@@ -138,7 +75,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
     return _explained(name, lambda: load(local_files_only=False))
 
 
-def _explained(name: str, load: Callable[[], ClipRunner]) -> ClipRunner:
+def _explained(name: str, load: Callable[[], TorchEncoder]) -> TorchEncoder:
     try:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
@@ -148,8 +85,31 @@ def _explained(name: str, load: Callable[[], ClipRunner]) -> ClipRunner:
         ) from exc
 
 
-def _pooled(output: Any) -> torch.Tensor:
-    features: torch.Tensor = output if isinstance(output, torch.Tensor) else output.pooler_output
+def _text_features(network: Any, tokenizer: Any, runtime: Runtime) -> Callable[[list[str]], Tensor]:
+    """Return the function from n captions to features (n, embed_dim)."""
+    clip = network.config.model_type == "clip"
+    length = network.config.text_config.max_position_embeddings
+    # SigLIP's text tower saw no mask in training; CLIP's needs one for its padding.
+    names = ("input_ids", "attention_mask") if clip else ("input_ids",)
+    # The fast tokenizers keep padding and truncation as state, which two threads must not change at once.
+    lock = Lock()
+
+    def features(texts: list[str]) -> Tensor:
+        with lock:
+            tokens = tokenizer(
+                texts,
+                padding=True if clip else "max_length",
+                truncation=True,  # cuts before the end-of-text token, which stays
+                max_length=length,
+                return_tensors="pt",
+            )
+        return _pooled(network.get_text_features(**{name: tokens[name].to(runtime.device) for name in names}))
+
+    return features
+
+
+def _pooled(output: Any) -> Tensor:
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
 
 

@@ -78,7 +78,7 @@ class Run(Generic[Item]):
                 if row.picture is not None and row.picture.outcome is None and row.picture.loaded():
                     new[id(row.picture)] = row.picture
             self._encode_pictures(list(new.values()))
-            self._encode_captions([row.text for row in batch])
+            self._encode_captions(row.text for row in batch if row.picture is not None and not row.picture.failed)
             for result in self._score(batch):
                 self.stats.count(result)
                 yield result
@@ -115,7 +115,7 @@ class Run(Generic[Item]):
 
     def _encode_captions(self, texts: Iterable[str]) -> None:
         size = self.config.batch_size
-        new = [text for text in dict.fromkeys(texts) if text and self.captions.get(text) is None]
+        new = [text for text in dict.fromkeys(texts) if self.captions.get(text) is None]
         with self.stats.timed("encode_text"):
             for start in range(0, len(new), size):
                 chunk = new[start : start + size]
@@ -158,6 +158,11 @@ class _Picture:
             else:
                 self.pixels = found
         return self.pixels is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it can have no score, whatever its captions."""
+        return isinstance(self.outcome, RowError)
 
     def finish(self, outcome: Outcome) -> None:
         """Keep the vector or the error, drop the pixels."""
