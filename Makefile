@@ -5,6 +5,8 @@ PYTHON ?= python3
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
 RUN := .venv/bin/python
 POETRY := .poetry/bin/poetry
+# Poetry would install into an environment that happens to be active.
+POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
 .PHONY: setup score test check coverage lock wheel diagram clean
 .DELETE_ON_ERROR:
@@ -18,7 +20,7 @@ setup: .venv/installed
 	touch $@
 
 .venv/installed: .poetry/installed poetry.lock pyproject.toml
-	POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)" $(POETRY) install --no-interaction
+	$(POETRY_ENV) $(POETRY) install --no-interaction
 	touch $@
 
 score: setup
@@ -37,7 +39,7 @@ coverage: setup
 	$(RUN) -m pytest --cov --cov-report=term-missing
 
 lock: .poetry/installed
-	POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)" $(POETRY) lock
+	$(POETRY_ENV) $(POETRY) lock
 
 wheel: setup
 	$(POETRY) build --format wheel

@@ -35,8 +35,10 @@ class Server:
         self.heads: list[str] = []
         self.connections = 0
         self.busiest = 0  # most requests answered at one time
-        self._busy = 0
+        self.busiest_by_path: Counter[str] = Counter()  # the same for each path, without its query
+        self._busy: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._asked = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self._open: set[socket.socket] = set()
@@ -52,6 +54,13 @@ class Server:
     def hang(self, *_: object) -> None:
         """Answer nothing until the server stops."""
         self._stopping.wait()
+
+    def wait_for(self, start: str, count: int) -> None:
+        """Wait until `count` requests for paths that start so have come."""
+        with self._asked:
+            assert self._asked.wait_for(
+                lambda: sum(n for p, n in self.hits.items() if p.startswith(start)) >= count, 10
+            )
 
     def __enter__(self) -> Server:
         self._start(self._accept)
@@ -92,17 +101,20 @@ class Server:
                 with self._lock:
                     self.hits[path] += 1
                     self.heads.append(head)
-                    self._busy += 1
-                    self.busiest = max(self.busiest, self._busy)
+                    bare = path.partition("?")[0]
+                    self._busy[bare] += 1
+                    self.busiest = max(self.busiest, self._busy.total())
+                    self.busiest_by_path[bare] = max(self.busiest_by_path[bare], self._busy[bare])
+                    self._asked.notify_all()
                 try:
-                    answer = self.routes.get(path.partition("?")[0], response(status="404 Not Found"))
+                    answer = self.routes.get(bare, response(status="404 Not Found"))
                     if callable(answer):
                         answer(connection, head)
                     else:
                         connection.sendall(answer)
                 finally:
                     with self._lock:
-                        self._busy -= 1
+                        self._busy[bare] -= 1
         with self._lock:
             self._open.discard(connection)
 

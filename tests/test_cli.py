@@ -72,7 +72,7 @@ def test_strict_tells_of_failed_rows(table: Path) -> None:
     [
         (["--url-col", "link"], 2, "it has the columns: url, caption"),
         (["--batch-size", "0"], 2, "batch_size=0 must be a whole number of at least 1"),
-        (["--device", "tpu"], 2, "device='tpu' is not one of auto, cpu, cuda, mps"),
+        (["--device", "tpu"], 2, "device='tpu' is not one of auto, cpu, mps, cuda"),
         (["--score", "dot"], 2, "invalid choice: 'dot'"),
         (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),

@@ -14,7 +14,10 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"device": "tpu"}, "device='tpu' is not one of auto, cpu, cuda, mps"),
+        ({"device": "tpu"}, "device='tpu' is not one of auto, cpu, mps, cuda, cuda:0"),
+        ({"device": "cuda:x"}, "device='cuda:x'"),
+        ({"device": "auto:1"}, "device='auto:1'"),
+        ({"device": None}, "device=None"),
         ({"precision": "int3"}, "precision='int3' is not one of auto, fp32, fp16"),
         ({"score": "dot"}, "score='dot' is not one of cosine, unit, clip_score, clipscore"),
         ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
@@ -61,6 +64,7 @@ def test_codes_have_their_words_and_their_patience() -> None:
         "dns_error", "connect_error", "timeout", "http_429", "http_5xx", "bad_response",
     }  # fmt: skip
     assert len(ErrorCode) == 25
+    assert len(str(RowError(ErrorCode.FILE_NOT_FOUND, "x" * 1_000_000))) < 330
     error = RowError(ErrorCode.TIMEOUT, "no answer\nwithin 10 s")
     assert str(error) == "timeout: no answer within 10 s"
     assert ScoreResult.failed(error).code is ErrorCode.TIMEOUT

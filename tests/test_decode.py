@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from text_image_similarity import ErrorCode, Limits, RowError
-from text_image_similarity.decode import decode, to_rgb
+from text_image_similarity.decode import decode, decode_image, to_rgb
 
 LIMITS = Limits()
 CHALLENGE = Path(__file__).resolve().parent.parent / "challenge_set"
@@ -131,6 +131,19 @@ def test_broken_exif_is_ignored() -> None:
     assert decode(saved(gradient(), "JPEG", exif=b"Exif\0\0garbage"), LIMITS).size == (40, 24)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some
+def test_broken_exif_of_every_kind_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a description", 72.0
+    data = saved(gradient(), "JPEG", exif=exif)
+    start = data.index(b"Exif\0\0") + 6
+    for place in range(start, start + 80):
+        for value in (0, 1, 9, 41, 255):
+            broken = bytearray(data)
+            broken[place] = value
+            assert decode(bytes(broken), LIMITS).width in (40, 24)
+
+
 def test_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
@@ -139,7 +152,7 @@ def test_the_first_frame_counts() -> None:
         assert red > 200 > 50 > blue, kind
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
 def test_files_that_end_early(kind: str, share: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
@@ -168,6 +181,9 @@ def test_damage_inside_a_file() -> None:
         (b"8BPS\x00\x01" + b"\x00" * 40, "unsupported_format"),
         (b"\x00\x00\x01\x00\x01\x00", "unsupported_format"),
         (b"\x00\x00\x00\x1cftypheic" + b"\x00" * 40, "unsupported_format"),
+        (b"<html><body><svg></svg></body></html>", "not_an_image"),
+        (b"BMW is a make of cars" * 20, "not_an_image"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00" * 40, "not_an_image"),
         (b"\x89PN", "truncated"),
         (b"\xff\xd8\xff", "truncated"),
         (b"\xff\xd8\xff\xe0" + b"\x00" * 100, "truncated"),
@@ -187,7 +203,12 @@ def test_sizes_are_checked_before_pixels_are_made() -> None:
     assert decode(saved(gradient(), "PNG"), replace(LIMITS, max_pixels=40 * 24, max_side=40)).size == (40, 24)
 
 
-SAMPLES = [saved(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")]
+EXIF = Image.Exif()
+EXIF[0x0112], EXIF[0x010E] = 6, "a description"
+SAMPLES = [
+    *(saved(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")),
+    *(saved(gradient(), kind, exif=EXIF) for kind in ("JPEG", "PNG", "WEBP")),
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # a damaged file may warn on its way to an error
@@ -200,3 +221,16 @@ def test_mutated_files_give_a_picture_or_a_code(data: st.DataObject) -> None:
     sample = sample[: data.draw(st.integers(0, len(sample)))]
     with contextlib.suppress(RowError):  # any other exception fails the test
         assert decode(bytes(sample), LIMITS).mode == "RGB"
+
+
+def test_a_picture_in_memory_is_brought_to_rgb_like_its_file() -> None:
+    for sample in SAMPLES:
+        opened = Image.open(io.BytesIO(sample))
+        np.testing.assert_array_equal(np.asarray(decode_image(opened, LIMITS)), np.asarray(decode(sample, LIMITS)))
+    with pytest.raises(RowError, match="truncated"):
+        decode_image(Image.open(io.BytesIO(saved(gradient(200, 200), "PNG")[:-300])), LIMITS)
+    turned = Image.open(io.BytesIO(SAMPLES[-1])).rotate(90, expand=True)
+    assert turned.getexif()[0x0112] == 6  # Pillow hands the tag on, though the pixels have been turned
+    assert decode_image(turned, LIMITS).size == turned.size
+    with pytest.raises(RowError, match="too_many_pixels"):
+        decode_image(gradient(), replace(LIMITS, max_side=39))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
 
 from tests.models import save_clip
-from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder
+from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import MINI
 from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime, halve_on_oom
 from text_image_similarity.similarity import cosine
@@ -122,7 +123,7 @@ def test_arrays_and_prepared_pixels_equal_the_picture(tiny_clip: Path) -> None:
     image = noise(1)[0]
     expected = encoder.encode_image([image])
     np.testing.assert_array_equal(encoder.encode_image([np.asarray(image)]), expected)
-    np.testing.assert_array_equal(encoder.encode_image([encoder.prepare(image)]), expected)
+    np.testing.assert_array_equal(encoder.encode_pixels([encoder.prepare(image)]), expected)
     with pytest.raises(ValueError, match=r"\(h, w, 3\) uint8"):
         encoder.encode_image([np.zeros((4, 4, 3), np.float32)])
 
@@ -221,6 +222,59 @@ def test_other_families_and_pickles_are_refused(tiny_clip: Path, tmp_path: Path)
     torch.save({}, pickled / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"model\.safetensors"):
         load_encoder(Config(model=pickled))
+
+
+def copy_of(folder: Path, to: Path, *, without: str = "nothing") -> Path:
+    to.mkdir()
+    for path in folder.iterdir():
+        if not path.name.startswith(without):
+            (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def test_incomplete_folders_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_encoder(Config(model=copy_of(tiny_clip, tmp_path / "a", without="tokenizer")))
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+        load_encoder(Config(model=copy_of(tiny_clip, tmp_path / "b", without="preprocessor")))
+    weights = load_file(tiny_clip / "model.safetensors")
+    del weights["visual_projection.weight"]
+    folder = copy_of(tiny_clip, tmp_path / "c")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"incomplete: visual_projection\.weight"):
+        load_encoder(Config(model=folder))
+    (folder / "model.safetensors").write_bytes((tiny_clip / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_encoder(Config(model=folder))
+
+
+def test_a_model_that_resizes_beyond_its_crop(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_clip, tmp_path / "a")
+    CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=32).save_pretrained(folder)
+    images = noise(5)
+    pixels = CLIPImageProcessorPil.from_pretrained(folder)(images, return_tensors="pt")
+    encoder = load_encoder(Config(model=folder))
+    with torch.inference_mode():
+        found = CLIPModel.from_pretrained(folder).get_image_features(**pixels).pooler_output
+    expected = torch.nn.functional.normalize(found).numpy()
+    np.testing.assert_allclose(encoder.encode_image(images), expected, atol=1e-5)
+    results = score_images(images, ["x"] * 5, Config(model=folder))
+    np.testing.assert_allclose(
+        [result.similarity for result in results], expected @ encoder.encode_text(["x"])[0], atol=1e-5
+    )
+
+
+def test_a_revision_belongs_to_a_hub_model(tiny_clip: Path) -> None:
+    for model in ("mini", tiny_clip):
+        with pytest.raises(ConfigError, match="revision='main' is for hub models"):
+            load_encoder(Config(model=model, revision="main"))
+
+
+def test_special_tokens_in_a_caption_are_text_to_mini() -> None:
+    encoder = load_encoder(Config(model="mini"))
+    vectors = encoder.encode_text(["[PAD]", "a dog [PAD]", "a dog", "[UNK]"])
+    assert np.isfinite(vectors).all()
+    assert np.abs(vectors[1] - vectors[2]).max() > 1e-3
 
 
 def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:

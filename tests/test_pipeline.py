@@ -32,6 +32,7 @@ from text_image_similarity import (
     score_images,
     score_pairs,
 )
+from text_image_similarity.decode import decode
 from text_image_similarity.encoders.colour import ColourEncoder
 
 CONFIG = Config(batch_size=4, io_workers=4, timeout_s=0.5, retries=0, limits=Limits(allow_private_addresses=True))
@@ -75,9 +76,9 @@ class Recording:
     def __getattr__(self, name: str) -> object:
         return getattr(self.inner, name)
 
-    def encode_image(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        self.images.append(len(images))
-        return self.inner.encode_image(images)
+    def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        self.images.append(len(pixels))
+        return self.inner.encode_pixels(pixels)
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         self.texts.append(list(texts))
@@ -207,16 +208,40 @@ def test_look_ahead_is_bounded_and_endless_records_are_fine() -> None:
     results.close()
 
 
+def test_large_rows_shorten_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.pipeline.run._AHEAD_BYTES", 10_000)
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        for i in itertools.count():
+            taken += 1
+            yield Record(inline("red") + f"#{i}", "red " * 500)
+
+    results = score_pairs(endless(), CONFIG, encoder=ColourEncoder())
+    next(results)
+    results.close()
+    assert taken <= 4 * CONFIG.batch_size + 10_000 // 2_000 + 1
+
+
+def test_what_is_out_of_reach_is_forgotten() -> None:
+    records = numbered(400)
+    web, encoder = Web(), Recording()
+    run([*records, records[0]], encoder=encoder, transport=web.transport())
+    assert web.asked["/red/0.png"] == 2
+    assert sum(encoder.images) == 401
+
+
 def test_the_next_batch_is_fetched_while_one_is_encoded() -> None:
     web = Web()
     ahead = threading.Event()
 
     @dataclass(frozen=True)
     class Waiting(ColourEncoder):
-        def encode_image(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
             # The first batch is not finished before a picture of a later one has been asked for.
             assert ahead.wait(10), "nothing was fetched while the encoder was busy"
-            return super().encode_image(images)
+            return super().encode_pixels(pixels)
 
     inner = web.transport()
 
@@ -283,11 +308,13 @@ def test_stats_add_up() -> None:
 def test_images_in_memory_score_like_files() -> None:
     picture = Image.open(io.BytesIO(make_png("yellow", (30, 20))))
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
-    images = [picture, np.asarray(picture), make_png("yellow"), clear, b"no picture"]
-    texts = ["red", "red", "red", "white", "red"]
+    cut = Image.open(io.BytesIO(make_png(size=(64, 64))[:80]))
+    yellow = make_png("yellow")
+    images = [picture, np.asarray(picture), yellow, bytearray(yellow), memoryview(yellow), picture, clear, b"none", cut]
+    texts = ["red"] * 6 + ["white", "red", "red"]
     results = list(score_images(images, texts, CONFIG, encoder=ColourEncoder()))
-    assert [result.similarity for result in results[:4]] == pytest.approx([0.70710677] * 3 + [1.0])
-    assert results[4].code == "not_an_image"
+    assert [result.similarity for result in results[:7]] == pytest.approx([0.70710677] * 6 + [1.0])
+    assert codes(results[7:]) == ["not_an_image", "truncated"]
     with pytest.raises(ValueError, match="argument 2"):
         list(score_images([picture], ["red", "blue"], CONFIG, encoder=ColourEncoder()))
 
@@ -295,15 +322,21 @@ def test_images_in_memory_score_like_files() -> None:
 def test_all_doors_give_the_same_numbers(tiny_clip: Path, tmp_path: Path) -> None:
     config = Config(model=tiny_clip, batch_size=4)
     encoder = load_encoder(config)
-    paths = sorted((Path(__file__).resolve().parent.parent / "challenge_set").glob("*.jpg"))[:9]
+    folder = Path(__file__).resolve().parent.parent / "challenge_set"
+    paths = [
+        folder / name for name in ("pets.jpg", "winter.jpg", "island.jpg", "two_wolves.png", "fruit.png", "party.gif")
+    ]
     texts = [f"caption number {i}" for i in range(len(paths))]
     by_path = list(score_pairs([Record(str(p), t) for p, t in zip(paths, texts, strict=True)], config))
-    in_memory = list(score_images([p.read_bytes() for p in paths], texts, config, encoder=encoder))
-    assert by_path == in_memory
+    as_bytes = list(score_images([p.read_bytes() for p in paths], texts, config, encoder=encoder))
+    as_pictures = list(
+        score_images([Image.open(io.BytesIO(p.read_bytes())) for p in paths], texts, config, encoder=encoder)
+    )
+    assert by_path == as_bytes == as_pictures
     for result, path, text in zip(by_path, paths, texts, strict=True):
-        if result.error is None:
-            image, caption = encoder.encode_image([Image.open(path)])[0], encoder.encode_text([text])[0]
-            assert result.similarity == pytest.approx(float(image @ caption), abs=1e-5)
+        upright = decode(path.read_bytes(), config.limits)
+        image, caption = encoder.encode_image([upright])[0], encoder.encode_text([text])[0]
+        assert result.similarity == pytest.approx(float(image @ caption), abs=1e-5)
 
 
 def test_a_result_holds_one_of_the_two() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,9 +44,12 @@ def test_siglip_equals_the_reference() -> None:
         np.testing.assert_allclose(squeeze.normalise([squeeze.pixels(picture(*size))]), expected, atol=2e-6)
 
 
-def test_prepared_pixels_stay_as_they_are() -> None:
-    once = CLIP.pixels(picture(300, 500))
-    np.testing.assert_array_equal(CLIP.pixels(Image.fromarray(once)), once)
+def test_a_crop_smaller_than_the_resize_equals_the_reference() -> None:
+    ours = replace(CLIP, size=256)
+    reference = CLIPImageProcessorPil(size={"shortest_edge": 256}, crop_size=224)
+    for size in ((300, 500), (224, 224), (640, 200)):
+        expected = reference([picture(*size)], return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(ours.normalise([ours.pixels(picture(*size))]), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (5000, 100)])

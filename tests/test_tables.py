@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -163,6 +164,45 @@ def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
 
 
+def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
+    (folder / "in.csv").write_text("url,caption\nred.png,red\n")
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(UsageError, match="pipe is not a regular file"):
+        score_csv(folder / "in.csv", folder / "pipe", CONFIG, encoder=ENCODER)
+    with pytest.raises(UsageError, match="pipe is not a regular file"):
+        score_csv(folder / "pipe", folder / "out.csv", CONFIG, encoder=ENCODER)
+    (folder / "out.csv.summary.json").mkdir()
+    with pytest.raises(TableError, match="is a folder"):
+        score_csv(folder / "in.csv", folder / "out.csv", Config(model="/no/such/model"))
+    assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "out.csv.summary.json", "pipe", "red.png"]
+
+
+def test_a_link_stays_a_link(folder: Path) -> None:
+    (folder / "real.csv").write_text("old")
+    (folder / "out.csv").symlink_to(folder / "real.csv")
+    scored(folder, "url,caption\nred.png,red\n")
+    assert (folder / "out.csv").is_symlink()
+    assert (folder / "real.csv").read_text().startswith("url,caption,similarity")
+
+
+def test_a_full_disk_and_a_broken_caller_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "in.csv").write_text("url,caption\nred.png,red\n")
+
+    def broken(*_: int) -> None:
+        raise OSError("the terminal went away")
+
+    with pytest.raises(OSError, match="the terminal went away"):
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=broken)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TableError, match=r"out\.csv cannot be written: No space left"):
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+    assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
+
+
 def test_a_run_that_stops_leaves_the_old_output_and_no_litter(folder: Path) -> None:
     (folder / "out.csv").write_text("old")
     (folder / "in.csv").write_text("url,caption\n" + "red.png,red\n" * 20)
@@ -256,23 +296,34 @@ def test_five_thousand_rows_with_ten_kinds_of_fault(server: Server, tmp_path: Pa
 
 MEASURE = """
 import resource, sys
+from dataclasses import dataclass
 from pathlib import Path
-import httpx
+import httpx, numpy as np
 from text_image_similarity import Config, score_csv
 from text_image_similarity.encoders.colour import ColourEncoder
+
+@dataclass(frozen=True)
+class Wide(ColourEncoder):
+    embed_dim: int = 768
+    def encode_pixels(self, pixels):
+        return np.pad(super().encode_pixels(pixels), ((0, 0), (0, 765)))
+    def encode_text(self, texts):
+        return np.pad(super().encode_text(texts), ((0, 0), (0, 765)))
+
 png = Path("red.png").read_bytes()
 answer = httpx.MockTransport(lambda request: httpx.Response(200, content=png))
-score_csv(sys.argv[1], "out.csv", Config(batch_size=8), encoder=ColourEncoder(), transport=answer)
+score_csv(sys.argv[1], "out.csv", Config(batch_size=8), encoder=Wide(), transport=answer)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def test_memory_does_not_grow_with_rows(folder: Path) -> None:
+    """Every row has its own host, picture and long caption, so keeping any of them would show."""
     peaks = []
-    for rows in (1_000, 10_000):
-        (folder / f"{rows}.csv").write_text(
-            "url,caption\n" + "".join(f"http://photos.test/{i}.png,red number {i}\n" for i in range(rows))
-        )
+    for rows in (1_000, 8_000):
+        with (folder / f"{rows}.csv").open("w") as file:
+            file.write("url,caption\n")
+            file.writelines(f"http://host{i}.test/{i}.png,{'red ' * 500}{i}\n" for i in range(rows))
         done = subprocess.run(
             [sys.executable, "-c", MEASURE, f"{rows}.csv"], cwd=folder, capture_output=True, text=True, check=True
         )

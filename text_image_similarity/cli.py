@@ -64,6 +64,9 @@ def _add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--url-col", default="url", help="column of image references (default: %(default)s)")
     add("--caption-col", default="caption", help="column of captions (default: %(default)s)")
     add("--timeout", type=float, default=config.timeout_s, help="seconds a download try (default: %(default)s)")
+    add(
+        "--total-timeout", type=float, default=config.limits.total_s, help="seconds a row in all (default: %(default)s)"
+    )
     add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
     add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
     add("--chunk-size", type=int, default=config.chunk_size, help="rows between flushes (default: %(default)s)")
@@ -99,7 +102,7 @@ def _score(options: argparse.Namespace, *, fall_back: bool) -> Summary:
         retries=options.retries,
         io_workers=options.io_workers,
         chunk_size=options.chunk_size,
-        limits=Limits(allow_private_addresses=options.allow_private_addresses),
+        limits=Limits(total_s=options.total_timeout, allow_private_addresses=options.allow_private_addresses),
     )
     from .tables import score_csv  # here, so that `--help` and a wrong option answer before torch is loaded
 

@@ -5,13 +5,13 @@ Defaults are literals. Nothing here reads the environment, opens a file or loads
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
 from .errors import ConfigError
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "fp32", "fp16"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
 
@@ -68,7 +68,7 @@ class Config:
         batch_size: Pictures encoded at once.
         score: `cosine` (-1..1), `unit` ((cos+1)/2, four decimals), `clip_score` (100*max(cos,0)) or `clipscore`
             (2.5*max(cos,0), Hessel et al. 2021).
-        timeout_s: Seconds for one try of a download.
+        timeout_s: Seconds for one try of a download; `limits.total_s`, for all tries together, ends it earlier.
         retries: Further tries after the first, for failures that may pass.
         io_workers: Threads that fetch and decode.
         chunk_size: Rows written to a table between two flushes to disk.
@@ -85,7 +85,7 @@ class Config:
 
     model: str | PathLike[str] = DEFAULT_MODEL
     revision: str | None = None
-    device: Device | str = "auto"
+    device: str = "auto"
     precision: Precision = "auto"
     batch_size: int = 32
     score: ScoreKind = "cosine"
@@ -99,7 +99,8 @@ class Config:
     def __post_init__(self) -> None:
         if not str(self.model):
             raise ConfigError("model is empty: give a hub id, a folder, or one of fast, accurate, mini")
-        _one_of("device", self.device.partition(":")[0], get_args(Device))
+        if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
         _one_of("precision", self.precision, get_args(Precision))
         _one_of("score", self.score, get_args(ScoreKind))
         for name in ("batch_size", "io_workers", "chunk_size"):

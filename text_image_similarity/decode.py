@@ -7,15 +7,15 @@ animation counts, EXIF orientation is applied, transparency is matted on white, 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .config import Limits
 from .errors import ErrorCode, RowError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")  # HEIF opens where its plug-in is registered
 
 # First bytes of the formats that are read, with their names.
 _MAGIC = (
@@ -23,10 +23,10 @@ _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
     (b"GIF87a", "GIF"),
     (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
     (b"II*\x00", "TIFF"),
     (b"MM\x00*", "TIFF"),
 )
+_BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
 # First bytes of pictures that people send and that are not read.
 _OTHER_MAGIC = (
     (b"8BPS", "PSD"),
@@ -54,20 +54,25 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
         RowError: `not_an_image`, `unsupported_format`, `truncated`, `corrupt` or `too_many_pixels`.
     """
     name = _sniff(data)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image.size, limits)
-            image.load()
-            return to_rgb(_upright(image))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise RowError(ErrorCode.TOO_MANY_PIXELS, str(exc)) from exc
-    except UnidentifiedImageError as exc:
-        raise _unreadable(name, data, f"no {name} decoder accepts its header") from exc
-    # Pillow's plug-ins let whatever their parsers trip over escape; a hostile file must cost one row, not the run.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as exc:
-        raise _unreadable(name, data, str(exc)) from exc
-    except (MemoryError, ArithmeticError, AttributeError, RuntimeError) as exc:
-        raise RowError(ErrorCode.CORRUPT, f"{name}: {exc or type(exc).__name__}") from exc
+    with _as_row_error(name, data), Image.open(io.BytesIO(data), formats=[name]) as image:
+        _check_size(image.size, limits)
+        image.load()
+        return to_rgb(_upright(image))
+
+
+def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
+    """Bring a picture in memory to RGB.
+
+    One that comes straight from `Image.open` is treated as `decode` treats its file, EXIF orientation included. One that
+    was made from another keeps its pixels as they are: nobody knows whether it was turned already.
+
+    Raises:
+        RowError: `truncated`, `corrupt` or `too_many_pixels`.
+    """
+    with _as_row_error(image.format or "picture", b""):
+        _check_size(image.size, limits)
+        image.load()
+        return to_rgb(image if image.format is None else _upright(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -95,9 +100,11 @@ def _from_grey(values: np.ndarray[Any, np.dtype[np.float64]], *, full: float) ->
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
         return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError, ArithmeticError):
-        return image.copy()  # broken EXIF says nothing about the pixels
+    except Exception:  # whatever broken EXIF trips over says nothing about the pixels
+        return image
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
@@ -115,28 +122,60 @@ def _sniff(data: bytes) -> str:
             return name
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
+    if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:
+        return "BMP"
     if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIF"
+        return _iso_brand(data)
+    raise _no_picture(data)
+
+
+def _no_picture(data: bytes) -> RowError:
+    """Say what content is that is none of the formats."""
     for magic, name in _OTHER_MAGIC:
         if data.startswith(magic):
-            raise RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; convert it to JPEG or PNG")
+            return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; convert it to JPEG or PNG")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in head:
-        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
     if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        raise RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
+        return RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
+    if b"<svg" in head:
+        return RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
     if len(data) < 12 and any(magic.startswith(data) for magic, _ in _MAGIC):
-        raise RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
+        return RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
     start = data[:40].decode("ascii", "replace")
     said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
-    raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content {said}")
+    return RowError(ErrorCode.NOT_AN_IMAGE, f"the content {said}")
 
 
-def _unreadable(name: str, data: bytes, detail: str) -> RowError:
+def _iso_brand(data: bytes) -> str:
+    """Tell AVIF and HEIF from the other files that start with an ISO `ftyp` box."""
+    brands = data[8 : int.from_bytes(data[:4]) if data[:4] < b"\0\0\1\0" else 12]
+    if b"avif" in brands or b"avis" in brands:
+        return "AVIF"
+    if not any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
+        raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content is an ISO media file of brand {data[8:12]!r}")
+    if "HEIF" not in Image.OPEN:
+        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, "HEIF needs the plug-in pillow-heif, registered before scoring")
+    return "HEIF"
+
+
+@contextmanager
+def _as_row_error(name: str, data: bytes) -> Iterator[None]:
+    """Map whatever Pillow raises to a row's code, once, here."""
+    try:
+        yield
+    except RowError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, str(exc)) from exc
+    except UnidentifiedImageError as exc:
+        raise RowError(_damage(name, data, ""), f"{name}: its header cannot be read") from exc
+    except Exception as exc:  # Pillow's parsers let all kinds escape; a hostile file must cost one row, not the run
+        raise RowError(_damage(name, data, str(exc)), f"{name}: {exc or type(exc).__name__}") from exc
+
+
+def _damage(name: str, data: bytes, said: str) -> ErrorCode:
     """Tell a file that ends early from one that is damaged, by its own end marker or declared length."""
-    if name == "HEIF" and "HEIF" not in Image.OPEN:
-        return RowError(ErrorCode.UNSUPPORTED_FORMAT, "HEIF needs the plug-in pillow-heif, registered before scoring")
-    match name:
+    match name if data else "":
         case "JPEG":
             ends_early = b"\xff\xd9" not in data[-64:]
         case "PNG":
@@ -147,6 +186,19 @@ def _unreadable(name: str, data: bytes, detail: str) -> RowError:
             ends_early = len(data) < int.from_bytes(data[4:8], "little") + 8
         case "BMP":
             ends_early = len(data) < int.from_bytes(data[2:6], "little")
+        case "AVIF" | "HEIF":
+            ends_early = len(data) < _boxes_end(data)
         case _:
-            ends_early = "truncated" in detail.lower()
-    return RowError(ErrorCode.TRUNCATED if ends_early else ErrorCode.CORRUPT, f"{name}: {detail}")
+            ends_early = "truncated" in said.lower()
+    return ErrorCode.TRUNCATED if ends_early else ErrorCode.CORRUPT
+
+
+def _boxes_end(data: bytes) -> int:
+    """Return where the top-level boxes of an ISO file say that it ends."""
+    end = 0
+    while end + 8 <= len(data):
+        size = int.from_bytes(data[end : end + 4])
+        if size < 8:  # to the end of the file, or a 64-bit size: no telling
+            return len(data)
+        end += size
+    return end

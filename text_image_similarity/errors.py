@@ -90,12 +90,13 @@ class RowError(TextImageSimilarityError):
 
     Args:
         code: The category, stable and countable.
-        detail: What happened to this row, for a person to read, on one line.
+        detail: What happened to this row, for a person to read; kept on one line of at most 300 characters.
     """
 
     def __init__(self, code: ErrorCode, detail: str):
         self.code = code
-        self.detail = " ".join(detail.split())
+        line = " ".join(detail[:2000].split())
+        self.detail = line if len(line) <= 300 else line[:296] + " ..."
         super().__init__(code, self.detail)
 
     def __str__(self) -> str:

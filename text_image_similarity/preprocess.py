@@ -1,7 +1,7 @@
 """Pixels -> what a model eats: resize, centre crop, scale, normalise.
 
 This is OpenAI's original Pillow pipeline as `transformers` keeps it in `CLIPImageProcessorPil`, split in two: the part
-that makes 8-bit pixels of the model's size runs on loader threads and is idempotent; the arithmetic runs per batch.
+that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ class Preprocess:
     resample: Image.Resampling = Image.Resampling.BICUBIC
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8.
-
-        A picture that already has that size comes back unchanged, so the call may be repeated.
-        """
+        """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8."""
         resized_height, resized_width = self._resized(image.height, image.width)
         height, width = self.crop or (resized_height, resized_width)
         top, left = (resized_height - height) // 2, (resized_width - width) // 2

@@ -11,15 +11,15 @@ import json
 import logging
 import os
 import platform
+import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, tee
 from os import PathLike
 from pathlib import Path
-from typing import TextIO
 
 import httpx
 
@@ -98,50 +98,54 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         ConfigError, ModelError: Before the first row.
     """
     source, target = Path(in_path), Path(out_path)
-    if source.exists() and target.exists() and source.samefile(target):
-        raise UsageError(f"{target} is the input too; name another output")
+    _check_paths(source, target)
     total, columns = _check(source, col_url, col_text)
     if config.base_dir is None:
         config = replace(config, base_dir=source.parent)
-    with _written_whole(target) as out:
-        encoder, warnings = (encoder, []) if encoder else _load(config, fallback)
+    # Both files are opened before anything expensive starts; the table takes its place first, then the summary.
+    with _written_whole(target.with_name(target.name + ".summary.json")) as note, _written_whole(target) as out:
+        encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
         stats = RunStats()
-        if progress is not None:
-            progress(0, 0, total)
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
         records = (Record(row[columns[0]], row[columns[1]]) for row in ours)
-        write = _row_writer(out)
-        write([*_header(source), *OUT_COLUMNS])
-        with closing(score_pairs(records, config, encoder=encoder, transport=transport, stats=stats)) as results:
+        results = score_pairs(records, config, encoder=encoder, transport=transport, stats=stats)
+        out.write_row([*_header(source), *OUT_COLUMNS])
+        if progress is not None:
+            progress(0, 0, total)
+        with closing(results):
             for row, result in zip(rows, results, strict=True):
-                write([*row, *_cells(result)])
+                out.write_row([*row, *_cells(result)])
                 if stats.rows % config.chunk_size == 0:
                     out.flush()
                 if progress is not None:
                     progress(stats.rows, stats.rows - stats.scored, total)
         seconds = time.perf_counter() - began
-        summary = Summary(
-            input=str(source),
-            output=str(target),
-            model=encoder.model,
-            revision=encoder.revision,
-            device=encoder.device,
-            precision=encoder.precision,
-            score=config.score,
-            preprocess="exact",
-            rows=stats.rows,
-            scored=stats.scored,
-            failures=dict(sorted(stats.failures.items())),
-            seconds={stage: round(s, 3) for stage, s in [*sorted(stats.seconds.items()), ("total", seconds)]},
-            pairs_per_second=round(stats.rows / seconds, 2),
-            versions=_versions(),
-            warnings=warnings,
-        )
-        with _written_whole(target.with_name(target.name + ".summary.json")) as file:
-            json.dump(asdict(summary), file, indent=2)
-            file.write("\n")
+        summary = _summary((source, target), config, encoder, stats, seconds, warnings)
+        note.write(json.dumps(asdict(summary), indent=2) + "\n")
     return summary
+
+
+def _summary(
+    paths: tuple[Path, Path], config: Config, encoder: Encoder, stats: RunStats, seconds: float, warnings: list[str]
+) -> Summary:
+    return Summary(
+        input=str(paths[0]),
+        output=str(paths[1]),
+        model=encoder.model,
+        revision=encoder.revision,
+        device=encoder.device,
+        precision=encoder.precision,
+        score=config.score,
+        preprocess="exact",
+        rows=stats.rows,
+        scored=stats.scored,
+        failures=dict(sorted(stats.failures.items())),
+        seconds={stage: round(s, 3) for stage, s in [*sorted(stats.seconds.items()), ("total", seconds)]},
+        pairs_per_second=round(stats.rows / seconds, 2),
+        versions=_versions(),
+        warnings=warnings,
+    )
 
 
 def _load(config: Config, fallback: str | None) -> tuple[Encoder, list[str]]:
@@ -155,15 +159,19 @@ def _load(config: Config, fallback: str | None) -> tuple[Encoder, list[str]]:
         return load_encoder(replace(config, model=fallback, revision=None)), [warning]
 
 
-def _row_writer(out: TextIO) -> Callable[[list[str]], object]:
-    plain = csv.writer(out, lineterminator="\n")
-    quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as the end of a row.
-    return lambda row: (quoted if any("\r" in field for field in row) else plain).writerow(row)
-
-
 def _cells(result: ScoreResult) -> tuple[str, str]:
     return ("", result.error) if result.error is not None else (repr(result.similarity), "")
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise UsageError(
+            f"{source} {'is not a regular file, which is needed to read it twice' if source.exists() else 'does not exist'}"
+        )
+    if target.exists() and not target.is_file() and not target.is_dir():
+        raise UsageError(f"{target} is not a regular file; name one that can be replaced")
+    if target.exists() and source.samefile(target):
+        raise UsageError(f"{target} is the input too; name another output")
 
 
 def _check(path: Path, col_url: str, col_text: str) -> tuple[int, tuple[int, int]]:
@@ -210,8 +218,6 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                 line = reader.line_num
                 if row:
                     yield line, row
-    except FileNotFoundError as exc:
-        raise UsageError(f"{path} does not exist") from exc
     except UnicodeDecodeError as exc:
         raise TableError(f"{path} is not UTF-8 near line {line + 1} ({exc}); convert it, e.g. with iconv") from exc
     except csv.Error as exc:
@@ -220,26 +226,68 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise TableError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
+class _Output:
+    """A text file under a passing name, beside the one it will replace."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()  # a link stays, what it leads to is replaced
+        if self._path.is_dir():
+            raise TableError(f"{path} is a folder; name a file")
+        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        with self._explained():
+            self._file = self._partial.open("x", encoding="utf-8", newline="")
+        self._plain = csv.writer(self._file, lineterminator="\n")
+        self._quoted = csv.writer(self._file, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(self, text: str) -> None:
+        with self._explained():
+            self._file.write(text)
+
+    def write_row(self, row: list[str]) -> None:
+        # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as the end of a row.
+        writer = self._quoted if any("\r" in field for field in row) else self._plain
+        with self._explained():
+            writer.writerow(row)
+
+    def flush(self) -> None:
+        with self._explained():
+            self._file.flush()
+
+    def finish(self) -> None:
+        """Put the file in its place, complete."""
+        with self._explained():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._partial.replace(self._path)
+
+    def discard(self) -> None:
+        """Remove what was not finished."""
+        with suppress(OSError):  # closing may try again to write what did not fit
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise TableError(f"{self._path} cannot be written: {exc.strerror or exc}") from exc
+
+
 @contextmanager
-def _written_whole(path: Path) -> Iterator[TextIO]:
-    """Open a text file that appears under its name complete, or not at all.
+def _written_whole(path: Path) -> Iterator[_Output]:
+    """Open an output that appears under its name complete, or not at all.
 
     Raises:
         TableError: It cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    output = _Output(path)
     try:
-        if path.is_dir():
-            raise TableError(f"{path} is a folder; name a file")
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as exc:
-        raise TableError(f"{path} cannot be written: {exc.strerror}") from exc
+        yield output
+        output.finish()
     finally:
-        partial.unlink(missing_ok=True)
+        output.discard()
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Protocol
 from PIL import Image
 
 from ..config import DEFAULT_MODEL, Config
-from ..errors import ModelUnavailableError
+from ..errors import ConfigError, ModelUnavailableError
 from ..preprocess import ImageLike, Pixels
 from ..similarity import Embeddings
 
@@ -63,10 +63,15 @@ class Encoder(Protocol):
         """What cosines are multiplied with before a softmax or sigmoid."""
 
     def prepare(self, image: Image.Image) -> Pixels:
-        """Bring one picture to the model's size, (h, w, 3) uint8; cheap to hold, safe on any thread, idempotent."""
+        """Bring one picture to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        """Encode what `prepare` returned, as `encode_image` would the pictures."""
 
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         """Encode pictures (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
+
+        Pixels count as they are: EXIF orientation is a matter of files, which `score_pairs` and `score_images` read.
 
         Returns:
             Shape (n, embed_dim), float32; a row is not finite where the model gave no finite answer.
@@ -93,6 +98,8 @@ def load_encoder(config: Config) -> Encoder:
     name = str(config.model)
     folder = MINI if name == "mini" else Path(name).expanduser()
     if folder.is_dir():
+        if config.revision is not None:
+            raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
         if _model_type(folder) == "dual_encoder":
             from .dual_encoder import load_dual_encoder
 

@@ -7,22 +7,28 @@ captions padded to the batch's longest, SigLIP was trained on captions padded to
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
-from ..errors import ModelError
+from ..errors import ModelError, ModelUnavailableError
 from ..preprocess import Preprocess
 from .hub import cached_commit, require_hub
 from .torch_runtime import Runtime, TorchEncoder, choose_runtime
 
 FAMILIES = ("clip", "siglip")
+_COMPLETE = (
+    "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
+    "writes them."
+)
 
 
 def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TorchEncoder:
@@ -48,9 +54,17 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
             raise ModelError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)  # type: ignore[no-untyped-call]
         tokenizer = AutoTokenizer.from_pretrained(name, **common)
-        network = AutoModel.from_pretrained(
-            name, dtype=runtime.dtype, use_safetensors=None if trusted else True, **common
+        if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
+            raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
+        network, found = AutoModel.from_pretrained(
+            name,
+            dtype=runtime.dtype,
+            use_safetensors=None if trusted else True,
+            output_loading_info=True,
+            **common,
         )
+        if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+            raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])} and so on")
         network = network.to(runtime.device).eval().requires_grad_(False)
         return TorchEncoder(
             model=name,
@@ -64,25 +78,28 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
             text_features=_text_features(network, tokenizer, runtime),
         )
 
-    if Path(name).is_dir():
-        return _explained(name, lambda: load(local_files_only=True))
     try:
-        return load(local_files_only=True)  # from the cache, without asking the hub for news
-    except OSError:
-        require_hub(name, revision)
+        with _explained(name):
+            return load(local_files_only=True)  # a folder, or from the cache without asking the hub for news
+    except OSError as exc:
+        if Path(name).is_dir():
+            raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
+    require_hub(name, revision)
     # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    return _explained(name, lambda: load(local_files_only=False))
-
-
-def _explained(name: str, load: Callable[[], TorchEncoder]) -> TorchEncoder:
     try:
-        return load()
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
-        raise ModelError(
-            f"model {name} cannot be loaded: {exc}\nA folder needs config.json, preprocessor_config.json, tokenizer "
-            "files and model.safetensors, as save_pretrained writes them."
-        ) from exc
+        with _explained(name):
+            return load(local_files_only=False)
+    except OSError as exc:
+        raise ModelUnavailableError(f"model {name} cannot be fetched: {exc}") from exc
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
+        raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
 
 
 def _text_features(network: Any, tokenizer: Any, runtime: Runtime) -> Callable[[list[str]], Tensor]:
@@ -115,6 +132,8 @@ def _pooled(output: Any) -> Tensor:
 
 def _preprocess(processor: Any) -> Preprocess:
     """Read the geometry and colours of an image processor."""
+    if not (processor.do_resize and processor.do_normalize):
+        raise ModelError("the model's image processor neither resizes nor normalises, which is not supported")
     size = dict(processor.size)
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
     return Preprocess(

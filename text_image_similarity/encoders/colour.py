@@ -50,8 +50,11 @@ class ColourEncoder:
     def prepare(self, image: Image.Image) -> Pixels:
         return Preprocess(size=(8, 8), crop=None, mean=(0.0,) * 3, std=(1.0,) * 3).pixels(to_rgb(image))
 
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        return _unit([picture.mean(axis=(0, 1)) for picture in pixels])
+
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
-        return _unit([self.prepare(as_image(image)).mean(axis=(0, 1)) for image in images])
+        return self.encode_pixels([self.prepare(as_image(image)) for image in images])
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         return _unit([sum(np.array(COLOURS.get(w, (0, 0, 0))) for w in re.findall("[a-z]+", t.lower())) for t in texts])

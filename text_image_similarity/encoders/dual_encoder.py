@@ -41,6 +41,7 @@ def load_dual_encoder(folder: Path, config: Config) -> TorchEncoder:
         raise ModelError(f"the dual encoder in {folder} cannot be loaded: {exc}") from exc
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True  # "[PAD]" in a caption is text
     towers = towers.to(runtime.device, runtime.dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     def text_features(texts: list[str]) -> Tensor:

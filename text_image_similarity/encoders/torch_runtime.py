@@ -84,12 +84,15 @@ class TorchEncoder:
     def prepare(self, image: Image.Image) -> Pixels:
         return self.preprocess.pixels(to_rgb(image))
 
-    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
-        def features(pixels: list[Pixels]) -> Tensor:
-            batch = torch.from_numpy(self.preprocess.normalise(pixels))  # (n, 3, h, w)
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        def features(chunk: list[Pixels]) -> Tensor:
+            batch = torch.from_numpy(self.preprocess.normalise(chunk))  # (n, 3, h, w)
             return self.image_features(batch.to(self.runtime.device, self.runtime.dtype))
 
-        return self._unit_rows(features, [self.prepare(as_image(image)) for image in images])
+        return self._unit_rows(features, list(pixels))
+
+    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
+        return self.encode_pixels([self.prepare(as_image(image)) for image in images])
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         return self._unit_rows(self.text_features, list(texts))

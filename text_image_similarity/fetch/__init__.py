@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import ssl
 import stat
 import time
+import zlib
 from base64 import b64decode
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from threading import BoundedSemaphore, Event, Lock
+from threading import Event
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
@@ -25,11 +26,14 @@ import httpx
 
 from ..config import Config
 from ..errors import ErrorCode, RowError
+from .pacing import Clock, Hosts
 from .transport import GuardedTransport, Resolver, row_deadline
 
 __all__ = ["Fetcher"]
 
 _NOT_IN_A_HOST = frozenset(" %\"'<>\\^`{|}")
+# A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 USER_AGENT = "text-image-similarity/0.1"
 
 
@@ -56,8 +60,7 @@ class Fetcher:
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
         )
-        self._lock = Lock()
-        self._hosts: dict[str, BoundedSemaphore] = defaultdict(lambda: BoundedSemaphore(self._limits.per_host))
+        self._hosts = Hosts(config.limits.per_host, self._closing)
 
     def fetch(self, url: str) -> bytes:
         """Return the bytes a reference points to.
@@ -68,7 +71,7 @@ class Fetcher:
         url = url.strip()
         if not url:
             raise RowError(ErrorCode.INVALID_URL, "the image reference is empty")
-        scheme = url.partition(":")[0].lower() if ":" in url else ""
+        scheme = match.group(1).lower() if (match := _SCHEME.match(url)) else ""
         match scheme:
             case "http" | "https":
                 return self._fetch_http(url)
@@ -76,13 +79,13 @@ class Fetcher:
                 return self._fetch_data(url)
             case "file":
                 return self._fetch_file(_file_url_path(url))
-        # One letter is a drive, not a scheme; a colon behind a slash or a space belongs to a file name.
-        if len(scheme) > 1 and scheme.replace("+", "").replace("-", "").replace(".", "").isalnum():
-            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme}: is not http, https, file or data")
-        return self._fetch_file(Path(url))
+            case "":
+                return self._fetch_file(Path(url))
+            case _:
+                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme}: is not http, https, file or data")
 
     def close(self) -> None:
-        """Stop at once: running fetches fail within moments, waiting ones do not start."""
+        """Stop: running fetches fail within moments (a TLS handshake within its time limit), waiting ones do not start."""
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -109,10 +112,11 @@ class Fetcher:
         header, comma, body = url[5:].partition(",")
         if not comma:
             raise RowError(ErrorCode.INVALID_URL, "a data: URL needs a comma before its content")
-        self._check_bytes(len(body) * 3 // 4 if header.endswith(";base64") else 0)
+        base64 = header.lower().endswith(";base64")
+        self._check_bytes(len(body) * 3 // 4 if base64 else 0)
         try:
             raw = unquote_to_bytes(body)
-            data = b64decode(b"".join(raw.split()), validate=True) if header.endswith(";base64") else raw
+            data = b64decode(b"".join(raw.split()), validate=True) if base64 else raw
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"the data: URL is not valid base64 ({exc})") from exc
         self._check_bytes(len(data))
@@ -125,45 +129,33 @@ class Fetcher:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
         if not request.url.host or set(request.url.host) & _NOT_IN_A_HOST:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r} has no valid host")
-        last = time.monotonic() + self._limits.total_s
-        with self._host_slot(request.url.host, last):
-            for left in range(self._config.retries, -1, -1):
-                try:
-                    with row_deadline(min(last, time.monotonic() + self._config.timeout_s)) as deadline:
-                        return self._try_once(request, deadline)
-                except RowError as error:
-                    if not (left and error.code.retryable and self._wait(error, self._config.retries - left, last)):
-                        raise
+        clock = Clock(self._limits.total_s)
+        for left in range(self._config.retries, -1, -1):
+            clock.start_try(self._config.timeout_s)
+            try:
+                return self._try_once(request, clock)
+            except RowError as error:
+                if not (left and error.code.retryable and self._wait(error, self._config.retries - left, clock)):
+                    raise
         raise AssertionError("the last try returns or raises")
 
-    @contextmanager
-    def _host_slot(self, host: str, last: float) -> Iterator[None]:
-        with self._lock:
-            slot = self._hosts[host]
-        if not slot.acquire(timeout=max(0.0, last - time.monotonic())):
-            raise RowError(ErrorCode.TIMEOUT, f"{self._limits.per_host} other requests to {host} took all the time")
-        try:
-            yield
-        finally:
-            slot.release()
-
-    def _wait(self, error: RowError, tries: int, last: float) -> bool:
+    def _wait(self, error: RowError, tries: int, clock: Clock) -> bool:
         """Wait before the next try; say no if there is no time for one or the run is closing."""
         pause = min(8.0, 0.25 * 2**tries) * random.random()
         if isinstance(error, _RefusedError) and error.retry_after is not None:
             if error.retry_after > self._limits.retry_after_s:
                 return False
             pause = max(pause, error.retry_after)
-        return time.monotonic() + pause < last and not self._closing.wait(pause)
+        return time.monotonic() + pause < clock.row_end and not self._closing.wait(pause)
 
-    def _try_once(self, request: httpx.Request, deadline: float) -> bytes:
+    def _try_once(self, request: httpx.Request, clock: Clock) -> bytes:
         """Send a request, follow its redirects, read the body."""
-        with _as_row_error(self._config.timeout_s):
-            for _ in range(self._limits.max_redirects + 1):
+        for _ in range(self._limits.max_redirects + 1):
+            with self._hosts.slot(request.url.host, clock), _as_row_error(clock), row_deadline(clock.end):
                 response = self._client.send(request, stream=True)
                 try:
                     if response.next_request is None:
-                        return self._read(response, deadline)
+                        return self._read(response, clock)
                     request = response.next_request
                 finally:
                     response.close()
@@ -171,16 +163,20 @@ class Fetcher:
                     raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to a {request.url.scheme}: address")
         raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {self._limits.max_redirects} redirects")
 
-    def _read(self, response: httpx.Response, deadline: float) -> bytes:
+    def _read(self, response: httpx.Response, clock: Clock) -> bytes:
         _check_status(response)
         declared = response.headers.get("content-length", "")
         self._check_bytes(int(declared) if declared.isdecimal() else 0)
+        if response.is_stream_consumed:  # an injected transport gave the whole content, and httpx has it decoded
+            self._check_bytes(len(response.content))
+            return _not_empty(response.content)
+        expand = _expander(response.headers.get("content-encoding", ""), self._limits.max_bytes + 1)
         data = bytearray()
-        for chunk in response.iter_bytes():
-            data += chunk
+        for chunk in response.iter_raw():
+            data += expand(chunk)
             self._check_bytes(len(data))
-            if time.monotonic() > deadline:
-                raise RowError(ErrorCode.TIMEOUT, f"{len(data):,} bytes in {self._config.timeout_s:g} s")
+            if time.monotonic() > clock.end:
+                raise RowError(ErrorCode.TIMEOUT, f"only {len(data):,} bytes within {clock.spent():.1f} s")
             if self._closing.is_set():
                 raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         return _not_empty(bytes(data))
@@ -223,13 +219,36 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
+def _expander(encoding: str, most: int) -> Callable[[bytes], bytes]:
+    """Return a function that undoes a content encoding chunk by chunk, never to more than `most` bytes in all.
+
+    Identity was asked for; a server that compresses all the same is understood if it does so once.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return bytes
+        case "gzip" | "x-gzip" | "deflate":
+            unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)  # reads a gzip or zlib header, whichever comes
+            left = most
+
+            def expand(chunk: bytes) -> bytes:
+                nonlocal left
+                data = unzip.decompress(chunk, left) if left else b""
+                left -= len(data)
+                return data
+
+            return expand
+        case _:
+            raise RowError(ErrorCode.BAD_RESPONSE, f"encoded as {encoding[:40]}, though identity was asked for")
+
+
 @contextmanager
-def _as_row_error(timeout_s: float) -> Iterator[None]:
+def _as_row_error(clock: Clock) -> Iterator[None]:
     """Map what httpx raises to a row's code, once, here."""
     try:
         yield
     except httpx.TimeoutException as exc:
-        raise RowError(ErrorCode.TIMEOUT, f"no answer within {timeout_s:g} s ({type(exc).__name__})") from exc
+        raise RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})") from exc
     except httpx.ConnectError as exc:
         tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
         raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
@@ -238,12 +257,15 @@ def _as_row_error(timeout_s: float) -> Iterator[None]:
     except httpx.RemoteProtocolError as exc:
         code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
         raise RowError(code, str(exc)) from exc
-    except (httpx.HTTPError, httpx.StreamError, RuntimeError) as exc:
+    except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
         raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
 
 
 def _file_url_path(url: str) -> Path:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
     if parts.netloc not in ("", "localhost"):
         raise RowError(ErrorCode.INVALID_URL, f"a file: URL names this machine, not {parts.netloc}")
     return Path(url2pathname(parts.path))

@@ -10,11 +10,13 @@ import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import Event
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import Any
 from weakref import WeakSet
 
@@ -116,7 +118,8 @@ class _GuardedBackend(httpcore.NetworkBackend):
         self._resolve = resolve
         self._system = httpcore.SyncBackend()
         self._open: WeakSet[_GuardedStream] = WeakSet()
-        self._aborted = Event()
+        self._lock = Lock()
+        self._aborted = False
 
     def connect_tcp(
         self,
@@ -126,7 +129,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._resolve(host, port)
+        addresses = _in_time(lambda: self._resolve(host, port), host)
         if not self._limits.allow_private_addresses:
             for address in addresses:
                 if not is_public(address):
@@ -141,18 +144,18 @@ class _GuardedBackend(httpcore.NetworkBackend):
                 failure = exc
             else:
                 guarded = _GuardedStream(stream)
-                self._open.add(guarded)
-                if self._aborted.is_set():  # after the add, so that no connection slips past abort()
-                    self.abort()
+                with self._lock:
+                    self._open.add(guarded)
+                    if self._aborted:
+                        guarded.abort()
                 return guarded
         raise failure
 
     def abort(self) -> None:
-        self._aborted.set()
-        for stream in list(self._open):
-            # A connection that is closed already needs no breaking.
-            with contextlib.suppress(OSError, AttributeError):
-                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._aborted = True
+            for stream in self._open:
+                stream.abort()
 
 
 class _GuardedStream(httpcore.NetworkStream):
@@ -170,13 +173,19 @@ class _GuardedStream(httpcore.NetworkStream):
     def close(self) -> None:
         self._inner.close()
 
+    def abort(self) -> None:
+        """Make blocked reads return; a connection that is closed already needs no breaking."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         try:
             self._inner = self._inner.start_tls(ssl_context, server_hostname, _time_left(timeout))
         except httpcore.ConnectError as exc:
-            raise RowError(ErrorCode.TLS_ERROR, str(exc)) from exc
+            code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
+            raise RowError(code, f"TLS: {exc}") from exc
         return self
 
     def get_extra_info(self, info: str) -> Any:
@@ -188,6 +197,26 @@ def _time_left(timeout: float | None) -> float:
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
     return left if timeout is None else min(left, timeout)
+
+
+def _in_time(resolve: Callable[[], list[str]], host: str) -> list[str]:
+    """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
+    answer: SimpleQueue[list[str] | Exception] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer.put(resolve())
+        except Exception as exc:  # passed on to the row that asked
+            answer.put(exc)
+
+    Thread(target=ask, name="score-dns", daemon=True).start()
+    try:
+        found = answer.get(timeout=min(_time_left(None), threading.TIMEOUT_MAX))
+    except Empty as exc:
+        raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time") from exc
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _system_resolver(host: str, port: int) -> list[str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Hashable, Iterable
 from contextlib import closing
+from hashlib import blake2b
 from threading import Lock
 
 import httpx
 from PIL import Image
 
 from ..config import Config
+from ..decode import decode_image
 from ..encoders import Encoder, load_encoder
 from ..fetch import Fetcher
 from ..preprocess import ImageLike
@@ -53,7 +55,7 @@ def score_pairs(
         >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
         [1.0]
     """
-    encoder = encoder or load_encoder(config)
+    encoder = load_encoder(config) if encoder is None else encoder
 
     def results() -> Generator[ScoreResult]:
         fetcher = Fetcher(config, transport=transport)
@@ -63,7 +65,7 @@ def score_pairs(
                 return fetcher.fetch(url)
 
         run = Run(config, encoder, read, stats or RunStats())
-        pairs = ((_reference(r.url), _reference(r.url), r.text) for r in records)
+        pairs = ((_key(url), url, r.text) for r in records for url in (_reference(r.url),))
         with closing(run), closing(fetcher):  # the fetcher first, so that no thread stays in a download
             yield from run.results(pairs)
 
@@ -71,16 +73,17 @@ def score_pairs(
 
 
 def score_images(
-    images: Iterable[ImageLike | bytes],
+    images: Iterable[ImageLike | bytes | bytearray | memoryview],
     texts: Iterable[str],
     config: Config,
     *,
     encoder: Encoder | None = None,
 ) -> Generator[ScoreResult]:
-    """Score pictures that are in memory already: PIL images, RGB arrays (h, w, 3) uint8, or encoded bytes.
+    """Score pictures that are in memory already, with the same numbers as from their files.
 
     Args:
-        images: The pictures.
+        images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)
+            uint8, or encoded files (bytes; the fastest, because they are decoded on several threads).
         texts: One caption for each.
         config: The settings of the run.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
@@ -92,14 +95,14 @@ def score_images(
         ConfigError, ModelError: At once.
         ValueError: While iterating, if there are more of one than of the other.
     """
-    encoder = encoder or load_encoder(config)
-    loading = Lock()
+    encoder = load_encoder(config) if encoder is None else encoder
+    one_at_a_time = Lock()
 
-    def read(image: ImageLike | bytes) -> ImageLike | bytes:
+    def read(image: ImageLike | bytes | bytearray | memoryview) -> ImageLike | bytes:
         if isinstance(image, Image.Image):
-            with loading:  # a picture that Image.open left unread may be given twice, and two threads must not read it
-                image.load()
-        return image
+            with one_at_a_time:  # one that Image.open left unread may be given twice, and two threads must not read it
+                return decode_image(image, config.limits)
+        return bytes(image) if isinstance(image, (bytearray, memoryview)) else image
 
     def results() -> Generator[ScoreResult]:
         pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
@@ -112,3 +115,8 @@ def score_images(
 def _reference(url: object) -> str:
     """Return a record's reference as text; anything but text or a path counts as empty."""
     return str(url) if isinstance(url, (str, os.PathLike)) else ""
+
+
+def _key(url: str) -> Hashable:
+    """Return what stands for a reference among those within reach: itself, or the digest of a long data: URL."""
+    return url if len(url) <= 256 else blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).digest()

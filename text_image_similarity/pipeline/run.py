@@ -19,9 +19,10 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..config import Config
-from ..decode import decode
+from ..decode import decode, decode_image
 from ..encoders import Encoder
 from ..errors import ErrorCode, RowError
 from ..preprocess import ImageLike, Pixels, as_image
@@ -33,6 +34,8 @@ logger = logging.getLogger("text_image_similarity")
 
 Vector = NDArray[np.float32]  # (embed_dim,)
 Outcome = Vector | RowError
+_AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -63,9 +66,13 @@ class Run(Generic[Item]):
         waiting: deque[_Row] = deque()
         source = _Source(rows)
 
+        ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
+
         def refill() -> None:
-            while len(waiting) < self.look_ahead and (row := source.next()) is not None:
+            nonlocal ahead_bytes
+            while len(waiting) < self.look_ahead and ahead_bytes < _AHEAD_BYTES and (row := source.next()) is not None:
                 waiting.append(self._start(*row))
+                ahead_bytes += waiting[-1].size
 
         refill()
         while waiting:
@@ -73,6 +80,7 @@ class Run(Generic[Item]):
             new: dict[int, _Picture] = {}
             while waiting and len(new) < self.config.batch_size and len(batch) < 4 * self.config.batch_size:
                 row = waiting.popleft()
+                ahead_bytes -= row.size
                 refill()
                 batch.append(row)
                 if row.picture is not None and row.picture.outcome is None and row.picture.loaded():
@@ -88,19 +96,20 @@ class Run(Generic[Item]):
     def _start(self, key: Hashable, item: Item, text: object) -> _Row:
         """Check a row's caption and set its picture loading, unless one with the same key is within reach."""
         if not isinstance(text, str) or not text.strip():
-            return _Row(None, "", RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"))
+            return _Row(None, "", RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"), 0)
         picture = self.pictures.get(key)
         if picture is None:
             picture = self.pictures.put(key, _Picture(self.pool.submit(self._load, item)))
-        return _Row(picture, text, None)
+        return _Row(picture, text, None, _size(item) + len(text))
 
     def _load(self, item: Item) -> Pixels | RowError:
         """Read, decode and resize one picture; runs on a loader thread."""
         try:
             content = self.read(item)
             with self.decoders, self.stats.timed("decode"):
-                image = decode(content, self.config.limits) if isinstance(content, bytes) else as_image(content)
-                return self.encoder.prepare(image)
+                if isinstance(content, bytes):
+                    return self.encoder.prepare(decode(content, self.config.limits))
+                return self.encoder.prepare(decode_image(as_image(content), self.config.limits))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
@@ -109,7 +118,7 @@ class Run(Generic[Item]):
 
     def _encode_pictures(self, pictures: Sequence[_Picture]) -> None:
         with self.stats.timed("encode_image"):
-            outcomes = _encode_each(self.encoder.encode_image, [picture.pixels for picture in pictures])
+            outcomes = _encode_each(self.encoder.encode_pixels, [picture.pixels for picture in pictures])
         for picture, outcome in zip(pictures, outcomes, strict=True):
             picture.finish(outcome)
 
@@ -174,6 +183,7 @@ class _Row:
     picture: _Picture | None
     text: str
     error: RowError | None
+    size: int  # in bytes, of the row's own content
 
 
 class _Recent(Generic[Item, Value]):
@@ -211,6 +221,13 @@ class _Source(Generic[Item]):
         except Exception as exc:  # raised again once the earlier rows are out
             self.problem = exc
             return None
+
+
+def _size(item: object) -> int:
+    """Return roughly how many bytes a row's own picture or reference takes."""
+    if isinstance(item, Image.Image):
+        return item.width * item.height * len(item.getbands())
+    return item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (bytes, str)) else 0
 
 
 def _encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> list[Outcome]:

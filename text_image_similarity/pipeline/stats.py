@@ -14,7 +14,7 @@ from ..records import ScoreResult
 
 @dataclass(slots=True)
 class RunStats:
-    """What a run has done so far; safe to update from many threads.
+    """What a run has done so far; read it at any time.
 
     Stage seconds are summed over threads, so fetch and decode may exceed the wall clock.
     """
