@@ -137,7 +137,8 @@ def test_broken_exif_of_every_kind_is_ignored() -> None:
     exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a description", 72.0
     data = saved(gradient(), "JPEG", exif=exif)
     start = data.index(b"Exif\0\0") + 6
-    for place in range(start, start + 80):
+    length = int.from_bytes(data[start - 8 : start - 6])  # of the segment, these two bytes and "Exif\0\0" included
+    for place in range(start, start - 8 + length):
         for value in (0, 1, 9, 41, 255):
             broken = bytearray(data)
             broken[place] = value
