@@ -29,6 +29,7 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"timeout_s": 0}, r"timeout_s=0 must be a number of at least 0\.001"),
         ({"timeout_s": float("nan")}, "timeout_s=nan"),
         ({"model": ""}, "fast, accurate, mini"),
+        ({"model": None}, "fast, accurate, mini"),
         ({"limits": None}, r"limits must be a Limits\(connect_s"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, Siglip
 from tests.models import save_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders.clip import _text_features
 from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime, halve_on_oom
 from text_image_similarity.similarity import cosine
 
@@ -155,6 +158,25 @@ def test_an_encoder_is_shared_between_threads(tiny_clip: Path) -> None:
         thread.join()
     for k in range(4):
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
+
+
+def test_a_tokenizer_is_used_by_one_thread_at_a_time(tiny_clip: Path) -> None:
+    """The fast tokenizers keep padding and truncation as state and fail when two threads change it at once."""
+    network = CLIPModel.from_pretrained(tiny_clip).eval().requires_grad_(False)
+    inner = AutoTokenizer.from_pretrained(tiny_clip)
+    together = threading.Barrier(2)
+    met: list[bool] = []
+
+    def tokenizer(*given: object, **options: object) -> object:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(0.3)
+            met.append(True)
+        return inner(*given, **options)
+
+    features = _text_features(network, tokenizer, Runtime(torch.device("cpu"), torch.float32))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(features, [["a"], ["b"]]))
+    assert not met
 
 
 def test_mini_ships_small_and_safe() -> None:

@@ -152,6 +152,13 @@ def test_a_bad_row_leaves_its_neighbours_alone() -> None:
         assert result.similarity == 1.0 if result.error is None else math.isnan(result.similarity)
 
 
+def test_a_row_that_breaks_its_batch_breaks_only_itself() -> None:
+    texts = ["red 0", "red 1", "poison red", "red 2"]  # one batch
+    results = run([Record(inline("red"), text) for text in texts], encoder=Recording(poison="poison"))
+    assert codes(results) == [None, None, "encoder_error", None]
+    assert [result.similarity for result in results if result.error is None] == [1.0] * 3
+
+
 def test_unexpected_exceptions_cost_one_row() -> None:
     @dataclass(frozen=True)
     class Fragile(ColourEncoder):
@@ -284,6 +291,19 @@ def test_an_exception_of_the_records_comes_after_the_rows_before_it() -> None:
     assert [next(results).similarity for _ in range(5)] == [1.0] * 5
     with pytest.raises(OSError, match="the source broke"):
         next(results)
+
+
+def test_an_encoder_with_the_two_verbs_is_enough() -> None:
+    class Bare:
+        def encode_image(self, images: Sequence[Image.Image]) -> np.ndarray:
+            assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images)
+            return ColourEncoder().encode_image(images)
+
+        def encode_text(self, texts: Sequence[str]) -> np.ndarray:
+            return ColourEncoder().encode_text(texts)
+
+    records = [Record(inline(colour), "yellow") for colour in COLOURS]
+    assert [r.similarity for r in run(records, encoder=Bare())] == pytest.approx([r.similarity for r in run(records)])
 
 
 def test_no_records_give_no_results() -> None:

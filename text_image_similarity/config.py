@@ -97,8 +97,10 @@ class Config:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if not str(self.model):
-            raise ConfigError("model is empty: give a hub id, a folder, or one of fast, accurate, mini")
+        if not isinstance(self.model, (str, PathLike)) or not str(self.model):
+            raise ConfigError(
+                f"model={self.model!r} is no model: give a hub id, a folder, or one of fast, accurate, mini"
+            )
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
         _one_of("precision", self.precision, get_args(Precision))

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -19,7 +19,7 @@ from ..errors import ConfigError, ModelUnavailableError
 from ..preprocess import ImageLike, Pixels
 from ..similarity import Embeddings
 
-__all__ = ["MINI", "Encoder", "load_encoder"]
+__all__ = ["MINI", "Encoder", "PreparingEncoder", "load_encoder"]
 
 MINI = Path(__file__).resolve().parent.parent / "weights" / "mini"
 
@@ -32,7 +32,10 @@ _PINNED = {
 
 
 class Encoder(Protocol):
-    """A dual encoder: pictures and texts become vectors in one space. Safe to share between threads."""
+    """A dual encoder: pictures and texts become vectors in one space. Safe to share between threads.
+
+    `score_pairs` needs no more than the two verbs; `score_csv` writes the other facts into its summary.
+    """
 
     @property
     def model(self) -> str:
@@ -62,12 +65,6 @@ class Encoder(Protocol):
     def logit_scale(self) -> float:
         """What cosines are multiplied with before a softmax or sigmoid."""
 
-    def prepare(self, image: Image.Image) -> Pixels:
-        """Bring one picture to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
-
-    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
-        """Encode what `prepare` returned, as `encode_image` would the pictures."""
-
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         """Encode pictures (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
 
@@ -79,6 +76,17 @@ class Encoder(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         """Encode captions to unit vectors, shape (n, embed_dim), float32."""
+
+
+@runtime_checkable
+class PreparingEncoder(Encoder, Protocol):
+    """An encoder whose pictures can be brought to its size ahead of time, on other threads."""
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Bring one picture to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        """Encode what `prepare` returned, as `encode_image` would the pictures."""
 
 
 def load_encoder(config: Config) -> Encoder:

@@ -71,6 +71,7 @@ def require_hub(name: str, revision: str | None) -> None:
         f"model {name} is not in the local cache and the model hub is out of reach ({type(problem).__name__}).\n"
         "Ways out:\n"
         "  a local folder:   --model path/to/folder\n"
-        f"  a filled cache:   hf download {name}   on a machine with network, then copy its HF_HOME here\n"
+        f"  a filled cache:   hf download {name}{f' --revision {revision}' if revision else ''}\n"
+        "                    on a machine with network, then copy its HF_HOME here\n"
         "  the small model:  --model mini         (ships with this package, needs no download)"
     ) from problem

@@ -23,17 +23,18 @@ from PIL import Image
 
 from ..config import Config
 from ..decode import decode, decode_image
-from ..encoders import Encoder
+from ..encoders import Encoder, PreparingEncoder
 from ..errors import ErrorCode, RowError
-from ..preprocess import ImageLike, Pixels, as_image
+from ..preprocess import ImageLike, as_image
 from ..records import ScoreResult
-from ..similarity import cosine, score
+from ..similarity import Embeddings, cosine, score
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
 
 Vector = NDArray[np.float32]  # (embed_dim,)
 Outcome = Vector | RowError
+_NONE = np.empty((0, 1), np.float32)
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
 
 Item = TypeVar("Item")
@@ -51,6 +52,10 @@ class Run(Generic[Item]):
         self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | ImageLike], stats: RunStats
     ) -> None:
         self.config, self.encoder, self.read, self.stats = config, encoder, read, stats
+        self.prepare: Callable[[Image.Image], Any] = lambda image: image
+        self.encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
+        if isinstance(encoder, PreparingEncoder):
+            self.prepare, self.encode_prepared = encoder.prepare, encoder.encode_pixels
         self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
         self.pool = ThreadPoolExecutor(config.io_workers, thread_name_prefix="score-io")
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
@@ -65,7 +70,6 @@ class Run(Generic[Item]):
         """Yield one result per row, in order."""
         waiting: deque[_Row] = deque()
         source = _Source(rows)
-
         ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
 
         def refill() -> None:
@@ -83,10 +87,11 @@ class Run(Generic[Item]):
                 ahead_bytes -= row.size
                 refill()
                 batch.append(row)
-                if row.picture is not None and row.picture.outcome is None and row.picture.loaded():
-                    new[id(row.picture)] = row.picture
+                picture = row.picture
+                if isinstance(picture, _Picture) and picture.outcome is None and picture.loaded():
+                    new[id(picture)] = picture
             self._encode_pictures(list(new.values()))
-            self._encode_captions(row.text for row in batch if row.picture is not None and not row.picture.failed)
+            self._encode_captions(row.text for row in batch if not row.failed)
             for result in self._score(batch):
                 self.stats.count(result)
                 yield result
@@ -96,20 +101,20 @@ class Run(Generic[Item]):
     def _start(self, key: Hashable, item: Item, text: object) -> _Row:
         """Check a row's caption and set its picture loading, unless one with the same key is within reach."""
         if not isinstance(text, str) or not text.strip():
-            return _Row(None, "", RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"), 0)
+            return _Row(RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"), "", 0)
         picture = self.pictures.get(key)
         if picture is None:
             picture = self.pictures.put(key, _Picture(self.pool.submit(self._load, item)))
-        return _Row(picture, text, None, _size(item) + len(text))
+        return _Row(picture, text, _size(item) + len(text))
 
-    def _load(self, item: Item) -> Pixels | RowError:
+    def _load(self, item: Item) -> Any | RowError:
         """Read, decode and resize one picture; runs on a loader thread."""
         try:
             content = self.read(item)
             with self.decoders, self.stats.timed("decode"):
                 if isinstance(content, bytes):
-                    return self.encoder.prepare(decode(content, self.config.limits))
-                return self.encoder.prepare(decode_image(as_image(content), self.config.limits))
+                    return self.prepare(decode(content, self.config.limits))
+                return self.prepare(decode_image(as_image(content), self.config.limits))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
@@ -118,7 +123,7 @@ class Run(Generic[Item]):
 
     def _encode_pictures(self, pictures: Sequence[_Picture]) -> None:
         with self.stats.timed("encode_image"):
-            outcomes = _encode_each(self.encoder.encode_pixels, [picture.pixels for picture in pictures])
+            outcomes = _encode_each(self.encode_prepared, [picture.pixels for picture in pictures])
         for picture, outcome in zip(pictures, outcomes, strict=True):
             picture.finish(outcome)
 
@@ -132,20 +137,29 @@ class Run(Generic[Item]):
                     self.captions.put(text, outcome)
 
     def _score(self, batch: Sequence[_Row]) -> Iterator[ScoreResult]:
-        images = np.zeros((len(batch), self.encoder.embed_dim), np.float32)  # (n, d); failed rows stay zero
-        texts = np.zeros_like(images)
-        problems: list[RowError | None] = []
-        for i, row in enumerate(batch):
-            image = row.picture.outcome if row.picture is not None else row.error
-            text = self.captions.get(row.text) if row.text else row.error
-            problems.append(next((outcome for outcome in (image, text) if isinstance(outcome, RowError)), None))
-            if problems[-1] is None:
-                images[i], texts[i] = image, text  # type: ignore[assignment]  # both are vectors now
+        found = [self._vectors(row) for row in batch]
+        good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self.stats.timed("score"):
-            scores = score(cosine(images, texts), self.config.score)
-        for problem, value in zip(problems, scores, strict=True):
-            # The shortest decimal that names the float32, so that a table and a notebook show the same number.
-            yield ScoreResult(float(str(value))) if problem is None else ScoreResult.failed(problem)
+            images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
+            scores = iter(score(cosine(images, texts), self.config.score))
+        for vectors in found:
+            if isinstance(vectors, RowError):
+                yield ScoreResult.failed(vectors)
+            else:
+                # The shortest decimal that names the float32, so that a table and a notebook show the same number.
+                yield ScoreResult(float(str(next(scores))))
+
+    def _vectors(self, row: _Row) -> tuple[Vector, Vector] | RowError:
+        """Return a row's two vectors, or what went wrong first."""
+        image = row.picture.outcome if isinstance(row.picture, _Picture) else row.picture
+        if isinstance(image, RowError):
+            return image
+        text = self.captions.get(row.text)
+        if isinstance(text, RowError):
+            return text
+        if image is None or text is None:
+            raise AssertionError("a row is scored after both are encoded")
+        return image, text
 
 
 class _Picture:
@@ -153,8 +167,8 @@ class _Picture:
 
     __slots__ = ("_loading", "outcome", "pixels")
 
-    def __init__(self, loading: Future[Pixels | RowError]) -> None:
-        self._loading: Future[Pixels | RowError] | None = loading
+    def __init__(self, loading: Future[Any | RowError]) -> None:
+        self._loading: Future[Any | RowError] | None = loading
         self.pixels: Any = None
         self.outcome: Outcome | None = None
 
@@ -168,11 +182,6 @@ class _Picture:
                 self.pixels = found
         return self.pixels is not None
 
-    @property
-    def failed(self) -> bool:
-        """Whether it can have no score, whatever its captions."""
-        return isinstance(self.outcome, RowError)
-
     def finish(self, outcome: Outcome) -> None:
         """Keep the vector or the error, drop the pixels."""
         self.outcome, self.pixels = outcome, None
@@ -180,10 +189,13 @@ class _Picture:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    picture: _Picture | None
+    picture: _Picture | RowError  # an error: the row has no score, whatever its picture
     text: str
-    error: RowError | None
     size: int  # in bytes, of the row's own content
+
+    @property
+    def failed(self) -> bool:
+        return isinstance(self.picture.outcome if isinstance(self.picture, _Picture) else self.picture, RowError)
 
 
 class _Recent(Generic[Item, Value]):
