@@ -1,6 +1,6 @@
 """Make challenge_set.csv and its 51 pictures: 46 rows that match, 3 with another picture's caption, 2 broken on purpose.
 
-    poetry run python scripts/make_challenge_set.py
+    .venv/bin/python scripts/make_challenge_set.py
 
 Every scene is listed here by hand: things, place, caption. Among the files is every format that people meet. The
 pictures are composed from Noto Color Emoji (SIL Open Font License 1.1), so they may be shared freely.

@@ -1,6 +1,6 @@
 """Measure `mini`: retrieval on validation photos, and matching against mismatching pairs on the challenge set.
 
-    poetry run python scripts/measure_mini.py ../shared/data/flickr8k/validation.parquet
+    .venv/bin/python scripts/measure_mini.py ../shared/data/flickr8k/validation.parquet
 
 Recall@10 counts a caption as found when its own photo is among the ten with the highest cosine, and a photo as found
 when any of its captions is among its ten. The pictures go through the encoder as files do in a run.

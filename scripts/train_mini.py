@@ -1,6 +1,6 @@
 """Train `mini`, the dual encoder that ships in the wheel, from ../shared/data and scenes drawn here.
 
-    poetry run python scripts/train_mini.py ../shared/data
+    .venv/bin/python scripts/train_mini.py ../shared/data
 
 Two stages on two cores. First the text tower and both projections learn against frozen ImageNet features; then the last
 blocks of the image tower join in. The early blocks never move, so their output is computed once per picture and view.
