@@ -131,6 +131,15 @@ def test_broken_exif_is_ignored() -> None:
     assert decode(saved(gradient(), "JPEG", exif=b"Exif\0\0garbage"), LIMITS).size == (40, 24)
 
 
+def test_an_orientation_counts_though_another_tag_is_wrong() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "seventy-two"
+    data = saved(gradient(), "JPEG", exif=exif)
+    wrong = data.replace(b"\x01\x0e\x00\x02", b"\x01\x1a\x00\x02")  # the description becomes a resolution, still text
+    assert wrong != data
+    assert decode(wrong, LIMITS).size == (24, 40)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some
 def test_broken_exif_of_every_kind_is_ignored() -> None:
     exif = Image.Exif()
@@ -183,6 +192,8 @@ def test_damage_inside_a_file() -> None:
         (b"\x00\x00\x01\x00\x01\x00", "unsupported_format"),
         (b"\x00\x00\x00\x1cftypheic" + b"\x00" * 40, "unsupported_format"),
         (b"<html><body><svg></svg></body></html>", "not_an_image"),
+        (b"<!-- ad --><div><svg></svg></div>", "not_an_image"),
+        (b"", "empty_body"),
         (b"BMW is a make of cars" * 20, "not_an_image"),
         (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00" * 40, "not_an_image"),
         (b"\x89PN", "truncated"),

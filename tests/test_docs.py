@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from text_image_similarity import ErrorCode
+from text_image_similarity import Config, ErrorCode, score_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -48,6 +48,14 @@ def test_the_readme_commands_run(tmp_path: Path) -> None:
             [sys.executable, "-m", "text_image_similarity", *words], cwd=ROOT, capture_output=True, check=False
         )
         assert done.returncode == 0, command
+
+
+def test_the_readme_shows_rows_as_they_are(tmp_path: Path) -> None:
+    (shown,) = blocks(README, "csv")
+    score_csv(ROOT / "challenge_set.csv", tmp_path / "out.csv", Config(model="mini"))
+    written = [_rounded(line) for line in (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()]
+    for line in shown.splitlines():
+        assert _rounded(line) in written
 
 
 def test_the_readme_names_make_targets_that_exist() -> None:

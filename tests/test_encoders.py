@@ -232,6 +232,20 @@ def test_a_filled_cache_needs_no_hub(tiny_clip: Path, tmp_path: Path, monkeypatc
     )
 
 
+def test_a_cache_left_incomplete_asks_the_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    commit = "b" * 40
+    repo = tmp_path / "models--somebody--partial"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots").mkdir()
+    copy_of(tiny_clip, repo / "snapshots" / commit, without="tokenizer")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelUnavailableError, match="out of reach"):
+        load_encoder(Config(model="somebody/partial"))
+
+
 def test_other_families_and_pickles_are_refused(tiny_clip: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ModelError, match="bert"):

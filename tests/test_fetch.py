@@ -10,7 +10,6 @@ import ssl
 import threading
 import time
 import tracemalloc
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -93,6 +92,8 @@ def test_a_picture_comes_over_one_kept_alive_connection(server: Server) -> None:
         (response(b"", "302 Found"), "redirect_error"),
         (response(b"", "302 Found", location="ftp://example.org/a.png"), "redirect_error"),
         (response(b"", "302 Found", location="http://[::bad/"), "redirect_error"),
+        (response(b"", "302 Found", location="http://xn--/"), "redirect_error"),
+        (response(b"", "302 Found", location="http://a%20b/"), "redirect_error"),
         (response(b"x", content_length=str(21 * 1024 * 1024)), "too_many_bytes"),
         (endless, "too_many_bytes"),
         (response(b"short", content_length="100"), "timeout"),
@@ -277,10 +278,26 @@ def test_pauses_between_tries_grow_and_are_jittered(server: Server, monkeypatch:
     assert pauses == [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 4.0]  # half of 0.25 * 2^n, capped at 8 s
 
 
-@pytest.mark.parametrize(("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
-def test_a_server_that_compresses_unasked_is_understood(server: Server, encoding: str, pack: object) -> None:
-    server.routes["/x"] = response(pack(make_png()), content_encoding=encoding)
-    assert fetch_once(server.url("/x")) == make_png()
+def test_content_encodings_that_need_no_care_are_understood(server: Server) -> None:
+    server.routes["/zipped"] = response(gzip.compress(make_png()), content_encoding="gzip")
+    assert fetch_once(server.url("/zipped")) == make_png()
+    for i, encoding in enumerate(("identity", "none", "utf-8", "binary", "aws-chunked", "gzip, identity")):
+        body = gzip.compress(make_png()) if "gzip" in encoding else make_png()
+        server.routes[f"/{i}"] = response(body, content_encoding=encoding)
+        assert fetch_once(server.url(f"/{i}")) == make_png(), encoding
+    server.routes["/br"] = response(b"x", content_encoding="br")
+    assert code_of(server.url("/br")) == "bad_response"
+
+
+def test_what_follows_a_gzip_stream_counts(server: Server) -> None:
+    def flood(connection: socket.socket, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(make_png()))
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    server.routes["/x"] = flood
+    limits = replace(LOOPBACK, max_bytes=1_000_000)
+    assert code_of(server.url("/x"), replace(PATIENT, limits=limits)) == "too_many_bytes"
 
 
 def test_a_compression_bomb_is_not_unpacked(server: Server) -> None:
@@ -324,6 +341,23 @@ def test_a_resolver_that_hangs_ends_with_the_row() -> None:
     assert time.monotonic() - began < 3
     never.set()
     fetcher.close()
+
+
+def test_closing_does_not_wait_for_a_resolver() -> None:
+    never, asked = threading.Event(), threading.Event()
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.set()
+        never.wait()
+        return []
+
+    fetcher = Fetcher(PATIENT, resolve=resolve)
+    with ThreadPoolExecutor(1) as pool:
+        row = pool.submit(failure, fetcher, "http://photos.test/")
+        assert asked.wait(5)
+        fetcher.close()
+        assert row.result(3).code == "connect_error"
+    never.set()
 
 
 def test_a_refused_connection() -> None:

@@ -6,6 +6,8 @@ import base64
 import io
 import itertools
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -273,6 +275,21 @@ def test_closing_early_stops_the_threads(server: Server) -> None:
     assert time.monotonic() - began < 10
     left = [t for t in threading.enumerate() if t not in before and t.name.startswith("score-io")]
     assert left == []
+
+
+def test_a_process_that_ends_unfinished_does_not_wait(server: Server) -> None:
+    server.routes["/hang"] = server.hang
+    server.routes["/red.png"] = response(make_png())
+    code = (
+        "from text_image_similarity import Config, Limits, Record, score_pairs\n"
+        "from text_image_similarity.encoders.colour import ColourEncoder\n"
+        f"urls = ['{server.url('/red.png')}', *('{server.url('/hang')}?%d' % i for i in range(100))]\n"
+        "config = Config(batch_size=1, limits=Limits(allow_private_addresses=True))\n"
+        "results = score_pairs((Record(url, 'red') for url in urls), config, encoder=ColourEncoder())\n"
+        "print(next(results).similarity)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=9, check=True)
+    assert done.stdout == "1.0\n"
 
 
 def test_bad_settings_and_models_raise_at_once() -> None:

@@ -157,8 +157,12 @@ def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     with pytest.raises(TableError, match="cannot be written: No such file"):
         score_csv(folder / "in.csv", folder / "none" / "out.csv", CONFIG, encoder=ENCODER)
-    with pytest.raises(TableError, match="is a folder"):
-        score_csv(folder / "in.csv", folder, CONFIG, encoder=ENCODER)
+    for target in (folder, Path(), Path()):
+        with pytest.raises(UsageError, match="is a folder"):
+            score_csv(folder / "in.csv", target, CONFIG, encoder=ENCODER)
+    for name in ("x" * 300 + ".csv", "x" * 244):  # the second is legal, but its summary's name is not
+        with pytest.raises(UsageError, match="cannot be used"):
+            score_csv(folder / "in.csv", folder / name, CONFIG, encoder=ENCODER)
     with pytest.raises(UsageError, match="is the input too"):
         score_csv(folder / "in.csv", folder / "in.csv", CONFIG, encoder=ENCODER)
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
@@ -172,9 +176,25 @@ def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
     with pytest.raises(UsageError, match="pipe is not a regular file"):
         score_csv(folder / "pipe", folder / "out.csv", CONFIG, encoder=ENCODER)
     (folder / "out.csv.summary.json").mkdir()
-    with pytest.raises(TableError, match="is a folder"):
+    with pytest.raises(UsageError, match="is a folder"):
         score_csv(folder / "in.csv", folder / "out.csv", Config(model="/no/such/model"))
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "out.csv.summary.json", "pipe", "red.png"]
+
+
+def test_a_summary_never_replaces_the_input(folder: Path) -> None:
+    (folder / "out.csv.summary.json").write_text("url,caption\nred.png,red\n")
+    with pytest.raises(UsageError, match="is the input too"):
+        score_csv(folder / "out.csv.summary.json", folder / "out.csv", CONFIG, encoder=ENCODER)
+
+
+def test_an_encoder_without_a_name_still_gives_a_table(folder: Path) -> None:
+    class Bare:
+        encode_image = staticmethod(ENCODER.encode_image)
+        encode_text = staticmethod(ENCODER.encode_text)
+
+    (folder / "in.csv").write_text("url,caption\nred.png,red\n")
+    summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=Bare())
+    assert (summary.scored, summary.model) == (1, None)
 
 
 def test_a_link_stays_a_link(folder: Path) -> None:

@@ -48,10 +48,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("connect_s", "total_s"):
-            _at_least(name, getattr(self, name), 0.001)
+            _seconds(name, getattr(self, name), 0.001)
         for name in ("max_bytes", "max_pixels", "max_side", "per_host"):
             _at_least(name, getattr(self, name), 1)
-        _at_least("retry_after_s", self.retry_after_s, 0.0)
+        _seconds("retry_after_s", self.retry_after_s, 0.0)
         _at_least("max_redirects", self.max_redirects, 0)
 
 
@@ -108,7 +108,7 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             _at_least(name, getattr(self, name), 1)
         _at_least("retries", self.retries, 0)
-        _at_least("timeout_s", self.timeout_s, 0.001)
+        _seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
 
@@ -118,8 +118,11 @@ def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
 
 
-def _at_least(name: str, value: float, least: float) -> None:
-    """Check a number; `least` given as an int asks for a whole one."""
-    whole = isinstance(least, int)
-    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= least:
-        raise ConfigError(f"{name}={value!r} must be a {'whole ' if whole else ''}number of at least {least:g}")
+def _at_least(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def _seconds(name: str, value: object, least: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
+        raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400, a day")

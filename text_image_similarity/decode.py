@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .config import Limits
 from .errors import ErrorCode, RowError
@@ -40,6 +40,18 @@ _OTHER_MAGIC = (
 )
 
 
+# EXIF orientation -> what turns the picture upright (EXIF 2.32, tag 0x0112).
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
 def decode(data: bytes, limits: Limits) -> Image.Image:
     """Decode a picture file to RGB.
 
@@ -51,8 +63,10 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
         A picture in mode RGB, upright, 8 bits a channel.
 
     Raises:
-        RowError: `not_an_image`, `unsupported_format`, `truncated`, `corrupt` or `too_many_pixels`.
+        RowError: `empty_body`, `not_an_image`, `unsupported_format`, `truncated`, `corrupt` or `too_many_pixels`.
     """
+    if not data:
+        raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
     name = _sniff(data)
     with _as_row_error(name, data), Image.open(io.BytesIO(data), formats=[name]) as image:
         _check_size(image.size, limits)
@@ -100,11 +114,10 @@ def _from_grey(values: np.ndarray[Any, np.dtype[np.float64]], *, full: float) ->
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
-            return image
-        return ImageOps.exif_transpose(image)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # whatever broken EXIF trips over says nothing about the pixels
         return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _check_size(size: tuple[int, int], limits: Limits) -> None:
@@ -135,7 +148,7 @@ def _no_picture(data: bytes) -> RowError:
         if data.startswith(magic):
             return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; convert it to JPEG or PNG")
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    if any(tag in head for tag in (b"<!doctype html", b"<html", b"<head", b"<body", b"<div")):
         return RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
     if b"<svg" in head:
         return RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
@@ -177,7 +190,7 @@ def _damage(name: str, data: bytes, said: str) -> ErrorCode:
     """Tell a file that ends early from one that is damaged, by its own end marker or declared length."""
     match name if data else "":
         case "JPEG":
-            ends_early = b"\xff\xd9" not in data[-64:]
+            ends_early = b"\xff\xd9" not in data[-4096:]
         case "PNG":
             ends_early = b"IEND" not in data[-64:]
         case "GIF":

@@ -72,10 +72,15 @@ def as_image(image: ImageLike) -> Image.Image:
     """Return a PIL image as it is, and an RGB array (h, w, 3) uint8 as a PIL image.
 
     Raises:
+        TypeError: It is something else.
         ValueError: An array has another shape or type.
     """
     if isinstance(image, Image.Image):
         return image
+    if not isinstance(image, np.ndarray):
+        raise TypeError(
+            f"an image is a PIL image, an array (h, w, 3) uint8 or encoded bytes, not {type(image).__name__}"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")
     return Image.fromarray(image)

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, tee
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -48,10 +49,10 @@ class Summary:
 
     input: str
     output: str
-    model: str
+    model: str | None
     revision: str | None
-    device: str
-    precision: str
+    device: str | None
+    precision: str | None
     score: str
     preprocess: str
     rows: int
@@ -98,13 +99,16 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         ConfigError, ModelError: Before the first row.
     """
     source, target = Path(in_path), Path(out_path)
-    _check_paths(source, target)
+    note_path = target.with_name(target.name + ".summary.json") if target.name else target
+    _check_paths(source, target, note_path)
     total, columns = _check(source, col_url, col_text)
     if config.base_dir is None:
         config = replace(config, base_dir=source.parent)
-    # Both files are opened before anything expensive starts; the table takes its place first, then the summary.
-    with _written_whole(target.with_name(target.name + ".summary.json")) as note, _written_whole(target) as out:
+    with _written_whole(target, note_path) as (out, note):
         encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
+        about: dict[str, Any] = {
+            name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")
+        }
         stats = RunStats()
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
@@ -121,31 +125,28 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
                 if progress is not None:
                     progress(stats.rows, stats.rows - stats.scored, total)
         seconds = time.perf_counter() - began
-        summary = _summary((source, target), config, encoder, stats, seconds, warnings)
+        summary = Summary(
+            input=str(source),
+            output=str(target),
+            **about,
+            **_outcome(stats, seconds),
+            score=config.score,
+            preprocess="exact",
+            versions=_versions(),
+            warnings=warnings,
+        )
         note.write(json.dumps(asdict(summary), indent=2) + "\n")
     return summary
 
 
-def _summary(
-    paths: tuple[Path, Path], config: Config, encoder: Encoder, stats: RunStats, seconds: float, warnings: list[str]
-) -> Summary:
-    return Summary(
-        input=str(paths[0]),
-        output=str(paths[1]),
-        model=encoder.model,
-        revision=encoder.revision,
-        device=encoder.device,
-        precision=encoder.precision,
-        score=config.score,
-        preprocess="exact",
-        rows=stats.rows,
-        scored=stats.scored,
-        failures=dict(sorted(stats.failures.items())),
-        seconds={stage: round(s, 3) for stage, s in [*sorted(stats.seconds.items()), ("total", seconds)]},
-        pairs_per_second=round(stats.rows / seconds, 2),
-        versions=_versions(),
-        warnings=warnings,
-    )
+def _outcome(stats: RunStats, seconds: float) -> dict[str, Any]:
+    return {
+        "rows": stats.rows,
+        "scored": stats.scored,
+        "failures": dict(sorted(stats.failures.items())),
+        "seconds": {stage: round(s, 3) for stage, s in [*sorted(stats.seconds.items()), ("total", seconds)]},
+        "pairs_per_second": round(stats.rows / seconds, 2),
+    }
 
 
 def _load(config: Config, fallback: str | None) -> tuple[Encoder, list[str]]:
@@ -163,15 +164,23 @@ def _cells(result: ScoreResult) -> tuple[str, str]:
     return ("", result.error) if result.error is not None else (repr(result.similarity), "")
 
 
-def _check_paths(source: Path, target: Path) -> None:
-    if not source.is_file():
-        raise UsageError(
-            f"{source} {'is not a regular file, which is needed to read it twice' if source.exists() else 'does not exist'}"
-        )
-    if target.exists() and not target.is_file() and not target.is_dir():
-        raise UsageError(f"{target} is not a regular file; name one that can be replaced")
-    if target.exists() and source.samefile(target):
-        raise UsageError(f"{target} is the input too; name another output")
+def _check_paths(source: Path, *targets: Path) -> None:
+    """Refuse paths that cannot work, or whose replacement would destroy something, before anything starts."""
+    try:
+        if not source.is_file():
+            why = "is not a regular file, which is needed to read it twice" if source.exists() else "does not exist"
+            raise UsageError(f"{source} {why}")
+        for target in targets:
+            if not target.name or target.is_dir():
+                raise UsageError(f"{target} is a folder; name a file")
+            if target.exists() and not target.is_file():
+                raise UsageError(f"{target} is not a regular file; name one that can be replaced")
+            if target.exists() and source.samefile(target):
+                raise UsageError(f"{target} is the input too and would be overwritten; name another output")
+            target.resolve()
+    except (OSError, RuntimeError, ValueError) as exc:
+        paths = ", ".join(str(path)[:200] for path in (source, targets[0]))
+        raise UsageError(f"the paths {paths} cannot be used: {exc}") from exc
 
 
 def _check(path: Path, col_url: str, col_text: str) -> tuple[int, tuple[int, int]]:
@@ -231,9 +240,7 @@ class _Output:
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()  # a link stays, what it leads to is replaced
-        if self._path.is_dir():
-            raise TableError(f"{path} is a folder; name a file")
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        self._partial = self._path.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
         with self._explained():
             self._file = self._partial.open("x", encoding="utf-8", newline="")
         self._plain = csv.writer(self._file, lineterminator="\n")
@@ -276,18 +283,22 @@ class _Output:
 
 
 @contextmanager
-def _written_whole(path: Path) -> Iterator[_Output]:
-    """Open an output that appears under its name complete, or not at all.
+def _written_whole(*paths: Path) -> Iterator[tuple[_Output, ...]]:
+    """Open outputs that appear under their names complete and in order, or not at all.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: One cannot be written.
     """
-    output = _Output(path)
+    outputs: list[_Output] = []
     try:
-        yield output
-        output.finish()
+        for path in paths:
+            outputs.append(_Output(path))
+        yield tuple(outputs)
+        for output in outputs:
+            output.finish()
     finally:
-        output.discard()
+        for output in outputs:
+            output.discard()
 
 
 def _versions() -> dict[str, str]:

@@ -31,6 +31,10 @@ _COMPLETE = (
 )
 
 
+class _OtherFamilyError(ModelError):
+    """A model that no download will turn into one of ours."""
+
+
 def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TorchEncoder:
     """Load a CLIP-family model.
 
@@ -51,7 +55,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         common = {"revision": revision or "main", "local_files_only": local_files_only}
         shape = AutoConfig.from_pretrained(name, **common)
         if shape.model_type not in FAMILIES:
-            raise ModelError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
+            raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)  # type: ignore[no-untyped-call]
         tokenizer = AutoTokenizer.from_pretrained(name, **common)
         if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
@@ -64,7 +68,8 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
             **common,
         )
         if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
-            raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])} and so on")
+            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+            raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
         network = network.to(runtime.device).eval().requires_grad_(False)
         return TorchEncoder(
             model=name,
@@ -81,9 +86,12 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
     try:
         with _explained(name):
             return load(local_files_only=True)  # a folder, or from the cache without asking the hub for news
-    except OSError as exc:
-        if Path(name).is_dir():
+    except (OSError, ModelError) as exc:
+        if Path(name).is_dir() and isinstance(exc, OSError):
             raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
+        if Path(name).is_dir() or isinstance(exc, _OtherFamilyError):
+            raise
+        # A cache that a broken download left incomplete: the hub can fill it.
     require_hub(name, revision)
     # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")

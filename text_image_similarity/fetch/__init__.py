@@ -32,6 +32,7 @@ from .transport import GuardedTransport, Resolver, row_deadline
 __all__ = ["Fetcher"]
 
 _NOT_IN_A_HOST = frozenset(" %\"'<>\\^`{|}")
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 # A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 USER_AGENT = "text-image-similarity/0.1"
@@ -85,7 +86,10 @@ class Fetcher:
                 raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme}: is not http, https, file or data")
 
     def close(self) -> None:
-        """Stop: running fetches fail within moments (a TLS handshake within its time limit), waiting ones do not start."""
+        """Stop: running fetches fail within moments, waiting ones do not start.
+
+        A connection that is being opened takes until its time limit, a few seconds at most.
+        """
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -127,7 +131,7 @@ class Fetcher:
             request = self._client.build_request("GET", url)
         except (httpx.InvalidURL, UnicodeError, ValueError) as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
-        if not request.url.host or set(request.url.host) & _NOT_IN_A_HOST:
+        if not _has_host(request.url):
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r} has no valid host")
         clock = Clock(self._limits.total_s)
         for left in range(self._config.retries, -1, -1):
@@ -159,8 +163,8 @@ class Fetcher:
                     request = response.next_request
                 finally:
                     response.close()
-                if request.url.scheme not in ("http", "https"):
-                    raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to a {request.url.scheme}: address")
+                if request.url.scheme not in ("http", "https") or not _has_host(request.url):
+                    raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to {str(request.url)[:200]!r}")
         raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {self._limits.max_redirects} redirects")
 
     def _read(self, response: httpx.Response, clock: Clock) -> bytes:
@@ -171,10 +175,11 @@ class Fetcher:
             self._check_bytes(len(response.content))
             return _not_empty(response.content)
         expand = _expander(response.headers.get("content-encoding", ""), self._limits.max_bytes + 1)
-        data = bytearray()
+        data, received = bytearray(), 0
         for chunk in response.iter_raw():
+            received += len(chunk)
             data += expand(chunk)
-            self._check_bytes(len(data))
+            self._check_bytes(max(received, len(data)))
             if time.monotonic() > clock.end:
                 raise RowError(ErrorCode.TIMEOUT, f"only {len(data):,} bytes within {clock.spent():.1f} s")
             if self._closing.is_set():
@@ -203,8 +208,9 @@ def _check_status(response: httpx.Response) -> None:
         raise _RefusedError(code, said, _seconds(response.headers.get("retry-after")))
     if response.is_client_error:
         raise RowError(ErrorCode.HTTP_4XX, said)
-    code = ErrorCode.REDIRECT_ERROR if response.is_redirect or response.status_code >= 300 else ErrorCode.BAD_RESPONSE
-    raise RowError(code, f"{said} without a usable address")
+    if response.is_redirect:
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"{said} without a usable address")
+    raise RowError(ErrorCode.BAD_RESPONSE, said)
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -222,24 +228,24 @@ def _seconds(retry_after: str | None) -> float | None:
 def _expander(encoding: str, most: int) -> Callable[[bytes], bytes]:
     """Return a function that undoes a content encoding chunk by chunk, never to more than `most` bytes in all.
 
-    Identity was asked for; a server that compresses all the same is understood if it does so once.
+    Identity was asked for. A server that compresses all the same is understood if it uses gzip once; words that name no
+    compression, as mislabelled files in object stores carry, change nothing.
     """
-    match encoding.strip().lower():
-        case "" | "identity":
-            return bytes
-        case "gzip" | "x-gzip" | "deflate":
-            unzip = zlib.decompressobj(zlib.MAX_WBITS | 32)  # reads a gzip or zlib header, whichever comes
-            left = most
+    names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
+    if not names:
+        return bytes
+    if names not in (["gzip"], ["x-gzip"]):
+        raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, though identity was asked for")
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    left = most
 
-            def expand(chunk: bytes) -> bytes:
-                nonlocal left
-                data = unzip.decompress(chunk, left) if left else b""
-                left -= len(data)
-                return data
+    def expand(chunk: bytes) -> bytes:
+        nonlocal left
+        data = unzip.decompress(chunk, left) if left and not unzip.eof else b""
+        left -= len(data)
+        return data
 
-            return expand
-        case _:
-            raise RowError(ErrorCode.BAD_RESPONSE, f"encoded as {encoding[:40]}, though identity was asked for")
+    return expand
 
 
 @contextmanager
@@ -252,13 +258,20 @@ def _as_row_error(clock: Clock) -> Iterator[None]:
     except httpx.ConnectError as exc:
         tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
         raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
-    except (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL) as exc:
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
         raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
     except httpx.RemoteProtocolError as exc:
         code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
         raise RowError(code, str(exc)) from exc
     except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
         raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
+
+
+def _has_host(url: httpx.URL) -> bool:
+    try:
+        return bool(url.host) and not set(url.host) & _NOT_IN_A_HOST
+    except ValueError:  # a host that is no valid international name
+        return False
 
 
 def _file_url_path(url: str) -> Path:

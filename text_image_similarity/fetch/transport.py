@@ -10,7 +10,6 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -129,13 +128,14 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = _in_time(lambda: self._resolve(host, port), host)
+        addresses = self._in_time(lambda: self._resolve(host, port), host)
         if not self._limits.allow_private_addresses:
             for address in addresses:
                 if not is_public(address):
                     raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {address}, which is not a public address")
         failure: Exception = RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
         for address in addresses:
+            self._check_open()
             try:
                 stream = self._system.connect_tcp(
                     address, port, _time_left(self._limits.connect_s), local_address, socket_options
@@ -150,6 +150,32 @@ class _GuardedBackend(httpcore.NetworkBackend):
                         guarded.abort()
                 return guarded
         raise failure
+
+    def _in_time(self, resolve: Callable[[], list[str]], host: str) -> list[str]:
+        """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
+        answer: SimpleQueue[list[str] | Exception] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(resolve())
+            except Exception as exc:  # passed on to the row that asked
+                answer.put(exc)
+
+        Thread(target=ask, name="score-dns", daemon=True).start()
+        while True:
+            self._check_open()
+            left = _deadline.get() - time.monotonic()
+            if left <= 0:
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
+            with contextlib.suppress(Empty):
+                found = answer.get(timeout=min(left, 0.1))  # not longer, to see that the run is closing
+                if isinstance(found, Exception):
+                    raise found
+                return found
+
+    def _check_open(self) -> None:
+        if self._aborted:
+            raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
     def abort(self) -> None:
         with self._lock:
@@ -197,26 +223,6 @@ def _time_left(timeout: float | None) -> float:
     if left <= 0:
         raise httpcore.ReadTimeout("the row's time is used up")
     return left if timeout is None else min(left, timeout)
-
-
-def _in_time(resolve: Callable[[], list[str]], host: str) -> list[str]:
-    """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
-    answer: SimpleQueue[list[str] | Exception] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answer.put(resolve())
-        except Exception as exc:  # passed on to the row that asked
-            answer.put(exc)
-
-    Thread(target=ask, name="score-dns", daemon=True).start()
-    try:
-        found = answer.get(timeout=min(_time_left(None), threading.TIMEOUT_MAX))
-    except Empty as exc:
-        raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time") from exc
-    if isinstance(found, Exception):
-        raise found
-    return found
 
 
 def _system_resolver(host: str, port: int) -> list[str]:

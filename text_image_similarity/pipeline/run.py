@@ -12,7 +12,7 @@ import logging
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Any, Generic, TypeVar
@@ -28,6 +28,7 @@ from ..errors import ErrorCode, RowError
 from ..preprocess import ImageLike, as_image
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
+from .loaders import Loaders
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
@@ -52,19 +53,21 @@ class Run(Generic[Item]):
         self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | ImageLike], stats: RunStats
     ) -> None:
         self.config, self.encoder, self.read, self.stats = config, encoder, read, stats
+        self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
         self.prepare: Callable[[Image.Image], Any] = lambda image: image
         self.encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
         if isinstance(encoder, PreparingEncoder):
             self.prepare, self.encode_prepared = encoder.prepare, encoder.encode_pixels
-        self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
-        self.pool = ThreadPoolExecutor(config.io_workers, thread_name_prefix="score-io")
+        else:  # pictures wait at their full size, so fewer of them
+            self.look_ahead = max(2 * config.batch_size, config.io_workers)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
+        self.loaders: Loaders[Item, Any | RowError] = Loaders(config.io_workers, self._load)
         self.pictures: _Recent[Hashable, _Picture] = _Recent(2 * self.look_ahead)
         self.captions: _Recent[str, Outcome] = _Recent(2 * self.look_ahead)
 
     def close(self) -> None:
         """Stop the loader threads; work that has not started is dropped."""
-        self.pool.shutdown(cancel_futures=True)
+        self.loaders.close()
 
     def results(self, rows: Iterable[tuple[Hashable, Item, object]]) -> Iterator[ScoreResult]:
         """Yield one result per row, in order."""
@@ -104,7 +107,7 @@ class Run(Generic[Item]):
             return _Row(RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"), "", 0)
         picture = self.pictures.get(key)
         if picture is None:
-            picture = self.pictures.put(key, _Picture(self.pool.submit(self._load, item)))
+            picture = self.pictures.put(key, _Picture(self.loaders.submit(item)))
         return _Row(picture, text, _size(item) + len(text))
 
     def _load(self, item: Item) -> Any | RowError:
