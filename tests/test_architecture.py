@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 
 import text_image_similarity
 
@@ -107,6 +109,22 @@ def test_help_loads_no_torch() -> None:
         "try:\n    main(['score', '--help'])\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_the_lock_installs_each_package_once() -> None:
+    """Two versions of one package, installed side by side, overwrite each other's files."""
+
+    def applies(markers: str | dict[str, str] | None) -> bool:
+        of_groups = markers.values() if isinstance(markers, dict) else [markers]
+        return any(marker is None or Marker(marker).evaluate() for marker in of_groups)
+
+    lock = tomllib.loads((PACKAGE.parent / "poetry.lock").read_text(encoding="utf-8"))
+    versions: dict[str, list[str]] = {}
+    for package in lock["package"]:
+        if applies(package.get("markers")):
+            versions.setdefault(package["name"], []).append(package["version"])
+    assert len(versions) > 50
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
 
 
 def test_public_names_are_sorted_and_real() -> None:

@@ -215,35 +215,45 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     never.set()
 
 
-def test_a_filled_cache_needs_no_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def put_in_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *, without: str = "nothing") -> str:
+    """Lay a model out as the hub's cache would, as somebody/tiny, and return its commit."""
     from huggingface_hub import constants
 
     commit = "a" * 40
-    repo = tmp_path / "models--somebody--tiny"
+    repo = cache / "models--somebody--tiny"
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(commit)
     (repo / "snapshots").mkdir()
-    (repo / "snapshots" / commit).symlink_to(tiny_clip)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    copy_of(folder, repo / "snapshots" / commit, without=without)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    return commit
+
+
+def test_a_filled_cache_needs_no_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = put_in_cache(tiny_clip, tmp_path, monkeypatch)
     encoder = load_encoder(Config(model="somebody/tiny"))
-    assert encoder.revision == commit
+    assert (encoder.model, encoder.revision) == ("somebody/tiny", commit)
     np.testing.assert_array_equal(
         encoder.encode_text(["dog"]), load_encoder(Config(model=tiny_clip)).encode_text(["dog"])
     )
 
 
-def test_a_cache_left_incomplete_asks_the_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    commit = "b" * 40
-    repo = tmp_path / "models--somebody--partial"
-    (repo / "refs").mkdir(parents=True)
-    (repo / "refs" / "main").write_text(commit)
-    (repo / "snapshots").mkdir()
-    copy_of(tiny_clip, repo / "snapshots" / commit, without="tokenizer")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+@pytest.mark.parametrize("without", ["tokenizer", "preprocessor", "model"])
+def test_a_cache_left_incomplete_asks_the_hub(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: str
+) -> None:
+    put_in_cache(tiny_clip, tmp_path, monkeypatch, without=without)
     with pytest.raises(ModelUnavailableError, match="out of reach"):
-        load_encoder(Config(model="somebody/partial"))
+        load_encoder(Config(model="somebody/tiny"))
+
+
+def test_another_family_in_the_cache_asks_nobody(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = put_in_cache(tiny_clip, tmp_path, monkeypatch)
+    (tmp_path / "models--somebody--tiny" / "snapshots" / commit / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError, match="bert"):
+        load_encoder(Config(model="somebody/tiny"))
 
 
 def test_other_families_and_pickles_are_refused(tiny_clip: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -49,63 +50,63 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         ModelUnavailableError: The model is not wholly in the cache and the hub does not answer.
         ModelError: The model is of another family, or its weights cannot be used.
     """
-    runtime = choose_runtime(config)
-
-    def load(*, local_files_only: bool) -> TorchEncoder:
-        common = {"revision": revision or "main", "local_files_only": local_files_only}
-        shape = AutoConfig.from_pretrained(name, **common)
-        if shape.model_type not in FAMILIES:
-            raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)  # type: ignore[no-untyped-call]
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
-        if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
-            raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
-        network, found = AutoModel.from_pretrained(
-            name,
-            dtype=runtime.dtype,
-            use_safetensors=None if trusted else True,
-            output_loading_info=True,
-            **common,
-        )
-        if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
-        network = network.to(runtime.device).eval().requires_grad_(False)
-        return TorchEncoder(
-            model=name,
-            revision=None if Path(name).is_dir() else cached_commit(name, revision),
-            embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
-            context_length=int(shape.text_config.max_position_embeddings),
-            logit_scale=float(network.logit_scale.exp()),
-            runtime=runtime,
-            preprocess=_preprocess(processor),
-            image_features=lambda pixels: _pooled(network.get_image_features(pixel_values=pixels)),
-            text_features=_text_features(network, tokenizer, runtime),
-        )
-
-    try:
-        with _explained(name):
-            return load(local_files_only=True)  # a folder, or from the cache without asking the hub for news
-    except (OSError, ModelError) as exc:
-        if Path(name).is_dir() and isinstance(exc, OSError):
-            raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
-        if Path(name).is_dir() or isinstance(exc, _OtherFamilyError):
-            raise
-        # A cache that a broken download left incomplete: the hub can fill it.
-    require_hub(name, revision)
+    load = partial(_load, name, choose_runtime(config), revision, trusted)
     # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    if Path(name).is_dir():
+        with _explained(name, ModelError):
+            return load(local_files_only=True)
     try:
-        with _explained(name):
-            return load(local_files_only=False)
-    except OSError as exc:
-        raise ModelUnavailableError(f"model {name} cannot be fetched: {exc}") from exc
+        with _explained(name, ModelUnavailableError):
+            return load(local_files_only=True)  # from the cache, without asking the hub for news
+    except _OtherFamilyError:
+        raise
+    except ModelError:  # not in the cache, or left incomplete there by a broken download
+        require_hub(name, revision)
+    with _explained(name, ModelUnavailableError):
+        return load(local_files_only=False)
+
+
+def _load(name: str, runtime: Runtime, revision: str | None, trusted: bool, *, local_files_only: bool) -> TorchEncoder:
+    common = {"revision": revision or "main", "local_files_only": local_files_only}
+    shape = AutoConfig.from_pretrained(name, **common)
+    if shape.model_type not in FAMILIES:
+        raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
+    processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(name, **common)
+    if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
+        raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
+    network, found = AutoModel.from_pretrained(
+        name,
+        dtype=runtime.dtype,
+        use_safetensors=None if trusted else True,
+        output_loading_info=True,
+        **common,
+    )
+    if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
+    network = network.to(runtime.device).eval().requires_grad_(False)
+    return TorchEncoder(
+        model=name,
+        revision=None if Path(name).is_dir() else cached_commit(name, revision),
+        embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
+        context_length=int(shape.text_config.max_position_embeddings),
+        logit_scale=float(network.logit_scale.exp()),
+        runtime=runtime,
+        preprocess=_preprocess(processor),
+        image_features=lambda pixels: _pooled(network.get_image_features(pixel_values=pixels)),
+        text_features=_text_features(network, tokenizer, runtime),
+    )
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
+    """Raise what transformers trips over as a ModelError, and files that are not to be had as `missing`."""
     try:
         yield
+    except OSError as exc:
+        raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except (ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
 
