@@ -15,7 +15,7 @@ from ..config import Config
 from ..decode import decode_image
 from ..encoders import Encoder, load_encoder
 from ..fetch import Fetcher
-from ..preprocess import ImageLike
+from ..preprocess import ImageLike, as_image
 from ..records import Record, ScoreResult
 from .run import Run
 from .stats import RunStats
@@ -98,11 +98,11 @@ def score_images(
     encoder = load_encoder(config) if encoder is None else encoder
     one_at_a_time = Lock()
 
-    def read(image: ImageLike | bytes | bytearray | memoryview) -> ImageLike | bytes:
-        if isinstance(image, Image.Image):
-            with one_at_a_time:  # one that Image.open left unread may be given twice, and two threads must not read it
-                return decode_image(image, config.limits)
-        return bytes(image) if isinstance(image, (bytearray, memoryview)) else image
+    def read(image: ImageLike | bytes | bytearray | memoryview) -> Image.Image | bytes:
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return bytes(image)
+        with one_at_a_time:  # one that Image.open left unread may be given twice, and two threads must not read it
+            return decode_image(as_image(image), config.limits)
 
     def results() -> Generator[ScoreResult]:
         pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))

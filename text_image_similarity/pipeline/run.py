@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Config
-from ..decode import decode, decode_image
+from ..decode import decode
 from ..encoders import Encoder, PreparingEncoder
 from ..errors import ErrorCode, RowError
-from ..preprocess import ImageLike, as_image
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .loaders import Loaders
@@ -46,11 +45,11 @@ class Run(Generic[Item]):
     """One pass over (key, item, text) rows; rows with the same key share one picture.
 
     Args:
-        read: Gives an item's encoded bytes or its picture; called on loader threads.
+        read: Gives an item's encoded bytes, or its picture in RGB; called on loader threads.
     """
 
     def __init__(
-        self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | ImageLike], stats: RunStats
+        self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | Image.Image], stats: RunStats
     ) -> None:
         self.config, self.encoder, self.read, self.stats = config, encoder, read, stats
         self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
@@ -115,9 +114,7 @@ class Run(Generic[Item]):
         try:
             content = self.read(item)
             with self.decoders, self.stats.timed("decode"):
-                if isinstance(content, bytes):
-                    return self.prepare(decode(content, self.config.limits))
-                return self.prepare(decode_image(as_image(content), self.config.limits))
+                return self.prepare(decode(content, self.config.limits) if isinstance(content, bytes) else content)
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
