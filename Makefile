@@ -20,7 +20,7 @@ setup: .venv/installed
 	touch $@
 
 .venv/installed: .poetry/installed poetry.lock pyproject.toml
-	$(POETRY_ENV) $(POETRY) install --no-interaction
+	$(POETRY_ENV) $(POETRY) install --no-interaction --all-extras
 	touch $@
 
 score: setup
