@@ -22,7 +22,9 @@ FLOORS = {
     "decode": 2,
     "preprocess": 2,
     "similarity": 2,
+    "metrics": 2,
     "encoders": 3,
+    "dataset": 3,
     "pipeline": 4,
     "tables": 5,
     "cli": 6,
@@ -31,11 +33,13 @@ FLOORS = {
 }
 # The only rooms that may hold these libraries.
 DOORS = {
-    "httpx": {"fetch", "pipeline", "tables"},  # the last two only name the type of an injected transport
+    "httpx": {"fetch", "dataset", "pipeline", "tables"},  # the last three only name the type of an injected transport
     "httpcore": {"fetch"},
     "torch": {"encoders"},
     "transformers": {"encoders"},
-    "huggingface_hub": {"encoders"},
+    "huggingface_hub": {"encoders", "dataset"},
+    "datasets": {"dataset"},
+    "scipy": {"metrics"},
     "tqdm": {"cli"},
 }
 

@@ -1,0 +1,306 @@
+"""Pictures with their captions, for training and evaluation.
+
+Four sources: a Parquet file with the columns of the hub set jxie/flickr8k (`image` with its bytes, `caption_0` ...), a
+folder of such files named after splits (`train.parquet`, or `train-00000-of-00002.parquet`), a CSV or Parquet table of
+references and captions, and a set on the hub. A photo is one item whatever its source: rows with the same bytes or the
+same reference are merged with all their captions, so that no photo can land in two splits. Copies that differ in a
+single byte, as after saving again, count as two photos.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import pairwise
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+
+import httpx
+from PIL import Image
+
+from ..config import Config
+from ..decode import decode
+from ..errors import RowError, TableError, UsageError
+from ..fetch import Fetcher
+from .tables import SPLITS, Row, Table, open_table, open_tables, split_name
+
+__all__ = [
+    "CaptionedImage",
+    "PictureLoader",
+    "Table",
+    "load_picture",
+    "open_table",
+    "own_splits",
+    "read_dataset",
+    "reference",
+    "split_dataset",
+]
+
+logger = logging.getLogger("text_image_similarity")
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """A picture and the captions that describe it.
+
+    Args:
+        name: Path, URL or row of the picture, for messages.
+        captions: At least one; none is blank.
+        source: The encoded file itself, or a reference that the fetcher reads.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    source: bytes | str = field(repr=False)
+
+    @property
+    def key(self) -> bytes:
+        """What stands for the picture itself: a digest of its bytes, or of its reference as the table spells it."""
+        if isinstance(self.source, bytes):
+            return _digest(self.source)
+        spelled = self.source if _SCHEME.match(self.source) else self.name
+        return _digest(spelled.encode("utf-8", "surrogatepass"))
+
+
+def read_dataset(
+    source: str | PathLike[str],
+    *,
+    split: str | None = None,
+    col_url: str = "url",
+    col_text: str = "caption",
+    base_dir: str | PathLike[str] | None = None,
+) -> list[CaptionedImage]:
+    """Read pictures with their captions.
+
+    Args:
+        source: A CSV or Parquet file, a folder of Parquet files named after splits, or the id of a set on the hub.
+        split: Which of the source's own splits; None reads all of them as one.
+        col_url: The column of references, where the table has no column `image` with the pictures themselves.
+        col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too.
+        base_dir: Where relative references start from; None is the table's folder.
+
+    Returns:
+        One item per photo, in the order of first appearance. A photo that is in a later split too (train, validation,
+        test) is left out of the earlier one, with a warning in the log.
+
+    Raises:
+        UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
+        TableError: The source cannot be read, or holds no picture with a caption.
+    """
+    tables = open_tables(source)
+    if split is not None and split_name(split) not in tables:
+        has = f"it has {', '.join(tables)}" if "" not in tables else "a single file has no splits; leave it out"
+        raise UsageError(f"{source} has no split {split!r}: {has}")
+    chosen = list(tables) if split is None else [split_name(split)]
+
+    def images(names: Iterable[str]) -> list[CaptionedImage]:
+        rows = (found for name in names for found in _pictures(tables[name], (col_url, col_text), base_dir))
+        return _one_per_photo(rows)
+
+    found = images(chosen)
+    if split is not None:
+        later = SPLITS[SPLITS.index(chosen[0]) + 1 :] if chosen[0] in SPLITS else ()
+        held_out = {image.key for image in images(name for name in later if name in tables)}
+        kept = [image for image in found if image.key not in held_out]
+        if len(kept) < len(found):
+            logger.warning(
+                "%s: %d of %d photos of the split %s are in a later split too and were left out",
+                *(source, len(found) - len(kept), len(found), split),
+            )
+        found = kept
+    if not found:
+        raise TableError(f"{source} holds no picture with a caption{'' if split is None else f' in the split {split}'}")
+    return found
+
+
+def own_splits(source: str | PathLike[str]) -> tuple[str, ...]:
+    """Return the names of the splits that a source itself has, or () where it has none.
+
+    Example:
+        >>> own_splits("challenge_set.csv")
+        ()
+    """
+    return tuple(name for name in open_tables(source) if name)
+
+
+def split_dataset(
+    images: Sequence[CaptionedImage], fractions: tuple[float, float, float] = (0.6, 0.2, 0.2), seed: int = 0
+) -> tuple[list[CaptionedImage], list[CaptionedImage], list[CaptionedImage]]:
+    """Split photos into three parts for training, validation and test.
+
+    The shuffle sorts by a digest of seed and photo, so the parts do not depend on the order of the rows or on the
+    machine. Photos of the same content fall into the same part.
+
+    Args:
+        images: Photos, as `read_dataset` returns them.
+        fractions: Shares of train, validation and test; together 1.
+        seed: Another seed gives other parts.
+
+    Raises:
+        UsageError: The fractions are not three shares of a whole.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        raise UsageError(f"fractions={fractions!r} must be three numbers of at least 0 that add up to 1")
+    groups: dict[bytes, list[CaptionedImage]] = {}
+    for image in images:
+        groups.setdefault(image.key, []).append(image)
+    shuffled = [groups[key] for key in sorted(groups, key=lambda key: _digest(b"%d:%b" % (seed, key)))]
+    ends = [round(len(shuffled) * sum(fractions[:i])) for i in range(4)]
+    train, validation, test = (
+        [image for group in shuffled[start:end] for image in group] for start, end in pairwise(ends)
+    )
+    return train, validation, test
+
+
+class PictureLoader:
+    """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
+
+    Args:
+        config: Limits, waits and retries of the fetcher and the decoder.
+        transport: Where http requests go, for tests; None is the network.
+    """
+
+    def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._config, self._transport = config, transport
+        self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
+        self._lock = Lock()
+
+    def __enter__(self) -> PictureLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop: running fetches fail within moments."""
+        with self._lock:
+            if self._fetcher is not None:
+                self._fetcher.close()
+                self._fetcher = None
+
+    def load(self, image: CaptionedImage) -> Image.Image:
+        """Return a picture in mode RGB, upright.
+
+        Raises:
+            RowError: It cannot be fetched or decoded.
+        """
+        return decode(self.read(image), self._config.limits)
+
+    def read(self, image: CaptionedImage) -> bytes:
+        """Return a picture's encoded file.
+
+        Raises:
+            RowError: It cannot be fetched.
+        """
+        if isinstance(image.source, bytes):
+            return image.source
+        with self._lock:
+            self._fetcher = self._fetcher or Fetcher(self._config, transport=self._transport)
+            fetcher = self._fetcher
+        return fetcher.fetch(image.source)
+
+
+def load_picture(image: CaptionedImage, config: Config) -> Image.Image:
+    """Return one picture in mode RGB, upright; `PictureLoader` does many of them faster.
+
+    Raises:
+        RowError: It cannot be fetched or decoded.
+    """
+    with PictureLoader(config) as pictures:
+        return pictures.load(image)
+
+
+def reference(url: str, base_dir: str | PathLike[str] | None) -> str:
+    """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
+    url = url.strip()
+    return url if base_dir is None or _SCHEME.match(url) else str(Path(base_dir).absolute() / url)
+
+
+def _pictures(table: Table, columns: tuple[str, str], base_dir: str | PathLike[str] | None) -> Iterator[CaptionedImage]:
+    """Yield what each row of a table holds; captions may be none."""
+    col_url, col_text = columns
+    col_image = "image" if "image" in table.columns and col_url not in table.columns else col_url
+    texts = [name for name in table.columns if re.fullmatch(rf"{re.escape(col_text)}(s|_\d+)?", name)]
+    if not texts:
+        table.require(col_text)
+    table.require(col_image)
+    folder = table.folder if base_dir is None else Path(base_dir)
+    for number, row in enumerate(table.rows(), 1):
+        captions = tuple(caption for name in texts for caption in _captions(row[name]))
+        if (picture := _picture(row, col_image)) is None:
+            raise TableError(f"row {number} of {table.name} holds neither bytes nor a reference in {col_image!r}")
+        path, source = picture
+        if isinstance(source, str):
+            yield CaptionedImage(path[:200], captions, reference(source, folder))
+        else:
+            yield CaptionedImage(path or f"row {number} of {table.name}", captions, source)
+
+
+def _picture(row: Row, column: str) -> tuple[str, bytes | str] | None:
+    """Return a row's picture as (path, bytes) or (reference, reference)."""
+    value = row[column]
+    path: object = ""
+    if isinstance(value, dict):  # the struct of the hub's sets
+        path = value.get("path")
+        value = value.get("bytes") or path
+    if isinstance(value, bytes) and value:
+        return (path if isinstance(path, str) else ""), value
+    return (value.strip(), value) if isinstance(value, str) and value.strip() else None
+
+
+def _captions(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+
+
+def _one_per_photo(rows: Iterable[CaptionedImage]) -> list[CaptionedImage]:
+    """Merge rows of one photo, in the order of first appearance; photos without a caption fall away."""
+    by_source = _merge((_digest(row.source) if isinstance(row.source, bytes) else row.source, row) for row in rows)
+    sizes = {key: _file_size(image) for key, image in by_source.items()}
+    times = Counter(sizes.values())
+    with PictureLoader(Config()) as files:
+
+        def content(key: Hashable, image: CaptionedImage) -> Hashable:
+            if sizes[key] is None or times[sizes[key]] == 1:  # only files of equal size can be equal
+                return key
+            try:
+                return _digest(files.read(image))
+            except RowError:  # whoever loads it will hear why
+                return key
+
+        photos = _merge((content(key, image), image) for key, image in by_source.items())
+    return [image for image in photos.values() if image.captions]
+
+
+def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, CaptionedImage]:
+    found: dict[Hashable, CaptionedImage] = {}
+    for key, image in keyed:
+        if key in found:
+            # The smaller name, and its source: the same photo whatever the order of the rows.
+            first = min(found[key], image, key=lambda one: one.name)
+            image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
+        found[key] = image
+    return found
+
+
+def _file_size(image: CaptionedImage) -> int | None:
+    """Return the size of a picture that is a local file, else None."""
+    if isinstance(image.source, bytes) or _SCHEME.match(image.source):
+        return None
+    try:
+        path = Path(image.source)
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _digest(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
