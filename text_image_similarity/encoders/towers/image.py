@@ -1,0 +1,180 @@
+"""Image towers by name: two mobile networks of our own layout, and any classifier of torchvision or timm.
+
+`mobilenet_v2` follows Sandler et al. 2018; `efficientnet_lite0` follows EfficientNet-Lite (Tan and Le 2019 without
+squeeze-and-excitation, with ReLU6). Both have batch norm folded into the convolutions and TensorFlow's SAME padding,
+because the ImageNet weights that can be had for them were trained that way.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigError
+
+Mean = tuple[float, float, float]
+_HALF = (0.5, 0.5, 0.5)
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# Expansion, channels, repeats, stride and kernel of each stage: table 2 of MobileNetV2; EfficientNet-B0's table 1.
+_STAGES = {
+    "mobilenet_v2": (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3),
+        (6, 96, 3, 1, 3), (6, 160, 3, 2, 3), (6, 320, 1, 1, 3),
+    ),
+    "efficientnet_lite0": (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
+    ),
+}  # fmt: skip
+_FEATURES = 1280
+
+
+class Backbone(nn.Module):
+    """A network that turns normalised pixels (n, 3, s, s) into features (n, width).
+
+    Args:
+        features: The network, without its classifier.
+        width: Width of its features.
+        mean: What to subtract from pixels in 0..1, per channel.
+        std: What to divide them by then.
+    """
+
+    def __init__(self, features: nn.Module, width: int, *, mean: Mean, std: Mean):
+        super().__init__()
+        self.features = features
+        self.width = width
+        self.mean = mean
+        self.std = std
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return pool(self.features(pixels))
+
+
+def pool(features: Tensor) -> Tensor:
+    """Average a feature map (n, c, h, w) over its places; features that are (n, c) already stay."""
+    return features.mean(dim=(2, 3)) if features.ndim == 4 else features
+
+
+class SamePad(nn.Module):
+    """Pad as TensorFlow does before a strided window: just enough, the odd row and column at the far end."""
+
+    def __init__(self, size: int, stride: int):
+        super().__init__()
+        self.size = size
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = []
+        for side in (x.shape[3], x.shape[2]):
+            total = max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0)
+            pads += [total // 2, total - total // 2]
+        return nn.functional.pad(x, pads)
+
+
+class ConvReLU6(nn.Sequential):
+    """A convolution with folded batch norm, SAME padding and, unless `linear`, a ReLU6."""
+
+    def __init__(self, c_in: int, c_out: int, size: int, *, stride: int = 1, groups: int = 1, linear: bool = False):
+        pad = [SamePad(size, stride)] if stride > 1 else []
+        conv = nn.Conv2d(c_in, c_out, size, stride, size // 2 if stride == 1 else 0, groups=groups)
+        super().__init__(*pad, conv, *([] if linear else [nn.ReLU6(inplace=True)]))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project; add the input where the shape is unchanged."""
+
+    def __init__(self, c_in: int, c_out: int, size: int, *, stride: int, expansion: int):
+        super().__init__()
+        hidden = c_in * expansion
+        expand = [ConvReLU6(c_in, hidden, 1)] if expansion > 1 else []
+        self.conv = nn.Sequential(
+            *expand,
+            ConvReLU6(hidden, hidden, size, stride=stride, groups=hidden),
+            ConvReLU6(hidden, c_out, 1, linear=True),
+        )
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        return x + y if self.residual else y
+
+
+def build_backbone(name: str, image_size: int) -> Backbone:
+    """Build an image tower with random weights.
+
+    Args:
+        name: As in `DualEncoderConfig.image_tower`.
+        image_size: Side of its pictures, in pixels.
+
+    Raises:
+        ConfigError: There is no such network, or it gives no single vector per picture.
+    """
+    if name in _STAGES:
+        return Backbone(_mobile(name), _FEATURES, mean=_HALF, std=_HALF)
+    if name.startswith("timm/"):
+        return _timm(name.removeprefix("timm/"), image_size)
+    return _torchvision(name, image_size)
+
+
+def _mobile(name: str) -> nn.Sequential:
+    blocks: list[nn.Module] = [ConvReLU6(3, 32, 3, stride=2)]
+    width = 32
+    for expansion, channels, repeats, stride, size in _STAGES[name]:
+        for i in range(repeats):
+            first = stride if i == 0 else 1
+            blocks.append(InvertedResidual(width, channels, size, stride=first, expansion=expansion))
+            width = channels
+    blocks.append(ConvReLU6(width, _FEATURES, 1))
+    return nn.Sequential(*blocks)
+
+
+def _torchvision(name: str, image_size: int) -> Backbone:
+    from torchvision import models  # type: ignore[import-untyped] # only a trained folder that names one of its networks needs it
+
+    if name not in models.list_models(module=models):
+        known = ", ".join(_STAGES)
+        raise ConfigError(
+            f"image_tower={name!r} is not one of {known}, a classification model of torchvision, or timm/NAME"
+        )
+    network = models.get_model(name, weights=None)
+    for head in ("classifier", "fc", "heads", "head"):
+        if hasattr(network, head):
+            setattr(network, head, nn.Identity())
+            break
+    return Backbone(network, _width(network, name, image_size), mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+
+
+def _timm(name: str, image_size: int) -> Backbone:
+    try:
+        import timm
+    except ImportError as exc:
+        raise ConfigError(f"image_tower='timm/{name}' needs timm: pip install timm") from exc
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=0)
+    except (RuntimeError, ValueError) as exc:
+        raise ConfigError(f"image_tower='timm/{name}': timm cannot build it ({exc})") from exc
+    data = network.pretrained_cfg
+    return Backbone(
+        network,
+        _width(network, name, image_size),
+        mean=cast(Mean, tuple(data["mean"])),  # type: ignore[index]
+        std=cast(Mean, tuple(data["std"])),  # type: ignore[index]
+    )
+
+
+def _width(network: nn.Module, name: str, image_size: int) -> int:
+    """Run one black picture through a network for the width of its features, leaving its statistics as they are."""
+    network.eval()
+    try:
+        with torch.inference_mode():
+            features = network(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as exc:
+        raise ConfigError(f"image_tower={name!r} does not take pictures of {image_size} pixels: {exc}") from exc
+    finally:
+        network.train()
+    if not isinstance(features, Tensor) or features.ndim not in (2, 4):
+        raise ConfigError(f"image_tower={name!r} gives no single vector per picture; choose another network")
+    return features.shape[1]
