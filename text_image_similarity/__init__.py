@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .encoders import Encoder, load_encoder
     from .errors import (
         ConfigError,
+        DatabaseError,
         ErrorCode,
         ModelError,
         ModelUnavailableError,
@@ -27,17 +28,23 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .pipeline import RunStats, score_images, score_pairs
+    from .predictor import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .records import Record, ScoreResult
     from .tables import Summary, score_csv
 
 __all__ = [
+    "CaptionDatabase",
     "Config",
     "ConfigError",
+    "DatabaseError",
     "Encoder",
     "ErrorCode",
+    "ImageDatabase",
     "Limits",
+    "Match",
     "ModelError",
     "ModelUnavailableError",
+    "Predictor",
     "Record",
     "RowError",
     "RunStats",
@@ -46,6 +53,7 @@ __all__ = [
     "TableError",
     "TextImageSimilarityError",
     "UsageError",
+    "create_predictor",
     "load_encoder",
     "score_csv",
     "score_images",
@@ -57,6 +65,7 @@ _HOMES = {
     "encoders": ("Encoder", "load_encoder"),
     "errors": (
         "ConfigError",
+        "DatabaseError",
         "ErrorCode",
         "ModelError",
         "ModelUnavailableError",
@@ -66,6 +75,7 @@ _HOMES = {
         "UsageError",
     ),
     "pipeline": ("RunStats", "score_images", "score_pairs"),
+    "predictor": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "records": ("Record", "ScoreResult"),
     "tables": ("Summary", "score_csv"),
 }

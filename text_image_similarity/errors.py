@@ -6,6 +6,7 @@ TextImageSimilarityError
 ├── ModelError              a model cannot be used
 │   └── ModelUnavailableError   it cannot be found or fetched
 ├── TableError              the job's input or output failed: exit code 1
+├── DatabaseError           a database of embeddings cannot be read, written or searched: exit code 1
 └── RowError                one row failed: becomes the row's `error`, never ends a run
 """
 
@@ -83,6 +84,10 @@ class ModelUnavailableError(ModelError):
 
 class TableError(TextImageSimilarityError):
     """A table cannot be read or written."""
+
+
+class DatabaseError(TextImageSimilarityError):
+    """A database of embeddings cannot be read, written, or searched with this model."""
 
 
 class RowError(TextImageSimilarityError):

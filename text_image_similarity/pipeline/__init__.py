@@ -1,11 +1,15 @@
-"""Records in, scores out: `score_pairs` for references, `score_images` for pictures in memory."""
+"""Records in, scores out: `score_pairs` for references, `score_images` for pictures in memory.
+
+`embed_images` and `embed_texts` stop half-way, at the embeddings, for doors that compare all with all.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable
 from contextlib import closing
 from hashlib import blake2b
+from itertools import islice
 from threading import Lock
 
 import httpx
@@ -17,10 +21,13 @@ from ..encoders import Encoder, load_encoder
 from ..fetch import Fetcher
 from ..preprocess import ImageLike, as_image
 from ..records import Record, ScoreResult
-from .run import Run
+from .run import Outcome, Run, encode_each, is_caption, no_caption
 from .stats import RunStats
 
-__all__ = ["RunStats", "score_images", "score_pairs"]
+__all__ = ["ImageSource", "Outcome", "RunStats", "embed_images", "embed_texts", "score_images", "score_pairs"]
+
+# A path or URL, a picture in memory, or an encoded file.
+ImageSource = str | os.PathLike[str] | ImageLike | bytes | bytearray | memoryview
 
 
 def score_pairs(
@@ -96,6 +103,77 @@ def score_images(
         ValueError: While iterating, if there are more of one than of the other.
     """
     encoder = load_encoder(config) if encoder is None else encoder
+
+    def results() -> Generator[ScoreResult]:
+        pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
+        with closing(Run(config, encoder, _memory_reader(config), RunStats())) as run:
+            yield from run.results(pairs)
+
+    return results()
+
+
+def embed_images(
+    images: Iterable[ImageSource],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Generator[Outcome]:
+    """Encode pictures as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+
+    Args:
+        images: References (paths, http(s), `file:` and `data:` URLs), pictures in memory or encoded files.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Returns:
+        For each picture, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+
+    Raises:
+        ConfigError, ModelError: At once, before a picture is read.
+    """
+    encoder = load_encoder(config) if encoder is None else encoder
+
+    def outcomes() -> Generator[Outcome]:
+        fetcher, from_memory = Fetcher(config, transport=transport), _memory_reader(config)
+
+        def read(image: ImageSource) -> Image.Image | bytes:
+            return fetcher.fetch(_reference(image)) if isinstance(image, (str, os.PathLike)) else from_memory(image)
+
+        keyed = ((_source_key(image, number), image) for number, image in enumerate(images))
+        with closing(Run(config, encoder, read, RunStats())) as run, closing(fetcher):
+            yield from run.embeddings(keyed)
+
+    return outcomes()
+
+
+def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None = None) -> Generator[Outcome]:
+    """Encode captions in batches of `config.batch_size`.
+
+    Args:
+        texts: Captions.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+
+    Returns:
+        For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+
+    Raises:
+        ConfigError, ModelError: At once.
+    """
+    encoder = load_encoder(config) if encoder is None else encoder
+
+    def outcomes() -> Generator[Outcome]:
+        rest = iter(texts)
+        while chunk := list(islice(rest, config.batch_size)):
+            encoded = iter(encode_each(encoder.encode_text, [text for text in chunk if is_caption(text)]))
+            yield from (next(encoded) if is_caption(text) else no_caption() for text in chunk)
+
+    return outcomes()
+
+
+def _memory_reader(config: Config) -> Callable[[ImageLike | bytes | bytearray | memoryview], Image.Image | bytes]:
     one_at_a_time = Lock()
 
     def read(image: ImageLike | bytes | bytearray | memoryview) -> Image.Image | bytes:
@@ -104,12 +182,11 @@ def score_images(
         with one_at_a_time:  # one that Image.open left unread may be given twice, and two threads must not read it
             return decode_image(as_image(image), config.limits)
 
-    def results() -> Generator[ScoreResult]:
-        pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
-        with closing(Run(config, encoder, read, RunStats())) as run:
-            yield from run.results(pairs)
+    return read
 
-    return results()
+
+def _source_key(image: ImageSource, number: int) -> Hashable:
+    return _key(_reference(image)) if isinstance(image, (str, os.PathLike)) else number
 
 
 def _reference(url: object) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,9 @@ Value = TypeVar("Value")
 
 
 class Run(Generic[Item]):
-    """One pass over (key, item, text) rows; rows with the same key share one picture.
+    """One pass over rows: pictures with captions (`results`) or pictures alone (`embeddings`).
+
+    Rows with the same key share one picture.
 
     Args:
         read: Gives an item's encoded bytes, or its picture in RGB; called on loader threads.
@@ -69,16 +71,29 @@ class Run(Generic[Item]):
         self.loaders.close()
 
     def results(self, rows: Iterable[tuple[Hashable, Item, object]]) -> Iterator[ScoreResult]:
-        """Yield one result per row, in order."""
+        """Yield one result per row of (key, item, text), in order."""
+        for batch in self._batches(self._start(*row) for row in rows):
+            self._encode_captions(row.text for row in batch if not row.failed)
+            for result in self._score(batch):
+                self.stats.count(result)
+                yield result
+
+    def embeddings(self, items: Iterable[tuple[Hashable, Item]]) -> Iterator[Outcome]:
+        """Yield the vector of each (key, item), or what went wrong, in order."""
+        for batch in self._batches(self._start_picture(*item, text="") for item in items):
+            yield from (row.image for row in batch)
+
+    def _batches(self, started: Iterable[_Row]) -> Iterator[list[_Row]]:
+        """Start rows a bounded way ahead and yield them in batches whose pictures are encoded."""
         waiting: deque[_Row] = deque()
-        source = _Source(rows)
+        source = _Source(started)
         ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
 
         def refill() -> None:
             nonlocal ahead_bytes
             while len(waiting) < self.look_ahead and ahead_bytes < _AHEAD_BYTES and (row := source.next()) is not None:
-                waiting.append(self._start(*row))
-                ahead_bytes += waiting[-1].size
+                waiting.append(row)
+                ahead_bytes += row.size
 
         refill()
         while waiting:
@@ -93,17 +108,18 @@ class Run(Generic[Item]):
                 if isinstance(picture, _Picture) and picture.outcome is None and picture.loaded():
                     new[id(picture)] = picture
             self._encode_pictures(list(new.values()))
-            self._encode_captions(row.text for row in batch if not row.failed)
-            for result in self._score(batch):
-                self.stats.count(result)
-                yield result
+            yield batch
         if source.problem is not None:
             raise source.problem
 
     def _start(self, key: Hashable, item: Item, text: object) -> _Row:
-        """Check a row's caption and set its picture loading, unless one with the same key is within reach."""
-        if not isinstance(text, str) or not text.strip():
-            return _Row(RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing"), "", 0)
+        """Check a row's caption and set its picture loading."""
+        if not is_caption(text):
+            return _Row(no_caption(), "", 0)
+        return self._start_picture(key, item, text)
+
+    def _start_picture(self, key: Hashable, item: Item, text: str) -> _Row:
+        """Set a picture loading, unless one with the same key is within reach."""
         picture = self.pictures.get(key)
         if picture is None:
             picture = self.pictures.put(key, _Picture(self.loaders.submit(item)))
@@ -123,7 +139,7 @@ class Run(Generic[Item]):
 
     def _encode_pictures(self, pictures: Sequence[_Picture]) -> None:
         with self.stats.timed("encode_image"):
-            outcomes = _encode_each(self.encode_prepared, [picture.pixels for picture in pictures])
+            outcomes = encode_each(self.encode_prepared, [picture.pixels for picture in pictures])
         for picture, outcome in zip(pictures, outcomes, strict=True):
             picture.finish(outcome)
 
@@ -133,7 +149,7 @@ class Run(Generic[Item]):
         with self.stats.timed("encode_text"):
             for start in range(0, len(new), size):
                 chunk = new[start : start + size]
-                for text, outcome in zip(chunk, _encode_each(self.encoder.encode_text, chunk), strict=True):
+                for text, outcome in zip(chunk, encode_each(self.encoder.encode_text, chunk), strict=True):
                     self.captions.put(text, outcome)
 
     def _score(self, batch: Sequence[_Row]) -> Iterator[ScoreResult]:
@@ -151,14 +167,14 @@ class Run(Generic[Item]):
 
     def _vectors(self, row: _Row) -> tuple[Vector, Vector] | RowError:
         """Return a row's two vectors, or what went wrong first."""
-        image = row.picture.outcome if isinstance(row.picture, _Picture) else row.picture
+        image = row.image
         if isinstance(image, RowError):
             return image
         text = self.captions.get(row.text)
         if isinstance(text, RowError):
             return text
-        if image is None or text is None:
-            raise AssertionError("a row is scored after both are encoded")
+        if text is None:
+            raise AssertionError("a row is scored after its caption is encoded")
         return image, text
 
 
@@ -195,7 +211,15 @@ class _Row:
 
     @property
     def failed(self) -> bool:
-        return isinstance(self.picture.outcome if isinstance(self.picture, _Picture) else self.picture, RowError)
+        return isinstance(self.image, RowError)
+
+    @property
+    def image(self) -> Outcome:
+        """The picture's vector or its error; only after its batch is encoded."""
+        outcome = self.picture.outcome if isinstance(self.picture, _Picture) else self.picture
+        if outcome is None:
+            raise AssertionError("a row is answered after its picture is encoded")
+        return outcome
 
 
 class _Recent(Generic[Item, Value]):
@@ -235,6 +259,16 @@ class _Source(Generic[Item]):
             return None
 
 
+def is_caption(text: object) -> TypeGuard[str]:
+    """Say whether there is anything to encode."""
+    return isinstance(text, str) and bool(text.strip())
+
+
+def no_caption() -> RowError:
+    """Return the error of a row for which `is_caption` says no."""
+    return RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing")
+
+
 def _size(item: object) -> int:
     """Return roughly how many bytes a row's own picture or reference takes."""
     if isinstance(item, Image.Image):
@@ -242,7 +276,7 @@ def _size(item: object) -> int:
     return item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (bytes, str)) else 0
 
 
-def _encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> list[Outcome]:
+def encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> list[Outcome]:
     """Encode a batch; if it fails, encode its items one by one, so that only the guilty ones fail."""
     if not items:
         return []
@@ -252,7 +286,7 @@ def _encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list
         if len(items) == 1:
             logger.debug("an item could not be encoded", exc_info=True)
             return [RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")]
-        return [outcome for item in items for outcome in _encode_each(encode, [item])]
+        return [outcome for item in items for outcome in encode_each(encode, [item])]
     return [
         vector if np.isfinite(vector).all() else RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
         for vector in vectors

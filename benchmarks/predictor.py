@@ -1,0 +1,71 @@
+"""How long the predictor takes to answer: `python benchmarks/predictor.py [--model mini] [--pictures 10000]`.
+
+The database holds random unit vectors, because the time does not depend on what they stand for; model, captions and the
+picture read from disk are real. One warm-up, then the times of `--repeats` runs in milliseconds.
+"""
+
+# ruff: noqa: T201
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from text_image_similarity import CaptionDatabase, ImageDatabase, create_predictor
+from text_image_similarity.predictor.nearest import nearest
+
+PICTURE = Path(__file__).resolve().parent.parent / "challenge_set" / "sailing.jpg"
+QUERY = "two dogs play with a red ball on the green grass in front of a house"
+
+
+def milliseconds(action: Callable[[], object], repeats: int) -> list[float]:
+    """Time an action that has run once before."""
+    action()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        action()
+        times.append(1000 * (time.perf_counter() - began))
+    return times
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--pictures", type=int, default=10_000, help="size of the database")
+    parser.add_argument("--repeats", type=int, default=100)
+    given = parser.parse_args()
+
+    predictor = create_predictor(given.model)
+    identity = predictor.identity
+    rows = np.random.default_rng(0).normal(size=(given.pictures, identity.embed_dim)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = tuple(f"photo {number}" for number in range(given.pictures))
+    pictures, captions = ImageDatabase(names, rows, identity), CaptionDatabase(names, rows, identity)
+    query = predictor.encoder.encode_text([QUERY])[0]
+
+    print(f"{identity}, {predictor.encoder.device}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"{'milliseconds':<58}{'min':>9}{'median':>9}{'max':>9}")
+    for what, action in {
+        f"search {given.pictures} pictures, once the query is encoded": partial(nearest, query, rows, 10),
+        "encode a text": partial(predictor.encoder.encode_text, [QUERY]),
+        "search_database: encode and search": partial(predictor.search_database, QUERY, 10, pictures),
+        "search_captions: read, decode, encode a picture and search": partial(
+            predictor.search_captions, PICTURE, 10, captions
+        ),
+        "rank_images: a text and one cold picture": partial(predictor.rank_images, QUERY, PICTURE, 1),
+    }.items():
+        times = milliseconds(action, given.repeats)
+        print(f"{what:<58}{min(times):>9.2f}{median(times):>9.2f}{max(times):>9.2f}")
+
+
+if __name__ == "__main__":
+    main()

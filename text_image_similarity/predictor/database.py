@@ -1,0 +1,250 @@
+"""Embeddings with the names of what they stand for, in memory and on disk.
+
+A database on disk is one safetensors file (https://github.com/huggingface/safetensors), which cannot carry code:
+
+    embeddings  float32 (n, embed_dim)   unit vectors
+    probes      float32 (4, embed_dim)   what the model makes of two captions and two pictures that never change
+    contents    uint8 (bytes,)           JSON: {"items": [n names], "failures": {name: "<code>: <detail>"}}
+
+with the kind, the model's name and revision and a checksum in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..encoders import Encoder
+from ..errors import DatabaseError
+from ..similarity import Embeddings, cosine
+
+_FORMAT = "text-image-similarity database 1"
+_Kind = Literal["images", "captions"]
+# The same model agrees with itself beyond this across devices and precisions; two models are far below it.
+_SAME_MODEL = 0.999
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelIdentity:
+    """Which model made a database: what it is called, and what it does.
+
+    Two models are the same if they see the same in four probes. Names do not decide: a folder may be moved or trained
+    anew, and `mini` changes between releases.
+
+    Args:
+        model: Hub id, folder or alias.
+        revision: Commit of a hub model, or None.
+        probes: What the model makes of two captions and two pictures that never change, shape (4, embed_dim), float32.
+    """
+
+    model: str
+    revision: str | None
+    probes: Embeddings
+
+    @classmethod
+    def of(cls, encoder: Encoder) -> ModelIdentity:
+        """Probe a loaded model; takes as long as encoding two captions and two pictures."""
+        yellow_to_blue = np.linspace((250, 220, 0), (0, 30, 250), 64).astype(np.uint8)  # (64, 3)
+        stripes = np.tile(yellow_to_blue, (64, 1, 1))  # (64, 64, 3)
+        squares = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8), np.int64)).astype(np.uint8)  # (64, 64)
+        checkers = squares[..., None] * np.array([230, 40, 60], np.uint8)  # (64, 64, 3), red on black
+        texts = encoder.encode_text(["two dogs run on green grass", "a red car in front of a house"])
+        probes = np.concatenate([texts, encoder.encode_image([stripes, checkers])])
+        # An encoder may know no more than the two verbs.
+        name, revision = getattr(encoder, "model", type(encoder).__name__), getattr(encoder, "revision", None)
+        return cls(name, revision, probes.astype(np.float32))
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the model's space."""
+        return int(self.probes.shape[1])
+
+    def same_as(self, other: ModelIdentity) -> bool:
+        """Whether two databases or encoders can be compared."""
+        if self.probes.shape != other.probes.shape:
+            return False
+        return bool((cosine(self.probes, other.probes) >= _SAME_MODEL).all())  # false where one is not finite
+
+    def __str__(self) -> str:
+        revision = f" at {self.revision}" if self.revision else ""
+        return f"{self.model}{revision} ({self.embed_dim} dimensions)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageDatabase:
+    """Pictures that can be searched with words.
+
+    Args:
+        paths: The references of the pictures, in the order given, each once.
+        embeddings: Their unit vectors, shape (n, embed_dim), float32.
+        model: The model that made them.
+        failures: References that could not be read, with `"<code>: <detail>"` as in a scored table.
+    """
+
+    paths: tuple[str, ...]
+    embeddings: Embeddings
+    model: ModelIdentity
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the database to one file, which appears complete or not at all; `.safetensors` is its usual suffix.
+
+        Raises:
+            DatabaseError: The file cannot be written.
+        """
+        _write(Path(path), "images", _Saved(self.paths, self.embeddings, self.model, self.failures))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> ImageDatabase:
+        """Read a database that `save` wrote. The pictures themselves are not needed.
+
+        Raises:
+            DatabaseError: The file is missing, truncated, damaged, or no database of pictures.
+        """
+        saved = _read(Path(path), "images")
+        return cls(saved.items, saved.embeddings, saved.model, saved.failures)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CaptionDatabase:
+    """Captions that can be searched with a picture.
+
+    Args:
+        captions: The captions, in the order given, each once.
+        embeddings: Their unit vectors, shape (n, embed_dim), float32.
+        model: The model that made them.
+        failures: Captions that could not be encoded, with `"<code>: <detail>"`.
+    """
+
+    captions: tuple[str, ...]
+    embeddings: Embeddings
+    model: ModelIdentity
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the database to one file, which appears complete or not at all; `.safetensors` is its usual suffix.
+
+        Raises:
+            DatabaseError: The file cannot be written.
+        """
+        _write(Path(path), "captions", _Saved(self.captions, self.embeddings, self.model, self.failures))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> CaptionDatabase:
+        """Read a database that `save` wrote.
+
+        Raises:
+            DatabaseError: The file is missing, truncated, damaged, or no database of captions.
+        """
+        saved = _read(Path(path), "captions")
+        return cls(saved.items, saved.embeddings, saved.model, saved.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """What both kinds have in common on disk."""
+
+    items: tuple[str, ...]
+    embeddings: Embeddings
+    model: ModelIdentity
+    failures: Mapping[str, str]
+
+
+def _write(path: Path, kind: _Kind, saved: _Saved) -> None:
+    # ASCII, because a file name that is no Unicode has no UTF-8.
+    contents = json.dumps({"items": saved.items, "failures": dict(saved.failures)}).encode("ascii")
+    tensors: dict[str, NDArray[Any]] = {
+        "embeddings": np.ascontiguousarray(saved.embeddings, np.float32),
+        "probes": np.ascontiguousarray(saved.model.probes, np.float32),
+        "contents": np.frombuffer(contents, np.uint8),
+    }
+    metadata = {"format": _FORMAT, "kind": kind, "model": saved.model.model, "checksum": _checksum(tensors)}
+    if saved.model.revision is not None:
+        metadata["revision"] = saved.model.revision
+    target = path.resolve()  # a link stays, what it leads to is replaced
+    partial = target.parent / f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    if target.is_dir():
+        raise DatabaseError(f"the database {path} cannot be written: it is a folder; name a file")
+    try:
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
+        save_file(tensors, partial, metadata)
+        partial.chmod(mode)  # save_file lets nobody else read it
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except (OSError, SafetensorError) as exc:
+        raise DatabaseError(f"the database {path} cannot be written: {exc}") from exc
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _read(path: Path, kind: _Kind) -> _Saved:
+    if path.is_dir():
+        raise DatabaseError(f"the database {path} cannot be read: it is a folder; name a file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            _check_kind(path, kind, metadata)
+            tensors = {name: file.get_tensor(name) for name in ("embeddings", "probes", "contents")}
+    except OSError as exc:
+        raise DatabaseError(f"the database {path} cannot be read: {exc}") from exc
+    except (SafetensorError, ValueError) as exc:
+        raise DatabaseError(f"{path} is damaged or no database: {exc}; build it again") from exc
+    if metadata.get("checksum") != _checksum(tensors):
+        raise DatabaseError(f"{path} is damaged: its checksum is wrong; build it again")
+    try:
+        return _checked(tensors, metadata)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
+        raise DatabaseError(f"{path} is no usable database: {exc!r}; build it again") from exc
+
+
+def _check_kind(path: Path, kind: _Kind, metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != _FORMAT:
+        raise DatabaseError(f"{path} is no database of this version ({metadata.get('format')!r}, not {_FORMAT!r})")
+    if metadata.get("kind") != kind:
+        raise DatabaseError(f"{path} is a database of {metadata.get('kind')}, not of {kind}")
+
+
+def _checked(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> _Saved:
+    """Make sure that names and vectors fit each other; a file may come from anybody."""
+    contents = json.loads(tensors["contents"].tobytes())
+    items, failures = contents["items"], contents["failures"]
+    embeddings, probes = tensors["embeddings"], tensors["probes"]
+    if not all(isinstance(text, str) for text in (*items, *failures, *failures.values())):
+        raise TypeError("its names are not all text")
+    if embeddings.dtype != np.float32 or probes.dtype != np.float32 or embeddings.ndim != 2 or probes.ndim != 2:
+        raise ValueError("its vectors are not float32 rows")
+    if len(embeddings) != len(items) or embeddings.shape[1] != probes.shape[1]:
+        raise ValueError(f"{len(items)} names do not fit vectors {embeddings.shape} and probes {probes.shape}")
+    return _Saved(
+        tuple(items), embeddings, ModelIdentity(metadata["model"], metadata.get("revision"), probes), failures
+    )
+
+
+def _checksum(tensors: dict[str, NDArray[Any]]) -> str:
+    digest = blake2b(digest_size=16)
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
