@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import runpy
 import subprocess
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+import text_image_similarity.predictor as predictor_module
 import text_image_similarity.predictor.database as storage
 from tests.conftest import ROOT, make_png
 from tests.server import Server, response
@@ -31,6 +33,7 @@ from text_image_similarity import (
     ImageDatabase,
     Limits,
     Match,
+    ModelError,
     Predictor,
     Record,
     RowError,
@@ -39,6 +42,7 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.metrics.calibration import Calibration
 from text_image_similarity.predictor.nearest import nearest
 
 CONFIG = Config(batch_size=2, io_workers=2, retries=0, timeout_s=0.5, limits=Limits(allow_private_addresses=True))
@@ -453,6 +457,37 @@ def test_which_model_is_loaded(tmp_path: Path) -> None:
     assert create_predictor().config.model == "mini"
     assert create_predictor(config=Config(model="mini", batch_size=3)).config.batch_size == 3
     assert create_predictor("mini", config=Config(batch_size=3)).config == Config(model="mini", batch_size=3)
+
+
+def test_a_calibrated_model_says_how_likely_a_match_is(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    curve = Calibration(
+        slope=4.0,
+        intercept=-2.0,
+        prior=0.5,
+        matching=9,
+        mismatching=9,
+        brier=0.1,
+        calibration_error=0.1,
+        model="colour",
+    )
+    assert curve.save(folder).name == predictor_module._CALIBRATION
+    encoder = ColourEncoder(model=str(folder))
+    for kind in ("cosine", "clip_score"):  # the probability is the cosine's, whatever the score kind
+        predictor = create_predictor(config=replace(CONFIG, score=kind), encoder=encoder)
+        found = predictor.rank_images("red", [photos / "red.png", photos / "blue.png"])
+        assert [match.probability for match in found] == [
+            pytest.approx(1 / (1 + math.exp(-2))),  # cosine 1
+            pytest.approx(1 / (1 + math.exp(2))),  # cosine 0
+        ]
+        predictor.build_caption_database("red")
+        assert predictor.search_captions(photos / "red.png")[0].probability == found[0].probability
+    (folder / "calibration.json").write_text("{}")
+    with pytest.raises(ModelError, match="is no calibration"):
+        create_predictor(encoder=encoder)
+    (folder / "calibration.json").unlink()
+    assert create_predictor(encoder=encoder).rank_images("red", photos)[0].probability is None
 
 
 def test_mini_finds_the_right_pictures_and_captions(tmp_path: Path) -> None:

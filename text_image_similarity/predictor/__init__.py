@@ -20,17 +20,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..encoders import Encoder, load_encoder
+from ..encoders import MINI, Encoder, load_encoder
 from ..errors import DatabaseError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, embed_images, embed_texts
 from ..similarity import Embeddings, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .nearest import nearest
+
+if TYPE_CHECKING:
+    from ..metrics.calibration import Calibration
 
 __all__ = ["CaptionDatabase", "ImageDatabase", "Match", "ModelIdentity", "Predictor", "create_predictor"]
 
@@ -40,6 +44,8 @@ logger = logging.getLogger("text_image_similarity")
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
+
+_CALIBRATION = "calibration.json"
 
 References = str | PathLike[str] | Iterable[str | PathLike[str]]
 
@@ -51,10 +57,13 @@ class Match:
     Args:
         item: The picture's reference, or the caption.
         similarity: In the score kind of the predictor's `Config.score`: a cosine, -1..1, unless set otherwise.
+        probability: How often a pair with this cosine is a match where half of all pairs are, 0..1; None if the model's
+            folder holds no calibration.
     """
 
     item: str
     similarity: float
+    probability: float | None = None
 
 
 def create_predictor(
@@ -72,7 +81,7 @@ def create_predictor(
         A predictor that threads may share.
 
     Raises:
-        ConfigError, ModelError: The model cannot be used here.
+        ConfigError, ModelError: The model cannot be used here, or its calibration is damaged.
 
     Example:
         >>> from text_image_similarity.encoders.colour import ColourEncoder
@@ -96,7 +105,11 @@ class Predictor:
         encoder: The model.
         config: The settings; its `model` is not used.
 
+    Raises:
+        ModelError: The calibration in the model's folder is damaged.
+
     Attributes:
+        calibration: What turns cosines into probabilities: the one in the model's folder, or None.
         image_database: What `search_database` searches unless told otherwise: the one built last, or one you set.
         caption_database: The same for `search_captions`.
     """
@@ -104,6 +117,7 @@ class Predictor:
     def __init__(self, encoder: Encoder, config: Config) -> None:
         self.encoder = encoder
         self.config = config
+        self.calibration = _calibration(getattr(encoder, "model", ""))
         self.image_database: ImageDatabase | None = None
         self.caption_database: CaptionDatabase | None = None
 
@@ -251,9 +265,23 @@ class Predictor:
 
     def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[Match]:
         rows, cosines = nearest(query, embeddings, top_k)
-        scores = score(cosines, self.config.score)
+        found = [items[int(row)] for row in rows]
         # The shortest decimal that names the float32, as in score_pairs.
-        return [Match(items[int(row)], float(str(value))) for row, value in zip(rows, scores, strict=True)]
+        similarities = [float(str(value)) for value in score(cosines, self.config.score)]
+        if self.calibration is None:
+            return [Match(*pair) for pair in zip(found, similarities, strict=True)]
+        probabilities = self.calibration.probability(cosines).tolist()
+        return [Match(*each) for each in zip(found, similarities, probabilities, strict=True)]
+
+
+def _calibration(model: str) -> Calibration | None:
+    """Load the calibration of a model that is a folder, if it has one."""
+    folder = MINI if model == "mini" else Path(model).expanduser()
+    if not model or not (folder / _CALIBRATION).is_file():
+        return None
+    from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
+
+    return Calibration.load(folder)
 
 
 def _references(paths: References, config: Config) -> Iterator[str]:
