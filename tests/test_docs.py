@@ -37,6 +37,14 @@ def _rounded(line: str) -> str:
     return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number.group()):.3f}", line)
 
 
+def test_the_predictor_page_prints_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "predictor.md").read_text(encoding="utf-8")
+    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
+    (tmp_path / "challenge_set").symlink_to(ROOT / "challenge_set")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == promised
+
+
 def test_the_readme_commands_run(tmp_path: Path) -> None:
     lines = [line[2:] for block in blocks(README, "console") for line in block.splitlines() if line.startswith("$ ")]
     commands = [line for line in lines if line.startswith("text-image-similarity ")]

@@ -28,6 +28,7 @@ from text_image_similarity import (
     Limits,
     ModelUnavailableError,
     Record,
+    RowError,
     RunStats,
     ScoreResult,
     load_encoder,
@@ -36,6 +37,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.pipeline import embed_images, embed_texts
 
 CONFIG = Config(batch_size=4, io_workers=4, timeout_s=0.5, retries=0, limits=Limits(allow_private_addresses=True))
 COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "white")
@@ -354,6 +356,39 @@ def test_images_in_memory_score_like_files() -> None:
     assert codes(results[7:]) == ["not_an_image", "truncated"]
     with pytest.raises(ValueError, match="argument 2"):
         list(score_images([picture], ["red", "blue"], CONFIG, encoder=ColourEncoder()))
+
+
+def test_embeddings_come_in_order_with_errors_as_values() -> None:
+    web = Web()
+    red, green = np.float32([1, 0, 0]), np.float32([0, 1, 0])
+    far = "http://photos.test/green/1.png"
+    images = [inline("red"), make_png("green"), far, "none.png", Image.new("RGB", (4, 4), "red"), far, b"text"]
+    found = list(embed_images(images, CONFIG, encoder=ColourEncoder(), transport=web.transport()))
+    for vector, expected in zip(found, [red, green, green, None, red, green, None], strict=True):
+        if expected is not None:
+            np.testing.assert_array_equal(vector, expected)
+    assert [error.code.value for error in found if isinstance(error, RowError)] == ["file_not_found", "not_an_image"]
+    assert web.asked.total() == 1
+
+
+def test_embedding_pictures_is_lazy_and_stops_its_threads() -> None:
+    asked = itertools.count()
+    endless = (inline(COLOURS[next(asked) % 7]) for _ in itertools.count())
+    vectors = embed_images(endless, CONFIG, encoder=ColourEncoder())
+    np.testing.assert_array_equal(next(vectors), [1, 0, 0])
+    assert next(asked) < 100
+    vectors.close()
+    assert not any(thread.name.startswith("score-io") for thread in threading.enumerate())
+
+
+def test_texts_are_embedded_in_batches() -> None:
+    encoder = Recording()
+    texts = ["red", "", "green", "blue", "red", " ", "cyan"]
+    found = list(embed_texts(texts, CONFIG, encoder=encoder))
+    assert [isinstance(outcome, RowError) for outcome in found] == [not text.strip() for text in texts]
+    np.testing.assert_array_equal(found[3], [0, 0, 1])
+    assert {outcome.code.value for outcome in found if isinstance(outcome, RowError)} == {"empty_caption"}
+    assert encoder.texts == [["red", "green", "blue"], ["red", "cyan"]]
 
 
 def test_all_doors_give_the_same_numbers(tiny_clip: Path, tmp_path: Path) -> None:
