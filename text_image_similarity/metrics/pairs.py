@@ -1,0 +1,135 @@
+"""How far the scores of matching pairs lie above those of mismatching ones.
+
+The area under the ROC curve is the probability that a random matching pair scores higher than a random mismatching one,
+a tie counting half: the Mann-Whitney U statistic divided by the number of comparisons (Hanley and McNeil 1982).
+A pair mismatches if the picture is not the caption's own; that it may describe it all the same is not known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .retrieval import Vectors, check_embeddings, own_cosines
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+MOST = 5_000_000  # mismatching pairs that are looked at; above, as many are drawn by seed
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How scores are distributed.
+
+    Args:
+        count: How many scores.
+        mean: Their mean.
+        std: Their standard deviation (of the population, divided by the count).
+        quantiles: Value below which each share of them lies.
+    """
+
+    count: int
+    mean: float
+    std: float
+    quantiles: dict[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class PairStatistics:
+    """Scores of matching and mismatching pairs.
+
+    Args:
+        matching: Every caption with its own picture.
+        mismatching: Every caption with every other picture, or a sample of these pairs.
+        sampled: Whether it is a sample.
+        auc: Probability that a matching pair scores above a mismatching one; NaN if there is no mismatching pair.
+    """
+
+    matching: Spread
+    mismatching: Spread
+    sampled: bool
+    auc: float
+
+
+def pair_statistics(
+    image: Vectors, text: Vectors, owner: NDArray[np.integer], *, most: int = MOST, seed: int = 0
+) -> PairStatistics:
+    """Compare the cosines of matching with those of mismatching pairs.
+
+    Args:
+        image: Unit vectors, shape (n, d).
+        text: Unit vectors, shape (m, d).
+        owner: Which picture each caption belongs to, shape (m,), 0 to n - 1.
+        most: How many mismatching pairs are looked at before a sample of as many is drawn.
+        seed: Of the sample.
+
+    Raises:
+        ValueError: The shapes do not fit together, there is no caption, or a vector is not finite.
+    """
+    matching = matching_scores(image, text, owner)
+    mismatching = mismatching_scores(image, text, owner, most=most, seed=seed)
+    sampled = len(mismatching) < len(text) * (len(image) - 1)
+    return PairStatistics(spread(matching), spread(mismatching), sampled, auc(matching, mismatching))
+
+
+def matching_scores(image: Vectors, text: Vectors, owner: NDArray[np.integer]) -> Vectors:
+    """Return the cosine of each caption with its own picture, shape (m,)."""
+    check_embeddings(image, text, owner)
+    return own_cosines(image, text, owner)
+
+
+def mismatching_scores(
+    image: Vectors, text: Vectors, owner: NDArray[np.integer], *, most: int = MOST, seed: int = 0
+) -> Vectors:
+    """Return cosines of captions with pictures that are not their own.
+
+    Returns:
+        All m * (n - 1) of them if these are at most `most`, else `most` drawn by seed, with replacement.
+    """
+    check_embeddings(image, text, owner)
+    others = len(image) - 1
+    count = len(text) * others
+    if count > most:
+        draw = np.random.default_rng(seed)
+        captions = draw.integers(len(text), size=most)
+        pictures = draw.integers(others, size=most)
+        pictures += pictures >= owner[captions]  # steps over the own picture
+        scores = np.empty(most, np.result_type(image, text))
+        for start in range(0, most, 4096):
+            rows = slice(start, start + 4096)
+            scores[rows] = (text[captions[rows]] * image[pictures[rows]]).sum(axis=1)
+        return scores
+    scores = np.empty((len(text), others), np.result_type(image, text))
+    columns = np.arange(others)
+    for start in range(0, len(text), 1024):
+        rows = slice(start, start + 1024)
+        tile = text[rows] @ image.T  # (captions, n)
+        keep = columns[None] + (columns[None] >= owner[rows, None])  # (captions, n - 1): all but the own picture
+        scores[rows] = np.take_along_axis(tile, keep, axis=1)
+    return scores.ravel()
+
+
+def auc(matching: Vectors, mismatching: Vectors) -> float:
+    """Return the probability that a matching score is above a mismatching one, ties counting half.
+
+    Example:
+        >>> auc(np.array([0.5, 0.3]), np.array([0.3, 0.1]))
+        0.875
+    """
+    if not len(matching) or not len(mismatching):
+        return float("nan")
+    ordered = np.sort(mismatching)
+    below = np.searchsorted(ordered, matching, "left").astype(np.float64)
+    not_above = np.searchsorted(ordered, matching, "right")
+    return float((below + not_above).mean() / 2 / len(ordered))
+
+
+def spread(scores: Vectors) -> Spread:
+    """Describe how scores are distributed; the figures of no scores are NaN."""
+    if not len(scores):
+        return Spread(0, float("nan"), float("nan"), dict.fromkeys(QUANTILES, float("nan")))
+    exact = scores.astype(np.float64)
+    values = np.quantile(exact, QUANTILES)
+    quantiles = {share: float(value) for share, value in zip(QUANTILES, values, strict=True)}
+    return Spread(len(scores), float(exact.mean()), float(exact.std()), quantiles)

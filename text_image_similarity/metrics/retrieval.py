@@ -1,0 +1,139 @@
+"""How well captions find their picture among all pictures, and pictures their captions among all captions.
+
+A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
+us. A picture with several captions is found by the best of them, and its other captions are no competitors, as in
+Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
+the share of queries with a rank of at most k, MRR the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
+Track Report"). A caption that also describes another picture word for word still counts for its own picture alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.floating]
+
+# Unit vectors in float32 have cosines that are exact to about this much; what is closer counts as equal.
+TIE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """Retrieval in one direction.
+
+    Args:
+        queries: How many were asked.
+        candidates: Among how many the answer was looked for.
+        recall: Share of queries, 0..1, whose rank is at most k, for each k.
+        mean_rank: Mean rank, from 1, the best.
+        median_rank: Median rank.
+        mrr: Mean of 1 / rank, 0..1.
+    """
+
+    queries: int
+    candidates: int
+    recall: dict[int, float]
+    mean_rank: float
+    median_rank: float
+    mrr: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Retrieval in both directions.
+
+    Args:
+        text_to_image: Captions look for their picture.
+        image_to_text: Pictures look for any of their captions; those without a caption do not ask.
+    """
+
+    text_to_image: Direction
+    image_to_text: Direction
+
+
+def retrieval(
+    image: Vectors, text: Vectors, owner: NDArray[np.integer], *, ks: Sequence[int] = (1, 5, 10), block: int = 1024
+) -> Retrieval:
+    """Return recall@k, ranks and MRR of captions and pictures.
+
+    Cosines are taken in tiles of `block` captions by `block` pictures; there is no n x m matrix. Memory beyond the
+    embeddings is a few tiles, and some numbers a caption and a picture.
+
+    Args:
+        image: Unit vectors, shape (n, d).
+        text: Unit vectors, shape (m, d).
+        owner: Which picture each caption belongs to, shape (m,), 0 to n - 1.
+        ks: For how many places recall is given.
+        block: Side of a tile.
+
+    Raises:
+        ValueError: The shapes do not fit together, there is nothing to measure, or a vector is not finite.
+
+    Example:
+        >>> found = retrieval(np.eye(2), np.eye(2), np.array([0, 0]))
+        >>> found.text_to_image.recall[1], found.image_to_text.recall[1]
+        (0.5, 1.0)
+    """
+    check_embeddings(image, text, owner)
+    if block < 1 or not ks or min(ks) < 1:
+        raise ValueError("block and every k must be at least 1")
+    own = own_cosines(image, text, owner)  # (m,)
+    best = np.full(len(image), -np.inf, own.dtype)  # (n,): of each picture's own captions
+    np.maximum.at(best, owner, own)
+    text_ranks = np.ones(len(text), np.int64)
+    image_ranks = np.ones(len(image), np.int64)
+    for start in range(0, len(text), block):
+        captions = slice(start, start + block)
+        for first in range(0, len(image), block):
+            pictures = slice(first, first + block)
+            tile = text[captions] @ image[pictures].T  # (captions, pictures)
+            inside = np.flatnonzero((owner[captions] >= first) & (owner[captions] < first + block))
+            tile[inside, owner[captions][inside] - first] = -np.inf  # an own pair competes with nobody
+            text_ranks[captions] += np.count_nonzero(tile >= own[captions, None] - TIE, axis=1)
+            image_ranks[pictures] += np.count_nonzero(tile >= best[None, pictures] - TIE, axis=0)
+    return Retrieval(
+        text_to_image=_direction(text_ranks, len(image), ks),
+        image_to_text=_direction(image_ranks[np.isfinite(best)], len(text), ks),
+    )
+
+
+def own_cosines(image: Vectors, text: Vectors, owner: NDArray[np.integer], block: int = 1024) -> Vectors:
+    """Return the cosine of each caption with its own picture, shape (m,)."""
+    own = np.empty(len(text), np.result_type(image, text))
+    for start in range(0, len(text), block):
+        rows = slice(start, start + block)
+        own[rows] = (text[rows] * image[owner[rows]]).sum(axis=1)
+    return own
+
+
+def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) -> None:
+    """Make sure that embeddings and owners fit together.
+
+    Raises:
+        ValueError: They do not, there are none, or a vector is not finite.
+    """
+    if image.ndim != 2 or text.ndim != 2 or image.shape[1] != text.shape[1] or owner.shape != (len(text),):
+        raise ValueError(f"shapes (n, d), (m, d) and (m,) are needed, not {image.shape}, {text.shape}, {owner.shape}")
+    if not len(text):
+        raise ValueError("there is no caption to measure")
+    if owner.min() < 0 or owner.max() >= len(image):
+        raise ValueError(f"owner must name pictures from 0 to {len(image) - 1}")
+    for name, vectors in (("picture", image), ("caption", text)):
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{len(bad)} {name} vectors are not finite (row {bad[0]} is the first); leave them out")
+
+
+def _direction(ranks: NDArray[np.int64], candidates: int, ks: Sequence[int]) -> Direction:
+    return Direction(
+        queries=len(ranks),
+        candidates=candidates,
+        recall={int(k): float((ranks <= k).mean()) for k in ks},
+        mean_rank=float(ranks.mean()),
+        median_rank=float(np.median(ranks)),
+        mrr=float((1 / ranks).mean()),
+    )
