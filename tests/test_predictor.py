@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_a_folder_becomes_a_database(predictor: Predictor, photos: Path) -> None
 
 def test_any_reference_will_do_and_each_counts_once(predictor: Predictor, photos: Path, server: Server) -> None:
     server.routes["/far.png"] = response(make_png("cyan"))
-    inline = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+    inline = "data:image/png;base64," + b64encode(make_png("red") + bytes(5000)).decode()  # too long for a file's name
     far, missing = server.url("/far.png"), "http://127.0.0.1:1/x.png"
     given = [inline, photos / "red.png", str(photos / "red.png"), far, missing, far, photos / "sub", missing, None]
     database = predictor.build_image_database(given)
@@ -253,7 +254,9 @@ def test_saving_replaces_whole_files_only(
             larger.save(target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [target.name]  # nothing left lying about
-    larger.save(target)
+    with target.open("rb") as reader:  # another process, in the middle of the old file
+        larger.save(target)
+        assert reader.read() == before
     assert len(ImageDatabase.load(target)) == 5
     (tmp_path / "plain").touch()
     assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode  # readable to whom other files are
