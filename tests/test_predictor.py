@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from base64 import b64encode
@@ -17,9 +18,11 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import text_image_similarity.predictor as predictor_module
@@ -42,8 +45,10 @@ from text_image_similarity import (
     create_predictor,
     score_pairs,
 )
+from text_image_similarity.encoders import MINI
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.metrics.calibration import Calibration
+from text_image_similarity.predictor import ModelIdentity
 from text_image_similarity.predictor.nearest import nearest
 
 CONFIG = Config(batch_size=2, io_workers=2, retries=0, timeout_s=0.5, limits=Limits(allow_private_addresses=True))
@@ -395,6 +400,27 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
         assert foreign.search_captions(photos / "red.png", database=captions)
     moved = create_predictor(encoder=ColourEncoder(model="a/new/name"))  # what a model is called does not matter
     assert names(moved.search_database("red", 1, database)) == ["red"]
+
+
+def test_a_model_is_known_by_what_it_does(tmp_path: Path) -> None:
+    """The same weights elsewhere or in half precision are the same model; other weights under its name are not."""
+    encoder = create_predictor("mini").encoder
+    identity = ModelIdentity.of(encoder)
+    with torch.autocast("cpu", torch.float16):
+        assert ModelIdentity.of(encoder).same_as(identity)
+    folder = shutil.copytree(MINI, tmp_path / "model")
+    assert ModelIdentity.of(create_predictor(folder).encoder).same_as(identity)
+    weights = load_file(folder / "model.safetensors")
+    with safe_open(folder / "model.safetensors", framework="numpy") as file:
+        metadata = file.metadata()
+    random = np.random.default_rng(0)
+    for name, values in weights.items():
+        if np.issubdtype(values.dtype, np.floating):
+            weights[name] = np.asarray(values * random.normal(1, 0.03, values.shape), values.dtype)
+    save_file(weights, folder / "model.safetensors", metadata)
+    trained_anew = ModelIdentity.of(create_predictor(folder).encoder)
+    assert trained_anew.embed_dim == identity.embed_dim
+    assert not trained_anew.same_as(identity)
 
 
 def test_mistakes_of_the_caller(predictor: Predictor, photos: Path) -> None:

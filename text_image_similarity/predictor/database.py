@@ -33,7 +33,7 @@ from ..similarity import Embeddings, cosine
 
 _FORMAT = "text-image-similarity database 1"
 _Kind = Literal["images", "captions"]
-# The same model agrees with itself beyond this across devices and precisions; two models are far below it.
+# With mini, FP16 gives 0.99998 against FP32, and weights moved by 0.3 % give 0.96.
 _SAME_MODEL = 0.999
 
 
