@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "records": 1,
     "config": 1,
+    "files": 1,
     "fetch": 2,
     "decode": 2,
     "preprocess": 2,
@@ -26,6 +27,7 @@ FLOORS = {
     "encoders": 3,
     "dataset": 3,
     "pipeline": 4,
+    "evaluation": 5,
     "predictor": 5,
     "tables": 5,
     "cli": 6,
@@ -108,10 +110,13 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_help_loads_no_torch() -> None:
+@pytest.mark.parametrize(
+    "arguments", [["score", "--help"], ["evaluate", "--help"], ["evaluate", "x.csv", "--batch-size", "0"]]
+)
+def test_help_and_a_wrong_option_load_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom text_image_similarity.cli import main\n"
-        "try:\n    main(['score', '--help'])\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 

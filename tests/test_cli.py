@@ -105,7 +105,7 @@ def test_an_interrupt_writes_nothing(table: Path, monkeypatch: pytest.MonkeyPatc
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_score", interrupt)
+    monkeypatch.setattr(cli.score, "run", interrupt)
     assert command("score", table, table.with_name("out.csv")) == 130
 
 

@@ -272,6 +272,7 @@ def test_a_calibration_worked_by_hand() -> None:
     # 1/6; at 0.4 there are three matching and one mismatching pair: (3 * 5/6 + 1/6) / 4 = 2/3, at 0.2 it is 1/3.
     found = fit_calibration(np.array([0.4, 0.4, 0.4, 0.2]), np.array([0.4, 0.2, 0.2, 0.2]), model="toy")
     assert found.probability([0.4, 0.3, 0.2]) == pytest.approx([2 / 3, 1 / 2, 1 / 3])
+    assert found.cosine(2 / 3) == pytest.approx(0.4)
     assert found.slope == pytest.approx(10 * math.log(2))
     assert found.intercept == pytest.approx(-3 * math.log(2))
     # Half of the pairs match: odds of 2 to 1. One in a hundred does: 99 times less, 2 to 99.
@@ -315,12 +316,12 @@ def test_pairs_that_a_threshold_separates_have_a_finite_curve(far: float) -> Non
 
 
 def test_calibration_error_worked_by_hand_and_equal_to_torchmetrics() -> None:
-    # In the bin of 0.1 one of two is true: a gap of 0.4 for half of the pairs; in the bin of 0.9 both: 0.1.
-    guess, truth = np.array([0.1, 0.1, 0.9, 0.9]), np.array([0.0, 1.0, 1.0, 1.0])
-    assert calibration_error(guess, truth, np.full(4, 0.25)) == pytest.approx((0.4 + 0.1) / 2)
+    # In the bin of 0.1 one of two is true, 0.4 more than guessed; in the bin of 0.8 one of two, 0.3 less.
+    guess, truth = np.array([0.1, 0.1, 0.8, 0.8]), np.array([0.0, 1.0, 1.0, 0.0])
+    assert calibration_error(guess, truth, np.full(4, 0.25)) == pytest.approx((0.4 + 0.3) / 2)
     draw = np.random.default_rng(0)
     guess = draw.random(500)
-    truth = (draw.random(500) < guess**2).astype(float)
+    truth = (draw.random(500) < 0.25 + guess / 2).astype(float)
     theirs = CalibrationError(task="binary", n_bins=15)(torch.tensor(guess), torch.tensor(truth).long())
     assert calibration_error(guess, truth, np.full(500, 1 / 500)) == pytest.approx(float(theirs), abs=1e-6)
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
@@ -21,7 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from ..errors import ModelError, TableError, UsageError
+from ..errors import ModelError, UsageError
+from ..files import write_whole
 
 FILE = "calibration.json"
 _BINS = 15
@@ -72,6 +71,10 @@ class Calibration:
         shift = 0.0 if prior is None else float(logit(prior) - logit(self.prior))  # Bayes, in log odds
         return np.asarray(expit(self.slope * np.asarray(scores, np.float64) + self.intercept + shift))
 
+    def cosine(self, probability: float) -> float:
+        """Return the cosine at which a pair matches with a probability between 0 and 1; NaN where the curve is flat."""
+        return (float(logit(probability)) - self.intercept) / self.slope if self.slope else math.nan
+
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write `calibration.json` into a model's folder, whole or not at all, and return its path.
 
@@ -79,18 +82,7 @@ class Calibration:
             TableError: It cannot be written.
         """
         path = Path(folder) / FILE
-        partial = path.with_name(f".{FILE}-{os.getpid()}-{secrets.token_hex(4)}.partial")
-        try:
-            try:
-                with partial.open("x", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-        except OSError as exc:
-            raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+        write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
         return path
 
     @classmethod

@@ -1,0 +1,59 @@
+"""The command line: one subcommand for each door, and no logic of its own.
+
+Each file here is one command: `add(commands)` adds its parser, whose `run` does the work and returns the exit code.
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 4 `score --strict` and a row failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import TextImageSimilarityError, UsageError
+from . import evaluate, score
+
+__all__ = ["main", "run_script"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command `text-image-similarity` and exit."""
+    parser = argparse.ArgumentParser(
+        prog="text-image-similarity", description="Score how well each image matches its caption."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (score, evaluate):
+        command.add(commands)
+    _run_and_exit(parser.parse_args(arguments))
+
+
+def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
+    """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
+    out of reach.
+
+    Args:
+        in_path: The default input.
+        out_path: The default output.
+        arguments: The command line; None is this process's own.
+    """
+    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any CSV of pictures and captions.")
+    parser.add_argument("in_path", metavar="IN", nargs="?", type=Path, default=in_path, help="default: %(default)s")
+    parser.add_argument("out_path", metavar="OUT", nargs="?", type=Path, default=out_path, help="default: %(default)s")
+    score.add_score_options(parser)
+    parser.set_defaults(fall_back=True)
+    _run_and_exit(parser.parse_args(arguments))
+
+
+def _run_and_exit(options: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = options.run(options)
+    except TextImageSimilarityError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted: {getattr(options, 'interrupted', 'nothing was written')}\n")
+        code = 130
+    sys.exit(code)

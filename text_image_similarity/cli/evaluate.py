@@ -1,0 +1,75 @@
+"""`evaluate`: how good a model is on a data set, or how well it agrees with ratings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from ..errors import UsageError
+from .options import add_column_options, add_model_options, model_config
+from .terminal import ProgressBar, lay_out
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    text = "Measure a model on pictures with captions: retrieval, matching against mismatching pairs, calibration."
+    command = commands.add_parser("evaluate", help=text, description=text)
+    option = command.add_argument
+    option(
+        "source",
+        metavar="SOURCE",
+        help="CSV or Parquet file, folder with train.parquet and the like, or hub id such as jxie/flickr8k",
+    )
+    option("--split", help="train, validation or test, of a source that has splits (default: all of it)")
+    add_model_options(command)
+    add_column_options(command)
+    option(
+        "--rating-col",
+        metavar="COLUMN",
+        action="append",
+        help="compare scores with the ratings in this column instead; may be given several times",
+    )
+    option(
+        "--calibrate",
+        metavar="FOLDER",
+        nargs="?",
+        const="",
+        help="save what a cosine of this model means as calibration.json, in the model's folder or in FOLDER",
+    )
+    option("--out", metavar="REPORT", type=Path, help="JSON report to write")
+    option("--quiet", action="store_true", help="no progress bar and no table")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    config = model_config(options)
+    if options.rating_col and (options.split is not None or options.calibrate is not None):
+        raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
+    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
+        raise UsageError(f"{options.out} cannot be written: it is a folder, or lies in a folder that does not exist")
+    # Here, so that `--help` and a wrong option answer before torch is loaded.
+    from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
+
+    keep = None if options.calibrate is None else calibration_folder(config, options.calibrate or None)
+    columns = {"col_url": options.url_col, "col_text": options.caption_col}
+    with closing(ProgressBar("pictures" if not options.rating_col else "pairs")) as bar:
+        progress = None if options.quiet else bar.show
+        report: Evaluation | RatingEvaluation
+        if options.rating_col:
+            report = evaluate_ratings(options.source, config, options.rating_col, **columns, progress=progress)
+        else:
+            report = evaluate(options.source, config, split=options.split, **columns, progress=progress)
+    saved: list[tuple[str, object]] = []
+    if keep is not None and isinstance(report, Evaluation):
+        if report.calibration is None:
+            raise UsageError(f"{options.source} has too few pairs, or too equal scores, for a calibration")
+        saved.append(("calibration", report.calibration.save(keep)))
+    if options.out is not None:
+        report.write(options.out)
+        saved.append(("report", options.out))
+    if not options.quiet:
+        sys.stdout.write("\n\n".join([report.table(), *([lay_out(saved)] if saved else [])]) + "\n")
+    return 0

@@ -1,0 +1,171 @@
+"""What an evaluation found: values, as JSON and as a table to read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..files import write_whole
+from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
+
+_SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a model is worth on a data set.
+
+    Args:
+        source: The data set.
+        split: Which of its splits; None is all of it.
+        images: Pictures that were measured.
+        captions: Their captions.
+        failures: Pictures and captions that were left out, by error code.
+        seconds: Spent on pictures, on captions and on the figures.
+        calibration: What a cosine of this model means on this data; None where there is too little to tell.
+    """
+
+    source: str
+    split: str | None
+    model: str | None
+    revision: str | None
+    device: str | None
+    precision: str | None
+    images: int
+    captions: int
+    failures: dict[str, int]
+    seconds: dict[str, float]
+    retrieval: Retrieval
+    pairs: PairStatistics
+    calibration: Calibration | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: what is not a number is None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            TableError: It cannot be written.
+        """
+        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+    def table(self) -> str:
+        """Lay the report out for a person."""
+        there, back = self.retrieval.text_to_image, self.retrieval.image_to_text
+        ways: list[tuple[str, ...]] = [
+            ("", "caption to picture", "picture to caption"),
+            *((f"recall@{k}", _percent(there.recall[k]), _percent(back.recall[k])) for k in there.recall),
+            ("mean rank", f"{there.mean_rank:,.1f}", f"{back.mean_rank:,.1f}"),
+            ("median rank", f"{there.median_rank:,.1f}", f"{back.median_rank:,.1f}"),
+            ("MRR", f"{there.mrr:.4f}", f"{back.mrr:.4f}"),
+        ]
+        match, other = self.pairs.matching, self.pairs.mismatching
+        kinds: list[tuple[str, ...]] = [
+            ("cosine", "matching pairs", "mismatching pairs"),
+            ("pairs", f"{match.count:,}", f"{other.count:,}{' drawn' if self.pairs.sampled else ''}"),
+            ("mean", f"{match.mean:.4f}", f"{other.mean:.4f}"),
+            ("std", f"{match.std:.4f}", f"{other.std:.4f}"),
+            *((name, f"{match.quantiles[q]:.4f}", f"{other.quantiles[q]:.4f}") for name, q in _SHOWN),
+            ("AUC", f"{self.pairs.auc:.4f}", ""),
+        ]
+        parts = [_about(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
+        if self.calibration is not None:
+            parts.append(_curve(self.calibration))
+        return "\n\n".join(_columns(part) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RatingEvaluation:
+    """How well a model's scores agree with people's ratings.
+
+    Args:
+        source: The table.
+        ratings: Its columns of ratings; every rating of a row counts as one pair.
+        rows: Rows of the table.
+        failures: Rows that were left out, by error code; a row without any rating counts under `no_rating`.
+        agreement: The rank correlations.
+    """
+
+    source: str
+    ratings: tuple[str, ...]
+    model: str | None
+    revision: str | None
+    device: str | None
+    precision: str | None
+    rows: int
+    failures: dict[str, int]
+    agreement: Agreement
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: what is not a number is None."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            TableError: It cannot be written.
+        """
+        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+    def table(self) -> str:
+        """Lay the report out for a person."""
+        found = self.agreement
+        figures = [
+            ("Kendall tau-b", f"{found.kendall_tau_b:.4f}"),
+            ("Kendall tau-c", f"{found.kendall_tau_c:.4f}"),
+            ("Spearman rho", f"{found.spearman:.4f}"),
+        ]
+        about = _about(self, ("rows", self.rows), ("rated pairs", found.pairs))
+        return "\n\n".join(_columns(part) for part in (about, figures))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: keys are text, and what is not a finite number is None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
+    split = f", {report.split}" if isinstance(report, Evaluation) and report.split else ""
+    revision = f" @ {report.revision}" if report.revision else ""
+    return [
+        ("source", report.source + split),
+        ("model", f"{report.model}{revision} ({report.device}, {report.precision})"),
+        *((name, f"{count:,}") for name, count in counts),
+        *((f"left out: {code}", f"{count:,}") for code, count in report.failures.items()),
+    ]
+
+
+def _curve(calibration: Calibration) -> list[tuple[str, ...]]:
+    return [
+        ("where half of all pairs match, a pair matches", "at a cosine of"),
+        *((f"in {100 * share:.0f} % of cases", f"{calibration.cosine(share):.4f}") for share in (0.1, 0.5, 0.9)),
+        ("calibration error on held-out pairs", f"{calibration.calibration_error:.4f}"),
+        ("Brier score on held-out pairs", f"{calibration.brier:.4f}"),
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Lay rows out in columns: text to the left, figures of a table with a heading to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    align = str.ljust if len(widths) == 2 else str.rjust
+    lines = (
+        "  ".join([row[0].ljust(widths[0]), *(align(cell, w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
