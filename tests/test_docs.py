@@ -72,14 +72,53 @@ def test_the_readme_names_make_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_every_option_is_documented() -> None:
+@pytest.mark.parametrize("command", ["score", "evaluate"])
+def test_every_option_is_documented(command: str) -> None:
     page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     shown = subprocess.run(
-        [sys.executable, "-m", "text_image_similarity", "score", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "text_image_similarity", command, "--help"], capture_output=True, text=True, check=True
     )
     options = set(re.findall(r"--[a-z][a-z-]+", shown.stdout)) - {"--help"}
-    assert len(options) >= 15
-    assert set(re.findall(r"`(--[a-z][a-z-]+)", page)) == options
+    assert len(options) >= 10
+    assert set(re.findall(r"`(--[a-z][a-z-]+)", section)) == options
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    shown = subprocess.run(
+        [sys.executable, "-m", "text_image_similarity", "--help"], capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^    ([a-z]+) ", shown.stdout, re.MULTILINE)
+    assert "score" in commands
+    for command in commands:
+        assert f"## {command}\n" in page
+
+
+def _masked(text: str) -> list[str]:
+    """Return the words of each line with # for every number: those of mini change with its weights."""
+    return [" ".join(re.sub(r"-?\d[\d.,]*(e-?\d+)?", "#", line).split()) for line in text.strip().splitlines()]
+
+
+def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "ratings.csv").write_text(*blocks(page, "csv"), encoding="utf-8")
+    for block in blocks(page, "console"):
+        command, _, promised = block.removeprefix("$ text-image-similarity ").partition("\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "text_image_similarity", *shlex.split(command)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert _masked(done.stdout) == _masked(promised)
+    assert (tmp_path / "report.json").exists()
+    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert _masked(done.stdout) == _masked(promised)
 
 
 def test_every_error_code_is_documented() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .config import Config, Limits
+    from .dataset import CaptionedImage, read_dataset, split_dataset
     from .encoders import Encoder, load_encoder
     from .errors import (
         ConfigError,
@@ -27,24 +28,30 @@ if TYPE_CHECKING:
         TextImageSimilarityError,
         UsageError,
     )
+    from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
+    from .metrics import Calibration
     from .pipeline import RunStats, score_images, score_pairs
     from .predictor import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .records import Record, ScoreResult
     from .tables import Summary, score_csv
 
 __all__ = [
+    "Calibration",
     "CaptionDatabase",
+    "CaptionedImage",
     "Config",
     "ConfigError",
     "DatabaseError",
     "Encoder",
     "ErrorCode",
+    "Evaluation",
     "ImageDatabase",
     "Limits",
     "Match",
     "ModelError",
     "ModelUnavailableError",
     "Predictor",
+    "RatingEvaluation",
     "Record",
     "RowError",
     "RunStats",
@@ -54,14 +61,19 @@ __all__ = [
     "TextImageSimilarityError",
     "UsageError",
     "create_predictor",
+    "evaluate",
+    "evaluate_ratings",
     "load_encoder",
+    "read_dataset",
     "score_csv",
     "score_images",
     "score_pairs",
+    "split_dataset",
 ]
 
 _HOMES = {
     "config": ("Config", "Limits"),
+    "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
     "encoders": ("Encoder", "load_encoder"),
     "errors": (
         "ConfigError",
@@ -74,6 +86,8 @@ _HOMES = {
         "TextImageSimilarityError",
         "UsageError",
     ),
+    "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
+    "metrics": ("Calibration",),
     "pipeline": ("RunStats", "score_images", "score_pairs"),
     "predictor": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "records": ("Record", "ScoreResult"),
