@@ -173,6 +173,7 @@ def test_retrieval_never_holds_the_whole_matrix() -> None:
         ({"text": CAPTIONS[:0], "owner": OWNER[:0]}, "there is no caption"),
         ({"text": np.where(CAPTIONS == 0, np.nan, CAPTIONS)}, "1 caption vectors are not finite .row 3 is the first"),
         ({"image": np.full((3, 3), np.inf)}, "3 picture vectors are not finite"),
+        ({"image": np.array([[1, 0, 0], [np.inf, -np.inf, 0], [0, 0, 1]])}, "1 picture vectors are not finite .row 1"),
     ],
 )
 def test_unfit_embeddings_are_refused(change: dict[str, np.ndarray], message: str) -> None:

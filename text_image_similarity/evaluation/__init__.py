@@ -203,7 +203,7 @@ def _good(
 ) -> tuple[NDArray[np.intp], Embeddings, Counter[str]]:
     """Return which outcomes are vectors (k,), these vectors (k, d), and the others' error codes."""
     numbers: list[int] = []
-    vectors: list[NDArray[np.float32]] = []
+    vectors = np.empty((0, 1), np.float32)
     failures: Counter[str] = Counter()
     if progress is not None:
         progress(0, 0, total)
@@ -211,11 +211,13 @@ def _good(
         if isinstance(outcome, RowError):
             failures[outcome.code.value] += 1
         else:
+            if not numbers:
+                vectors = np.empty((total, len(outcome)), np.float32)
+            vectors[len(numbers)] = outcome
             numbers.append(number)
-            vectors.append(outcome)
         if progress is not None:
             progress(number + 1, failures.total(), total)
-    return np.array(numbers, np.intp), np.stack(vectors) if vectors else np.empty((0, 1), np.float32), failures
+    return np.array(numbers, np.intp), vectors[: len(numbers)], failures
 
 
 def _fitted(image: Embeddings, text: Embeddings, owner: NDArray[np.intp], model: str) -> Calibration | None:
