@@ -135,11 +135,11 @@ def test_pictures_that_cannot_be_read_are_left_out_with_their_captions(tmp_path:
 
 
 class Picky(ColourEncoder):
-    """Fails on captions that name green."""
+    """Fails on captions that name a square."""
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
-        if any("green" in text for text in texts):
-            raise RuntimeError("not green")
+        if any("square" in text for text in texts):
+            raise RuntimeError("no squares")
         return super().encode_text(texts)
 
 
@@ -147,6 +147,9 @@ def test_captions_that_cannot_be_encoded_are_left_out(photos: Path) -> None:
     found = evaluate(photos, Config(), encoder=Picky())
     assert (found.images, found.captions) == (3, 5)
     assert found.failures == {"encoder_error": 1}
+    assert found.pairs.matching.mean == pytest.approx(
+        (1 + 1 + math.sqrt(0.5) + 1 + math.sqrt(0.5)) / 5
+    )  # the others' own
 
 
 class Counting(ColourEncoder):
@@ -209,6 +212,13 @@ def test_agreement_with_ratings_worked_by_hand(rated: Path) -> None:
     assert both.failures == {"file_not_found": 1, "no_rating": 1}
 
 
+def test_scores_are_compared_before_any_rounding(tmp_path: Path) -> None:
+    for name, colour in (("red", (255, 0, 0)), ("nearly", (255, 1, 0))):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{name}.png")
+    (tmp_path / "rated.csv").write_text("url,caption,rating\nred.png,red,2\nnearly.png,red,1\n")
+    assert evaluate_ratings(tmp_path / "rated.csv", Config(score="unit"), encoder=COLOUR).agreement.kendall_tau_b == 1
+
+
 def test_ratings_as_a_report(rated: Path, tmp_path: Path) -> None:
     found = evaluate_ratings(rated, Config(), encoder=COLOUR)
     found.write(tmp_path / "report.json")
@@ -247,7 +257,9 @@ def test_wrong_ratings_are_named(rated: Path) -> None:
         evaluate_ratings(rated, Config(), [], encoder=COLOUR)
 
 
-def test_where_a_calibration_is_kept(tmp_path: Path) -> None:
+def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()  # which is not what the alias means
     assert calibration_folder(Config(model=str(tmp_path))) == tmp_path
     assert calibration_folder(Config(model="mini"), tmp_path) == tmp_path
     for model in ("mini", "openai/clip-vit-base-patch32"):
