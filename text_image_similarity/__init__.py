@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .predictor import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .records import Record, ScoreResult
     from .tables import Summary, score_csv
+    from .training.config import TrainConfig
+    from .training.run import TrainProgress, TrainResult, train
 
 __all__ = [
     "Calibration",
@@ -59,6 +61,9 @@ __all__ = [
     "Summary",
     "TableError",
     "TextImageSimilarityError",
+    "TrainConfig",
+    "TrainProgress",
+    "TrainResult",
     "UsageError",
     "create_predictor",
     "evaluate",
@@ -69,6 +74,7 @@ __all__ = [
     "score_images",
     "score_pairs",
     "split_dataset",
+    "train",
 ]
 
 _HOMES = {
@@ -92,6 +98,8 @@ _HOMES = {
     "predictor": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "records": ("Record", "ScoreResult"),
     "tables": ("Summary", "score_csv"),
+    "training.config": ("TrainConfig",),
+    "training.run": ("TrainProgress", "TrainResult", "train"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -4,27 +4,45 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import TableError
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a path beside a file's place to write to; what was written is flushed to disk and moved there at the end.
+
+    A reader or a crash never meets half a file. If the block raises, nothing has changed. A link stays, and what it
+    leads to is replaced.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    place = path.resolve()
+    partial = place.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
+    try:
+        partial.touch(exist_ok=False)
+        mode = partial.stat().st_mode
+        yield partial
+        partial.chmod(mode)  # some writers let nobody else read what they write
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place and move it there, so that a reader or a crash never meets half of it.
+    """Write a text file, complete or not at all.
 
     Raises:
         TableError: It cannot be written.
     """
-    place = path.resolve()  # a link stays, what it leads to is replaced
-    partial = place.with_name(f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        try:
-            with partial.open("x", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(place)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
         raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc

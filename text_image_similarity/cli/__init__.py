@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import TextImageSimilarityError, UsageError
-from . import evaluate, score
+from . import evaluate, score, train
 
 __all__ = ["main", "run_script"]
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="text-image-similarity", description="Score how well each image matches its caption."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, evaluate):
+    for command in (score, evaluate, train):
         command.add(commands)
     _run_and_exit(parser.parse_args(arguments))
 

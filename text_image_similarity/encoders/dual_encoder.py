@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
+from ..files import whole_file
 from ..preprocess import Preprocess
 from .torch_runtime import Runtime, TorchEncoder, choose_runtime
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
@@ -57,7 +58,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 
 
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:
-    """Write a dual encoder's three files, `config.json` last, because a folder with it counts as a model.
+    """Write a dual encoder's three files, each of them whole; `config.json` last, because with it a folder is a model.
 
     Args:
         folder: Where to; made if it is not there.
@@ -67,10 +68,13 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in towers.state_dict().items()}
-    save_file(quantised(state) if int8 else state, folder / "model.safetensors")
-    tokenizer.save(str(folder / "tokenizer.json"))
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    with whole_file(folder / "model.safetensors") as partial:
+        save_file(quantised(state) if int8 else state, partial)
+    with whole_file(folder / "tokenizer.json") as partial:
+        partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    with whole_file(folder / "config.json") as partial:
+        partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def as_encoder(towers: DualEncoder, tokenizer: Tokenizer, name: str) -> TorchEncoder:

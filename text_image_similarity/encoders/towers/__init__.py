@@ -65,6 +65,7 @@ class DualEncoder(nn.Module):
         )
         self.text_head = _head(width, config)
         self.log_logit_scale = nn.Parameter(torch.tensor(2.659))  # ln(1 / 0.07), as in CLIP
+        self.logit_bias = nn.Parameter(torch.tensor(0.0))  # of the sigmoid loss; a softmax does not see it
 
     def image(self, pixels: Tensor) -> Tensor:
         """Encode normalised pixels (n, 3, s, s) to (n, embed_dim), not yet of unit length."""

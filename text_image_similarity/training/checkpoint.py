@@ -1,0 +1,93 @@
+"""A run's whole state in one safetensors file, written whole: weights, their average, the optimiser, and where it stands.
+
+Nothing random is kept, because everything that is drawn follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..files import whole_file
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Args:
+        tensors: Names under `model.`, `average.` and `optimiser.` to tensors.
+        progress: Step, history and the like, as JSON knows them.
+    """
+
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    average: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    progress: Mapping[str, object],
+) -> None:
+    """Write the state of a run into its folder, over the one before."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    # Copies, because safetensors refuses tensors that share memory.
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    with whole_file(folder / NAME) as partial:
+        save_file(plain, partial, {"progress": json.dumps(progress)})
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """Read a run's state, or return None where there is none.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = json.loads((file.metadata() or {})["progress"])
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, progress)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as exc:
+        raise ModelError(f"{path} is damaged ({exc}); delete it and train afresh") from exc
+
+
+def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's tensors back into a model, its average and its optimiser.
+
+    Raises:
+        ModelError: They do not fit.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimiser": {}}
+    for name, value in found.tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimiser"].items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    try:
+        model.load_state_dict(parts["model"])
+        for name, value in average.items():
+            value.copy_(parts["average"][name])
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    except (RuntimeError, KeyError, ValueError) as exc:
+        raise ModelError(f"the checkpoint does not fit this model: {exc}") from exc

@@ -1,0 +1,137 @@
+"""Every setting of a training run, validated once. Defaults are the documented baseline."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Literal, get_args
+
+from ..errors import ConfigError
+
+Loss = Literal["info_nce", "sigmoid"]
+TextTowerName = Literal["lstm", "gru", "transformer"]
+TrainPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The settings of a training run.
+
+    Args:
+        image_tower: `mobilenet_v3_small` (Howard et al. 2019), another classifier of torchvision, `mobilenet_v2`,
+            `efficientnet_lite0`, or `timm/NAME`.
+        image_weights: Where the image tower starts: `imagenet` downloads torchvision's or timm's weights, `none` starts
+            from random ones, anything else is a safetensors file under torchvision's parameter names.
+        text_tower: `lstm`, `gru` or `transformer`.
+        init: A trained folder, or `mini`, to go on from; its towers and vocabulary replace the settings of both.
+        embed_dim: Width of the shared space.
+        head_width: Hidden width of the projections; 0 makes them linear.
+        text_width: Width of the text tower.
+        text_layers: Layers of the text tower.
+        vocab_size: Pieces of the vocabulary that is learned from the training captions, at most.
+        context_length: Longest caption in tokens.
+        image_size: Side of the pictures, in pixels.
+        dropout: Share of activations dropped, 0 to 0.9.
+        temperature: Where the learned temperature starts.
+        loss: `info_nce` (CLIP) or `sigmoid` (SigLIP).
+        epochs: Passes over the training photos, each with one caption drawn by chance.
+        batch_size: Pairs that the loss compares.
+        grad_accum: Parts a batch is encoded in, to save memory; the loss still compares all its pairs.
+        lr: Peak learning rate of the text tower and the projections.
+        image_lr: Peak learning rate of the image tower; 0 keeps it as it is.
+        weight_decay: Of AdamW.
+        warmup: Share of the steps in which the learning rate rises; then half a cosine brings it to zero.
+        clip_norm: Largest norm of the gradient.
+        ema: Weight of the past in the averaged weights, which are what is validated and saved; 0 turns averaging off.
+        patience: Epochs without a better validation recall before training stops; 0 never stops early.
+        augment: Whether pictures are cropped, mirrored and tinted by chance.
+        splits: `own` uses the splits of the set, `random` cuts it 60/20/20 by photo, `auto` takes what there is.
+        col_url: Column of references, of a table.
+        col_text: Column of captions, of a table.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto` is bf16 on CUDA and fp32 elsewhere.
+        seed: Of the split, the weights, the order, the augmentation and the dropout.
+        workers: Processes that load pictures; 0 loads them between steps.
+        checkpoint_steps: Steps between checkpoints within an epoch; there is always one at the end of an epoch.
+        tracking: MLflow's tracking URI; `none` turns tracking off.
+        experiment: Name of the MLflow experiment.
+
+    Raises:
+        ConfigError: A value is outside its choices or range.
+    """
+
+    image_tower: str = "mobilenet_v3_small"
+    image_weights: str | PathLike[str] = "imagenet"
+    text_tower: TextTowerName = "lstm"
+    init: str | PathLike[str] | None = None
+    embed_dim: int = 256
+    head_width: int = 0
+    text_width: int = 256
+    text_layers: int = 1
+    vocab_size: int = 10_000
+    context_length: int = 64
+    image_size: int = 224
+    dropout: float = 0.1
+    temperature: float = 0.07
+    loss: Loss = "info_nce"
+    epochs: int = 15
+    batch_size: int = 128
+    grad_accum: int = 1
+    lr: float = 1e-3
+    image_lr: float = 2e-4
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    patience: int = 5
+    augment: bool = True
+    splits: Literal["auto", "own", "random"] = "auto"
+    col_url: str = "url"
+    col_text: str = "caption"
+    device: str = "auto"
+    precision: TrainPrecision = "auto"
+    seed: int = 0
+    workers: int = 2
+    checkpoint_steps: int = 500
+    tracking: str = "sqlite:///mlflow.db"
+    experiment: str = "text-image-similarity"
+
+    def __post_init__(self) -> None:
+        _one_of("loss", self.loss, get_args(Loss))
+        _one_of("text_tower", self.text_tower, get_args(TextTowerName))
+        _one_of("precision", self.precision, get_args(TrainPrecision))
+        _one_of("splits", self.splits, ("auto", "own", "random"))
+        for name in ("embed_dim", "text_width", "text_layers", "epochs", "grad_accum", "checkpoint_steps"):
+            _whole(name, getattr(self, name), 1)
+        for name in ("head_width", "patience", "workers", "seed"):
+            _whole(name, getattr(self, name), 0)
+        for name, least in (("vocab_size", 3), ("context_length", 3), ("image_size", 32), ("batch_size", 2)):
+            _whole(name, getattr(self, name), least)
+        for name, low, high in (
+            ("dropout", 0.0, 0.9), ("temperature", 0.001, 10.0), ("lr", 0.0, 1.0), ("image_lr", 0.0, 1.0),
+            ("weight_decay", 0.0, 1.0), ("warmup", 0.0, 1.0), ("clip_norm", 1e-6, 1e6), ("ema", 0.0, 0.999999),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}")
+        if self.grad_accum > self.batch_size:
+            raise ConfigError(f"grad_accum={self.grad_accum} must not exceed batch_size={self.batch_size}")
+
+    def fixed(self) -> dict[str, object]:
+        """Return what must not change when a run is resumed: all but where and how fast it runs, as text and numbers."""
+        free = ("device", "workers", "checkpoint_steps", "tracking", "experiment")
+        return {
+            name: str(value) if isinstance(value, PathLike) else value
+            for name, value in asdict(self).items()
+            if name not in free
+        }
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -1,0 +1,89 @@
+"""The model a run starts from, and how it is measured."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from ..config import Config
+from ..dataset import CaptionedImage
+from ..encoders import MINI
+from ..encoders.dual_encoder import as_encoder, read_dual_encoder
+from ..encoders.towers import DualEncoder, DualEncoderConfig
+from ..errors import ModelError, RowError
+from ..metrics.retrieval import retrieval
+from ..pipeline import embed_images
+from ..similarity import Embeddings
+from .config import TrainConfig
+from .pretrained import load_image_weights
+from .vocabulary import learn_tokenizer
+
+logger = logging.getLogger("text_image_similarity")
+
+_CHUNK = 256  # captions encoded at once
+
+
+def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncoder, Tokenizer]:
+    """Build the model that a run starts from, and its tokenizer.
+
+    Args:
+        config: The settings of the run.
+        captions: What the vocabulary is learned from, unless the run goes on from a model that has one.
+
+    Raises:
+        ModelError: The weights to start from do not fit.
+        ModelUnavailableError: They are not there.
+    """
+    if config.init is not None:
+        return read_dual_encoder(MINI if str(config.init) == "mini" else Path(config.init).expanduser())
+    tokenizer = learn_tokenizer(captions, config.vocab_size)
+    given = {f.name: getattr(config, f.name) for f in fields(DualEncoderConfig) if f.name != "vocab_size"}
+    torch.manual_seed(config.seed)
+    model = DualEncoder(DualEncoderConfig(vocab_size=tokenizer.get_vocab_size(), **given))
+    load_image_weights(model.backbone, config.image_tower, config.image_weights)
+    with torch.no_grad():
+        model.log_logit_scale.fill_(-math.log(config.temperature))
+        if config.loss == "sigmoid":
+            model.logit_bias.fill_(-10.0)  # SigLIP's start
+    return model, tokenizer
+
+
+def measure(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage]) -> dict[str, float]:
+    """Return recall@1, 5 and 10, MRR and median rank both ways; photos that cannot be read are left out.
+
+    Args:
+        model: In float32 on its device; it is left in evaluation mode.
+        tokenizer: Its tokenizer.
+        images: Photos with captions.
+
+    Raises:
+        ModelError: Fewer than two photos can be read.
+    """
+    encoder = as_encoder(model, tokenizer, "training")
+    vectors: list[Embeddings] = []
+    owners: list[int] = []
+    captions: list[str] = []
+    outcomes = embed_images([image.source for image in images], Config(), encoder=encoder)
+    for image, outcome in zip(images, outcomes, strict=True):
+        if isinstance(outcome, RowError):
+            logger.warning("left out of validation: %s: %s", image.name, outcome)
+            continue
+        owners += [len(vectors)] * len(image.captions)
+        captions += image.captions
+        vectors.append(outcome)
+    if len(vectors) < 2:
+        raise ModelError(f"of {len(images)} validation photos {len(vectors)} can be read; at least 2 are needed")
+    text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
+    found = retrieval(np.stack(vectors), text, np.array(owners))
+    measured: dict[str, float] = {}
+    for way, side in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text)):
+        measured |= {f"{way}_recall@{k}": share for k, share in side.recall.items()}
+        measured |= {f"{way}_mrr": side.mrr, f"{way}_median_rank": side.median_rank}
+    return measured

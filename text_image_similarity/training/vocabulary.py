@@ -1,0 +1,28 @@
+"""A tokenizer learned from captions: lower-case byte-pair pieces (Sennrich et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+
+def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a vocabulary whose id 0 pads and id 1 stands for what it does not know.
+
+    Args:
+        captions: The training captions.
+        vocab_size: Most pieces to learn; small sets give fewer, because a piece must occur twice.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.StripAccents(), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=["[PAD]", "[UNK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    return tokenizer
