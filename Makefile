@@ -1,4 +1,4 @@
-# make setup | score | test | check | coverage | wheel | diagram
+# make setup | score | test | check | coverage | wheel | diagram | mini | baseline
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
 
 PYTHON ?= python3
@@ -8,7 +8,11 @@ POETRY := .poetry/bin/poetry
 # Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
-.PHONY: setup score test check coverage lock wheel diagram clean
+DATA ?= ../shared/data
+# Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
+TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
+
+.PHONY: setup score test check coverage lock wheel diagram mini baseline clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -47,5 +51,13 @@ wheel: setup
 diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
 
+mini: setup
+	$(TRAINING_ENV) $(RUN) scripts/train_mini.py $(DATA)
+	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
+
+baseline: setup
+	$(TRAINING_ENV) $(RUN) -m text_image_similarity train $(DATA)/flickr8k build/baseline --epochs 10 \
+		--image-tower mobilenet_v2 --image-weights $(DATA)/mobilenet_v2_imagenet.safetensors
+
 clean:
-	rm -rf .venv .poetry dist
+	rm -rf .venv .poetry dist build

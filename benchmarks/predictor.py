@@ -4,7 +4,6 @@ The database holds random unit vectors, because the time does not depend on what
 picture read from disk are real. One warm-up, then the times of `--repeats` runs in milliseconds.
 """
 
-# ruff: noqa: T201
 from __future__ import annotations
 
 import argparse

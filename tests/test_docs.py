@@ -72,7 +72,7 @@ def test_the_readme_names_make_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("command", ["score", "evaluate"])
+@pytest.mark.parametrize("command", ["score", "evaluate", "train"])
 def test_every_option_is_documented(command: str) -> None:
     page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)

@@ -254,7 +254,7 @@ def test_saving_replaces_whole_files_only(
 
     larger = predictor.build_image_database(photos)
     with monkeypatch.context() as broken:
-        broken.setattr(storage.os, "fsync", full)
+        broken.setattr(os, "fsync", full)
         with pytest.raises(DatabaseError, match="No space left"):
             larger.save(target)
     assert target.read_bytes() == before

@@ -68,6 +68,7 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in towers.state_dict().items()}
+    (folder / "calibration.json").unlink(missing_ok=True)  # it was of the weights before
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
     with whole_file(folder / "model.safetensors") as partial:
         save_file(quantised(state) if int8 else state, partial)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,8 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
         raise ValueError("a score or a rating is not finite; leave such pairs out")
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return Agreement(len(ours), float("nan"), float("nan"), float("nan"))
+    from scipy import stats  # here, because it takes a second to import and this is all that needs it
+
     return Agreement(
         pairs=len(ours),
         kendall_tau_b=float(stats.kendalltau(ours, theirs, variant="b").statistic),

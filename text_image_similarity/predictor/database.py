@@ -12,10 +12,7 @@ with the kind, the model's name and revision and a checksum in its metadata.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
@@ -29,6 +26,7 @@ from safetensors.numpy import save_file
 
 from ..encoders import Encoder
 from ..errors import DatabaseError
+from ..files import whole_file
 from ..similarity import Embeddings, cosine
 
 _FORMAT = "text-image-similarity database 1"
@@ -180,23 +178,13 @@ def _write(path: Path, kind: _Kind, saved: _Saved) -> None:
     metadata = {"format": _FORMAT, "kind": kind, "model": saved.model.model, "checksum": _checksum(tensors)}
     if saved.model.revision is not None:
         metadata["revision"] = saved.model.revision
-    target = path.resolve()  # a link stays, what it leads to is replaced
-    partial = target.parent / f".text-image-similarity-{os.getpid()}-{secrets.token_hex(4)}.partial"
-    if target.is_dir():
+    if path.is_dir():
         raise DatabaseError(f"the database {path} cannot be written: it is a folder; name a file")
     try:
-        partial.touch(exist_ok=False)
-        mode = partial.stat().st_mode
-        save_file(tensors, partial, metadata)
-        partial.chmod(mode)  # save_file lets nobody else read it
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with whole_file(path) as partial:
+            save_file(tensors, partial, metadata)
     except (OSError, SafetensorError) as exc:
         raise DatabaseError(f"the database {path} cannot be written: {exc}") from exc
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _read(path: Path, kind: _Kind) -> _Saved:
