@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from text_image_similarity.config import Config
 from text_image_similarity.dataset import load_picture, read_dataset
-from text_image_similarity.encoders.dual_encoder import token_ids, write_dual_encoder
+from text_image_similarity.encoders.dual_encoder import set_up, token_ids, write_dual_encoder
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 from text_image_similarity.encoders.towers.image import pool
 from text_image_similarity.encoders.towers.text import TransformerTower
@@ -281,6 +281,7 @@ def main() -> None:
         text_width=WIDTH,
         text_layers=len(KEEP),
     )
+    set_up(tokenizer, config.context_length)
     model = DualEncoder(config)
     fold_lite0(lite0, model.backbone.features)
     model.backbone.features[:FROZEN].requires_grad_(False)

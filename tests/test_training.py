@@ -416,6 +416,31 @@ def test_mlflow_holds_parameters_curves_and_files(
     assert files == {"config.json", "model.safetensors", "tokenizer.json", "history.json", "loss.png", "recall.png"}
 
 
+def test_a_store_that_fails_costs_its_curves_not_the_run(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow import MlflowClient
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("the store has gone")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(MlflowClient, "log_metric", fail)
+    with warnings.catch_warnings(action="ignore"):
+        train(photos, tmp_path / "model", replace(TINY, epochs=1, tracking="sqlite:///runs.db"))
+    assert "MLflow did not take loss" in caplog.text
+    load_encoder(Config(model=tmp_path / "model"))
+
+
+def test_long_captions_are_cut_from_the_first_step(photos: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(photos).to_pylist()
+    for row in rows:
+        row["caption_0"] = row["caption_1"] = row["caption_0"] + 20 * " and no other colour"
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "long.parquet")
+    config = replace(TINY, epochs=1, text_tower="transformer", text_width=32, context_length=8)
+    train(tmp_path / "long.parquet", tmp_path / "model", config)
+
+
 def test_tracking_without_mlflow_says_what_to_install(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,7 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         towers = DualEncoder(shape)
         towers.load_state_dict(dequantised(load_file(folder / "model.safetensors")))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        set_up(tokenizer, shape.context_length)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, ConfigError) as exc:
         raise ModelError(f"the dual encoder in {folder} cannot be loaded: {exc}") from exc
     return towers, tokenizer
@@ -80,9 +81,6 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
 
 def as_encoder(towers: DualEncoder, tokenizer: Tokenizer, name: str) -> TorchEncoder:
     """Wrap towers that stand on their device as an `Encoder` called `name`."""
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # "[PAD]" in a caption is text
-    tokenizer.enable_truncation(towers.config.context_length)
     weight = next(towers.parameters())
     towers = towers.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     size = towers.config.image_size
@@ -99,8 +97,18 @@ def as_encoder(towers: DualEncoder, tokenizer: Tokenizer, name: str) -> TorchEnc
     )
 
 
+def set_up(tokenizer: Tokenizer, context_length: int) -> None:
+    """Make a tokenizer cut at `context_length` tokens, leave padding to `token_ids`, and read "[PAD]" as text."""
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(context_length)
+    tokenizer.encode_special_tokens = True
+
+
 def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Turn n captions into token ids (n, t), padded to the longest of them; an empty one is a single UNK."""
+    """Turn n captions into token ids (n, t), padded to the longest of them; an empty one is a single UNK.
+
+    The tokenizer is one that `set_up` has seen.
+    """
     rows = [torch.tensor(encoding.ids or [UNK]) for encoding in tokenizer.encode_batch_fast(list(texts))]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from ..config import Config
 from ..dataset import CaptionedImage
 from ..encoders import MINI
-from ..encoders.dual_encoder import as_encoder, read_dual_encoder
+from ..encoders.dual_encoder import as_encoder, read_dual_encoder, set_up
 from ..encoders.towers import DualEncoder, DualEncoderConfig
 from ..errors import ModelError, RowError
 from ..metrics.retrieval import retrieval
@@ -44,6 +44,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
     if config.init is not None:
         return read_dual_encoder(MINI if str(config.init) == "mini" else Path(config.init).expanduser())
     tokenizer = learn_tokenizer(captions, config.vocab_size)
+    set_up(tokenizer, config.context_length)
     given = {f.name: getattr(config, f.name) for f in fields(DualEncoderConfig) if f.name != "vocab_size"}
     torch.manual_seed(config.seed)
     model = DualEncoder(DualEncoderConfig(vocab_size=tokenizer.get_vocab_size(), **given))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import UsageError
+
+logger = logging.getLogger("text_image_similarity")
 
 
 class Tracker(Protocol):
@@ -88,10 +91,17 @@ class MlflowTracker:
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
         for name, value in values.items():
             # MLflow takes no @ in a name.
-            self._client.log_metric(str(self.run_id), name.replace("@", "_at_"), value, step=epoch)
+            self._try(self._client.log_metric, name.replace("@", "_at_"), value, step=epoch)
 
     def artifact(self, path: Path) -> None:
-        self._client.log_artifact(str(self.run_id), str(path))
+        self._try(self._client.log_artifact, str(path))
 
     def end(self, status: str) -> None:
-        self._client.set_terminated(str(self.run_id), status=status)
+        self._try(self._client.set_terminated, status=status)
+
+    def _try(self, log: Callable[..., None], *values: object, **named: object) -> None:
+        """Log something about the run; a store that fails in the middle of a run costs its curves, not the run."""
+        try:
+            log(self.run_id, *values, **named)
+        except Exception as exc:  # stores raise what their database or server raises
+            logger.warning("MLflow did not take %s: %s", ", ".join(map(str, values)) or "the end of the run", exc)
