@@ -62,6 +62,16 @@ def read_splits(source: str, config: TrainConfig) -> Splits:
 _NAMES = ("train", "validation", "test")
 
 
+def fingerprint(splits: Splits) -> str:
+    """Return a digest of all photos and captions, in their order and their splits."""
+    digest = blake2b(digest_size=8)
+    for part in (splits.train, splits.validation, splits.test):
+        for image in part:
+            digest.update(image.key + "\n".join(image.captions).encode("utf-8", "surrogatepass"))
+        digest.update(b"%d" % len(part))
+    return digest.hexdigest()
+
+
 def seed_of(*parts: int) -> int:
     """Return a seed, 0 to 2^63 - 1, that follows from numbers such as seed, epoch and photo."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

@@ -28,7 +28,7 @@ from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
 from .config import TrainConfig
 from .curves import draw_curves
-from .data import Photos, Splits, batches, read_splits
+from .data import Photos, Splits, batches, fingerprint, read_splits
 from .model import measure, start_model
 from .optimisation import average_into
 from .step import Stepper
@@ -104,13 +104,14 @@ def train(
     """
     folder = Path(out)
     found = load_checkpoint(folder) if resume else None
-    taken = [name for name in (CHECKPOINT, "config.json") if (folder / name).exists()]
-    if taken and not resume:
-        raise UsageError(f"{folder} holds {taken[0]} already; go on with --resume, or name another folder")
-    fixed: dict[str, Any] = json.loads(json.dumps({"source": str(source), **config.fixed()}))
+    if found is None and (folder / CHECKPOINT).exists():
+        raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
+    if found is None and (folder / "config.json").exists():
+        raise UsageError(f"{folder} holds a model, and no checkpoint to resume; name another folder")
+    splits = read_splits(str(source), config)
+    fixed: dict[str, Any] = json.loads(json.dumps({**config.fixed(), "data": fingerprint(splits)}))
     if found is not None:
         _refuse_changes(folder, found.progress["fixed"], fixed)
-    splits = read_splits(str(source), config)
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(config, splits, folder, fixed)
     if found is not None:
@@ -168,6 +169,8 @@ class _Run:
         state, config = self.state, self._config
         state.run_id = tracker.run_id
         photos = Photos(self._splits.train, config, self._model.config.image_size)
+        if state.step == 0:
+            self._keep()  # so that a folder with a model always has a checkpoint, until someone deletes it
         stopped = self._is_over()
         while len(state.history) < config.epochs and not stopped:
             self._epoch(photos, progress)
