@@ -174,6 +174,22 @@ def some_images(count: int) -> list[CaptionedImage]:
     return [CaptionedImage(f"{i}.jpg", (str(i),), b"%d" % i) for i in range(count)]
 
 
+def test_no_photo_in_two_splits_by_reference_either(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(RED)
+    (tmp_path / "c.png").write_bytes(GREEN)
+
+    def write_references(path: Path, *names: str) -> None:
+        captions = [f"caption of {name} in {path.stem}" for name in names]
+        pq.write_table(pa.table({"url": list(names), "caption": captions}), path)
+
+    write_references(tmp_path / "train.parquet", "a.png", "./b.png", "c.png")
+    write_references(tmp_path / "validation.parquet", "b.png")
+    parts = {split: read_dataset(tmp_path, split=split) for split in ("train", "validation")}
+    assert [(image.name, image.captions) for image in parts["train"]] == [("c.png", ("caption of c.png in train",))]
+    assert [image.captions for image in parts["validation"]] == [("caption of b.png in validation",)]
+
+
 def test_a_split_depends_on_seed_and_photos_alone() -> None:
     images = some_images(50)
     parts = split_dataset(images)

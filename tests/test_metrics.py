@@ -419,3 +419,15 @@ def test_the_figures_are_plain_values() -> None:
 
     assert json.dumps(asdict(retrieval(PICTURES, CAPTIONS, OWNER)))
     assert json.dumps(asdict(pair_statistics(PICTURES, CAPTIONS, OWNER)))
+
+
+@pytest.mark.parametrize("width", [64, 256, 257, 512])
+def test_a_model_that_says_the_same_of_everything_is_worth_a_coin(width: int) -> None:
+    vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
+    same = np.tile(vector / np.linalg.norm(vector), (300, 1))
+    found = pair_statistics(same, same, np.arange(300))
+    assert found.auc == 0.5
+    with pytest.raises(ValueError, match="nothing to calibrate"):
+        fit_calibration(
+            matching_scores(same, same, np.arange(300)), mismatching_scores(same, same, np.arange(300)), model="same"
+        )

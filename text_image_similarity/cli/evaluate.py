@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import UsageError
+from ..errors import TableError, UsageError
 from .options import add_column_options, add_model_options, model_config
 from .terminal import ProgressBar, lay_out
 
@@ -63,13 +63,13 @@ def run(options: argparse.Namespace) -> int:
         else:
             report = evaluate(options.source, config, split=options.split, **columns, progress=progress)
     saved: list[tuple[str, object]] = []
-    if keep is not None and isinstance(report, Evaluation):
-        if report.calibration is None:
-            raise UsageError(f"{options.source} has too few pairs, or too equal scores, for a calibration")
+    if keep is not None and isinstance(report, Evaluation) and report.calibration is not None:
         saved.append(("calibration", report.calibration.save(keep)))
     if options.out is not None:
         report.write(options.out)
         saved.append(("report", options.out))
     if not options.quiet:
         sys.stdout.write("\n\n".join([report.table(), *([lay_out(saved)] if saved else [])]) + "\n")
+    if keep is not None and isinstance(report, Evaluation) and report.calibration is None:
+        raise TableError(f"{options.source} has too few pairs, or too equal scores, for a calibration")
     return 0

@@ -91,7 +91,7 @@ def _add_course_options(command: argparse.ArgumentParser) -> None:
     option("--device", default=default.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     option("--precision", default=default.precision, choices=get_args(TrainPrecision), help="default: %(default)s")
     option("--seed", type=int, default=default.seed, help="default: %(default)s")
-    option("--workers", type=int, default=default.workers, help="processes that load pictures (default: %(default)s)")
+    option("--workers", type=int, default=default.workers, help="threads that load pictures (default: %(default)s)")
     option(
         "--checkpoint-steps",
         type=int,

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import pairwise
@@ -38,6 +39,7 @@ __all__ = [
     "open_table",
     "own_splits",
     "read_dataset",
+    "read_splits",
     "reference",
     "split_dataset",
 ]
@@ -95,29 +97,51 @@ def read_dataset(
         UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
         TableError: The source cannot be read, or holds no picture with a caption.
     """
-    tables = open_tables(source)
-    if split is not None and split_name(split) not in tables:
-        has = f"it has {', '.join(tables)}" if "" not in tables else "a single file has no splits; leave it out"
-        raise UsageError(f"{source} has no split {split!r}: {has}")
-    chosen = list(tables) if split is None else [split_name(split)]
-
-    def images(names: Iterable[str]) -> list[CaptionedImage]:
-        rows = (found for name in names for found in _pictures(tables[name], (col_url, col_text), base_dir))
-        return _one_per_photo(rows)
-
-    found = images(chosen)
+    columns = (col_url, col_text)
     if split is not None:
-        later = SPLITS[SPLITS.index(chosen[0]) + 1 :] if chosen[0] in SPLITS else ()
-        held_out = {image.key for image in images(name for name in later if name in tables)}
-        kept = [image for image in found if image.key not in held_out]
-        if len(kept) < len(found):
-            logger.warning(
-                "%s: %d of %d photos of the split %s are in a later split too and were left out",
-                *(source, len(found) - len(kept), len(found), split),
-            )
-        found = kept
+        return read_splits(source, [split], columns=columns, base_dir=base_dir)[split]
+    rows = (row for table in open_tables(source).values() for row in _pictures(table, columns, base_dir))
+    (found,) = _photos([rows])
     if not found:
-        raise TableError(f"{source} holds no picture with a caption{'' if split is None else f' in the split {split}'}")
+        raise TableError(f"{source} holds no picture with a caption")
+    return found
+
+
+def read_splits(
+    source: str | PathLike[str],
+    names: Sequence[str],
+    *,
+    columns: tuple[str, str] = ("url", "caption"),
+    base_dir: str | PathLike[str] | None = None,
+) -> dict[str, list[CaptionedImage]]:
+    """Read some of a source's own splits, in one pass; no photo is in two of them, as in `read_dataset`.
+
+    Args:
+        source: As in `read_dataset`.
+        names: The splits.
+        columns: Those of references and of captions.
+        base_dir: As in `read_dataset`.
+
+    Raises:
+        UsageError, TableError: As `read_dataset`.
+    """
+    tables = open_tables(source)
+    for name in names:
+        if split_name(name) not in tables:
+            has = f"it has {', '.join(tables)}" if "" not in tables else "a single file has no splits; leave it out"
+            raise UsageError(f"{source} has no split {name!r}: {has}")
+    wanted = {split_name(name): name for name in names}
+    read = [name for name in tables if name in wanted]
+    if all(name in SPLITS for name in read):
+        # Later splits too, because a photo belongs to the last one that has it.
+        read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
+    parts = _photos(
+        [_pictures(tables[name], columns, base_dir) for name in read], names=read, wanted=wanted, source=str(source)
+    )
+    found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
+    for name, part in found.items():
+        if not part:
+            raise TableError(f"{source} holds no picture with a caption in the split {name}")
     return found
 
 
@@ -239,7 +263,7 @@ def _pictures(table: Table, columns: tuple[str, str], base_dir: str | PathLike[s
             raise TableError(f"row {number} of {table.name} holds neither bytes nor a reference in {col_image!r}")
         path, source = picture
         if isinstance(source, str):
-            yield CaptionedImage(path[:200], captions, reference(source, folder))
+            yield CaptionedImage(path[:200] if _SCHEME.match(path) else path, captions, reference(source, folder))
         else:
             yield CaptionedImage(path or f"row {number} of {table.name}", captions, source)
 
@@ -261,23 +285,48 @@ def _captions(value: object) -> list[str]:
     return [text.strip() for text in values if isinstance(text, str) and text.strip()]
 
 
-def _one_per_photo(rows: Iterable[CaptionedImage]) -> list[CaptionedImage]:
-    """Merge rows of one photo, in the order of first appearance; photos without a caption fall away."""
-    by_source = _merge((_digest(row.source) if isinstance(row.source, bytes) else row.source, row) for row in rows)
-    sizes = {key: _file_size(image) for key, image in by_source.items()}
+def _photos(
+    splits: Sequence[Iterable[CaptionedImage]],
+    *,
+    names: Sequence[str] = (),
+    wanted: Collection[str] = (),
+    source: str = "",
+) -> list[list[CaptionedImage]]:
+    """Merge the rows of one photo, in the order of first appearance, and leave it to the last split that has it.
+
+    A photo keeps the captions of that split alone; photos without a caption fall away.
+    """
+    rows = [(number, image) for number, split in enumerate(splits) for image in split]
+    by_source = {_source_key(image): image for _, image in rows}
+    sizes = {key: _size(image) for key, image in by_source.items()}
     times = Counter(sizes.values())
+    content: dict[Hashable, Hashable] = {}
     with PictureLoader(Config()) as files:
+        for key, image in by_source.items():
+            content[key] = key
+            if isinstance(image.source, str) and sizes[key] is not None and times[sizes[key]] > 1:
+                with suppress(RowError):  # whoever loads it will hear why
+                    content[key] = _digest(files.read(image))  # only files of equal size can be equal
+    last: dict[Hashable, int] = {}
+    for number, image in rows:
+        key = content[_source_key(image)]
+        last[key] = max(number, last.get(key, 0))
+    found = []
+    for number in range(len(splits)):
+        keyed = [(content[_source_key(image)], image) for at, image in rows if at == number]
+        photos = _merge((key, image) for key, image in keyed if last[key] == number)
+        left = len({key for key, _ in keyed}) - len(photos)
+        if left and names[number] in wanted:
+            logger.warning(
+                "%s: %d of %d photos of the split %s are in a later split too and were left out",
+                *(source, left, left + len(photos), names[number]),
+            )
+        found.append([image for image in photos.values() if image.captions])
+    return found
 
-        def content(key: Hashable, image: CaptionedImage) -> Hashable:
-            if sizes[key] is None or times[sizes[key]] == 1:  # only files of equal size can be equal
-                return key
-            try:
-                return _digest(files.read(image))
-            except RowError:  # whoever loads it will hear why
-                return key
 
-        photos = _merge((content(key, image), image) for key, image in by_source.items())
-    return [image for image in photos.values() if image.captions]
+def _source_key(image: CaptionedImage) -> Hashable:
+    return _digest(image.source) if isinstance(image.source, bytes) else image.source
 
 
 def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, CaptionedImage]:
@@ -291,9 +340,11 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
     return found
 
 
-def _file_size(image: CaptionedImage) -> int | None:
-    """Return the size of a picture that is a local file, else None."""
-    if isinstance(image.source, bytes) or _SCHEME.match(image.source):
+def _size(image: CaptionedImage) -> int | None:
+    """Return the size in bytes of a picture that is here, as bytes or as a local file, else None."""
+    if isinstance(image.source, bytes):
+        return len(image.source)
+    if _SCHEME.match(image.source):
         return None
     try:
         path = Path(image.source)

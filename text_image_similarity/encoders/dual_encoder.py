@@ -51,11 +51,28 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
         towers = DualEncoder(shape)
         towers.load_state_dict(dequantised(load_file(folder / "model.safetensors")))
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer = _read_tokenizer(folder / "tokenizer.json")
         set_up(tokenizer, shape.context_length)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, ConfigError) as exc:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RuntimeError,
+        AttributeError,
+        SafetensorError,
+        ConfigError,
+    ) as exc:
         raise ModelError(f"the dual encoder in {folder} cannot be loaded: {exc}") from exc
     return towers, tokenizer
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    text = path.read_text(encoding="utf-8")
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as exc:  # tokenizers raises no narrower one
+        raise ValueError(f"{path.name} is damaged: {exc}") from exc
 
 
 def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, *, int8: bool = False) -> None:
@@ -69,10 +86,10 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in towers.state_dict().items()}
-    (folder / "calibration.json").unlink(missing_ok=True)  # it was of the weights before
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
     with whole_file(folder / "model.safetensors") as partial:
         save_file(quantised(state) if int8 else state, partial)
+    (folder / "calibration.json").unlink(missing_ok=True)  # it was of the weights before
     with whole_file(folder / "tokenizer.json") as partial:
         partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     with whole_file(folder / "config.json") as partial:
@@ -117,7 +134,7 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Round matrices to int8 with a scale per row, symmetric around zero, and everything else to float16."""
     stored: dict[str, Tensor] = {}
     for name, value in state.items():
-        if value.ndim < 2 or value.numel() < _SMALLEST:
+        if value.ndim < 2 or value.numel() < _SMALLEST or not value.is_floating_point():
             stored[name] = value.half() if value.is_floating_point() else value
             continue
         rows = value.float().flatten(1)  # (rows, values)
@@ -132,8 +149,9 @@ def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name, value in stored.items():
         scale = stored.get(name + _SCALE)
-        if scale is not None:
+        of = stored.get(name.removesuffix(_SCALE))
+        if value.dtype == torch.int8 and scale is not None:
             state[name] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
-        elif not name.endswith(_SCALE):
+        elif not name.endswith(_SCALE) or of is None or of.dtype != torch.int8:  # some networks call a parameter so
             state[name] = value.float() if value.is_floating_point() else value
     return state

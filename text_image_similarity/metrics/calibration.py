@@ -21,6 +21,7 @@ from scipy.special import expit, logit
 
 from ..errors import ModelError, UsageError
 from ..files import write_whole
+from .retrieval import TIE
 
 FILE = "calibration.json"
 _BINS = 15
@@ -127,7 +128,7 @@ def fit_calibration(
         raise ValueError("a calibration needs at least two matching and two mismatching pairs")
     if not all(np.isfinite(scores).all() for scores in kinds):
         raise ValueError("a score is not finite; leave such pairs out")
-    if min(map(np.min, kinds)) == max(map(np.max, kinds)):
+    if max(map(np.max, kinds)) - min(map(np.min, kinds)) <= TIE:
         raise ValueError("all pairs have the same score; there is nothing to calibrate")
     draw = np.random.default_rng(seed)
     mixed = [draw.permutation(scores) for scores in kinds]

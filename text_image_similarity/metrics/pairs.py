@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .retrieval import Vectors, check_embeddings, own_cosines
+from .retrieval import TIE, Vectors, check_embeddings, own_cosines
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 MOST = 5_000_000  # mismatching pairs that are looked at; above, as many are drawn by seed
@@ -113,15 +113,18 @@ def mismatching_scores(
 def auc(matching: Vectors, mismatching: Vectors) -> float:
     """Return the probability that a matching score is above a mismatching one, ties counting half.
 
+    Scores closer than `TIE` are equal, as in `retrieval`.
+
     Example:
         >>> auc(np.array([0.5, 0.3]), np.array([0.3, 0.1]))
         0.875
     """
     if not len(matching) or not len(mismatching):
         return float("nan")
-    ordered = np.sort(mismatching)
-    below = np.searchsorted(ordered, matching, "left").astype(np.float64)
-    not_above = np.searchsorted(ordered, matching, "right")
+    ordered = np.sort(np.asarray(mismatching, np.float64))
+    exact = np.asarray(matching, np.float64)
+    below = np.searchsorted(ordered, exact - TIE, "left").astype(np.float64)
+    not_above = np.searchsorted(ordered, exact + TIE, "right")
     return float((below + not_above).mean() / 2 / len(ordered))
 
 

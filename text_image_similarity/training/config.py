@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Literal, get_args
 
@@ -11,6 +11,11 @@ from ..errors import ConfigError
 Loss = Literal["info_nce", "sigmoid"]
 TextTowerName = Literal["lstm", "gru", "transformer"]
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+
+_OF_THE_MODEL = (
+    "image_tower", "image_weights", "text_tower", "embed_dim", "head_width", "text_width", "text_layers", "vocab_size",
+    "context_length", "image_size", "dropout", "temperature",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +28,8 @@ class TrainConfig:
         image_weights: Where the image tower starts: `imagenet` downloads torchvision's or timm's weights, `none` starts
             from random ones, anything else is a safetensors file under torchvision's parameter names.
         text_tower: `lstm`, `gru` or `transformer`.
-        init: A trained folder, or `mini`, to go on from; its towers and vocabulary replace the settings of both.
+        init: A trained folder, or `mini`, to go on from; it brings towers, vocabulary and temperature, so none of their
+            settings may be given.
         embed_dim: Width of the shared space.
         head_width: Hidden width of the projections; 0 makes them linear.
         text_width: Width of the text tower.
@@ -51,7 +57,7 @@ class TrainConfig:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is bf16 on CUDA and fp32 elsewhere.
         seed: Of the split, the weights, the order, the augmentation and the dropout.
-        workers: Processes that load pictures; 0 loads them between steps.
+        workers: Threads that load pictures while the model learns.
         checkpoint_steps: Steps between checkpoints within an epoch; there is always one at the end of an epoch.
         tracking: MLflow's tracking URI; `none` turns tracking off.
         experiment: Name of the MLflow experiment.
@@ -91,7 +97,7 @@ class TrainConfig:
     device: str = "auto"
     precision: TrainPrecision = "auto"
     seed: int = 0
-    workers: int = 2
+    workers: int = 4
     checkpoint_steps: int = 500
     tracking: str = "sqlite:///mlflow.db"
     experiment: str = "text-image-similarity"
@@ -101,9 +107,9 @@ class TrainConfig:
         _one_of("text_tower", self.text_tower, get_args(TextTowerName))
         _one_of("precision", self.precision, get_args(TrainPrecision))
         _one_of("splits", self.splits, ("auto", "own", "random"))
-        for name in ("embed_dim", "text_width", "text_layers", "epochs", "grad_accum", "checkpoint_steps"):
+        for name in ("embed_dim", "text_width", "text_layers", "epochs", "grad_accum", "workers", "checkpoint_steps"):
             _whole(name, getattr(self, name), 1)
-        for name in ("head_width", "patience", "workers", "seed"):
+        for name in ("head_width", "patience", "seed"):
             _whole(name, getattr(self, name), 0)
         for name, least in (("vocab_size", 3), ("context_length", 3), ("image_size", 32), ("batch_size", 2)):
             _whole(name, getattr(self, name), least)
@@ -116,6 +122,10 @@ class TrainConfig:
                 raise ConfigError(f"{name}={value!r} must be a number from {low:g} to {high:g}")
         if self.grad_accum > self.batch_size:
             raise ConfigError(f"grad_accum={self.grad_accum} must not exceed batch_size={self.batch_size}")
+        if self.init is not None:
+            given = [f.name for f in fields(self) if f.name in _OF_THE_MODEL and getattr(self, f.name) != f.default]
+            if given:
+                raise ConfigError(f"{', '.join(given)}: not with init={str(self.init)!r}, which brings its own")
 
     def fixed(self) -> dict[str, object]:
         """Return what must not change when a run is resumed: all but where and how fast it runs, as text and numbers."""

@@ -6,22 +6,26 @@ that a run can go on from any step and any number of processes may load the pict
 
 from __future__ import annotations
 
-import logging
+import random
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from ..config import Config
-from ..dataset import CaptionedImage, PictureLoader, own_splits, read_dataset, split_dataset
+from ..dataset import CaptionedImage, PictureLoader, own_splits, read_dataset, read_splits, split_dataset
 from ..errors import RowError, UsageError
+from ..preprocess import Pixels, Preprocess
+from .augmentation import augment
 from .config import TrainConfig
 
-logger = logging.getLogger("text_image_similarity")
+_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +37,28 @@ class Splits:
     test: list[CaptionedImage]
 
 
-def read_splits(source: str, config: TrainConfig) -> Splits:
+def load_splits(source: str, config: TrainConfig) -> Splits:
     """Read a data set and split it by photo, or take its own splits.
+
+    A set without validation photos gives a fifth of its training photos for them; its test photos stay apart.
 
     Raises:
         UsageError: It has no splits of its own and they were asked for, or a split is too small for a batch.
         TableError: It cannot be read.
     """
-    columns = {"col_url": config.col_url, "col_text": config.col_text}
-    own = own_splits(source)
-    if config.splits == "own" or (config.splits == "auto" and {"train", "validation"} <= set(own)):
-        if not {"train", "validation"} <= set(own):
-            raise UsageError(f"{source} has no splits train and validation; use --splits random")
-        parts = [read_dataset(source, split=name, **columns) if name in own else [] for name in _NAMES]
-        splits = Splits(*parts)
+    columns = (config.col_url, config.col_text)
+    own = [name for name in _NAMES if name in own_splits(source)]
+    if config.splits == "own" and "train" not in own:
+        raise UsageError(f"{source} has no split called train; use --splits random")
+    if config.splits != "random" and "train" in own:
+        found = read_splits(source, own, columns=columns)
+        train, validation, test = (found.get(name, []) for name in _NAMES)
+        if not validation:
+            train, validation, _ = split_dataset(train, (0.8, 0.2, 0.0), seed=config.seed)
+        splits = Splits(train, validation, test)
     else:
-        splits = Splits(*split_dataset(read_dataset(source, **columns), seed=config.seed))
+        images = read_dataset(source, col_url=config.col_url, col_text=config.col_text)
+        splits = Splits(*split_dataset(images, seed=config.seed))
     if len(splits.train) < config.batch_size:
         raise UsageError(
             f"{source} has {len(splits.train)} photos to train on, fewer than one batch of {config.batch_size};"
@@ -57,9 +67,6 @@ def read_splits(source: str, config: TrainConfig) -> Splits:
     if len(splits.validation) < 2:
         raise UsageError(f"{source} has {len(splits.validation)} photos to validate on; at least 2 are needed")
     return splits
-
-
-_NAMES = ("train", "validation", "test")
 
 
 def fingerprint(splits: Splits) -> str:
@@ -86,56 +93,59 @@ class Batch:
     unreadable: list[str]
 
 
-class Photos(Dataset[tuple[Tensor | None, str]]):
-    """Training photos by (epoch, number): pixels and a caption, both drawn by chance."""
-
-    def __init__(self, images: Sequence[CaptionedImage], config: TrainConfig, image_size: int):
-        self._images = images
-        self._seed = config.seed
-        self._loader: PictureLoader | None = None  # opened by the process that loads
-        size = [image_size, image_size]
-        change = [
-            v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3),
-        ]
-        keep = [v2.Resize(size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)]
-        self._transform = v2.Compose([*(change if config.augment else keep), v2.PILToTensor()])
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, str]:
-        epoch, number = key
-        image = self._images[number]
-        self._loader = self._loader or PictureLoader(Config())
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(seed_of(self._seed, epoch, number))
-            caption = image.captions[int(torch.randint(len(image.captions), ()))]
-            try:
-                picture = self._loader.load(image)
-            except RowError as exc:
-                return None, f"{image.name}: {exc}"
-            pixels: Tensor = self._transform(picture)  # (3, s, s)
-            return pixels, caption
-
-
-def batches(photos: Photos, count: int, config: TrainConfig, *, epoch: int, first: int) -> Iterator[Batch]:
-    """Yield an epoch's batches from a step on.
+def batches(
+    images: Sequence[CaptionedImage], config: TrainConfig, side: int, *, epoch: int, first: int
+) -> Iterator[Batch]:
+    """Yield an epoch's batches from a step on, loading two batches ahead on threads.
 
     Args:
-        photos: Where they come from.
-        count: How many photos there are; what is left over beyond whole batches waits for another epoch.
-        config: Batch size, seed and workers are used.
+        images: The training photos; what is left over beyond whole batches waits for another epoch.
+        config: Batch size, seed, workers and augmentation are used.
+        side: Of the pictures, in pixels.
         epoch: From 0.
         first: The step of the epoch to begin with.
     """
     generator = torch.Generator().manual_seed(seed_of(config.seed, epoch))
-    order = torch.randperm(count, generator=generator).tolist()
+    order = torch.randperm(len(images), generator=generator).tolist()
     size = config.batch_size
-    keys = [[(epoch, number) for number in order[i * size : (i + 1) * size]] for i in range(first, count // size)]
-    yield from DataLoader(photos, batch_sampler=keys, num_workers=config.workers, collate_fn=_collate)
+    waiting = iter(order[first * size : len(images) // size * size])
+    loading: deque[Future[tuple[Pixels, str] | RowError]] = deque()
+    pool = ThreadPoolExecutor(config.workers)
+    try:
+        with PictureLoader(Config()) as loader:
+
+            def draw(number: int) -> tuple[Pixels, str] | RowError:
+                return _draw(images[number], random.Random(seed_of(config.seed, epoch, number)), loader, config, side)
+
+            loading.extend(pool.submit(draw, number) for number in islice(waiting, 2 * size))
+            while loading:
+                drawn = [loading.popleft().result() for _ in range(size)]
+                loading.extend(pool.submit(draw, number) for number in islice(waiting, size))
+                yield _collate(drawn)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _collate(items: list[tuple[Tensor | None, str]]) -> Batch:
-    read = [(pixels, caption) for pixels, caption in items if pixels is not None]
-    unreadable = [message for pixels, message in items if pixels is None]
-    pixels = torch.stack([pixels for pixels, _ in read]) if read else torch.empty(0)
-    return Batch(pixels, [caption for _, caption in read], unreadable)
+def _draw(
+    image: CaptionedImage, rng: random.Random, loader: PictureLoader, config: TrainConfig, side: int
+) -> tuple[Pixels, str] | RowError:
+    """Return a photo's pixels (s, s, 3) and one of its captions, both drawn by chance."""
+    caption = rng.choice(image.captions)
+    try:
+        picture = loader.load(image)
+    except RowError as exc:
+        return RowError(exc.code, f"{image.name}: {exc.detail}")
+    if config.augment:
+        return np.array(augment(picture, side, rng)), caption
+    return square(side).pixels(picture), caption
+
+
+def square(side: int) -> Preprocess:
+    """Return the resizing and cropping that an encoder does; it does not normalise here."""
+    return Preprocess(size=side, crop=(side, side), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def _collate(drawn: list[tuple[Pixels, str] | RowError]) -> Batch:
+    read = [one for one in drawn if not isinstance(one, RowError)]
+    pixels = torch.from_numpy(np.stack([one for one, _ in read])).permute(0, 3, 1, 2) if read else torch.empty(0)
+    return Batch(pixels, [caption for _, caption in read], [str(one) for one in drawn if isinstance(one, RowError)])

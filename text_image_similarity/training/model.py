@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from ..config import Config
@@ -18,7 +20,7 @@ from ..encoders import MINI
 from ..encoders.dual_encoder import as_encoder, read_dual_encoder, set_up
 from ..encoders.towers import DualEncoder, DualEncoderConfig
 from ..errors import ModelError, RowError
-from ..metrics.retrieval import retrieval
+from ..metrics import fit_calibration, matching_scores, mismatching_scores, retrieval
 from ..pipeline import embed_images
 from ..similarity import Embeddings
 from .config import TrainConfig
@@ -42,7 +44,9 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
         ModelUnavailableError: They are not there.
     """
     if config.init is not None:
-        return read_dual_encoder(MINI if str(config.init) == "mini" else Path(config.init).expanduser())
+        model, tokenizer = read_dual_encoder(MINI if str(config.init) == "mini" else Path(config.init).expanduser())
+        _set_bias(model, config)
+        return model, tokenizer
     tokenizer = learn_tokenizer(captions, config.vocab_size)
     set_up(tokenizer, config.context_length)
     given = {f.name: getattr(config, f.name) for f in fields(DualEncoderConfig) if f.name != "vocab_size"}
@@ -51,13 +55,36 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
     load_image_weights(model.backbone, config.image_tower, config.image_weights)
     with torch.no_grad():
         model.log_logit_scale.fill_(-math.log(config.temperature))
-        if config.loss == "sigmoid":
-            model.logit_bias.fill_(-10.0)  # SigLIP's start
+    _set_bias(model, config)
     return model, tokenizer
 
 
-def measure(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage]) -> dict[str, float]:
-    """Return recall@1, 5 and 10, MRR and median rank both ways; photos that cannot be read are left out.
+def _set_bias(model: DualEncoder, config: TrainConfig) -> None:
+    """Start the bias of a sigmoid loss as SigLIP does, unless the model has learned one."""
+    if config.loss == "sigmoid" and not float(model.logit_bias.detach()):
+        with torch.no_grad():
+            model.logit_bias.fill_(-10.0)
+
+
+def rebuild_model(shape: Mapping[str, Any], tokenizer: str) -> tuple[DualEncoder, Tokenizer]:
+    """Build the model of a checkpoint, with random weights, from its `DualEncoderConfig` and its tokenizer as JSON."""
+    config = DualEncoderConfig(**shape)
+    rebuilt = Tokenizer.from_str(tokenizer)
+    set_up(rebuilt, config.context_length)
+    return DualEncoder(config), rebuilt
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Photos (n, d) and captions (m, d) as unit vectors, and which photo each caption belongs to, (m,)."""
+
+    image: Embeddings
+    text: Embeddings
+    owner: NDArray[np.int64]
+
+
+def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage]) -> Vectors:
+    """Encode photos and their captions as an `Encoder` does; photos that cannot be read are left out.
 
     Args:
         model: In float32 on its device; it is left in evaluation mode.
@@ -65,7 +92,7 @@ def measure(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[Captioned
         images: Photos with captions.
 
     Raises:
-        ModelError: Fewer than two photos can be read.
+        ModelError: Fewer than two photos can be read, or a vector is not finite.
     """
     encoder = as_encoder(model, tokenizer, "training")
     vectors: list[Embeddings] = []
@@ -80,11 +107,28 @@ def measure(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[Captioned
         captions += image.captions
         vectors.append(outcome)
     if len(vectors) < 2:
-        raise ModelError(f"of {len(images)} validation photos {len(vectors)} can be read; at least 2 are needed")
+        raise ModelError(f"of {len(images)} validation photos {len(vectors)} can be used; at least 2 are needed")
     text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
-    found = retrieval(np.stack(vectors), text, np.array(owners))
+    if not np.isfinite(text).all():
+        raise ModelError("the model's vectors are no longer finite: start again with a lower --lr")
+    return Vectors(np.stack(vectors), text, np.array(owners))
+
+
+def measure(vectors: Vectors) -> dict[str, float]:
+    """Return recall@1, 5 and 10, MRR and median rank both ways."""
+    found = retrieval(vectors.image, vectors.text, vectors.owner)
     measured: dict[str, float] = {}
     for way, side in (("text_to_image", found.text_to_image), ("image_to_text", found.image_to_text)):
         measured |= {f"{way}_recall@{k}": share for k, share in side.recall.items()}
         measured |= {f"{way}_mrr": side.mrr, f"{way}_median_rank": side.median_rank}
     return measured
+
+
+def calibrate(vectors: Vectors, folder: Path) -> None:
+    """Save what a cosine of the model means beside it; too few pairs give no calibration, and a warning."""
+    matching = matching_scores(vectors.image, vectors.text, vectors.owner)
+    mismatching = mismatching_scores(vectors.image, vectors.text, vectors.owner)
+    try:
+        fit_calibration(matching, mismatching, model=folder.name).save(folder)
+    except ValueError as exc:
+        logger.warning("no calibration: %s", exc)

@@ -6,6 +6,7 @@ by part for the weights, so memory is that of one part while the loss still sees
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from ..encoders.dual_encoder import token_ids
 from ..encoders.towers import DualEncoder
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from .config import TrainConfig
 from .data import Batch, seed_of
 from .losses import info_nce, sigmoid_loss
@@ -64,8 +65,12 @@ class Stepper:
         Args:
             batch: At least two pairs.
             number: The step, from 0, of the whole run.
+
+        Raises:
+            ModelError: The loss or its gradient is not finite; the weights are as they were before.
         """
         self._model.train()
+        self._model.backbone.train(self._config.image_lr > 0)  # a tower that is kept keeps its statistics too
         for group in self.optimiser.param_groups:
             warmup = max(1, round(self._config.warmup * self._steps))
             group["lr"] = group["peak"] * warmup_cosine(number, self._steps, warmup)
@@ -79,12 +84,19 @@ class Stepper:
         else:
             loss = self._in_parts(batch, parts, number)
         self.scaler.unscale_(self.optimiser)
-        nn.utils.clip_grad_norm_(self._weights, self._config.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._weights, self._config.clip_norm)
+        value = float(loss.detach())
+        # In fp16 the scaler skips a step with an infinite gradient and tries a smaller scale.
+        if not math.isfinite(value) or not (self.scaler.is_enabled() or math.isfinite(float(norm))):
+            raise ModelError(
+                f"at step {number + 1} the loss is {value} and its gradient's norm {float(norm)}: start again with a lower"
+                " --lr, or with --precision fp32"
+            )
         self.scaler.step(self.optimiser)
         self.scaler.update()
         with torch.no_grad():
             self._model.log_logit_scale.clamp_(max=_LARGEST_LOG_SCALE)
-        return float(loss.detach())
+        return value
 
     def _in_parts(self, batch: Batch, parts: list[slice], number: int) -> Tensor:
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -59,14 +60,12 @@ class MlflowTracker:
     def __init__(
         self, uri: str, *, experiment: str, name: str, parameters: Mapping[str, object], run_id: str | None
     ) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
-        try:
-            from mlflow import MlflowClient
-            from mlflow.exceptions import MlflowException
-        except ImportError as exc:
-            raise UsageError(
-                "tracking needs MLflow: pip install 'text-image-similarity[train]', or turn it off with --tracking none"
-            ) from exc
+        require_mlflow()
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        self._metric, self._gone = Metric, False
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self.run_id: str | None = self._reopen(run_id, MlflowException)
@@ -89,19 +88,38 @@ class MlflowTracker:
         return run_id
 
     def metrics(self, values: Mapping[str, float], epoch: int) -> None:
-        for name, value in values.items():
-            # MLflow takes no @ in a name.
-            self._try(self._client.log_metric, name.replace("@", "_at_"), value, step=epoch)
+        now = int(1000 * time.time())
+        # MLflow takes no @ in a name.
+        batch = [self._metric(name.replace("@", "_at_"), value, now, epoch) for name, value in values.items()]
+        self._try(self._client.log_batch, metrics=batch)
 
     def artifact(self, path: Path) -> None:
-        self._try(self._client.log_artifact, str(path))
+        self._try(self._client.log_artifact, local_path=str(path))
 
     def end(self, status: str) -> None:
         self._try(self._client.set_terminated, status=status)
 
-    def _try(self, log: Callable[..., None], *values: object, **named: object) -> None:
-        """Log something about the run; a store that fails in the middle of a run costs its curves, not the run."""
+    def _try(self, log: Callable[..., object], **values: object) -> None:
+        """Log something about the run. A store that fails costs its curves, not the run, and is not asked again."""
+        if self._gone:
+            return
         try:
-            log(self.run_id, *values, **named)
+            log(self.run_id, **values)
         except Exception as exc:  # stores raise what their database or server raises
-            logger.warning("MLflow did not take %s: %s", ", ".join(map(str, values)) or "the end of the run", exc)
+            self._gone = True
+            logger.warning("MLflow failed and gets nothing more of this run: %s", exc)
+
+
+def require_mlflow() -> None:
+    """Import MLflow.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
+    try:
+        import mlflow  # noqa: F401
+    except ImportError as exc:
+        raise UsageError(
+            "tracking needs MLflow: pip install 'text-image-similarity[train]', or turn it off with --tracking none"
+        ) from exc

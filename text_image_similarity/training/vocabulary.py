@@ -22,7 +22,11 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(individual_digits=True)]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=["[PAD]", "[UNK]"], show_progress=False
+        vocab_size=vocab_size,
+        min_frequency=2,
+        limit_alphabet=max(1, vocab_size - 2),
+        special_tokens=["[PAD]", "[UNK]"],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(captions, trainer)
     return tokenizer
