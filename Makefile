@@ -56,7 +56,7 @@ mini: setup
 	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
 
 baseline: setup
-	$(TRAINING_ENV) $(RUN) -m text_image_similarity train $(DATA)/flickr8k build/baseline --epochs 10 \
+	$(TRAINING_ENV) $(RUN) -m text_image_similarity train $(DATA)/flickr8k build/baseline --epochs 7 --batch-size 64 \
 		--image-tower mobilenet_v2 --image-weights $(DATA)/mobilenet_v2_imagenet.safetensors
 
 clean:

@@ -58,29 +58,28 @@ def pool(features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3)) if features.ndim == 4 else features
 
 
-class SamePad(nn.Module):
-    """Pad as TensorFlow does before a strided window: just enough, the odd row and column at the far end."""
+class SameConv2d(nn.Conv2d):
+    """A convolution with stride 2 and TensorFlow's SAME padding: the odd row and column at the far end.
 
-    def __init__(self, size: int, stride: int):
-        super().__init__()
-        self.size = size
-        self.stride = stride
+    An odd side takes the usual symmetric padding. For an even one the window starts one place later, which a kernel with
+    zeros in front does; a padded copy of the input would cost more than the convolution.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        pads = []
-        for side in (x.shape[3], x.shape[2]):
-            total = max((-(-side // self.stride) - 1) * self.stride + self.size - side, 0)
-            pads += [total // 2, total - total // 2]
-        return nn.functional.pad(x, pads)
+        height, width = x.shape[2] % 2 == 0, x.shape[3] % 2 == 0
+        weight = nn.functional.pad(self.weight, (int(width), 0, int(height), 0))
+        return nn.functional.conv2d(x, weight, self.bias, 2, self.kernel_size[0] // 2, groups=self.groups)
 
 
 class ConvReLU6(nn.Sequential):
     """A convolution with folded batch norm, SAME padding and, unless `linear`, a ReLU6."""
 
     def __init__(self, c_in: int, c_out: int, size: int, *, stride: int = 1, groups: int = 1, linear: bool = False):
-        pad = [SamePad(size, stride)] if stride > 1 else []
-        conv = nn.Conv2d(c_in, c_out, size, stride, size // 2 if stride == 1 else 0, groups=groups)
-        super().__init__(*pad, conv, *([] if linear else [nn.ReLU6(inplace=True)]))
+        if stride == 1:
+            conv = nn.Conv2d(c_in, c_out, size, padding=size // 2, groups=groups)
+        else:
+            conv = SameConv2d(c_in, c_out, size, stride, groups=groups)
+        super().__init__(conv, *([] if linear else [nn.ReLU6(inplace=True)]))
 
 
 class InvertedResidual(nn.Module):
