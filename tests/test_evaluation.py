@@ -354,7 +354,7 @@ def test_mistakes_are_named(
 
 def test_too_little_for_a_calibration(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq.write_table(pa.Table.from_pylist([photo(make_png("red"), "red")]), tmp_path / "one.parquet")
-    assert command("evaluate", tmp_path / "one.parquet", "--model", model, "--calibrate", "--quiet") == 2
+    assert command("evaluate", tmp_path / "one.parquet", "--model", model, "--calibrate", "--quiet") == 1
     assert "too few pairs" in capsys.readouterr().err
     assert not (model / "calibration.json").exists()
 

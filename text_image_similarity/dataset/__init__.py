@@ -14,21 +14,13 @@ import re
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from threading import Lock
-from types import TracebackType
-
-import httpx
-from PIL import Image
 
 from ..config import Config
-from ..decode import decode
 from ..errors import RowError, TableError, UsageError
-from ..fetch import Fetcher
+from .pictures import SCHEME, CaptionedImage, PictureLoader, digest, load_picture
 from .tables import SPLITS, Row, Table, open_table, open_tables, split_name
 
 __all__ = [
@@ -45,31 +37,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger("text_image_similarity")
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionedImage:
-    """A picture and the captions that describe it.
-
-    Args:
-        name: Path, URL or row of the picture, for messages.
-        captions: At least one; none is blank.
-        source: The encoded file itself, or a reference that the fetcher reads.
-    """
-
-    name: str
-    captions: tuple[str, ...]
-    source: bytes | str = field(repr=False)
-
-    @property
-    def key(self) -> bytes:
-        """What stands for the picture itself: a digest of its bytes, or of its reference as the table spells it."""
-        if isinstance(self.source, bytes):
-            return _digest(self.source)
-        spelled = self.source if _SCHEME.match(self.source) else self.name
-        return _digest(spelled.encode("utf-8", "surrogatepass"))
 
 
 def read_dataset(
@@ -176,7 +143,7 @@ def split_dataset(
     groups: dict[bytes, list[CaptionedImage]] = {}
     for image in images:
         groups.setdefault(image.key, []).append(image)
-    shuffled = [groups[key] for key in sorted(groups, key=lambda key: _digest(b"%d:%b" % (seed, key)))]
+    shuffled = [groups[key] for key in sorted(groups, key=lambda key: digest(b"%d:%b" % (seed, key)))]
     ends = [round(len(shuffled) * sum(fractions[:i])) for i in range(4)]
     train, validation, test = (
         [image for group in shuffled[start:end] for image in group] for start, end in pairwise(ends)
@@ -184,68 +151,10 @@ def split_dataset(
     return train, validation, test
 
 
-class PictureLoader:
-    """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
-
-    Args:
-        config: Limits, waits and retries of the fetcher and the decoder.
-        transport: Where http requests go, for tests; None is the network.
-    """
-
-    def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._config, self._transport = config, transport
-        self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
-        self._lock = Lock()
-
-    def __enter__(self) -> PictureLoader:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop: running fetches fail within moments."""
-        with self._lock:
-            if self._fetcher is not None:
-                self._fetcher.close()
-                self._fetcher = None
-
-    def load(self, image: CaptionedImage) -> Image.Image:
-        """Return a picture in mode RGB, upright.
-
-        Raises:
-            RowError: It cannot be fetched or decoded.
-        """
-        return decode(self.read(image), self._config.limits)
-
-    def read(self, image: CaptionedImage) -> bytes:
-        """Return a picture's encoded file.
-
-        Raises:
-            RowError: It cannot be fetched.
-        """
-        if isinstance(image.source, bytes):
-            return image.source
-        with self._lock:
-            self._fetcher = self._fetcher or Fetcher(self._config, transport=self._transport)
-            fetcher = self._fetcher
-        return fetcher.fetch(image.source)
-
-
-def load_picture(image: CaptionedImage, config: Config) -> Image.Image:
-    """Return one picture in mode RGB, upright; `PictureLoader` does many of them faster.
-
-    Raises:
-        RowError: It cannot be fetched or decoded.
-    """
-    with PictureLoader(config) as pictures:
-        return pictures.load(image)
-
-
 def reference(url: str, base_dir: str | PathLike[str] | None) -> str:
     """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
     url = url.strip()
-    return url if base_dir is None or _SCHEME.match(url) else str(Path(base_dir).absolute() / url)
+    return url if base_dir is None or SCHEME.match(url) else str(Path(base_dir).absolute() / url)
 
 
 def _pictures(table: Table, columns: tuple[str, str], base_dir: str | PathLike[str] | None) -> Iterator[CaptionedImage]:
@@ -263,7 +172,7 @@ def _pictures(table: Table, columns: tuple[str, str], base_dir: str | PathLike[s
             raise TableError(f"row {number} of {table.name} holds neither bytes nor a reference in {col_image!r}")
         path, source = picture
         if isinstance(source, str):
-            yield CaptionedImage(path[:200] if _SCHEME.match(path) else path, captions, reference(source, folder))
+            yield CaptionedImage(path[:200] if SCHEME.match(path) else path, captions, reference(source, folder))
         else:
             yield CaptionedImage(path or f"row {number} of {table.name}", captions, source)
 
@@ -306,7 +215,7 @@ def _photos(
             content[key] = key
             if isinstance(image.source, str) and sizes[key] is not None and times[sizes[key]] > 1:
                 with suppress(RowError):  # whoever loads it will hear why
-                    content[key] = _digest(files.read(image))  # only files of equal size can be equal
+                    content[key] = digest(files.read(image))  # only files of equal size can be equal
     last: dict[Hashable, int] = {}
     for number, image in rows:
         key = content[_source_key(image)]
@@ -326,7 +235,7 @@ def _photos(
 
 
 def _source_key(image: CaptionedImage) -> Hashable:
-    return _digest(image.source) if isinstance(image.source, bytes) else image.source
+    return digest(image.source) if isinstance(image.source, bytes) else image.source
 
 
 def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, CaptionedImage]:
@@ -344,14 +253,10 @@ def _size(image: CaptionedImage) -> int | None:
     """Return the size in bytes of a picture that is here, as bytes or as a local file, else None."""
     if isinstance(image.source, bytes):
         return len(image.source)
-    if _SCHEME.match(image.source):
+    if SCHEME.match(image.source):
         return None
     try:
         path = Path(image.source)
         return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):
         return None
-
-
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=16).digest()
