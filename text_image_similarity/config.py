@@ -50,9 +50,9 @@ class Limits:
         for name in ("connect_s", "total_s"):
             _seconds(name, getattr(self, name), 0.001)
         for name in ("max_bytes", "max_pixels", "max_side", "per_host"):
-            _at_least(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         _seconds("retry_after_s", self.retry_after_s, 0.0)
-        _at_least("max_redirects", self.max_redirects, 0)
+        at_least("max_redirects", self.max_redirects, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,22 +103,24 @@ class Config:
             )
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
-        _one_of("precision", self.precision, get_args(Precision))
-        _one_of("score", self.score, get_args(ScoreKind))
+        one_of("precision", self.precision, get_args(Precision))
+        one_of("score", self.score, get_args(ScoreKind))
         for name in ("batch_size", "io_workers", "chunk_size"):
-            _at_least(name, getattr(self, name), 1)
-        _at_least("retries", self.retries, 0)
+            at_least(name, getattr(self, name), 1)
+        at_least("retries", self.retries, 0)
         _seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
 
 
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise a `ConfigError` that names the choices unless a setting is one of them."""
     if value not in choices:
         raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
 
 
-def _at_least(name: str, value: object, least: int) -> None:
+def at_least(name: str, value: object, least: int) -> None:
+    """Raise a `ConfigError` unless a setting is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
 

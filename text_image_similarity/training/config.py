@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from typing import Literal, get_args
 
+from ..config import at_least, one_of
 from ..errors import ConfigError
 
 Loss = Literal["info_nce", "sigmoid"]
@@ -103,16 +104,16 @@ class TrainConfig:
     experiment: str = "text-image-similarity"
 
     def __post_init__(self) -> None:
-        _one_of("loss", self.loss, get_args(Loss))
-        _one_of("text_tower", self.text_tower, get_args(TextTowerName))
-        _one_of("precision", self.precision, get_args(TrainPrecision))
-        _one_of("splits", self.splits, ("auto", "own", "random"))
+        one_of("loss", self.loss, get_args(Loss))
+        one_of("text_tower", self.text_tower, get_args(TextTowerName))
+        one_of("precision", self.precision, get_args(TrainPrecision))
+        one_of("splits", self.splits, ("auto", "own", "random"))
         for name in ("embed_dim", "text_width", "text_layers", "epochs", "grad_accum", "workers", "checkpoint_steps"):
-            _whole(name, getattr(self, name), 1)
+            at_least(name, getattr(self, name), 1)
         for name in ("head_width", "patience", "seed"):
-            _whole(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
         for name, least in (("vocab_size", 3), ("context_length", 3), ("image_size", 32), ("batch_size", 2)):
-            _whole(name, getattr(self, name), least)
+            at_least(name, getattr(self, name), least)
         for name, low, high in (
             ("dropout", 0.0, 0.9), ("temperature", 0.001, 10.0), ("lr", 0.0, 1.0), ("image_lr", 0.0, 1.0),
             ("weight_decay", 0.0, 1.0), ("warmup", 0.0, 1.0), ("clip_norm", 1e-6, 1e6), ("ema", 0.0, 0.999999),
@@ -135,13 +136,3 @@ class TrainConfig:
             for name, value in asdict(self).items()
             if name not in free
         }
-
-
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
-
-
-def _whole(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
