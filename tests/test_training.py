@@ -318,12 +318,14 @@ train({str(photos)!r}, {str(tmp_path / "killed")!r}, {config!r}, progress=count)
 
 def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one() -> None:
     # With dropout and batch norm: whole is the same parts, encoded once and compared together.
-    config = replace(TINY, grad_accum=3, batch_size=6, dropout=0.3, clip_norm=1e6)
+    config = replace(TINY, grad_accum=2, batch_size=6, dropout=0.3, clip_norm=1e6)
     tokenizer = learn_tokenizer(["red bar", "blue bar", "red", "blue", "bar", "red blue"], 30)
-    shape = DualEncoderConfig(vocab_size=30, embed_dim=8, text_width=16, dropout=0.3, image_size=32)
+    shape = DualEncoderConfig(
+        vocab_size=30, image_tower="resnet18", embed_dim=8, text_width=16, dropout=0.3, image_size=64
+    )
     torch.manual_seed(0)
     batch = Batch(
-        torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8), ["red bar", "blue", "red", "bar", "a", "b"], []
+        torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8), ["red bar", "blue", "red", "bar", "a", "b"], []
     )
     set_up(tokenizer, 8)
     models = [DualEncoder(shape) for _ in range(2)]
@@ -332,12 +334,12 @@ def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one() -> None:
     steppers[0].optimiser.step = steppers[1].optimiser.step = lambda: None  # type: ignore[method-assign, assignment]
     steppers[0].step(batch, 4)
     models[1].train()
-    encoded = [steppers[1]._encode(batch, slice(start, start + 2), 4) for start in (0, 2, 4)]
+    encoded = [steppers[1]._encode(batch, slice(start, start + 3), 4) for start in (0, 3)]
     image, text = (torch.cat(side) for side in zip(*encoded, strict=True))
     info_nce(image, text, models[1].log_logit_scale.exp()).backward()
     for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if theirs.grad is not None:
-            torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4, msg=name)
+            assert (ours.grad - theirs.grad).norm() <= 1e-3 * theirs.grad.norm() + 1e-6, name
     for (name, ours), theirs in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
         if "num_batches" not in name:
             torch.testing.assert_close(ours, theirs, msg=name)
