@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,17 @@ from PIL import Image
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Exported models go to a cache of this session's own, not to the home of whoever runs the tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 ROOT = Path(__file__).resolve().parent.parent
 
 from tests.server import Server  # noqa: E402 - after the environment is set
+
+
+def pytest_sessionfinish() -> None:
+    _CACHE.cleanup()
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ FLOORS = {
     "decode": 2,
     "preprocess": 2,
     "similarity": 2,
+    "embedding_cache": 2,
     "metrics": 2,
     "encoders": 3,
     "dataset": 3,
@@ -39,7 +40,9 @@ FLOORS = {
 DOORS = {
     "httpx": {"fetch", "dataset", "pipeline", "tables"},  # the last three only name the type of an injected transport
     "httpcore": {"fetch"},
-    "torch": {"encoders", "training"},
+    "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
+    "onnxruntime": {"encoders"},
+    "sqlite3": {"embedding_cache"},
     "mlflow": {"training"},
     "matplotlib": {"training"},
     "transformers": {"encoders"},

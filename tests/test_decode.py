@@ -246,3 +246,44 @@ def test_a_picture_in_memory_is_brought_to_rgb_like_its_file() -> None:
     assert decode_image(turned, LIMITS).size == turned.size
     with pytest.raises(RowError, match="too_many_pixels"):
         decode_image(gradient(), replace(LIMITS, max_side=39))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((3000, 2000), (750, 500)),  # an eighth would be 250 pixels high
+        ((2000, 3000), (500, 750)),
+        ((1344, 1344), (336, 336)),  # a quarter, which just covers
+        ((1340, 1340), (670, 670)),
+        ((640, 480), (640, 480)),
+        ((100, 50), (100, 50)),
+    ],
+)
+def test_a_jpeg_is_reduced_to_no_less_than_what_covers(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = Image.linear_gradient("L").resize(size).convert("RGB")
+    data = saved(image, "JPEG")
+    reduced = decode(data, Limits(), shorter_side=336)
+    assert reduced.size == expected
+    assert decode(data, Limits()).size == size
+    assert abs(np.asarray(reduced).mean() - np.asarray(image).mean()) < 1
+    assert decode(saved(image, "PNG"), Limits(), shorter_side=336).size == size
+
+
+def test_a_reduced_picture_is_turned_upright_and_matted_all_the_same() -> None:
+    image = Image.new("RGB", (1600, 800), "red")
+    image.paste("blue", (0, 0, 800, 800))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode(saved(image, "JPEG", exif=exif), Limits(), shorter_side=336)
+    assert turned.size == (400, 800)
+    assert turned.getpixel((200, 100))[2] > 200  # blue on top
+    grey, cmyk = (decode(saved(image.convert(mode), "JPEG"), Limits(), shorter_side=336) for mode in ("L", "CMYK"))
+    assert grey.size == cmyk.size == (800, 400)
+    assert grey.mode == cmyk.mode == "RGB"
+    assert cmyk.getpixel((700, 200))[0] > 200
+
+
+def test_a_reduced_picture_still_meets_the_caps() -> None:
+    data = saved(Image.new("RGB", (3000, 2000)), "JPEG")
+    with pytest.raises(RowError, match="too_many_pixels"):
+        decode(data, Limits(max_pixels=5_000_000), shorter_side=336)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, Siglip
 from tests.models import save_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import MINI
-from text_image_similarity.encoders.clip import _text_features
+from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime, halve_on_oom
 from text_image_similarity.similarity import cosine
 
@@ -160,22 +161,25 @@ def test_an_encoder_is_shared_between_threads(tiny_clip: Path) -> None:
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
 
 
-def test_a_tokenizer_is_used_by_one_thread_at_a_time(tiny_clip: Path) -> None:
-    """The fast tokenizers keep padding and truncation as state and fail when two threads change it at once."""
-    network = CLIPModel.from_pretrained(tiny_clip).eval().requires_grad_(False)
-    inner = AutoTokenizer.from_pretrained(tiny_clip)
+def test_a_stateful_tokenizer_is_used_by_one_thread_at_a_time(tiny_siglip: Path) -> None:
+    """The tokenizers of transformers keep truncation as state and fail when two threads change it at once."""
+    network = SiglipModel.from_pretrained(tiny_siglip)
+    inner = AutoTokenizer.from_pretrained(tiny_siglip)
     together = threading.Barrier(2)
     met: list[bool] = []
 
-    def tokenizer(*given: object, **options: object) -> object:
-        with contextlib.suppress(threading.BrokenBarrierError):
-            together.wait(0.3)
-            met.append(True)
-        return inner(*given, **options)
+    class Tokenizer:
+        pad_token_id = inner.pad_token_id
 
-    features = _text_features(network, tokenizer, Runtime(torch.device("cpu"), torch.float32))
+        def __call__(self, *given: object, **options: object) -> object:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(0.3)
+                met.append(True)
+            return inner(*given, **options)
+
+    tokens = _tokens(network, Tokenizer())
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(features, [["a"], ["b"]]))
+        list(pool.map(tokens.encode, [["a"], ["b"]]))
     assert not met
 
 
@@ -354,7 +358,7 @@ def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_that_does_not_fit_is_halved() -> None:
     tried: list[int] = []
 
-    def encode(items: list[float]) -> torch.Tensor:
+    def encode(items: Sequence[float]) -> torch.Tensor:
         tried.append(len(items))
         if len(items) > 3:
             raise torch.OutOfMemoryError("full")
@@ -363,7 +367,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     assert halve_on_oom(encode, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert tried == [7, 3, 4, 2, 2]
 
-    def hopeless(items: list[float]) -> torch.Tensor:
+    def hopeless(items: Sequence[float]) -> torch.Tensor:
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError):

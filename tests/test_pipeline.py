@@ -63,7 +63,10 @@ class Web:
             self.asked[request.url.path] += 1
             colour = request.url.path.split("/")[1]
             # "green" for Pillow is half as bright as for a screen; both have the same direction.
-            return httpx.Response(200, content=make_png(colour)) if colour in COLOURS else httpx.Response(404)
+            if colour not in COLOURS:
+                return httpx.Response(404)
+            number = int(request.url.path.split("/")[2].removesuffix(".png"))
+            return httpx.Response(200, content=make_png(colour, (1 + number % 25, 1 + number // 25)))
 
         return httpx.MockTransport(answer)
 
@@ -83,6 +86,9 @@ class Recording:
     def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         self.images.append(len(pixels))
         return self.inner.encode_pixels(pixels)
+
+    def encode_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        return self.encode_text(texts)
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         self.texts.append(list(texts))
@@ -187,6 +193,70 @@ def test_repeated_pictures_and_captions_are_worked_on_once() -> None:
     assert sorted(itertools.chain(*encoder.texts)) == ["caption 0", "caption 1"]
 
 
+def test_pictures_of_the_same_content_are_encoded_once() -> None:
+    web, encoder = Web(), Recording()
+    # The same picture under 30 names: some within one batch, the rest in later ones.
+    results = run([Record(f"http://photos.test/red/7.png?{i}", f"red {i}") for i in range(30)], encoder=encoder,
+                  transport=web.transport())  # fmt: skip
+    assert codes(results) == [None] * 30
+    assert web.asked["/red/7.png"] == 30
+    assert sum(encoder.images) == 1
+
+
+def test_captions_of_like_length_are_encoded_together() -> None:
+    encoder = Recording()
+    texts = ["red " * n for n in (9, 1, 5, 2, 8, 3, 7, 4)]
+    run([Record(inline("red"), text) for text in texts], encoder=encoder)
+    assert [[len(text) // 4 for text in batch] for batch in encoder.texts] == [[1, 2, 3, 4], [5, 7, 8, 9]]
+
+
+def test_a_caption_that_breaks_the_tokenizer_breaks_only_itself() -> None:
+    @dataclass(frozen=True)
+    class Picky(ColourEncoder):
+        def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+            if any("poison" in text for text in texts):
+                raise RuntimeError("no such token")
+            return texts
+
+    results = run([Record(inline("red"), text) for text in ("red 0", "poison red", "red 1")], encoder=Picky())
+    assert codes(results) == [None, "encoder_error", None]
+    assert "no such token" in results[1].error
+
+
+def test_an_embedding_cache_leaves_only_what_is_new_to_encode(tmp_path: Path) -> None:
+    config = replace(CONFIG, embedding_cache=tmp_path / "embeddings.sqlite")
+    records = numbered(20)
+    first, second = Recording(), Recording()
+    expected = run(records, config, encoder=first, transport=Web().transport())
+    assert run(records, config, encoder=second, transport=Web().transport()) == expected
+    assert sum(first.images) == 20
+    assert second.images == second.texts == []
+    again = [Record(record.url, f"{record.text} again") for record in records]
+    run(again, config, encoder=second, transport=Web().transport())
+    assert second.images == []
+    assert sum(map(len, second.texts)) == 20
+    other = Recording(ColourEncoder(fingerprint="another model"))
+    run(records, config, encoder=other, transport=Web().transport())
+    assert sum(other.images) == 20
+
+
+def test_what_fails_is_not_kept_in_the_cache(tmp_path: Path) -> None:
+    config = replace(CONFIG, embedding_cache=tmp_path / "embeddings.sqlite")
+    for _ in range(2):
+        encoder = Recording(poison="poison")
+        texts = ["infinite red", "poison red"]
+        results = run([Record(inline("red"), text) for text in texts], config, encoder=encoder)
+        assert codes(results) == ["non_finite", "encoder_error"]
+
+
+def test_a_cache_that_cannot_be_used_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to be looked at as one " * 50)
+    with pytest.raises(ConfigError, match=r"notes\.txt.*cannot be used"):
+        score_pairs([], replace(CONFIG, embedding_cache=tmp_path / "notes.txt"), encoder=ColourEncoder())
+    with pytest.raises(ConfigError, match="fingerprint"):
+        score_pairs([], replace(CONFIG, embedding_cache=tmp_path / "new.sqlite"), encoder=ColourEncoder(fingerprint=""))
+
+
 def test_a_repeated_failure_is_met_once() -> None:
     web = Web()
     results = run([Record("http://photos.test/none/0.png", f"t{i}") for i in range(20)], transport=web.transport())
@@ -240,7 +310,7 @@ def test_what_is_out_of_reach_is_forgotten() -> None:
     web, encoder = Web(), Recording()
     run([*records, records[0]], encoder=encoder, transport=web.transport())
     assert web.asked["/red/0.png"] == 2
-    assert sum(encoder.images) == 401
+    assert sum(encoder.images) == 400  # fetched again, but its content is still known
 
 
 def test_the_next_batch_is_fetched_while_one_is_encoded() -> None:
@@ -266,16 +336,17 @@ def test_the_next_batch_is_fetched_while_one_is_encoded() -> None:
 
 def test_closing_early_stops_the_threads(server: Server) -> None:
     server.routes["/hang"] = server.hang
-    server.routes["/red.png"] = response(make_png())
+    for i in range(4):  # of four contents, which fill a batch
+        server.routes[f"/{i}.png"] = response(make_png(size=(8 + i, 8)))
     before = set(threading.enumerate())
-    records = [Record(server.url(f"/{'red.png' if i < 4 else 'hang'}?{i}"), "red") for i in range(30)]
+    records = [Record(server.url(f"/{i}.png" if i < 4 else f"/hang?{i}"), "red") for i in range(30)]
     results = score_pairs(records, replace(CONFIG, timeout_s=60.0, limits=replace(CONFIG.limits, total_s=60.0)),
                           encoder=ColourEncoder())  # fmt: skip
     assert next(results).similarity == 1.0
     began = time.monotonic()
     results.close()
     assert time.monotonic() - began < 10
-    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("score-io")]
+    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("score-")]
     assert left == []
 
 
@@ -340,7 +411,7 @@ def test_stats_add_up() -> None:
     run([*numbered(10), Record("none.png", "x"), Record("", "")], transport=Web().transport(), stats=stats)
     assert (stats.rows, stats.scored) == (12, 10)
     assert stats.failures == {"file_not_found": 1, "empty_caption": 1}
-    assert set(stats.seconds) == {"fetch", "decode", "encode_image", "encode_text", "score"}
+    assert set(stats.seconds) == {"fetch", "decode", "encode_image", "tokenize", "encode_text", "score"}
     assert all(seconds > 0 for seconds in stats.seconds.values())
 
 

@@ -22,6 +22,11 @@ CLIP = Preprocess(
 REFERENCE = CLIPImageProcessorPil()
 
 
+def normalised(preprocess: Preprocess, image: Image.Image) -> np.ndarray:
+    scale, shift = preprocess.scale_and_shift
+    return (preprocess.pixels(image) * scale - shift).transpose(2, 0, 1)[None]  # (1, 3, h, w)
+
+
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
@@ -33,7 +38,7 @@ def test_clip_equals_the_reference(width: int, height: int, seed: int) -> None:
         return
     image = picture(width, height, seed)
     expected = REFERENCE([image], return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(CLIP.normalise([CLIP.pixels(image)]), expected, atol=2e-6)
+    np.testing.assert_allclose(normalised(CLIP, image), expected, atol=2e-6)
 
 
 def test_siglip_equals_the_reference() -> None:
@@ -41,7 +46,7 @@ def test_siglip_equals_the_reference() -> None:
     processor = SiglipImageProcessorPil(size={"height": 48, "width": 32}, resample=3)
     for size in ((100, 60), (20, 300), (32, 48)):
         expected = processor([picture(*size)], return_tensors="np")["pixel_values"]
-        np.testing.assert_allclose(squeeze.normalise([squeeze.pixels(picture(*size))]), expected, atol=2e-6)
+        np.testing.assert_allclose(normalised(squeeze, picture(*size)), expected, atol=2e-6)
 
 
 def test_a_crop_smaller_than_the_resize_equals_the_reference() -> None:
@@ -49,7 +54,7 @@ def test_a_crop_smaller_than_the_resize_equals_the_reference() -> None:
     reference = CLIPImageProcessorPil(size={"shortest_edge": 256}, crop_size=224)
     for size in ((300, 500), (224, 224), (640, 200)):
         expected = reference([picture(*size)], return_tensors="np")["pixel_values"]
-        np.testing.assert_allclose(ours.normalise([ours.pixels(picture(*size))]), expected, atol=2e-6)
+        np.testing.assert_allclose(normalised(ours, picture(*size)), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(30_000, 1), (1, 30_000), (5000, 100)])
@@ -67,3 +72,28 @@ def test_the_ribbon_shortcut_sees_the_same_middle() -> None:
     whole = image.resize((width, 224), Image.Resampling.BICUBIC)
     left = (width - 224) // 2
     assert np.abs(shortcut - np.asarray(whole.crop((left, 0, left + 224, 224)))).max() <= 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 9))
+def test_the_fast_resampler_rounds_differently_and_no_more(width: int, height: int, seed: int) -> None:
+    if max(width, height) > 32 * min(width, height):
+        return
+    image = picture(width, height, seed)
+    exact, fast = (how.pixels(image).astype(int) for how in (CLIP, replace(CLIP, fast=True)))
+    assert fast.shape == exact.shape
+    assert np.abs(fast - exact).max() <= 4
+    assert np.abs(fast - exact).mean() <= 0.5
+
+
+def test_exact_pictures_are_decoded_whole() -> None:
+    assert CLIP.decode_side is None
+    assert replace(CLIP, fast=True).decode_side == 336
+    assert replace(CLIP, fast=True, size=(100, 300)).decode_side == 450
+
+
+def test_a_filter_that_torch_lacks_stays_with_pillow() -> None:
+    lanczos = replace(CLIP, resample=Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(
+        replace(lanczos, fast=True).pixels(picture(400, 300)), lanczos.pixels(picture(400, 300))
+    )

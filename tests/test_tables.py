@@ -327,8 +327,8 @@ class Wide(ColourEncoder):
     embed_dim: int = 768
     def encode_pixels(self, pixels):
         return np.pad(super().encode_pixels(pixels), ((0, 0), (0, 765)))
-    def encode_text(self, texts):
-        return np.pad(super().encode_text(texts), ((0, 0), (0, 765)))
+    def encode_tokens(self, texts):
+        return np.pad(super().encode_tokens(texts), ((0, 0), (0, 765)))
 
 png = Path("red.png").read_bytes()
 answer = httpx.MockTransport(lambda request: httpx.Response(200, content=png))

@@ -12,7 +12,9 @@ from typing import Literal, get_args
 
 from .errors import ConfigError
 
-Precision = Literal["auto", "fp32", "fp16"]
+Precision = Literal["auto", "fp32", "fp16", "int8"]
+Engine = Literal["auto", "torch", "onnx"]
+PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -64,7 +66,11 @@ class Config:
             `mini` (small, ships with this package, needs no download).
         revision: Commit, tag or branch of a hub model; None takes the pinned one of an alias or of the default.
         device: `auto` picks CUDA, then MPS, then the CPU; `cuda:1` names one of several.
-        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU.
+        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8` is for the CPU, twice to three times as fast,
+            and moves scores a little (docs/performance.md).
+        engine: What runs the model: `torch`, `onnx` (ONNX Runtime, on the CPU, with the extra of that name), or `auto`, the
+            faster one that is installed; their scores are equal.
+        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale and resizes with torch.
         batch_size: Pictures encoded at once.
         score: `cosine` (-1..1), `unit` ((cos+1)/2, four decimals), `clip_score` (100*max(cos,0)) or `clipscore`
             (2.5*max(cos,0), Hessel et al. 2021).
@@ -73,6 +79,9 @@ class Config:
         io_workers: Threads that fetch and decode.
         chunk_size: Rows written to a table between two flushes to disk.
         base_dir: Folder that relative paths start from; None is the working directory.
+        cache_dir: Folder where exported models are kept; None is the user's cache folder.
+        embedding_cache: File that keeps embeddings from run to run, made if it is not there; None keeps them for the run
+            only. Runs and processes may share it.
         limits: What one row may cost, and what it may reach.
 
     Raises:
@@ -87,6 +96,8 @@ class Config:
     revision: str | None = None
     device: str = "auto"
     precision: Precision = "auto"
+    engine: Engine = "auto"
+    preprocess: PreprocessMode = "exact"
     batch_size: int = 32
     score: ScoreKind = "cosine"
     timeout_s: float = 10.0
@@ -94,6 +105,8 @@ class Config:
     io_workers: int = 16
     chunk_size: int = 1000
     base_dir: str | PathLike[str] | None = None
+    cache_dir: str | PathLike[str] | None = None
+    embedding_cache: str | PathLike[str] | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -104,6 +117,8 @@ class Config:
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
         one_of("precision", self.precision, get_args(Precision))
+        one_of("engine", self.engine, get_args(Engine))
+        one_of("preprocess", self.preprocess, get_args(PreprocessMode))
         one_of("score", self.score, get_args(ScoreKind))
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)

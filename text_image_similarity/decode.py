@@ -52,12 +52,14 @@ _TURNS = {
 }
 
 
-def decode(data: bytes, limits: Limits) -> Image.Image:
+def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> Image.Image:
     """Decode a picture file to RGB.
 
     Args:
         data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF where its plug-in is installed.
         limits: Caps on pixels and on the longest side.
+        shorter_side: Let a JPEG be decoded at a half, a quarter or an eighth of its size, but to no shorter side than
+            this; None decodes it whole.
 
     Returns:
         A picture in mode RGB, upright, 8 bits a channel.
@@ -70,6 +72,9 @@ def decode(data: bytes, limits: Limits) -> Image.Image:
     name = _sniff(data)
     with _as_row_error(name, data), Image.open(io.BytesIO(data), formats=[name]) as image:
         _check_size(image.size, limits)
+        if shorter_side is not None:
+            width, height = (-(-side * shorter_side // min(image.size)) for side in image.size)  # rounded up
+            image.draft(image.mode, (width, height))
         image.load()
         return to_rgb(_upright(image))
 

@@ -1,12 +1,12 @@
 """Pixels -> what a model eats: resize, centre crop, scale, normalise.
 
 This is OpenAI's original Pillow pipeline as `transformers` keeps it in `CLIPImageProcessorPil`, split in two: the part
-that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch.
+that makes 8-bit pixels of the model's size runs on loader threads; the arithmetic runs per batch, with the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ from PIL import Image
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 ImageLike = Image.Image | Pixels
 
+_ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
+# A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores as it is; at the size itself
+# (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
+_SPARE = 1.5
 _MAX_ASPECT = 32  # beyond it a picture is cropped before it is resized; up to it, results equal the reference
 
 
@@ -29,6 +33,8 @@ class Preprocess:
         mean: Mean of each channel, of pixels scaled to 0..1.
         std: Standard deviation of each channel.
         resample: Pillow's resampling filter.
+        fast: Whether pictures may be reduced while they are decoded, and resized with torch instead of Pillow. Scores
+            move a little; docs/performance.md says by how much.
     """
 
     size: int | tuple[int, int]
@@ -36,6 +42,7 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BICUBIC
+    fast: bool = False
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8."""
@@ -48,17 +55,27 @@ class Preprocess:
             box = (left * x, top * y, (left + width) * x, (top + height) * y)
             return np.asarray(image.resize((width, height), self.resample, box=box))
         if (resized_height, resized_width) != (image.height, image.width):
+            if self.fast and self.resample in _ANTIALIASED:
+                return _interpolated(image, (resized_height, resized_width), self.resample)[
+                    top : top + height, left : left + width
+                ]
             image = image.resize((resized_width, resized_height), self.resample)
         if (height, width) != (resized_height, resized_width):
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image)
 
-    def normalise(self, batch: Sequence[Pixels]) -> NDArray[np.float32]:
-        """Stack pixels of the model's size to shape (n, 3, h, w) float32, scaled and normalised."""
-        scale = 1 / (255 * np.asarray(self.std, np.float32))
-        shift = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        values = np.stack(batch).astype(np.float32) * scale - shift  # (n, h, w, 3)
-        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    @property
+    def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """What normalising comes to: bytes times the first minus the second, per channel, each of shape (3,)."""
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        return np.float32(1) / (np.float32(255) * std), mean / std
+
+    @property
+    def decode_side(self) -> int | None:
+        """Shorter side, in pixels, that a picture may be reduced to while it is decoded; None: it is decoded whole."""
+        if not self.fast:
+            return None
+        return math.ceil(_SPARE * (self.size if isinstance(self.size, int) else max(self.size)))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self.size, tuple):
@@ -66,6 +83,16 @@ class Preprocess:
         short, long = sorted((height, width))
         scaled = int(self.size * long / short)  # truncated, as torchvision and transformers do
         return (scaled, self.size) if height > width else (self.size, scaled)
+
+
+def _interpolated(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Pixels:
+    """Resize with torch, which computes what Pillow does in half its time; rounding differs by one here and there."""
+    import torch  # here, because only the fast way needs it
+
+    rows = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (1, 3, h, w) over (h, w, 3) in memory
+    resized = torch.nn.functional.interpolate(rows, size, mode=_ANTIALIASED[resample], antialias=True)
+    pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
+    return pixels
 
 
 def as_image(image: ImageLike) -> Image.Image:

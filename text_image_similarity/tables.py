@@ -53,6 +53,7 @@ class Summary:
     revision: str | None
     device: str | None
     precision: str | None
+    engine: str | None
     score: str
     preprocess: str
     rows: int
@@ -109,6 +110,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         about: dict[str, Any] = {
             name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")
         }
+        about["engine"] = getattr(getattr(encoder, "engine", None), "name", None)
         stats = RunStats()
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
@@ -131,7 +133,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
             **about,
             **_outcome(stats, seconds),
             score=config.score,
-            preprocess="exact",
+            preprocess=config.preprocess,
             versions=_versions(),
             warnings=warnings,
         )
@@ -303,7 +305,7 @@ def _written_whole(*paths: Path) -> Iterator[tuple[_Output, ...]]:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in ("text-image-similarity", "torch", "transformers", "pillow", "httpx", "numpy"):
+    for name in ("text-image-similarity", "torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -84,7 +84,7 @@ def closing_table(summary: Summary) -> str:
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
             ("model", summary.model),
-            ("device", f"{summary.device}, {summary.precision}"),
+            ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.engine)))),
             ("output", summary.output),
             *(("warning", text) for text in summary.warnings),
         ]

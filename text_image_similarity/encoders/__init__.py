@@ -7,10 +7,12 @@ heavy libraries, so naming this package costs nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -18,6 +20,9 @@ from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
 from ..preprocess import ImageLike, Pixels
 from ..similarity import Embeddings
+
+if TYPE_CHECKING:
+    from .two_tower import TwoTowerEncoder
 
 __all__ = ["MINI", "Encoder", "PreparingEncoder", "load_encoder"]
 
@@ -51,7 +56,7 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """`fp32` or `fp16`."""
+        """`fp32`, `fp16` or `int8`."""
 
     @property
     def embed_dim(self) -> int:
@@ -80,7 +85,15 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class PreparingEncoder(Encoder, Protocol):
-    """An encoder whose pictures can be brought to its size ahead of time, on other threads."""
+    """An encoder whose pictures and captions can be made ready ahead of time, on other threads."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What its embeddings depend on besides pixels and words, or None; equal ones may share an embedding cache."""
+
+    @property
+    def decode_side(self) -> int | None:
+        """Shorter side, in pixels, that pictures may be reduced to while they are decoded; None: decode them whole."""
 
     def prepare(self, image: Image.Image) -> Pixels:
         """Bring one picture to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
@@ -88,12 +101,18 @@ class PreparingEncoder(Encoder, Protocol):
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
         """Encode what `prepare` returned, as `encode_image` would the pictures."""
 
+    def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
+        """Turn captions into what the model reads, one item each; safe to call on any thread."""
+
+    def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
+        """Encode items that `tokenize` returned, as `encode_text` would the captions."""
+
 
 def load_encoder(config: Config) -> Encoder:
     """Load the model that `config` names onto its device.
 
     Args:
-        config: `model`, `revision`, `device` and `precision` are used.
+        config: `model`, `revision`, `device`, `precision`, `engine`, `preprocess` and `cache_dir` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.
@@ -101,37 +120,56 @@ def load_encoder(config: Config) -> Encoder:
     Raises:
         ModelUnavailableError: There is no such folder, or the hub is out of reach and the cache does not hold it.
         ModelError: The model is there but cannot be used.
-        ConfigError: The device or precision is not available here.
+        ConfigError: The device, engine or precision is not available here, or not for this model.
     """
     name = str(config.model)
     folder = MINI if name == "mini" else Path(name).expanduser()
     if folder.is_dir():
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
-        if _model_type(folder) == "dual_encoder":
-            from .dual_encoder import load_dual_encoder
-
-            return load_dual_encoder(folder, config)
-        from .clip import load_clip
-
-        return load_clip(str(folder), config, revision=None, trusted=False)
+        if _shape(folder).get("model_type") == "dual_encoder":
+            return _load(name, folder, config, partial(_dual_encoder, folder))
+        return _load(str(folder), folder, config, partial(_clip, str(folder), None, trusted=False))
     if isinstance(config.model, PathLike) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelUnavailableError(f"model folder {name} does not exist")
     name = _ALIASES.get(name, name)
     pinned = _PINNED.get(name)
     revision = config.revision or pinned
-    from .hub import require_model
+    from .hub import cached_folder, require_model
 
     require_model(name, revision)
+    load = partial(_clip, name, revision, trusted=revision is not None and revision == pinned)
+    encoder = _load(name, cached_folder(name, revision), config, load)
+    commit = cached_folder(name, revision)
+    return replace(encoder, revision=commit.name if commit else None)
+
+
+def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config], TwoTowerEncoder]) -> TwoTowerEncoder:
+    """Load a model on the engine that `config` asks for; `folder` is where its files are, as far as they are here."""
+    from .onnx_runtime import load_onnx, wanted
+
+    if not wanted(config, _shape(folder) if folder else {}):
+        return load(config)
+    return load_onnx(name, folder, config, load)
+
+
+def _dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
+    from .dual_encoder import load_dual_encoder
+
+    return load_dual_encoder(folder, config)
+
+
+def _clip(name: str, revision: str | None, config: Config, *, trusted: bool) -> TwoTowerEncoder:
     from .clip import load_clip
 
-    return load_clip(name, config, revision=revision, trusted=revision is not None and revision == pinned)
+    return load_clip(name, config, revision=revision, trusted=trusted)
 
 
-def _model_type(folder: Path) -> str:
+def _shape(folder: Path) -> dict[str, Any]:
+    """Read what a model's `config.json` says."""
     path = folder / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise ModelUnavailableError(f"{folder} is not a model folder: its config.json cannot be read ({exc})") from exc
-    return str(found.get("model_type", "")) if isinstance(found, dict) else ""
+    return found if isinstance(found, dict) else {}

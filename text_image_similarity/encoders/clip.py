@@ -1,13 +1,14 @@
 """CLIP and SigLIP models as `transformers` loads them, from the hub, its cache or a folder.
 
 Embeddings equal `transformers`' own for the same pixels and captions. Two rules differ between the families: CLIP takes
-captions padded to the batch's longest, SigLIP was trained on captions padded to their full length and is given those.
+captions padded to the longest of their batch, SigLIP was trained on captions padded to their full length and is given
+those.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,16 +17,21 @@ from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
 from ..errors import ModelError, ModelUnavailableError
 from ..preprocess import Preprocess
-from .hub import cached_commit, require_hub
-from .torch_runtime import Runtime, TorchEncoder, choose_runtime
+from .fingerprint import fingerprint
+from .hub import cached_folder, require_hub
+from .tokens import Ids, Tokens, tokens_of
+from .torch_runtime import ImageTower, TorchEngine, Tower, choose_runtime
+from .two_tower import TwoTowerEncoder
 
 FAMILIES = ("clip", "siglip")
+_CAPTIONS = 16  # at once on a CPU: of like length, so that little is padding
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
@@ -36,12 +42,12 @@ class _OtherFamilyError(ModelError):
     """A model that no download will turn into one of ours."""
 
 
-def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TorchEncoder:
+def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TwoTowerEncoder:
     """Load a CLIP-family model.
 
     Args:
         name: Hub id or folder.
-        config: `device` and `precision` are used.
+        config: `device`, `precision` and `preprocess` are used.
         revision: Commit, tag or branch on the hub.
         trusted: Whether weights in PyTorch's own format are accepted where there are no safetensors; they are read
             without unpickling code. Only for pinned commits.
@@ -50,7 +56,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         ModelUnavailableError: The model is not wholly in the cache and the hub does not answer.
         ModelError: The model is of another family, or its weights cannot be used.
     """
-    load = partial(_load, name, choose_runtime(config), revision, trusted)
+    load = partial(_load, name, config, revision, trusted)
     # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if Path(name).is_dir():
@@ -67,7 +73,8 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         return load(local_files_only=False)
 
 
-def _load(name: str, runtime: Runtime, revision: str | None, trusted: bool, *, local_files_only: bool) -> TorchEncoder:
+def _load(name: str, config: Config, revision: str | None, trusted: bool, *, local_files_only: bool) -> TwoTowerEncoder:
+    runtime = choose_runtime(config)
     common = {"revision": revision or "main", "local_files_only": local_files_only}
     shape = AutoConfig.from_pretrained(name, **common)
     if shape.model_type not in FAMILIES:
@@ -87,16 +94,25 @@ def _load(name: str, runtime: Runtime, revision: str | None, trusted: bool, *, l
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
     network = network.to(runtime.device).eval().requires_grad_(False)
-    return TorchEncoder(
+    folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
+    preprocess = _preprocess(processor, fast=config.preprocess == "fast")
+    tokens = _tokens(network, tokenizer)
+    return TwoTowerEncoder(
         model=name,
-        revision=None if Path(name).is_dir() else cached_commit(name, revision),
+        revision=None,  # `load_encoder` knows
         embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
         context_length=int(shape.text_config.max_position_embeddings),
         logit_scale=float(network.logit_scale.exp()),
-        runtime=runtime,
-        preprocess=_preprocess(processor),
-        image_features=lambda pixels: _pooled(network.get_image_features(pixel_values=pixels)),
-        text_features=_text_features(network, tokenizer, runtime),
+        preprocess=preprocess,
+        tokens=tokens,
+        engine=TorchEngine(
+            runtime,
+            ImageTower(Tower(network, _image_features), preprocess, runtime),
+            Tower(network, _text_features),
+            tokens,
+            captions=_CAPTIONS if runtime.device.type == "cpu" else None,
+        ),
+        weights=fingerprint(folder) if folder else None,
     )
 
 
@@ -111,27 +127,31 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
 
 
-def _text_features(network: Any, tokenizer: Any, runtime: Runtime) -> Callable[[list[str]], Tensor]:
-    """Return the function from n captions to features (n, embed_dim)."""
-    clip = network.config.model_type == "clip"
+def _image_features(network: Any, pixels: Tensor) -> Tensor:
+    return _pooled(network.get_image_features(pixel_values=pixels))
+
+
+def _text_features(network: Any, ids: Tensor) -> Tensor:
+    # No attention mask: CLIP's text tower is causal, so the end token, the one that counts, never sees the padding behind
+    # it; SigLIP's was trained without a mask.
+    return _pooled(network.get_text_features(input_ids=ids))
+
+
+def _tokens(network: Any, tokenizer: Any) -> Tokens:
     length = network.config.text_config.max_position_embeddings
-    # SigLIP's text tower saw no mask in training; CLIP's needs one for its padding.
-    names = ("input_ids", "attention_mask") if clip else ("input_ids",)
-    # The fast tokenizers keep padding and truncation as state, which two threads must not change at once.
-    lock = Lock()
+    if network.config.model_type == "clip":
+        own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        own.no_padding()
+        own.enable_truncation(length)  # cuts before the end-of-text token, which stays
+        return tokens_of(own, pad=tokenizer.pad_token_id)
+    lock = Lock()  # these tokenizers keep truncation as state, which two threads must not change at once
 
-    def features(texts: list[str]) -> Tensor:
+    def encode(texts: Sequence[str]) -> list[Ids]:
         with lock:
-            tokens = tokenizer(
-                texts,
-                padding=True if clip else "max_length",
-                truncation=True,  # cuts before the end-of-text token, which stays
-                max_length=length,
-                return_tensors="pt",
-            )
-        return _pooled(network.get_text_features(**{name: tokens[name].to(runtime.device) for name in names}))
+            rows: list[Ids] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+        return rows
 
-    return features
+    return Tokens(encode, tokenizer.pad_token_id, length)
 
 
 def _pooled(output: Any) -> Tensor:
@@ -139,7 +159,7 @@ def _pooled(output: Any) -> Tensor:
     return features
 
 
-def _preprocess(processor: Any) -> Preprocess:
+def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
     """Read the geometry and colours of an image processor."""
     if not (processor.do_resize and processor.do_normalize):
         raise ModelError("the model's image processor neither resizes nor normalises, which is not supported")
@@ -151,4 +171,5 @@ def _preprocess(processor: Any) -> Preprocess:
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
         resample=Image.Resampling(int(processor.resample)),
+        fast=fast,
     )

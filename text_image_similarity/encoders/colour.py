@@ -46,6 +46,8 @@ class ColourEncoder:
     embed_dim: int = 3
     context_length: int = 1000
     logit_scale: float = 1.0
+    fingerprint: str = "colour"
+    decode_side: int | None = None
 
     def prepare(self, image: Image.Image) -> Pixels:
         return Preprocess(size=(8, 8), crop=None, mean=(0.0,) * 3, std=(1.0,) * 3).pixels(to_rgb(image))
@@ -55,6 +57,12 @@ class ColourEncoder:
 
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         return self.encode_pixels([self.prepare(as_image(image)) for image in images])
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts
+
+    def encode_tokens(self, rows: Sequence[str]) -> Embeddings:
+        return self.encode_text(rows)
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
         return _unit([sum(np.array(COLOURS.get(w, (0, 0, 0))) for w in re.findall("[a-z]+", t.lower())) for t in texts])

@@ -22,8 +22,11 @@ from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..files import whole_file
 from ..preprocess import Preprocess
-from .torch_runtime import Runtime, TorchEncoder, choose_runtime
+from .fingerprint import fingerprint
+from .tokens import tokens_of
+from .torch_runtime import ImageTower, Runtime, TorchEngine, Tower, choose_runtime
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
+from .two_tower import TwoTowerEncoder
 
 _SCALE = ".scale"
 # Pictures at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
@@ -33,15 +36,17 @@ _CAPTIONS = 8  # at once on a CPU
 _SMALLEST = 4096  # values; what is smaller stays float16, because it gains nothing
 
 
-def load_dual_encoder(folder: Path, config: Config) -> TorchEncoder:
-    """Load a dual encoder from its folder.
+def load_dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
+    """Load a dual encoder from its folder onto torch.
 
     Raises:
         ModelError: A file is missing, or the weights do not fit `config.json`.
     """
     runtime = choose_runtime(config)
     towers, tokenizer = read_dual_encoder(folder)
-    return as_encoder(towers.to(runtime.device, runtime.dtype), tokenizer, str(config.model))
+    towers = towers.to(runtime.device, runtime.dtype)
+    fast = config.preprocess == "fast"
+    return as_encoder(towers, tokenizer, str(config.model), fast=fast, weights=fingerprint(folder))
 
 
 def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
@@ -100,37 +105,42 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
         partial.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def as_encoder(towers: DualEncoder, tokenizer: Tokenizer, name: str) -> TorchEncoder:
-    """Wrap towers that stand on their device as an `Encoder` called `name`."""
+def as_encoder(
+    towers: DualEncoder, tokenizer: Tokenizer, name: str, *, fast: bool = False, weights: str | None = None
+) -> TwoTowerEncoder:
+    """Wrap towers that stand on their device as an `Encoder` called `name`.
+
+    Args:
+        towers: The model.
+        tokenizer: Its tokenizer, as `set_up` leaves it.
+        name: What the encoder is called.
+        fast: Whether pictures are prepared the fast way.
+        weights: Fingerprint of the files that the towers were read from.
+    """
     weight = next(towers.parameters())
+    runtime = Runtime(weight.device, weight.dtype)
     towers = towers.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    size = towers.config.image_size
-
-    def image_features(pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        if weight.device.type != "cpu":
-            return towers.image(pixels)
-        parts = torch.split(pixels, _PICTURES_A_THREAD * torch.get_num_threads())
-        return torch.cat([towers.image(part) for part in parts])
-
-    def text_features(texts: list[str]) -> Tensor:
-        if weight.device.type != "cpu":
-            return towers.text(token_ids(tokenizer, texts).to(weight.device))
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # captions of like length pad each other less
-        parts = [order[start : start + _CAPTIONS] for start in range(0, len(order), _CAPTIONS)]
-        features = torch.cat([towers.text(token_ids(tokenizer, [texts[i] for i in part])) for part in parts])
-        return features[torch.tensor(order).argsort()]
-
-    return TorchEncoder(
+    size, backbone = towers.config.image_size, towers.backbone
+    preprocess = Preprocess(size=size, crop=(size, size), mean=backbone.mean, std=backbone.std, fast=fast)
+    tokens = tokens_of(tokenizer, pad=PAD, if_empty=[UNK])
+    on_cpu = weight.device.type == "cpu"
+    return TwoTowerEncoder(
         model=name,
         revision=None,
         embed_dim=towers.config.embed_dim,
         context_length=towers.config.context_length,
         logit_scale=float(towers.log_logit_scale.exp()),
-        runtime=Runtime(weight.device, weight.dtype),
-        preprocess=Preprocess(size=size, crop=(size, size), mean=towers.backbone.mean, std=towers.backbone.std),
-        image_features=image_features,
-        text_features=text_features,
+        preprocess=preprocess,
+        tokens=tokens,
+        engine=TorchEngine(
+            runtime,
+            ImageTower(Tower(towers, DualEncoder.image), preprocess, runtime),
+            Tower(towers, DualEncoder.text),
+            tokens,
+            pictures=_PICTURES_A_THREAD * torch.get_num_threads() if on_cpu else None,
+            captions=_CAPTIONS if on_cpu else None,
+        ),
+        weights=weights,
     )
 
 

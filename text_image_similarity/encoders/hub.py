@@ -24,17 +24,17 @@ def require_model(name: str, revision: str | None) -> None:
         ModelUnavailableError: Neither.
     """
     try:
-        cached = cached_commit(name, revision)
+        cached = cached_folder(name, revision)
     except HFValidationError as exc:
         raise ModelUnavailableError(f"{name} is neither a folder here nor a possible hub id") from exc
     if cached is None:
         require_hub(name, revision)
 
 
-def cached_commit(name: str, revision: str | None) -> str | None:
-    """Return the commit of a model that the cache holds, at least in part, or None."""
+def cached_folder(name: str, revision: str | None) -> Path | None:
+    """Return the cache's folder of a model, named like its commit, or None; it may lack files."""
     path = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else None
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def require_hub(name: str, revision: str | None) -> None:

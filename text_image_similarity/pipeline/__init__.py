@@ -21,7 +21,8 @@ from ..encoders import Encoder, load_encoder
 from ..fetch import Fetcher
 from ..preprocess import ImageLike, as_image
 from ..records import Record, ScoreResult
-from .run import Outcome, Run, encode_each, is_caption, no_caption
+from .rows import Outcome
+from .run import Run, encode_each, is_caption, no_caption, open_cache
 from .stats import RunStats
 
 __all__ = ["ImageSource", "Outcome", "RunStats", "embed_images", "embed_texts", "score_images", "score_pairs"]
@@ -62,7 +63,7 @@ def score_pairs(
         >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
         [1.0]
     """
-    encoder = load_encoder(config) if encoder is None else encoder
+    encoder = _ready(config, encoder)
 
     def results() -> Generator[ScoreResult]:
         fetcher = Fetcher(config, transport=transport)
@@ -102,7 +103,7 @@ def score_images(
         ConfigError, ModelError: At once.
         ValueError: While iterating, if there are more of one than of the other.
     """
-    encoder = load_encoder(config) if encoder is None else encoder
+    encoder = _ready(config, encoder)
 
     def results() -> Generator[ScoreResult]:
         pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
@@ -133,7 +134,7 @@ def embed_images(
     Raises:
         ConfigError, ModelError: At once, before a picture is read.
     """
-    encoder = load_encoder(config) if encoder is None else encoder
+    encoder = _ready(config, encoder)
 
     def outcomes() -> Generator[Outcome]:
         fetcher, from_memory = Fetcher(config, transport=transport), _memory_reader(config)
@@ -171,6 +172,14 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
             yield from (next(encoded) if is_caption(text) else no_caption() for text in chunk)
 
     return outcomes()
+
+
+def _ready(config: Config, encoder: Encoder | None) -> Encoder:
+    """Return the encoder of a run, and raise at once what would keep the run from starting."""
+    encoder = load_encoder(config) if encoder is None else encoder
+    if (cache := open_cache(config, encoder)) is not None:
+        cache.close()
+    return encoder
 
 
 def _memory_reader(config: Config) -> Callable[[ImageLike | bytes | bytearray | memoryview], Image.Image | bytes]:

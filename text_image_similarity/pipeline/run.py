@@ -10,83 +10,98 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from threading import BoundedSemaphore
 from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Config
 from ..decode import decode
+from ..embedding_cache import EmbeddingCache, content_key
 from ..encoders import Encoder, PreparingEncoder
-from ..errors import ErrorCode, RowError
+from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .loaders import Loaders
+from .rows import Loaded, Outcome, Picture, Recent, Row, Source, Vector
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
 
-Vector = NDArray[np.float32]  # (embed_dim,)
-Outcome = Vector | RowError
 _NONE = np.empty((0, 1), np.float32)
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
+_KNOWN_BYTES = 16 * 1024 * 1024  # of embeddings remembered by content, without an embedding cache
 
 Item = TypeVar("Item")
-Value = TypeVar("Value")
 
 
 class Run(Generic[Item]):
     """One pass over rows: pictures with captions (`results`) or pictures alone (`embeddings`).
 
-    Rows with the same key share one picture.
+    Rows with the same key share one picture; so do pictures, and captions, with the same content.
 
     Args:
         read: Gives an item's encoded bytes, or its picture in RGB; called on loader threads.
+
+    Raises:
+        ConfigError: An embedding cache is asked for that cannot be used, or not with this encoder.
     """
 
     def __init__(
         self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | Image.Image], stats: RunStats
     ) -> None:
-        self.config, self.encoder, self.read, self.stats = config, encoder, read, stats
+        self.config, self.read, self.stats = config, read, stats
         self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
         self.prepare: Callable[[Image.Image], Any] = lambda image: image
+        self.tokenize: Callable[[list[str]], Sequence[Any]] = lambda texts: texts
         self.encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
+        self.encode_tokens: Callable[[list[Any]], Embeddings] = encoder.encode_text
+        self.decode_side: int | None = None
         if isinstance(encoder, PreparingEncoder):
             self.prepare, self.encode_prepared = encoder.prepare, encoder.encode_pixels
+            self.tokenize, self.encode_tokens = encoder.tokenize, encoder.encode_tokens
+            self.decode_side = encoder.decode_side
         else:  # pictures wait at their full size, so fewer of them
             self.look_ahead = max(2 * config.batch_size, config.io_workers)
+        self.fingerprint: str = getattr(encoder, "fingerprint", None) or ""
+        self.cache = open_cache(config, encoder)
+        self.known: Recent[bytes, Vector] = Recent(_KNOWN_BYTES // (4 * getattr(encoder, "embed_dim", 512) + 256))
+        self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
-        self.loaders: Loaders[Item, Any | RowError] = Loaders(config.io_workers, self._load)
-        self.pictures: _Recent[Hashable, _Picture] = _Recent(2 * self.look_ahead)
-        self.captions: _Recent[str, Outcome] = _Recent(2 * self.look_ahead)
+        self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
+        self.reader: Loaders[list[str], tuple[list[str], list[Any] | None]] = Loaders(1, self._tokenized)
 
     def close(self) -> None:
-        """Stop the loader threads; work that has not started is dropped."""
+        """Stop the threads; work that has not started is dropped."""
         self.loaders.close()
+        self.reader.close()
+        if self.cache is not None:
+            self.cache.close()
 
     def results(self, rows: Iterable[tuple[Hashable, Item, object]]) -> Iterator[ScoreResult]:
         """Yield one result per row of (key, item, text), in order."""
-        for batch in self._batches(self._start(*row) for row in rows):
-            self._encode_captions(row.text for row in batch if not row.failed)
-            for result in self._score(batch):
+        for batch, pictures in self._batches(self._start(*row) for row in rows):
+            captions, new = self._known_captions(row.text for row in batch if not row.failed)
+            tokens = self.reader.submit(new)  # while the pictures are encoded
+            self._encode_pictures(pictures)
+            captions |= self._encode_captions(*tokens.result())
+            for result in self._score(batch, captions):
                 self.stats.count(result)
                 yield result
 
     def embeddings(self, items: Iterable[tuple[Hashable, Item]]) -> Iterator[Outcome]:
         """Yield the vector of each (key, item), or what went wrong, in order."""
-        for batch in self._batches(self._start_picture(*item, text="") for item in items):
+        for batch, pictures in self._batches(self._start_picture(*item, text="") for item in items):
+            self._encode_pictures(pictures)
             yield from (row.image for row in batch)
 
-    def _batches(self, started: Iterable[_Row]) -> Iterator[list[_Row]]:
-        """Start rows a bounded way ahead and yield them in batches whose pictures are encoded."""
-        waiting: deque[_Row] = deque()
-        source = _Source(started)
+    def _batches(self, started: Iterable[Row]) -> Iterator[tuple[list[Row], list[list[Picture]]]]:
+        """Start rows a bounded way ahead and yield them in batches, with the pictures to encode, twins together."""
+        waiting: deque[Row] = deque()
+        source = Source(started)
         ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
 
         def refill() -> None:
@@ -97,63 +112,128 @@ class Run(Generic[Item]):
 
         refill()
         while waiting:
-            batch: list[_Row] = []
-            new: dict[int, _Picture] = {}
+            batch: list[Row] = []
+            new: dict[Hashable, list[Picture]] = {}
             while waiting and len(new) < self.config.batch_size and len(batch) < 4 * self.config.batch_size:
                 row = waiting.popleft()
                 ahead_bytes -= row.size
                 refill()
                 batch.append(row)
-                picture = row.picture
-                if isinstance(picture, _Picture) and picture.outcome is None and picture.loaded():
-                    new[id(picture)] = picture
-            self._encode_pictures(list(new.values()))
-            yield batch
+                if isinstance(row.picture, Picture):
+                    self._sort_in(row.picture, new)
+            yield batch, list(new.values())
         if source.problem is not None:
             raise source.problem
 
-    def _start(self, key: Hashable, item: Item, text: object) -> _Row:
+    def _sort_in(self, picture: Picture, new: dict[Hashable, list[Picture]]) -> None:
+        """Finish a loaded picture whose content is known, or put it to those that are to be encoded."""
+        if picture.outcome is not None or (content := picture.loaded()) is None:
+            return
+        # What this run encoded comes before what its threads found in the cache, so that timing decides nothing.
+        vector = self.known.get(content.key) if content.key is not None else None
+        if vector is None and content.vector is not None:
+            vector = content.vector
+        if vector is not None:
+            picture.finish(vector)
+            return
+        twins = new.setdefault(content.key or id(picture), [])
+        if picture not in twins:
+            twins.append(picture)
+
+    def _start(self, key: Hashable, item: Item, text: object) -> Row:
         """Check a row's caption and set its picture loading."""
         if not is_caption(text):
-            return _Row(no_caption(), "", 0)
+            return Row(no_caption(), "", 0)
         return self._start_picture(key, item, text)
 
-    def _start_picture(self, key: Hashable, item: Item, text: str) -> _Row:
+    def _start_picture(self, key: Hashable, item: Item, text: str) -> Row:
         """Set a picture loading, unless one with the same key is within reach."""
         picture = self.pictures.get(key)
         if picture is None:
-            picture = self.pictures.put(key, _Picture(self.loaders.submit(item)))
-        return _Row(picture, text, _size(item) + len(text))
+            picture = self.pictures.put(key, Picture(self.loaders.submit(item)))
+        return Row(picture, text, _size(item) + len(text))
 
-    def _load(self, item: Item) -> Any | RowError:
+    def _load(self, item: Item) -> Loaded | RowError:
         """Read, decode and resize one picture; runs on a loader thread."""
         try:
             content = self.read(item)
+            if not isinstance(content, bytes):
+                with self.decoders, self.stats.timed("decode"):
+                    return Loaded(None, self.prepare(content))
+            key = content_key(self.fingerprint, "image", content)
+            if self.cache is not None and (vector := self.cache.get(key)) is not None:
+                return Loaded(key, vector=vector)
             with self.decoders, self.stats.timed("decode"):
-                return self.prepare(decode(content, self.config.limits) if isinstance(content, bytes) else content)
+                image = decode(content, self.config.limits, shorter_side=self.decode_side)
+                return Loaded(key, self.prepare(image))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
             logger.debug("a picture could not be loaded", exc_info=True)
             return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
 
-    def _encode_pictures(self, pictures: Sequence[_Picture]) -> None:
+    def _encode_pictures(self, pictures: Sequence[list[Picture]]) -> None:
+        contents = [twins[0].content for twins in pictures]
         with self.stats.timed("encode_image"):
-            outcomes = encode_each(self.encode_prepared, [picture.pixels for picture in pictures])
-        for picture, outcome in zip(pictures, outcomes, strict=True):
-            picture.finish(outcome)
+            outcomes = encode_each(self.encode_prepared, [content.pixels for content in contents if content])
+        for twins, content, outcome in zip(pictures, contents, outcomes, strict=True):
+            if content is not None and content.key is not None:
+                self._remember(content.key, outcome)
+            for picture in twins:
+                picture.finish(outcome)
 
-    def _encode_captions(self, texts: Iterable[str]) -> None:
+    def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], list[str]]:
+        """Return the captions whose vectors are known, with them, and the others, those of like length together."""
+        found: dict[str, Outcome] = {}
+        new: list[str] = []
+        for text in dict.fromkeys(texts):
+            key = self._caption_key(text)
+            vector = self.known.get(key)
+            if vector is None and self.cache is not None:
+                vector = self.cache.get(key)
+            if vector is None:
+                new.append(text)
+            else:
+                found[text] = vector
+        return found, sorted(new, key=len)
+
+    def _tokenized(self, texts: list[str]) -> tuple[list[str], list[Any] | None]:
+        """Turn captions into tokens; None in their place if one of them breaks the tokenizer."""
+        try:
+            with self.stats.timed("tokenize"):
+                return texts, list(self.tokenize(texts))
+        except Exception:  # found out and told caption by caption afterwards
+            return texts, None
+
+    def _encode_captions(self, texts: list[str], tokens: list[Any] | None) -> Mapping[str, Outcome]:
+        """Encode captions, batch by batch."""
         size = self.config.batch_size
-        new = [text for text in dict.fromkeys(texts) if self.captions.get(text) is None]
+        outcomes: list[Outcome] = []
         with self.stats.timed("encode_text"):
-            for start in range(0, len(new), size):
-                chunk = new[start : start + size]
-                for text, outcome in zip(chunk, encode_each(self.encoder.encode_text, chunk), strict=True):
-                    self.captions.put(text, outcome)
+            for start in range(0, len(texts), size):
+                if tokens is not None:
+                    outcomes += encode_each(self.encode_tokens, tokens[start : start + size])
+                else:
+                    outcomes += encode_each(self._encode_texts, texts[start : start + size])
+        for text, outcome in zip(texts, outcomes, strict=True):
+            self._remember(self._caption_key(text), outcome)
+        return dict(zip(texts, outcomes, strict=True))
 
-    def _score(self, batch: Sequence[_Row]) -> Iterator[ScoreResult]:
-        found = [self._vectors(row) for row in batch]
+    def _encode_texts(self, texts: list[str]) -> Embeddings:
+        return self.encode_tokens(list(self.tokenize(texts)))
+
+    def _caption_key(self, text: str) -> bytes:
+        return content_key(self.fingerprint, "text", text.encode("utf-8", "surrogatepass"))
+
+    def _remember(self, key: bytes, outcome: Outcome) -> None:
+        if isinstance(outcome, RowError):
+            return
+        self.known.put(key, outcome)
+        if self.cache is not None:
+            self.cache.put(key, outcome)
+
+    def _score(self, batch: Sequence[Row], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
+        found = [_vectors(row, captions) for row in batch]
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self.stats.timed("score"):
             images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
@@ -165,98 +245,27 @@ class Run(Generic[Item]):
                 # The shortest decimal that names the float32, so that a table and a notebook show the same number.
                 yield ScoreResult(float(str(next(scores))))
 
-    def _vectors(self, row: _Row) -> tuple[Vector, Vector] | RowError:
-        """Return a row's two vectors, or what went wrong first."""
-        image = row.image
-        if isinstance(image, RowError):
-            return image
-        text = self.captions.get(row.text)
-        if isinstance(text, RowError):
-            return text
-        if text is None:
-            raise AssertionError("a row is scored after its caption is encoded")
-        return image, text
+
+def _vectors(row: Row, captions: Mapping[str, Outcome]) -> tuple[Vector, Vector] | RowError:
+    """Return a row's two vectors, or what went wrong first."""
+    image = row.image
+    if isinstance(image, RowError):
+        return image
+    text = captions[row.text]
+    return text if isinstance(text, RowError) else (image, text)
 
 
-class _Picture:
-    """One distinct picture: loading, then loaded, then encoded or failed."""
+def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
+    """Open the embedding cache that `config` names, if it names one.
 
-    __slots__ = ("_loading", "outcome", "pixels")
-
-    def __init__(self, loading: Future[Any | RowError]) -> None:
-        self._loading: Future[Any | RowError] | None = loading
-        self.pixels: Any = None
-        self.outcome: Outcome | None = None
-
-    def loaded(self) -> bool:
-        """Wait for the pixels and say whether there are any."""
-        if self._loading is not None:
-            found, self._loading = self._loading.result(), None
-            if isinstance(found, RowError):
-                self.outcome = found
-            else:
-                self.pixels = found
-        return self.pixels is not None
-
-    def finish(self, outcome: Outcome) -> None:
-        """Keep the vector or the error, drop the pixels."""
-        self.outcome, self.pixels = outcome, None
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    picture: _Picture | RowError  # an error: the row has no score, whatever its picture
-    text: str
-    size: int  # in bytes, of the row's own content
-
-    @property
-    def failed(self) -> bool:
-        return isinstance(self.image, RowError)
-
-    @property
-    def image(self) -> Outcome:
-        """The picture's vector or its error; only after its batch is encoded."""
-        outcome = self.picture.outcome if isinstance(self.picture, _Picture) else self.picture
-        if outcome is None:
-            raise AssertionError("a row is answered after its picture is encoded")
-        return outcome
-
-
-class _Recent(Generic[Item, Value]):
-    """The most recently used values, up to a number of them."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: OrderedDict[Item, Value] = OrderedDict()
-
-    def get(self, key: Item) -> Value | None:
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def put(self, key: Item, value: Value) -> Value:
-        self._values[key] = value
-        if len(self._values) > self._capacity:
-            self._values.popitem(last=False)
-        return value
-
-
-class _Source(Generic[Item]):
-    """An iterable whose exception waits until the rows before it are answered."""
-
-    def __init__(self, rows: Iterable[Item]) -> None:
-        self._rows = iter(rows)
-        self.problem: Exception | None = None
-
-    def next(self) -> Item | None:
-        if self.problem is not None:
-            return None
-        try:
-            return next(self._rows, None)
-        except Exception as exc:  # raised again once the earlier rows are out
-            self.problem = exc
-            return None
+    Raises:
+        ConfigError: It cannot be used, or not with this encoder.
+    """
+    if config.embedding_cache is None:
+        return None
+    if not getattr(encoder, "fingerprint", None):
+        raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
+    return EmbeddingCache(config.embedding_cache)
 
 
 def is_caption(text: object) -> TypeGuard[str]:
@@ -276,7 +285,7 @@ def _size(item: object) -> int:
     return item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (bytes, str)) else 0
 
 
-def encode_each(encode: Callable[[list[Any]], NDArray[np.float32]], items: list[Any]) -> list[Outcome]:
+def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> list[Outcome]:
     """Encode a batch; if it fails, encode its items one by one, so that only the guilty ones fail."""
     if not items:
         return []

@@ -66,9 +66,22 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self._kernel(x), self.bias, 2, self.kernel_size[0] // 2, groups=self.groups)
+
+    def folded(self, x: Tensor) -> nn.Conv2d:
+        """Return the plain convolution that does the same to inputs of the shape of `x`, (n, c, h, w)."""
+        kernel = self._kernel(x)
+        height, width = kernel.shape[2:]
+        plain = nn.Conv2d(
+            self.in_channels, self.out_channels, (height, width), 2, self.kernel_size[0] // 2, groups=self.groups
+        )
+        plain.weight = nn.Parameter(kernel, requires_grad=False)
+        plain.bias = self.bias
+        return plain
+
+    def _kernel(self, x: Tensor) -> Tensor:
         height, width = x.shape[2] % 2 == 0, x.shape[3] % 2 == 0
-        weight = nn.functional.pad(self.weight, (int(width), 0, int(height), 0))
-        return nn.functional.conv2d(x, weight, self.bias, 2, self.kernel_size[0] // 2, groups=self.groups)
+        return nn.functional.pad(self.weight, (int(width), 0, int(height), 0))
 
 
 class ConvReLU6(nn.Sequential):

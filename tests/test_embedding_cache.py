@@ -1,0 +1,92 @@
+"""The embedding cache gives back what was put in, to every thread and process, and never stops a run."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from text_image_similarity import ConfigError
+from text_image_similarity.embedding_cache import EmbeddingCache, content_key
+
+
+def vector(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=7).astype(np.float32)
+
+
+def key(number: int, model: str = "model") -> bytes:
+    return content_key(model, "image", str(number).encode())
+
+
+def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    cache = EmbeddingCache(path)
+    for number in range(1000):
+        cache.put(key(number), vector(number))
+    assert cache.get(key(1001)) is None
+    np.testing.assert_array_equal(cache.get(key(999)), vector(999))  # not written yet
+    cache.close()
+    again = EmbeddingCache(path)
+    for number in range(1000):
+        np.testing.assert_array_equal(again.get(key(number)), vector(number))
+    again.close()
+
+
+def test_a_key_stands_for_model_kind_and_content() -> None:
+    keys = {
+        content_key(model, kind, content) for model in "ab" for kind in ("image", "text") for content in (b"1", b"")
+    }
+    assert len(keys) == 8
+    assert all(len(k) == 20 for k in keys)
+
+
+WRITER = """
+import sys
+from tests.test_embedding_cache import key, vector
+from text_image_similarity.embedding_cache import EmbeddingCache
+cache = EmbeddingCache(sys.argv[1])
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
+    cache.put(key(number), vector(number))
+cache.close()
+"""
+
+
+def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    # Overlapping ranges, so that some embeddings are written by two.
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(start)], stderr=subprocess.PIPE)
+        for start in (0, 1000, 2000)
+    ]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [(b"", 0)] * 3
+    cache = EmbeddingCache(path)
+    for number in range(4000):
+        np.testing.assert_array_equal(cache.get(key(number)), vector(number))
+    cache.close()
+
+
+def test_a_cache_that_breaks_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "cache.sqlite"
+    cache = EmbeddingCache(path)
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE embeddings")
+    other.close()
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert cache.get(key(1)) is None
+        for number in range(600):
+            cache.put(key(number), vector(number))
+        cache.close()
+    assert len(caplog.records) == 1
+    assert "goes on without it" in caplog.text
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used"):
+        EmbeddingCache(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        EmbeddingCache(tmp_path / "no" / "such" / "folder.sqlite")

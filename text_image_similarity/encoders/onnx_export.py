@@ -1,0 +1,204 @@
+"""Export a model to ONNX, once: two graphs, its tokenizer and its facts in one folder.
+
+`image.onnx` takes bytes (n, h, w, 3), `text.onnx` padded token ids (n, t); both give features (n, embed_dim). The folder
+appears only after both were run against the model on the same pictures and captions.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..similarity import Embeddings
+from .onnx_runtime import open_engine
+from .torch_runtime import TorchEngine
+from .towers.image import SameConv2d
+from .two_tower import TwoTowerEncoder
+
+FP32_TOLERANCE = 1e-4  # largest difference of a value of a unit vector
+INT8_COSINE = 0.98  # least cosine of an int8 vector with its float32 one
+_WORDS = (
+    "a",
+    "photo of two dogs",
+    "on green grass",
+    "in front of an old house",
+    "while children are playing with a ball",
+)
+
+
+def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
+    """Export a model that torch runs in float32 on the CPU, and check the result against it.
+
+    Args:
+        encoder: The model.
+        folder: Where to; it appears complete or not at all.
+        int8: Round the matrices of both towers to int8, and activations as they come.
+
+    Raises:
+        ModelError: The model cannot be exported, or its exported form gives other embeddings.
+        OSError: The folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as name:
+        made = Path(name) / "model"
+        made.mkdir()
+        _write_facts(encoder, made)
+        for tower, graph in zip(("image", "text"), _graphs(encoder), strict=True):
+            _save(graph, made / f"{tower}.onnx", int8=int8)
+        _check(encoder, made, int8=int8)
+        shutil.move(made, folder)
+
+
+def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
+    """Trace both towers."""
+    engine = encoder.engine
+    if not isinstance(engine, TorchEngine) or engine.device != "cpu" or engine.precision != "fp32":
+        raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
+    height, width = _side(encoder)
+    pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    ids = torch.from_numpy(encoder.tokens.padded(encoder.tokenize([" ".join(_WORDS), _WORDS[0]])))
+    batch = torch.export.Dim("batch", min=1, max=65_536)
+    length = torch.export.Dim("length", min=1, max=encoder.context_length)
+    image_tower = _folded(engine.image_tower, pixels)
+    return [
+        _traced(image_tower, pixels, {0: batch}),
+        _traced(engine.text_tower, ids, {0: batch, 1: length}),
+    ]
+
+
+def _traced(tower: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> Any:
+    with _quiet():
+        try:
+            return torch.onnx.export(
+                tower.eval(),
+                (example,),
+                input_names=["input"],
+                output_names=["features"],
+                dynamic_shapes=(dynamic,),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as exc:  # the exporter wraps whatever went wrong in exceptions of many kinds
+            raise ModelError(f"torch cannot export it to ONNX: {str(exc).strip().splitlines()[0]}") from exc
+
+
+def _folded(tower: nn.Module, example: Tensor) -> nn.Module:
+    """Return a tower whose SAME-padded convolutions have their padding in the kernel: ONNX Runtime fuses it wrongly."""
+    if not any(isinstance(module, SameConv2d) for module in tower.modules()):
+        return tower
+    tower = copy.deepcopy(tower)
+    seen: dict[nn.Module, Tensor] = {}
+    for convolution in (module for module in tower.modules() if isinstance(module, SameConv2d)):
+        convolution.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
+    with torch.inference_mode():
+        tower(example)
+    for parent in list(tower.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SameConv2d):
+                setattr(parent, name, child.folded(seen[child]))
+    return tower
+
+
+def _save(graph: Any, path: Path, *, int8: bool) -> None:
+    with _quiet():
+        if not int8:
+            graph.save(path)
+            return
+        from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+
+        model = graph.model_proto
+        del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
+        quantize_dynamic(
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            reduce_range=True,  # seven bits: with eight, processors without VNNI overflow and give other numbers
+            weight_type=QuantType.QInt8,
+        )
+
+
+def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
+    tokenizer, how = encoder.tokens.tokenizer, encoder.preprocess
+    if tokenizer is None:
+        raise ModelError("its tokenizer cannot be saved as one file")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    facts = {
+        "weights": encoder.weights,
+        "embed_dim": encoder.embed_dim,
+        "context_length": encoder.context_length,
+        "logit_scale": encoder.logit_scale,
+        "pad": encoder.tokens.pad,
+        "if_empty": encoder.tokens.encode([""])[0],
+        "preprocess": {
+            "size": how.size,
+            "crop": how.crop,
+            "mean": how.mean,
+            "std": how.std,
+            "resample": int(how.resample),
+        },
+    }
+    (folder / "encoder.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
+    """Run both forms of the model on the same pictures and captions.
+
+    Raises:
+        ModelError: They differ.
+    """
+    height, width = _side(encoder)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (4, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
+    pixels = [np.ascontiguousarray(p.repeat(16, 0).repeat(16, 1)[:height, :width]) for p in coarse]
+    rows = encoder.tokenize([" ".join(_WORDS[: i + 1]) for i in range(len(_WORDS))])
+    try:
+        engine = open_engine(folder, encoder.tokens, precision="int8" if int8 else "fp32")
+    except Exception as exc:  # of ONNX Runtime's own kinds
+        raise ModelError(f"ONNX Runtime cannot open the exported model: {exc}") from exc
+    pairs = [
+        (_units(encoder.engine.image, pixels), _units(engine.image, pixels)),
+        (_units(encoder.engine.text, rows), _units(engine.text, rows)),
+    ]
+    for tower, (ours, theirs) in zip(("image", "text"), pairs, strict=True):
+        cosine, difference = float((ours * theirs).sum(1).min()), float(np.abs(ours - theirs).max())
+        if not (cosine >= INT8_COSINE if int8 else difference <= FP32_TOLERANCE):
+            raise ModelError(
+                f"the exported {tower} tower gives other embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
+            )
+
+
+def _units(encode: Callable[[Sequence[Any]], Embeddings], items: Sequence[Any]) -> Embeddings:
+    features = encode(items)
+    units: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return units
+
+
+def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:
+    size = encoder.preprocess.crop or encoder.preprocess.size
+    return (size, size) if isinstance(size, int) else size
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Keep what the exporters say about their own workings away from people who cannot act on it."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

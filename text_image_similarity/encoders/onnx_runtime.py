@@ -1,0 +1,231 @@
+"""ONNX Runtime as an engine: the CPU's fastest here, two to three times torch, and it loads without torch or transformers.
+
+A model is exported once (`onnx_export`) into a folder of the user's cache that is named by the fingerprint of its files;
+from then on that folder is all that is read. A batch is shared out over one thread a core, a few pictures a call, which
+keeps activations in the processor's cache. In int8 every picture and caption is a call of its own: activations are
+rounded to the range of what is encoded together, and neighbours must not move a score.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from platformdirs import user_cache_path
+from tokenizers import Tokenizer
+
+from ..config import Config
+from ..errors import ConfigError, ModelError
+from ..preprocess import Pixels, Preprocess
+from ..similarity import Embeddings
+from .fingerprint import fingerprint
+from .tokens import Ids, Tokens, tokens_of
+from .two_tower import TwoTowerEncoder
+
+logger = logging.getLogger("text_image_similarity")
+
+T = TypeVar("T")
+_LAYOUT = 1  # of the exported folders; another number leaves old ones aside
+_PICTURES, _CAPTIONS = 8, 16  # in a call, at most
+
+
+def wanted(config: Config, shape: dict[str, Any]) -> bool:
+    """Say whether a model is to run on ONNX Runtime.
+
+    Args:
+        config: `engine`, `precision` and `device` are used.
+        shape: The model's `config.json`, or an empty one while it is not known.
+
+    Raises:
+        ConfigError: That was asked for and cannot be had: the extra is missing, or model or device are none of its.
+    """
+    asked = config.engine == "onnx" or config.precision == "int8"
+    if config.engine == "torch":
+        return False  # which refuses int8 itself
+    # SigLIP's tokenizer is no single file, and the exporter cannot trace packed sequences.
+    if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
+        if asked:
+            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use engine='torch' and another precision")
+        return False
+    if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
+        if asked:
+            raise ConfigError("engine='onnx' and precision='int8' run on the CPU, in fp32 or int8; set device='cpu'")
+        return False
+    if missing := [name for name in ("onnxruntime", "onnx", "onnxscript") if find_spec(name) is None]:
+        if asked:
+            raise ConfigError(
+                f"engine='onnx' and precision='int8' need {', '.join(missing)}: pip install 'text-image-similarity[onnx]'"
+            )
+        return False
+    return True
+
+
+def _no_gpu() -> bool:
+    """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
+    if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))):
+        return True
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def load_onnx(
+    name: str, folder: Path | None, config: Config, load_torch: Callable[[Config], TwoTowerEncoder]
+) -> TwoTowerEncoder:
+    """Open a model's exported form, which is made first if there is none.
+
+    Args:
+        name: What the encoder is called.
+        folder: Where the model's files are, as far as they are here.
+        config: `precision`, `preprocess`, `engine` and `cache_dir` are used.
+        load_torch: Loads the model itself.
+
+    Returns:
+        The exported model; or, with `engine="auto"` in float32, what `load_torch` gives if the model cannot be exported.
+
+    Raises:
+        ModelError: It cannot be exported, or not to embeddings that are near enough.
+    """
+    precision = "int8" if config.precision == "int8" else "fp32"
+    for_torch = replace(config, device="cpu", precision="fp32", engine="torch")
+    loaded: TwoTowerEncoder | None = None
+    try:
+        cache = Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_path("text-image-similarity")
+        weights = fingerprint(folder) if folder else ""
+        exported = _folder(cache, weights, precision)
+        if not exported.is_dir():  # not exported yet, or the model's files are not all here yet
+            loaded = load_torch(for_torch)
+            exported = _folder(cache, loaded.weights or "", precision)
+            _export_once(loaded, exported, precision)
+        return _open(name, exported, config)
+    except (ModelError, OSError) as exc:
+        if isinstance(exc, ModelError) and loaded is None:
+            raise  # torch could not load it either
+        if config.engine == "onnx" or precision == "int8":
+            raise exc if isinstance(exc, ModelError) else ModelError(f"{name} cannot be exported: {exc}") from exc
+        logger.warning("%s runs on torch instead of ONNX Runtime, which is faster: %s", name, exc)
+        return loaded or load_torch(for_torch)
+
+
+def _folder(cache: Path, weights: str, precision: str) -> Path:
+    return cache / "onnx" / f"{weights}-{precision}-{_LAYOUT}"
+
+
+def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
+    from .onnx_export import export
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
+        if not folder.is_dir():
+            logger.info("exporting %s to ONNX, once: %s", encoder.model, folder)
+            export(encoder, folder, int8=precision == "int8")
+
+
+def _open(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
+    """Open an exported folder."""
+    try:
+        facts = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        tokens = tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])
+        return TwoTowerEncoder(
+            model=name,
+            revision=None,
+            embed_dim=facts["embed_dim"],
+            context_length=facts["context_length"],
+            logit_scale=facts["logit_scale"],
+            preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
+            tokens=tokens,
+            engine=open_engine(folder, tokens, precision="int8" if config.precision == "int8" else "fp32"),
+            weights=facts["weights"],
+        )
+    except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
+        raise ModelError(f"the exported model in {folder} cannot be opened; delete it to export anew: {exc}") from exc
+
+
+def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
+    size, crop = facts["size"], facts["crop"]
+    return Preprocess(
+        size=size if isinstance(size, int) else (size[0], size[1]),
+        crop=crop and (crop[0], crop[1]),
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+        resample=Image.Resampling(facts["resample"]),
+        fast=fast,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxEngine:
+    """Two exported towers.
+
+    Args:
+        image_session, text_session: ONNX Runtime sessions of one thread each.
+        tokens: What pads the ids.
+        pool: The threads that share the calls.
+        workers: How many they are.
+        precision: `fp32` or `int8`.
+    """
+
+    image_session: Any
+    text_session: Any
+    tokens: Tokens
+    pool: ThreadPoolExecutor
+    workers: int
+    precision: str
+
+    @property
+    def name(self) -> str:
+        return "onnx"
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    def image(self, pixels: Sequence[Pixels]) -> Embeddings:
+        return self._run(self.image_session, np.stack, pixels, _PICTURES)
+
+    def text(self, rows: Sequence[Ids]) -> Embeddings:
+        return self._run(self.text_session, self.tokens.padded, rows, _CAPTIONS)
+
+    def _run(
+        self, session: Any, stack: Callable[[Sequence[T]], NDArray[Any]], items: Sequence[T], most: int
+    ) -> Embeddings:
+        step = 1 if self.precision == "int8" else min(most, -(-len(items) // self.workers))
+        parts = [items[start : start + step] for start in range(0, len(items), step)]
+        found: list[Embeddings] = list(self.pool.map(lambda part: session.run(None, {"input": stack(part)})[0], parts))
+        return np.concatenate(found)
+
+
+def open_engine(folder: Path, tokens: Tokens, *, precision: str) -> OnnxEngine:
+    """Open the two graphs of an exported folder."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    workers = _cores()
+    image, text = (
+        onnxruntime.InferenceSession(folder / f"{tower}.onnx", options, providers=["CPUExecutionProvider"])
+        for tower in ("image", "text")
+    )
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="score-onnx")
+    return OnnxEngine(image, text, tokens, pool, workers, precision)
+
+
+def _cores() -> int:
+    """Return the cores this process may use: OMP_NUM_THREADS, as torch reads it, or those it is bound to."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,116 @@
+"""The one `Encoder` of this package: a model's facts, its preprocessing, its tokens, and the engine that runs its towers.
+
+An engine is torch on any device (`torch_runtime`) or ONNX Runtime on the CPU (`onnx_runtime`); what is said here about
+order, shapes and unit length holds for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ..decode import to_rgb
+from ..preprocess import ImageLike, Pixels, Preprocess, as_image
+from ..similarity import Embeddings
+from .tokens import Ids, Tokens, by_length
+
+
+class Engine(Protocol):
+    """Runs two towers. Safe to share between threads."""
+
+    @property
+    def name(self) -> str:
+        """`torch` or `onnx`."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu`, `cuda:0`, `mps`."""
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `fp16` or `int8`."""
+
+    def image(self, pixels: Sequence[Pixels]) -> Embeddings:
+        """Encode n > 0 pictures of the model's size to features (n, embed_dim), float32, of any length."""
+
+    def text(self, rows: Sequence[Ids]) -> Embeddings:
+        """Encode n > 0 captions, given shortest first, to features (n, embed_dim), float32, of any length."""
+
+
+@dataclass(frozen=True, slots=True)
+class TwoTowerEncoder:
+    """A `PreparingEncoder` over an engine.
+
+    Args:
+        model, revision, embed_dim, context_length, logit_scale: As in `Encoder`.
+        preprocess: How the model wants its pictures.
+        tokens: How it reads captions.
+        engine: What runs it.
+        weights: Fingerprint of the model's files, or None for a model that is still learning.
+    """
+
+    model: str
+    revision: str | None
+    embed_dim: int
+    context_length: int
+    logit_scale: float
+    preprocess: Preprocess
+    tokens: Tokens
+    engine: Engine
+    weights: str | None = None
+
+    @property
+    def device(self) -> str:
+        return self.engine.device
+
+    @property
+    def precision(self) -> str:
+        return self.engine.precision
+
+    @property
+    def fingerprint(self) -> str | None:
+        if self.weights is None:
+            return None
+        mode = "fast" if self.preprocess.fast else "exact"
+        return f"{self.weights} {self.engine.name} {self.device.partition(':')[0]} {self.precision} {mode}"
+
+    @property
+    def decode_side(self) -> int | None:
+        return self.preprocess.decode_side
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        return self.preprocess.pixels(to_rgb(image))
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        return _unit(self.engine.image(pixels)) if pixels else self._none()
+
+    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
+        return self.encode_pixels([self.prepare(as_image(image)) for image in images])
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        return self.tokens.encode(texts)
+
+    def encode_tokens(self, rows: Sequence[Ids]) -> Embeddings:
+        if not rows:
+            return self._none()
+        order = by_length(rows)
+        vectors = np.empty((len(rows), self.embed_dim), np.float32)
+        vectors[order] = _unit(self.engine.text([rows[i] for i in order]))
+        return vectors
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        return self.encode_tokens(self.tokenize(texts))
+
+    def _none(self) -> Embeddings:
+        return np.empty((0, self.embed_dim), np.float32)
+
+
+def _unit(features: Embeddings) -> Embeddings:
+    """Scale rows to length 1; a row that is not finite stays so."""
+    with np.errstate(invalid="ignore"):
+        unit: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
+    return unit
