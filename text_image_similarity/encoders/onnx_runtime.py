@@ -38,7 +38,7 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 _LAYOUT = 1  # of the exported folders; another number leaves old ones aside
-_PICTURES, _CAPTIONS = 8, 16  # in a call, at most
+_PICTURES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
 
 
 def wanted(config: Config, shape: dict[str, Any]) -> bool:
@@ -155,6 +155,8 @@ def _open(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
 
 
 def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
+    if fast:
+        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first picture
     size, crop = facts["size"], facts["crop"]
     return Preprocess(
         size=size if isinstance(size, int) else (size[0], size[1]),

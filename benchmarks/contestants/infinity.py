@@ -1,0 +1,29 @@
+"""infinity-emb's engine in this process: pictures as bytes and captions go in, unit vectors come out.
+
+It cuts captions at 20 tokens, because it takes transformers' default length of generated text for the model's limit; scores
+of longer ones differ. It needs transformers 4 and NumPy 1, so it lives in an environment of its own (`--infinity-python`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from infinity_emb import EngineArgs, SyncEngineArray
+
+from ..inputs import MODEL, Row
+from . import Score
+
+
+def load(**options: Any) -> Score:
+    """Start the engine; `options` go to `EngineArgs`."""
+    name = str(MODEL)
+    engines = SyncEngineArray.from_args([EngineArgs(model_name_or_path=name, device="cpu", **options)])
+
+    def score(rows: list[Row]) -> list[float]:
+        images, _ = engines.image_embed(model=name, images=[Path(row.path).read_bytes() for row in rows]).result()
+        texts, _ = engines.embed(model=name, sentences=[row.caption for row in rows]).result()
+        return (np.array(images) * np.array(texts)).sum(axis=1).tolist()
+
+    return score

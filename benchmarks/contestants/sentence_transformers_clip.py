@@ -1,0 +1,27 @@
+"""sentence-transformers over a CLIP folder: `encode` the pictures, `encode` the captions, take the cosine.
+
+It batches by 32 and sorts captions by length itself; the best setting on 2 cores is batches of 16. Its ONNX backend needs
+optimum-onnx, which does not go with transformers 5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+from ..inputs import MODEL, Row
+from . import Score
+
+
+def load(**options: Any) -> Score:
+    """Load the model; `options` go to `encode`."""
+    model = SentenceTransformer(str(MODEL), device="cpu")
+
+    def score(rows: list[Row]) -> list[float]:
+        images = model.encode([Image.open(row.path) for row in rows], normalize_embeddings=True, **options)
+        texts = model.encode([row.caption for row in rows], normalize_embeddings=True, **options)
+        return (images * texts).sum(axis=1).tolist()
+
+    return score

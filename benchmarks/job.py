@@ -1,0 +1,113 @@
+"""One measurement in a process of its own: `run_job` starts it, watches its memory and reads what it found.
+
+The process is `python -m benchmarks.job MODULE:FUNCTION ARGUMENTS FILE`: it calls the function with the arguments, a
+JSON object, and writes the object it returns, with the peak of its own memory, to the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from .inputs import BUILD, ROOT
+from .meter import family_mib, peak_mib
+from .server import serving
+
+LIMIT_S = 7200
+SAMPLE_S = 2.0  # seldom, for the look costs what is measured its time
+# No model hub, no peer that reports home, and exported models beside the results instead of in the user's cache.
+_ENVIRONMENT = {
+    "XDG_CACHE_HOME": str(BUILD / "cache"),
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "WANDB_MODE": "disabled",
+}
+# Everyone may use all cores; some libraries heed these and others do not, so a limit would favour some.
+_THREADS = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one process measures.
+
+    Args:
+        name: Unique in its section.
+        function: `module:function` that returns an object for JSON.
+        arguments: Its keyword arguments.
+        delay_ms: If not None, the loopback server answers with this delay, and `arguments` gain its address, `server`.
+        python: The interpreter, for peers that live in an environment of their own.
+    """
+
+    name: str
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    delay_ms: float | None = None
+    python: str = sys.executable
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Run a job and return what it found, or `{"failed": reason}`."""
+    with tempfile.TemporaryDirectory() as folder, serving(job.delay_ms) as server:
+        out, log = Path(folder) / "found.json", Path(folder) / "log.txt"
+        arguments = job.arguments | ({"server": server} if server else {})
+        command = [job.python, "-m", "benchmarks.job", job.function, json.dumps(arguments), str(out)]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=_environment())
+            peak = _watch(process)
+        if process.returncode or not out.exists():
+            return {"failed": _last_line(log.read_text(encoding="utf-8", errors="replace"))}
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found | {"peak_mib": round(max(found["peak_mib"], peak))}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _THREADS} | _ENVIRONMENT
+
+
+def _watch(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process and return the most memory it was seen to have together with its descendants, in MiB."""
+    peaks, ended = [0.0], Event()
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_S):
+            peaks.append(family_mib(process.pid))
+
+    watcher = Thread(target=sample)
+    watcher.start()
+    try:
+        with suppress(subprocess.TimeoutExpired):  # what is killed has failed, with the last it said
+            process.wait(LIMIT_S)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        ended.set()
+        watcher.join()
+    return max(peaks)
+
+
+def _last_line(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it ended without a word"
+
+
+def main() -> None:
+    function, arguments, out = sys.argv[1:]
+    module, _, name = function.partition(":")
+    found = getattr(import_module(module), name)(**json.loads(arguments))
+    Path(out).write_text(json.dumps({**found, "peak_mib": peak_mib()}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

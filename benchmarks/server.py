@@ -1,0 +1,85 @@
+"""A loopback server that hands out the photos with a set delay: `python -m benchmarks.server [--delay-ms 50]`.
+
+It prints its port, keeps connections alive, holds every answer ready in memory and does all waiting on one thread's
+clock, so that it takes little of the machine it shares with what is measured. It knows GET and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from .inputs import INPUTS, ROOT
+
+_MISSING = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: each request is answered `delay` seconds after its head is in.
+
+    Args:
+        answers: Path -> the whole answer.
+        delay: Seconds.
+    """
+
+    def __init__(self, answers: dict[bytes, bytes], delay: float) -> None:
+        self._answers, self._delay = answers, delay
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *heads, self._received = (self._received + data).split(b"\r\n\r\n")
+        for head in heads:
+            answer = self._answers.get(head.split(b" ", 2)[1], _MISSING)
+            asyncio.get_running_loop().call_later(self._delay, self._answer, answer)
+
+    def _answer(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)  # type: ignore[attr-defined]
+
+
+def serving(delay_ms: float | None) -> AbstractContextManager[str]:
+    """Run the server in its own process and give its address; None runs none and gives ""."""
+    return nullcontext("") if delay_ms is None else _served(delay_ms)
+
+
+@contextmanager
+def _served(delay_ms: float) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.server", "--delay-ms", str(delay_ms)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}/"
+        finally:
+            process.terminate()
+
+
+async def serve(delay: float) -> None:
+    loop = asyncio.get_running_loop()
+    answers = dict(_answers())
+    server = await loop.create_server(lambda: Connection(answers, delay), "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+def _answers() -> Iterator[tuple[bytes, bytes]]:
+    for photo in sorted((INPUTS / "photos").glob("*.jpg")):
+        body = photo.read_bytes()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+        yield f"/photos/{photo.name}".encode(), head.encode() + body
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--delay-ms", type=float, default=50.0)
+    asyncio.run(serve(parser.parse_args().delay_ms / 1000))
+
+
+if __name__ == "__main__":
+    main()
