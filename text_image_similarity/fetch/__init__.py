@@ -39,7 +39,7 @@ USER_AGENT = "text-image-similarity/0.1"
 
 
 class Fetcher:
-    """Fetches pictures for one run; safe to call from many threads, over one pool of kept-alive connections.
+    """Fetches pictures for one run; safe to call from many threads, each of which keeps its connections.
 
     Args:
         config: `timeout_s`, `retries`, `io_workers`, `base_dir` and `limits` are used.
@@ -53,7 +53,7 @@ class Fetcher:
         self._config = config
         self._limits = config.limits
         self._closing = Event()
-        self._transport = transport or GuardedTransport(config.limits, config.io_workers, resolve=resolve)
+        self._transport = transport or GuardedTransport(config.limits, resolve=resolve)
         self._client = httpx.Client(
             transport=self._transport,
             timeout=httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None),

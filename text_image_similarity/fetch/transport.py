@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, local
 from typing import Any
 from weakref import WeakSet
 
@@ -26,6 +26,8 @@ from ..config import Limits
 from ..errors import ErrorCode, RowError
 
 Resolver = Callable[[str, int], list[str]]
+
+_KEPT = 4  # idle connections a thread keeps, for rows that go back and forth between a few hosts
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 
@@ -41,27 +43,39 @@ def row_deadline(deadline: float) -> Iterator[float]:
 
 
 class GuardedTransport(httpx.BaseTransport):
-    """An httpx transport over a kept-alive pool of guarded connections.
+    """An httpx transport over kept-alive, guarded connections.
+
+    Every thread has a small pool of its own. httpcore's pool looks at all its connections for each request, some of them
+    with a call to the system, so that one pool for 32 threads spends more time on its list than on the network.
 
     Args:
         limits: `connect_s` and `allow_private_addresses` are used.
-        workers: Connections kept, one for each thread that fetches.
         resolve: `(host, port) -> addresses`; None asks the system.
     """
 
-    def __init__(self, limits: Limits, workers: int, *, resolve: Resolver | None = None) -> None:
+    def __init__(self, limits: Limits, *, resolve: Resolver | None = None) -> None:
         self._backend = _GuardedBackend(limits, resolve or _system_resolver)
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=False),
-            max_connections=None,
-            max_keepalive_connections=workers,
-            network_backend=self._backend,
-        )
+        self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._own = local()
+        self._pools: list[httpcore.ConnectionPool] = []
+
+    def _pool(self) -> httpcore.ConnectionPool:
+        """Return the calling thread's pool."""
+        pool: httpcore.ConnectionPool | None = getattr(self._own, "pool", None)
+        if pool is None:
+            pool = self._own.pool = httpcore.ConnectionPool(
+                ssl_context=self._ssl_context,
+                max_connections=None,
+                max_keepalive_connections=_KEPT,
+                network_backend=self._backend,
+            )
+            self._pools.append(pool)
+        return pool
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
         with _httpx_errors():
-            response = self._pool.handle_request(
+            response = self._pool().handle_request(
                 httpcore.Request(
                     request.method,
                     httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
@@ -82,7 +96,8 @@ class GuardedTransport(httpx.BaseTransport):
         self._backend.abort()
 
     def close(self) -> None:
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
 
 class _Body(httpx.SyncByteStream):
