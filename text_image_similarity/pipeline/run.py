@@ -33,7 +33,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _NONE = np.empty((0, 1), np.float32)
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
-_KNOWN_BYTES = 16 * 1024 * 1024  # of embeddings remembered by content, without an embedding cache
+_KNOWN = 8192  # embeddings remembered by content, even without an embedding cache: 19 MB for CLIP ViT-B/32
 
 Item = TypeVar("Item")
 
@@ -68,7 +68,7 @@ class Run(Generic[Item]):
             self.look_ahead = max(2 * config.batch_size, config.io_workers)
         self.fingerprint: str = getattr(encoder, "fingerprint", None) or ""
         self.cache = open_cache(config, encoder)
-        self.known: Recent[bytes, Vector] = Recent(_KNOWN_BYTES // (4 * getattr(encoder, "embed_dim", 512) + 256))
+        self.known: Recent[bytes, Vector] = Recent(_KNOWN)
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
         self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
