@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
@@ -93,6 +93,11 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
+    if shape.model_type == "clip":
+        # Only the class token leaves the image tower, so its last layer's feed-forward network, a twentieth of the work,
+        # need not see the others: they get the class token's instead, which nobody reads.
+        last = network.vision_model.encoder.layers[-1]
+        last.layer_norm2 = nn.Sequential(_ClassToken(), last.layer_norm2)
     network = network.to(runtime.device).eval().requires_grad_(False)
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
@@ -125,6 +130,11 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except (ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
+
+
+class _ClassToken(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, :1]  # (n, tokens, width) -> (n, 1, width)
 
 
 def _image_features(network: Any, pixels: Tensor) -> Tensor:

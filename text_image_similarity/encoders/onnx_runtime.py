@@ -37,7 +37,7 @@ from .two_tower import TwoTowerEncoder
 logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
-_LAYOUT = 1  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 2  # of the exported folders; another number leaves old ones aside
 _PICTURES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
 
 
