@@ -44,7 +44,8 @@ def _measure(section: Section, jobs: list[Job], rounds: int, results: Results) -
 
 def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
     pythons = {"infinity": given.infinity_python, "clip-retrieval": given.clip_retrieval_python}
-    options = Options(given.pairs or 200, given.pairs or 1000, given.rows, {k: v for k, v in pythons.items() if v})
+    pythons = {name: path for name, path in pythons.items() if path}
+    options = Options(given.pairs or 200, given.pairs or 1000, given.rows, pythons, given.data.resolve())
     chosen = []
     for section in all_sections():
         jobs = section.jobs(options)
@@ -63,7 +64,12 @@ def _arguments() -> argparse.Namespace:
     add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")
     add("--render", action="store_true", help="measure nothing, only write the page")
-    add("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder with flickr8k/train.parquet")
+    add(
+        "--data",
+        type=Path,
+        default=ROOT.parent / "shared" / "data",
+        help="folder with flickr8k/train.parquet and flickr8k/validation.parquet",
+    )
     add("--page", type=Path, default=ROOT / "docs" / "performance.md", help="page with the markers")
     add("--infinity-python", metavar="PATH", help="interpreter that has infinity-emb")
     add("--clip-retrieval-python", metavar="PATH", help="interpreter that has clip-retrieval")

@@ -28,12 +28,14 @@ class Options:
         mini_pairs: Rows scored by mini.
         rows: Most rows of the growing table.
         pythons: Interpreters of peers with an environment of their own, by its name.
+        data: Folder with flickr8k/.
     """
 
     pairs: int
     mini_pairs: int
     rows: int
     pythons: dict[str, str]
+    data: Path
 
 
 @dataclass(frozen=True, slots=True)

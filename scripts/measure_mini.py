@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def challenge_auc() -> float:
 
 def milliseconds_a_pair(photos: Path) -> float:
     """Return the time to encode a photo and one of its captions on one core, resizing and tokenising included."""
-    threads = torch.get_num_threads()
+    os.environ["OMP_NUM_THREADS"] = "1"  # ONNX Runtime's workers are counted when the encoder is loaded
     torch.set_num_threads(1)
     encoder = load_encoder(Config(model="mini", device="cpu"))
     images = read_dataset(photos)[:32]
@@ -50,7 +51,6 @@ def milliseconds_a_pair(photos: Path) -> float:
         encoder.encode_image(pictures)
         encoder.encode_text(captions)
         rounds.append(1000 * (time.perf_counter() - began) / len(images))
-    torch.set_num_threads(threads)
     return min(rounds[1:])
 
 

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,13 @@ def key(number: int, model: str = "model") -> bytes:
 
 def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
-    cache = EmbeddingCache(path)
+    cache = EmbeddingCache(path, 7)
     for number in range(1000):
         cache.put(key(number), vector(number))
     assert cache.get(key(1001)) is None
     np.testing.assert_array_equal(cache.get(key(999)), vector(999))  # not written yet
     cache.close()
-    again = EmbeddingCache(path)
+    again = EmbeddingCache(path, 7)
     for number in range(1000):
         np.testing.assert_array_equal(again.get(key(number)), vector(number))
     again.close()
@@ -47,9 +48,10 @@ def test_a_key_stands_for_model_kind_and_content() -> None:
 
 WRITER = """
 import sys
+import threading
 from tests.test_embedding_cache import key, vector
 from text_image_similarity.embedding_cache import EmbeddingCache
-cache = EmbeddingCache(sys.argv[1])
+cache = EmbeddingCache(sys.argv[1], 7)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
     cache.put(key(number), vector(number))
 cache.close()
@@ -64,7 +66,7 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
         for start in (0, 1000, 2000)
     ]
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [(b"", 0)] * 3
-    cache = EmbeddingCache(path)
+    cache = EmbeddingCache(path, 7)
     for number in range(4000):
         np.testing.assert_array_equal(cache.get(key(number)), vector(number))
     cache.close()
@@ -72,7 +74,7 @@ def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
 
 def test_a_cache_that_breaks_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "cache.sqlite"
-    cache = EmbeddingCache(path)
+    cache = EmbeddingCache(path, 7)
     with sqlite3.connect(path) as other:
         other.execute("DROP TABLE embeddings")
     other.close()
@@ -87,6 +89,49 @@ def test_a_cache_that_breaks_is_left_aside(tmp_path: Path, caplog: pytest.LogCap
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be used"):
-        EmbeddingCache(tmp_path)
+        EmbeddingCache(tmp_path, 7)
     with pytest.raises(ConfigError, match="cannot be used"):
-        EmbeddingCache(tmp_path / "no" / "such" / "folder.sqlite")
+        EmbeddingCache(tmp_path / "no" / "such" / "folder.sqlite", 7)
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.sqlite"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE embeddings (id INTEGER)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="something else"):
+        EmbeddingCache(path, 7)
+    assert path.read_bytes() == before
+
+
+def test_a_vector_that_cannot_be_one_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    cache = EmbeddingCache(path, 7)
+    cache.put(key(1), vector(1))
+    cache.put(key(2), np.full(7, np.nan, np.float32))
+    cache.close()
+    with sqlite3.connect(path) as file:
+        file.execute("INSERT INTO embeddings VALUES (?, ?)", (key(3), b"12345"))
+    file.close()
+    narrow, cache = EmbeddingCache(path, 3), EmbeddingCache(path, 7)
+    assert [narrow.get(key(n)) for n in (1, 2, 3)] == [None] * 3
+    assert [cache.get(key(n)) is None for n in (1, 2, 3)] == [False, True, True]
+    narrow.close()
+    cache.close()
+
+
+def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    maker = sqlite3.connect(path, isolation_level=None)
+    maker.execute("BEGIN IMMEDIATE")
+    opened: list[EmbeddingCache] = []
+    waiting = threading.Thread(target=lambda: opened.append(EmbeddingCache(path, 7)))
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    maker.execute("ROLLBACK")
+    maker.close()
+    waiting.join(10)
+    opened[0].put(key(1), vector(1))
+    opened[0].close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from tests.models import save_clip
 from tests.test_encoders import captions, noise
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder
 from text_image_similarity.encoders import MINI, onnx_export, onnx_runtime
-from text_image_similarity.encoders.fingerprint import fingerprint
+from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,8 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
     assert (torch.engine.name, onnx.engine.name) == ("torch", "onnx")
     for fact in ("model", "revision", "device", "precision", "embed_dim", "context_length", "logit_scale"):
         assert getattr(onnx, fact) == getattr(torch, fact)
-    images, texts = noise(11), [*captions(11), "", " ", "日本語"]
+    images = noise(11)
+    texts = [*captions(11), "", " ", "日本語", "a [PAD] dog", "[UNK]", "<|endoftext|> after the end", "word " * 500]
     assert np.abs(torch.encode_image(images)[1:] - torch.encode_image(images)[:-1]).max() > 1e-3  # pictures differ
     np.testing.assert_allclose(onnx.encode_image(images), torch.encode_image(images), atol=2e-6)
     np.testing.assert_allclose(onnx.encode_text(texts), torch.encode_text(texts), atol=2e-6)
@@ -131,13 +134,58 @@ def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: 
     assert "runs on torch" in caplog.text
 
 
-def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path) -> None:
+def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog) -> None:
     config = Config(model=tiny_clip, cache_dir=tmp_path, engine="onnx")
     load_encoder(config)
     graph = next((tmp_path / "onnx").glob("*/image.onnx"))
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ModelError, match="delete it to export anew"):
         load_encoder(config)
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert load_encoder(replace(config, engine="auto", device="cpu")).engine.name == "torch"
+    assert "delete it to export anew" in caplog.text
+
+
+def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    config = Config(model=tiny_clip, cache_dir=tmp_path, engine="onnx")
+    load_encoder(config)
+    facts = next((tmp_path / "onnx").glob("*/encoder.json"))
+    facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
+    with pytest.raises(ModelError, match="of another model"):
+        load_encoder(config)
+
+
+def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(onnx_export, "_graphs", broken)
+    config = Config(model=tiny_clip, cache_dir=tmp_path, device="cpu")
+    with pytest.raises(ModelError, match="RuntimeError: no such operator"):
+        load_encoder(replace(config, engine="onnx"))
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert load_encoder(config).engine.name == "torch"
+
+
+def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder)
+    with pytest.raises(ModelError, match="written while it was read"), unchanged(folder):
+        (folder / "model.safetensors").write_bytes(b"another model")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_encodes_too(exports: Path) -> None:
+    code = (
+        "import os, sys\nfrom text_image_similarity import Config, load_encoder\n"
+        f"encoder = load_encoder(Config(model='mini', engine='onnx', cache_dir={str(exports)!r}))\n"
+        "first = encoder.encode_text(['a dog'])\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os._exit(0 if (encoder.encode_text(['a dog']) == first).all() else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

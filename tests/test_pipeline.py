@@ -240,6 +240,27 @@ def test_an_embedding_cache_leaves_only_what_is_new_to_encode(tmp_path: Path) ->
     assert sum(other.images) == 20
 
 
+def test_the_caps_hold_for_pictures_in_the_cache_too(tmp_path: Path) -> None:
+    config = replace(CONFIG, embedding_cache=tmp_path / "embeddings.sqlite")
+    record = Record("data:image/png;base64," + base64.b64encode(make_png(size=(40, 40))).decode(), "red")
+    assert codes(run([record], config)) == [None]
+    strict = replace(config, limits=replace(config.limits, max_pixels=1000))
+    assert codes(run([record], strict)) == ["too_many_pixels"]
+
+
+def test_a_panic_on_another_thread_ends_the_run() -> None:
+    class PanicError(BaseException):
+        """What a native library may raise."""
+
+    @dataclass(frozen=True)
+    class Panicking(ColourEncoder):
+        def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+            raise PanicError
+
+    with pytest.raises(PanicError):
+        run([Record(inline("red"), "red")], encoder=Panicking())
+
+
 def test_what_fails_is_not_kept_in_the_cache(tmp_path: Path) -> None:
     config = replace(CONFIG, embedding_cache=tmp_path / "embeddings.sqlite")
     for _ in range(2):

@@ -66,7 +66,7 @@ class Config:
             `mini` (small, ships with this package, needs no download).
         revision: Commit, tag or branch of a hub model; None takes the pinned one of an alias or of the default.
         device: `auto` picks CUDA, then MPS, then the CPU; `cuda:1` names one of several.
-        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8` is for the CPU, twice to three times as fast,
+        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8` is for the CPU, twice as fast with CLIP,
             and moves scores a little (docs/performance.md).
         engine: What runs the model: `torch`, `onnx` (ONNX Runtime, on the CPU, with the extra of that name), or `auto`, the
             faster one that is installed; their scores are equal.
@@ -79,7 +79,8 @@ class Config:
         io_workers: Threads that fetch and decode.
         chunk_size: Rows written to a table between two flushes to disk.
         base_dir: Folder that relative paths start from; None is the working directory.
-        cache_dir: Folder where exported models are kept; None is the user's cache folder.
+        cache_dir: Folder where exported models are kept, to be written by none but people you trust; None is the user's
+            cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it is not there; None keeps them for the run
             only. Runs and processes may share it.
         limits: What one row may cost, and what it may reach.
@@ -123,6 +124,10 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
+        for name in ("cache_dir", "embedding_cache"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):
+                raise ConfigError(f"{name}={value!r} is no path")
         _seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")

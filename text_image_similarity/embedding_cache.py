@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from hashlib import blake2b
 from os import PathLike, fspath
+from pathlib import Path
 from threading import Lock
 from typing import Literal
 
@@ -23,6 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 Vector = NDArray[np.float32]  # (embed_dim,)
 _TOGETHER = 256  # embeddings written in one transaction; so many a killed run may lose
+_APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _PATIENCE_S = 30.0  # how long another process may be writing
 
 
@@ -31,22 +34,20 @@ class EmbeddingCache:
 
     Args:
         path: The file; made if it is not there.
+        embed_dim: Values of an embedding; one of another width counts as not there.
 
     Raises:
         ConfigError: The file cannot be opened, or is something else.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
+    def __init__(self, path: str | PathLike[str], embed_dim: int) -> None:
         self._lock = Lock()
+        self._embed_dim = embed_dim
         self._new: dict[bytes, Vector] = {}
         self._broken = False
         try:
-            self._file = sqlite3.connect(fspath(path), timeout=_PATIENCE_S, check_same_thread=False)
-            self._file.execute("PRAGMA page_size = 16384")  # holds several embeddings; a file keeps the size it has
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
-        except sqlite3.Error as exc:
+            self._file = _opened(Path(path).expanduser())
+        except (sqlite3.Error, OSError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
 
     def get(self, key: bytes) -> Vector | None:
@@ -59,7 +60,10 @@ class EmbeddingCache:
             except sqlite3.Error as exc:
                 self._give_up(exc)
                 return None
-        return None if found is None else np.frombuffer(found[0], "<f4").astype(np.float32)
+        if found is None or len(found[0]) != 4 * self._embed_dim:
+            return None
+        vector = np.frombuffer(found[0], "<f4").astype(np.float32)
+        return vector if np.isfinite(vector).all() else None
 
     def put(self, key: bytes, vector: Vector) -> None:
         """Keep an embedding; it is written soon, together with others."""
@@ -90,6 +94,41 @@ class EmbeddingCache:
         if not self._broken:
             self._broken = True
             logger.warning("the embedding cache cannot be used any more, the run goes on without it: %s", exc)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open a cache, or make it; waits while another process makes it, which SQLite itself does not."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        file = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
+        try:
+            _set_up(file)
+        except sqlite3.OperationalError as exc:
+            file.close()
+            if "locked" not in str(exc) or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        except BaseException:
+            file.close()
+            raise
+        else:
+            return file
+
+
+def _set_up(file: sqlite3.Connection) -> None:
+    (application,) = file.execute("PRAGMA application_id").fetchone()
+    tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != _APPLICATION:
+        raise sqlite3.DatabaseError("it is a database of something else")
+    if not tables:
+        file.execute("PRAGMA page_size = 16384")  # holds several embeddings
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    if not tables:
+        with file:
+            file.execute("BEGIN IMMEDIATE")
+            file.execute(f"PRAGMA application_id = {_APPLICATION}")
+            file.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
 
 
 def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:

@@ -56,9 +56,8 @@ class Preprocess:
             return np.asarray(image.resize((width, height), self.resample, box=box))
         if (resized_height, resized_width) != (image.height, image.width):
             if self.fast and self.resample in _ANTIALIASED:
-                return _interpolated(image, (resized_height, resized_width), self.resample)[
-                    top : top + height, left : left + width
-                ]
+                whole = _interpolated(image, (resized_height, resized_width), self.resample)
+                return np.ascontiguousarray(whole[top : top + height, left : left + width])  # lets go of the rest
             image = image.resize((resized_width, resized_height), self.resample)
         if (height, width) != (resized_height, resized_width):
             image = image.crop((left, top, left + width, top + height))

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from .config import Config
-from .encoders import Encoder, load_encoder
+from .encoders import Encoder, describe, load_encoder
 from .errors import ModelUnavailableError, TableError, UsageError
 from .pipeline import RunStats, score_pairs
 from .records import Record, ScoreResult
@@ -55,7 +55,7 @@ class Summary:
     precision: str | None
     engine: str | None
     score: str
-    preprocess: str
+    preprocess: str | None
     rows: int
     scored: int
     failures: dict[str, int]
@@ -107,10 +107,6 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         config = replace(config, base_dir=source.parent)
     with _written_whole(target, note_path) as (out, note):
         encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
-        about: dict[str, Any] = {
-            name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")
-        }
-        about["engine"] = getattr(getattr(encoder, "engine", None), "name", None)
         stats = RunStats()
         began = time.perf_counter()
         rows, ours = tee(_data_rows(source))
@@ -130,10 +126,9 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         summary = Summary(
             input=str(source),
             output=str(target),
-            **about,
+            **describe(encoder),
             **_outcome(stats, seconds),
             score=config.score,
-            preprocess=config.preprocess,
             versions=_versions(),
             warnings=warnings,
         )

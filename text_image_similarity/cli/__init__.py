@@ -48,6 +48,8 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if not options.quiet:
+        logging.getLogger("text_image_similarity").setLevel(logging.INFO)  # says why a model's first run takes longer
     try:
         code = options.run(options)
     except TextImageSimilarityError as error:

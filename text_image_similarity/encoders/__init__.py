@@ -24,7 +24,7 @@ from ..similarity import Embeddings
 if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
-__all__ = ["MINI", "Encoder", "PreparingEncoder", "load_encoder"]
+__all__ = ["MINI", "Encoder", "PreparingEncoder", "describe", "load_encoder"]
 
 MINI = Path(__file__).resolve().parent.parent / "weights" / "mini"
 
@@ -108,6 +108,13 @@ class PreparingEncoder(Encoder, Protocol):
         """Encode items that `tokenize` returned, as `encode_text` would the captions."""
 
 
+def describe(encoder: Encoder) -> dict[str, Any]:
+    """Return what a report says of an encoder: model, revision, device, precision, engine and preprocess mode."""
+    facts = {name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")}
+    engine = getattr(getattr(encoder, "engine", None), "name", None)
+    return {**facts, "engine": engine, "preprocess": "fast" if getattr(encoder, "decode_side", None) else "exact"}
+
+
 def load_encoder(config: Config) -> Encoder:
     """Load the model that `config` names onto its device.
 
@@ -127,9 +134,12 @@ def load_encoder(config: Config) -> Encoder:
     if folder.is_dir():
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
-        if _shape(folder).get("model_type") == "dual_encoder":
-            return _load(name, folder, config, partial(_dual_encoder, folder))
-        return _load(str(folder), folder, config, partial(_clip, str(folder), None, trusted=False))
+        dual_encoder = _shape(folder).get("model_type") == "dual_encoder"
+        load = partial(_dual_encoder, folder) if dual_encoder else partial(_clip, str(folder), None, trusted=False)
+        from .fingerprint import unchanged
+
+        with unchanged(folder):
+            return _load(name if dual_encoder else str(folder), folder, config, load)
     if isinstance(config.model, PathLike) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelUnavailableError(f"model folder {name} does not exist")
     name = _ALIASES.get(name, name)

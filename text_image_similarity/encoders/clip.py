@@ -151,6 +151,7 @@ def _tokens(network: Any, tokenizer: Any) -> Tokens:
     length = network.config.text_config.max_position_embeddings
     if network.config.model_type == "clip":
         own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # which the text does not hold
         own.no_padding()
         own.enable_truncation(length)  # cuts before the end-of-text token, which stays
         return tokens_of(own, pad=tokenizer.pad_token_id)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-# Settings, vocabularies and weights in the layouts that are read; a model card or a checkpoint beside them changes nothing.
-_PATTERNS = (
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "*token*.json",
-    "vocab.json",
-    "merges.txt",
-    "*.model",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "pytorch_model*.bin",
-)
+from ..errors import ModelError
+
+# Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
+_APART = ("calibration.json",)  # of a model, but no part of it
 
 
 def fingerprint(folder: Path) -> str:
@@ -26,10 +20,35 @@ def fingerprint(folder: Path) -> str:
     Reads them whole: half a second for the 600 MB of CLIP ViT-B/32.
 
     Raises:
-        OSError: A file cannot be read.
+        ModelError: A file cannot be read.
     """
     whole = hashlib.sha256()
-    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    try:
+        for path in _files(folder):
+            with path.open("rb") as file:
+                whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    except OSError as exc:
+        raise ModelError(f"the model in {folder} cannot be read: {exc}") from exc
     return whole.hexdigest()[:32]
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Make sure that a folder's files stay as they are for the time of a block: training may be writing there.
+
+    Raises:
+        ModelError: They were written meanwhile, so what the block read may be of two models.
+    """
+    before = _stamps(folder)
+    yield
+    if _stamps(folder) != before:
+        raise ModelError(f"the model in {folder} was written while it was read; load it again")
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    return [(path.name, found.st_size, found.st_mtime_ns) for path in _files(folder) for found in (path.stat(),)]
+
+
+def _files(folder: Path) -> list[Path]:
+    found = {path for pattern in _PATTERNS for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.name not in _APART)

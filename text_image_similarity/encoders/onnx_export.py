@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,21 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..similarity import Embeddings
-from .onnx_runtime import open_engine
+from .onnx_runtime import open_engine, open_tokens
 from .torch_runtime import TorchEngine
 from .towers.image import SameConv2d
 from .two_tower import TwoTowerEncoder
 
-FP32_TOLERANCE = 1e-4  # largest difference of a value of a unit vector
+FP32_TOLERANCE = 1e-5  # largest difference of a value of a unit vector
 INT8_COSINE = 0.98  # least cosine of an int8 vector with its float32 one
-_WORDS = (
+# From a word to more than any context holds.
+_CAPTIONS = [
     "a",
     "photo of two dogs",
-    "on green grass",
-    "in front of an old house",
-    "while children are playing with a ball",
-)
+    "photo of two dogs on green grass in front of an old house",
+    "children are playing with a ball " * 100,
+]
+_one_at_a_time = Lock()
 
 
 def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
@@ -49,9 +50,12 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
 
     Raises:
         ModelError: The model cannot be exported, or its exported form gives other embeddings.
-        OSError: The folder cannot be written.
+        Exception: Whatever else torch, ONNX Runtime and the disk come up with.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".exporting-") as name:
+    prefix = f".exporting-{folder.name}-"
+    for left in folder.parent.glob(prefix + "*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix) as name, _quiet():
         made = Path(name) / "model"
         made.mkdir()
         _write_facts(encoder, made)
@@ -68,7 +72,7 @@ def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
         raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
     height, width = _side(encoder)
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    ids = torch.from_numpy(encoder.tokens.padded(encoder.tokenize([" ".join(_WORDS), _WORDS[0]])))
+    ids = torch.from_numpy(encoder.tokens.padded(encoder.tokenize(_CAPTIONS[:2])))
     batch = torch.export.Dim("batch", min=1, max=65_536)
     length = torch.export.Dim("length", min=1, max=encoder.context_length)
     image_tower = _folded(engine.image_tower, pixels)
@@ -79,19 +83,15 @@ def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
 
 
 def _traced(tower: nn.Module, example: Tensor, dynamic: dict[int, Any]) -> Any:
-    with _quiet():
-        try:
-            return torch.onnx.export(
-                tower.eval(),
-                (example,),
-                input_names=["input"],
-                output_names=["features"],
-                dynamic_shapes=(dynamic,),
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as exc:  # the exporter wraps whatever went wrong in exceptions of many kinds
-            raise ModelError(f"torch cannot export it to ONNX: {str(exc).strip().splitlines()[0]}") from exc
+    return torch.onnx.export(
+        tower.eval(),
+        (example,),
+        input_names=["input"],
+        output_names=["features"],
+        dynamic_shapes=(dynamic,),
+        dynamo=True,
+        verbose=False,
+    )
 
 
 def _folded(tower: nn.Module, example: Tensor) -> nn.Module:
@@ -112,22 +112,22 @@ def _folded(tower: nn.Module, example: Tensor) -> nn.Module:
 
 
 def _save(graph: Any, path: Path, *, int8: bool) -> None:
-    with _quiet():
-        if not int8:
-            graph.save(path)
-            return
-        from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+    if not int8:
+        graph.save(path)
+        return
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 
-        model = graph.model_proto
-        del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
-        quantize_dynamic(
-            model,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            per_channel=True,
-            reduce_range=True,  # seven bits: with eight, processors without VNNI overflow and give other numbers
-            weight_type=QuantType.QInt8,
-        )
+    model = graph.model_proto
+    del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it warns on the root logger
+    quantize_dynamic(
+        model,
+        path,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        reduce_range=True,  # seven bits: with eight, processors without VNNI overflow and give other numbers
+        weight_type=QuantType.QInt8,
+    )
 
 
 def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
@@ -142,6 +142,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
         "logit_scale": encoder.logit_scale,
         "pad": encoder.tokens.pad,
         "if_empty": encoder.tokens.encode([""])[0],
+        "encode_special_tokens": tokenizer.encode_special_tokens,
         "preprocess": {
             "size": how.size,
             "crop": how.crop,
@@ -151,6 +152,13 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
         },
     }
     (folder / "encoder.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    captions = [
+        "".join(tokenizer.id_to_token(i) or "" for i in range(8)),
+        *_CAPTIONS,
+    ]  # special tokens come first or last
+    captions.append("".join(tokenizer.id_to_token(tokenizer.get_vocab_size() - i) or "" for i in range(1, 4)))
+    if open_tokens(folder, facts).encode(captions) != encoder.tokenize(captions):
+        raise ModelError("its tokenizer reads captions differently once it is saved")
 
 
 def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
@@ -163,11 +171,8 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (4, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     pixels = [np.ascontiguousarray(p.repeat(16, 0).repeat(16, 1)[:height, :width]) for p in coarse]
-    rows = encoder.tokenize([" ".join(_WORDS[: i + 1]) for i in range(len(_WORDS))])
-    try:
-        engine = open_engine(folder, encoder.tokens, precision="int8" if int8 else "fp32")
-    except Exception as exc:  # of ONNX Runtime's own kinds
-        raise ModelError(f"ONNX Runtime cannot open the exported model: {exc}") from exc
+    rows = encoder.tokenize(_CAPTIONS)
+    engine = open_engine(folder, encoder.tokens, precision="int8" if int8 else "fp32")
     pairs = [
         (_units(encoder.engine.image, pixels), _units(engine.image, pixels)),
         (_units(encoder.engine.text, rows), _units(engine.text, rows)),
@@ -192,13 +197,11 @@ def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:
 
 
 @contextmanager
-def _quiet() -> Any:
-    """Keep what the exporters say about their own workings away from people who cannot act on it."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings about its own workings away from people who cannot act on them.
+
+    Filters of warnings belong to the process, so only one thread may change them at a time.
+    """
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,7 +1,8 @@
-"""ONNX Runtime as an engine: the CPU's fastest here, two to three times torch, and it loads without torch or transformers.
+"""ONNX Runtime as an engine: the CPU's fastest here, two to three times torch.
 
 A model is exported once (`onnx_export`) into a folder of the user's cache that is named by the fingerprint of its files;
-from then on that folder is all that is read. A batch is shared out over one thread a core, a few pictures a call, which
+from then on neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who
+are trusted may write there. A batch is shared out over one thread a core, a few pictures a call, which
 keeps activations in the processor's cache. In int8 every picture and caption is a call of its own: activations are
 rounded to the range of what is encoded together, and neighbours must not move a score.
 """
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,7 +39,9 @@ from .two_tower import TwoTowerEncoder
 logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
-_LAYOUT = 2  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 3  # of the exported folders; another number leaves old ones aside
+# NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 _PICTURES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
 
 
@@ -74,7 +78,7 @@ def wanted(config: Config, shape: dict[str, Any]) -> bool:
 
 def _no_gpu() -> bool:
     """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
-    if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))):
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
         return True
     import torch
 
@@ -93,52 +97,70 @@ def load_onnx(
         load_torch: Loads the model itself.
 
     Returns:
-        The exported model; or, with `engine="auto"` in float32, what `load_torch` gives if the model cannot be exported.
+        The exported model; or, with `engine="auto"` in float32, what `load_torch` gives if the model cannot be exported or
+        its exported form cannot be opened.
 
     Raises:
-        ModelError: It cannot be exported, or not to embeddings that are near enough.
+        ModelError: The model cannot be loaded; or, where its exported form was asked for, it cannot be exported, not to
+            embeddings that are near enough, or not be opened.
     """
     precision = "int8" if config.precision == "int8" else "fp32"
     for_torch = replace(config, device="cpu", precision="fp32", engine="torch")
+    weights = fingerprint(folder) if folder else None
     loaded: TwoTowerEncoder | None = None
+    if weights is None or not _folder(config, weights, precision).is_dir():  # or files that are not all here yet
+        loaded = load_torch(for_torch)
+        weights = loaded.weights
     try:
-        cache = Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_path("text-image-similarity")
-        weights = fingerprint(folder) if folder else ""
-        exported = _folder(cache, weights, precision)
-        if not exported.is_dir():  # not exported yet, or the model's files are not all here yet
-            loaded = load_torch(for_torch)
-            exported = _folder(cache, loaded.weights or "", precision)
+        if weights is None:
+            raise ModelError(f"the files of {name} are not to be found, by which its exported form is known")
+        exported = _folder(config, weights, precision)
+        if loaded is not None:
             _export_once(loaded, exported, precision)
-        return _open(name, exported, config)
-    except (ModelError, OSError) as exc:
-        if isinstance(exc, ModelError) and loaded is None:
-            raise  # torch could not load it either
+        return _open(name, exported, weights, config)
+    except ModelError as exc:
         if config.engine == "onnx" or precision == "int8":
-            raise exc if isinstance(exc, ModelError) else ModelError(f"{name} cannot be exported: {exc}") from exc
+            raise
         logger.warning("%s runs on torch instead of ONNX Runtime, which is faster: %s", name, exc)
         return loaded or load_torch(for_torch)
 
 
-def _folder(cache: Path, weights: str, precision: str) -> Path:
+def _folder(config: Config, weights: str, precision: str) -> Path:
+    cache = Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_path("text-image-similarity")
     return cache / "onnx" / f"{weights}-{precision}-{_LAYOUT}"
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
-    from .onnx_export import export
+    """Export a model unless another process has done so meanwhile.
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
-        if not folder.is_dir():
-            logger.info("exporting %s to ONNX, once: %s", encoder.model, folder)
-            export(encoder, folder, int8=precision == "int8")
+    Raises:
+        ModelError: It cannot be exported.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
+            if not folder.is_dir():
+                logger.info("exporting %s to ONNX, once, which takes half a minute: %s", encoder.model, folder)
+                from .onnx_export import export
+
+                export(encoder, folder, int8=precision == "int8")
+    except ModelError:
+        raise
+    except Exception as exc:  # the exporters have kinds of their own, and the folder may be full or not ours
+        raise ModelError(f"{encoder.model} cannot be exported to ONNX: {type(exc).__name__}: {exc}") from exc
 
 
-def _open(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
-    """Open an exported folder."""
+def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEncoder:
+    """Open an exported folder.
+
+    Raises:
+        ModelError: It is damaged, or not of this model.
+    """
     try:
         facts = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
-        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        tokens = tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])
+        if facts["weights"] != weights:
+            raise ValueError("it is of another model")
+        tokens = open_tokens(folder, facts)
         return TwoTowerEncoder(
             model=name,
             revision=None,
@@ -148,10 +170,17 @@ def _open(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
             preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
             engine=open_engine(folder, tokens, precision="int8" if config.precision == "int8" else "fp32"),
-            weights=facts["weights"],
+            weights=weights,
         )
     except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
         raise ModelError(f"the exported model in {folder} cannot be opened; delete it to export anew: {exc}") from exc
+
+
+def open_tokens(folder: Path, facts: dict[str, Any]) -> Tokens:
+    """Read the tokenizer of an exported folder."""
+    tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
+    return tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])
 
 
 def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
@@ -175,16 +204,14 @@ class OnnxEngine:
     Args:
         image_session, text_session: ONNX Runtime sessions of one thread each.
         tokens: What pads the ids.
-        pool: The threads that share the calls.
-        workers: How many they are.
+        workers: The threads that share the calls.
         precision: `fp32` or `int8`.
     """
 
     image_session: Any
     text_session: Any
     tokens: Tokens
-    pool: ThreadPoolExecutor
-    workers: int
+    workers: Workers
     precision: str
 
     @property
@@ -204,10 +231,27 @@ class OnnxEngine:
     def _run(
         self, session: Any, stack: Callable[[Sequence[T]], NDArray[Any]], items: Sequence[T], most: int
     ) -> Embeddings:
-        step = 1 if self.precision == "int8" else min(most, -(-len(items) // self.workers))
+        step = 1 if self.precision == "int8" else min(most, -(-len(items) // self.workers.count))
         parts = [items[start : start + step] for start in range(0, len(items), step)]
-        found: list[Embeddings] = list(self.pool.map(lambda part: session.run(None, {"input": stack(part)})[0], parts))
-        return np.concatenate(found)
+        return np.concatenate(self.workers.map(lambda part: session.run(None, {"input": stack(part)})[0], parts))
+
+
+class Workers:
+    """A number of threads, started anew in a forked process, where a parent's threads do not follow."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._lock = Lock()
+        self._process = 0
+
+    def map(self, work: Callable[[T], Embeddings], items: Sequence[T]) -> list[Embeddings]:
+        """Return what the threads make of each item, in order."""
+        if self._process != os.getpid():
+            with self._lock:
+                if self._process != os.getpid():
+                    self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="score-onnx")
+                    self._process = os.getpid()
+        return list(self._pool.map(work, items))
 
 
 def open_engine(folder: Path, tokens: Tokens, *, precision: str) -> OnnxEngine:
@@ -216,13 +260,11 @@ def open_engine(folder: Path, tokens: Tokens, *, precision: str) -> OnnxEngine:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    workers = _cores()
     image, text = (
         onnxruntime.InferenceSession(folder / f"{tower}.onnx", options, providers=["CPUExecutionProvider"])
         for tower in ("image", "text")
     )
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="score-onnx")
-    return OnnxEngine(image, text, tokens, pool, workers, precision)
+    return OnnxEngine(image, text, tokens, Workers(_cores()), precision)
 
 
 def _cores() -> int:

@@ -18,6 +18,8 @@ from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
 from .tokens import Ids, Tokens, by_length
 
+_ARITHMETIC = 1  # of decoding, preprocessing, tokens and engines; another number leaves old embeddings in caches aside
+
 
 class Engine(Protocol):
     """Runs two towers. Safe to share between threads."""
@@ -76,7 +78,9 @@ class TwoTowerEncoder:
         if self.weights is None:
             return None
         mode = "fast" if self.preprocess.fast else "exact"
-        return f"{self.weights} {self.engine.name} {self.device.partition(':')[0]} {self.precision} {mode}"
+        return (
+            f"{_ARITHMETIC} {self.weights} {self.engine.name} {self.device.partition(':')[0]} {self.precision} {mode}"
+        )
 
     @property
     def decode_side(self) -> int | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..dataset import Table, open_table, read_dataset, reference
-from ..encoders import Encoder, load_encoder
+from ..encoders import Encoder, describe, load_encoder
 from ..errors import RowError, TableError, UsageError
 from ..metrics import (
     Calibration,
@@ -96,7 +96,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     return Evaluation(
         source=str(source),
         split=split,
-        **_facts(encoder),
+        **describe(encoder),
         images=len(image),
         captions=len(text),
         failures=_counted(failures),
@@ -171,7 +171,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     return RatingEvaluation(
         source=str(table),
         ratings=names,
-        **_facts(encoder),
+        **describe(encoder),
         rows=len(rated),
         failures=_counted(failures),
         agreement=agreement(scores, judged),
@@ -243,10 +243,6 @@ def _ratings(table: Table, names: Sequence[str]) -> Iterator[list[float]]:
                 raise TableError(f"row {number} of {table.name} has {text[:40]!r} in {name!r}, which is no rating")
             found += [] if np.isnan(value) else [value]
         yield found
-
-
-def _facts(encoder: Encoder) -> dict[str, str | None]:
-    return {name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")}
 
 
 def _counted(failures: Counter[str]) -> dict[str, int]:

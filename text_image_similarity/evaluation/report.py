@@ -36,6 +36,8 @@ class Evaluation:
     revision: str | None
     device: str | None
     precision: str | None
+    engine: str | None
+    preprocess: str | None
     images: int
     captions: int
     failures: dict[str, int]
@@ -99,6 +101,8 @@ class RatingEvaluation:
     revision: str | None
     device: str | None
     precision: str | None
+    engine: str | None
+    preprocess: str | None
     rows: int
     failures: dict[str, int]
     agreement: Agreement
@@ -139,9 +143,10 @@ def _plain(value: Any) -> Any:
 def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
     split = f", {report.split}" if isinstance(report, Evaluation) and report.split else ""
     revision = f" @ {report.revision}" if report.revision else ""
+    fast = ", fast preprocessing" if report.preprocess == "fast" else ""
     return [
         ("source", report.source + split),
-        ("model", f"{report.model}{revision} ({report.device}, {report.precision})"),
+        ("model", f"{report.model}{revision} ({report.device}, {report.precision}{fast})"),
         *((name, f"{count:,}") for name, count in counts),
         *((f"left out: {code}", f"{count:,}") for code, count in report.failures.items()),
     ]

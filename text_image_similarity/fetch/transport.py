@@ -27,7 +27,7 @@ from ..errors import ErrorCode, RowError
 
 Resolver = Callable[[str, int], list[str]]
 
-_KEPT = 4  # idle connections a thread keeps, for rows that go back and forth between a few hosts
+_KEPT = 2  # idle connections, and so open files, a thread keeps, for rows that go back and forth between hosts
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
 

@@ -89,6 +89,8 @@ def score_images(
 ) -> Generator[ScoreResult]:
     """Score pictures that are in memory already, with the same numbers as from their files.
 
+    With `preprocess="fast"` that holds for encoded files: a picture that is open already is decoded whole.
+
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)
             uint8, or encoded files (bytes; the fastest, because they are decoded on several threads).

@@ -47,4 +47,7 @@ class Loaders(Generic[Item, Loaded]):
             if self._closed.is_set():
                 future.cancel()
             else:
-                future.set_result(self._load(item))
+                try:
+                    future.set_result(self._load(item))
+                except BaseException as exc:  # a panic of a native library: told where the result is asked for
+                    future.set_exception(exc)

@@ -67,6 +67,8 @@ class Run(Generic[Item]):
         else:  # pictures wait at their full size, so fewer of them
             self.look_ahead = max(2 * config.batch_size, config.io_workers)
         self.fingerprint: str = getattr(encoder, "fingerprint", None) or ""
+        # What is known of a picture's content holds for these caps alone.
+        self.image_scope = f"{self.fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self.cache = open_cache(config, encoder)
         self.known: Recent[bytes, Vector] = Recent(_KNOWN)
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
@@ -160,7 +162,7 @@ class Run(Generic[Item]):
             if not isinstance(content, bytes):
                 with self.decoders, self.stats.timed("decode"):
                     return Loaded(None, self.prepare(content))
-            key = content_key(self.fingerprint, "image", content)
+            key = content_key(self.image_scope, "image", content)
             if self.cache is not None and (vector := self.cache.get(key)) is not None:
                 return Loaded(key, vector=vector)
             with self.decoders, self.stats.timed("decode"):
@@ -201,7 +203,8 @@ class Run(Generic[Item]):
         """Turn captions into tokens; None in their place if one of them breaks the tokenizer."""
         try:
             with self.stats.timed("tokenize"):
-                return texts, list(self.tokenize(texts))
+                tokens = list(self.tokenize(texts))
+                return texts, tokens if len(tokens) == len(texts) else None
         except Exception:  # found out and told caption by caption afterwards
             return texts, None
 
@@ -265,7 +268,7 @@ def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
         return None
     if not getattr(encoder, "fingerprint", None):
         raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
-    return EmbeddingCache(config.embedding_cache)
+    return EmbeddingCache(config.embedding_cache, encoder.embed_dim)
 
 
 def is_caption(text: object) -> TypeGuard[str]:
