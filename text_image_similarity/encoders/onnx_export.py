@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..similarity import Embeddings
 from .onnx_runtime import open_engine, open_tokens
+from .tokens import Tokens
 from .torch_runtime import TorchEngine
 from .towers.image import SameConv2d
 from .two_tower import TwoTowerEncoder
@@ -152,12 +154,19 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
         },
     }
     (folder / "encoder.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    captions = [
-        "".join(tokenizer.id_to_token(i) or "" for i in range(8)),
-        *_CAPTIONS,
-    ]  # special tokens come first or last
-    captions.append("".join(tokenizer.id_to_token(tokenizer.get_vocab_size() - i) or "" for i in range(1, 4)))
-    if open_tokens(folder, facts).encode(captions) != encoder.tokenize(captions):
+    _check_tokens(encoder, open_tokens(folder, facts), tokenizer)
+
+
+def _check_tokens(encoder: TwoTowerEncoder, tokens: Tokens, tokenizer: Tokenizer) -> None:
+    """Read captions with both tokenizers, some made of the first and last words, where special tokens stand.
+
+    Raises:
+        ModelError: They read them differently.
+    """
+    size = tokenizer.get_vocab_size()
+    ends = ["".join(tokenizer.id_to_token(i) or "" for i in part) for part in (range(8), range(size - 8, size))]
+    captions = [*_CAPTIONS, *ends, ""]
+    if tokens.encode(captions) != encoder.tokenize(captions):
         raise ModelError("its tokenizer reads captions differently once it is saved")
 
 
