@@ -222,3 +222,7 @@ def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(kept + b" ")
         assert fingerprint(tmp_path) != before
         (tmp_path / name).write_bytes(kept)
+    for name in ("vocab.txt", "tokenizer.model", "model-00002-of-00002.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_text("more of the model")
+        assert fingerprint(tmp_path) != before
+        (tmp_path / name).unlink()
