@@ -527,6 +527,10 @@ def test_long_captions_are_cut_from_the_first_step(photos: Path, tmp_path: Path)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "long.parquet")
     config = replace(TINY, epochs=1, text_tower="transformer", text_width=32, context_length=8)
     train(tmp_path / "long.parquet", tmp_path / "model", config)
+    encoder = load_encoder(Config(model=tmp_path / "model", engine="torch"))
+    assert encoder.context_length == 8
+    words = "red blue green " * 20
+    np.testing.assert_array_equal(encoder.encode_text([words]), encoder.encode_text([words + "and no other colour"]))
 
 
 def test_tracking_without_mlflow_says_what_to_install(

@@ -23,7 +23,7 @@ from ..errors import ConfigError, ModelError
 from ..files import whole_file
 from ..preprocess import Preprocess
 from .fingerprint import fingerprint
-from .tokens import tokens_of
+from .tokens import Tokens, tokens_of
 from .torch_runtime import ImageTower, Runtime, TorchEngine, Tower, choose_runtime
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
@@ -122,7 +122,7 @@ def as_encoder(
     towers = towers.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     size, backbone = towers.config.image_size, towers.backbone
     preprocess = Preprocess(size=size, crop=(size, size), mean=backbone.mean, std=backbone.std, fast=fast)
-    tokens = tokens_of(tokenizer, pad=PAD, if_empty=[UNK])
+    tokens = _tokens(tokenizer)
     on_cpu = weight.device.type == "cpu"
     return TwoTowerEncoder(
         model=name,
@@ -156,8 +156,12 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
 
     The tokenizer is one that `set_up` has seen.
     """
-    rows = [torch.tensor(encoding.ids or [UNK]) for encoding in tokenizer.encode_batch_fast(list(texts))]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+    tokens = _tokens(tokenizer)
+    return torch.from_numpy(tokens.padded(tokens.encode(texts)))
+
+
+def _tokens(tokenizer: Tokenizer) -> Tokens:
+    return tokens_of(tokenizer, pad=PAD, if_empty=[UNK])
 
 
 def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

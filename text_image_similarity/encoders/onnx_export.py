@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -23,12 +23,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..similarity import Embeddings
 from .onnx_runtime import open_engine, open_tokens
 from .tokens import Tokens
 from .torch_runtime import TorchEngine
 from .towers.image import SameConv2d
-from .two_tower import TwoTowerEncoder
+from .two_tower import TwoTowerEncoder, unit_rows
 
 FP32_TOLERANCE = 1e-5  # largest difference of a value of a unit vector
 INT8_COSINE = 0.98  # least cosine of an int8 vector with its float32 one
@@ -183,8 +182,8 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
     rows = encoder.tokenize(_CAPTIONS)
     engine = open_engine(folder, encoder.tokens, precision="int8" if int8 else "fp32")
     pairs = [
-        (_units(encoder.engine.image, pixels), _units(engine.image, pixels)),
-        (_units(encoder.engine.text, rows), _units(engine.text, rows)),
+        (encoder.encode_pixels(pixels), unit_rows(engine.image(pixels))),
+        (encoder.encode_tokens(rows), unit_rows(engine.text(rows))),
     ]
     for tower, (ours, theirs) in zip(("image", "text"), pairs, strict=True):
         cosine, difference = float((ours * theirs).sum(1).min()), float(np.abs(ours - theirs).max())
@@ -192,12 +191,6 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
             raise ModelError(
                 f"the exported {tower} tower gives other embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
             )
-
-
-def _units(encode: Callable[[Sequence[Any]], Embeddings], items: Sequence[Any]) -> Embeddings:
-    features = encode(items)
-    units: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True)
-    return units
 
 
 def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class TwoTowerEncoder:
         return self.preprocess.pixels(to_rgb(image))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
-        return _unit(self.engine.image(pixels)) if pixels else self._none()
+        return unit_rows(self.engine.image(pixels)) if pixels else self._none()
 
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         return self.encode_pixels([self.prepare(as_image(image)) for image in images])
@@ -103,7 +103,7 @@ class TwoTowerEncoder:
             return self._none()
         order = by_length(rows)
         vectors = np.empty((len(rows), self.embed_dim), np.float32)
-        vectors[order] = _unit(self.engine.text([rows[i] for i in order]))
+        vectors[order] = unit_rows(self.engine.text([rows[i] for i in order]))
         return vectors
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
@@ -113,7 +113,7 @@ class TwoTowerEncoder:
         return np.empty((0, self.embed_dim), np.float32)
 
 
-def _unit(features: Embeddings) -> Embeddings:
+def unit_rows(features: Embeddings) -> Embeddings:
     """Scale rows to length 1; a row that is not finite stays so."""
     with np.errstate(invalid="ignore"):
         unit: Embeddings = features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)

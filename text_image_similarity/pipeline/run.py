@@ -74,7 +74,7 @@ class Run(Generic[Item]):
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
         self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
-        self.reader: Loaders[list[str], tuple[list[str], list[Any] | None]] = Loaders(1, self._tokenized)
+        self.reader: Loaders[list[str], list[Any] | None] = Loaders(1, self._tokenized)
 
     def close(self) -> None:
         """Stop the threads; work that has not started is dropped."""
@@ -89,7 +89,7 @@ class Run(Generic[Item]):
             captions, new = self._known_captions(row.text for row in batch if not row.failed)
             tokens = self.reader.submit(new)  # while the pictures are encoded
             self._encode_pictures(pictures)
-            captions |= self._encode_captions(*tokens.result())
+            captions |= self._encode_captions(new, tokens.result())
             for result in self._score(batch, captions):
                 self.stats.count(result)
                 yield result
@@ -133,7 +133,7 @@ class Run(Generic[Item]):
             return
         # What this run encoded comes before what its threads found in the cache, so that timing decides nothing.
         vector = self.known.get(content.key) if content.key is not None else None
-        if vector is None and content.vector is not None:
+        if vector is None:
             vector = content.vector
         if vector is not None:
             picture.finish(vector)
@@ -199,14 +199,14 @@ class Run(Generic[Item]):
                 found[text] = vector
         return found, sorted(new, key=len)
 
-    def _tokenized(self, texts: list[str]) -> tuple[list[str], list[Any] | None]:
-        """Turn captions into tokens; None in their place if one of them breaks the tokenizer."""
+    def _tokenized(self, texts: list[str]) -> list[Any] | None:
+        """Turn captions into tokens; None if one of them breaks the tokenizer."""
         try:
             with self.stats.timed("tokenize"):
                 tokens = list(self.tokenize(texts))
-                return texts, tokens if len(tokens) == len(texts) else None
+                return tokens if len(tokens) == len(texts) else None
         except Exception:  # found out and told caption by caption afterwards
-            return texts, None
+            return None
 
     def _encode_captions(self, texts: list[str], tokens: list[Any] | None) -> Mapping[str, Outcome]:
         """Encode captions, batch by batch."""
