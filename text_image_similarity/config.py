@@ -18,6 +18,7 @@ PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+_PROXY = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,8 @@ class Limits:
         per_host: Requests to one host at a time.
         allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.
         allow_local_files: Whether paths and `file:` references are read.
+        respect_opt_out: Whether a picture whose origin opts out with `X-Robots-Tag` (noai, noimageai, noindex,
+            noimageindex, none) fails with `disallowed_by_origin`.
     """
 
     connect_s: float = 3.0
@@ -47,6 +50,7 @@ class Limits:
     per_host: int = 8
     allow_private_addresses: bool = False
     allow_local_files: bool = True
+    respect_opt_out: bool = False
 
     def __post_init__(self) -> None:
         for name in ("connect_s", "total_s"):
@@ -78,6 +82,8 @@ class Config:
         retries: Further tries after the first, for failures that may pass.
         io_workers: Threads that fetch and decode.
         chunk_size: Rows written to a table between two flushes to disk.
+        proxy: `http://host:port` that http(s) references are fetched through; None goes to the hosts themselves, whatever
+            the environment says. The proxy resolves the names, so that only literal addresses are checked here.
         base_dir: Folder that relative paths start from; None is the working directory.
         cache_dir: Folder where exported models are kept, to be written by none but people you trust; None is the user's
             cache folder.
@@ -105,6 +111,7 @@ class Config:
     retries: int = 2
     io_workers: int = 16
     chunk_size: int = 1000
+    proxy: str | None = None
     base_dir: str | PathLike[str] | None = None
     cache_dir: str | PathLike[str] | None = None
     embedding_cache: str | PathLike[str] | None = None
@@ -128,6 +135,9 @@ class Config:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):
                 raise ConfigError(f"{name}={value!r} is no path")
+        proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
+        if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
+            raise ConfigError(f"proxy={self.proxy!r} is no address like http://proxy.example:3128")
         _seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")

@@ -1,22 +1,34 @@
-"""How long a row may take, and how many rows may ask one host at a time."""
+"""How long a row may take, how many rows may ask one host at a time, and how often a failing host is asked again."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Condition, Event
 
+from ..config import Limits
 from ..errors import ErrorCode, RowError
+
+FREE_RETRIES = 10.0  # retries a host is given before it has earned any
+EARNED = 0.2  # of a retry, by each request
+_REMEMBERED = 4096  # hosts with something to remember, beside those that are being asked
 
 
 class Clock:
-    """A row's time and its current try's; it stands still while the row waits for a place at a host."""
+    """A row's time and its current try's; it stands still while the row waits for a host.
 
-    def __init__(self, total_s: float) -> None:
+    Attributes:
+        host: The host that was asked last.
+        patience: Seconds the row will still stand waiting because a host asked other rows for patience.
+    """
+
+    def __init__(self, limits: Limits) -> None:
         self._began = time.monotonic()
-        self.row_end = self.end = self._began + total_s
+        self.row_end = self.end = self._began + limits.total_s
+        self.host = ""
+        self.patience = limits.retry_after_s
 
     def start_try(self, timeout_s: float) -> None:
         self._began = time.monotonic()
@@ -34,29 +46,76 @@ class Clock:
         self._began, self.end, self.row_end = self._began + stood, self.end + stood, self.row_end + stood
 
 
+@dataclass(slots=True)
+class _Host:
+    busy: int = 0
+    retries: float = FREE_RETRIES
+    ready_at: float = 0.0
+
+
 class Hosts:
-    """Holds the requests to each host down to a number at a time; forgets a host that nobody asks."""
+    """Holds the requests to each host down to a number at a time and its retries to a share; forgets hosts nobody asks."""
 
     def __init__(self, per_host: int, closing: Event) -> None:
         self._per_host = per_host
         self._closing = closing
-        self._busy: Counter[str] = Counter()
-        self._freed = Condition()
+        self._known: dict[str, _Host] = {}
+        self._changed = Condition()
 
     @contextmanager
     def slot(self, host: str, clock: Clock) -> Iterator[None]:
-        """Take one of a host's places for the time of a block."""
-        with clock.standing(), self._freed:
-            while self._busy[host] >= self._per_host:
-                self._freed.wait(0.1)  # not longer, to see that the run is closing
+        """Take one of a host's places for the time of a block, when the host wants to be asked."""
+        clock.host = host
+        with clock.standing(), self._changed:
+            while self._must_wait(self._known.get(host), clock):
                 if self._closing.is_set():
                     raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
-            self._busy[host] += 1
+            known = self._known.pop(host, _Host())
+            self._known[host] = known  # last, as the latest asked
+            known.busy += 1
+            known.retries = min(FREE_RETRIES, known.retries + EARNED)
         try:
             yield
         finally:
-            with self._freed:
-                self._busy[host] -= 1
-                if not self._busy[host]:
-                    del self._busy[host]
-                self._freed.notify_all()
+            with self._changed:
+                known.busy -= 1
+                self._forget(host, known)
+                self._changed.notify_all()
+
+    def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
+        """Wait a moment, not longer than to see that the run is closing; say no if there is nothing to wait for."""
+        if known is None:
+            return False
+        pause = min(known.ready_at - time.monotonic(), clock.patience)
+        if pause > 0:
+            began = time.monotonic()
+            self._changed.wait(min(pause, 0.1))
+            clock.patience -= time.monotonic() - began
+        elif known.busy >= self._per_host:
+            self._changed.wait(0.1)
+        else:
+            return False
+        return True
+
+    def _forget(self, host: str, known: _Host) -> None:
+        if not known.busy and known.retries == FREE_RETRIES and known.ready_at <= time.monotonic():
+            del self._known[host]
+        elif len(self._known) > _REMEMBERED:
+            idle = next((name for name, other in self._known.items() if not other.busy), host)
+            if not self._known[idle].busy:
+                del self._known[idle]
+
+    def be_patient(self, host: str, seconds: float) -> None:
+        """Let rows that want to ask a host wait, because it asked for that."""
+        with self._changed:
+            known = self._known.setdefault(host, _Host())
+            known.ready_at = max(known.ready_at, time.monotonic() + seconds)
+
+    def may_retry(self, host: str) -> bool:
+        """Take one of a host's retries, if it has any left."""
+        with self._changed:
+            known = self._known.setdefault(host, _Host())
+            if known.retries < 1:
+                return False
+            known.retries -= 1
+            return True

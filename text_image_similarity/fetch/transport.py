@@ -1,7 +1,8 @@
 """The network under httpx: it dials only addresses that were checked, and it holds a row's deadline on every read.
 
 httpx itself bounds each read, not their sum, and resolves a name after any check made on it. Here the address that was
-checked is the one dialled, for every connection and so after every redirect, while Host and SNI keep the name.
+checked is the one dialled, for every connection and so after every redirect, while Host and SNI keep the name. Through a
+proxy, which is used only if it is configured, names are the proxy's to resolve and only literal addresses are checked.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread, local
 from typing import Any
@@ -24,22 +23,13 @@ import httpx
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
+from .addresses import IPAddress, why_denied
+from .dial import dial
+from .stream import GuardedStream, head_of_an_answer, time_left
 
 Resolver = Callable[[str, int], list[str]]
 
 _KEPT = 2  # idle connections, and so open files, a thread keeps, for rows that go back and forth between hosts
-
-_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
-
-
-@contextmanager
-def row_deadline(deadline: float) -> Iterator[float]:
-    """Make every network call of this thread end by `deadline` (`time.monotonic()` seconds)."""
-    token = _deadline.set(deadline)
-    try:
-        yield deadline
-    finally:
-        _deadline.reset(token)
 
 
 class GuardedTransport(httpx.BaseTransport):
@@ -50,11 +40,14 @@ class GuardedTransport(httpx.BaseTransport):
 
     Args:
         limits: `connect_s` and `allow_private_addresses` are used.
+        proxy: `http://host:port` that all requests go through; None goes to the hosts themselves.
         resolve: `(host, port) -> addresses`; None asks the system.
     """
 
-    def __init__(self, limits: Limits, *, resolve: Resolver | None = None) -> None:
-        self._backend = _GuardedBackend(limits, resolve or _system_resolver)
+    def __init__(self, limits: Limits, *, proxy: str | None = None, resolve: Resolver | None = None) -> None:
+        self._limits = limits
+        self._proxy = proxy
+        self._backend = _GuardedBackend(limits, resolve or _system_resolver, to_proxy=proxy is not None)
         self._ssl_context = httpx.create_ssl_context(trust_env=False)
         self._own = local()
         self._pools: list[httpcore.ConnectionPool] = []
@@ -65,6 +58,7 @@ class GuardedTransport(httpx.BaseTransport):
         if pool is None:
             pool = self._own.pool = httpcore.ConnectionPool(
                 ssl_context=self._ssl_context,
+                proxy=httpcore.Proxy(self._proxy) if self._proxy else None,
                 max_connections=None,
                 max_keepalive_connections=_KEPT,
                 network_backend=self._backend,
@@ -74,7 +68,9 @@ class GuardedTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = request.url
-        with _httpx_errors():
+        if self._proxy and not self._limits.allow_private_addresses:
+            check_literal(url.host)
+        with _httpx_errors(), head_of_an_answer():
             response = self._pool().handle_request(
                 httpcore.Request(
                     request.method,
@@ -121,17 +117,18 @@ def _httpx_errors() -> Iterator[None]:
         httpcore.TimeoutException,
         httpcore.NetworkError,
         httpcore.ProtocolError,
+        httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as exc:
         raise getattr(httpx, type(exc).__name__)(str(exc)) from exc.__cause__ or exc
 
 
 class _GuardedBackend(httpcore.NetworkBackend):
-    def __init__(self, limits: Limits, resolve: Resolver) -> None:
+    def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool) -> None:
         self._limits = limits
         self._resolve = resolve
-        self._system = httpcore.SyncBackend()
-        self._open: WeakSet[_GuardedStream] = WeakSet()
+        self._checked = not (to_proxy or limits.allow_private_addresses)
+        self._open: WeakSet[GuardedStream] = WeakSet()
         self._lock = Lock()
         self._aborted = False
 
@@ -143,28 +140,38 @@ class _GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = self._in_time(lambda: self._resolve(host, port), host)
-        if not self._limits.allow_private_addresses:
-            for address in addresses:
-                if not is_public(address):
-                    raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {address}, which is not a public address")
-        failure: Exception = RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
-        for address in addresses:
-            self._check_open()
+        addresses = self._addresses(host, port)
+        try:
+            connected = dial(addresses, port, time_left(self._limits.connect_s), self._check_open)
+        except TimeoutError as exc:
+            raise httpcore.ConnectTimeout(f"{host}: {exc}") from exc
+        except OSError as exc:
+            raise httpcore.ConnectError(f"{host}: {exc}") from exc
+        stream = GuardedStream(connected)
+        with self._lock:
+            self._open.add(stream)
+            if self._aborted:
+                stream.abort()
+        return stream
+
+    def _addresses(self, host: str, port: int) -> list[IPAddress]:
+        """Return all addresses of a host, checked."""
+        if self._checked:
+            check_literal(host)
+        if literal := _literal(host):
+            return [literal]
+        addresses = []
+        for text in self._in_time(lambda: self._resolve(host, port), host):
             try:
-                stream = self._system.connect_tcp(
-                    address, port, _time_left(self._limits.connect_s), local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
-                failure = exc
-            else:
-                guarded = _GuardedStream(stream)
-                with self._lock:
-                    self._open.add(guarded)
-                    if self._aborted:
-                        guarded.abort()
-                return guarded
-        raise failure
+                ip = ipaddress.ip_address(text)
+            except ValueError as exc:
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is no address") from exc
+            if self._checked and (reason := why_denied(ip)):
+                raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
+            addresses.append(ip)
+        if not addresses:
+            raise RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
+        return addresses
 
     def _in_time(self, resolve: Callable[[], list[str]], host: str) -> list[str]:
         """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
@@ -177,9 +184,10 @@ class _GuardedBackend(httpcore.NetworkBackend):
                 answer.put(exc)
 
         Thread(target=ask, name="score-dns", daemon=True).start()
+        end = time.monotonic() + time_left(None)
         while True:
             self._check_open()
-            left = _deadline.get() - time.monotonic()
+            left = end - time.monotonic()
             if left <= 0:
                 raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
             with contextlib.suppress(Empty):
@@ -199,45 +207,19 @@ class _GuardedBackend(httpcore.NetworkBackend):
                 stream.abort()
 
 
-class _GuardedStream(httpcore.NetworkStream):
-    """A connection whose every wait ends with the row's deadline."""
-
-    def __init__(self, inner: httpcore.NetworkStream) -> None:
-        self._inner = inner
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _time_left(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _time_left(timeout))
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def abort(self) -> None:
-        """Make blocked reads return; a connection that is closed already needs no breaking."""
-        with contextlib.suppress(OSError, AttributeError):
-            self._inner.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        try:
-            self._inner = self._inner.start_tls(ssl_context, server_hostname, _time_left(timeout))
-        except httpcore.ConnectError as exc:
-            code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
-            raise RowError(code, f"TLS: {exc}") from exc
-        return self
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+def check_literal(host: str) -> None:
+    """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine."""
+    if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
+        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
+    if (ip := _literal(host)) and (reason := why_denied(ip)):
+        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
 
 
-def _time_left(timeout: float | None) -> float:
-    left = _deadline.get() - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("the row's time is used up")
-    return left if timeout is None else min(left, timeout)
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
 
 
 def _system_resolver(host: str, port: int) -> list[str]:
@@ -246,19 +228,3 @@ def _system_resolver(host: str, port: int) -> list[str]:
     except (OSError, UnicodeError) as exc:
         raise RowError(ErrorCode.DNS_ERROR, f"{host}: {getattr(exc, 'strerror', None) or exc}") from exc
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-def is_public(address: str) -> bool:
-    """Say whether an IP address is globally reachable, looking into IPv6 forms that carry an IPv4 address."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        carried = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if not carried and (ip in _NAT64 or (int(ip) >> 32 == 0 and int(ip) > 1)):
-            carried = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)  # NAT64, or the old IPv4-compatible form
-        if carried:
-            ip = carried
-    # Python calls some multicast ranges global, and the deprecated site-local range reserved.
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not getattr(ip, "is_site_local", False)

@@ -1,0 +1,105 @@
+"""Which addresses may be dialled, by a table of those that may not.
+
+The table follows IANA's special-purpose address registries for IPv4 and IPv6 (RFC 6890, as of 2025) and its IPv6 address
+space registry: outside 2000::/3 nothing is ordinary unicast. `ipaddress.is_global` is not asked, because its answer
+changes with Python's version and calls some multicast public. NAT64's well-known prefix is the one wrapper that is let
+through, for networks that have only IPv6: there every IPv4 site has such an address. What it carries is judged as usual.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+IPAddress = IPv4Address | IPv6Address
+
+_DENIED = {
+    "0.0.0.0/8": "this network, unspecified",
+    "10.0.0.0/8": "a private network",
+    "100.64.0.0/10": "a carrier's shared network (CGNAT)",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "a link-local network",
+    "172.16.0.0/12": "a private network",
+    "192.0.0.0/24": "IETF protocol assignments",
+    "192.0.2.0/24": "documentation",
+    "192.88.99.0/24": "6to4 relays, deprecated",
+    "192.168.0.0/16": "a private network",
+    "198.18.0.0/15": "benchmarking",
+    "198.51.100.0/24": "documentation",
+    "203.0.113.0/24": "documentation",
+    "224.0.0.0/4": "multicast",
+    "255.255.255.255/32": "broadcast",
+    "240.0.0.0/4": "a reserved range",
+    "::/128": "unspecified",
+    "::1/128": "loopback",
+    "::ffff:0:0/96": "IPv4-mapped addresses",
+    "::ffff:0:0:0/96": "IPv4-translated addresses, deprecated",
+    "::/96": "IPv4-compatible addresses, deprecated",
+    "64:ff9b:1::/48": "NAT64 for local use",
+    "100::/64": "the discard range",
+    "100:0:0:1::/64": "the dummy range",
+    "2001::/32": "Teredo",
+    "2001:2::/48": "benchmarking",
+    "2001::/23": "IETF protocol assignments",
+    "2001:db8::/32": "documentation",
+    "2002::/16": "6to4, deprecated",
+    "3fff::/20": "documentation",
+    "5f00::/16": "segment routing",
+    "fc00::/7": "a private network",
+    "fe80::/10": "a link-local network",
+    "fec0::/10": "site-local addresses, deprecated",
+    "ff00::/8": "multicast",
+}
+_NAT64 = IPv6Network("64:ff9b::/96")
+_UNICAST = IPv6Network("2000::/3")
+_CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96": 0, "64:ff9b:1::/48": 0,
+             "2002::/16": 80, "2001::/32": 64}  # fmt: skip
+
+
+def why_denied(ip: IPAddress) -> str | None:
+    """Say in which range an address lies that may not be dialled; None if it may.
+
+    Example:
+        >>> why_denied(ipaddress.ip_address("10.0.0.7"))
+        'in a private network (10.0.0.0/8)'
+        >>> why_denied(ipaddress.ip_address("64:ff9b::10.0.0.7"))
+        'carries 10.0.0.7, in a private network (10.0.0.0/8)'
+        >>> why_denied(ipaddress.ip_address("8.8.8.8"))
+    """
+    if isinstance(ip, IPv6Address):
+        ip = IPv6Address(int(ip))  # without a zone, which no network contains
+        for carried in _carried(ip):
+            if reason := why_denied(carried):
+                return f"carries {carried}, {reason}"
+    for network, name in _networks().items():
+        if ip in network:
+            return f"in {name} ({network})"
+    if isinstance(ip, IPv6Address) and ip not in _UNICAST and ip not in _NAT64:
+        return f"outside the public address space ({_UNICAST})"
+    return None
+
+
+@cache
+def _networks() -> dict[IPv4Network | IPv6Network, str]:
+    return {ipaddress.ip_network(text): name for text, name in _DENIED.items()}
+
+
+@cache
+def _carriers() -> dict[IPv6Network, int]:
+    return {IPv6Network(text): shift for text, shift in _CARRIERS.items()}
+
+
+def _carried(ip: IPv6Address) -> Iterator[IPv4Address]:
+    """Yield the IPv4 addresses that an IPv6 address may lead to."""
+    bits = int(ip)
+    if bits <= 1:  # unspecified and loopback, which carry nothing
+        return
+    for network, shift in _carriers().items():
+        if ip in network:
+            yield IPv4Address(bits >> shift & 0xFFFF_FFFF)
+    if bits >> 96 == 0x2001_0000:  # Teredo hides the client's address behind its server's, inverted (RFC 4380)
+        yield IPv4Address(~bits & 0xFFFF_FFFF)
+    if bits >> 32 & 0xFDFF_FFFF == 0x5EFE:  # ISATAP, under any prefix (RFC 5214)
+        yield IPv4Address(bits & 0xFFFF_FFFF)

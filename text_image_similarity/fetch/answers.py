@@ -1,0 +1,108 @@
+"""What a response says: its status, how long to wait, whether it opts out, and its bytes."""
+
+from __future__ import annotations
+
+import email.utils
+import re
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+
+import httpx
+
+from ..errors import ErrorCode, RowError
+
+AGENT = "text-image-similarity"
+
+_COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+_STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
+_OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+_FOR_AGENT = re.compile(r"\s*([\w*./-]+)\s*:(.*)", re.DOTALL)
+_WITH_A_VALUE = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+
+
+class RefusedError(RowError):
+    """A status that asks for patience, with the seconds it names."""
+
+    def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
+        super().__init__(code, detail)
+        self.retry_after = retry_after
+
+
+def check_status(response: httpx.Response) -> None:
+    """Raise the error that a status means, if it means one."""
+    if response.is_success:
+        return
+    said = f"{response.status_code} {response.reason_phrase}".strip()
+    if response.status_code == 429 or response.is_server_error:
+        code = ErrorCode.HTTP_429 if response.status_code == 429 else ErrorCode.HTTP_5XX
+        raise RefusedError(code, said, _seconds(response.headers.get("retry-after")))
+    if response.is_client_error:
+        raise RowError(ErrorCode.HTTP_4XX, said)
+    if response.is_redirect:
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"{said} without a usable address")
+    raise RowError(ErrorCode.BAD_RESPONSE, said)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3)."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def check_opt_out(response: httpx.Response) -> None:
+    """Raise unless the origin lets programs use the picture, as far as its X-Robots-Tag headers speak to all or to us."""
+    for line in response.headers.get_list("x-robots-tag"):
+        ours = True
+        for part in line.lower().split(","):
+            named = _FOR_AGENT.fullmatch(part)
+            if named and named.group(1) not in _WITH_A_VALUE:  # a name holds for the rest of its line
+                ours, part = named.group(1) in ("*", AGENT), named.group(2)
+            if ours and part.strip() in _OPT_OUTS:
+                raise RowError(ErrorCode.DISALLOWED_BY_ORIGIN, f"X-Robots-Tag: {line[:200]}")
+
+
+def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
+    """Yield the content of a body as it arrives, its content encoding undone; of a bomb a little more than `most` bytes.
+
+    Identity was asked for. A server that compresses all the same is understood if it uses gzip once; words that name no
+    compression, as mislabelled files in object stores carry, change nothing.
+
+    Raises:
+        RowError: Too many bytes, received or expanded; another compression; a gzip stream that breaks off.
+    """
+    names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
+    if names not in ([], ["gzip"], ["x-gzip"]):
+        raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, though identity was asked for")
+    unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if names else None
+    received = given = 0
+    for chunk in chunks:
+        received += len(chunk)
+        for piece in (chunk,) if unzip is None else _unzipped(unzip, chunk):
+            given += len(piece)
+            check_bytes(given, most)
+            yield piece
+        check_bytes(received, most)
+    if unzip is not None and received and not unzip.eof:
+        raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content breaks off")
+
+
+def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
+    """Yield what a chunk expands to, in steps; what follows the stream's end is left out."""
+    piece = b"" if unzip.eof else unzip.decompress(chunk, _STEP)
+    yield piece  # even if it is empty, so that the reader looks at its clock
+    while piece and not unzip.eof:
+        piece = unzip.decompress(unzip.unconsumed_tail, _STEP)
+        yield piece
+
+
+def check_bytes(count: int, most: int) -> None:
+    """Raise if a picture has more bytes than it may."""
+    if count > most:
+        raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")

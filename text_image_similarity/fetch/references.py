@@ -1,0 +1,115 @@
+"""Which references are taken: http(s) URLs that every program reads alike, `data:` URLs, paths.
+
+The raw text is checked before a URL library may tidy it up, because a guard that reads a URL otherwise than the dialler
+protects nothing. Refused are user names, backslashes, control characters, and addresses in spellings that only some
+resolvers understand (2130706433, 0x7f.1, 127.1, full-width digits): the WHATWG's rule of hosts that end in a number.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unicodedata
+from base64 import b64decode
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+import httpx
+
+from ..errors import ErrorCode, RowError
+
+# A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_ABSOLUTE = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//([^/?#]*)")
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
+_NEVER = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_NOT_IN_A_HOST = re.compile(r"""[\s%"'<>^`{|}]""")
+_NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")  # digits of any script
+_DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
+
+
+def scheme_of(reference: str) -> str:
+    """Return a reference's scheme in lower case; empty for a path."""
+    match = _SCHEME.match(reference)
+    return match.group(1).lower() if match else ""
+
+
+def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
+    """Return the URL that a text spells, against a base where it is a redirect's.
+
+    Raises:
+        ValueError: It is none, or one that programs read differently.
+    """
+    text = text.strip(" ")
+    if found := _NEVER.search(text):
+        raise ValueError(f"there is {found.group()!r} in it")
+    absolute = _ABSOLUTE.match(text)
+    if absolute:
+        _check_authority(absolute.group(1))
+    elif base is None or scheme_of(text):
+        raise ValueError("it names no host")
+    try:
+        url = httpx.URL(text) if base is None else base.join(text)
+        host = url.host  # raises for a host that is no valid international name
+    except (httpx.InvalidURL, UnicodeError, ValueError) as exc:
+        raise ValueError(str(exc)) from exc
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"{url.scheme}: is not http or https")
+    if ":" not in host:
+        _check_name(url.raw_host.decode("ascii"))
+    return url
+
+
+def _check_authority(authority: str) -> None:
+    if "@" in authority:
+        raise ValueError("there is a user name in it")
+    parts = _AUTHORITY.fullmatch(authority)
+    if not parts or _NOT_IN_A_HOST.search(parts.group(1)):
+        raise ValueError("it has no valid host")
+    if parts.group(2) and not 0 < int(parts.group(2)) < 65536:
+        raise ValueError(f"{parts.group(2)} is no port")
+    if not parts.group(1).startswith("["):
+        _check_spelling(_DOTS.sub(".", unicodedata.normalize("NFKC", parts.group(1))))
+
+
+def _check_name(host: str) -> None:
+    labels = host.removesuffix(".").split(".")
+    if not all(0 < len(label) < 64 for label in labels) or len(host) > 254:
+        raise ValueError("it has no valid host")
+    _check_spelling(host)
+
+
+def _check_spelling(host: str) -> None:
+    """Refuse an address in any spelling but four decimal numbers, which resolvers read like that one."""
+    if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError as exc:
+            raise ValueError(f"{host} is an odd spelling of an address, if it is one") from exc
+
+
+def file_url_path(url: str) -> Path:
+    """Return the path that a `file:` URL names on this machine."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as exc:
+        raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
+    if parts.netloc not in ("", "localhost"):
+        raise RowError(ErrorCode.INVALID_URL, f"a file: URL names this machine, not {parts.netloc}")
+    return Path(url2pathname(parts.path))
+
+
+def data_url_bytes(url: str, most: int) -> bytes:
+    """Return what a `data:` URL holds; one that must hold more than `most` bytes is not decoded but answered with too many."""
+    header, comma, body = url[5:].partition(",")
+    if not comma:
+        raise RowError(ErrorCode.INVALID_URL, "a data: URL needs a comma before its content")
+    base64 = header.lower().endswith(";base64")
+    if base64 and len(body) * 3 // 4 > most:
+        raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
+    try:
+        raw = unquote_to_bytes(body)
+        return b64decode(b"".join(raw.split()), validate=True) if base64 else raw
+    except ValueError as exc:
+        raise RowError(ErrorCode.INVALID_URL, f"the data: URL is not valid base64 ({exc})") from exc

@@ -1,0 +1,146 @@
+"""A connection whose every wait ends with the row's deadline and whose answers' heads are bounded, for httpcore."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import httpcore
+
+from ..errors import ErrorCode, RowError
+
+HEAD_BYTES = 64 * 1024  # of an answer before its content: status line, headers, and interim answers before them
+
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+_head_left: ContextVar[int | None] = ContextVar("head_left", default=None)
+
+
+@contextmanager
+def row_deadline(deadline: float) -> Iterator[None]:
+    """Make every network call of this thread end by `deadline` (`time.monotonic()` seconds)."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+@contextmanager
+def head_of_an_answer() -> Iterator[None]:
+    """Let this thread read no more than an answer's head may have, for the time of a block."""
+    token = _head_left.set(HEAD_BYTES)
+    try:
+        yield
+    finally:
+        _head_left.reset(token)
+
+
+def time_left(timeout: float | None) -> float:
+    """Return the seconds a call may take: those given, but no more than the row has."""
+    left = _deadline.get() - time.monotonic()
+    if left <= 0:
+        raise httpcore.ReadTimeout("the row's time is used up")
+    return left if timeout is None else min(left, timeout)
+
+
+class GuardedStream(httpcore.NetworkStream):
+    """A connected socket, plain or in TLS."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._aborted = False
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        left = _head_left.get()
+        if left is not None:
+            if left <= 0:
+                raise httpcore.RemoteProtocolError(f"the answer's head is larger than {HEAD_BYTES:,} bytes")
+            max_bytes = min(max_bytes, left)
+        with self._errors(httpcore.ReadTimeout, httpcore.ReadError):
+            self._socket.settimeout(time_left(timeout))
+            data = self._socket.recv(max_bytes)
+        if not data:
+            self._check_open()
+        if left is not None:
+            _head_left.set(left - len(data))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        with self._errors(httpcore.WriteTimeout, httpcore.WriteError):
+            while buffer:
+                self._socket.settimeout(time_left(timeout))
+                buffer = buffer[self._socket.send(buffer) :]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        """Make blocked calls return; a connection that is closed already needs no breaking."""
+        self._aborted = True
+        with contextlib.suppress(OSError):
+            # Not SSLSocket's own, which takes the TLS layer away under the thread that is reading.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        try:
+            with self._errors(httpcore.ConnectTimeout, httpcore.ConnectError):
+                # In two steps, so that a handshake that hangs is on the socket that `abort` breaks.
+                self._socket = ssl_context.wrap_socket(
+                    self._socket,
+                    server_hostname=server_hostname and server_hostname.removesuffix("."),
+                    do_handshake_on_connect=False,
+                )
+                self._check_open()
+                self._socket.settimeout(time_left(timeout))
+                self._socket.do_handshake()
+        except httpcore.ConnectError as exc:
+            self.close()
+            # Here, because httpcore's pool lets go of the cause by which the two could be told apart above.
+            code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
+            raise RowError(code, f"TLS: {exc}") from exc
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        match info:
+            case "ssl_object":
+                return self._socket if isinstance(self._socket, ssl.SSLSocket) else None
+            case "is_readable":
+                return self._is_readable()
+        return None
+
+    def _is_readable(self) -> bool:
+        """Say whether an idle connection has something to read, which can only be its end or nonsense."""
+        try:
+            self._socket.settimeout(0)
+            socket.socket.recv(self._socket, 1, socket.MSG_PEEK)  # below TLS, where SSLSocket's own refuses to peek
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def _check_open(self) -> None:
+        if self._aborted:
+            raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+
+    @contextmanager
+    def _errors(self, late: type[Exception], failed: type[Exception]) -> Iterator[None]:
+        """Raise the system's errors as httpcore's, and what a closed run broke as such."""
+        try:
+            yield
+        except TimeoutError as exc:
+            raise late(str(exc)) from exc
+        except (OSError, ValueError) as exc:  # a ValueError from TLS that was closed under the reader
+            self._check_open()
+            raise failed(str(exc)) from exc
