@@ -27,9 +27,13 @@ class Server:
         hits: Requests by path, query included.
         heads: The heads of all requests, in order of arrival.
         connections: Connections accepted.
+
+    Args:
+        wrap: What is done to a connection before a request is read from it: TLS, or a fault.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wrap: Callable[[socket.socket], socket.socket] | None = None) -> None:
+        self._wrap = wrap
         self.routes: dict[str, Answer] = {}
         self.hits: Counter[str] = Counter()
         self.heads: list[str] = []
@@ -95,7 +99,7 @@ class Server:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), connection, self._wrapped(connection) as connection:
             while head := _read_head(connection):
                 path = head.split(" ")[1]
                 with self._lock:
@@ -117,6 +121,9 @@ class Server:
                         self._busy[bare] -= 1
         with self._lock:
             self._open.discard(connection)
+
+    def _wrapped(self, connection: socket.socket) -> socket.socket:
+        return self._wrap(connection) if self._wrap else connection
 
 
 def _read_head(connection: socket.socket) -> str:

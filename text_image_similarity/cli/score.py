@@ -41,6 +41,12 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
     add("--chunk-size", type=int, default=config.chunk_size, help="rows between flushes (default: %(default)s)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
+    add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
+    add(
+        "--proxy",
+        metavar="URL",
+        help="http://host:port to fetch through (default: none, whatever the environment says)",
+    )
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add("--quiet", action="store_true", help="no progress bar and no closing table")
     parser.set_defaults(run=run, fall_back=False)
@@ -55,7 +61,12 @@ def run(options: argparse.Namespace) -> int:
         retries=options.retries,
         io_workers=options.io_workers,
         chunk_size=options.chunk_size,
-        limits=Limits(total_s=options.total_timeout, allow_private_addresses=options.allow_private_addresses),
+        proxy=options.proxy,
+        limits=Limits(
+            total_s=options.total_timeout,
+            allow_private_addresses=options.allow_private_addresses,
+            respect_opt_out=options.respect_opt_out,
+        ),
     )
     from ..tables import score_csv  # here, so that `--help` and a wrong option answer before torch is loaded
 

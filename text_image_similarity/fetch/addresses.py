@@ -59,20 +59,20 @@ _CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96
 
 
 def why_denied(ip: IPAddress) -> str | None:
-    """Say in which range an address lies that may not be dialled; None if it may.
+    """Say what is wrong with an address that may not be dialled: in which range it lies; None if it may be.
 
     Example:
         >>> why_denied(ipaddress.ip_address("10.0.0.7"))
         'in a private network (10.0.0.0/8)'
         >>> why_denied(ipaddress.ip_address("64:ff9b::10.0.0.7"))
-        'carries 10.0.0.7, in a private network (10.0.0.0/8)'
+        'a form of 10.0.0.7, in a private network (10.0.0.0/8)'
         >>> why_denied(ipaddress.ip_address("8.8.8.8"))
     """
     if isinstance(ip, IPv6Address):
         ip = IPv6Address(int(ip))  # without a zone, which no network contains
         for carried in _carried(ip):
             if reason := why_denied(carried):
-                return f"carries {carried}, {reason}"
+                return f"a form of {carried}, {reason}"
     for network, name in _networks().items():
         if ip in network:
             return f"in {name} ({network})"

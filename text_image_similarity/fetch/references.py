@@ -69,8 +69,7 @@ def _check_authority(authority: str) -> None:
         raise ValueError("it has no valid host")
     if parts.group(2) and not 0 < int(parts.group(2)) < 65536:
         raise ValueError(f"{parts.group(2)} is no port")
-    if not parts.group(1).startswith("["):
-        _check_spelling(_DOTS.sub(".", unicodedata.normalize("NFKC", parts.group(1))))
+    _check_spelling(parts.group(1))
 
 
 def _check_name(host: str) -> None:
@@ -82,7 +81,8 @@ def _check_name(host: str) -> None:
 
 def _check_spelling(host: str) -> None:
     """Refuse an address in any spelling but four decimal numbers, which resolvers read like that one."""
-    if _NUMBER.fullmatch(host.removesuffix(".").rpartition(".")[2]):
+    tidy = _DOTS.sub(".", unicodedata.normalize("NFKC", host))  # as international names are tidied, and so may be read
+    if _NUMBER.fullmatch(tidy.removesuffix(".").rpartition(".")[2]):
         try:
             ipaddress.IPv4Address(host)
         except ValueError as exc:

@@ -175,13 +175,16 @@ class _GuardedBackend(httpcore.NetworkBackend):
 
     def _in_time(self, resolve: Callable[[], list[str]], host: str) -> list[str]:
         """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
-        answer: SimpleQueue[list[str] | Exception] = SimpleQueue()
+        answer: SimpleQueue[list[str] | RowError] = SimpleQueue()
 
         def ask() -> None:
             try:
                 answer.put(resolve())
-            except Exception as exc:  # passed on to the row that asked
-                answer.put(exc)
+            except RowError as error:  # passed on to the row that asked
+                answer.put(error)
+            except Exception as exc:
+                reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+                answer.put(RowError(ErrorCode.DNS_ERROR, f"{host}: {reason}"))
 
         Thread(target=ask, name="score-dns", daemon=True).start()
         end = time.monotonic() + time_left(None)
@@ -192,7 +195,7 @@ class _GuardedBackend(httpcore.NetworkBackend):
                 raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
             with contextlib.suppress(Empty):
                 found = answer.get(timeout=min(left, 0.1))  # not longer, to see that the run is closing
-                if isinstance(found, Exception):
+                if isinstance(found, RowError):
                     raise found
                 return found
 
@@ -223,8 +226,5 @@ def _literal(host: str) -> IPAddress | None:
 
 
 def _system_resolver(host: str, port: int) -> list[str]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        raise RowError(ErrorCode.DNS_ERROR, f"{host}: {getattr(exc, 'strerror', None) or exc}") from exc
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
