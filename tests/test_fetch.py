@@ -209,6 +209,35 @@ def test_one_host_gets_a_bounded_number_of_requests(server: Server) -> None:
     assert sum(server.hits.values()) == 12
 
 
+def test_a_kept_connection_that_has_ended_costs_no_try(server: Server) -> None:
+    endings = iter([b""])
+
+    def end_once(connection: socket.socket, _: str) -> None:
+        if next(endings, None) is None:
+            connection.sendall(response(b"picture"))
+        else:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    server.routes |= {"/a": response(b"picture"), "/b": end_once}
+    fetcher = Fetcher(PATIENT)
+    assert [fetcher.fetch(server.url(path)) for path in ("/a", "/b")] == [b"picture"] * 2
+    fetcher.close()
+    assert server.hits["/b"] == server.connections == 2
+
+
+def test_what_an_answer_leaves_behind_does_not_harm_the_next_row(server: Server) -> None:
+    server.routes |= {"/a": response(b"picture and more", content_length="7"), "/b": response(b"another")}
+    fetcher = Fetcher(PATIENT)
+    assert [fetcher.fetch(server.url(path)) for path in ("/a", "/b", "/b")] == [b"picture", b"another", b"another"]
+    fetcher.close()
+
+
+def test_a_fresh_connection_that_ends_is_not_tried_again_in_secret(server: Server) -> None:
+    server.routes["/x"] = close_at_once
+    assert code_of(server.url("/x")) == "bad_response"
+    assert server.hits["/x"] == 1
+
+
 def test_closing_ends_a_download_at_once(server: Server) -> None:
     asked = threading.Event()
 

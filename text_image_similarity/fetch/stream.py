@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import httpcore
@@ -18,7 +19,15 @@ from ..errors import ErrorCode, RowError
 HEAD_BYTES = 64 * 1024  # of an answer before its content: status line, headers, and interim answers before them
 
 _deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
-_head_left: ContextVar[int | None] = ContextVar("head_left", default=None)
+_head: ContextVar[Head | None] = ContextVar("head", default=None)
+
+
+@dataclass(slots=True)
+class Head:
+    """An answer's head while it is read: the bytes it may still have, and whether its connection has served before."""
+
+    left: int = HEAD_BYTES
+    reused: bool = False
 
 
 @contextmanager
@@ -32,13 +41,14 @@ def row_deadline(deadline: float) -> Iterator[None]:
 
 
 @contextmanager
-def head_of_an_answer() -> Iterator[None]:
+def head_of_an_answer() -> Iterator[Head]:
     """Let this thread read no more than an answer's head may have, for the time of a block."""
-    token = _head_left.set(HEAD_BYTES)
+    head = Head()
+    token = _head.set(head)
     try:
-        yield
+        yield head
     finally:
-        _head_left.reset(token)
+        _head.reset(token)
 
 
 def time_left(timeout: float | None) -> float:
@@ -55,23 +65,26 @@ class GuardedStream(httpcore.NetworkStream):
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._aborted = False
+        self._has_served = False
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        left = _head_left.get()
-        if left is not None:
-            if left <= 0:
+        if head := _head.get():
+            if head.left <= 0:
                 raise httpcore.RemoteProtocolError(f"the answer's head is larger than {HEAD_BYTES:,} bytes")
-            max_bytes = min(max_bytes, left)
+            max_bytes = min(max_bytes, head.left)
         with self._errors(httpcore.ReadTimeout, httpcore.ReadError):
             self._socket.settimeout(time_left(timeout))
             data = self._socket.recv(max_bytes)
         if not data:
             self._check_open()
-        if left is not None:
-            _head_left.set(left - len(data))
+        if head:
+            head.left -= len(data)
+        self._has_served = True
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if head := _head.get():
+            head.reused = self._has_served
         with self._errors(httpcore.WriteTimeout, httpcore.WriteError):
             while buffer:
                 self._socket.settimeout(time_left(timeout))

@@ -70,16 +70,24 @@ class GuardedTransport(httpx.BaseTransport):
         url = request.url
         if self._proxy and not self._limits.allow_private_addresses:
             check_literal(url.host)
-        with _httpx_errors(), head_of_an_answer():
-            response = self._pool().handle_request(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
+        sent = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        with _httpx_errors():
+            try:
+                with head_of_an_answer() as head:
+                    response = self._pool().handle_request(sent)
+            except (httpcore.NetworkError, httpcore.RemoteProtocolError):
+                if not head.reused:
+                    raise
+                with (
+                    head_of_an_answer()
+                ):  # a kept connection may have ended, or hold what an earlier answer left behind
+                    response = self._pool().handle_request(sent)
         return httpx.Response(
             response.status,
             headers=response.headers,
