@@ -200,7 +200,7 @@ FAULTS: dict[str, Fault] = {
     "a redirect to ftp": Fault("redirect_error", redirect("ftp://127.0.0.1/a.png")),
     "a redirect to gopher": Fault("redirect_error", redirect("gopher://127.0.0.1:6379/_FLUSHALL")),
     "a redirect to a script": Fault("redirect_error", redirect("javascript:alert(1)")),
-    "a redirect without a host": Fault("redirect_error", redirect("http:/x")),
+    "a redirect without a host": Fault("redirect_error", redirect("http:/elsewhere")),
     "a redirect with a user": Fault("redirect_error", redirect("http://user:word@127.0.0.1/")),
     "a redirect with a backslash": Fault("redirect_error", redirect("/\\127.0.0.1/")),
     "a redirect with a control character": Fault("redirect_error", redirect("/a\x01b")),

@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -431,6 +432,24 @@ def test_an_injected_transport_needs_no_network(raised: Exception, code: str) ->
         raise raised
 
     assert failure(Fetcher(PATIENT, transport=httpx.MockTransport(answer)), "http://photos.test/a.jpg").code == code
+
+
+def test_the_deadline_holds_for_an_injected_stream_too() -> None:
+    def drops() -> Iterator[bytes]:
+        while True:
+            threading.Event().wait(0.02)
+            yield b"x"
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=drops()))
+    began = time.monotonic()
+    assert (
+        failure(
+            Fetcher(replace(HASTY, limits=replace(LOOPBACK, max_bytes=300)), transport=transport),
+            "http://photos.test/a.jpg",
+        ).code
+        == "timeout"
+    )
+    assert time.monotonic() - began < 2
 
 
 def test_tls_faults_of_an_injected_transport_are_told_apart() -> None:

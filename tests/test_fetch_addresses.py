@@ -162,10 +162,17 @@ def test_the_host_header_keeps_the_name(server: Server, fetcher: Fetcher, record
 @pytest.mark.parametrize("url", ["https://public.test:99999/", "http://public.test:0/", "http://public.test:８０/",
                                  "http://public.test:8_0/", "http://public.test:-1/", "http://public.test:+80/",
                                  "http:/public.test/", "http:public.test", "http:\\\\public.test/", "http://a/b\\c",
-                                 "http://xn--/", "http://public.test/\x1fa"])  # fmt: skip
+                                 "http://xn--/", "http://public.test/\x1fa", "http://user@public.test/",
+                                 "http://public.test@public.test/"])  # fmt: skip
 def test_urls_that_programs_read_differently(fetcher: Fetcher, recorder: Recorder, url: str) -> None:
     assert code_of(fetcher, url) == "invalid_url"
     assert recorder.dialled == []
+
+
+@pytest.mark.parametrize("host", ["①②⑦.⓪.⓪.①", "𝟏𝟐𝟕.1", "０ｘ７ｆ", "127。0。0。1", "127.1", "1.2.3.4."])
+def test_what_tidying_would_make_an_address_is_known_for_one(fetcher: Fetcher, host: str) -> None:
+    with pytest.raises(RowError, match="odd spelling of an address"):
+        fetcher.fetch(f"http://{host}/")
 
 
 def test_what_is_no_trick_is_fetched(server: Server, fetcher: Fetcher, names: dict[str, list[list[str]]]) -> None:

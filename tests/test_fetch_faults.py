@@ -17,6 +17,7 @@ from tests.faults import DNS_FAULTS, FAULTS, MANY, TLS_FAULTS, Certificates
 from tests.server import Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch.stream import HEAD_BYTES
 
 LOOPBACK = Limits(allow_private_addresses=True)
 MEMORY = 64 * 1024 * 1024
@@ -74,6 +75,15 @@ def test_the_usual_cap_fits_into_memory(server: Server, name: str) -> None:
     server.routes["/x"] = FAULTS[name].answer
     with fetching(slow=False) as (fetcher, deadline):
         assert row(fetcher, server.url("/x"), deadline).code == "too_many_bytes"
+
+
+def test_a_head_is_bounded_in_all_and_to_the_byte(server: Server) -> None:
+    head = b"HTTP/1.1 100 Continue\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nX: %s\r\n\r\n"
+    room = HEAD_BYTES - len(head) + len(b"%s")
+    server.routes |= {"/fits": head % (b"x" * room) + b"picture", "/not": head % (b"x" * (room + 1)) + b"picture"}
+    with fetching(slow=False) as (fetcher, deadline):
+        assert fetcher.fetch(server.url("/fits")) == b"picture"
+        assert "larger than 65,536 bytes" in row(fetcher, server.url("/not"), deadline).detail
 
 
 @pytest.mark.parametrize("name", DNS_FAULTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from text_image_similarity import Config, ConfigError, Limits, RowError
 from text_image_similarity.fetch import Fetcher
 from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
 from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
+from text_image_similarity.fetch.stream import GuardedStream
 
 LOOPBACK = Limits(allow_private_addresses=True)
 PATIENT = Config(timeout_s=10.0, retries=0, limits=LOOPBACK)
@@ -200,6 +202,14 @@ def test_a_refusal_makes_way_for_the_next_address_at_once(server: Server) -> Non
     assert time.monotonic() - began < 2 * STAGGER_S
 
 
+def test_a_refusal_makes_way_also_beside_a_slow_address(slow_port: int) -> None:
+    began = time.monotonic()
+    addresses = [ip_address(f"127.0.0.{last}") for last in (1, 3, 4, 5, 2)]  # slow, three that refuse, good
+    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+    assert STAGGER_S <= time.monotonic() - began < 3 * STAGGER_S
+
+
 def test_all_attempts_together_have_one_time(slow_port: int) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
@@ -259,6 +269,34 @@ def test_closing_ends_a_handshake() -> None:
         fetcher.close()
         error = row.result(1.5)
     assert str(error) == "connect_error: the run was closed"
+
+
+def test_closing_just_after_a_connection_was_made(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.routes["/x"] = server.hang
+    with fetching() as fetcher:
+
+        def dial_and_close(*given: object) -> socket.socket:
+            connected = dial(*given)
+            fetcher._transport.abort()
+            return connected
+
+        monkeypatch.setattr("text_image_similarity.fetch.transport.dial", dial_and_close)
+        assert str(failure(fetcher, server.url("/x"))) == "connect_error: the run was closed"
+
+
+def test_closing_between_a_connection_and_its_handshake() -> None:
+    """The moment in which TLS takes the socket over, and breaking the old one breaks nothing."""
+    ours, theirs = socket.socketpair()
+    stream = GuardedStream(ours)
+
+    class Context(ssl.SSLContext):
+        def wrap_socket(self, *given: object, **options: object) -> ssl.SSLSocket:
+            wrapped = super().wrap_socket(*given, **options)
+            stream.abort()
+            return wrapped
+
+    with theirs, pytest.raises(RowError, match="the run was closed"):
+        stream.start_tls(Context(ssl.PROTOCOL_TLS_CLIENT), "photos.test", 1.0)
 
 
 # Opting out
