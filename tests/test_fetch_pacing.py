@@ -210,6 +210,21 @@ def test_a_refusal_makes_way_also_beside_a_slow_address(slow_port: int) -> None:
     assert STAGGER_S <= time.monotonic() - began < 3 * STAGGER_S
 
 
+def test_an_address_out_of_reach_makes_way_at_once(slow_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As IPv6 addresses are on a machine without IPv6: the failure comes with the call."""
+    real = socket.socket.connect_ex
+
+    def connect_ex(attempt: socket.socket, where: tuple[str, int]) -> int:
+        return errno.ENETUNREACH if where[0].startswith("127.0.1.") else real(attempt, where)
+
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    began = time.monotonic()
+    addresses = [ip_address(f"127.0.{last}") for last in ("0.1", "1.1", "1.2", "1.3", "0.2")]
+    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+    assert time.monotonic() - began < 3 * STAGGER_S
+
+
 def test_all_attempts_together_have_one_time(slow_port: int) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
