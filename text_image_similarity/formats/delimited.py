@@ -86,10 +86,6 @@ class DelimitedTable:
     def _first(self, place: str) -> list[str]:
         with open_text(place) as (file, _):
             for _, header in self._rows(place, file):
-                if any("\0" in name for name in header):
-                    raise TableError(
-                        f"the header of {place} holds NUL characters; if it is UTF-16, it lacks a byte-order mark"
-                    )
                 return header
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
 
@@ -152,4 +148,6 @@ def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> N
         if columns.count(name) != 1:
             found = "is there more than once" if name in columns else "is missing"
             hint = "; is it separated by semicolons?" if len(columns) == 1 and ";" in columns[0] else ""
+            if any("\0" in column for column in columns):
+                hint = "; is it UTF-16 without a byte-order mark?"
             raise UsageError(f"column {name!r} {found} in {place}; it has the columns: {', '.join(columns)}{hint}")

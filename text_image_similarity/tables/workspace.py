@@ -77,6 +77,7 @@ class Workspace:
     def __enter__(self) -> Workspace:
         with self._explained():
             self._hold()
+        with suppress(OSError):  # for messages only
             (self._folder / "holder.json").write_text(json.dumps(_myself()), encoding="utf-8")
         return self
 
