@@ -16,7 +16,7 @@ from .json_lines import JsonTable
 from .naming import format_of
 from .output import OUT_COLUMNS, Output, output_for
 from .parquet import ParquetTable
-from .places import expand, folder_of, is_url, local_path, open_bytes, upload
+from .places import check_writable, expand, folder_of, is_url, local_path, open_bytes, upload
 from .rows import Rows
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Rows",
     "Table",
     "check_columns",
+    "check_writable",
     "expand",
     "folder_of",
     "format_of",

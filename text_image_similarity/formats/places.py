@@ -6,7 +6,7 @@ import glob
 import io
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
@@ -82,6 +82,20 @@ def upload(local: Path, url: str) -> None:
         system.put_file(str(local), path)
 
 
+def check_writable(url: str) -> None:
+    """Raise now what `upload` would raise at the end of a long run.
+
+    Raises:
+        TableError: Nothing can be written beside where a URL says.
+    """
+    probe = f"{url}.writable"
+    with explained(url, "written"):
+        system, path = _system(probe)
+        system.pipe_file(path, b"-")
+    with suppress(Exception):  # who may write may not always remove
+        system.rm_file(path)
+
+
 class Hashed(io.RawIOBase):
     """A file that hashes what is read through it."""
 
@@ -120,7 +134,9 @@ def explained(place: str, done: str = "read") -> Iterator[None]:
     except (UsageError, TableError):
         raise
     except FileNotFoundError as exc:
-        raise UsageError(f"{place} does not exist") from exc
+        if done == "read":
+            raise UsageError(f"{place} does not exist") from exc
+        raise TableError(f"{place} cannot be {done}: there is no such bucket or folder") from exc
     except OSError as exc:
         raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}") from exc
     except Exception as exc:

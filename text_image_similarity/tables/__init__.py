@@ -28,6 +28,7 @@ from ..formats import (
     Output,
     Table,
     check_columns,
+    check_writable,
     expand,
     folder_of,
     format_of,
@@ -154,6 +155,7 @@ def _check_places(source: str, target: str) -> None:
         raise UsageError(f"{target} is the input too and would be overwritten; name another output")
     if is_url(target):
         format_of(target)
+        check_writable(target)
         return
     path = local_path(target)
     note = path.with_name(path.name + ".summary.json") if path.name else path
