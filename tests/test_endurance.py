@@ -194,7 +194,7 @@ def test_a_long_run_grows_in_nothing(server: Server, tmp_path: Path) -> None:
     seen = json.loads((tmp_path / "blocked").read_text())
     early, late = seen[len(seen) // 4 : len(seen) // 2], seen[-len(seen) // 4 :]
     memory, files, threads = ([max(row[i] for row in part) for part in (early, late)] for i in (1, 2, 3))
-    print(f"{SOAK_ROWS:,} rows: MiB {[m // 2**20 for m in memory]}, open files {files}, threads {threads}\n")
+    sys.stdout.write(f"{SOAK_ROWS:,} rows: MiB {[m // 2**20 for m in memory]}, open files {files}, threads {threads}\n")
     assert memory[1] < memory[0] * 1.1
     assert files[1] <= files[0] + 8
     assert threads[1] <= threads[0] + 4

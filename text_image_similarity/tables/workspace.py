@@ -156,7 +156,7 @@ class Workspace:
 
     def _hold(self) -> None:
         for _ in range(3):  # the folder may be removed between the two lines, by a run that is done
-            self._folder.mkdir(parents=self._folder.parent.name == "jobs", exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             with suppress(FileNotFoundError):
                 try:
                     self._lock.acquire(timeout=0)
@@ -211,10 +211,9 @@ class Workspace:
         try:
             yield
         except OSError as exc:
-            raise TableError(
-                f"{self._output} cannot be written: {exc.strerror or exc} ({exc.filename or self._folder}); "
-                f"{len(self.parts):,} finished parts are kept, and the same command goes on from them"
-            ) from exc
+            kept = f"; {len(self.parts):,} finished parts are kept, the same command goes on" if self.parts else ""
+            where = exc.filename or self._folder
+            raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
 
 
 def digest_of(data: bytes) -> str:
