@@ -7,13 +7,12 @@ Exit codes: 0 done, 1 the job failed, 2 wrong usage, 4 `score --strict` and a ro
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import TextImageSimilarityError, UsageError
-from . import evaluate, score, train
+from . import evaluate, logs, score, train
 
 __all__ = ["main", "run_script"]
 
@@ -47,15 +46,18 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if not options.quiet:
-        logging.getLogger("text_image_similarity").setLevel(logging.INFO)  # says why a model's first run takes longer
+    logs.set_up(options.log_format, quiet=options.quiet)
     try:
         code = options.run(options)
     except TextImageSimilarityError as error:
-        sys.stderr.write(f"error: {error}\n")
+        logs.tell(options.log_format, "error", str(error))
         code = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {getattr(options, 'interrupted', 'nothing was written')}\n")
+        logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
         code = 130
+    except Exception:
+        if options.log_format != "json":
+            raise
+        logs.logger.exception("an error in text_image_similarity, please report it")
+        code = 1
     sys.exit(code)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..config import Config, Limits, ScoreKind
-from .options import add_column_options, add_model_options, model_config
-from .terminal import ProgressBar, lay_out
+from .options import add_column_options, add_log_options, add_model_options, model_config, progress_bar
+from .terminal import lay_out
 
 if TYPE_CHECKING:
     from ..tables import Summary
@@ -42,7 +42,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--chunk-size", type=int, default=config.chunk_size, help="rows between flushes (default: %(default)s)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
-    add("--quiet", action="store_true", help="no progress bar and no closing table")
+    add_log_options(parser)
     parser.set_defaults(run=run, fall_back=False)
 
 
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     )
     from ..tables import score_csv  # here, so that `--help` and a wrong option answer before torch is loaded
 
-    with closing(ProgressBar("pairs")) as bar:
+    with closing(progress_bar(options, "pairs")) as bar:
         summary = score_csv(
             options.in_path,
             options.out_path,
