@@ -22,7 +22,7 @@ from .tally import ReportRow, Tally
 from .thumbnails import thumbnails
 from .timeline import Timeline
 
-__all__ = ["ReportRow", "Tally", "Timeline", "make_report", "thumbnails", "write_report"]
+__all__ = ["ReportRow", "Tally", "Timeline", "make_report", "thumbnails", "wanted_pictures", "write_report"]
 
 # Failures of rows whose pictures could be read all the same.
 _PICTURE_IS_FINE = frozenset({ErrorCode.EMPTY_CAPTION.value, ErrorCode.ENCODER_ERROR.value, ErrorCode.NON_FINITE.value})

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import html
 import re
-from urllib.parse import urlsplit
 
 SHORT = 140  # characters shown before the rest is folded away
-MOST_MARKUP = 2400  # characters of HTML that one text may become
+MOST_MARKUP = 2000  # characters of HTML that one text may become
 MOST_LINK = 2000
 
 # Controls, soft hyphen, bidi marks and overrides, zero-width and invisible characters, line separators, surrogates,
@@ -20,7 +19,7 @@ _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-_LINKABLE = re.compile(r"https?://[!-~]+", re.IGNORECASE)
+_LINKABLE = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#][!-~]*)?", re.IGNORECASE | re.ASCII)
 
 
 def escape(text: object) -> str:
@@ -56,14 +55,8 @@ def reference(url: str) -> str:
 
 
 def is_link(url: str) -> bool:
-    """Say whether a reference may become a link: http or https, a host, visible ASCII only, no name or password."""
-    if len(url) > MOST_LINK or not _LINKABLE.fullmatch(url) or "\\" in url:
-        return False
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return bool(parts.hostname) and "@" not in parts.netloc
+    """Say whether a reference may become a link: http or https, a plain host, visible ASCII only, no user name."""
+    return len(url) <= MOST_LINK and _LINKABLE.fullmatch(url) is not None
 
 
 def _fitting(text: str) -> str:

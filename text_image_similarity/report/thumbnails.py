@@ -24,7 +24,7 @@ from .tally import MOST_URL
 
 SIDE = 160  # pixels of the longer side, at most
 _THREADS = 8
-_MOST_BYTES = 9000
+_MOST_BYTES = 7000
 
 
 def thumbnails(
