@@ -9,9 +9,12 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import tracemalloc
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -40,6 +43,7 @@ from text_image_similarity.report.thumbnails import SIDE
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 
+ROOT = Path(__file__).resolve().parent.parent
 SUMMARY = {
     "input": "in.csv",
     "output": "out.csv",
@@ -348,6 +352,12 @@ def test_throughput_of_an_interval() -> None:
     assert "minutes since the start" in drawn
 
 
+def test_the_end_of_a_run_does_not_tower_over_it() -> None:
+    steady = [[second, 10 * second] for second in range(101)]
+    assert "between 10.0 and 18.3 rows per second" in throughput([*steady, [100.1, 1012], [100.4, 1024]])
+    assert "between 10.0 and 50.0 rows per second" in throughput([*steady, [102, 1100]])
+
+
 def test_a_timeline_stays_short_and_keeps_its_ends() -> None:
     now = 500.0
     timeline = Timeline(clock=lambda: now)
@@ -381,7 +391,8 @@ def test_pictures_are_small_and_carry_nothing_of_their_origin(server: Server, tm
     server.routes |= {"/big.jpg": response(out.getvalue()), "/text.jpg": response(b"hello")}
     config = Config(base_dir=tmp_path, limits=Limits(allow_private_addresses=True))
     big, text = server.url("/big.jpg"), server.url("/text.jpg")
-    made = thumbnails([big, text, big, "red.png", "none.png", "x" * 300_000], config)
+    huge = f"data:image/png;base64,{b64encode(make_png()).decode()}{' ' * 300_000}"
+    made = thumbnails([big, text, big, "red.png", "none.png", huge], config)
     assert set(made) == {big, "red.png"}
     assert server.hits["/big.jpg"] == 1
     for jpeg in made.values():
@@ -401,9 +412,11 @@ def test_the_address_guard_holds_for_pictures(server: Server) -> None:
 
 def test_slow_pictures_are_left_out(server: Server) -> None:
     server.routes |= {"/slow.png": server.hang, "/a.png": response(make_png())}
-    config = Config(limits=Limits(allow_private_addresses=True), timeout_s=600, io_workers=4)
+    config = Config(limits=Limits(allow_private_addresses=True, total_s=30), timeout_s=600, io_workers=4)
+    began = time.monotonic()
     made = thumbnails([server.url("/a.png"), server.url("/slow.png")], config, seconds=1.0)
     assert set(made) == {server.url("/a.png")}
+    assert time.monotonic() - began < 20
 
 
 def test_nothing_is_tried_twice_for_a_picture() -> None:
@@ -567,7 +580,7 @@ def test_markup_of_strangers_never_becomes_markup(tmp_path: Path) -> None:
         for tag, attributes in found:
             assert not any(name.startswith("on") or name in ("style", "srcdoc", "action") for name in attributes)
             assert "pwned" not in str(attributes.get("id"))
-            if "href" in attributes or "src" in attributes:
+            if attributes.get("href") not in (None, "#lowest", "#highest", "#failed", "#run") or "src" in attributes:
                 assert tag == "a"
                 assert re.match(r"https?://[a-z0-9.]+/", str(attributes["href"]))
                 assert attributes["rel"] == "noopener noreferrer nofollow"
@@ -635,6 +648,16 @@ def test_the_largest_page_is_below_three_megabytes(tmp_path: Path, codes: list[s
     page = written(tmp_path, tally, dict.fromkeys(wanted_pictures(tally), jpeg))
     assert page.count("<img") >= 90
     assert 1_000_000 < len(page.encode()) < 3_000_000
+
+
+def test_the_page_about_the_report_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "challenge_set").symlink_to(ROOT / "challenge_set")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "docs/report.md", "exec"), {})
+    assert "data:image/jpeg" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 # In a browser
@@ -729,6 +752,15 @@ def test_the_browser_would_tell(tmp_path: Path) -> None:
         assert ran(dom)
         assert found in dom
         assert (b"evil.example" in proxy.asked) == (found == "evil.example")
+
+
+def test_the_policy_admits_our_style_and_our_script_alone(tmp_path: Path) -> None:
+    page = written(tmp_path, tally_of(scored(1, 0.5)))
+    (style,), (script,) = (re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("style", "script"))
+    hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
+    policy = "default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
+    head = '<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{}">'
+    assert head.format(policy.format(*hashes)) in page
 
 
 @needs_chromium

@@ -86,13 +86,20 @@ def duration(seconds: float) -> str:
 
 
 def _rates(points: Points) -> list[tuple[float, float, float]]:
-    """Return (from, to, rows per second) of at most `_INTERVALS` intervals; points that go back are left out."""
+    """Return (from, to, rows per second) of at most about `_INTERVALS` intervals; points that go back are left out."""
     onward: list[tuple[float, int]] = []
     for seconds, rows in points:
         if math.isfinite(seconds) and (not onward or (seconds > onward[-1][0] and rows >= onward[-1][1])):
             onward.append((seconds, rows))
-    stride = max(1, math.ceil((len(onward) - 1) / _INTERVALS))
-    thinned = onward[:-1:stride] + onward[-1:]
+    gap = (onward[-1][0] - onward[0][0]) / _INTERVALS if onward else 0.0
+    thinned = onward[:1]
+    for point in onward[1:]:
+        if point[0] - thinned[-1][0] >= gap:
+            thinned.append(point)
+    if len(thinned) > 2 and onward[-1][0] - thinned[-2][0] < 1.6 * (thinned[-2][0] - thinned[-3][0]):
+        thinned.pop()  # the rate of a short last interval says little and would tower over the others
+    if thinned[-1:] != onward[-1:]:
+        thinned.append(onward[-1])
     return [(start, end, (now - before) / (end - start)) for (start, before), (end, now) in pairwise(thinned)]
 
 

@@ -62,10 +62,16 @@ def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, b
         _section("Throughput", charts.throughput(summary.get("throughput") or [])),
         "</div>",
         _failures(tally) if tally.failures else "",
-        _section(f"Lowest {len(lowest):,} scores", _scored_table(lowest, pictures, "Rows with the lowest scores")),
-        _section(f"Highest {len(highest):,} scores", _scored_table(highest, pictures, "Rows with the highest scores")),
+        _section(
+            f"Lowest {len(lowest):,} scores", _scored_table(lowest, pictures, "Rows with the lowest scores"), "lowest"
+        ),
+        _section(
+            f"Highest {len(highest):,} scores",
+            _scored_table(highest, pictures, "Rows with the highest scores"),
+            "highest",
+        ),
         _failed_section(failed, tally, pictures),
-        _section("The run", _facts(tally, summary)),
+        _section("The run", _facts(tally, summary), "run"),
     ]
 
 
@@ -147,7 +153,7 @@ def _host_row(name: str, host: HostCount) -> str:
 
 def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[str, bytes]) -> str:
     if not rows:
-        return _section("Failed rows", '<p class="empty">No row failed.</p>')
+        return _section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
     note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some of every code.</p>'
     body = "".join(
@@ -157,7 +163,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[s
         for row in rows
     )
     heads = [("row", "n"), ("picture", "fixed"), ("code", ""), ("detail", ""), ("caption", ""), ("reference", "")]
-    return _section("Failed rows", note + _table("Rows without a score", heads, body, kind="rows failed"))
+    return _section("Failed rows", note + _table("Rows without a score", heads, body, kind="rows failed"), "failed")
 
 
 def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[str, bytes], caption: str) -> str:
@@ -184,8 +190,8 @@ def _facts(tally: Tally, summary: Mapping[str, Any]) -> str:
     return f'<dl class="facts">{listed}</dl>{note if stages else ""}'
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
+def _section(title: str, content: str, place: str = "") -> str:
+    return f"<section{f' id={place}' if place else ''}><h2>{title}</h2>{content}</section>"
 
 
 def _table(
