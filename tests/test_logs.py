@@ -241,3 +241,4 @@ def test_a_bar_is_drawn_or_a_line_logged_not_both(
         drawn = capsys.readouterr().err
         assert ("45/50" in drawn and "failed=3" in drawn) == bar
         assert len(caplog.messages) == (not bar)
+        assert " 0/50" not in drawn  # it starts where an earlier run ended, and its rate too

@@ -16,7 +16,6 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const compare = (a, b) => {
         const [x, y] = [value(a, column), value(b, column)];
         if (!numeric) return up ? x.localeCompare(y) : y.localeCompare(x);
-        if (x === "" || y === "") return (x === "") - (y === "");
         return up ? x - y : y - x;
       };
       heads.forEach((other) => other.removeAttribute("aria-sort"));
