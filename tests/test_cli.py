@@ -47,7 +47,10 @@ def script(*arguments: object, **defaults: Path) -> int:
     return int(caught.value.code or 0)
 
 
-def test_a_run_ends_with_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_a_table(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
     said = capsys.readouterr()
     for line in ("rows                    2", "scored                  1", "failed: file_not_found  1"):

@@ -8,13 +8,12 @@ failed, 130 interrupted, 143 ended by SIGTERM.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
-from . import evaluate, score, train
+from . import evaluate, logs, score, train
 
 __all__ = ["main", "run_script"]
 
@@ -51,15 +50,18 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if not options.quiet:
-        logging.getLogger("text_image_similarity").setLevel(logging.INFO)  # says why a model's first run takes longer
+    logs.set_up(options.log_format, quiet=options.quiet)
     try:
         code = options.run(options)
     except TextImageSimilarityError as error:
-        sys.stderr.write(f"error: {error}\n")
+        logs.tell(options.log_format, "error", str(error))
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {getattr(options, 'interrupted', 'nothing was written')}\n")
+        logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
         code = 130
+    except Exception:
+        if options.log_format != "json":
+            raise
+        logs.logger.exception("an error in text_image_similarity, please report it")
+        code = 1
     sys.exit(code)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import get_args
 
 from ..config import Config, Engine, Precision, PreprocessMode
+from .logs import LOG_FORMATS
+from .terminal import ProgressBar
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,37 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url-col", default="url", help="column of image references (default: %(default)s)")
     add("--caption-col", default="caption", help="column of captions (default: %(default)s)")
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what goes to stderr."""
+    add = parser.add_argument
+    add("--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)")
+    add(
+        "--heartbeat",
+        metavar="SECONDS",
+        type=seconds,
+        default=60.0,
+        help="seconds between log lines about progress, where stderr is no terminal; 0 is never (default: 60)",
+    )
+    add("--quiet", action="store_true", help="no progress and no closing table")
+
+
+def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
+    """Return what shows the progress that the log options ask for."""
+    return ProgressBar(unit, heartbeat_s=options.heartbeat, bar=draws_bars(options))
+
+
+def draws_bars(options: argparse.Namespace) -> bool:
+    """Say whether bars may be drawn: on a terminal, and not between lines of JSON."""
+    return options.log_format == "text" and sys.stderr.isatty()
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds from 0 to a day."""
+    if not 0 <= (value := float(text)) <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400, a day")
+    return value
 
 
 def model_config(options: argparse.Namespace) -> Config:

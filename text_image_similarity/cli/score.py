@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, get_args
 
 from ..config import Config, Limits, ScoreKind
-from .options import add_column_options, add_model_options, model_config
+from .options import add_column_options, add_log_options, add_model_options, model_config, progress_bar
 from .stopping import Stopping
-from .terminal import ProgressBar, lay_out
+from .terminal import lay_out
 
 if TYPE_CHECKING:
     from ..tables import Summary
@@ -69,7 +69,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete (default: beside OUT)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
-    add("--quiet", action="store_true", help="no progress bar and no closing table")
+    add_log_options(parser)
     parser.set_defaults(
         run=run, fall_back=False, interrupted="finished parts are kept, and the same command goes on from them"
     )
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     from ..tables import TableOptions, score_csv
 
     how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
-    with Stopping() as stopping, closing(ProgressBar("pairs")) as bar:
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar:
         summary = score_csv(
             options.in_path,
             options.out_path,
