@@ -188,3 +188,26 @@ def test_a_url_stays_a_url(table: Path) -> None:
     out = table.with_name("out.jsonl")
     assert command("score", "memory://cli/in.csv", out, "--model", "mini", "--quiet") == 0
     assert json.loads(out.read_text())["error"] is None
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_a_report_comes_beside_the_table(table: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = table.with_name("report.html")
+    out = table.with_name(f"out.{ending}")
+    assert command("score", table, out, "--model", "mini", "--report", report) == 0
+    assert f"report                  {report}" in capsys.readouterr().out
+    page = report.read_text(encoding="utf-8")
+    assert "a red square" in page
+    assert "file_not_found" in page
+    assert page.count("data:image/jpeg;base64,") == 1  # of the row with a score
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = table.with_name("out.csv")
+    for report, said in [
+        (table.parent, "is a folder"),
+        (table.parent / "none" / "r.html", "lies in a folder"),
+        (out, "output"),
+    ]:
+        assert command("score", table, out, "--model", "/no/such/model", "--report", report) == 2
+        assert said in capsys.readouterr().err

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import TableError, UsageError
-from .options import add_column_options, add_log_options, add_model_options, model_config, progress_bar
+from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
 from .terminal import lay_out
 
 
@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options)
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
-    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
-        raise UsageError(f"{options.out} cannot be written: it is a folder, or lies in a folder that does not exist")
+    if options.out is not None:
+        check_output(options.out, besides=(options.source,))
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import get_args
 
 from ..config import Config, Engine, Precision, PreprocessMode
+from ..errors import UsageError
 from .logs import LOG_FORMATS
 from .terminal import ProgressBar
 
@@ -60,6 +63,22 @@ def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
 def draws_bars(options: argparse.Namespace) -> bool:
     """Say whether bars may be drawn: on a terminal, and not between lines of JSON."""
     return options.log_format == "text" and sys.stderr.isatty()
+
+
+def check_output(path: Path, *, besides: Iterable[str]) -> None:
+    """Refuse a file to write at the end of a long run, if it could not be written then.
+
+    Args:
+        path: What is to be written.
+        besides: Files that it must not replace.
+
+    Raises:
+        UsageError: It is a folder, or in none, or one of the others.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
+    if any(path.absolute() == Path(other).absolute() for other in besides):
+        raise UsageError(f"{path} is the run's input or output too, and would be overwritten; name another file")
 
 
 def seconds(text: str) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..config import Config, Limits, ScoreKind
-from .options import add_column_options, add_log_options, add_model_options, model_config, progress_bar
+from ..records import OUT_COLUMNS
+from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
 from .stopping import Stopping
 from .terminal import lay_out
 
@@ -68,6 +70,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite-column", action="store_true", help="replace columns similarity and error that IN has already")
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete (default: beside OUT)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
+    add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
     parser.set_defaults(
@@ -77,6 +80,8 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if options.report is not None:
+        check_output(options.report, besides=(options.in_path, options.out_path))
     config = replace(
         model_config(options),
         score=options.score,
@@ -102,12 +107,26 @@ def run(options: argparse.Namespace) -> int:
             fallback="mini" if options.fall_back and options.model is None else None,
             progress=None if options.quiet else bar.show,
         )
+    if options.report is not None:
+        _write_report(options, config, summary)
     if not options.quiet:
-        sys.stdout.write(closing_table(summary) + "\n")
+        sys.stdout.write(closing_table(summary, options.report) + "\n")
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 
-def closing_table(summary: Summary) -> str:
+def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
+    from ..formats import folder_of, open_table
+    from ..report import make_report, report_rows
+
+    if config.base_dir is None:
+        config = replace(config, base_dir=folder_of(options.in_path))
+    columns = (options.url_col, options.caption_col)
+    parts = open_table(options.out_path).read(0, config.chunk_size)
+    rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
+    make_report(rows, asdict(summary), config, options.report)
+
+
+def closing_table(summary: Summary, report: Path | None = None) -> str:
     """Lay out a summary for a terminal."""
     return lay_out(
         [
@@ -119,6 +138,7 @@ def closing_table(summary: Summary) -> str:
             ("model", summary.model),
             ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.engine)))),
             ("output", summary.output),
+            *([("report", report)] if report else []),
             *(("warning", text) for text in summary.warnings),
         ]
     )

@@ -14,13 +14,12 @@ from ..errors import UsageError
 from .delimited import DELIMITERS, DelimitedTable, check_columns
 from .json_lines import JsonTable
 from .naming import format_of
-from .output import OUT_COLUMNS, Output, output_for
+from .output import Output, output_for
 from .parquet import ParquetTable
 from .places import check_writable, expand, folder_of, is_url, local_path, open_bytes, upload
 from .rows import Rows
 
 __all__ = [
-    "OUT_COLUMNS",
     "Output",
     "Rows",
     "Table",

@@ -18,13 +18,12 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError, UsageError
-from ..records import ScoreResult
+from ..records import OUT_COLUMNS, ScoreResult
 from .delimited import DELIMITERS
 from .json_lines import extended
 from .naming import Codec, format_of
 from .rows import Rows, dump
 
-OUT_COLUMNS = ("similarity", "error")
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 128 * 1024 * 1024
 

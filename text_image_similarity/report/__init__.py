@@ -7,7 +7,8 @@ the pictures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,16 @@ from .tally import ReportRow, Tally
 from .thumbnails import thumbnails
 from .timeline import Timeline
 
-__all__ = ["ReportRow", "Tally", "Timeline", "make_report", "thumbnails", "wanted_pictures", "write_report"]
+__all__ = [
+    "ReportRow",
+    "Tally",
+    "Timeline",
+    "make_report",
+    "report_rows",
+    "thumbnails",
+    "wanted_pictures",
+    "write_report",
+]
 
 # Failures of rows whose pictures could be read all the same.
 _PICTURE_IS_FINE = frozenset({ErrorCode.EMPTY_CAPTION.value, ErrorCode.ENCODER_ERROR.value, ErrorCode.NON_FINITE.value})
@@ -53,6 +63,20 @@ def make_report(
     for row in rows:
         tally.add(row)
     write_report(path, tally, summary, thumbnails(wanted_pictures(tally), config, transport=transport))
+
+
+def report_rows(parts: Iterable[Sequence[Sequence[Any]]]) -> Iterator[ReportRow]:
+    """Turn columns of a scored table into rows.
+
+    Args:
+        parts: Stretches of the table, each as its columns of references, captions, scores and errors, in any type that a
+            table may give them.
+    """
+    numbers = count(1)
+    for columns in parts:
+        for url, text, score, error in zip(*columns, strict=True):
+            similarity = None if score in (None, "") else float(score)
+            yield ReportRow(next(numbers), str(url or ""), str(text or ""), similarity, error or None)
 
 
 def wanted_pictures(tally: Tally) -> list[str]:

@@ -24,7 +24,6 @@ from ..encoders import Encoder, describe, load_encoder
 from ..errors import ModelUnavailableError, TableError, UsageError
 from ..files import move_durably, write_whole
 from ..formats import (
-    OUT_COLUMNS,
     Output,
     Table,
     check_columns,
@@ -39,11 +38,12 @@ from ..formats import (
     output_for,
     upload,
 )
+from ..records import OUT_COLUMNS
 from .scoring import Job, Progress
 from .summary import Summary, outcome, versions
 from .workspace import Workspace, changes, digest_of
 
-__all__ = ["OUT_COLUMNS", "Progress", "Start", "Summary", "TableOptions", "score_csv"]
+__all__ = ["Progress", "Start", "Summary", "TableOptions", "score_csv"]
 
 logger = logging.getLogger("text_image_similarity")
 

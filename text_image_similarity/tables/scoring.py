@@ -14,9 +14,9 @@ import httpx
 from ..config import Config
 from ..encoders import Encoder
 from ..errors import ErrorCode, StoppedError, TableError
-from ..formats import OUT_COLUMNS, Output, Rows, Table
+from ..formats import Output, Rows, Table
 from ..pipeline import RunStats, score_parts
-from ..records import Record, ScoreResult
+from ..records import OUT_COLUMNS, Record, ScoreResult
 from .workspace import Part, Workspace, digest_of
 
 # (rows done, rows failed, rows in all), before the first row and after every row
