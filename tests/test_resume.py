@@ -104,21 +104,33 @@ def test_a_model_whose_numbers_depend_on_neighbours_gives_the_same_bytes(folder:
 
 
 def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path) -> None:
+    """The cache holds all of a part's embeddings or none, also if the run stops between its pictures and its captions."""
+
     class Drifting(ColourEncoder):
-        def encode_pixels(self, pixels):
-            vectors = super().encode_pixels(pixels)
-            vectors[:, 0] += [1e-3 * i for i in range(len(pixels))]
+        calls = stop_at = 0
+
+        def encode_tokens(self, rows):
+            type(self).calls += 1
+            if self.calls == self.stop_at:
+                raise KeyboardInterrupt
+            vectors = super().encode_tokens(rows)
+            vectors[:, 0] += [1e-3 * i for i in range(len(rows))]
             return vectors
 
-    # The cache is no part of what is compared, so both runs name one in the same place.
-    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite")
-    score(folder, "whole.csv", config, encoder=Drifting(fingerprint="drifting"))
+    lines = "".join(f"{i},red.png,red {i}\n" if i % 3 else f"{i},{i}.png,red {i}\n" for i in range(ROWS))
+    for i in range(0, ROWS, 3):
+        (folder / f"{i}.png").write_bytes(make_png(f"#{i:02x}{2 * i:02x}7f"))
+    (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=2)
+    score(folder, "whole.csv", config, encoder=Drifting())
     for path in folder.glob("cache.sqlite*"):
         path.unlink()
-    for rows in (15, 23, 38):
+    for Drifting.stop_at in (2, 3, 2, 4, 5):
+        Drifting.calls = 0
         with pytest.raises(KeyboardInterrupt):
-            score(folder, "out.csv", config, encoder=Drifting(fingerprint="drifting"), progress=stop_after(rows))
-    score(folder, "out.csv", config, encoder=Drifting(fingerprint="drifting"))
+            score(folder, "out.csv", config, encoder=Drifting())
+    Drifting.stop_at = 0
+    score(folder, "out.csv", config, encoder=Drifting())
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
@@ -137,7 +149,10 @@ def test_other_settings_do_not_go_on(folder: Path, change: dict[str, object], sa
     with pytest.raises(UsageError, match=f"4 finished parts of a run that differs: {said}. .*--overwrite"):
         score(folder, config=replace(CONFIG, **change))
     assert manifest(folder) == before
-    score(folder, config=replace(CONFIG, **change), options=TableOptions(start="afresh"))
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, config=replace(CONFIG, **change), options=TableOptions(start="afresh"), progress=stop_after(1))
+    assert list(folder.glob("out.csv.parts/part-*")) == []
+    score(folder, config=replace(CONFIG, **change))
     score(folder, "whole.csv", config=replace(CONFIG, **change))
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
@@ -276,6 +291,26 @@ def test_a_full_disk_loses_nothing_that_was_finished(folder: Path, monkeypatch: 
         (folder / "out.csv").unlink()
         left = reached
     assert refused > 30
+
+
+def test_a_part_is_on_disk_before_it_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(number: int) -> None:
+        done.append(f"flush {Path(f'/proc/self/fd/{number}').readlink().name}")
+        flush(number)
+
+    def replace_(source: object, place: object) -> None:
+        done.append(f"rename to {Path(str(place)).name}")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace_)
+    score(folder)
+    begin = done.index("flush part-000003.csv.partial")
+    assert done[begin + 1 : begin + 4] == ["rename to part-000003.csv", "flush out.csv.parts", "flush manifest.jsonl"]
+    assert done[-6:-3] == ["flush .out.csv.partial", "rename to out.csv", f"flush {folder.name}"]
 
 
 class Flaky:
