@@ -24,6 +24,7 @@ FLOORS = {
     "preprocess": 2,
     "similarity": 2,
     "embedding_cache": 2,
+    "formats": 2,
     "metrics": 2,
     "encoders": 3,
     "dataset": 3,
@@ -50,6 +51,7 @@ DOORS = {
     "huggingface_hub": {"encoders", "dataset"},
     "datasets": {"dataset"},
     "scipy": {"metrics"},
+    "fsspec": {"formats"},
     "tqdm": {"cli"},
 }
 

@@ -1,7 +1,8 @@
 """The command line: one subcommand for each door, and no logic of its own.
 
 Each file here is one command: `add(commands)` adds its parser, whose `run` does the work and returns the exit code.
-Exit codes: 0 done, 1 the job failed, 2 wrong usage, 4 `score --strict` and a row failed, 130 interrupted.
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 another run is writing the output, 4 `score --strict` and a row
+failed, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import TextImageSimilarityError, UsageError
+from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
 from . import evaluate, logs, score, train
 
 __all__ = ["main", "run_script"]
+
+
+_CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,9 +41,9 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
         out_path: The default output.
         arguments: The command line; None is this process's own.
     """
-    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any CSV of pictures and captions.")
-    parser.add_argument("in_path", metavar="IN", nargs="?", type=Path, default=in_path, help="default: %(default)s")
-    parser.add_argument("out_path", metavar="OUT", nargs="?", type=Path, default=out_path, help="default: %(default)s")
+    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any table of pictures and captions.")
+    parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="default: %(default)s")
+    parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="default: %(default)s")
     score.add_score_options(parser)
     parser.set_defaults(fall_back=True)
     _run_and_exit(parser.parse_args(arguments))
@@ -51,7 +55,7 @@ def _run_and_exit(options: argparse.Namespace) -> None:
         code = options.run(options)
     except TextImageSimilarityError as error:
         logs.tell(options.log_format, "error", str(error))
-        code = 2 if isinstance(error, UsageError) else 1
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
     except KeyboardInterrupt:
         logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
         code = 130
