@@ -1,6 +1,6 @@
 """Make docs/report.png: a report as a run over the web gives it, photographed in Chromium.
 
-The run is real (mini, score_csv, the timeline), the web is not: four hosts serve crops of the challenge set's pictures, one
+The run is real (mini, score_csv), the web is not: four hosts serve crops of the challenge set's pictures, one
 of them badly, and every fourth caption is another picture's.
 
     python scripts/make_report_screenshot.py [--dark] [--width 1200] [--height 1500] [OUT]
@@ -21,7 +21,7 @@ import httpx
 from PIL import Image
 
 from text_image_similarity import Config, score_csv
-from text_image_similarity.report import ReportRow, Timeline, make_report
+from text_image_similarity.report import ReportRow, make_report
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = 1500
@@ -58,11 +58,11 @@ def make_page(folder: Path) -> Path:
             row, host = chance.choice(known), chance.choices(list(HOSTS), (50, 30, 6, 14))[0]
             caption = row["caption"] if number % 4 else chance.choice(known)["caption"]
             table.writerow([f"https://{host}/{number:05d}/{Path(row['url']).name}", caption])
-    transport, timeline, config = httpx.MockTransport(serve), Timeline(0.25), Config(model="mini", retries=0)
+    transport, config = httpx.MockTransport(serve), Config(model="mini", retries=0, chunk_size=50)
     paths = folder / "pairs.csv", folder / "scored.csv"
-    score_csv(*paths, config, transport=transport, progress=lambda done, *_: timeline.note(done))
+    score_csv(*paths, config, transport=transport)
     summary = json.loads((folder / "scored.csv.summary.json").read_text(encoding="utf-8"))
-    summary |= {"throughput": timeline.points(), "input": "pairs.csv", "output": "scored.csv"}
+    summary |= {"input": "pairs.csv", "output": "scored.csv"}
     with (folder / "scored.csv").open(newline="", encoding="utf-8") as file:
         rows = [
             ReportRow(number, row["url"], row["caption"], float(row["similarity"] or "nan"), row["error"] or None)

@@ -28,7 +28,6 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, TableE
 from text_image_similarity.report import (
     ReportRow,
     Tally,
-    Timeline,
     make_report,
     thumbnails,
     wanted_pictures,
@@ -358,21 +357,6 @@ def test_the_end_of_a_run_does_not_tower_over_it() -> None:
     steady = [[second, 10 * second] for second in range(101)]
     assert "between 10.0 and 18.3 rows per second" in throughput([*steady, [100.1, 1012], [100.4, 1024]])
     assert "between 10.0 and 50.0 rows per second" in throughput([*steady, [102, 1100]])
-
-
-def test_a_timeline_stays_short_and_keeps_its_ends() -> None:
-    now = 500.0
-    timeline = Timeline(clock=lambda: now)
-    timeline.note(70)  # rows of an earlier run
-    for done in range(71, 100_000):
-        now += 0.1
-        timeline.note(done)
-    points = timeline.points()
-    assert points[0] == [0, 70]
-    assert points[-1] == [pytest.approx(9992.9), 99_999]
-    assert 100 <= len(points) <= 401
-    assert all(rows == pytest.approx(70 + seconds * 10) for seconds, rows in points)
-    assert Timeline().points() == []
 
 
 def test_durations() -> None:

@@ -34,7 +34,7 @@ def set_up(log_format: LogFormat, *, quiet: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [*(kept for kept in root.handlers if not isinstance(kept, _Stderr)), handler]
     root.setLevel(logging.WARNING)
-    logger.setLevel(logging.WARNING if quiet else logging.INFO)  # INFO says why a model's first run takes longer
+    logger.setLevel(logging.NOTSET if quiet else logging.INFO)  # INFO says why a model's first run takes longer
     logging.captureWarnings(log_format == "json")
 
 

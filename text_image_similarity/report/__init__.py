@@ -21,12 +21,10 @@ from ..files import write_whole
 from .page import page
 from .tally import ReportRow, Tally
 from .thumbnails import thumbnails
-from .timeline import Timeline
 
 __all__ = [
     "ReportRow",
     "Tally",
-    "Timeline",
     "make_report",
     "report_rows",
     "thumbnails",
