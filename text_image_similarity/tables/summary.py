@@ -55,7 +55,8 @@ def outcome(parts: Sequence[Part]) -> dict[str, Any]:
         failures.update(part.failures)
         seconds.update(part.seconds)
     rows = sum(part.rows for part in parts)
-    points = list(zip(accumulate(p.seconds["total"] for p in parts), accumulate(p.rows for p in parts), strict=True))
+    ends = accumulate((part.seconds["total"] for part in parts), initial=0.0)
+    points = list(zip(ends, accumulate((part.rows for part in parts), initial=0), strict=True))
     shown = points[:: max(1, -(-len(points) // _POINTS))]
     return {
         "rows": rows,
