@@ -59,11 +59,11 @@ class Server:
         """Answer nothing until the server stops."""
         self._stopping.wait()
 
-    def wait_for(self, start: str, count: int) -> None:
+    def wait_for(self, start: str, count: int, seconds: float = 10) -> None:
         """Wait until `count` requests for paths that start so have come."""
         with self._asked:
             assert self._asked.wait_for(
-                lambda: sum(n for p, n in self.hits.items() if p.startswith(start)) >= count, 10
+                lambda: sum(n for p, n in self.hits.items() if p.startswith(start)) >= count, seconds
             )
 
     def __enter__(self) -> Server:

@@ -24,12 +24,14 @@ FLOORS = {
     "preprocess": 2,
     "similarity": 2,
     "embedding_cache": 2,
+    "formats": 2,
     "metrics": 2,
     "encoders": 3,
     "dataset": 3,
     "pipeline": 4,
     "evaluation": 5,
     "predictor": 5,
+    "report": 5,
     "tables": 5,
     "training": 5,
     "cli": 6,
@@ -38,7 +40,7 @@ FLOORS = {
 }
 # The only rooms that may hold these libraries.
 DOORS = {
-    "httpx": {"fetch", "dataset", "pipeline", "tables"},  # the last three only name the type of an injected transport
+    "httpx": {"fetch", "dataset", "pipeline", "report", "tables"},  # all but fetch only name an injected transport
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
@@ -49,6 +51,7 @@ DOORS = {
     "huggingface_hub": {"encoders", "dataset"},
     "datasets": {"dataset"},
     "scipy": {"metrics"},
+    "fsspec": {"formats"},
     "tqdm": {"cli"},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.conftest import make_png
 from text_image_similarity import cli
+from text_image_similarity.tables.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,7 +47,10 @@ def script(*arguments: object, **defaults: Path) -> int:
     return int(caught.value.code or 0)
 
 
-def test_a_run_ends_with_a_table(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_a_table(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
     said = capsys.readouterr()
     for line in ("rows                    2", "scored                  1", "failed: file_not_found  1"):
@@ -141,3 +146,68 @@ def test_the_module_runs_as_a_command() -> None:
     )
     assert done.returncode == 0
     assert "--allow-private-addresses" in done.stdout
+
+
+def test_a_stopped_run_goes_on_and_says_what_changed(
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.write_text("url,caption\n" + "red.png,a red square\n" * 9)
+    out = table.with_name("out.csv")
+    arguments = ["score", table, out, "--model", "mini", "--chunk-size", "4", "--quiet"]
+    monkeypatch.setattr(
+        cli.score.Stopping, "asked", lambda self: len(list(table.parent.glob("*.parts/part-*.csv"))) == 1
+    )
+    assert command(*arguments) == 143
+    assert "stopped as asked with 4 of 9 rows kept; the same command goes on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert command(*arguments, "--score", "unit") == 2
+    assert 'score was "cosine" and is "unit"' in capsys.readouterr().err
+    assert command(*arguments, "--work-dir", table.parent) == 0
+    assert command(*arguments, "--score", "unit", "--overwrite") == 0
+    assert len(out.read_text().splitlines()) == 10
+    assert not out.with_name("out.csv.parts").exists()
+    assert command(*arguments, "--score", "unit", "--retry-failed") == 0
+    assert command("score", out, table.with_name("again.csv"), "--model", "mini", "--quiet") == 2
+    assert "--overwrite-column" in capsys.readouterr().err
+    assert command("score", out, table.with_name("again.csv"), "--model", "mini", "--quiet", "--overwrite-column") == 0
+
+
+def test_a_second_run_exits_with_3(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = table.with_name("out.csv.parts")
+    with Workspace(parts, "out.csv", "csv"):
+        assert command("score", table, table.with_name("out.csv"), "--model", "mini", "--quiet") == 3
+    assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
+    assert not parts.exists()
+
+
+def test_a_url_stays_a_url(table: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/cli/in.csv", f"url,caption\n{table.parent}/red.png,a red square\n".encode())
+    out = table.with_name("out.jsonl")
+    assert command("score", "memory://cli/in.csv", out, "--model", "mini", "--quiet") == 0
+    assert json.loads(out.read_text())["error"] is None
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_a_report_comes_beside_the_table(table: Path, ending: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = table.with_name("report.html")
+    out = table.with_name(f"out.{ending}")
+    assert command("score", table, out, "--model", "mini", "--report", report) == 0
+    assert f"report                  {report}" in capsys.readouterr().out
+    page = report.read_text(encoding="utf-8")
+    assert "a red square" in page
+    assert "file_not_found" in page
+    assert page.count("data:image/jpeg;base64,") == 1  # of the row with a score
+
+
+def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = table.with_name("out.csv")
+    for report, said in [
+        (table.parent, "is a folder"),
+        (table.parent / "none" / "r.html", "lies in a folder"),
+        (out, "output"),
+    ]:
+        assert command("score", table, out, "--model", "/no/such/model", "--report", report) == 2
+        assert said in capsys.readouterr().err

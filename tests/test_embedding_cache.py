@@ -28,9 +28,9 @@ def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     cache = EmbeddingCache(path, 7)
     for number in range(1000):
-        cache.put(key(number), vector(number))
+        cache.put({key(number): vector(number)})
     assert cache.get(key(1001)) is None
-    np.testing.assert_array_equal(cache.get(key(999)), vector(999))  # not written yet
+    np.testing.assert_array_equal(cache.get(key(999)), vector(999))
     cache.close()
     again = EmbeddingCache(path, 7)
     for number in range(1000):
@@ -53,7 +53,7 @@ from tests.test_embedding_cache import key, vector
 from text_image_similarity.embedding_cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], 7)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
-    cache.put(key(number), vector(number))
+    cache.put({key(number): vector(number)})
 cache.close()
 """
 
@@ -81,7 +81,7 @@ def test_a_cache_that_breaks_is_left_aside(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         assert cache.get(key(1)) is None
         for number in range(600):
-            cache.put(key(number), vector(number))
+            cache.put({key(number): vector(number)})
         cache.close()
     assert len(caplog.records) == 1
     assert "goes on without it" in caplog.text
@@ -108,8 +108,8 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
 def test_a_vector_that_cannot_be_one_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     cache = EmbeddingCache(path, 7)
-    cache.put(key(1), vector(1))
-    cache.put(key(2), np.full(7, np.nan, np.float32))
+    cache.put({key(1): vector(1)})
+    cache.put({key(2): np.full(7, np.nan, np.float32)})
     cache.close()
     with sqlite3.connect(path) as file:
         file.execute("INSERT INTO embeddings VALUES (?, ?)", (key(3), b"12345"))
@@ -133,5 +133,5 @@ def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     maker.execute("ROLLBACK")
     maker.close()
     waiting.join(10)
-    opened[0].put(key(1), vector(1))
+    opened[0].put({key(1): vector(1)})
     opened[0].close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -297,8 +298,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_the_command_measures_saves_and_reports(
-    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     out = tmp_path / "report.json"
     assert command("evaluate", photos, "--model", model, "--calibrate", "--out", out) == 0
     said = capsys.readouterr()

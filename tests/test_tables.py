@@ -137,9 +137,9 @@ def test_relative_paths_start_at_the_table(folder: Path, monkeypatch: pytest.Mon
         (b"url,caption,error\na,b,c\n", UsageError, "'error' already"),
         (b"url,caption\na,b\nc\n", TableError, "row 2 of .* line 3.* has 1 fields, the header has 2"),
         (b"url,caption\na,b,c\n", TableError, "row 1 of .* has 3 fields"),
-        (b'url,caption\na,"open\n', TableError, "not valid CSV near line"),
-        (b"url,caption\na,caf\xe9\n", TableError, "not UTF-8"),
-        ("url,caption\na,b\n".encode("utf-16"), TableError, "not UTF-8"),
+        (b'url,caption\na,"open\n', TableError, "row 1 of .* is not valid"),
+        (b"url,caption\na,b\na,caf\xe9\n", TableError, "column 'caption' in row 2 of .* is not UTF-8"),
+        ("url,caption\na,b\n".encode("utf-16-le"), UsageError, "is it UTF-16 without a byte-order mark"),
     ],
 )
 def test_what_is_no_table_is_refused_before_the_model_loads(
@@ -170,15 +170,21 @@ def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
 
 def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
-    os.mkfifo(folder / "pipe")
-    with pytest.raises(UsageError, match="pipe is not a regular file"):
-        score_csv(folder / "in.csv", folder / "pipe", CONFIG, encoder=ENCODER)
-    with pytest.raises(UsageError, match="pipe is not a regular file"):
-        score_csv(folder / "pipe", folder / "out.csv", CONFIG, encoder=ENCODER)
+    os.mkfifo(folder / "pipe.csv")
+    with pytest.raises(UsageError, match=r"pipe\.csv is not a regular file"):
+        score_csv(folder / "in.csv", folder / "pipe.csv", CONFIG, encoder=ENCODER)
+    with pytest.raises(UsageError, match=r"pipe\.csv is not a regular file"):
+        score_csv(folder / "pipe.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
     (folder / "out.csv.summary.json").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         score_csv(folder / "in.csv", folder / "out.csv", Config(model="/no/such/model"))
-    assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "out.csv.summary.json", "pipe", "red.png"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "blue.png",
+        "in.csv",
+        "out.csv.summary.json",
+        "pipe.csv",
+        "red.png",
+    ]
 
 
 def test_a_summary_never_replaces_the_input(folder: Path) -> None:

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .dataset import CaptionedImage, read_dataset, split_dataset
     from .encoders import Encoder, load_encoder
     from .errors import (
+        BusyError,
         ConfigError,
         DatabaseError,
         ErrorCode,
         ModelError,
         ModelUnavailableError,
         RowError,
+        StoppedError,
         TableError,
         TextImageSimilarityError,
         UsageError,
@@ -33,11 +35,12 @@ if TYPE_CHECKING:
     from .pipeline import RunStats, score_images, score_pairs
     from .predictor import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .records import Record, ScoreResult
-    from .tables import Summary, score_csv
+    from .tables import Summary, TableOptions, score_csv
     from .training.config import TrainConfig
     from .training.run import TrainProgress, TrainResult, train
 
 __all__ = [
+    "BusyError",
     "Calibration",
     "CaptionDatabase",
     "CaptionedImage",
@@ -58,8 +61,10 @@ __all__ = [
     "RowError",
     "RunStats",
     "ScoreResult",
+    "StoppedError",
     "Summary",
     "TableError",
+    "TableOptions",
     "TextImageSimilarityError",
     "TrainConfig",
     "TrainProgress",
@@ -82,12 +87,14 @@ _HOMES = {
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
     "encoders": ("Encoder", "load_encoder"),
     "errors": (
+        "BusyError",
         "ConfigError",
         "DatabaseError",
         "ErrorCode",
         "ModelError",
         "ModelUnavailableError",
         "RowError",
+        "StoppedError",
         "TableError",
         "TextImageSimilarityError",
         "UsageError",
@@ -97,7 +104,7 @@ _HOMES = {
     "pipeline": ("RunStats", "score_images", "score_pairs"),
     "predictor": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "records": ("Record", "ScoreResult"),
-    "tables": ("Summary", "score_csv"),
+    "tables": ("Summary", "TableOptions", "score_csv"),
     "training.config": ("TrainConfig",),
     "training.run": ("TrainProgress", "TrainResult", "train"),
 }

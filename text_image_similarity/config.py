@@ -81,7 +81,7 @@ class Config:
         timeout_s: Seconds for one try of a download; `limits.total_s`, for all tries together, ends it earlier.
         retries: Further tries after the first, for failures that may pass.
         io_workers: Threads that fetch and decode.
-        chunk_size: Rows written to a table between two flushes to disk.
+        chunk_size: Rows of a part. A table's run keeps finished parts when it is stopped; batches end with their part.
         proxy: `http://host:port` that http(s) references are fetched through; None goes to the hosts themselves, whatever
             the environment says. The proxy resolves the names, so that only literal addresses are checked here.
         base_dir: Folder that relative paths start from; None is the working directory.

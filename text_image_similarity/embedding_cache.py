@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections.abc import Mapping
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -24,7 +25,6 @@ from .errors import ConfigError
 logger = logging.getLogger("text_image_similarity")
 
 Vector = NDArray[np.float32]  # (embed_dim,)
-_TOGETHER = 256  # embeddings written in one transaction; so many a killed run may lose
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _PATIENCE_S = 30.0  # how long another process may be writing
 
@@ -43,7 +43,6 @@ class EmbeddingCache:
     def __init__(self, path: str | PathLike[str], embed_dim: int) -> None:
         self._lock = Lock()
         self._embed_dim = embed_dim
-        self._new: dict[bytes, Vector] = {}
         self._broken = False
         try:
             self._file = _opened(Path(path).expanduser())
@@ -53,8 +52,6 @@ class EmbeddingCache:
     def get(self, key: bytes) -> Vector | None:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""
         with self._lock:
-            if (new := self._new.get(key)) is not None:
-                return new
             try:
                 found = self._file.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
             except sqlite3.Error as exc:
@@ -65,29 +62,22 @@ class EmbeddingCache:
         vector = np.frombuffer(found[0], "<f4").astype(np.float32)
         return vector if np.isfinite(vector).all() else None
 
-    def put(self, key: bytes, vector: Vector) -> None:
-        """Keep an embedding; it is written soon, together with others."""
+    def put(self, vectors: Mapping[bytes, Vector]) -> None:
+        """Keep embeddings by key: all of them, or none if the process ends here."""
+        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
         with self._lock:
-            self._new[key] = vector
-            if len(self._new) >= _TOGETHER:
-                self._write()
+            if self._broken or not rows:
+                return
+            try:
+                with self._file:
+                    self._file.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+            except sqlite3.Error as exc:
+                self._give_up(exc)
 
     def close(self) -> None:
-        """Write what is not written yet, and close the file."""
+        """Close the file."""
         with self._lock:
-            self._write()
             self._file.close()
-
-    def _write(self) -> None:
-        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in self._new.items()]
-        self._new.clear()
-        if self._broken or not rows:
-            return
-        try:
-            with self._file:
-                self._file.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
-        except sqlite3.Error as exc:
-            self._give_up(exc)
 
     def _give_up(self, exc: sqlite3.Error) -> None:
         """Go on without the file: a full disk or a broken cache costs time, not rows."""

@@ -6,6 +6,8 @@ TextImageSimilarityError
 ├── ModelError              a model cannot be used
 │   └── ModelUnavailableError   it cannot be found or fetched
 ├── TableError              the job's input or output failed: exit code 1
+│   └── BusyError               another run is writing the output: exit code 3
+├── StoppedError            a run ended early because it was asked to: exit code 143
 ├── DatabaseError           a database of embeddings cannot be read, written or searched: exit code 1
 └── RowError                one row failed: becomes the row's `error`, never ends a run
 """
@@ -84,6 +86,14 @@ class ModelUnavailableError(ModelError):
 
 class TableError(TextImageSimilarityError):
     """A table cannot be read or written."""
+
+
+class BusyError(TableError):
+    """Another run is writing the same output."""
+
+
+class StoppedError(TextImageSimilarityError):
+    """A run was asked to stop, and did so with everything finished kept."""
 
 
 class DatabaseError(TextImageSimilarityError):

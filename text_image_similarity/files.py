@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import TableError
@@ -28,9 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         mode = partial.stat().st_mode
         yield partial
         partial.chmod(mode)  # some writers let nobody else read what they write
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(place)
+        move_durably(partial, place)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -46,3 +44,20 @@ def write_whole(path: Path, text: str) -> None:
             partial.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
         raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def move_durably(source: Path, place: Path) -> None:
+    """Flush a file to disk, then give it another name in a way that outlasts a loss of power.
+
+    Raises:
+        OSError: It cannot be done; `source` is still there.
+    """
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    source.replace(place)
+    with suppress(OSError):  # Windows cannot open a folder, and some file systems cannot flush one
+        folder = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

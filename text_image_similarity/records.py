@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from .errors import ErrorCode, RowError
 
+OUT_COLUMNS = ("similarity", "error")  # of a scored table
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -1,21 +1,24 @@
 """The command line: one subcommand for each door, and no logic of its own.
 
 Each file here is one command: `add(commands)` adds its parser, whose `run` does the work and returns the exit code.
-Exit codes: 0 done, 1 the job failed, 2 wrong usage, 4 `score --strict` and a row failed, 130 interrupted.
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 another run is writing the output, 4 `score --strict` and a row
+failed, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import TextImageSimilarityError, UsageError
-from . import evaluate, score, train
+from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
+from . import evaluate, logs, score, train
 
 __all__ = ["main", "run_script"]
+
+
+_CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,24 +41,27 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
         out_path: The default output.
         arguments: The command line; None is this process's own.
     """
-    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any CSV of pictures and captions.")
-    parser.add_argument("in_path", metavar="IN", nargs="?", type=Path, default=in_path, help="default: %(default)s")
-    parser.add_argument("out_path", metavar="OUT", nargs="?", type=Path, default=out_path, help="default: %(default)s")
+    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any table of pictures and captions.")
+    parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="default: %(default)s")
+    parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="default: %(default)s")
     score.add_score_options(parser)
     parser.set_defaults(fall_back=True)
     _run_and_exit(parser.parse_args(arguments))
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if not options.quiet:
-        logging.getLogger("text_image_similarity").setLevel(logging.INFO)  # says why a model's first run takes longer
+    logs.set_up(options.log_format, quiet=options.quiet)
     try:
         code = options.run(options)
     except TextImageSimilarityError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 2 if isinstance(error, UsageError) else 1
+        logs.tell(options.log_format, "error", str(error))
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
     except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted: {getattr(options, 'interrupted', 'nothing was written')}\n")
+        logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
         code = 130
+    except Exception:
+        if options.log_format != "json":
+            raise
+        logs.logger.exception("an error in text_image_similarity, please report it")
+        code = 1
     sys.exit(code)

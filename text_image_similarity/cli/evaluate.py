@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 from ..errors import TableError, UsageError
-from .options import add_column_options, add_model_options, model_config
-from .terminal import ProgressBar, lay_out
+from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
+from .terminal import lay_out
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="save what a cosine of this model means as calibration.json, in the model's folder or in FOLDER",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
-    option("--quiet", action="store_true", help="no progress bar and no table")
+    add_log_options(command)
     command.set_defaults(run=run)
 
 
@@ -48,14 +48,14 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options)
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
-    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
-        raise UsageError(f"{options.out} cannot be written: it is a folder, or lies in a folder that does not exist")
+    if options.out is not None:
+        check_output(options.out, besides=(options.source,))
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
     keep = None if options.calibrate is None else calibration_folder(config, options.calibrate or None)
     columns = {"col_url": options.url_col, "col_text": options.caption_col}
-    with closing(ProgressBar("pictures" if not options.rating_col else "pairs")) as bar:
+    with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show
         report: Evaluation | RatingEvaluation
         if options.rating_col:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import get_args
 
 from ..config import Config, Engine, Precision, PreprocessMode
+from ..errors import UsageError
+from .logs import LOG_FORMATS
+from .terminal import ProgressBar
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +39,53 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url-col", default="url", help="column of image references (default: %(default)s)")
     add("--caption-col", default="caption", help="column of captions (default: %(default)s)")
+
+
+def add_log_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what goes to stderr."""
+    add = parser.add_argument
+    add("--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)")
+    add(
+        "--heartbeat",
+        metavar="SECONDS",
+        type=seconds,
+        default=60.0,
+        help="seconds between log lines about progress, where stderr is no terminal; 0 is never (default: 60)",
+    )
+    add("--quiet", action="store_true", help="no progress and no closing table")
+
+
+def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
+    """Return what shows the progress that the log options ask for."""
+    return ProgressBar(unit, heartbeat_s=options.heartbeat, bar=draws_bars(options))
+
+
+def draws_bars(options: argparse.Namespace) -> bool:
+    """Say whether bars may be drawn: on a terminal, and not between lines of JSON."""
+    return options.log_format == "text" and sys.stderr.isatty()
+
+
+def check_output(path: Path, *, besides: Iterable[str]) -> None:
+    """Refuse a file to write at the end of a long run, if it could not be written then.
+
+    Args:
+        path: What is to be written.
+        besides: Files that it must not replace.
+
+    Raises:
+        UsageError: It is a folder, or in none, or one of the others.
+    """
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
+    if any(path.absolute() == Path(other).absolute() for other in besides):
+        raise UsageError(f"{path} is the run's input or output too, and would be overwritten; name another file")
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds from 0 to a day."""
+    if not 0 <= (value := float(text)) <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400, a day")
+    return value
 
 
 def model_config(options: argparse.Namespace) -> Config:

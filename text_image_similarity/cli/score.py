@@ -1,17 +1,19 @@
-"""`score`: a CSV in, the same CSV with scores out."""
+"""`score`: a table in, the same table with scores out."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..config import Config, Limits, ScoreKind
-from .options import add_column_options, add_model_options, model_config
-from .terminal import ProgressBar, lay_out
+from ..records import OUT_COLUMNS
+from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
+from .stopping import Stopping
+from .terminal import lay_out
 
 if TYPE_CHECKING:
     from ..tables import Summary
@@ -19,10 +21,14 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Score each row of a CSV and write it with two more columns, similarity and error."
+    text = "Score each row of a table and write it with two more columns, similarity and error."
     command = commands.add_parser("score", help=text, description=text)
-    command.add_argument("in_path", metavar="IN", type=Path, help="CSV with a header")
-    command.add_argument("out_path", metavar="OUT", type=Path, help="CSV to write; OUT.summary.json comes beside it")
+    command.add_argument(
+        "in_path",
+        metavar="IN",
+        help=".csv, .tsv, .jsonl (also .gz, .zst) or .parquet: a file, a folder, a pattern, or an fsspec URL such as s3://...",
+    )
+    command.add_argument("out_path", metavar="OUT", help="table to write, in the format its name says")
     add_score_options(command)
 
 
@@ -39,7 +45,30 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
     add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
-    add("--chunk-size", type=int, default=config.chunk_size, help="rows between flushes (default: %(default)s)")
+    add(
+        "--chunk-size",
+        type=int,
+        default=config.chunk_size,
+        help="rows of a part, see --overwrite (default: %(default)s)",
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--overwrite",
+        dest="start",
+        action="store_const",
+        const="afresh",
+        default="resume",
+        help="start afresh; without it a run goes on from the parts that an earlier one finished",
+    )
+    start.add_argument(
+        "--retry-failed",
+        dest="start",
+        action="store_const",
+        const="retry_failed",
+        help="score rows of the finished OUT again whose failure may have passed, such as timeouts",
+    )
+    add("--overwrite-column", action="store_true", help="replace columns similarity and error that IN has already")
+    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete (default: beside OUT)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
     add(
@@ -47,13 +76,18 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="http://host:port to fetch through (default: none, whatever the environment says)",
     )
+    add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
-    add("--quiet", action="store_true", help="no progress bar and no closing table")
-    parser.set_defaults(run=run, fall_back=False)
+    add_log_options(parser)
+    parser.set_defaults(
+        run=run, fall_back=False, interrupted="finished parts are kept, and the same command goes on from them"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if options.report is not None:
+        check_output(options.report, besides=(options.in_path, options.out_path))
     config = replace(
         model_config(options),
         score=options.score,
@@ -68,24 +102,42 @@ def run(options: argparse.Namespace) -> int:
             respect_opt_out=options.respect_opt_out,
         ),
     )
-    from ..tables import score_csv  # here, so that `--help` and a wrong option answer before torch is loaded
+    # Here, so that `--help` and a wrong option answer before torch is loaded.
+    from ..tables import TableOptions, score_csv
 
-    with closing(ProgressBar("pairs")) as bar:
+    how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar:
         summary = score_csv(
             options.in_path,
             options.out_path,
             config,
             options.url_col,
             options.caption_col,
+            options=how,
+            stop=stopping.asked,
             fallback="mini" if options.fall_back and options.model is None else None,
             progress=None if options.quiet else bar.show,
         )
+    if options.report is not None:
+        _write_report(options, config, summary)
     if not options.quiet:
-        sys.stdout.write(closing_table(summary) + "\n")
+        sys.stdout.write(closing_table(summary, options.report) + "\n")
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 
-def closing_table(summary: Summary) -> str:
+def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
+    from ..formats import folder_of, open_table
+    from ..report import make_report, report_rows
+
+    if config.base_dir is None:
+        config = replace(config, base_dir=folder_of(options.in_path))
+    columns = (options.url_col, options.caption_col)
+    parts = open_table(options.out_path).read(0, config.chunk_size)
+    rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
+    make_report(rows, asdict(summary), config, options.report)
+
+
+def closing_table(summary: Summary, report: Path | None = None) -> str:
     """Lay out a summary for a terminal."""
     return lay_out(
         [
@@ -97,6 +149,7 @@ def closing_table(summary: Summary) -> str:
             ("model", summary.model),
             ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.engine)))),
             ("output", summary.output),
+            *([("report", report)] if report else []),
             *(("warning", text) for text in summary.warnings),
         ]
     )

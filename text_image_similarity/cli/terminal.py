@@ -1,34 +1,106 @@
-"""What every command shows: a progress bar and tables of names and values."""
+"""What every command shows: a progress bar, or a heartbeat in the log where nobody watches, and tables of values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tqdm import tqdm
 
+logger = logging.getLogger("text_image_similarity")
+
 
 class ProgressBar:
-    """A bar with rate and failures; it appears once the model is loaded, so that its rate is the run's.
+    """A bar with rate and failures on a terminal, a line in the log now and then elsewhere.
+
+    It starts with the first call, once the model is loaded, and counts from the rows that were done by then: the rate is
+    this process's own.
 
     Args:
         unit: What is counted: pairs, pictures.
+        heartbeat_s: Seconds between two log lines; 0 logs none.
+        bar: Whether to draw a bar instead.
+        clock: Tells seconds, for tests.
     """
 
-    def __init__(self, unit: str) -> None:
+    def __init__(
+        self,
+        unit: str,
+        *,
+        bar: bool,
+        heartbeat_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._unit = unit
         self._bar: tqdm[NoReturn] | None = None
+        self._heartbeat = None if bar else Heartbeat(unit, heartbeat_s, clock)
 
     def show(self, done: int, failed: int, total: int) -> None:
-        """Move the bar to where the work is."""
-        bar = self._bar = self._bar or tqdm(total=total, unit=f" {self._unit}", dynamic_ncols=True)
-        bar.set_postfix(failed=failed, refresh=False)
-        bar.update(done - bar.n)
+        """Show where the work is."""
+        if self._heartbeat is not None:
+            self._heartbeat.beat(done, failed, total)
+            return
+        if self._bar is None:
+            self._bar = tqdm(total=total, initial=done, unit=f" {self._unit}", dynamic_ncols=True)
+        self._bar.set_postfix(failed=failed, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         """Leave the bar as it is and start a new line."""
         if self._bar is not None:
             self._bar.close()
+
+
+class Heartbeat:
+    """Logs how far a run is, every so many seconds, when it is told of progress.
+
+    Args:
+        unit: What is counted.
+        every_s: Seconds between two lines; 0 logs none.
+        clock: Tells seconds, for tests.
+    """
+
+    def __init__(self, unit: str, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._unit, self._every, self._clock = unit, every_s, clock
+        self._began: float | None = None
+        self._due = 0.0
+        self._first = 0
+
+    def beat(self, done: int, failed: int | None, total: int) -> None:
+        """Take note of progress; the first call says what was done before. None is for work that cannot fail in parts."""
+        if not self._every:
+            return
+        now = self._clock()
+        if self._began is None:
+            self._began, self._due, self._first = now, now + self._every, done
+        elif now >= self._due:
+            self._due = now + self._every
+            rate = (done - self._first) / (now - self._began)
+            left = max(0, total - done) / rate if rate else None
+            failures = "" if failed is None else f" {failed:,} failed,"
+            logger.info(
+                "%s of %s %s,%s %s %s/s, %s",
+                *(f"{done:,}", f"{total:,}", self._unit, failures, f"{rate:,.1f}", self._unit, _left(left)),
+                extra={
+                    "unit": self._unit,
+                    "done": done,
+                    "failed": failed,
+                    "total": total,
+                    "per_second": round(rate, 2),
+                    "seconds_left": None if left is None else round(left),
+                },
+            )
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return "time left unknown"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s left"
+    minutes = round(seconds / 60)
+    return f"{minutes} min left" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min left"
 
 
 def lay_out(lines: Sequence[tuple[str, object]]) -> str:

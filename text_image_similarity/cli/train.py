@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from tqdm import tqdm
 
 from ..training.config import Loss, TextTowerName, TrainConfig, TrainPrecision
-from .terminal import lay_out
+from .options import add_log_options, draws_bars
+from .terminal import Heartbeat, lay_out, logger
 
 if TYPE_CHECKING:
     from ..training.run import TrainProgress, TrainResult
@@ -29,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("out", metavar="OUT", type=Path, help="folder for the model; --model OUT uses it afterwards")
     command.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
-    command.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    add_log_options(command)
     _add_model_options(command)
     _add_course_options(command)
     command.set_defaults(run=run, interrupted="go on with the same command and --resume")
@@ -107,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
     config = TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
     from ..training.run import train  # here, so that `--help` and a wrong option answer before torch is loaded
 
-    with closing(_EpochBars(quiet=options.quiet)) as bars:
+    with closing(_EpochBars(options)) as bars:
         result = train(options.source, options.out, config, resume=options.resume, progress=bars.show)
     if not options.quiet:
         sys.stdout.write(_closing_table(result) + "\n")
@@ -115,28 +116,36 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _EpochBars:
-    """A bar for each epoch, and a line with its recalls when it is over."""
+    """A bar for each epoch, or a heartbeat in the log where there is no terminal, and a line when an epoch is over."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._quiet = options.quiet
+        self._heartbeat = None if draws_bars(options) else Heartbeat("steps", options.heartbeat)
         self._bar: tqdm[NoReturn] | None = None
 
     def show(self, at: TrainProgress) -> None:
         if self._quiet:
             return
-        if self._bar is None:
-            self._bar = tqdm(total=at.steps, unit=" steps", desc=f"epoch {at.epoch}/{at.epochs}", dynamic_ncols=True)
-        self._bar.set_postfix_str(f"loss {at.loss:.3f}", refresh=False)
-        self._bar.update(at.step - self._bar.n)
+        if self._heartbeat is not None:
+            self._heartbeat.beat((at.epoch - 1) * at.steps + at.step, None, at.epochs * at.steps)
+        else:
+            self._draw(at)
         if at.metrics is not None:
             self.close()
             recalls = (f"{name.replace('_', ' ')} {value:.1%}" for name, value in at.metrics.items() if "@10" in name)
-            tqdm.write(f"epoch {at.epoch}: loss {at.loss:.3f}, {', '.join(recalls)}", file=sys.stderr)
+            line = f"epoch {at.epoch}: loss {at.loss:.3f}, {', '.join(recalls)}"
+            logger.info(line, extra={"epoch": at.epoch, "loss": at.loss, "metrics": dict(at.metrics)})
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _draw(self, at: TrainProgress) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=at.steps, unit=" steps", desc=f"epoch {at.epoch}/{at.epochs}", dynamic_ncols=True)
+        self._bar.set_postfix_str(f"loss {at.loss:.3f}", refresh=False)
+        self._bar.update(at.step - self._bar.n)
 
 
 def _closing_table(result: TrainResult) -> str:

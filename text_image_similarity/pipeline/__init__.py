@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from contextlib import closing
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from threading import Lock
+from typing import TypeVar
 
 import httpx
 from PIL import Image
@@ -25,7 +26,18 @@ from .rows import Outcome
 from .run import Run, encode_each, is_caption, no_caption, open_cache
 from .stats import RunStats
 
-__all__ = ["ImageSource", "Outcome", "RunStats", "embed_images", "embed_texts", "score_images", "score_pairs"]
+__all__ = [
+    "ImageSource",
+    "Outcome",
+    "RunStats",
+    "embed_images",
+    "embed_texts",
+    "score_images",
+    "score_pairs",
+    "score_parts",
+]
+
+Item = TypeVar("Item")
 
 # A path or URL, a picture in memory, or an encoded file.
 ImageSource = str | os.PathLike[str] | ImageLike | bytes | bytearray | memoryview
@@ -63,6 +75,32 @@ def score_pairs(
         >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
         [1.0]
     """
+    return score_parts(_parts(records, config.chunk_size), config, encoder=encoder, transport=transport, stats=stats)
+
+
+def score_parts(
+    parts: Iterable[Iterable[Record]],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+    stats: RunStats | None = None,
+) -> Generator[ScoreResult]:
+    """Score records part by part; what a part's numbers are does not depend on other parts.
+
+    So a job that keeps its finished parts may go on later and get the numbers of one that never stopped.
+
+    Args:
+        parts: Records, in parts that end with the iterable that holds them; `score_pairs` makes some of
+            `config.chunk_size` records.
+        config, encoder, transport, stats: As for `score_pairs`.
+
+    Returns:
+        One result per record, in order, parts one after the other.
+
+    Raises:
+        ConfigError, ModelError: At once, before a record is read.
+    """
     encoder = _ready(config, encoder)
 
     def results() -> Generator[ScoreResult]:
@@ -73,7 +111,7 @@ def score_pairs(
                 return fetcher.fetch(url)
 
         run = Run(config, encoder, read, stats or RunStats())
-        pairs = ((_key(url), url, r.text) for r in records for url in (_reference(r.url),))
+        pairs = (((_key(url), url, r.text) for r in part for url in (_reference(r.url),)) for part in parts)
         with closing(run), closing(fetcher):  # the fetcher first, so that no thread stays in a download
             yield from run.results(pairs)
 
@@ -110,7 +148,7 @@ def score_images(
     def results() -> Generator[ScoreResult]:
         pairs = ((number, *pair) for number, pair in enumerate(zip(images, texts, strict=True)))
         with closing(Run(config, encoder, _memory_reader(config), RunStats())) as run:
-            yield from run.results(pairs)
+            yield from run.results(_parts(pairs, config.chunk_size))
 
     return results()
 
@@ -174,6 +212,13 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
             yield from (next(encoded) if is_caption(text) else no_caption() for text in chunk)
 
     return outcomes()
+
+
+def _parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
+    """Cut an iterable lazily; a part is to be used up before the next one is asked for."""
+    rest = iter(items)
+    for first in rest:
+        yield chain([first], islice(rest, size - 1))
 
 
 def _ready(config: Config, encoder: Encoder | None) -> Encoder:

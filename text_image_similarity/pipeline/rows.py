@@ -108,6 +108,10 @@ class Recent(Generic[Item, Value]):
             self._values.popitem(last=False)
         return value
 
+    def clear(self) -> None:
+        """Drop all values."""
+        self._values.clear()
+
 
 class Source(Generic[Item]):
     """An iterable whose exception waits until the rows before it are answered."""

@@ -3,7 +3,8 @@
     records -> distinct pictures -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
 
 While one batch is encoded the threads fetch and decode the next ones, up to a fixed look-ahead. Batches are filled in
-input order, so the same outcomes give the same batches and the same numbers on every run. Nothing is kept per row.
+input order and end with their part, and no embedding is handed on to the next part, so that a part gives the same numbers
+whatever was scored before it, or whether anything was. Nothing is kept per row.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from threading import BoundedSemaphore
 from typing import Any, Generic, TypeGuard, TypeVar
 
@@ -38,10 +40,16 @@ _KNOWN = 8192  # embeddings remembered by content, even without an embedding cac
 Item = TypeVar("Item")
 
 
+class _Mark(Enum):
+    """Where a part ends, among its rows."""
+
+    END = "end of a part"
+
+
 class Run(Generic[Item]):
     """One pass over rows: pictures with captions (`results`) or pictures alone (`embeddings`).
 
-    Rows with the same key share one picture; so do pictures, and captions, with the same content.
+    Rows of a part with the same key share one picture; so do pictures, and captions, with the same content.
 
     Args:
         read: Gives an item's encoded bytes, or its picture in RGB; called on loader threads.
@@ -71,6 +79,7 @@ class Run(Generic[Item]):
         self.image_scope = f"{self.fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self.cache = open_cache(config, encoder)
         self.known: Recent[bytes, Vector] = Recent(_KNOWN)
+        self.unsaved: dict[bytes, Vector] = {}  # of the part in work: a run that goes on must find all of them, or none
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
         self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
@@ -83,9 +92,9 @@ class Run(Generic[Item]):
         if self.cache is not None:
             self.cache.close()
 
-    def results(self, rows: Iterable[tuple[Hashable, Item, object]]) -> Iterator[ScoreResult]:
+    def results(self, parts: Iterable[Iterable[tuple[Hashable, Item, object]]]) -> Iterator[ScoreResult]:
         """Yield one result per row of (key, item, text), in order."""
-        for batch, pictures in self._batches(self._start(*row) for row in rows):
+        for batch, pictures in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if not row.failed)
             tokens = self.reader.submit(new)  # while the pictures are encoded
             self._encode_pictures(pictures)
@@ -98,11 +107,29 @@ class Run(Generic[Item]):
         """Yield the vector of each (key, item), or what went wrong, in order."""
         for batch, pictures in self._batches(self._start_picture(*item, text="") for item in items):
             self._encode_pictures(pictures)
+            self._save()
             yield from (row.image for row in batch)
 
-    def _batches(self, started: Iterable[Row]) -> Iterator[tuple[list[Row], list[list[Picture]]]]:
+    def _started(self, parts: Iterable[Iterable[tuple[Hashable, Item, object]]]) -> Iterator[Row | _Mark]:
+        """Set rows loading, one after the other, and mark where parts end."""
+        for part in parts:
+            yield from (self._start(*row) for row in part)
+            self.pictures.clear()
+            yield _Mark.END
+
+    def _end_part(self) -> None:
+        """Forget what the part made, but for the embedding cache."""
+        self.known.clear()
+        self._save()
+
+    def _save(self) -> None:
+        if self.cache is not None:
+            self.cache.put(self.unsaved)
+        self.unsaved.clear()
+
+    def _batches(self, started: Iterable[Row | _Mark]) -> Iterator[tuple[list[Row], list[list[Picture]]]]:
         """Start rows a bounded way ahead and yield them in batches, with the pictures to encode, twins together."""
-        waiting: deque[Row] = deque()
+        waiting: deque[Row | _Mark] = deque()
         source = Source(started)
         ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
 
@@ -110,20 +137,28 @@ class Run(Generic[Item]):
             nonlocal ahead_bytes
             while len(waiting) < self.look_ahead and ahead_bytes < _AHEAD_BYTES and (row := source.next()) is not None:
                 waiting.append(row)
-                ahead_bytes += row.size
+                ahead_bytes += row.size if isinstance(row, Row) else 0
 
         refill()
         while waiting:
             batch: list[Row] = []
+            ended = False
             new: dict[Hashable, list[Picture]] = {}
             while waiting and len(new) < self.config.batch_size and len(batch) < 4 * self.config.batch_size:
                 row = waiting.popleft()
+                if not isinstance(row, Row):
+                    ended = True
+                    break
                 ahead_bytes -= row.size
                 refill()
                 batch.append(row)
                 if isinstance(row.picture, Picture):
                     self._sort_in(row.picture, new)
-            yield batch, list(new.values())
+            if batch:
+                yield batch, list(new.values())
+            if ended:
+                self._end_part()
+                refill()
         if source.problem is not None:
             raise source.problem
 
@@ -132,7 +167,7 @@ class Run(Generic[Item]):
         if picture.outcome is not None or (content := picture.loaded()) is None:
             return
         # What this run encoded comes before what its threads found in the cache, so that timing decides nothing.
-        vector = self.known.get(content.key) if content.key is not None else None
+        vector = self._known(content.key) if content.key is not None else None
         if vector is None:
             vector = content.vector
         if vector is not None:
@@ -189,10 +224,7 @@ class Run(Generic[Item]):
         found: dict[str, Outcome] = {}
         new: list[str] = []
         for text in dict.fromkeys(texts):
-            key = self._caption_key(text)
-            vector = self.known.get(key)
-            if vector is None and self.cache is not None:
-                vector = self.cache.get(key)
+            vector = self._known(self._caption_key(text))
             if vector is None:
                 new.append(text)
             else:
@@ -228,12 +260,19 @@ class Run(Generic[Item]):
     def _caption_key(self, text: str) -> bytes:
         return content_key(self.fingerprint, "text", text.encode("utf-8", "surrogatepass"))
 
+    def _known(self, key: bytes) -> Vector | None:
+        """Return the embedding that this part made, or an earlier part or run kept."""
+        vector = self.known.get(key)
+        return vector if vector is not None or self.cache is None else self.cache.get(key)
+
     def _remember(self, key: bytes, outcome: Outcome) -> None:
         if isinstance(outcome, RowError):
             return
         self.known.put(key, outcome)
         if self.cache is not None:
-            self.cache.put(key, outcome)
+            self.unsaved[key] = outcome
+            if len(self.unsaved) >= _KNOWN:
+                self._save()
 
     def _score(self, batch: Sequence[Row], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
         found = [_vectors(row, captions) for row in batch]

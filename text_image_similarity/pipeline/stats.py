@@ -35,6 +35,11 @@ class RunStats:
             with self.lock:
                 self.seconds[stage] += time.perf_counter() - began  # type: ignore[assignment]  # a Counter of floats
 
+    def spent(self) -> Counter[str]:
+        """Return the seconds so far, by stage."""
+        with self.lock:
+            return Counter(self.seconds)
+
     def count(self, result: ScoreResult) -> None:
         """Count one finished row."""
         self.rows += 1

@@ -1,0 +1,418 @@
+"""Tables of every format: what was in them comes out again, and what is no table is refused with its place."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import gzip
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import make_png
+from text_image_similarity import Config, TableError, UsageError, score_csv
+from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.formats import open_table
+from text_image_similarity.formats.json_lines import without
+from text_image_similarity.tables import TableOptions
+
+CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
+ENCODER = ColourEncoder()
+DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+ROUND = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for colour in ("red", "blue"):
+        (tmp_path / f"{colour}.png").write_bytes(make_png(colour))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+def score(source: Path | str, target: Path | str, config: Config = CONFIG, **given: object) -> object:
+    return score_csv(source, target, config, encoder=ENCODER, **given)
+
+
+# Text that UTF-8 can write; names of columns that are not ours.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.lists(TEXT.filter(lambda name: name not in ("url", "caption", "similarity", "error")), max_size=3)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
+    names = ["url", *draw(NAMES), "caption"]
+    row = st.tuples(*([st.just("data:,x"), *[TEXT] * (len(names) - 2), st.just("red")])).map(list)
+    return names, draw(st.lists(row, max_size=8))
+
+
+@ROUND
+@given(texts(), st.sampled_from([("csv", ","), ("tsv", "\t")]), st.sampled_from(["", ".gz", ".zst"]))
+def test_texts_round_trip(
+    scratch: Path, table: tuple[list[str], list[list[str]]], kind: tuple[str, str], codec: str
+) -> None:
+    names, rows = table
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=kind[1], quoting=csv.QUOTE_ALL).writerows([names, *rows])
+    place = scratch / f"in.{kind[0]}{codec}"
+    write(place, text.getvalue().encode())
+    score(place, scratch / f"out.{kind[0]}{codec}")
+    found = list(
+        csv.reader(io.StringIO(read(scratch / f"out.{kind[0]}{codec}").decode(), newline=""), delimiter=kind[1])
+    )
+    assert [row[:-2] for row in found] == [names, *rows]
+    assert found[0][-2:] == ["similarity", "error"]
+
+
+def write(place: Path, data: bytes) -> None:
+    if place.suffix in (".gz", ".zst"):
+        with pa.output_stream(str(place), compression="gzip" if place.suffix == ".gz" else "zstd") as file:
+            file.write(data)
+    else:
+        place.write_bytes(data)
+
+
+def read(place: Path) -> bytes:
+    with pa.input_stream(str(place), compression="detect") as file:
+        return file.read()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@ROUND
+@given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=4), min_size=1, max_size=8), st.booleans())
+def test_objects_keep_their_very_text(scratch: Path, rows: list[dict[str, object]], spaced: bool) -> None:
+    separators = (" , ", " :\t") if spaced else (",", ":")
+    lines = [json.dumps({**row, "url": "data:,x", "caption": "red"}, separators=separators) for row in rows]
+    (scratch / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    score(scratch / "in.jsonl", scratch / "out.jsonl")
+    found = (scratch / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    for line, scored in zip(lines, found, strict=True):
+        assert scored.startswith(line[:-1].rstrip())
+        value = json.loads(scored)
+        assert value.pop("similarity") is None
+        assert value.pop("error").startswith("not_an_image")
+        assert value == json.loads(line)
+
+
+TYPES = {
+    pa.int8(): st.integers(-128, 127),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float32(): st.floats(width=32),
+    pa.float64(): st.floats(),
+    pa.bool_(): st.booleans(),
+    pa.string(): TEXT,
+    pa.large_string(): TEXT,
+    pa.binary(): st.binary(),
+    pa.date32(): st.dates(),
+    pa.timestamp("us", "UTC"): st.datetimes(timezones=st.just(datetime.UTC)),
+    pa.decimal128(20, 4): st.decimals(-(10**15), 10**15, places=4),
+    pa.list_(pa.int64()): st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    pa.struct([("a", pa.string()), ("b", pa.int32())]): st.fixed_dictionaries(
+        {"a": TEXT, "b": st.integers(-(2**31), 2**31 - 1)}
+    ),
+    pa.map_(pa.string(), pa.float64()): st.dictionaries(TEXT, st.floats(), max_size=2).map(lambda d: list(d.items())),
+    pa.dictionary(pa.int8(), pa.string()): TEXT,
+    pa.null(): st.none(),
+}
+
+
+@st.composite
+def typed(draw: st.DrawFn) -> pa.Table:
+    count = draw(st.integers(0, 8))
+    columns: dict[str, pa.Array] = {"url": pa.array(["data:,x"] * count, pa.string())}
+    for name in draw(st.lists(TEXT.filter(lambda n: n not in ("url", "caption")), max_size=3, unique=True)):
+        kind = draw(st.sampled_from(list(TYPES)))
+        values = draw(st.lists(st.none() | TYPES[kind], min_size=count, max_size=count))
+        if pa.types.is_dictionary(kind):
+            columns[name] = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+        else:
+            columns[name] = pa.array(values, kind)
+    columns["caption"] = pa.array(["red"] * count, pa.large_string())
+    return pa.table(columns).replace_schema_metadata({"who": "me"})
+
+
+@ROUND
+@given(typed(), st.integers(1, 5))
+def test_types_round_trip(scratch: Path, table: pa.Table, group: int) -> None:
+    pq.write_table(table, scratch / "in.parquet", row_group_size=group)
+    score(scratch / "in.parquet", scratch / "out.parquet")
+    found = pq.read_table(scratch / "out.parquet")
+    assert found.schema.names[-2:] == ["similarity", "error"]
+    assert found.schema.metadata[b"who"] == b"me"
+    kept = found.drop_columns(["similarity", "error"])
+    stored = pq.read_table(scratch / "in.parquet")  # what Parquet itself keeps of a type
+    assert kept.schema == stored.schema
+    assert str(kept.to_pylist()) == str(stored.to_pylist())  # as text, because NaN is not equal to itself
+
+
+@ROUND
+@given(texts(), st.sampled_from(["csv", "tsv.zst", "jsonl", "jsonl.gz", "parquet"]), st.data())
+def test_formats_turn_into_each_other(
+    scratch: Path, table: tuple[list[str], list[list[str]]], ending: str, data: st.DataObject
+) -> None:
+    """Through any two formats, texts are what they were."""
+    names, rows = table
+    assume(len(set(names)) == len(names))
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([names, *rows])
+    (scratch / "a.csv").write_bytes(text.getvalue().encode())
+    score(scratch / "a.csv", scratch / f"b.{ending}")
+    assume(rows or not ending.startswith("jsonl"))  # no row, no column
+    last = data.draw(st.sampled_from(["csv", "parquet", "jsonl"]))
+    score(scratch / f"b.{ending}", scratch / f"c.{last}", options=TableOptions(overwrite_column=True))
+    got = open_table(str(scratch / f"c.{last}"))
+    got.scan()
+    values = [dict(zip(names, row, strict=True)) for row in rows]
+    found = [row for part in got.read(0, 100) for row in zip(*(part.column(name) for name in names), strict=True)]
+    assert [dict(zip(names, row, strict=True)) for row in found] == values
+
+
+def test_types_become_text_and_json(folder: Path) -> None:
+    table = pa.table(
+        {
+            "url": ["red.png"] * 2,
+            "caption": ["red", None],
+            "n": pa.array([1, None], pa.int64()),
+            "x": [0.1, math.nan],
+            "when": pa.array([datetime.datetime(2026, 1, 2, 3, 4, 5), None], pa.timestamp("ms")),
+            "price": pa.array([decimal.Decimal("1.50"), None]),
+            "tags": [["a", "b"], None],
+            "yes": [True, None],
+        }
+    )
+    pq.write_table(table, folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.csv")
+    assert list(csv.reader(io.StringIO((folder / "out.csv").read_text(), newline=""))) == [
+        ["url", "caption", "n", "x", "when", "price", "tags", "yes", "similarity", "error"],
+        ["red.png", "red", "1", "0.1", "2026-01-02 03:04:05", "1.50", '["a", "b"]', "true", "1.0", ""],
+        ["red.png", "", "", "nan", "", "", "", "", "", "empty_caption: the caption is empty or missing"],
+    ]
+    score(folder / "in.parquet", folder / "out.jsonl")
+    first, second = map(json.loads, (folder / "out.jsonl").read_text().splitlines())
+    assert (first["n"], first["x"], first["tags"], first["similarity"], first["error"]) == (
+        1,
+        0.1,
+        ["a", "b"],
+        1.0,
+        None,
+    )
+    assert (second["x"], second["similarity"]) == (None, None)
+
+
+def test_bytes_need_parquet(folder: Path) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": [b"\xff"]}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(TableError, match=r"bytes cannot be written as .*; name an output that ends in \.parquet"):
+            score(folder / "in.parquet", folder / name)
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pq.read_table(folder / "out.parquet")["raw"].to_pylist() == [b"\xff"]
+
+
+def test_json_becomes_columns(folder: Path) -> None:
+    lines = [
+        {"url": "red.png", "caption": "red", "n": 1, "x": 1, "mixed": 1, "deep": {"a": [1]}},
+        {"url": "red.png", "caption": "red", "n": 2**60, "x": 0.5, "mixed": "one", "yes": True},
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score(folder / "in.jsonl", folder / "out.parquet")
+    table = pq.read_table(folder / "out.parquet")
+    types = {name: str(table.schema.field(name).type) for name in table.schema.names}
+    assert types["n"] == "int64"
+    assert types["x"] == "double"
+    assert types["mixed"] == types["deep"] == "string"
+    assert types["yes"] == "bool"
+    assert table["n"].to_pylist() == [1, 2**60]
+    assert table["mixed"].to_pylist() == ["1", '"one"']
+    assert table["deep"].to_pylist() == ['{"a": [1]}', None]
+
+
+def test_pandas_reads_its_index_back(folder: Path) -> None:
+    frame = pd.DataFrame({"url": ["red.png"] * 5, "caption": ["red"] * 5}, index=pd.Index(list("abcde"), name="id"))
+    frame.to_parquet(folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pd.read_parquet(folder / "out.parquet").index.tolist() == list("abcde")
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_an_earlier_score_is_replaced_only_when_asked(folder: Path, ending: str) -> None:
+    (folder / "in.csv").write_text("id,url,caption\n1,red.png,red\n2,none.png,red\n")
+    score(folder / "in.csv", folder / f"once.{ending}")
+    with pytest.raises(UsageError, match="has a column 'similarity' already; --overwrite-column"):
+        score(folder / f"once.{ending}", folder / f"twice.{ending}")
+    score(folder / f"once.{ending}", folder / f"twice.{ending}", options=TableOptions(overwrite_column=True))
+    assert (folder / f"once.{ending}").read_bytes() == (folder / f"twice.{ending}").read_bytes()
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.sampled_from([(",", ":"), (" ,\t", "  : ")]))
+def test_members_are_taken_out_of_an_object(row: dict[str, object], separators: tuple[str, str]) -> None:
+    text = json.dumps({**row, "error": [1, {"error": "}"}]}, separators=separators)
+    left = {name: value for name, value in row.items() if name != "error"}
+    assert json.loads(without(text, frozenset({"error"}))) == left
+
+
+class TestSeveralFiles:
+    def test_a_folder_is_one_table(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        for i in range(3):
+            (folder / "t" / f"{i}.csv").write_text("url,caption\n" + f"../{'red' if i else 'none'}.png,red\n" * 4)
+        (folder / "t" / "_SUCCESS").write_text("")
+        (folder / "t" / ".crc").write_text("")
+        summary = score(folder / "t", folder / "out.csv")
+        assert (summary.rows, summary.scored) == (12, 8)
+
+    def test_a_pattern_is_one_table(self, folder: Path) -> None:
+        for i in range(3):
+            (folder / "deep" / str(i)).mkdir(parents=True)
+            (folder / "deep" / str(i) / "t.jsonl.gz").write_bytes(
+                gzip.compress(b'{"url": "red.png", "caption": "red"}\n' * 5)
+            )
+        summary = score(
+            str(folder / "deep" / "*" / "t.jsonl.gz"), folder / "out.parquet", replace(CONFIG, base_dir=folder)
+        )
+        assert (summary.rows, summary.scored) == (15, 15)
+        assert (
+            score(str(folder / "deep" / "**" / "*.gz"), folder / "out.csv", replace(CONFIG, base_dir=folder)).rows == 15
+        )
+
+    def test_files_that_do_not_agree(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        (folder / "t" / "a.csv").write_text("url,caption\n")
+        (folder / "t" / "b.csv").write_text("url,text\n")
+        with pytest.raises(TableError, match=r"b\.csv has the columns url, text, but .*a\.csv has url, caption"):
+            score(folder / "t", folder / "out.csv")
+        (folder / "t" / "b.csv").rename(folder / "t" / "b.tsv")
+        with pytest.raises(UsageError, match=r"several formats \(csv, tsv\)"):
+            score(folder / "t", folder / "out.csv")
+        (folder / "t" / "b.tsv").unlink()
+        (folder / "t" / "more").mkdir()
+        with pytest.raises(UsageError, match=r"holds the folder .*more; name the files by a pattern"):
+            score(folder / "t", folder / "out.csv")
+
+    def test_parquet_files_that_do_not_agree(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": [1]}), folder / "t" / "a.parquet")
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": ["1"]}), folder / "t" / "b.parquet")
+        with pytest.raises(TableError, match=r"b\.parquet has other columns or types than .*a\.parquet"):
+            score(folder / "t", folder / "out.csv")
+
+    def test_the_output_is_no_part_of_the_input(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        (folder / "t" / "a.csv").write_text("url,caption\n")
+        for source, target in [("t", "t/out.csv"), ("t/*.csv", "t/out.csv"), ("t/**/*.csv", "t/deep/out.csv")]:
+            with pytest.raises(UsageError, match="would be part of the input"):
+                score(str(folder / source), folder / target)
+        (folder / "t" / "deep").mkdir()
+        assert score(str(folder / "t" / "*.csv"), folder / "t" / "deep" / "out.csv").rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        (
+            "in.tsv",
+            b"url\tcaption\na\tb\tc\n",
+            TableError,
+            "row 1 of .* has 3 fields, the header has 2: it goes on with 'c'",
+        ),
+        ("in.csv", b"url,caption\na\n", TableError, "row 1 of .*: it has no column 'caption'"),
+        ("in.csv", b"url;caption\na;b\n", UsageError, "is it separated by semicolons"),
+        ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
+        ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
+        ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
+        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(near line 3\) is not valid"),
+        ("in.csv.gz", b"url,caption\n", TableError, "cannot be read: .*header"),
+        ("in.csv.gz", gzip.compress(b"url,caption\n" + b"a,b\n" * 9999)[:-9], TableError, "cannot be read: Truncated"),
+        ("in.csv.zst", b"url,caption\n", TableError, "cannot be read: ZSTD"),
+        ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
+        ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
+        ("in.jsonl", b'{"url": "a", "text": "b"}\n', UsageError, "column 'caption' is missing in .*: url, text"),
+        ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "is not UTF-8 after row 0"),
+        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
+        ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* is not valid JSON"),
+        ("in.parquet", b"url,caption\n", TableError, "cannot be read as Parquet"),
+        ("in.parquet", b"", TableError, "cannot be read as Parquet"),
+        ("in.parquet.gz", b"", UsageError, "a Parquet file is compressed inside"),
+        ("in.txt", b"", UsageError, r"does not say which format it is; let it end in \.csv"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_its_place(
+    folder: Path, name: str, content: bytes, error: type[Exception], message: str
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        score_csv(folder / name, folder / "out.csv", Config(model="/no/such/model"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["blue.png", "red.png", name])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(folder: Path, encoding: str, end: str) -> None:
+    text = end.join(["url,caption", 'red.png,"red\n\N{SNOWMAN}"', "red.png,blue", ""])
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (folder / "in.csv").write_bytes((mark + text).encode(encoding))
+    assert score(folder / "in.csv", folder / "out.csv").rows == 2
+    rows = list(csv.reader(io.StringIO((folder / "out.csv").read_bytes().decode(), newline="")))
+    assert [row[:3] for row in rows[1:]] == [["red.png", "red\n\N{SNOWMAN}", "1.0"], ["red.png", "blue", "0.0"]]
+
+
+def test_columns_of_one_name_stay_in_csv_and_are_refused_elsewhere(folder: Path) -> None:
+    (folder / "in.csv").write_text("a,url,a,caption\n1,red.png,2,red\n")
+    score(folder / "in.csv", folder / "out.tsv")
+    assert (folder / "out.tsv").read_text().splitlines()[1] == "1\tred.png\t2\tred\t1.0\t"
+    for name in ("out.jsonl", "out.parquet"):
+        with pytest.raises(UsageError, match="column 'a' is there more than once, which only CSV and TSV can hold"):
+            score(folder / "in.csv", folder / name)
+
+
+def test_half_a_character_stays_in_json_and_is_refused_elsewhere(folder: Path) -> None:
+    line = r'{"url": "red.png", "caption": "red", "note": "\ud800"}'
+    (folder / "in.jsonl").write_text(line)
+    score(folder / "in.jsonl", folder / "out.jsonl")
+    assert (folder / "out.jsonl").read_text().startswith(line[:-1])
+    for name in ("out.csv", "out.parquet"):
+        with pytest.raises(TableError, match=r"half a character|cannot be written as Parquet"):
+            score(folder / "in.jsonl", folder / name)
+
+
+def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
+    """Memory is bounded by bytes too: a part ends with the row that takes it over 64 MiB."""
+    long = "x" * (33 * 1024 * 1024)
+    (folder / "in.csv").write_text("url,caption,note\n" + f"red.png,red,{long}\n" * 3)
+    table = open_table(str(folder / "in.csv"))
+    assert [len(rows) for rows in table.read(0, 100)] == [2, 1]
+
+
+@pytest.mark.parametrize("start", range(12))
+def test_reading_begins_anywhere(folder: Path, start: int) -> None:
+    """Parts that begin at the same row are the same ones, whatever was read before."""
+    rows = [{"url": f"{i}", "caption": "x", "kind": "ab"[i % 2]} for i in range(11)]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / "in.csv", index=False)
+    frame.to_json(folder / "in.jsonl", orient="records", lines=True)
+    frame.astype({"kind": "category"}).to_parquet(folder / "in.parquet", row_group_size=4)
+    for name in ("in.csv", "in.jsonl", "in.parquet"):
+        parts = list(open_table(str(folder / name)).read(start, 3))
+        assert [value for part in parts for value in part.column("url")] == [row["url"] for row in rows[start:]]
+        assert {len(part) for part in parts[:-1]} <= {3}
+        if start < 8 and name == "in.parquet":
+            assert parts[0].arrow().column(2).dictionary.to_pylist() == ["ab"[start % 2], "ab"[1 - start % 2]]

@@ -1,0 +1,95 @@
+"""What goes to stderr: log lines and the command's own last words, as text for people or as JSON for machines.
+
+In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, whatever else was logged with
+it, and `exception` where there is one. Wrong options are answered by argparse, in plain text, before this is set up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from tqdm import tqdm
+
+LogFormat = Literal["text", "json"]
+LOG_FORMATS = get_args(LogFormat)
+
+logger = logging.getLogger("text_image_similarity")
+_OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+def set_up(log_format: LogFormat, *, quiet: bool = False) -> None:
+    """Send this process's log lines to stderr; calling it again replaces what it did before.
+
+    Args:
+        log_format: `text`, with the time where stderr is no terminal, or `json`.
+        quiet: Leave out what is no warning.
+    """
+    handler = _Stderr()
+    handler.setFormatter(_Json() if log_format == "json" else _Text(timed=not sys.stderr.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [*(kept for kept in root.handlers if not isinstance(kept, _Stderr)), handler]
+    root.setLevel(logging.WARNING)
+    logger.setLevel(logging.NOTSET if quiet else logging.INFO)  # INFO says why a model's first run takes longer
+    logging.captureWarnings(log_format == "json")
+
+
+def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: str) -> None:
+    """Say why a command ends early: `error: ...`, or the same as a line of JSON."""
+    if log_format == "json":
+        logger.log(logging.ERROR if kind == "error" else logging.WARNING, message, extra={"kind": kind})
+    else:
+        sys.stderr.write(f"{kind}: {message}\n")
+
+
+class _Stderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the moment, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+            sys.stderr.flush()
+        except Exception:
+            self.handleError(record)
+
+
+class _Text(logging.Formatter):
+    """`WARNING: message`, behind the time if asked."""
+
+    def __init__(self, *, timed: bool) -> None:
+        super().__init__("%(asctime)s %(levelname)s: %(message)s" if timed else "%(levelname)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 - logging's name
+        return _time(record)
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}
+        line = extra | {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        ordered = {name: line.pop(name) for name in ("time", "level", "logger", "message")} | line
+        return json.dumps(_finite(ordered), default=str)
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN

@@ -1,0 +1,37 @@
+"""SIGTERM: the first one lets a run finish its part, the second one ends the process at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import FrameType, TracebackType
+
+logger = logging.getLogger("text_image_similarity")
+
+
+class Stopping:
+    """While it is open, SIGTERM asks for an end instead of making one.
+
+    Nothing is lost at the second one either: what is finished is on disk.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Whether the run is to end."""
+        return self._asked
+
+    def __enter__(self) -> Stopping:
+        self._earlier = signal.signal(signal.SIGTERM, self._handle)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        signal.signal(signal.SIGTERM, self._earlier)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            os._exit(128 + signal.SIGTERM)
+        self._asked = True
+        logger.warning("SIGTERM: ending after the part in work; a second one ends at once and loses that part")

@@ -1,0 +1,153 @@
+"""CSV and TSV: every field keeps its exact text."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TextIO
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..errors import TableError, UsageError
+from .rows import TextRows, text_schema
+from .text import open_text, undecodable
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+_PART_CHARACTERS = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class DelimitedTable:
+    """A table of texts, in one file or several with the same header.
+
+    Args:
+        files: Where it is.
+        delimiter: What stands between two fields.
+        dropped: Columns that are passed over.
+    """
+
+    files: list[str]
+    delimiter: str
+    dropped: frozenset[str] = frozenset()
+    columns: list[str] = field(init=False)
+    row_count: int = field(init=False, default=0)
+    digest: str = field(init=False, default="")
+    _header: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._header = self._first(self.files[0])
+        self.columns = [name for name in self._header if name not in self.dropped]
+        for other in self.files[1:]:
+            if (found := self._first(other)) != self._header:
+                raise TableError(
+                    f"{other} has the columns {', '.join(found)}, but {self.files[0]} has {', '.join(self._header)}"
+                )
+
+    @property
+    def schema(self) -> pa.Schema:
+        return text_schema(self.columns)
+
+    def scan(self) -> None:
+        """Read the whole table: count its rows, check their shape, hash the files.
+
+        Raises:
+            TableError: It is no table, with the row and the column that are at fault.
+        """
+        digests = []
+        for place in self.files:
+            with open_text(place) as (file, raw):
+                self.row_count += sum(1 for _ in self._data(place, file))
+                raw.drain()
+                digests.append(raw.digest)
+        self.digest = "-".join(digests)
+
+    def read(self, start: int, most: int) -> Iterator[TextRows]:
+        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+        keep = [place for place, name in enumerate(self._header) if name not in self.dropped]
+        whole = len(keep) == len(self._header)
+        part: list[list[str]] = []
+        size = passed = 0
+        for place in self.files:
+            with open_text(place) as (file, _):
+                for row in self._data(place, file):
+                    if passed < start:
+                        passed += 1
+                        continue
+                    part.append(row if whole else [row[i] for i in keep])
+                    size += sum(map(len, row))
+                    if len(part) == most or size >= _PART_CHARACTERS:
+                        yield TextRows(self.columns, part)
+                        part, size = [], 0
+        if part:
+            yield TextRows(self.columns, part)
+
+    def _first(self, place: str) -> list[str]:
+        with open_text(place) as (file, _):
+            for _, header in self._rows(place, file):
+                return header
+        raise TableError(f"{place} is empty; it needs a header line with the two columns")
+
+    def _data(self, place: str, file: TextIO) -> Iterator[list[str]]:
+        """Yield the rows below the header; every one has as many fields as the header."""
+        width = len(self._header)
+        rows = self._rows(place, file)
+        next(rows, None)
+        for number, (line, row) in enumerate(rows, 1):
+            if len(row) != width:
+                where = (
+                    f"has no column {self._header[len(row)]!r}"
+                    if len(row) < width
+                    else f"goes on with {row[width][:40]!r}"
+                )
+                raise TableError(
+                    f"row {number} of {place} (ending on line {line}) has {len(row)} fields, the header has {width}: it {where}; quote fields that "
+                    f"hold {'commas' if self.delimiter == ',' else 'tabs'}, or mend the row"
+                )
+            yield row
+
+    def _rows(self, place: str, file: TextIO) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line number, fields) of every row, the header first; blank lines are no rows."""
+        csv.field_size_limit(2**31 - 1)  # process-wide in the csv module; the default refuses data: URLs of 128 KiB
+        reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+        number = 0
+        try:
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+                    number += 1
+        except UnicodeDecodeError as exc:
+            raise TableError(
+                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it, e.g. with iconv"
+            ) from exc
+        except csv.Error as exc:
+            where = f"row {number}" if number else "the header"
+            raise TableError(f"{where} of {place} (near line {reader.line_num}) is not valid: {exc}") from exc
+
+    def _undecodable(self, place: str) -> str:
+        """Name the first field that holds bytes of another encoding."""
+        with suppress(csv.Error, UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
+            header: Sequence[str] = []
+            for number, row in enumerate(filter(None, csv.reader(file, delimiter=self.delimiter, strict=True))):
+                header = header or row
+                for i, value in enumerate(row):
+                    if undecodable(value):
+                        column = repr(header[i]) if number and i < len(header) else str(i + 1)
+                        return f"column {column} in {f'row {number}' if number else 'the header'} of {place}"
+        return place
+
+
+def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> None:
+    """Raise unless each name is that of just one column.
+
+    Raises:
+        UsageError: It is not.
+    """
+    for name in names:
+        if columns.count(name) != 1:
+            found = "is there more than once" if name in columns else "is missing"
+            hint = "; is it separated by semicolons?" if len(columns) == 1 and ";" in columns[0] else ""
+            if any("\0" in column for column in columns):
+                hint = "; is it UTF-16 without a byte-order mark?"
+            raise UsageError(f"column {name!r} {found} in {place}; it has the columns: {', '.join(columns)}{hint}")

@@ -1,0 +1,132 @@
+"""JSON Lines: one object a line; every object keeps its exact text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..errors import TableError
+from .rows import JsonRows, Kind, json_schema, kind_of, wider
+from .text import open_text
+
+_PART_CHARACTERS = 64 * 1024 * 1024
+_BLANK = " \t\r\n"
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(slots=True)
+class JsonTable:
+    """A table of JSON objects, in one file or several. Its columns are the names that occur, known after `scan`.
+
+    Args:
+        files: Where it is.
+        dropped: Names that are passed over.
+    """
+
+    files: list[str]
+    dropped: frozenset[str] = frozenset()
+    kinds: dict[str, Kind] = field(init=False, default_factory=dict)
+    row_count: int = field(init=False, default=0)
+    digest: str = field(init=False, default="")
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.kinds)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return json_schema(self.kinds)
+
+    def scan(self) -> None:
+        """Read the whole table: count its rows, learn its columns, hash the files.
+
+        Raises:
+            TableError: A line is no object.
+        """
+        digests = []
+        for place in self.files:
+            with open_text(place) as (file, raw):
+                for _, row in self._data(place, file):
+                    self.row_count += 1
+                    for name, value in row.items():
+                        self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
+                raw.drain()
+                digests.append(raw.digest)
+        self.digest = "-".join(digests)
+
+    def read(self, start: int, most: int) -> Iterator[JsonRows]:
+        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+        lines: list[str] = []
+        values: list[dict[str, Any]] = []
+        size = passed = 0
+        for place in self.files:
+            with open_text(place) as (file, _):
+                for line, row in self._data(place, file):
+                    if passed < start:
+                        passed += 1
+                        continue
+                    lines.append(line)
+                    values.append(row)
+                    size += len(line)
+                    if len(lines) == most or size >= _PART_CHARACTERS:
+                        yield JsonRows(self.kinds, lines, values)
+                        lines, values, size = [], [], 0
+        if lines:
+            yield JsonRows(self.kinds, lines, values)
+
+    def _data(self, place: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield (text, value) of every object; blank lines are no rows."""
+        number = 0
+        try:
+            for line in file:
+                if not (text := line.strip(_BLANK)):
+                    continue
+                number += 1
+                row = self._value(text, number, place)
+                if not self.dropped.isdisjoint(row):
+                    text = without(text, self.dropped)
+                    row = {name: value for name, value in row.items() if name not in self.dropped}
+                yield text, row
+        except UnicodeDecodeError as exc:
+            raise TableError(f"{place} is not {exc.encoding.upper()} after row {number}: {exc.reason}") from exc
+
+    def _value(self, text: str, number: int, place: str) -> dict[str, Any]:
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise TableError(f"row {number} of {place} is not valid JSON: {exc}") from exc
+        if not isinstance(row, dict):
+            raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}")
+        return row
+
+
+def without(text: str, dropped: frozenset[str]) -> str:
+    """Take members out of an object's text; the others keep theirs."""
+    kept = []
+    at = _past_blank(text, 1)
+    while text[at] != "}":
+        begin = at
+        name, at = _DECODER.raw_decode(text, at)
+        _, at = _DECODER.raw_decode(text, _past_blank(text, _past_blank(text, at) + 1))
+        if name not in dropped:
+            kept.append(text[begin:at])
+        at = _past_blank(text, at)
+        if text[at] == ",":
+            at = _past_blank(text, at + 1)
+    return "{" + ", ".join(kept) + "}"
+
+
+def extended(text: str, members: str) -> str:
+    """Put members behind those of an object's text."""
+    inner = text[:-1].rstrip(_BLANK)
+    return f"{inner}{'' if inner == '{' else ', '}{members}}}"
+
+
+def _past_blank(text: str, at: int) -> int:
+    while text[at] in _BLANK:
+        at += 1
+    return at

@@ -1,0 +1,190 @@
+"""Scored tables on their way out: in parts, which are put together at the end.
+
+A part is what one stretch of rows becomes, without header or footer, so that a run which was stopped keeps its parts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from ..errors import TableError, UsageError
+from ..records import OUT_COLUMNS, ScoreResult
+from .delimited import DELIMITERS
+from .json_lines import extended
+from .naming import Codec, format_of
+from .rows import Rows, dump
+
+_GROUP_ROWS = 1 << 16
+_GROUP_BYTES = 128 * 1024 * 1024
+
+
+class Output(Protocol):
+    """One format to write."""
+
+    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+        """Return rows with their results.
+
+        Raises:
+            TableError: The format cannot hold them.
+        """
+
+    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+        """Put parts together to a whole table."""
+
+
+def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
+    """Return what writes the format that a name says.
+
+    Args:
+        place: Where the table will be.
+        columns: The input's columns.
+        schema: Their types in Arrow.
+
+    Raises:
+        UsageError: The format cannot hold two columns of one name.
+    """
+    found = format_of(place)
+    if found.kind in DELIMITERS:
+        return DelimitedOutput([*columns, *OUT_COLUMNS], DELIMITERS[found.kind], found.codec)
+    twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
+    if twice:
+        raise UsageError(f"column {twice[0]!r} is there more than once, which only CSV and TSV can hold; rename one")
+    if found.kind == "jsonl":
+        return JsonOutput(found.codec)
+    return ParquetOutput(schema.append(pa.field("similarity", pa.float64())).append(pa.field("error", pa.string())))
+
+
+@dataclass(frozen=True, slots=True)
+class DelimitedOutput:
+    """Writes CSV or TSV, in UTF-8, with line feeds."""
+
+    columns: Sequence[str]
+    delimiter: str
+    codec: Codec | None
+
+    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+        return self._encoded([*row, *_cells(result)] for row, result in zip(rows.fields(), results, strict=True))
+
+    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+        with _compressed(file, self.codec) as out:
+            out.write(self._encoded([self.columns]))
+            _copy(parts, out)
+
+    def _encoded(self, rows: Iterable[Sequence[str]]) -> bytes:
+        text = io.StringIO(newline="")
+        plain = csv.writer(text, delimiter=self.delimiter, lineterminator="\n")
+        quoted = csv.writer(text, delimiter=self.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        for row in rows:
+            # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as a row's end.
+            (quoted if any("\r" in value for value in row) else plain).writerow(row)
+        return _utf8(text.getvalue())
+
+
+@dataclass(frozen=True, slots=True)
+class JsonOutput:
+    """Writes JSON Lines."""
+
+    codec: Codec | None
+
+    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+        lines = []
+        for text, result in zip(rows.objects(), results, strict=True):
+            score = "null" if result.error is not None else repr(result.similarity)
+            members = f'"similarity": {score}, "error": {dump(_printable(result.error))}'
+            lines.append(extended(text, members) + "\n")
+        return _utf8("".join(lines))
+
+    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+        with _compressed(file, self.codec) as out:
+            _copy(parts, out)
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetOutput:
+    """Writes Parquet."""
+
+    schema: pa.Schema
+
+    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+        scores = [None if result.error is not None else result.similarity for result in results]
+        try:
+            batch = rows.arrow()
+            columns = [
+                *batch.columns,
+                pa.array(scores, pa.float64()),
+                pa.array([_printable(r.error) for r in results], pa.string()),
+            ]
+            sink = pa.BufferOutputStream()
+            pq.write_table(pa.Table.from_arrays(columns, schema=self.schema), sink)
+        except (pa.ArrowException, UnicodeEncodeError) as exc:
+            raise TableError(f"rows cannot be written as Parquet: {exc}") from exc
+        data: bytes = sink.getvalue().to_pybytes()
+        return data
+
+    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
+        with pq.ParquetWriter(file, self.schema) as writer:
+            for group in _groups(parts):
+                writer.write_table(group, row_group_size=max(1, group.num_rows))
+
+
+def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
+    """Yield the content of parts in row groups of a useful size."""
+    waiting: list[pa.Table] = []
+    for part in parts:
+        waiting.append(pq.read_table(part, partitioning=None))
+        if (
+            sum(table.num_rows for table in waiting) >= _GROUP_ROWS
+            or sum(table.nbytes for table in waiting) >= _GROUP_BYTES
+        ):
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _cells(result: ScoreResult) -> tuple[str, str]:
+    return ("", _printable(result.error) or "") if result.error is not None else (repr(result.similarity), "")
+
+
+def _printable(error: str | None) -> str | None:
+    """Return an error that every format can hold; a path may carry bytes that are no text."""
+    return None if error is None else error.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        around = ascii(text[max(0, exc.start - 40) : exc.end + 10])
+        raise TableError(
+            f"a row holds half a character (a lone surrogate), which UTF-8 cannot write: {around}"
+        ) from exc
+
+
+def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:
+    for part in parts:
+        with part.open("rb") as file:
+            shutil.copyfileobj(file, out, 1 << 20)
+
+
+def _compressed(file: IO[bytes], codec: Codec | None) -> AbstractContextManager[IO[bytes]]:
+    if codec is None:
+        return nullcontext(file)
+    return _compressor(file, codec)
+
+
+@contextmanager
+def _compressor(file: IO[bytes], codec: Codec) -> Iterator[IO[bytes]]:
+    # One stream, not one for each part: some readers stop after the first.
+    with pa.CompressedOutputStream(pa.PythonFile(file, "w"), codec) as out:
+        yield out

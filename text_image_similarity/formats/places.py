@@ -1,0 +1,198 @@
+"""Where tables are: paths on this machine, and fsspec URLs such as `s3://bucket/pairs.parquet`."""
+
+from __future__ import annotations
+
+import glob
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from ..errors import TableError, UsageError
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
+_WILD = re.compile(r"[*?\[]")
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is an fsspec URL rather than a path; a `file:` URL is a path."""
+    return _URL.match(place) is not None and not place.lower().startswith("file://")
+
+
+def local_path(place: str) -> Path:
+    """Return a path, or a `file:` URL's path."""
+    return Path(url2pathname(urlsplit(place).path)) if place.lower().startswith("file://") else Path(place)
+
+
+def folder_of(place: str) -> Path | None:
+    """Return where relative picture paths of a table start: its folder, or None for a table elsewhere."""
+    if is_url(place):
+        return None
+    path = local_path(place)
+    if path.is_dir():
+        return path
+    fixed = list(path.parts[:-1])
+    while not path.exists() and any(_WILD.search(part) for part in fixed):  # of a pattern, what stands before it
+        fixed.pop()
+    return Path(*fixed)
+
+
+def expand(place: str) -> list[str]:
+    """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
+
+    Names that start with a dot or an underscore are passed over in a folder, as Spark and Hive do.
+
+    Raises:
+        UsageError: There is none, or a folder holds folders.
+    """
+    with explained(place):
+        files = _expand_url(place) if is_url(place) else _expand_path(local_path(place))
+    if not files:
+        raise UsageError(f"{place} holds no table")
+    return files
+
+
+def open_bytes(place: str) -> IO[bytes]:
+    """Open a file to read.
+
+    Raises:
+        UsageError, TableError: It cannot be opened.
+    """
+    with explained(place):
+        if is_url(place):
+            system, path = _system(place)
+            opened: IO[bytes] = system.open(path, "rb")
+            return opened
+        return local_path(place).open("rb")
+
+
+def upload(local: Path, url: str) -> None:
+    """Put a file of this machine where a URL says.
+
+    Raises:
+        TableError: It cannot be put there.
+    """
+    with explained(url, "written"):
+        system, path = _system(url)
+        system.put_file(str(local), path)
+
+
+def check_writable(url: str) -> None:
+    """Raise now what `upload` would raise at the end of a long run.
+
+    Raises:
+        TableError: Nothing can be written beside where a URL says.
+    """
+    probe = f"{url}.writable"
+    with explained(url, "written"):
+        system, path = _system(probe)
+        system.pipe_file(path, b"-")
+    with suppress(Exception):  # who may write may not always remove
+        system.rm_file(path)
+
+
+class Hashed(io.RawIOBase):
+    """A file that hashes what is read through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = blake2b(digest_size=16)
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._hash.update(data)
+        return len(data)
+
+    def drain(self) -> None:
+        """Read what is left."""
+        while self.read(1 << 20):
+            pass
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def explained(place: str, done: str = "read") -> Iterator[None]:
+    """Raise as this package's errors what a file or a store raises."""
+    try:
+        yield
+    except (UsageError, TableError):
+        raise
+    except FileNotFoundError as exc:
+        if done == "read":
+            raise UsageError(f"{place} does not exist") from exc
+        raise TableError(f"{place} cannot be {done}: there is no such bucket or folder") from exc
+    except OSError as exc:
+        raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}") from exc
+    except Exception as exc:
+        if not is_url(place):
+            raise
+        raise TableError(f"{place} cannot be {done}: {type(exc).__name__}: {exc}") from exc
+
+
+def _system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    try:
+        system, path = url_to_fs(url)
+    except ImportError as exc:
+        raise UsageError(
+            f"{url} needs a library that is not installed ({exc}); s3:// needs: pip install 'text-image-similarity[cloud]'"
+        ) from exc
+    except ValueError as exc:
+        raise UsageError(f"{url} is no place that fsspec knows: {exc}") from exc
+    return system, path
+
+
+def _expand_path(path: Path) -> list[str]:
+    if path.is_dir():
+        return _tables([(str(entry), entry.is_dir()) for entry in path.iterdir()], str(path))
+    if path.exists():
+        if not path.is_file():
+            raise UsageError(f"{path} is not a regular file, which is needed to read it twice")
+        return [str(path)]
+    if _WILD.search(str(path)):
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
+        return sorted(name for name in found if Path(name).is_file())
+    raise UsageError(f"{path} does not exist")
+
+
+def _expand_url(url: str) -> list[str]:
+    system, path = _system(url)
+    if url.startswith(("http://", "https://")):  # a question mark begins a query there
+        return [url]
+    if _WILD.search(path):
+        return [system.unstrip_protocol(found) for found in sorted(system.glob(path))]
+    if system.isdir(path):
+        entries = system.ls(path, detail=True)
+        return _tables(
+            [(system.unstrip_protocol(entry["name"]), entry["type"] == "directory") for entry in entries], url
+        )
+    if not system.exists(path):
+        raise UsageError(f"{url} does not exist")
+    return [url]
+
+
+def _tables(entries: list[tuple[str, bool]], folder: str) -> list[str]:
+    shown = [
+        (name, deep) for name, deep in sorted(entries) if not name.rstrip("/").rpartition("/")[2].startswith((".", "_"))
+    ]
+    for name, deep in shown:
+        if deep:
+            raise UsageError(f"{folder} holds the folder {name}; name the files by a pattern such as {folder}/**/*.csv")
+    return [name for name, _ in shown]

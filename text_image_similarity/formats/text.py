@@ -1,0 +1,44 @@
+"""Text files: compressed or not, UTF-8 or UTF-16, read line by line or field by field."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TextIO, cast
+
+from .naming import format_of
+from .places import Hashed, explained, open_bytes
+
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+@contextmanager
+def open_text(place: str, *, errors: str = "strict") -> Iterator[tuple[TextIO, Hashed]]:
+    """Open a text file, with the hash of its bytes as far as they are read.
+
+    A byte-order mark says which encoding it is; without one it is UTF-8. Line ends stay as they are.
+
+    Raises:
+        UsageError, TableError: It cannot be read.
+    """
+    with explained(place), Hashed(open_bytes(place)) as raw, _expanded(place, raw) as data:
+        encoding = "utf-16" if data.peek(2).startswith(_UTF16) else "utf-8-sig"
+        with io.TextIOWrapper(data, encoding, errors, newline="") as file:
+            yield file, raw
+
+
+def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
+    """Return a file's content as it was before it was compressed."""
+    codec = format_of(place).codec
+    if codec is None:
+        return io.BufferedReader(raw, 1 << 16)
+    from pyarrow import CompressedInputStream  # type: ignore[import-untyped]
+
+    return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], raw), codec)), 1 << 16)
+
+
+def undecodable(text: str) -> bool:
+    """Whether a text read with `surrogateescape` holds bytes that are no text."""
+    return any("\udc80" <= character <= "\udcff" for character in text)

@@ -1,0 +1,67 @@
+"""Text of a stranger -> HTML that shows it and does nothing else.
+
+Whatever comes from a table, a server or a summary passes through here. Characters that hide, reorder or break text are
+spelled out as U+202E and the like; only a plain http(s) address becomes a link.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+SHORT = 140  # characters shown before the rest is folded away
+MOST_MARKUP = 2000  # characters of HTML that one text may become
+MOST_LINK = 2000
+
+# Controls, soft hyphen, bidi marks and overrides, zero-width and invisible characters, line separators, surrogates,
+# interlinear marks, noncharacters, tags. ZWNJ and ZWJ (U+200C, U+200D) stay: Persian words and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
+    "\ufff0-\ufffb\ufffe\uffff\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+_LINKABLE = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#][!-~]*)?", re.IGNORECASE | re.ASCII)
+
+
+def escape(text: object) -> str:
+    """Return text as HTML, for an element's content or a quoted attribute, with hidden characters spelled out.
+
+    Example:
+        >>> escape('<b onclick="x">')
+        '&lt;b onclick=&quot;x&quot;&gt;'
+        >>> escape("a" + chr(0x202E) + "b")
+        'a[U+202E]b'
+    """
+    return _HIDDEN.sub(lambda found: f"[U+{ord(found.group()):04X}]", html.escape(str(text), quote=True))
+
+
+def fold(text: str) -> str:
+    """Return a text as a cell's content: whole if it is short, else its start with the rest folded away."""
+    if len(text) <= SHORT:
+        return f'<bdi class="text">{escape(text)}</bdi>'
+    shown = _fitting(text)
+    note = "" if shown == text else '<p class="note">Cut here; the table holds all of it.</p>'
+    return (
+        f'<details><summary><bdi class="text">{escape(text[:SHORT])}</bdi>&nbsp;…</summary>'
+        f'<bdi class="text full">{escape(shown)}</bdi>{note}</details>'
+    )
+
+
+def reference(url: str) -> str:
+    """Return an image reference as a cell's content: a link if it is a plain http(s) address, else text."""
+    if not is_link(url):
+        return fold(url)
+    start = escape(url[:SHORT]) + ("&nbsp;…" if len(url) > SHORT else "")
+    return f'<a class="text" href="{escape(url)}" rel="noopener noreferrer nofollow" target="_blank">{start}</a>'
+
+
+def is_link(url: str) -> bool:
+    """Say whether a reference may become a link: http or https, a plain host, visible ASCII only, no user name."""
+    return len(url) <= MOST_LINK and _LINKABLE.fullmatch(url) is not None
+
+
+def _fitting(text: str) -> str:
+    """Return the longest start of a text, about, whose markup is not too long for the page."""
+    text = text[:MOST_MARKUP]
+    while (length := len(escape(text))) > MOST_MARKUP:
+        text = text[: len(text) * MOST_MARKUP // length]
+    return text

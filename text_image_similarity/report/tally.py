@@ -1,0 +1,244 @@
+"""Count the rows of a finished table, one by one, in memory that does not grow with their number.
+
+Scores are counted in fine bins over the whole range of their kind, so that one pass is enough and the page may merge them
+to where the data lies. Hosts are counted exactly up to `MOST_HOSTS`; beyond that those with the fewest failures, then the
+fewest rows, are dropped into "other hosts", and the counts of a host that comes back are lower bounds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from ..config import ScoreKind, one_of
+from ..errors import ErrorCode
+
+# kind -> (lowest score, highest score, width of a fine bin); a width is a power of ten, so that merged bins are round
+BINS = {
+    "cosine": (-1.0, 1.0, 0.0001),
+    "unit": (0.0, 1.0, 0.0001),
+    "clip_score": (0.0, 100.0, 0.01),
+    "clipscore": (0.0, 2.5, 0.0001),
+}
+EXTREMES = 40  # lowest rows kept, and highest
+FAILED_PER_CODE = 25
+FAILED_SHOWN = 100
+MOST_HOSTS = 10_000
+MOST_TEXT = 2000  # characters of a caption or an error that the page can show
+MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch its picture
+
+OTHER = "other"
+LOCAL, DATA, NO_HOST = "(local files)", "(data: URLs)", "(no host)"
+_CODES = frozenset(code.value for code in ErrorCode)
+_HOST = re.compile(r"\s*https?:/*(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
+_SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """One row of a scored table.
+
+    Args:
+        number: Which row of the table it is, from 1.
+        url: The image reference.
+        text: The caption.
+        similarity: The score, or None.
+        error: `code: detail`, or None.
+    """
+
+    number: int
+    url: str
+    text: str
+    similarity: float | None
+    error: str | None
+
+    @property
+    def code(self) -> str:
+        """The error's code; `other` where it has none that this package knows."""
+        code = (self.error or "")[:40].partition(":")[0].strip()
+        return code if code in _CODES else OTHER
+
+
+@dataclass(slots=True)
+class HostCount:
+    """Rows of one host, and its failures by code."""
+
+    rows: int = 0
+    failures: Counter[str] | None = None
+
+    @property
+    def failed(self) -> int:
+        """Its rows without a score."""
+        return 0 if self.failures is None else self.failures.total()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the report tells of a table.
+
+    Args:
+        kind: The score kind, which says where scores can lie.
+
+    Raises:
+        ConfigError: There is no such kind.
+
+    Example:
+        >>> tally = Tally("cosine")
+        >>> for number, score in enumerate([0.1, 0.3, 0.2], 1):
+        ...     tally.add(ReportRow(number, "dog.jpg", "a dog", score, None))
+        >>> [row.number for row in tally.lowest()], tally.quantile(0.5)
+        ([1, 3], 0.2)
+    """
+
+    kind: str
+    rows: int = 0
+    scored: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    total: float = 0.0  # of all scores
+    smallest: float = math.inf
+    largest: float = -math.inf
+    bins: list[int] = field(init=False)
+    hosts: dict[str, HostCount] = field(default_factory=dict)
+    other_hosts: HostCount = field(default_factory=HostCount)
+    _low: list[tuple[float, int, ReportRow]] = field(default_factory=list)
+    _high: list[tuple[float, int, ReportRow]] = field(default_factory=list)
+    _failed: dict[str, list[ReportRow]] = field(default_factory=dict)
+    _random: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def __post_init__(self) -> None:
+        one_of("score", self.kind, get_args(ScoreKind))
+        low, high, width = BINS[self.kind]
+        self.bins = [0] * round((high - low) / width)
+
+    def add(self, row: ReportRow) -> None:
+        """Count one more row."""
+        self.rows += 1
+        score = row.similarity
+        failed = bool(row.error) or score is None or not math.isfinite(score)
+        if failed or score is None:
+            self._add_failure(row)
+        else:
+            self._add_score(row, score)
+        self._add_host(row, failed)
+
+    def lowest(self) -> list[ReportRow]:
+        """The rows with the lowest scores, lowest first; of equal ones those that came first.
+
+        A row of a small table is among the lowest or among the highest, not both.
+        """
+        return [row for *_, row in sorted(self._low, reverse=True)[: (self.scored + 1) // 2]]
+
+    def highest(self) -> list[ReportRow]:
+        """The rows with the highest scores, highest first."""
+        return [row for *_, row in sorted(self._high, reverse=True)[: self.scored // 2]]
+
+    def failed(self) -> list[ReportRow]:
+        """A sample of the failed rows, some of every code, in the order of the table."""
+        share = max(4, FAILED_SHOWN // max(1, len(self._failed)))
+        chosen = [row for rows in self._failed.values() for row in rows[:share]]
+        return sorted(chosen, key=lambda row: row.number)
+
+    def worst_hosts(self, count: int) -> list[tuple[str, HostCount]]:
+        """The hosts with the most failures."""
+        failing = ((name, host) for name, host in self.hosts.items() if host.failures is not None)
+        return heapq.nlargest(count, failing, key=lambda pair: (pair[1].failed, pair[0]))
+
+    def mean(self) -> float | None:
+        """The mean score; None without scores."""
+        return self.total / self.scored if self.scored else None
+
+    def quantile(self, share: float) -> float | None:
+        """The score that a share of the scores does not exceed, to the width of a fine bin; None without scores."""
+        if not self.scored:
+            return None
+        low, _, width = BINS[self.kind]
+        wanted, seen = max(1, math.ceil(share * self.scored)), 0
+        for place, count in enumerate(self.bins):
+            seen += count
+            if seen >= wanted:
+                return min(max(round(low + place * width, 6), self.smallest), self.largest)
+        raise AssertionError("every score is in a bin")
+
+    def merged(self, most: int) -> Iterator[tuple[float, float, int]]:
+        """Yield (from, to, scores) of at most `most` equal bins with round edges, over where the scores lie."""
+        low, _, width = BINS[self.kind]
+        filled = [place for place, count in enumerate(self.bins) if count]
+        if not filled:
+            return
+        steps = (digit * 10**power for power in range(6) for digit in (1, 2, 5))
+        step = next(step for step in steps if filled[-1] // step - filled[0] // step < most)
+        for first in range(filled[0] // step * step, filled[-1] + 1, step):
+            start, end = (round(low + place * width, 6) for place in (first, first + step))
+            yield start, end, sum(self.bins[first : first + step])
+
+    def _add_score(self, row: ReportRow, score: float) -> None:
+        self.scored += 1
+        self.total += score
+        self.smallest, self.largest = min(self.smallest, score), max(self.largest, score)
+        low, _, width = BINS[self.kind]
+        place = int((score - low) / width + 1e-6)  # a score on an edge belongs above it, whatever its last bit says
+        self.bins[min(max(place, 0), len(self.bins) - 1)] += 1
+        for heap, key in ((self._low, -score), (self._high, score)):
+            if len(heap) < EXTREMES:
+                heapq.heappush(heap, (key, -self.rows, _kept(row)))
+            elif key > heap[0][0]:
+                heapq.heapreplace(heap, (key, -self.rows, _kept(row)))
+
+    def _add_failure(self, row: ReportRow) -> None:
+        code = row.code
+        self.failures[code] += 1
+        rows = self._failed.setdefault(code, [])
+        if len(rows) < FAILED_PER_CODE:
+            rows.append(_kept(row))
+        elif (place := self._random.randrange(self.failures[code])) < FAILED_PER_CODE:  # Vitter's algorithm R
+            rows[place] = _kept(row)
+
+    def _add_host(self, row: ReportRow, failed: bool) -> None:
+        name = host_of(row.url)
+        host = self.hosts.get(name)
+        if host is None:
+            if len(self.hosts) >= MOST_HOSTS:
+                self._drop_hosts()
+            host = self.hosts[name] = HostCount()
+        host.rows += 1
+        if failed:
+            host.failures = host.failures or Counter()
+            host.failures[row.code] += 1
+
+    def _drop_hosts(self) -> None:
+        """Move the half of the hosts that matters less into `other_hosts`."""
+        by_weight = sorted(self.hosts, key=lambda name: (self.hosts[name].failed, self.hosts[name].rows))
+        other = self.other_hosts
+        for name in by_weight[: max(1, len(by_weight) // 2)]:
+            host = self.hosts.pop(name)
+            other.rows += host.rows
+            if host.failures is not None:
+                other.failures = (other.failures or Counter()) + host.failures
+
+
+def host_of(url: str) -> str:
+    """Return the host of a reference, in lower case; a word in brackets for references without one.
+
+    Example:
+        >>> host_of("https://me@Img.Example:8080/a.png"), host_of("a/b.png")
+        ('img.example', '(local files)')
+    """
+    start = url[:2000]
+    if match := _HOST.match(start):
+        return match.group(1).lower()[:253] or NO_HOST
+    scheme = match.group(1).lower() if (match := _SCHEME.match(start)) else "file"
+    return {"file": LOCAL, "data": DATA}.get(scheme, NO_HOST) if start.strip() else NO_HOST
+
+
+def _kept(row: ReportRow) -> ReportRow:
+    """Return a row without the ends of endless texts; one character more than can be shown tells that it was cut."""
+    if len(row.url) <= MOST_URL and len(row.text) <= MOST_TEXT and len(row.error or "") <= MOST_TEXT:
+        return row
+    error = None if row.error is None else row.error[: MOST_TEXT + 1]
+    return replace(row, url=row.url[: MOST_URL + 1], text=row.text[: MOST_TEXT + 1], error=error)

@@ -1,0 +1,153 @@
+"""The way of a table's rows through the pipeline, part by part, into the workspace."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice, tee
+
+import httpx
+
+from ..config import Config
+from ..encoders import Encoder
+from ..errors import ErrorCode, StoppedError, TableError
+from ..formats import Output, Rows, Table
+from ..pipeline import RunStats, score_parts
+from ..records import OUT_COLUMNS, Record, ScoreResult
+from .workspace import Part, Workspace, digest_of
+
+# (rows done, rows failed, rows in all), before the first row and after every row
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The rows of one part.
+
+    Args:
+        rows: All of them.
+        records: Those that are to be scored.
+        kept: For each row its result from an earlier run, or None for one that is to be scored.
+    """
+
+    rows: Rows
+    records: list[Record]
+    kept: list[ScoreResult | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A table on its way to its output.
+
+    Args:
+        table: What is scored.
+        columns: Its columns of references and of captions.
+        output: What writes it.
+        work: Where its finished parts are.
+        earlier: The finished output of an earlier run, of which only failures that may have passed are scored again.
+    """
+
+    table: Table
+    columns: tuple[str, str]
+    output: Output
+    work: Workspace
+    earlier: Table | None = None
+
+    def score(
+        self,
+        config: Config,
+        encoder: Encoder,
+        transport: httpx.BaseTransport | None,
+        progress: Progress | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        """Score what no finished part holds.
+
+        Raises:
+            StoppedError: `stop` said yes; what is finished is kept.
+        """
+        ahead, stretches = tee(self._stretches(sum(part.rows for part in self.work.parts), config.chunk_size))
+        stats = RunStats()
+        told = _Told(self.work.parts, self.table.row_count, progress)
+        records = (stretch.records for stretch in ahead)
+        with closing(score_parts(records, config, encoder=encoder, transport=transport, stats=stats)) as results:
+            for stretch in stretches:
+                if stop():
+                    raise StoppedError(
+                        f"stopped as asked with {told.done:,} of {told.total:,} rows kept; the same command goes on"
+                    )
+                began, before = time.perf_counter(), stats.spent()
+                found = list(told.each(result or next(results) for result in stretch.kept))
+                data = self.output.part(stretch.rows, found)
+                seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
+                failures = Counter(result.code.value for result in found if result.code is not None)
+                part = Part(
+                    number=len(self.work.parts),
+                    rows=len(found),
+                    digest=digest_of(data),
+                    scored=len(found) - failures.total(),
+                    failures=dict(failures),
+                    seconds={**seconds, "total": round(time.perf_counter() - began, 6)},
+                )
+                self.work.commit(part, data)
+
+    def _stretches(self, start: int, most: int) -> Iterator[_Stretch]:
+        """Yield the rows from a row on, with what is to be scored of them."""
+        kept = self._kept(start, most)
+        for rows in self.table.read(start, most):
+            records = [Record(*pair) for pair in zip(*(rows.column(name) for name in self.columns), strict=True)]
+            known: list[ScoreResult | None] = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
+            if len(known) < len(rows):
+                raise TableError(
+                    "the earlier output has fewer rows than the input; score it anew, without retrying failures"
+                )
+            yield _Stretch(
+                rows, [record for record, result in zip(records, known, strict=True) if result is None], known
+            )
+
+    def _kept(self, start: int, most: int) -> Iterator[ScoreResult | None] | None:
+        """Return the results that stay as they are, from a row on; None for a row that may succeed now."""
+        if self.earlier is None:
+            return None
+        columns = ([rows.column(name) for name in OUT_COLUMNS] for rows in self.earlier.read(start, most))
+        return (_still_valid(*pair) for part in columns for pair in zip(*part, strict=True))
+
+
+class _Told:
+    """Counts rows as they are done, and tells who wants to know."""
+
+    def __init__(self, parts: Sequence[Part], total: int, progress: Progress | None) -> None:
+        self.done = sum(part.rows for part in parts)
+        self.total = total
+        self._failed = self.done - sum(part.scored for part in parts)
+        self._progress = progress
+        self._tell()
+
+    def each(self, results: Iterator[ScoreResult]) -> Iterator[ScoreResult]:
+        """Pass results on, counted."""
+        for result in results:
+            self.done += 1
+            self._failed += result.error is not None
+            self._tell()
+            yield result
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            self._progress(self.done, self._failed, self.total)
+
+
+def _still_valid(similarity: object, error: object) -> ScoreResult | None:
+    """Return an earlier result, or None if the same row may have another one now."""
+    try:
+        if not error:
+            return ScoreResult(float(str(similarity)))
+        if not ErrorCode(str(error).partition(":")[0]).retryable:
+            return ScoreResult(error=str(error))
+    except ValueError as exc:
+        raise TableError(
+            f"the earlier output holds the result {similarity!r}, {error!r}, which is none of ours"
+        ) from exc
+    return None

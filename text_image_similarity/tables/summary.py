@@ -1,0 +1,79 @@
+"""What a run did, as `<out>.summary.json` holds it."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
+from typing import Any
+
+from .workspace import Part
+
+_POINTS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did, all of its attempts together.
+
+    Args:
+        failures: Rows without a score, by error code.
+        seconds: Per stage, summed over threads; `total` is the wall clock while rows were scored.
+        throughput: Some [seconds, rows done by then], seconds as in `total`.
+        warnings: What the reader of the scores should know.
+        job: What the scores depend on: digest and rows of the input, settings.
+    """
+
+    input: str
+    output: str
+    model: str | None
+    revision: str | None
+    device: str | None
+    precision: str | None
+    engine: str | None
+    score: str
+    preprocess: str | None
+    rows: int
+    scored: int
+    failures: dict[str, int]
+    seconds: dict[str, float]
+    pairs_per_second: float
+    throughput: list[tuple[float, int]]
+    versions: dict[str, str]
+    job: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+def outcome(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return what the parts come to: rows, scored, failures, seconds, pairs per second, throughput."""
+    failures: Counter[str] = Counter()
+    seconds: Counter[str] = Counter({"total": 0})
+    for part in parts:
+        failures.update(part.failures)
+        seconds.update(part.seconds)
+    rows = sum(part.rows for part in parts)
+    ends = accumulate((part.seconds["total"] for part in parts), initial=0.0)
+    points = list(zip(ends, accumulate((part.rows for part in parts), initial=0), strict=True))
+    shown = points[:: max(1, -(-len(points) // _POINTS))]
+    return {
+        "rows": rows,
+        "scored": sum(part.scored for part in parts),
+        "failures": dict(sorted(failures.items())),
+        "seconds": {stage: round(s, 3) for stage, s in sorted(seconds.items())},
+        "pairs_per_second": round(rows / max(seconds["total"], 1e-6), 2),
+        "throughput": [(round(at, 3), done) for at, done in dict.fromkeys([*shown, *points[-1:]])],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what scores depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("text-image-similarity", "torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
