@@ -14,9 +14,9 @@ from PIL import Image, ImageFile
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
-from .colours import to_rgb, upright
+from .colours import to_rgb, turn_of
 from .formats import ends_early, sniff
-from .readers import Source, check_size, readers
+from .readers import Source, check_size, readers_within
 
 __all__ = ["decode", "decode_image", "to_rgb"]
 
@@ -46,7 +46,7 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
             width, height = (-(-side * shorter_side // min(image.size)) for side in image.size)  # rounded up
             image.draft(image.mode, (width, height))
         image.load()
-        return to_rgb(upright(image))
+        return _upright_rgb(image)
 
 
 def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
@@ -61,7 +61,13 @@ def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
     with _as_row_error(image.format or "picture", b""):
         check_size(image.size, limits)
         image.load()
-        return to_rgb(image if image.format is None else upright(image))
+        return to_rgb(image) if image.format is None else _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    turn = turn_of(image)
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _opened(name: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
@@ -69,7 +75,7 @@ def _opened(name: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
     if name == "HEIF":  # its plug-in brings its reader
         opened: ImageFile.ImageFile = Image.OPEN[name][0](Source(data), "")
         return opened
-    if (reader := readers(limits).get(name)) is None:
+    if (reader := readers_within(limits).get(name)) is None:
         raise RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read by this build of Pillow")
     return reader(Source(data), "")
 

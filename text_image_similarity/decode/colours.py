@@ -44,13 +44,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn a picture the way its EXIF, XMP or TIFF orientation asks; what cannot be read asks for nothing."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns a picture upright by its EXIF, XMP or TIFF orientation; None if nothing, or nothing readable, does."""
     try:
-        turn = _TURNS.get(_orientation(image))
+        return _TURNS.get(_orientation(image))
     except Exception:  # whatever broken EXIF trips over says nothing about the pixels
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -140,7 +140,8 @@ def _jpeg_ends_early(data: bytes) -> bool:
 def _png_ends_early(data: bytes) -> bool:
     at = 8
     while at + 12 <= len(data):
-        if data[at + 4 : at + 8] == b"IEND":
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND" or not kind.isalpha():
             return False
         at += 12 + int.from_bytes(data[at : at + 4])
     return True
@@ -196,7 +197,7 @@ def _boxes_end(data: bytes) -> int:
     end = 0
     while end + 8 <= len(data):
         size = int.from_bytes(data[end : end + 4])
-        if size < 8:  # to the end of the file, or a 64-bit size: no telling
+        if size < 8 or not data[end + 4 : end + 8].isalnum():  # to the end of the file, a 64-bit size, or no box
             return len(data)
         end += size
     return end

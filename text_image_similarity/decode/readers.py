@@ -35,12 +35,12 @@ from .formats import ORIENTATION, STRIPS, TILE_HEIGHT, TILE_WIDTH, TILES, exif_o
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
-_MOST_READS = 2_000_000  # of one file: seconds; real pictures take a few thousand
-_MOST_SCANS = (
-    1_000_000_000  # scans of a JPEG times its pixels: 20 of the largest picture, any sane number of a small one
-)
+_MOST_READS = 1_000_000  # of one file, a second or so; real pictures take a few thousand
+_RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000  # more of them for a run-length BMP, which Pillow unpacks in Python, slowly
+_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest picture, where programs write 10
+_SCAN_COST = 4096  # pixels that a scan costs at least
 _MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
-_MOST_PIECES = 250_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 16 x 16 are 200,000
+_MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
 _SPARE_TILE = 1 << 24  # pixels that a tile of a TIFF may have over those of the picture
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
 
@@ -50,12 +50,12 @@ class Source(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._reads = 0
+        self.reads_left = _MOST_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._reads += 1
-        if self._reads > _MOST_READS:
-            raise RowError(ErrorCode.CORRUPT, f"the file falls into more than {_MOST_READS:,} pieces")
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise RowError(ErrorCode.CORRUPT, "the file falls into a million pieces or more")
         return super().read(size)
 
 
@@ -73,7 +73,7 @@ def check_size(size: tuple[int, int], limits: Limits) -> None:
 
 
 @lru_cache(maxsize=16)
-def readers(limits: Limits) -> Mapping[str, Reader]:
+def readers_within(limits: Limits) -> Mapping[str, Reader]:
     """Return what opens a file of each format; it raises `too_many_pixels` before any pixel is allocated.
 
     A format is left out where this Pillow was built without it.
@@ -97,7 +97,7 @@ def readers(limits: Limits) -> Mapping[str, Reader]:
         "JPEG": (_Jpeg, _copied(JpegImagePlugin.JpegImageFile, names, base)),
         "PNG": (_copied(PngImagePlugin.PngImageFile, names, base),),
         "GIF": (_copied(GifImagePlugin.GifImageFile, names, base),),
-        "BMP": (_copied(BmpImagePlugin.BmpImageFile, names, base),),
+        "BMP": (_Bmp, _copied(BmpImagePlugin.BmpImageFile, names, base),),
         "TIFF": (_Tiff, _copied(TiffImagePlugin.TiffImageFile, names, base)),
     }
     if WebPImagePlugin.SUPPORTED:
@@ -130,8 +130,8 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         super()._open()
         assert isinstance(self.fp, Source)
         scans = 1 + self.fp.getvalue().count(b"\xff\xda", self.fp.tell())
-        if scans * self.width * self.height > _MOST_SCANS:
-            detail = f"{scans:,} scans of {self.width} x {self.height} are over {_MOST_SCANS:,} pixels"
+        if scans * max(self.width * self.height, _SCAN_COST) > _MOST_SCANNED:
+            detail = f"{scans:,} scans of {self.width} x {self.height} pixels are too many"
             raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _read_dpi_from_exif(self) -> None:
@@ -154,6 +154,19 @@ class _Chunks(PngImagePlugin.PngStream):
             except (SyntaxError, ValueError):  # too much of it, or not as the specification has it
                 self.fp.seek(pos)
         return ImageFile._safe_read(self.fp, length)
+
+
+class _Bmp(BmpImagePlugin.BmpImageFile):
+    """A BMP with a cap of its own where it is compressed."""
+
+    def _open(self) -> None:
+        super()._open()
+        if self.tile[0].codec_name == "bmp_rle":
+            if self.width * self.height > _RLE_PIXELS:
+                detail = f"a run-length BMP of {self.width} x {self.height} is over {_RLE_PIXELS:,} pixels"
+                raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
+            assert isinstance(self.fp, Source)
+            self.fp.reads_left += _RLE_READS
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
