@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import (
         ConfigError,
         DatabaseError,
+        DeviceLostError,
         ErrorCode,
         ModelError,
         ModelUnavailableError,
@@ -44,6 +45,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DatabaseError",
+    "DeviceLostError",
     "Encoder",
     "ErrorCode",
     "Evaluation",
@@ -84,6 +86,7 @@ _HOMES = {
     "errors": (
         "ConfigError",
         "DatabaseError",
+        "DeviceLostError",
         "ErrorCode",
         "ModelError",
         "ModelUnavailableError",

@@ -4,7 +4,8 @@ TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
 │   └── ConfigError         a setting has a wrong value
 ├── ModelError              a model cannot be used
-│   └── ModelUnavailableError   it cannot be found or fetched
+│   ├── ModelUnavailableError   it cannot be found or fetched
+│   └── DeviceLostError         its device failed under it: ends a run, blames no row
 ├── TableError              the job's input or output failed: exit code 1
 ├── DatabaseError           a database of embeddings cannot be read, written or searched: exit code 1
 └── RowError                one row failed: becomes the row's `error`, never ends a run
@@ -80,6 +81,10 @@ class ModelError(TextImageSimilarityError):
 
 class ModelUnavailableError(ModelError):
     """A model can neither be found on disk nor fetched."""
+
+
+class DeviceLostError(ModelError):
+    """A model's device stopped working and cannot be used by this process any more."""
 
 
 class TableError(TextImageSimilarityError):
