@@ -32,6 +32,8 @@ class Limits:
         max_bytes: Largest picture file, in bytes after any content decoding.
         max_pixels: Largest picture, in pixels.
         max_side: Longest side of a picture, in pixels.
+        decode_s: Seconds that decoding one picture may take, with `isolate_decoder`.
+        decode_memory: Bytes of memory that it may take, with `isolate_decoder`.
         per_host: Requests to one host at a time.
         allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.
         allow_local_files: Whether paths and `file:` references are read.
@@ -44,14 +46,16 @@ class Limits:
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 30_000
+    decode_s: float = 5.0
+    decode_memory: int = 1 << 30
     per_host: int = 8
     allow_private_addresses: bool = False
     allow_local_files: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("connect_s", "total_s"):
+        for name in ("connect_s", "total_s", "decode_s"):
             _seconds(name, getattr(self, name), 0.001)
-        for name in ("max_bytes", "max_pixels", "max_side", "per_host"):
+        for name in ("max_bytes", "max_pixels", "max_side", "decode_memory", "per_host"):
             at_least(name, getattr(self, name), 1)
         _seconds("retry_after_s", self.retry_after_s, 0.0)
         at_least("max_redirects", self.max_redirects, 0)
@@ -77,6 +81,8 @@ class Config:
         timeout_s: Seconds for one try of a download; `limits.total_s`, for all tries together, ends it earlier.
         retries: Further tries after the first, for failures that may pass.
         io_workers: Threads that fetch and decode.
+        isolate_decoder: Whether encoded pictures are decoded in worker processes, where a crash or a hang of the decoder
+            costs one row; slower, see docs/scoring.md.
         chunk_size: Rows written to a table between two flushes to disk.
         base_dir: Folder that relative paths start from; None is the working directory.
         cache_dir: Folder where exported models are kept, to be written by none but people you trust; None is the user's
@@ -104,6 +110,7 @@ class Config:
     timeout_s: float = 10.0
     retries: int = 2
     io_workers: int = 16
+    isolate_decoder: bool = False
     chunk_size: int = 1000
     base_dir: str | PathLike[str] | None = None
     cache_dir: str | PathLike[str] | None = None
@@ -124,6 +131,8 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
+        if not isinstance(self.isolate_decoder, bool):
+            raise ConfigError(f"isolate_decoder={self.isolate_decoder!r} is neither True nor False")
         for name in ("cache_dir", "embedding_cache"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):

@@ -39,6 +39,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
     add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
+    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
     add("--chunk-size", type=int, default=config.chunk_size, help="rows between flushes (default: %(default)s)")
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
         timeout_s=options.timeout,
         retries=options.retries,
         io_workers=options.io_workers,
+        isolate_decoder=options.isolate_decoder,
         chunk_size=options.chunk_size,
         limits=Limits(total_s=options.total_timeout, allow_private_addresses=options.allow_private_addresses),
     )
