@@ -32,7 +32,8 @@ class Limits:
         max_bytes: Largest picture file, in bytes after any content decoding.
         max_pixels: Largest picture, in pixels.
         max_side: Longest side of a picture, in pixels.
-        decode_s: Seconds that decoding one picture may take, with `isolate_decoder`.
+        decode_s: Seconds of processor time that decoding one picture may take, with `isolate_decoder`; by the clock it
+            may take three times as long.
         decode_memory: Bytes of memory that it may take, with `isolate_decoder`.
         per_host: Requests to one host at a time.
         allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.

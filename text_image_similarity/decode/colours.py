@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: Pillow has no conversion from the picture's mode.
     """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        return _from_grey(np.asarray(image), full=65535.0, clear=image.info.get("transparency"))
+        return _from_grey(image, full=65535.0)
     if image.mode == "F":
-        values = np.asarray(image)  # (h, w) float32
-        return _from_grey(values, full=1.0 if _greatest(values) <= 1.0 else 255.0)
+        greatest = max(float(part.max(where=np.isfinite(part), initial=0.0)) for _, part in _strips(image))
+        return _from_grey(image, full=1.0 if greatest <= 1.0 else 255.0)
     if image.has_transparency_data:
         picture = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", picture.size, "white")
@@ -67,23 +68,23 @@ def _orientation(image: Image.Image) -> int:
     return int(match[1]) if match else 1
 
 
-def _from_grey(values: NDArray[Any], *, full: float, clear: object = None) -> Image.Image:
-    """Scale grey values (h, w) so that `full` becomes 255; those that equal `clear` become white."""
-    grey = np.empty(values.shape, np.uint8)  # (h, w)
-    for rows in _row_slices(values):
-        part = np.nan_to_num(values[rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        grey[rows] = np.clip(np.round(part * (255.0 / full)), 0, 255)
+def _from_grey(image: Image.Image, *, full: float) -> Image.Image:
+    """Scale grey values so that `full` becomes 255; those that a PNG calls transparent become white."""
+    clear = image.info.get("transparency")
+    grey = np.empty((image.height, image.width), np.uint8)
+    for rows, part in _strips(image):
+        finite = np.nan_to_num(part.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        grey[rows] = np.clip(np.round(finite * (255.0 / full)), 0, 255)
         if isinstance(clear, int):
-            grey[rows][values[rows] == clear] = 255
+            grey[rows][part == clear] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
-def _greatest(values: NDArray[Any]) -> float:
-    """Return the greatest finite value, or 0."""
-    return max(float(values[rows].max(where=np.isfinite(values[rows]), initial=0.0)) for rows in _row_slices(values))
-
-
-def _row_slices(values: NDArray[Any]) -> list[slice]:
-    height, width = values.shape
-    step = max(1, _AT_ONCE // max(1, width))
-    return [slice(top, top + step) for top in range(0, height, step)]
+def _strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield a picture's values strip by strip, with the rows that each is of: as a whole they would take three times its memory."""
+    step = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, step):
+        box = (0, top, image.width, min(top + step, image.height))
+        # Not `crop`, which looks at Image.MAX_IMAGE_PIXELS; at this scale the nearest pixel is the pixel.
+        part = image.resize((image.width, box[3] - top), Image.Resampling.NEAREST, box=box)
+        yield slice(top, box[3]), np.asarray(part)

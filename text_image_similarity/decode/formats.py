@@ -41,6 +41,7 @@ _OTHER_MAGIC = (
 # Tags of TIFF and EXIF.
 ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
+_OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
 
 
 def sniff(data: bytes) -> str:
@@ -105,7 +106,7 @@ def _no_picture(data: bytes) -> RowError:
         return RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
     if b"<svg" in head:
         return RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
-    if len(data) < 12 and any(magic.startswith(data) for magic, _ in (*_MAGIC, (b"RIFF", "WEBP"))):
+    if len(data) < 12 and (data[:4] == b"RIFF" or any(magic.startswith(data) for magic, _ in _MAGIC)):
         return RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
     start = data[:40].decode("ascii", "replace")
     said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
@@ -134,7 +135,7 @@ def _jpeg_ends_early(data: bytes) -> bool:
         # Fill bytes and markers without a segment have no length.
         alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9
         at += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[at + 2 : at + 4])
-    return True
+    return not data.endswith(b"\xff\xd9")
 
 
 def _png_ends_early(data: bytes) -> bool:
@@ -166,11 +167,12 @@ def _directory(data: bytes, tags: Collection[int], *, cut_off: bool = False) -> 
     Args:
         data: The structure, classic or BigTIFF; anything else gives nothing.
         tags: What to look for; of a tag that occurs again the first counts.
-        cut_off: Raise EOFError for what lies behind the end, instead of leaving it out.
+        cut_off: Raise EOFError if anything lies behind the end, of other tags too, instead of leaving it out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is None or len(data) < 16:
+    if order is None:
         return {}
+    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then what it points to is behind the end
     big = struct.unpack(order + "H", data[2:4])[0] == 43
     head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -180,12 +182,15 @@ def _directory(data: bytes, tags: Collection[int], *, cut_off: bool = False) -> 
         at += struct.calcsize(head)
         for place in range(at, at + min(count, 65_535) * entry, entry):
             tag, kind, length = struct.unpack_from(order + number, data, place)
-            if tag not in tags or tag in found or kind not in _WHOLE_NUMBERS:
+            kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS
+            if kind not in kinds or not (cut_off or tag in tags):
                 continue
-            layout, start = f"{order}{min(length, len(data))}{_WHOLE_NUMBERS[kind]}", place + entry - inline
+            layout, start = f"{order}{min(length, len(data) + 1)}{kinds[kind]}", place + entry - inline
             if struct.calcsize(layout) > inline:
                 (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
-            found[tag] = struct.unpack_from(layout, data, start)
+            values = struct.unpack_from(layout, data, start)
+            if tag in tags and kind in _WHOLE_NUMBERS:
+                found.setdefault(tag, values)
     except (struct.error, OverflowError) as exc:
         if cut_off:
             raise EOFError from exc
@@ -200,4 +205,4 @@ def _boxes_end(data: bytes) -> int:
         if size < 8 or not data[end + 4 : end + 8].isalnum():  # to the end of the file, a 64-bit size, or no box
             return len(data)
         end += size
-    return end
+    return end + 8 if end < len(data) else end  # the next box's head is cut off

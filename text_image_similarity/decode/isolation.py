@@ -38,7 +38,13 @@ serve(settings)
 _START_S = 60.0
 _NONSENSE = "the decoder process answered nonsense"
 _LONGEST_ERROR = 1 << 16
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "MALLOC_MMAP_THRESHOLD_": str(
+        1 << 22
+    ),  # glibc would keep what a large picture took, within a limited address space
+}
 
 
 def worker_command(limits: Limits) -> list[str]:
@@ -135,7 +141,7 @@ class _Worker:
         self._asked = 0  # which request is waited for, so that a clock that comes too late stops no other
         self._late = False
         self.usable = True
-        environment = {**os.environ, **_ONE_THREAD}
+        environment = {**os.environ, **_ENVIRONMENT}
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
@@ -150,7 +156,7 @@ class _Worker:
 
     def ask(self, data: bytes, shorter_side: int) -> Image.Image:
         """Have a picture decoded."""
-        kind, size, body = self._within(self._limits.decode_s, REQUEST.pack(shorter_side, len(data)), data)
+        kind, size, body = self._within(_CLOCK * self._limits.decode_s, REQUEST.pack(shorter_side, len(data)), data)
         if kind == FAILURE:
             code, _, detail = body.decode("utf-8", "replace").partition(" ")
             if code in set(ErrorCode):
@@ -209,8 +215,10 @@ class _Worker:
                 code = self._process.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 code = 0
-            if self._late or -code == getattr(signal, "SIGXCPU", None):
-                said = f"the decoder took longer than {self._limits.decode_s:g} s"
+            if self._late:
+                said = f"the decoder took longer than {_CLOCK * self._limits.decode_s:g} s"
+            elif -code == getattr(signal, "SIGXCPU", None):
+                said = f"the decoder took more than {self._limits.decode_s:g} s of processor time"
             elif code < 0:
                 said = f"the decoder process died of signal {-code} ({signal.strsignal(-code)})"
             else:

@@ -51,11 +51,16 @@ def serve(settings: dict[str, Any]) -> None:
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         shorter_side, length = REQUEST.unpack(head)
         _limit_time(limits.decode_s)
-        try:
-            image = decode(requests.read(length), limits, shorter_side=shorter_side or None)
-            _send(answers, PICTURE, image.size, image.tobytes())
-        except RowError as error:
-            _send(answers, FAILURE, body=f"{error.code.value} {error.detail}".encode("utf-8", "replace"))
+        _answer(answers, requests.read(length), limits, shorter_side or None)
+
+
+def _answer(answers: IO[bytes], data: bytes, limits: Limits, shorter_side: int | None) -> None:
+    """Decode one picture; nothing of it is kept while the next one is waited for."""
+    try:
+        image = decode(data, limits, shorter_side=shorter_side)
+        _send(answers, PICTURE, image.size, image.tobytes())
+    except RowError as error:
+        _send(answers, FAILURE, body=f"{error.code.value} {error.detail}".encode("utf-8", "replace"))
 
 
 def _own_output() -> IO[bytes]:
@@ -89,7 +94,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End the process (SIGXCPU) if the next picture takes more processor time; the parent holds the clock."""
+    """End the process (SIGXCPU) if the next picture takes more processor time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = (
