@@ -222,6 +222,8 @@ def _tiff() -> Iterable[Case]:
         floats = (lum / 255).astype(np.float32)
         yield Case(f"tiff float {order}", raw_tiff(floats, 1, order=order, t339=(3,)), grey(lum))
         yield Case(f"tiff float 255 {order}", raw_tiff(lum.astype(np.float32), 1, order=order, t339=(3,)), grey(lum))
+    wide = lum.astype(np.uint16) * 257
+    yield Case("tiff i16 turned", raw_tiff(wide, 1, t274=(6,)), grey(np.rot90(lum, -1)))
     yield Case("tiff int32", raw_tiff(lum.astype(np.int32) * 257, 1, t339=(2,)), grey(lum))
     yield Case("tiff rgba", raw_tiff(rgba, 2, t338=(2,)), matted(rgba))
     yield Case("tiff bits", saved(Image.fromarray(lum > 99), "TIFF"), grey((lum > 99).astype(np.uint8) * 255))

@@ -96,6 +96,8 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
 def test_floats_and_bits() -> None:
     floats = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], np.float32))
     assert [to_rgb(floats).getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
+    odd = Image.fromarray(np.array([[0x7F800001, 0xFF800000, 0x3F800000]], np.uint32).view(np.float32))
+    assert [to_rgb(odd).getpixel((x, 0))[0] for x in range(3)] == [0, 0, 255]  # a signalling NaN, -infinity, 1
     wide = Image.fromarray(np.array([[0.0, 127.6, 300.0]], np.float32))
     assert [to_rgb(wide).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
     assert decode(saved(Image.new("1", (3, 3), 1), "PNG"), LIMITS).getpixel((0, 0)) == (255, 255, 255)

@@ -22,6 +22,7 @@ from tests.corpus import Case, chunk, png, saved
 from text_image_similarity import ErrorCode, Limits, RowError
 from text_image_similarity.decode import decode, to_rgb
 from text_image_similarity.decode.isolation import IsolatedDecoder
+from text_image_similarity.decode.readers import readers_within
 from text_image_similarity.preprocess import Preprocess
 
 LIMITS = Limits()
@@ -78,9 +79,11 @@ def switched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     elif request.param != "warnings are errors":
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", {"tight": 500, "none": None, "one": 1}[request.param])
+    readers_within.cache_clear()  # somebody may have been faster than the first picture
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
+    readers_within.cache_clear()
 
 
 @pytest.mark.usefixtures("switched")
@@ -126,6 +129,11 @@ EXPECTED = {
     "tiff tile": "too_many_pixels", "tiff raw tile": "too_many_pixels", "bmp runs": "too_many_pixels",
     "tiff many strips": None,
 }  # fmt: skip
+
+
+def test_strips_are_counted_before_they_are_listed() -> None:
+    with pytest.raises(RowError, match="125,000 pieces"):
+        decode(BOMBS["tiff strips"](), LIMITS)
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -199,7 +207,7 @@ def test_alpha_on_white_equals_pillows_composition() -> None:
         (lambda data: data[:20] + b"\xff\xe1\x40\0" + data[20:400], "truncated"),  # a segment longer than the file
         (lambda data: data[:-2], "truncated"),
         (lambda data: data[: data.rindex(b"\xff\xda") + 2], "truncated"),
-        (lambda data: data[:2] + b"\xff\xe1\0\x09Exif\xff\xd9x" + data[2:300], "truncated"),  # the mark of a thumbnail
+        (lambda data: data[:2] + b"\xff\xe1\0\x09Exif\xff\xd9x" + data[2:900], "truncated"),  # the mark of a thumbnail
         (lambda data: data[:20] + data[-60:], "corrupt"),
     ],
 )
@@ -212,6 +220,7 @@ def test_a_damaged_length_is_no_early_end() -> None:
     data = saved(Image.effect_noise((64, 64), 90), "PNG")
     header_gone = data[:12] + bytes(4) + data[16:]
     assert outcome(header_gone) == "corrupt"
+    assert outcome(data[:33] + bytes(100)) == "corrupt"
     wrong_sum = data[:40] + b"\0" + data[41:]
     assert outcome(wrong_sum) == "corrupt"
     assert outcome(b"MM\0+" + bytes(60)) == "unsupported_format"

@@ -241,7 +241,7 @@ def test_a_worker_finds_the_package_wherever_it_came_from(tmp_path: Path) -> Non
     code = (
         "import sys\nsys.path.insert(0, 'library')\n"
         "from text_image_similarity import Limits\nfrom text_image_similarity.decode.isolation import IsolatedDecoder\n"
-        "decoder = IsolatedDecoder(Limits(), workers=1)\n"
+        "sys.path.remove('library')\ndecoder = IsolatedDecoder(Limits(), workers=1)\n"
         f"print(decoder.decode({make_png()!r}).getpixel((0, 0)))\ndecoder.close()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)

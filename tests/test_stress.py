@@ -143,6 +143,7 @@ def test_what_float16_makes_infinite_is_computed_once_more_in_float32() -> None:
     np.testing.assert_allclose(features, expected, rtol=2e-3)
     assert (expected[[1, 3, 4], 0] ** 2 > np.finfo(np.float16).max).all()  # so float16 alone would not have done
     wide = half.learned.wide(half.image_tower, half.text_tower)
+    assert wide[0].tower.seen == [(5, torch.float16), (4, torch.float32)]  # a copy made when the first pass was over
     half.image([grey(255)])
     assert half.learned.wide(half.image_tower, half.text_tower) is wide
     assert tower.weight.dtype == torch.float16

@@ -73,7 +73,8 @@ def _from_grey(image: Image.Image, *, full: float) -> Image.Image:
     clear = image.info.get("transparency")
     grey = np.empty((image.height, image.width), np.uint8)
     for rows, part in _strips(image):
-        finite = np.nan_to_num(part.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            finite = np.nan_to_num(part.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         grey[rows] = np.clip(np.round(finite * (255.0 / full)), 0, 255)
         if isinstance(clear, int):
             grey[rows][part == clear] = 255
