@@ -165,6 +165,25 @@ def test_a_request_that_nobody_reads_ends_in_time() -> None:
     decoder.close()
 
 
+def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def read(self, size: int) -> bytes:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            self.pipe.close()
+
+    decoder, interrupted = puppets(), Interrupted()
+    process = decoder._idle[0]._process
+    interrupted.pipe = process.stdout
+    monkeypatch.setattr(process, "stdout", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode(b"fine")
+    assert process.poll() is not None
+    assert decoder.decode(b"fine").size == (1, 1)
+    decoder.close()
+
+
 @linux
 def test_a_picture_that_needs_too_much_memory_costs_one_row() -> None:
     decoder = IsolatedDecoder(replace(LIMITS, decode_memory=48 << 20), workers=1)

@@ -140,7 +140,7 @@ class _Worker:
         self._lock = Lock()
         self._asked = 0  # which request is waited for, so that a clock that comes too late stops no other
         self._late = False
-        self.usable = True
+        self.usable = False
         environment = {**os.environ, **_ENVIRONMENT}
         try:
             self._process = subprocess.Popen(
@@ -180,6 +180,7 @@ class _Worker:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
+        self.usable = False  # until its answer is read to the end: what interrupts that must not leave it to the next
         clock = Timer(seconds, self._overran, (self._asked,))
         clock.daemon = True
         clock.start()
@@ -192,6 +193,7 @@ class _Worker:
                 raise self._failure(_NONSENSE)
             if len(body := answers.read(length)) < length:
                 raise self._failure()
+            self.usable = True
         except (OSError, ValueError, struct.error) as exc:  # its pipe has ended, or was closed by `kill`
             raise self._failure() from exc
         finally:
