@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import zlib
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from text_image_similarity import ErrorCode, Limits, RowError
@@ -99,6 +96,8 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
 def test_floats_and_bits() -> None:
     floats = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], np.float32))
     assert [to_rgb(floats).getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
+    odd = Image.fromarray(np.array([[0x7F800001, 0xFF800000, 0x3F800000]], np.uint32).view(np.float32))
+    assert [to_rgb(odd).getpixel((x, 0))[0] for x in range(3)] == [0, 0, 255]  # a signalling NaN, -infinity, 1
     wide = Image.fromarray(np.array([[0.0, 127.6, 300.0]], np.float32))
     assert [to_rgb(wide).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
     assert decode(saved(Image.new("1", (3, 3), 1), "PNG"), LIMITS).getpixel((0, 0)) == (255, 255, 255)
@@ -140,7 +139,6 @@ def test_an_orientation_counts_though_another_tag_is_wrong() -> None:
     assert decode(wrong, LIMITS).size == (24, 40)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of some
 def test_broken_exif_of_every_kind_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E], exif[0x011A] = 6, "a description", 72.0
@@ -206,7 +204,6 @@ def test_what_is_not_a_picture(data: bytes, code: str) -> None:
     assert code_of(data) == code
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_sizes_are_checked_before_pixels_are_made() -> None:
     for size in ((10_000, 10_000), (50_000, 50_000), (8000, 8000), (30_001, 1), (1, 30_001)):
         assert code_of(png_header(*size)) == "too_many_pixels", size
@@ -221,18 +218,6 @@ SAMPLES = [
     *(saved(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")),
     *(saved(gradient(), kind, exif=EXIF) for kind in ("JPEG", "PNG", "WEBP")),
 ]
-
-
-@pytest.mark.filterwarnings("ignore")  # a damaged file may warn on its way to an error
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_mutated_files_give_a_picture_or_a_code(data: st.DataObject) -> None:
-    sample = bytearray(data.draw(st.sampled_from(SAMPLES)))
-    for _ in range(data.draw(st.integers(1, 8))):
-        sample[data.draw(st.integers(0, len(sample) - 1))] = data.draw(st.integers(0, 255))
-    sample = sample[: data.draw(st.integers(0, len(sample)))]
-    with contextlib.suppress(RowError):  # any other exception fails the test
-        assert decode(bytes(sample), LIMITS).mode == "RGB"
 
 
 def test_a_picture_in_memory_is_brought_to_rgb_like_its_file() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tests.models import save_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import MINI
 from text_image_similarity.encoders.clip import _tokens
-from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime, halve_on_oom
+from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime
 from text_image_similarity.similarity import cosine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -353,25 +352,6 @@ def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_runtime(Config(device="cuda:1", precision="fp32")).dtype == torch.float32
     with pytest.raises(ConfigError, match="cuda:2"):
         choose_runtime(Config(device="cuda:2"))
-
-
-def test_a_batch_that_does_not_fit_is_halved() -> None:
-    tried: list[int] = []
-
-    def encode(items: Sequence[float]) -> torch.Tensor:
-        tried.append(len(items))
-        if len(items) > 3:
-            raise torch.OutOfMemoryError("full")
-        return torch.tensor(items)[:, None]
-
-    assert halve_on_oom(encode, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).flatten().tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert tried == [7, 3, 4, 2, 2]
-
-    def hopeless(items: Sequence[float]) -> torch.Tensor:
-        raise torch.OutOfMemoryError("full")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        halve_on_oom(hopeless, [0.0, 1.0])
 
 
 @pytest.mark.gpu

@@ -33,6 +33,9 @@ class Limits:
         max_bytes: Largest picture file, in bytes after any content decoding.
         max_pixels: Largest picture, in pixels.
         max_side: Longest side of a picture, in pixels.
+        decode_s: Seconds of processor time that decoding one picture may take, with `isolate_decoder`; by the clock it
+            may take three times as long.
+        decode_memory: Bytes of memory that it may take, with `isolate_decoder`.
         per_host: Requests to one host at a time.
         allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.
         allow_local_files: Whether paths and `file:` references are read.
@@ -47,15 +50,17 @@ class Limits:
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 30_000
+    decode_s: float = 5.0
+    decode_memory: int = 1 << 30
     per_host: int = 8
     allow_private_addresses: bool = False
     allow_local_files: bool = True
     respect_opt_out: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("connect_s", "total_s"):
+        for name in ("connect_s", "total_s", "decode_s"):
             _seconds(name, getattr(self, name), 0.001)
-        for name in ("max_bytes", "max_pixels", "max_side", "per_host"):
+        for name in ("max_bytes", "max_pixels", "max_side", "decode_memory", "per_host"):
             at_least(name, getattr(self, name), 1)
         _seconds("retry_after_s", self.retry_after_s, 0.0)
         at_least("max_redirects", self.max_redirects, 0)
@@ -81,6 +86,8 @@ class Config:
         timeout_s: Seconds for one try of a download; `limits.total_s`, for all tries together, ends it earlier.
         retries: Further tries after the first, for failures that may pass.
         io_workers: Threads that fetch and decode.
+        isolate_decoder: Whether encoded pictures are decoded in worker processes, where a crash or a hang of the decoder
+            costs one row; slower, see docs/scoring.md.
         chunk_size: Rows of a part. A table's run keeps finished parts when it is stopped; batches end with their part.
         proxy: `http://host:port` that http(s) references are fetched through; None goes to the hosts themselves, whatever
             the environment says. The proxy resolves the names, so that only literal addresses are checked here.
@@ -110,6 +117,7 @@ class Config:
     timeout_s: float = 10.0
     retries: int = 2
     io_workers: int = 16
+    isolate_decoder: bool = False
     chunk_size: int = 1000
     proxy: str | None = None
     base_dir: str | PathLike[str] | None = None
@@ -131,6 +139,8 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
+        if not isinstance(self.isolate_decoder, bool):
+            raise ConfigError(f"isolate_decoder={self.isolate_decoder!r} is neither True nor False")
         for name in ("cache_dir", "embedding_cache"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):

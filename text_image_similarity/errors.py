@@ -4,7 +4,8 @@ TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
 │   └── ConfigError         a setting has a wrong value
 ├── ModelError              a model cannot be used
-│   └── ModelUnavailableError   it cannot be found or fetched
+│   ├── ModelUnavailableError   it cannot be found or fetched
+│   └── DeviceLostError         its device failed under it: ends a run, blames no row
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
 ├── StoppedError            a run ended early because it was asked to: exit code 143
@@ -82,6 +83,10 @@ class ModelError(TextImageSimilarityError):
 
 class ModelUnavailableError(ModelError):
     """A model can neither be found on disk nor fetched."""
+
+
+class DeviceLostError(ModelError):
+    """A model's device stopped working and cannot be used by this process any more."""
 
 
 class TableError(TextImageSimilarityError):

@@ -59,9 +59,11 @@ class Preprocess:
                 whole = _interpolated(image, (resized_height, resized_width), self.resample)
                 return np.ascontiguousarray(whole[top : top + height, left : left + width])  # lets go of the rest
             image = image.resize((resized_width, resized_height), self.resample)
+        pixels = np.asarray(image)
         if (height, width) != (resized_height, resized_width):
-            image = image.crop((left, top, left + width, top + height))
-        return np.asarray(image)
+            # Not `crop`, which looks at Image.MAX_IMAGE_PIXELS, that anyone may have set.
+            pixels = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+        return pixels
 
     @property
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -45,6 +45,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
     add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
+    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
     add(
         "--chunk-size",
         type=int,
@@ -94,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
         timeout_s=options.timeout,
         retries=options.retries,
         io_workers=options.io_workers,
+        isolate_decoder=options.isolate_decoder,
         chunk_size=options.chunk_size,
         proxy=options.proxy,
         limits=Limits(

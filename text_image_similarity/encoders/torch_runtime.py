@@ -7,7 +7,10 @@ transfer of float32. Nothing waits for the device before the last batch of a cal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,12 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, DeviceLostError
 from ..preprocess import Pixels, Preprocess
 from ..similarity import Embeddings
 from .tokens import Ids, Tokens
 
 T = TypeVar("T")
+_PATIENCE = 16  # batches that must fit before twice as many items are tried
+_NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
+# torch's CPU and MPS allocators, and NVIDIA's libraries, raise nothing but RuntimeError.
+_NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +107,62 @@ class ImageTower(nn.Module):
         return features
 
 
+class Fit:
+    """How many items the device takes at once: half of what ran out of memory, and after a while twice that again."""
+
+    def __init__(self) -> None:
+        self._most: int | None = None
+        self._good = 0
+        self._patience = _PATIENCE
+
+    def size(self, wanted: int) -> int:
+        """Return how many of so many items to try."""
+        return wanted if self._most is None else min(self._most, wanted)
+
+    def failed(self, count: int) -> None:
+        """Note that so many items did not fit."""
+        if self._most is not None and count > self._most // 2:
+            self._patience *= 2  # it has grown back too early
+        self._most, self._good = max(1, count // 2), 0
+
+    def fitted(self, count: int) -> None:
+        """Note that so many items did fit."""
+        if self._most is None or count < self._most:
+            return
+        self._good += 1
+        if self._good >= self._patience:
+            self._most, self._good = 2 * self._most, 0
+
+
+class Afterthoughts:
+    """What an engine learns while it runs.
+
+    Args:
+        pictures, captions: How many of them fit.
+    """
+
+    def __init__(self) -> None:
+        self.pictures, self.captions = Fit(), Fit()
+        self.lost: str | None = None  # what the device said last
+        self._lock = Lock()
+        self._wide: tuple[ImageTower, nn.Module] | None = None
+
+    def wide(self, image: ImageTower, text: nn.Module) -> tuple[ImageTower, nn.Module]:
+        """Return the towers in float32, copied when they are first asked for."""
+        with self._lock:
+            if self._wide is None:
+                copied_image, copied_text = deepcopy((image, text))  # together: they may share a model
+                copied_image.dtype = torch.float32
+                self._wide = copied_image.float(), copied_text.float()
+            return self._wide
+
+
 @dataclass(frozen=True, slots=True)
 class TorchEngine:
     """Two towers on a device.
+
+    Out of memory halves the batch and keeps what is finished. Rows that float16 makes infinite are computed once more in
+    float32. A device that fails altogether raises `DeviceLostError`, at once and for every later call.
 
     Args:
         runtime: Where and in which precision they run.
@@ -111,6 +171,7 @@ class TorchEngine:
         tokens: What pads the ids.
         pictures: Most pictures at once, or None for as many as are given.
         captions: The same of captions.
+        learned: What it finds out on its way.
     """
 
     runtime: Runtime
@@ -119,6 +180,7 @@ class TorchEngine:
     tokens: Tokens
     pictures: int | None = None
     captions: int | None = None
+    learned: Afterthoughts = field(default_factory=Afterthoughts)
 
     @property
     def name(self) -> str:
@@ -133,10 +195,18 @@ class TorchEngine:
         return "fp16" if self.runtime.dtype == torch.float16 else "fp32"
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        return self._run(lambda part: self.image_tower(self._sent(np.stack(part))), pixels, self.pictures)
+        def encode(tower: nn.Module, part: Sequence[Pixels]) -> Tensor:
+            features: Tensor = tower(self._sent(np.stack(part)))
+            return features
+
+        return self._run(encode, pixels, self.pictures, of=0)
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        return self._run(lambda part: self.text_tower(self._sent(self.tokens.padded(part))), rows, self.captions)
+        def encode(tower: nn.Module, part: Sequence[Ids]) -> Tensor:
+            features: Tensor = tower(self._sent(self.tokens.padded(part)))
+            return features
+
+        return self._run(encode, rows, self.captions, of=1)
 
     def _sent(self, batch: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(batch)
@@ -145,25 +215,89 @@ class TorchEngine:
         return tensor.to(self.runtime.device, non_blocking=True)
 
     @torch.inference_mode()
-    def _run(self, tower: Callable[[Sequence[T]], Tensor], items: Sequence[T], at_once: int | None) -> Embeddings:
+    def _run(
+        self, encode: Callable[[nn.Module, Sequence[T]], Tensor], items: Sequence[T], at_once: int | None, *, of: int
+    ) -> Embeddings:
+        """Encode items with the tower of pictures (`of` 0) or of captions (1)."""
+        if self.learned.lost is not None:
+            raise self._lost(self.learned.lost)
+        tower = (self.image_tower, self.text_tower)[of]
+        fit = (self.learned.pictures, self.learned.captions)[of]
+        try:
+            features = self._features(partial(encode, tower), items, fit, at_once)
+            if self.runtime.dtype == torch.float16:
+                self._mend(features, encode, items, of)
+        except RuntimeError as exc:
+            if not is_device_lost(exc):
+                raise
+            self.learned.lost = str(exc).partition("\n")[0]
+            raise self._lost(self.learned.lost) from exc
+        return features
+
+    def _mend(
+        self, features: Embeddings, encode: Callable[[nn.Module, Sequence[T]], Tensor], items: Sequence[T], of: int
+    ) -> None:
+        """Compute rows that are not finite once more, in float32; they stay as they are if there is no memory for that."""
+        spoilt = [i for i, row in enumerate(features) if not np.isfinite(row).all()]
+        if not spoilt:
+            return
+        try:
+            wide = self.learned.wide(self.image_tower, self.text_tower)[of]
+            features[spoilt] = self._features(partial(encode, wide), [items[i] for i in spoilt], Fit(), None)
+        except (RuntimeError, MemoryError) as exc:
+            if not is_out_of_memory(exc):
+                raise
+
+    def _features(
+        self, encode: Callable[[Sequence[T]], Tensor], items: Sequence[T], fit: Fit, at_once: int | None
+    ) -> Embeddings:
         step = at_once or len(items)
-        parts = [halve_on_oom(tower, items[start : start + step]) for start in range(0, len(items), step)]
+        parts = [
+            part
+            for start in range(0, len(items), step)
+            for part in in_fitting_parts(encode, items[start : start + step], fit)
+        ]
         features: Embeddings = torch.cat(parts).float().cpu().numpy()
         return features
 
+    def _lost(self, said: str) -> DeviceLostError:
+        return DeviceLostError(
+            f"the device {self.device} has failed ({said}) and this process cannot use it any more; start again in a new"
+            " process, or with device='cpu'"
+        )
 
-def halve_on_oom(encode: Callable[[Sequence[T]], Tensor], items: Sequence[T]) -> Tensor:
-    """Encode `items` to (n, d), in halves again and again while the device runs out of memory.
+
+def in_fitting_parts(encode: Callable[[Sequence[T]], Tensor], items: Sequence[T], fit: Fit) -> list[Tensor]:
+    """Encode `items` to parts of (n, d), in as many as the device's memory asks for; what is finished is kept.
 
     Raises:
-        torch.OutOfMemoryError: A single item does not fit.
+        torch.OutOfMemoryError, MemoryError, RuntimeError: A single item does not fit.
     """
-    try:
-        return encode(items)
-    except torch.OutOfMemoryError:
-        if len(items) == 1:
-            raise
-    # Outside the handler: there the traceback would still hold the failed batch's tensors.
-    torch.cuda.empty_cache()
-    middle = len(items) // 2
-    return torch.cat([halve_on_oom(encode, items[:middle]), halve_on_oom(encode, items[middle:])])
+    parts: list[Tensor] = []
+    done = 0
+    while done < len(items):
+        part = items[done : done + fit.size(len(items))]
+        try:
+            parts.append(encode(part))
+        except (RuntimeError, MemoryError) as exc:
+            if len(part) == 1 or not is_out_of_memory(exc):
+                raise
+            fit.failed(len(part))
+        else:
+            fit.fitted(len(part))
+            done += len(part)
+            continue
+        # Outside the handler: there the traceback would still hold the failed batch's tensors.
+        torch.cuda.empty_cache()
+    return parts
+
+
+def is_out_of_memory(exc: Exception) -> bool:
+    """Say whether an exception means that there was too little memory, of the device or of the machine."""
+    return isinstance(exc, _NO_MEMORY) or any(words in str(exc) for words in _NO_MEMORY_WORDS)
+
+
+def is_device_lost(exc: RuntimeError) -> bool:
+    """Say whether an exception means that the device itself has failed: CUDA's errors last as long as the process."""
+    failed = isinstance(exc, torch.AcceleratorError) or "CUDA error:" in str(exc)
+    return failed and not is_out_of_memory(exc)

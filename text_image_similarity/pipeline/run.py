@@ -14,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from threading import BoundedSemaphore
 from typing import Any, Generic, TypeGuard, TypeVar
 
@@ -22,9 +23,10 @@ from PIL import Image
 
 from ..config import Config
 from ..decode import decode
+from ..decode.isolation import IsolatedDecoder
 from ..embedding_cache import EmbeddingCache, content_key
 from ..encoders import Encoder, PreparingEncoder
-from ..errors import ConfigError, ErrorCode, RowError
+from ..errors import ConfigError, DeviceLostError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .loaders import Loaders
@@ -82,11 +84,15 @@ class Run(Generic[Item]):
         self.unsaved: dict[bytes, Vector] = {}  # of the part in work: a run that goes on must find all of them, or none
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
         self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
+        self.isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
+        self.decode = self.isolated.decode if self.isolated else partial(decode, limits=config.limits)
         self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
         self.reader: Loaders[list[str], list[Any] | None] = Loaders(1, self._tokenized)
 
     def close(self) -> None:
-        """Stop the threads; work that has not started is dropped."""
+        """Stop the threads and processes; work that has not started is dropped."""
+        if self.isolated is not None:
+            self.isolated.close()
         self.loaders.close()
         self.reader.close()
         if self.cache is not None:
@@ -201,7 +207,7 @@ class Run(Generic[Item]):
             if self.cache is not None and (vector := self.cache.get(key)) is not None:
                 return Loaded(key, vector=vector)
             with self.decoders, self.stats.timed("decode"):
-                image = decode(content, self.config.limits, shorter_side=self.decode_side)
+                image = self.decode(content, shorter_side=self.decode_side)
                 return Loaded(key, self.prepare(image))
         except RowError as error:
             return error
@@ -328,11 +334,17 @@ def _size(item: object) -> int:
 
 
 def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> list[Outcome]:
-    """Encode a batch; if it fails, encode its items one by one, so that only the guilty ones fail."""
+    """Encode a batch; if it fails, encode its items one by one, so that only the guilty ones fail.
+
+    Raises:
+        DeviceLostError: Nothing more can be encoded.
+    """
     if not items:
         return []
     try:
         vectors = list(encode(items))
+    except DeviceLostError:  # no row's fault, and no other row would fare better
+        raise
     except Exception as exc:  # whatever a model raises belongs to rows, not to the run
         if len(items) == 1:
             logger.debug("an item could not be encoded", exc_info=True)

@@ -1,0 +1,208 @@
+"""What a file is by its content, and whether it ends early: read from the bytes, before and after Pillow.
+
+Nothing here makes a pixel. Structures are followed only as far as the answer needs: TIFF 6.0 and BigTIFF directories, PNG
+chunks, JPEG segments, the boxes of ISO 14496-12.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+
+from PIL import Image
+
+from ..errors import ErrorCode, RowError
+
+# First bytes of the formats that are read, with their names.
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+    (b"II+\x00", "TIFF"),  # BigTIFF
+)
+_BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
+# First bytes of pictures that people send and that are not read.
+_OTHER_MAGIC = (
+    (b"8BPS", "PSD"),
+    (b"\x00\x00\x01\x00", "ICO"),
+    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (b"MM\x00+", "big-endian BigTIFF"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"qoif", "QOI"),
+)
+
+# Tags of TIFF and EXIF.
+ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
+_WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
+_OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
+
+
+def sniff(data: bytes) -> str:
+    """Name the format that the content claims to be.
+
+    Raises:
+        RowError: `not_an_image`, `unsupported_format` or `truncated`: what it is instead.
+    """
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[:2] == b"BM" and data[14:18] in _BMP_HEADERS:
+        return "BMP"
+    if data[4:8] == b"ftyp":
+        return _iso_brand(data)
+    raise _no_picture(data)
+
+
+def ends_early(name: str, data: bytes, said: str) -> bool:
+    """Tell a file that ends early from one that is damaged, by its own end marker or declared lengths.
+
+    Args:
+        name: Its format.
+        data: The file, which could not be decoded.
+        said: What the decoder said, which decides where the format declares nothing.
+    """
+    match name:
+        case "JPEG":
+            return _jpeg_ends_early(data)
+        case "PNG":
+            return _png_ends_early(data)
+        case "GIF":
+            return not data.rstrip(b"\x00").endswith(b";")
+        case "WEBP":
+            return len(data) < int.from_bytes(data[4:8], "little") + 8
+        case "AVIF" | "HEIF" if len(data) < _boxes_end(data):
+            return True
+        case "BMP" if len(data) < int.from_bytes(data[2:6], "little"):
+            return True
+        case "TIFF" if _tiff_ends_early(data):
+            return True
+    return "truncated" in said.lower()
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Return the orientation that EXIF data names (EXIF 2.32, tag 0x0112), 1 if it names none or cannot be read."""
+    while exif.startswith(b"Exif\0\0"):
+        exif = exif[6:]
+    values = _directory(exif, (ORIENTATION,)).get(ORIENTATION)
+    return values[0] if values else 1
+
+
+def _no_picture(data: bytes) -> RowError:
+    """Say what content is that is none of the formats."""
+    for magic, name in _OTHER_MAGIC:
+        if data.startswith(magic):
+            return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; convert it to JPEG or PNG")
+    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if any(tag in head for tag in (b"<!doctype html", b"<html", b"<head", b"<body", b"<div")):
+        return RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
+    if b"<svg" in head:
+        return RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
+    if len(data) < 12 and (data[:4] == b"RIFF" or any(magic.startswith(data) for magic, _ in _MAGIC)):
+        return RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
+    start = data[:40].decode("ascii", "replace")
+    said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
+    return RowError(ErrorCode.NOT_AN_IMAGE, f"the content {said}")
+
+
+def _iso_brand(data: bytes) -> str:
+    """Tell AVIF and HEIF from the other files that start with an ISO `ftyp` box."""
+    brands = data[8 : int.from_bytes(data[:4]) if data[:4] < b"\0\0\1\0" else 12]
+    if b"avif" in brands or b"avis" in brands:
+        return "AVIF"
+    if not any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
+        raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content is an ISO media file of brand {data[8:12]!r}")
+    if "HEIF" not in Image.OPEN:
+        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, "HEIF needs the plug-in pillow-heif, registered before scoring")
+    return "HEIF"
+
+
+def _jpeg_ends_early(data: bytes) -> bool:
+    """Say whether a JPEG ends before its first scan, or without an end marker behind it."""
+    at = 2
+    while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return data.rfind(b"\xff\xd9") < at
+        # Fill bytes and markers without a segment have no length.
+        alone = marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD9
+        at += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return not data.endswith(b"\xff\xd9")
+
+
+def _png_ends_early(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        kind = data[at + 4 : at + 8]
+        if kind == b"IEND" or not kind.isalpha():
+            return False
+        at += 12 + int.from_bytes(data[at : at + 4])
+    return True
+
+
+def _tiff_ends_early(data: bytes) -> bool:
+    """Say whether the first directory of a TIFF, or a strip or tile it names, lies behind the end."""
+    try:
+        found = _directory(data, (STRIPS, STRIP_BYTES, TILES, TILE_BYTES), cut_off=True)
+    except EOFError:
+        return True
+    return any(
+        start + size > len(data)
+        for starts, sizes in ((STRIPS, STRIP_BYTES), (TILES, TILE_BYTES))
+        for start, size in zip(found.get(starts, ()), found.get(sizes, ()), strict=False)
+    )
+
+
+def _directory(data: bytes, tags: Collection[int], *, cut_off: bool = False) -> dict[int, tuple[int, ...]]:
+    """Read whole numbers from the first directory of a TIFF structure.
+
+    Args:
+        data: The structure, classic or BigTIFF; anything else gives nothing.
+        tags: What to look for; of a tag that occurs again the first counts.
+        cut_off: Raise EOFError if anything lies behind the end, of other tags too, instead of leaving it out.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return {}
+    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then what it points to is behind the end
+    big = struct.unpack(order + "H", data[2:4])[0] == 43
+    head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    found: dict[int, tuple[int, ...]] = {}
+    try:
+        (count,) = struct.unpack_from(order + head, data, at)
+        at += struct.calcsize(head)
+        for place in range(at, at + min(count, 65_535) * entry, entry):
+            tag, kind, length = struct.unpack_from(order + number, data, place)
+            kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS
+            if kind not in kinds or not (cut_off or tag in tags):
+                continue
+            layout, start = f"{order}{min(length, len(data) + 1)}{kinds[kind]}", place + entry - inline
+            if struct.calcsize(layout) > inline:
+                (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
+            values = struct.unpack_from(layout, data, start)
+            if tag in tags and kind in _WHOLE_NUMBERS:
+                found.setdefault(tag, values)
+    except (struct.error, OverflowError) as exc:
+        if cut_off:
+            raise EOFError from exc
+    return found
+
+
+def _boxes_end(data: bytes) -> int:
+    """Return where the top-level boxes of an ISO file say that it ends."""
+    end = 0
+    while end + 8 <= len(data):
+        size = int.from_bytes(data[end : end + 4])
+        if size < 8 or not data[end + 4 : end + 8].isalnum():  # to the end of the file, a 64-bit size, or no box
+            return len(data)
+        end += size
+    return end + 8 if end < len(data) else end  # the next box's head is cut off
