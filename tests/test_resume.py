@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, score_csv
 from text_image_similarity.encoders.colour import ColourEncoder
-from text_image_similarity.errors import BusyError, ConfigError, StoppedError
+from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.tables import TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
@@ -248,6 +248,24 @@ def test_stopping_keeps_whole_parts(folder: Path) -> None:
         score(folder, progress=lambda done, *_: rows.append(done), stop=lambda: rows[-1] > 13)
     assert [line["rows"] for line in manifest(folder)[1:]] == [10, 10]
     assert score(folder).rows == ROWS
+
+
+def test_a_lost_device_ends_the_run_with_its_parts_kept(folder: Path) -> None:
+    class Failing(ColourEncoder):
+        calls = 0
+
+        def encode_pixels(self, pixels):
+            type(self).calls += 1
+            if self.calls > 5:
+                raise DeviceLostError("the device cuda:0 has failed")
+            return super().encode_pixels(pixels)
+
+    score(folder, "whole.csv")
+    with pytest.raises(DeviceLostError):
+        score(folder, encoder=Failing())
+    assert len(manifest(folder)) > 1
+    score(folder)
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
 def test_a_full_disk_loses_nothing_that_was_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

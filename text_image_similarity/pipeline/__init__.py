@@ -22,8 +22,9 @@ from ..encoders import Encoder, load_encoder
 from ..fetch import Fetcher
 from ..preprocess import ImageLike, as_image
 from ..records import Record, ScoreResult
+from .encoding import encode_each, is_caption, no_caption
 from .rows import Outcome
-from .run import Run, encode_each, is_caption, no_caption, open_cache
+from .run import Run, open_cache
 from .stats import RunStats
 
 __all__ = [

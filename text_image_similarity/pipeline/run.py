@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from enum import Enum
 from functools import partial
 from threading import BoundedSemaphore
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -26,9 +26,10 @@ from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
 from ..embedding_cache import EmbeddingCache, content_key
 from ..encoders import Encoder, PreparingEncoder
-from ..errors import ConfigError, DeviceLostError, ErrorCode, RowError
+from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
+from .encoding import encode_each, is_caption, no_caption
 from .loaders import Loaders
 from .rows import Loaded, Outcome, Picture, Recent, Row, Source, Vector
 from .stats import RunStats
@@ -316,41 +317,8 @@ def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
     return EmbeddingCache(config.embedding_cache, encoder.embed_dim)
 
 
-def is_caption(text: object) -> TypeGuard[str]:
-    """Say whether there is anything to encode."""
-    return isinstance(text, str) and bool(text.strip())
-
-
-def no_caption() -> RowError:
-    """Return the error of a row for which `is_caption` says no."""
-    return RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing")
-
-
 def _size(item: object) -> int:
     """Return roughly how many bytes a row's own picture or reference takes."""
     if isinstance(item, Image.Image):
         return item.width * item.height * len(item.getbands())
     return item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (bytes, str)) else 0
-
-
-def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> list[Outcome]:
-    """Encode a batch; if it fails, encode its items one by one, so that only the guilty ones fail.
-
-    Raises:
-        DeviceLostError: Nothing more can be encoded.
-    """
-    if not items:
-        return []
-    try:
-        vectors = list(encode(items))
-    except DeviceLostError:  # no row's fault, and no other row would fare better
-        raise
-    except Exception as exc:  # whatever a model raises belongs to rows, not to the run
-        if len(items) == 1:
-            logger.debug("an item could not be encoded", exc_info=True)
-            return [RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")]
-        return [outcome for item in items for outcome in encode_each(encode, [item])]
-    return [
-        vector if np.isfinite(vector).all() else RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
-        for vector in vectors
-    ]
