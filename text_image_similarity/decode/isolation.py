@@ -41,9 +41,8 @@ _LONGEST_ERROR = 1 << 16
 _CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "MALLOC_MMAP_THRESHOLD_": str(
-        1 << 22
-    ),  # glibc would keep what a large picture took, within a limited address space
+    # glibc would keep what a large picture took, within a limited address space.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
 }
 
 

@@ -36,10 +36,8 @@ from .formats import ORIENTATION, STRIPS, TILE_HEIGHT, TILE_WIDTH, TILES, exif_o
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
 _MOST_READS = 1_000_000  # of one file, a second or so; real pictures take a few thousand
-_RLE_READS, _RLE_PIXELS = (
-    3_000_000,
-    16_000_000,
-)  # more of them for a run-length BMP, which Pillow unpacks in Python, slowly
+# More of them for a run-length BMP, which Pillow unpacks in Python, slowly.
+_RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
 _MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest picture, where programs write 10
 _SCAN_COST = 4096  # pixels that a scan costs at least
 _MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
@@ -100,10 +98,7 @@ def readers_within(limits: Limits) -> Mapping[str, Reader]:
         "JPEG": (_Jpeg, _copied(JpegImagePlugin.JpegImageFile, names, base)),
         "PNG": (_copied(PngImagePlugin.PngImageFile, names, base),),
         "GIF": (_copied(GifImagePlugin.GifImageFile, names, base),),
-        "BMP": (
-            _Bmp,
-            _copied(BmpImagePlugin.BmpImageFile, names, base),
-        ),
+        "BMP": (_Bmp, _copied(BmpImagePlugin.BmpImageFile, names, base)),
         "TIFF": (_Tiff, _copied(TiffImagePlugin.TiffImageFile, names, base)),
     }
     if WebPImagePlugin.SUPPORTED:

@@ -97,7 +97,5 @@ def _limit_time(seconds: float) -> None:
     """End the process (SIGXCPU) if the next picture takes more processor time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        soft = (
-            math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
-        )  # whole seconds, and never before the parent's clock
+        soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1  # in whole seconds
         resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))

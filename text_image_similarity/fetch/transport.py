@@ -84,9 +84,8 @@ class GuardedTransport(httpx.BaseTransport):
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
                 if not head.reused:
                     raise
-                with (
-                    head_of_an_answer()
-                ):  # a kept connection may have ended, or hold what an earlier answer left behind
+                # A kept connection may have ended, or hold what an earlier answer left behind.
+                with head_of_an_answer():
                     response = self._pool().handle_request(sent)
         return httpx.Response(
             response.status,
