@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import cli
+from text_image_similarity import StoppedError, cli
+from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.tables.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +99,7 @@ def test_mistakes_are_named(
 
 def test_files_that_are_not_there(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("score", table.with_name("none.csv"), table.with_name("out.csv"), "--model", "mini") == 2
-    assert command("score", table, table.parent / "none" / "out.csv", "--model", "mini") == 1
+    assert command("score", table, table.parent / "none" / "out.csv", "--model", "mini") == 2
     table.write_text("")
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 1
     said = capsys.readouterr().err
@@ -203,11 +205,29 @@ def test_a_report_comes_beside_the_table(table: Path, ending: str, capsys: pytes
 
 
 def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = table.with_name("out.csv")
+    folder, out = table.parent, table.with_name("out.csv")
+    (folder / "link.html").symlink_to(table)
+    (folder / "deep").mkdir()
     for report, said in [
-        (table.parent, "is a folder"),
-        (table.parent / "none" / "r.html", "lies in a folder"),
-        (out, "output"),
+        (folder, "is a folder"),
+        (folder / "none" / "r.html", "lies in a folder that does not exist"),
+        (out, "is a file of the run itself"),
+        (folder / "deep" / ".." / "out.csv.summary.json", "is a file of the run itself"),
+        (folder / "cache.sqlite", "is a file of the run itself"),
+        (folder / "deep" / ".." / "in.csv", "is the input too"),
+        (folder / "link.html", "is the input too"),
     ]:
-        assert command("score", table, out, "--model", "/no/such/model", "--report", report) == 2
+        cache = ["--embedding-cache", folder / "cache.sqlite"]
+        assert command("score", table, out, "--model", "/no/such/model", "--report", report, *cache) == 2
         assert said in capsys.readouterr().err
+    assert table.read_text().startswith("url,caption")
+
+
+def test_sigterm_before_the_first_row_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(StoppedError, match="before the first row"), Stopping():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with Stopping() as stopping:
+        assert not stopping.asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopping.asked()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

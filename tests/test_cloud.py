@@ -113,3 +113,21 @@ def test_any_other_file_system_will_do(tmp_path: Path) -> None:
     memory.pipe("/t/in.csv", table(tmp_path, 4))
     score_csv("memory://t/in.csv", "memory://t/out.csv", CONFIG, encoder=ColourEncoder())
     assert memory.cat("/t/out.csv").decode().splitlines()[1].endswith("red.png,red,1.0,")
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("memory://same/in.csv", "memory:///same/in.csv"),
+        ("memory://same/*.csv", "memory://same/out.csv"),
+        ("memory://same", "memory://same/out.csv"),
+    ],
+)
+def test_an_output_is_no_part_of_the_input_at_a_url_either(tmp_path: Path, source: str, target: str) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/same/in.csv", table(tmp_path, 4))
+    with pytest.raises(UsageError, match=r"is the input too|would be part of the input"):
+        score_csv(source, target, CONFIG, encoder=ColourEncoder())
+    assert memory.cat("/same/in.csv") == table(tmp_path, 4)

@@ -319,9 +319,9 @@ class TestSeveralFiles:
         (folder / "t").mkdir()
         (folder / "t" / "a.csv").write_text("url,caption\n")
         for source, target in [("t", "t/out.csv"), ("t/*.csv", "t/out.csv"), ("t/**/*.csv", "t/deep/out.csv")]:
+            (folder / target).parent.mkdir(exist_ok=True)
             with pytest.raises(UsageError, match="would be part of the input"):
                 score(str(folder / source), folder / target)
-        (folder / "t" / "deep").mkdir()
         assert score(str(folder / "t" / "*.csv"), folder / "t" / "deep" / "out.csv").rows == 0
 
 

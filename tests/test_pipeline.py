@@ -378,11 +378,12 @@ def test_a_process_that_ends_unfinished_does_not_wait(server: Server) -> None:
         "from text_image_similarity import Config, Limits, Record, score_pairs\n"
         "from text_image_similarity.encoders.colour import ColourEncoder\n"
         f"urls = ['{server.url('/red.png')}', *('{server.url('/hang')}?%d' % i for i in range(100))]\n"
-        "config = Config(batch_size=1, limits=Limits(allow_private_addresses=True))\n"
+        "limits = Limits(allow_private_addresses=True, total_s=600.0)\n"
+        "config = Config(batch_size=1, timeout_s=600.0, limits=limits)\n"
         "results = score_pairs((Record(url, 'red') for url in urls), config, encoder=ColourEncoder())\n"
         "print(next(results).similarity)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=9, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "1.0\n"
 
 

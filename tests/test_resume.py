@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, TableError, UsageError, score_csv
+from text_image_similarity import Config, Limits, TableError, UsageError, score_csv
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.tables import TableOptions
@@ -140,6 +140,7 @@ def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path
         ({"batch_size": 5}, "batch_size was 4 and is 5"),
         ({"score": "unit"}, 'score was "cosine" and is "unit"'),
         ({"chunk_size": 11}, "chunk_size was 10 and is 11"),
+        ({"limits": Limits(max_pixels=1000)}, "max_pixels was 50000000 and is 1000"),
     ],
 )
 def test_other_settings_do_not_go_on(folder: Path, change: dict[str, object], said: str) -> None:
@@ -162,7 +163,7 @@ def test_another_input_does_not_go_on(folder: Path) -> None:
         score(folder, progress=stop_after(45))
     text = (folder / "in.csv").read_text()
     (folder / "in.csv").write_text(text.replace("003,", "333,"))
-    with pytest.raises(UsageError, match=r'content was "[0-9a-f]{32}" and is "[0-9a-f]{32}"'):
+    with pytest.raises(UsageError, match=r'input_content was "[0-9a-f]{32}" and is "[0-9a-f]{32}"'):
         score(folder)
     (folder / "in.csv").write_text(text)
     assert score(folder).rows == ROWS
@@ -379,6 +380,154 @@ def test_retrying_needs_the_same_run(folder: Path) -> None:
     (folder / "out.csv.summary.json").write_text("{}")
     with pytest.raises(UsageError, match="there is no finished run"):
         score(folder, options=retry)
+
+
+@pytest.mark.parametrize("edit", ["sorted", "longer", "other score"])
+def test_an_output_that_was_edited_is_not_retried(folder: Path, edit: str) -> None:
+    score(folder)
+    header, *lines = (folder / "out.csv").read_text().splitlines()
+    match edit:
+        case "sorted":
+            lines.reverse()
+        case "longer":
+            lines.append(lines[-1])
+        case _:
+            lines[3] = lines[3].rpartition(",")[0].rpartition(",")[0] + ",999.0,"
+    (folder / "out.csv").write_text("\n".join([header, *lines, ""]))
+    with pytest.raises(UsageError, match=r"out\.csv is not as its run wrote it"):
+        score(folder, options=TableOptions(start="retry_failed"))
+
+
+def test_retrying_goes_on_after_its_output_is_in_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between the two renames of the end, when the output is new and the summary is still the old one's."""
+    lines = [f"http://photos.test/red{i}.png,red" for i in range(30)]
+    (folder / "in.csv").write_text("url,caption\n" + "\n".join(lines) + "\n")
+    score(folder, transport=Flaky(12).transport)
+    retry = TableOptions(start="retry_failed")
+    rename = os.replace
+
+    def replace_(source: object, place: object) -> None:
+        if str(place).endswith("summary.json"):
+            raise KeyboardInterrupt
+        rename(source, place)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, transport=Flaky(0).transport, options=retry)
+    monkeypatch.setattr(os, "replace", rename)
+    assert score(folder, transport=Flaky(0).transport, options=retry).scored == 30
+    assert json.loads((folder / "out.csv.summary.json").read_text())["scored"] == 30
+    assert score(folder, transport=Flaky(0).transport, options=retry).scored == 30
+
+
+def test_an_input_that_changes_under_the_run_is_noticed(folder: Path) -> None:
+    def append(done: int, failed: int, total: int) -> None:
+        if done == 50:
+            with (folder / "in.csv").open("a") as file:
+                file.write("099,red.png,red\n")
+
+    with pytest.raises(TableError, match="was changed while it was scored"):
+        score(folder, progress=append)
+    assert not (folder / "out.csv").exists()
+    with pytest.raises(UsageError, match="input_rows was 95 and is 96"):
+        score(folder)
+    assert score(folder, options=TableOptions(start="afresh")).rows == 96
+
+
+def test_the_same_table_in_another_folder_is_another_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "other").mkdir()
+    for path in folder.glob("*.*"):
+        (folder / "other" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(folder)
+    with pytest.raises(KeyboardInterrupt):
+        score_csv("in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=stop_after(45))
+    monkeypatch.chdir(folder / "other")
+    with pytest.raises(UsageError, match="base_dir was"):
+        score_csv("in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+    assert score(folder).rows == ROWS  # by its whole path it is the same one
+
+
+def test_other_columns_do_not_go_on(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    with pytest.raises(UsageError, match='caption_col was "caption" and is "id"'):
+        score(folder, col_text="id")
+
+
+def test_an_encoder_without_a_fingerprint_is_known_by_its_class(folder: Path) -> None:
+    class Other(ColourEncoder):
+        pass
+
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, encoder=ColourEncoder(fingerprint=""), progress=stop_after(45))
+    with pytest.raises(UsageError, match="weights was"):
+        score(folder, encoder=Other(fingerprint=""))
+
+
+def test_other_versions_go_on_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    path = folder / "out.csv.parts" / "manifest.jsonl"
+    header, rest = path.read_text().split("\n", 1)
+    told = json.loads(header)
+    told["versions"]["pillow"] = "0.1"
+    path.write_text(f"{json.dumps(told)}\n{rest}")
+    (warning,) = score(folder).warnings
+    assert 'pillow was "0.1" and is' in warning
+    assert warning in caplog.text
+
+
+def test_a_manifest_that_cannot_be_read_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    path = folder / "out.csv.parts" / "manifest.jsonl"
+    path.write_text("{" + path.read_text())
+    assert score(folder).rows == ROWS
+    assert "cannot be read; all its parts are scored again" in caplog.text
+
+
+def test_a_file_in_the_place_of_the_parts_is_told(folder: Path) -> None:
+    (folder / "out.csv.parts").write_text("mine")
+    with pytest.raises(TableError, match="a file is in its place"):
+        score(folder)
+    with pytest.raises(UsageError, match="name another --work-dir"):
+        score(folder, options=TableOptions(work_dir=folder / "in.csv"))
+    assert (folder / "out.csv.parts").read_text() == "mine"
+
+
+def test_the_last_part_is_in_the_embedding_cache_too(folder: Path) -> None:
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite")
+    score(folder, config=config)
+    Counting.seen = 0
+    score(folder, "again.csv", config, encoder=Counting())
+    assert Counting.seen == 0
+
+
+def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: Path) -> None:
+    class Drifting(ColourEncoder):
+        def encode_tokens(self, rows):
+            vectors = super().encode_tokens(rows)
+            vectors[:, 0] += [1e-3 * i for i in range(len(rows))]
+            return vectors
+
+    lines = "".join(f"{i},red.png,red {i % 17} {i // 4}\n" for i in range(ROWS))
+    (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=3)
+    score(folder, "whole.csv", config, encoder=Drifting())
+    for path in folder.glob("cache.sqlite*"):
+        path.unlink()
+    seen: list[int] = []
+    for drains in range(1, 5):
+        until = 20 * drains
+        with pytest.raises(StoppedError):
+            score(
+                *(folder, "out.csv", config),
+                encoder=Drifting(),
+                progress=lambda done, *_: seen.append(done),
+                stop=lambda until=until: seen[-1] >= until,
+            )
+    score(folder, "out.csv", config, encoder=Drifting())
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
 def test_parts_go_where_one_wants_them(folder: Path) -> None:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
     if options.out is not None:
-        check_output(options.out, besides=(options.source,))
+        check_output(options.out, besides=(options.source, options.embedding_cache))
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 

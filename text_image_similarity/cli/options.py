@@ -65,20 +65,20 @@ def draws_bars(options: argparse.Namespace) -> bool:
     return options.log_format == "text" and sys.stderr.isatty()
 
 
-def check_output(path: Path, *, besides: Iterable[str]) -> None:
+def check_output(path: Path, *, besides: Iterable[str | Path | None] = ()) -> None:
     """Refuse a file to write at the end of a long run, if it could not be written then.
 
     Args:
         path: What is to be written.
-        besides: Files that it must not replace.
+        besides: Files that it must not replace; None is no file.
 
     Raises:
         UsageError: It is a folder, or in none, or one of the others.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
-    if any(path.absolute() == Path(other).absolute() for other in besides):
-        raise UsageError(f"{path} is the run's input or output too, and would be overwritten; name another file")
+    if any(path.resolve() == Path(other).resolve() for other in besides if other is not None):
+        raise UsageError(f"{path} is a file of the run itself and would be overwritten; name another one")
 
 
 def seconds(text: str) -> float:

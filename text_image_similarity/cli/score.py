@@ -50,7 +50,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--chunk-size",
         type=int,
         default=config.chunk_size,
-        help="rows of a part, see --overwrite (default: %(default)s)",
+        help="rows of a part, the most that a stopped run loses (default: %(default)s)",
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
@@ -81,14 +81,18 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
     parser.set_defaults(
-        run=run, fall_back=False, interrupted="finished parts are kept, and the same command goes on from them"
+        run=run, fall_back=False, interrupted="finished parts, if any, are kept, and the same command goes on from them"
     )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.report is not None:
-        check_output(options.report, besides=(options.in_path, options.out_path))
+        from ..formats import check_apart
+
+        out = options.out_path
+        check_output(options.report, besides=(out, f"{out}.summary.json", options.embedding_cache))
+        check_apart(options.in_path, str(options.report))
     config = replace(
         model_config(options),
         score=options.score,

@@ -7,6 +7,8 @@ import os
 import signal
 from types import FrameType, TracebackType
 
+from ..errors import StoppedError
+
 logger = logging.getLogger("text_image_similarity")
 
 
@@ -17,10 +19,11 @@ class Stopping:
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked = self._at_work = False
 
     def asked(self) -> bool:
-        """Whether the run is to end."""
+        """Whether the run is to end; before this is first asked, there is no part to finish."""
+        self._at_work = True
         return self._asked
 
     def __enter__(self) -> Stopping:
@@ -33,5 +36,7 @@ class Stopping:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             os._exit(128 + signal.SIGTERM)
+        if not self._at_work:
+            raise StoppedError("stopped as asked before the first row; the same command begins, or goes on")
         self._asked = True
         logger.warning("SIGTERM: ending after the part in work; a second one ends at once and loses that part")

@@ -11,20 +11,23 @@ from typing import Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import UsageError
+from .apart import check_apart
 from .delimited import DELIMITERS, DelimitedTable, check_columns
 from .json_lines import JsonTable
 from .naming import format_of
 from .output import Output, output_for
 from .parquet import ParquetTable
-from .places import check_writable, expand, folder_of, is_url, local_path, open_bytes, upload
+from .places import check_writable, content_of, expand, folder_of, is_url, local_path, open_bytes, state_of, upload
 from .rows import Rows
 
 __all__ = [
     "Output",
     "Rows",
     "Table",
+    "check_apart",
     "check_columns",
     "check_writable",
+    "content_of",
     "expand",
     "folder_of",
     "format_of",
@@ -33,12 +36,15 @@ __all__ = [
     "open_bytes",
     "open_table",
     "output_for",
+    "state_of",
     "upload",
 ]
 
 
 class Table(Protocol):
-    """A table to read, as often as wanted."""
+    """A table to read, as often as wanted; `files` are the places it is read from."""
+
+    files: list[str]
 
     @property
     def columns(self) -> Sequence[str]:

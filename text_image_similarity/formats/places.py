@@ -96,6 +96,41 @@ def check_writable(url: str) -> None:
         system.rm_file(path)
 
 
+def canonical(place: str) -> str:
+    """Return a place in the one spelling that equal places share; a pattern stays one."""
+    if is_url(place):
+        system, path = _system(place)
+        return str(system.unstrip_protocol(path)).rstrip("/")
+    local = local_path(place)
+    return str(local.absolute() if _WILD.search(str(local)) and not local.exists() else local.resolve())
+
+
+def content_of(place: str) -> str:
+    """Return the hash of a file's bytes.
+
+    Raises:
+        UsageError, TableError: It cannot be read.
+    """
+    with explained(place), Hashed(open_bytes(place)) as file:
+        file.drain()
+        return file.digest
+
+
+def state_of(place: str) -> str:
+    """Return what changes when a file is written anew: its size and time, or what a store says of its version.
+
+    Raises:
+        UsageError, TableError: It cannot be asked.
+    """
+    with explained(place):
+        if is_url(place):
+            system, path = _system(place)
+            system.invalidate_cache()
+            return str(system.ukey(path))
+        found = local_path(place).stat()
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
 class Hashed(io.RawIOBase):
     """A file that hashes what is read through it."""
 

@@ -101,18 +101,21 @@ class Run(Generic[Item]):
 
     def results(self, parts: Iterable[Iterable[tuple[Hashable, Item, object]]]) -> Iterator[ScoreResult]:
         """Yield one result per row of (key, item, text), in order."""
-        for batch, pictures in self._batches(self._started(parts)):
+        for batch, pictures, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if not row.failed)
             tokens = self.reader.submit(new)  # while the pictures are encoded
             self._encode_pictures(pictures)
             captions |= self._encode_captions(new, tokens.result())
-            for result in self._score(batch, captions):
+            results = list(self._score(batch, captions))
+            if ends_part:  # before the last result is out: who has it may stop here
+                self._end_part()
+            for result in results:
                 self.stats.count(result)
                 yield result
 
     def embeddings(self, items: Iterable[tuple[Hashable, Item]]) -> Iterator[Outcome]:
         """Yield the vector of each (key, item), or what went wrong, in order."""
-        for batch, pictures in self._batches(self._start_picture(*item, text="") for item in items):
+        for batch, pictures, _ in self._batches(self._start_picture(*item, text="") for item in items):
             self._encode_pictures(pictures)
             self._save()
             yield from (row.image for row in batch)
@@ -134,8 +137,11 @@ class Run(Generic[Item]):
             self.cache.put(self.unsaved)
         self.unsaved.clear()
 
-    def _batches(self, started: Iterable[Row | _Mark]) -> Iterator[tuple[list[Row], list[list[Picture]]]]:
-        """Start rows a bounded way ahead and yield them in batches, with the pictures to encode, twins together."""
+    def _batches(self, started: Iterable[Row | _Mark]) -> Iterator[tuple[list[Row], list[list[Picture]], bool]]:
+        """Start rows a bounded way ahead and yield them in batches.
+
+        Each comes with the pictures to encode, twins together, and with whether its part ends with it.
+        """
         waiting: deque[Row | _Mark] = deque()
         source = Source(started)
         ahead_bytes = 0  # what the rows waiting bring along: data: URLs and pictures in memory may be large
@@ -149,23 +155,24 @@ class Run(Generic[Item]):
         refill()
         while waiting:
             batch: list[Row] = []
-            ended = False
+            ends_part = False
             new: dict[Hashable, list[Picture]] = {}
             while waiting and len(new) < self.config.batch_size and len(batch) < 4 * self.config.batch_size:
                 row = waiting.popleft()
-                if not isinstance(row, Row):
-                    ended = True
+                if not isinstance(row, Row):  # of a part without rows
+                    refill()
                     break
                 ahead_bytes -= row.size
                 refill()
                 batch.append(row)
                 if isinstance(row.picture, Picture):
                     self._sort_in(row.picture, new)
-            if batch:
-                yield batch, list(new.values())
-            if ended:
-                self._end_part()
-                refill()
+                if waiting and waiting[0] is _Mark.END:
+                    waiting.popleft()
+                    ends_part = True
+                    refill()
+                    break
+            yield batch, list(new.values()), ends_part
         if source.problem is not None:
             raise source.problem
 
@@ -278,8 +285,6 @@ class Run(Generic[Item]):
         self.known.put(key, outcome)
         if self.cache is not None:
             self.unsaved[key] = outcome
-            if len(self.unsaved) >= _KNOWN:
-                self._save()
 
     def _score(self, batch: Sequence[Row], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
         found = [_vectors(row, captions) for row in batch]

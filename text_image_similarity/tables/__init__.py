@@ -7,7 +7,6 @@ whatever reason, goes on with the same command; at the end they are put together
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 from collections.abc import Callable
@@ -22,13 +21,14 @@ import platformdirs
 from ..config import Config, one_of
 from ..encoders import Encoder, describe, load_encoder
 from ..errors import ModelUnavailableError, TableError, UsageError
-from ..files import move_durably, write_whole
+from ..files import move_durably
 from ..formats import (
     Output,
     Table,
+    check_apart,
     check_columns,
     check_writable,
-    expand,
+    content_of,
     folder_of,
     format_of,
     is_url,
@@ -36,6 +36,7 @@ from ..formats import (
     open_bytes,
     open_table,
     output_for,
+    state_of,
     upload,
 )
 from ..records import OUT_COLUMNS
@@ -123,17 +124,22 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     _check_places(source, target)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
-        table = _checked(source, (col_url, col_text), options)
-        if config.base_dir is None:
-            config = replace(config, base_dir=folder_of(source))
+        table, states = _checked(source, (col_url, col_text), options)
+        config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
         encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
         identity = _identity(table, config, encoder, (col_url, col_text))
-        earlier = _earlier(target, identity) if options.start == "retry_failed" else None
-        retried = None if earlier is None else earlier.digest
-        work.begin({**identity, "format": ending, "retry_failed": retried}, afresh=options.start == "afresh")
+        earlier, content = None, None
+        if options.start == "retry_failed":
+            earlier, content = _earlier(target, identity, work.begun())
+        run = {**identity, "format": ending, "retry_failed": content}
+        work.begin(run, versions(), afresh=options.start == "afresh")
         job = Job(table, (col_url, col_text), output_for(target, table.columns, table.schema), work, earlier)
         job.score(config, encoder, transport, progress, stop)
-        _put_together(job.output, work, target)
+        if [state_of(file) for file in table.files] != states:
+            raise TableError(
+                f"{source} was changed while it was scored, so its parts are of no use; start afresh with --overwrite "
+                "(start='afresh')"
+            )
         summary = Summary(
             input=source,
             output=target,
@@ -142,52 +148,33 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
             score=config.score,
             versions=versions(),
             job=identity,
-            warnings=warnings,
+            output_content="",
+            warnings=[*warnings, *work.warnings],
         )
-        _write_summary(summary, work, target)
+        _put_together(job.output, work, summary)
         work.finish()
     return summary
 
 
 def _check_places(source: str, target: str) -> None:
     """Refuse places that cannot work, or whose replacement would destroy something, before anything starts."""
-    if source == target:
-        raise UsageError(f"{target} is the input too and would be overwritten; name another output")
+    note = f"{target}.summary.json"
+    if not is_url(target):
+        try:
+            for path in (local_path(target), local_path(note)):
+                if not path.name or path.is_dir():
+                    raise UsageError(f"{path} is a folder; name a file")
+                if path.exists() and not path.is_file():
+                    raise UsageError(f"{path} is not a regular file; name one that can be replaced")
+                if not path.resolve().parent.is_dir():
+                    raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist")
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
+    format_of(target)
+    for place in (target, note):
+        check_apart(source, place)
     if is_url(target):
-        format_of(target)
         check_writable(target)
-        return
-    path = local_path(target)
-    note = path.with_name(path.name + ".summary.json") if path.name else path
-    try:
-        for place in (path, note):
-            if not place.name or place.is_dir():
-                raise UsageError(f"{place} is a folder; name a file")
-            if place.exists() and not place.is_file():
-                raise UsageError(f"{place} is not a regular file; name one that can be replaced")
-            place.resolve()
-            if not is_url(source):
-                _check_apart(source, place)
-        format_of(target)
-    except (OSError, RuntimeError, ValueError) as exc:
-        raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
-
-
-def _check_apart(source: str, place: Path) -> None:
-    """Refuse an output that is, or would be, part of the input."""
-    table = local_path(source)
-    inside = table.is_dir() and place.resolve().parent == table.resolve()
-    if inside or (not table.exists() and _matches(place.absolute().parts, table.absolute().parts)):
-        raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")
-    if place.exists() and any(place.samefile(found) for found in expand(source)):
-        raise UsageError(f"{place} is the input too and would be overwritten; name another output")
-
-
-def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a glob pattern would find a path."""
-    if "**" in pattern:
-        return fnmatch.fnmatch("/".join(path), "/".join(pattern))
-    return len(path) == len(pattern) and all(map(fnmatch.fnmatch, path, pattern))
 
 
 def _work_folder(target: str, options: TableOptions) -> Path:
@@ -201,18 +188,22 @@ def _work_folder(target: str, options: TableOptions) -> Path:
         if options.work_dir is None
         else Path(options.work_dir)
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
     return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
-def _checked(source: str, columns: tuple[str, str], options: TableOptions) -> Table:
-    """Open a table and check all of it."""
+def _checked(source: str, columns: tuple[str, str], options: TableOptions) -> tuple[Table, list[str]]:
+    """Open a table and check all of it; return it with the state that its files were in before."""
     table = open_table(source, dropped=frozenset(OUT_COLUMNS) if options.overwrite_column else frozenset())
+    states = [state_of(file) for file in table.files]
     if table.columns:  # those of JSON Lines are known afterwards
         _check_columns(table, columns, source)
     table.scan()
     _check_columns(table, columns, source)
-    return table
+    return table, states
 
 
 def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
@@ -242,54 +233,74 @@ def _identity(table: Table, config: Config, encoder: Encoder, columns: tuple[str
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _PATIENCE_LIMITS}
     model = {**describe(encoder), "device": (getattr(encoder, "device", None) or "").partition(":")[0]}
     found = {
-        "input": {"rows": table.row_count, "content": table.digest, "columns": list(table.columns)},
+        "input_rows": table.row_count,
+        "input_content": table.digest,
+        "input_columns": list(table.columns),
         "settings": {**settings, **limits, **model, "url_col": columns[0], "caption_col": columns[1]},
-        "weights": getattr(encoder, "fingerprint", None),
+        "weights": getattr(encoder, "fingerprint", None) or type(encoder).__qualname__,
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same
 
 
-def _earlier(target: str, identity: dict[str, Any]) -> Table:
-    """Open the finished output of an earlier run of the same input and settings."""
+def _earlier(
+    target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None
+) -> tuple[Table | None, str]:
+    """Open the finished output of an earlier run of the same input and settings; return it with the hash of its file.
+
+    Args:
+        target: The output.
+        identity: What this run is.
+        begun: The run whose parts are there, and whether they are all of them.
+    """
     try:
         with open_bytes(f"{target}.summary.json") as file:
-            then = dict(json.load(file))["job"]
+            then = dict(json.load(file))
+        job, written = dict(then["job"]), str(then["output_content"])
+        content = content_of(target)
     except (UsageError, ValueError, KeyError, TypeError) as exc:
         raise UsageError(f"there is no finished run of {target} whose failures could be retried: {exc}") from exc
-    if found := changes(then, identity):
+    run, complete = begun or ({}, False)
+    if complete and run.get("retry_failed") not in (None, content):
+        return None, str(run["retry_failed"])  # stopped just when it had put its own output in the place of that one
+    if found := changes(job, identity):
         raise UsageError(
             f"{target} is of a run that differs: {'; '.join(found)}; failures are retried with what it was"
         )
-    table = open_table(target)
-    table.scan()
-    return table
+    if content != written:
+        raise UsageError(
+            f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
+            "back, or start afresh with --overwrite"
+        )
+    return open_table(target), content
 
 
-def _put_together(output: Output, work: Workspace, target: str) -> None:
-    """Write the whole output, and give it its name when it is complete."""
-    place = local_path(target).resolve()
-    whole = work.scratch("whole") if is_url(target) else place.with_name(f".{place.name}.partial")
+def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
+    """Write the whole output and its summary, and give them their names when both are complete."""
+    place, note = summary.output, f"{summary.output}.summary.json"
+    whole, text = (_beside(target, work) for target in (place, note))
     try:
         with whole.open("wb") as file:
             output.join(work.paths(), file)
-        if is_url(target):
-            upload(whole, target)
-        else:
-            move_durably(whole, place)
+        described = replace(summary, output_content=content_of(str(whole)))
+        text.write_text(json.dumps(asdict(described), indent=2) + "\n", encoding="utf-8")
+        for source, target in ((whole, place), (text, note)):
+            if is_url(target):
+                upload(source, target)
+            else:
+                move_durably(source, local_path(target).resolve())
     except OSError as exc:
         raise TableError(
-            f"{target} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command goes on from them"
+            f"{place} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command goes on from them"
         ) from exc
     finally:
-        whole.unlink(missing_ok=True)
+        for path in (whole, text):
+            path.unlink(missing_ok=True)
 
 
-def _write_summary(summary: Summary, work: Workspace, target: str) -> None:
-    text = json.dumps(asdict(summary), indent=2) + "\n"
-    if not is_url(target):
-        write_whole(local_path(f"{target}.summary.json"), text)
-        return
-    note = work.scratch("summary")
-    write_whole(note, text)
-    upload(note, f"{target}.summary.json")
+def _beside(target: str, work: Workspace) -> Path:
+    """Return where a file grows before it gets its name; the lock keeps others from it."""
+    if is_url(target):
+        return work.scratch(target.rpartition("/")[2])
+    path = local_path(target).resolve()
+    return path.with_name(f".{path.name}.partial")

@@ -25,6 +25,7 @@ class Summary:
         throughput: Some [seconds, rows done by then], seconds as in `total`.
         warnings: What the reader of the scores should know.
         job: What the scores depend on: digest and rows of the input, settings.
+        output_content: Hash of the output's file.
     """
 
     input: str
@@ -44,6 +45,7 @@ class Summary:
     throughput: list[tuple[float, int]]
     versions: dict[str, str]
     job: dict[str, Any]
+    output_content: str
     warnings: list[str] = field(default_factory=list)
 
 

@@ -73,6 +73,7 @@ class Workspace:
         self._lock = FileLock(folder / "lock")
         self._finished = False
         self.parts: list[Part] = []
+        self.warnings: list[str] = []  # for who reads the scores
 
     def __enter__(self) -> Workspace:
         with self._explained():
@@ -88,30 +89,51 @@ class Workspace:
                 self._remove()
         self._lock.release()
 
-    def begin(self, identity: dict[str, Any], *, afresh: bool) -> None:
+    def begin(self, run: dict[str, Any], versions: dict[str, str], *, afresh: bool) -> None:
         """Go on from the parts of an earlier run, or start from nothing; `parts` then says what is done.
 
         Args:
-            identity: What the run is; only an equal one may go on.
+            run: What the run is; only an equal one may go on.
+            versions: Of what scores depend on; with others it may go on, with a warning.
             afresh: Drop the parts of an earlier run.
 
         Raises:
             UsageError: The parts are another run's; the message says what differs.
             TableError: The folder cannot be used.
         """
-        identity = {"layout": _LAYOUT, **json.loads(json.dumps(identity, default=str))}
+        header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
         with self._explained():
             lines = [] if afresh else self._read()
-            if len(lines) > 1 and (found := changes(lines[0], identity)):
-                raise UsageError(
-                    f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
-                    "Go on with what it was, or drop the parts with --overwrite (start='afresh')"
-                )
+            if not lines and not afresh and self._manifest.exists():
+                logger.warning("%s cannot be read; all its parts are scored again", self._manifest)
+            self._compare(lines, header)
             self.parts = self._intact(lines[1:])
             self._clear(set(self.paths()))
             fresh = self.scratch("manifest")
-            fresh.write_text("".join(f"{json.dumps(line)}\n" for line in [identity, *map(asdict, self.parts)]), "utf-8")
+            fresh.write_text("".join(f"{json.dumps(line)}\n" for line in [header, *map(asdict, self.parts)]), "utf-8")
             move_durably(fresh, self._manifest)
+
+    def _compare(self, lines: list[dict[str, Any]], header: dict[str, Any]) -> None:
+        if len(lines) < 2:
+            return
+        then = lines[0]
+        if found := changes({**then, "versions": header["versions"]}, header):
+            raise UsageError(
+                f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
+                "Go on with what it was, or drop the parts with --overwrite (start='afresh')"
+            )
+        if found := changes(then.get("versions", {}), header["versions"]):
+            warning = f"some rows were scored by other versions, which may move last digits: {'; '.join(found)}"
+            self.warnings.append(warning)
+            logger.warning("%s", warning)
+
+    def begun(self) -> tuple[dict[str, Any], bool] | None:
+        """Return what the run is whose parts are here, and whether they are all of its parts; None if there are none."""
+        lines = self._read()
+        if len(lines) < 2 or "run" not in lines[0]:
+            return None
+        run = dict(lines[0]["run"])
+        return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
     def commit(self, part: Part, data: bytes) -> None:
         """Keep a finished part.
@@ -155,9 +177,9 @@ class Workspace:
                 path.unlink()
 
     def _hold(self) -> None:
-        for _ in range(3):  # the folder may be removed between the two lines, by a run that is done
-            self._folder.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):
+        for _ in range(20):  # the folder may be removed at any of these lines, by a run that is done
+            with suppress(FileNotFoundError, FileExistsError):
+                self._folder.mkdir(exist_ok=True)
                 try:
                     self._lock.acquire(timeout=0)
                 except Timeout as exc:
@@ -165,7 +187,9 @@ class Workspace:
                         f"{self._output} is being written by {self._holder()}; wait for it or stop it"
                     ) from exc
                 return
-        raise TableError(f"{self._folder} keeps disappearing; is something removing it?")
+        raise TableError(
+            f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
+        )
 
     def _holder(self) -> str:
         try:
