@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import ssl
 import stat
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -80,6 +81,8 @@ class Fetcher:
 
     def close(self) -> None:
         """Stop: running fetches fail within moments, waiting ones do not start."""
+        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
+            return
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()

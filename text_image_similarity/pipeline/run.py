@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -92,6 +93,8 @@ class Run(Generic[Item]):
 
     def close(self) -> None:
         """Stop the threads and processes; work that has not started is dropped."""
+        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
+            return
         if self.isolated is not None:
             self.isolated.close()
         self.loaders.close()
