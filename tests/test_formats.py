@@ -161,6 +161,10 @@ def test_types_round_trip(scratch: Path, table: pa.Table, group: int) -> None:
     assert found.schema.metadata[b"who"] == b"me"
     kept = found.drop_columns(["similarity", "error"])
     stored = pq.read_table(scratch / "in.parquet")  # what Parquet itself keeps of a type
+    for i, column in enumerate(stored.schema):
+        if pa.types.is_dictionary(column.type):  # only its indices become wider
+            wider = pa.dictionary(pa.int32(), column.type.value_type, column.type.ordered)
+            stored = stored.set_column(i, column.name, stored[i].cast(wider))
     assert kept.schema == stored.schema
     assert str(kept.to_pylist()) == str(stored.to_pylist())  # as text, because NaN is not equal to itself
 
@@ -312,8 +316,44 @@ class TestSeveralFiles:
         (folder / "t").mkdir()
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": [1]}), folder / "t" / "a.parquet")
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": ["1"]}), folder / "t" / "b.parquet")
-        with pytest.raises(TableError, match=r"b\.parquet has other columns or types than .*a\.parquet"):
+        with pytest.raises(
+            TableError, match=r"b\.parquet has columns of other types than .*a\.parquet: 'n' \(string, there int64\)$"
+        ):
             score(folder / "t", folder / "out.csv")
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
+        with pytest.raises(TableError, match=r"b\.parquet has other columns than .*; not both have: 'm', 'n'$"):
+            score(folder / "t", folder / "out.csv")
+        pq.write_table(pa.table({"url": ["red.png"], "n": [1], "caption": ["red"]}), folder / "t" / "b.parquet")
+        with pytest.raises(
+            TableError, match=r"b\.parquet has other columns than .*; the order of their columns differs$"
+        ):
+            score(folder / "t", folder / "out.csv")
+
+    @pytest.mark.parametrize("first", ["none", "some"])
+    def test_a_column_without_a_value_in_one_file(self, folder: Path, first: str) -> None:
+        (folder / "t").mkdir()
+        for name in ("none", "some"):
+            values = ["x" if name == "some" else None] * 2
+            frame = pd.DataFrame({"url": ["../red.png"] * 2, "caption": ["red"] * 2, "note": values})
+            frame.to_parquet(folder / "t" / f"{'a' if name == first else 'b'}.parquet")
+        score(folder / "t", folder / "out.parquet")
+        notes = pq.read_table(folder / "out.parquet")["note"].to_pylist()
+        assert notes == ([None, None, "x", "x"] if first == "none" else ["x", "x", None, None])
+
+    @pytest.mark.parametrize("chunk", [50, 1000])
+    def test_more_categories_than_a_short_index_can_tell_apart(self, folder: Path, chunk: int) -> None:
+        (folder / "t").mkdir()
+        for i in range(2):
+            frame = pd.DataFrame(
+                {"url": ["none.png"] * 100, "caption": ["red"] * 100, "kind": [f"{i}-{j}" for j in range(100)]}
+            )
+            frame.astype({"kind": "category"}).to_parquet(folder / "t" / f"{i}.parquet")
+        score(folder / "t", folder / "out.parquet", replace(CONFIG, chunk_size=chunk))
+        wanted = [f"{i}-{j}" for i in range(2) for j in range(100)]
+        assert pq.read_table(folder / "out.parquet")["kind"].to_pylist() == wanted
+        found = pd.read_parquet(folder / "out.parquet")["kind"]
+        assert isinstance(found.dtype, pd.CategoricalDtype)
+        assert found.tolist() == wanted
 
     def test_the_output_is_no_part_of_the_input(self, folder: Path) -> None:
         (folder / "t").mkdir()
@@ -400,6 +440,42 @@ def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption,note\n" + f"red.png,red,{long}\n" * 3)
     table = open_table(str(folder / "in.csv"))
     assert [len(rows) for rows in table.read(0, 100)] == [2, 1]
+
+
+def test_parts_of_long_rows_are_shorter_in_parquet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that the file holds once is in memory as often as it occurs, and counts so."""
+    monkeypatch.setattr("text_image_similarity.formats.parquet._PART_BYTES", 1 << 20)
+    rows = {"url": ["red.png"] * 300, "caption": ["red"] * 300, "note": ["x" * 10_000] * 300}
+    pq.write_table(pa.table(rows), folder / "in.parquet", row_group_size=110)
+    frame = pd.DataFrame(rows).astype({"note": "category"})
+    frame.to_parquet(folder / "categories.parquet", row_group_size=110)
+    for name in ("in.parquet", "categories.parquet"):
+        table = open_table(str(folder / name))
+        lengths = [len(part) for part in table.read(0, 1000)]
+        assert lengths == [105, 105, 90]  # of 10,0xx bytes each
+        assert [len(part) for part in table.read(105, 1000)] == lengths[1:]
+        assert [len(part) for part in table.read(0, 40)] == [40] * 7 + [20]
+
+
+def test_parquet_without_what_would_hide_the_new_columns(folder: Path) -> None:
+    table = pa.table({"url": ["red.png"], "caption": ["red"]})
+    with pq.ParquetWriter(folder / "in.parquet", table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"org.apache.spark.sql.parquet.row.metadata": "old", "kept": "yes"})
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert set(pq.read_metadata(folder / "out.parquet").metadata) == {b"kept", b"ARROW:schema"}
+
+
+def test_dictionaries_inside_other_types_can_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.output._GROUP_ROWS", 1)
+    deep = pa.StructArray.from_arrays([pa.array(list("abcd")).dictionary_encode()], ["k"])
+    pq.write_table(
+        pa.table({"url": ["red.png"] * 4, "caption": ["red"] * 4, "deep": deep}),
+        folder / "in.parquet",
+        row_group_size=2,
+    )
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pq.read_table(folder / "out.parquet")["deep"].to_pylist() == [{"k": letter} for letter in "abcd"]
 
 
 @pytest.mark.parametrize("start", range(12))

@@ -141,15 +141,16 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
     """Yield the content of parts in row groups of a useful size."""
     waiting: list[pa.Table] = []
     for part in parts:
-        waiting.append(pq.read_table(part, partitioning=None))
+        with pq.ParquetFile(part) as file:  # `read_table` refuses columns of one name
+            waiting.append(file.read())
         if (
             sum(table.num_rows for table in waiting) >= _GROUP_ROWS
             or sum(table.nbytes for table in waiting) >= _GROUP_BYTES
         ):
-            yield pa.concat_tables(waiting)
+            yield pa.concat_tables(waiting).unify_dictionaries()
             waiting = []
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
 def _cells(result: ScoreResult) -> tuple[str, str]:
