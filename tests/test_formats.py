@@ -208,7 +208,7 @@ def test_types_become_text_and_json(folder: Path) -> None:
     score(folder / "in.parquet", folder / "out.csv")
     assert list(csv.reader(io.StringIO((folder / "out.csv").read_text(), newline=""))) == [
         ["url", "caption", "n", "x", "when", "price", "tags", "yes", "similarity", "error"],
-        ["red.png", "red", "1", "0.1", "2026-01-02 03:04:05", "1.50", '["a", "b"]', "true", "1.0", ""],
+        ["red.png", "red", "1", "0.1", "2026-01-02 03:04:05.000", "1.50", '["a", "b"]', "true", "1.0", ""],
         ["red.png", "", "", "nan", "", "", "", "", "", "empty_caption: the caption is empty or missing"],
     ]
     score(folder / "in.parquet", folder / "out.jsonl")
@@ -226,10 +226,77 @@ def test_types_become_text_and_json(folder: Path) -> None:
 def test_bytes_need_parquet(folder: Path) -> None:
     pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": [b"\xff"]}), folder / "in.parquet")
     for name in ("out.csv", "out.jsonl"):
-        with pytest.raises(TableError, match=r"bytes cannot be written as .*; name an output that ends in \.parquet"):
+        with pytest.raises(UsageError, match=r"column 'raw' \(binary\) holds bytes, which only Parquet can"):
             score(folder / "in.parquet", folder / name)
     score(folder / "in.parquet", folder / "out.parquet")
     assert pq.read_table(folder / "out.parquet")["raw"].to_pylist() == [b"\xff"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"bytes": b"a", "path": "x"}]),
+        pa.array([[b"a"]], pa.list_(pa.large_binary())),
+        pa.array([[("a", b"a")]], pa.map_(pa.string(), pa.binary(1))),
+        pa.array([b"a"]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_bytes_at_any_depth_need_parquet(folder: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": column}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(UsageError, match=r"column 'raw' .* holds bytes"):
+            score(folder / "in.parquet", folder / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "value"),
+    [
+        (pa.array([0.1], pa.float32()), "0.1", 0.1),
+        (pa.array([math.inf], pa.float32()), "inf", None),
+        (pa.array([[0.1, math.nan]], pa.list_(pa.float32())), "[0.1, null]", [0.1, None]),
+        (pa.array([[("a", math.nan)]], pa.map_(pa.string(), pa.float64())), '[["a", null]]', [["a", None]]),
+        (pa.array([6600000], pa.int32()).cast(pa.date32()), "20040-03-09", "20040-03-09"),
+        (pa.array([123456789], pa.time64("ns")), "00:00:00.123456789", "00:00:00.123456789"),
+        (pa.array([1], pa.duration("ns")), "1", 1),
+        (pa.array([10**18 + 1], pa.timestamp("ns")), "2001-09-09 01:46:40.000000001", "2001-09-09 01:46:40.000000001"),
+        (pa.array([0], pa.timestamp("ms", "Asia/Tokyo")), "1970-01-01 00:00:00.000Z", "1970-01-01 00:00:00.000Z"),
+        (pa.array([0], pa.timestamp("ms", "Mars/Base")), "1970-01-01 00:00:00.000Z", "1970-01-01 00:00:00.000Z"),
+        (
+            pa.array(
+                [{"day": datetime.date(2026, 1, 2), "x": 0.1}], pa.struct({"day": pa.date32(), "x": pa.float32()})
+            ),
+            '{"day": "2026-01-02", "x": 0.1}',
+            {"day": "2026-01-02", "x": 0.1},
+        ),
+        (pa.array([datetime.date(2026, 1, 2)]).dictionary_encode(), "2026-01-02", "2026-01-02"),
+    ],
+    ids=lambda given: str(given.type) if isinstance(given, pa.Array) else "",
+)
+def test_values_are_spelled_out_without_loss(folder: Path, column: pa.Array, text: str, value: object) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "x": column}), folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.csv")
+    assert list(csv.reader(io.StringIO((folder / "out.csv").read_text())))[1][2] == text
+    score(folder / "in.parquet", folder / "out.jsonl")
+    assert json.loads((folder / "out.jsonl").read_text())["x"] == value
+    assert "NaN" not in (folder / "out.jsonl").read_text()
+
+
+def test_times_without_a_text_name_their_column(folder: Path) -> None:
+    when = pa.array([9 * 10**15], pa.timestamp("s"))
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "when": when}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(TableError, match=r"column 'when' \(timestamp\[ms\]\) cannot be written as text"):
+            score(folder / "in.parquet", folder / name)
+
+
+def test_integers_that_no_float_stands_for_stay_exact_beside_floats(folder: Path) -> None:
+    lines = [{"url": "red.png", "caption": "red", "n": n, "m": m} for n, m in [(2**53 + 1, 2**53), (0.5, 0.5)]]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score(folder / "in.jsonl", folder / "out.parquet")
+    found = pq.read_table(folder / "out.parquet")
+    assert found["n"].to_pylist() == ["9007199254740993", "0.5"]
+    assert found["m"].to_pylist() == [float(2**53), 0.5]
 
 
 def test_json_becomes_columns(folder: Path) -> None:
@@ -355,6 +422,46 @@ class TestSeveralFiles:
         assert isinstance(found.dtype, pd.CategoricalDtype)
         assert found.tolist() == wanted
 
+    @pytest.mark.parametrize("ending", ["tsv.gz", "jsonl", "parquet"])
+    def test_a_folder_of_folders_says_what_to_name(self, folder: Path, ending: str) -> None:
+        (folder / "t" / "more").mkdir(parents=True)
+        (folder / "t" / "more" / "README").write_text("")
+        (folder / "t" / "more" / f"a.{ending}").write_text("")
+        with pytest.raises(UsageError, match=rf"by a pattern such as .*/t/\*\*/\*\.{ending}$"):
+            open_table(str(folder / "t"))
+
+    @pytest.mark.parametrize("place", ["t", "t/*/*.csv", "t/**/*.csv", "t/day=*/a.csv", "t/day=1/*/*.csv"])
+    def test_partitions_are_refused(self, folder: Path, place: str) -> None:
+        (folder / "t" / "day=1" / "hour=2").mkdir(parents=True)
+        for name in ("day=1/a.csv", "day=1/hour=2/b.csv"):
+            (folder / "t" / name).write_text("url,caption\nnone.png,red\n")
+        with pytest.raises(UsageError, match=r"belongs to the partition \w+=\d, whose column .* would be lost"):
+            open_table(str(folder / place))
+
+    def test_one_partition_named_in_full_is_a_table(self, folder: Path) -> None:
+        (folder / "t" / "day=1").mkdir(parents=True)
+        (folder / "t" / "day=1" / "a=b.csv").write_text("url,caption\nnone.png,red\n")
+        for place in ("t/day=1", "t/day=1/*.csv", "t/day=1/a=b.csv"):
+            assert open_table(str(folder / place)).columns == ["url", "caption"]
+
+    @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+    def test_the_digest_notices_every_file(self, folder: Path, ending: str) -> None:
+        def digest_with(changed: int | None) -> str:
+            for i in range(3):
+                frame = pd.DataFrame({"url": ["x"], "caption": ["new" if i == changed else "old"]})
+                write = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(ending)
+                place = folder / "t" / f"{i}.{ending}"
+                write(place, index=False) if write else frame.to_json(place, orient="records", lines=True)
+            table = open_table(str(folder / "t"))
+            table.scan()
+            return table.digest
+
+        (folder / "t").mkdir()
+        digests = [digest_with(changed) for changed in (None, 0, 1, 2)]
+        assert len(set(digests)) == 4
+        assert digest_with(None) == digests[0]
+        assert {len(digest) for digest in digests} == {32}
+
     def test_the_output_is_no_part_of_the_input(self, folder: Path) -> None:
         (folder / "t").mkdir()
         (folder / "t" / "a.csv").write_text("url,caption\n")
@@ -379,14 +486,37 @@ class TestSeveralFiles:
         ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
         ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
         ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
-        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(near line 3\) is not valid"),
+        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(line 3\) is not valid: [^;]*$"),
+        (
+            "in.csv",
+            b'url,caption\na,b\n\na,"b\nc\nd\n',
+            TableError,
+            r"row 2 of .* \(lines 4 to 6\) is not valid: unexpected end of data; is a quote left open\?",
+        ),
+        ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(lines 2 to 3\) has 1 fields"),
+        ("in.csv", b"url\tcaption\na\tb\n", UsageError, "is it separated by tabs"),
+        (
+            "in.csv",
+            b"url, caption\na,b\n",
+            UsageError,
+            "'caption' is missing in .*; it has the columns: url, ' caption'$",
+        ),
+        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; convert it to UTF-8"),
         ("in.csv.gz", b"url,caption\n", TableError, "cannot be read: .*header"),
         ("in.csv.gz", gzip.compress(b"url,caption\n" + b"a,b\n" * 9999)[:-9], TableError, "cannot be read: Truncated"),
         ("in.csv.zst", b"url,caption\n", TableError, "cannot be read: ZSTD"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
         ("in.jsonl", b'{"url": "a", "text": "b"}\n', UsageError, "column 'caption' is missing in .*: url, text"),
-        ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "is not UTF-8 after row 0"),
+        ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "row 1 of .* is not UTF-8"),
+        (
+            "in.jsonl",
+            b'{"url": "a", "caption": "b"}\n\n' * 1000 + b'{"url": "\xe9"}\n' + b"{}\n" * 9999,
+            TableError,
+            "row 1001 of .* is not UTF-8",
+        ),
+        ("in.jsonl", b"", UsageError, "in.jsonl is empty"),
+        ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
         ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* is not valid JSON"),
         ("in.parquet", b"url,caption\n", TableError, "cannot be read as Parquet"),
@@ -404,6 +534,13 @@ def test_what_is_no_table_is_refused_with_its_place(
     assert sorted(path.name for path in folder.iterdir()) == sorted(["blue.png", "red.png", name])
 
 
+def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.delimited._FIELD_CHARACTERS", 1000)
+    (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
+    with pytest.raises(TableError, match=r"row 2 of .* \(lines 3 to \d\d\) .*field larger.*; is a quote left open\?"):
+        score(folder / "in.csv", folder / "out.csv")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_encodings_and_line_ends(folder: Path, encoding: str, end: str) -> None:
@@ -415,22 +552,32 @@ def test_encodings_and_line_ends(folder: Path, encoding: str, end: str) -> None:
     assert [row[:3] for row in rows[1:]] == [["red.png", "red\n\N{SNOWMAN}", "1.0"], ["red.png", "blue", "0.0"]]
 
 
-def test_columns_of_one_name_stay_in_csv_and_are_refused_elsewhere(folder: Path) -> None:
+def test_columns_of_one_name_stay_and_are_refused_in_json(folder: Path) -> None:
     (folder / "in.csv").write_text("a,url,a,caption\n1,red.png,2,red\n")
     score(folder / "in.csv", folder / "out.tsv")
     assert (folder / "out.tsv").read_text().splitlines()[1] == "1\tred.png\t2\tred\t1.0\t"
-    for name in ("out.jsonl", "out.parquet"):
-        with pytest.raises(UsageError, match="column 'a' is there more than once, which only CSV and TSV can hold"):
-            score(folder / "in.csv", folder / name)
+    with pytest.raises(UsageError, match="column 'a' is there more than once, which JSON cannot hold"):
+        score(folder / "in.csv", folder / "out.jsonl")
+    for source, target in [("in.csv", "once.parquet"), ("once.parquet", "twice.parquet")]:
+        score(folder / source, folder / target, options=TableOptions(overwrite_column=True))
+        with pq.ParquetFile(folder / target) as file:
+            found = file.read()
+        assert found.column_names == ["a", "url", "a", "caption", "similarity", "error"]
+        assert [column.to_pylist() for column in found.columns[:4]] == [["1"], ["red.png"], ["2"], ["red"]]
 
 
 def test_half_a_character_stays_in_json_and_is_refused_elsewhere(folder: Path) -> None:
     line = r'{"url": "red.png", "caption": "red", "note": "\ud800"}'
-    (folder / "in.jsonl").write_text(line)
+    (folder / "in.jsonl").write_text('{"url": "red.png", "caption": "red"}\n' * 4 + line)
     score(folder / "in.jsonl", folder / "out.jsonl")
-    assert (folder / "out.jsonl").read_text().startswith(line[:-1])
+    assert (folder / "out.jsonl").read_text().splitlines()[4].startswith(line[:-1])
     for name in ("out.csv", "out.parquet"):
-        with pytest.raises(TableError, match=r"half a character|cannot be written as Parquet"):
+        with pytest.raises(TableError, match="column 'note' in row 5 holds half a character"):
+            score(folder / "in.jsonl", folder / name)
+    (folder / "in.jsonl").write_text(r'{"url": "red.png", "caption": "red", "\ud800": 1}')
+    score(folder / "in.jsonl", folder / "out.jsonl")
+    for name in ("new.csv", "new.parquet"):
+        with pytest.raises(UsageError, match=r"column '\\ud800' has half a character in its name"):
             score(folder / "in.jsonl", folder / name)
 
 
@@ -444,7 +591,7 @@ def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
 
 def test_parts_of_long_rows_are_shorter_in_parquet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text that the file holds once is in memory as often as it occurs, and counts so."""
-    monkeypatch.setattr("text_image_similarity.formats.parquet._PART_BYTES", 1 << 20)
+    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 1 << 20)
     rows = {"url": ["red.png"] * 300, "caption": ["red"] * 300, "note": ["x" * 10_000] * 300}
     pq.write_table(pa.table(rows), folder / "in.parquet", row_group_size=110)
     frame = pd.DataFrame(rows).astype({"note": "category"})
@@ -492,3 +639,12 @@ def test_reading_begins_anywhere(folder: Path, start: int) -> None:
         assert {len(part) for part in parts[:-1]} <= {3}
         if start < 8 and name == "in.parquet":
             assert parts[0].arrow().column(2).dictionary.to_pylist() == ["ab"[start % 2], "ab"[1 - start % 2]]
+
+
+def test_two_colons_alone_make_no_url(folder: Path) -> None:
+    (folder / "a::b.csv").write_text("url,caption\nred.png,red\n")
+    assert score(folder / "a::b.csv", folder / "out::of.csv").scored == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert score("a::b.csv", "c::d.csv").scored == 1
+    assert (folder / "c::d.csv").exists()

@@ -10,11 +10,10 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .places import Hashed, explained, open_bytes
-from .rows import ArrowRows
+from .places import Hashed, one_digest, open_bytes, reading
+from .rows import PART_SIZE, ArrowRows
 from .types import dense, stored
 
-_PART_BYTES = 64 * 1024 * 1024
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
@@ -35,7 +34,7 @@ class ParquetTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
-    _fitting: int = field(init=False, default=_PART_BYTES)
+    _fitting: int = field(init=False, default=PART_SIZE)
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
@@ -63,10 +62,9 @@ class ParquetTable:
         """Hash the files."""
         digests = []
         for place in self.files:
-            with explained(place), Hashed(open_bytes(place)) as raw:
-                raw.drain()
-                digests.append(raw.digest)
-        self.digest = "-".join(digests)
+            with reading(place), Hashed(open_bytes(place)) as raw:
+                digests.append(raw.finish())
+        self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large."""
@@ -75,12 +73,12 @@ class ParquetTable:
         rows = size = 0
         for batch, each in self._batches(start, min(most, _READ_ROWS)):
             while batch.num_rows:
-                taken = batch.slice(0, min(most - rows, -(-(_PART_BYTES - size) // each)))
+                taken = batch.slice(0, min(most - rows, -(-(PART_SIZE - size) // each)))
                 batch = batch.slice(taken.num_rows)
                 part.append(taken)
                 rows += taken.num_rows
                 size += taken.num_rows * each
-                if rows == most or size >= _PART_BYTES:
+                if rows == most or size >= PART_SIZE:
                     yield self._rows(part)
                     part, rows, size = [], 0, 0
         if part:
@@ -152,7 +150,7 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
 def _fitting(metadata: pq.FileMetaData) -> int:
     """Return how many rows of a file fit into a part, by their mean size in the file."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    return max(1, _PART_BYTES * metadata.num_rows // size) if size and metadata.num_rows else _PART_BYTES
+    return max(1, PART_SIZE * metadata.num_rows // size) if size and metadata.num_rows else PART_SIZE
 
 
 def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
@@ -166,7 +164,7 @@ def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 
 @contextmanager
 def _opened(place: str) -> Iterator[pq.ParquetFile]:
-    with explained(place), open_bytes(place) as raw:
+    with reading(place), open_bytes(place) as raw:
         try:
             with pq.ParquetFile(raw) as file:
                 yield file
