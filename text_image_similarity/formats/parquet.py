@@ -85,7 +85,7 @@ class ParquetTable:
             yield self._rows(part)
 
     def _batches(self, start: int, most: int) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Yield what is stored from a row on, without dictionaries, with the mean bytes of its rows.
+        """Yield what is stored from a row on, with the mean bytes of its rows.
 
         Each row group is read on its own from its beginning, so the pieces are the same wherever `start` is.
         """
@@ -107,13 +107,13 @@ class ParquetTable:
         kept = [
             column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name not in self.dropped
         ]
-        wanted = pa.schema([column.with_type(dense(column.type)) for column in self.schema])
+        wanted = pa.schema([column.with_type(_while_cut(column.type)) for column in self.schema])
         return pa.record_batch(
             [column.cast(other.type) for column, other in zip(kept, wanted, strict=True)], schema=wanted
         )
 
     def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:
-        """Return a part as one batch; its dictionaries hold its own values only, not those of other rows of the file."""
+        """Return a part as one batch; dictionaries without an order hold its own values only, not all of the file."""
         table = pa.Table.from_batches(part)
         return ArrowRows(
             pa.record_batch(
@@ -155,11 +155,13 @@ def _fitting(metadata: pq.FileMetaData) -> int:
 
 def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     """Return a column in one piece, of a type."""
-    array = column.combine_chunks()
-    if not pa.types.is_dictionary(kind):
-        return array
-    encoded = array.dictionary_encode()
-    return pa.DictionaryArray.from_arrays(encoded.indices, encoded.dictionary, ordered=kind.ordered)
+    array = column.unify_dictionaries().combine_chunks()
+    return array.dictionary_encode() if pa.types.is_dictionary(kind) and not kind.ordered else array
+
+
+def _while_cut(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column until parts are whole: without a dictionary, unless its order has a meaning."""
+    return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
 
 
 @contextmanager

@@ -30,21 +30,9 @@ def stored(kind: pa.DataType) -> pa.DataType:
 
 def holds_bytes(kind: pa.DataType) -> bool:
     """Whether there are bytes at any depth of a type."""
-    if isinstance(kind, pa.BaseExtensionType):
-        return kind.extension_name != "arrow.uuid" and holds_bytes(kind.storage_type)
-    if pa.types.is_dictionary(kind):
-        return holds_bytes(kind.value_type)
-    if pa.types.is_nested(kind):
-        return any(holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return any(
-        test(kind)
-        for test in (
-            pa.types.is_binary,
-            pa.types.is_large_binary,
-            pa.types.is_fixed_size_binary,
-            pa.types.is_binary_view,
-        )
-    )
+    types = pa.types
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return _holds(kind, lambda leaf: any(test(leaf) for test in tests))
 
 
 def plain_values(column: pa.Array, name: str) -> list[Any]:
@@ -64,7 +52,7 @@ def plain_values(column: pa.Array, name: str) -> list[Any]:
         values: list[Any] = column.to_pylist()
     except (pa.ArrowException, ValueError, OverflowError) as exc:
         raise _unspeakable(name, whole, str(exc)) from exc
-    if _with_leaves(whole, _spelled) != dense(whole) and _OUT_OF_RANGE in str(values):
+    if _holds(whole, pa.types.is_temporal) and _OUT_OF_RANGE in str(values):
         raise _unspeakable(name, whole, "it holds a time out of range")
     return values
 
@@ -87,6 +75,16 @@ def _unspeakable(name: str, kind: pa.DataType, reason: str) -> TableError:
     return TableError(
         f"column {name!r} ({kind}) cannot be written as text: {reason}; name an output that ends in .parquet"
     )
+
+
+def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name != "arrow.uuid" and _holds(kind.storage_type, test)  # a UUID has a text
+    if pa.types.is_dictionary(kind):
+        return _holds(kind.value_type, test)
+    if pa.types.is_nested(kind):
+        return any(_holds(kind.field(i).type, test) for i in range(kind.num_fields))
+    return test(kind)
 
 
 def _with_leaves(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
