@@ -498,14 +498,14 @@ class TestSeveralFiles:
         ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
         ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
         ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
-        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(line 3\) is not valid: [^;]*$"),
+        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(on line 3\) is not valid: [^;]*$"),
         (
             "in.csv",
             b'url,caption\na,b\n\na,"b\nc\nd\n',
             TableError,
-            r"row 2 of .* \(lines 4 to 6\) is not valid: unexpected end of data; is a quote left open\?",
+            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; is a quote left open\?",
         ),
-        ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(lines 2 to 3\) has 1 fields"),
+        ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(on lines 2 to 3\) has 1 fields"),
         ("in.csv", b"url\tcaption\na\tb\n", UsageError, "is it separated by tabs"),
         (
             "in.csv",
@@ -549,7 +549,7 @@ def test_what_is_no_table_is_refused_with_its_place(
 def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.delimited._FIELD_CHARACTERS", 1000)
     (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
-    with pytest.raises(TableError, match=r"row 2 of .* \(lines 3 to \d\d\) .*field larger.*; is a quote left open\?"):
+    with pytest.raises(TableError, match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quote left open\?"):
         score(folder / "in.csv", folder / "out.csv")
 
 

@@ -167,4 +167,4 @@ def _listed(columns: Sequence[str]) -> str:
 
 
 def _lines(first: int, last: int) -> str:
-    return f"lines {first} to {last}" if last > first else f"line {first}"
+    return f"on lines {first} to {last}" if last > first else f"on line {first}"
