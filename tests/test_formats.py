@@ -549,7 +549,9 @@ def test_what_is_no_table_is_refused_with_its_place(
 def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.delimited._FIELD_CHARACTERS", 1000)
     (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
-    with pytest.raises(TableError, match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quote left open\?"):
+    with pytest.raises(
+        TableError, match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quote left open\?"
+    ):
         score(folder / "in.csv", folder / "out.csv")
 
 
