@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, score_csv
 from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.formats import open_table
 
 s3fs = pytest.importorskip("s3fs")
 moto_server = pytest.importorskip("moto.server")
@@ -104,6 +105,27 @@ def test_what_is_not_there_is_told(bucket: object, tmp_path: Path) -> None:
     assert [name for name in bucket.ls("pairs") if "writable" in name] == []
     with pytest.raises(UsageError, match=r"nosuch://x/in.csv is no place that fsspec knows"):
         score_csv("nosuch://x/in.csv", tmp_path / "out.csv", CONFIG, encoder=ColourEncoder())
+
+
+def test_a_folder_made_in_the_console_and_odd_names(bucket: object, tmp_path: Path) -> None:
+    bucket.pipe("pairs/in/", b"")
+    bucket.pipe("pairs/in/a.csv", table(tmp_path, 2))
+    s3fs.S3FileSystem.clear_instance_cache()
+    for source in ("s3://pairs/in", "s3://pairs/in/"):
+        assert open_table(source).columns == ["id", "url", "caption"]
+    bucket.pipe("pairs/odd/a[1]?.csv", table(tmp_path, 2))
+    bucket.pipe("pairs/odd/a1x.csv", b"other,columns\n")
+    assert open_table("s3://pairs/odd/a[1]?.csv").columns == ["id", "url", "caption"]
+
+
+def test_partitions_and_folders_in_the_store(bucket: object, tmp_path: Path) -> None:
+    bucket.pipe("pairs/p/day=1/a.parquet", b"")
+    bucket.pipe("pairs/q/deep/a.parquet", b"")
+    for source in ("s3://pairs/p", "s3://pairs/p/*/*.parquet", "s3://pairs/*/day=1/*.parquet"):
+        with pytest.raises(UsageError, match=r"belongs to the partition day=1"):
+            open_table(source)
+    with pytest.raises(UsageError, match=r"by a pattern such as s3://pairs/q/\*\*/\*\.parquet$"):
+        open_table("s3://pairs/q")
 
 
 def test_any_other_file_system_will_do(tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import TextIO
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError, UsageError
+from .places import one_digest
 from .rows import TextRows, text_schema
-from .text import open_text, undecodable
+from .text import in_parts, open_text, undecodable
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-_PART_CHARACTERS = 64 * 1024 * 1024
+_FIELD_CHARACTERS = 256 * 1024 * 1024  # where a quote is left open, the rest of the file is one field
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class DelimitedTable:
         for other in self.files[1:]:
             if (found := self._first(other)) != self._header:
                 raise TableError(
-                    f"{other} has the columns {', '.join(found)}, but {self.files[0]} has {', '.join(self._header)}"
+                    f"{other} has the columns {_listed(found)}, but {self.files[0]} has {_listed(self._header)}"
                 )
 
     @property
@@ -59,29 +60,20 @@ class DelimitedTable:
         for place in self.files:
             with open_text(place) as (file, raw):
                 self.row_count += sum(1 for _ in self._data(place, file))
-                raw.drain()
-                digests.append(raw.digest)
-        self.digest = "-".join(digests)
+                digests.append(raw.finish())
+        self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[TextRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
         keep = [place for place, name in enumerate(self._header) if name not in self.dropped]
         whole = len(keep) == len(self._header)
-        part: list[list[str]] = []
-        size = passed = 0
+        for part in in_parts(self._all(), start, most, lambda row: sum(map(len, row))):
+            yield TextRows(self.columns, part if whole else [[row[i] for i in keep] for row in part])
+
+    def _all(self) -> Iterator[list[str]]:
         for place in self.files:
             with open_text(place) as (file, _):
-                for row in self._data(place, file):
-                    if passed < start:
-                        passed += 1
-                        continue
-                    part.append(row if whole else [row[i] for i in keep])
-                    size += sum(map(len, row))
-                    if len(part) == most or size >= _PART_CHARACTERS:
-                        yield TextRows(self.columns, part)
-                        part, size = [], 0
-        if part:
-            yield TextRows(self.columns, part)
+                yield from self._data(place, file)
 
     def _first(self, place: str) -> list[str]:
         with open_text(place) as (file, _):
@@ -94,7 +86,7 @@ class DelimitedTable:
         width = len(self._header)
         rows = self._rows(place, file)
         next(rows, None)
-        for number, (line, row) in enumerate(rows, 1):
+        for number, (lines, row) in enumerate(rows, 1):
             if len(row) != width:
                 where = (
                     f"has no column {self._header[len(row)]!r}"
@@ -102,28 +94,33 @@ class DelimitedTable:
                     else f"goes on with {row[width][:40]!r}"
                 )
                 raise TableError(
-                    f"row {number} of {place} (ending on line {line}) has {len(row)} fields, the header has {width}: it {where}; quote fields that "
+                    f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; quote fields that "
                     f"hold {'commas' if self.delimiter == ',' else 'tabs'}, or mend the row"
                 )
             yield row
 
-    def _rows(self, place: str, file: TextIO) -> Iterator[tuple[int, list[str]]]:
-        """Yield (line number, fields) of every row, the header first; blank lines are no rows."""
-        csv.field_size_limit(2**31 - 1)  # process-wide in the csv module; the default refuses data: URLs of 128 KiB
+    def _rows(self, place: str, file: TextIO) -> Iterator[tuple[str, list[str]]]:
+        """Yield (lines, fields) of every row, the header first; blank lines are no rows."""
+        csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
         reader = csv.reader(file, delimiter=self.delimiter, strict=True)
         number = 0
+        first = 1
         try:
             for row in reader:
                 if row:
-                    yield reader.line_num, row
+                    yield _lines(first, reader.line_num), row
                     number += 1
+                first = reader.line_num + 1
         except UnicodeDecodeError as exc:
             raise TableError(
                 f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it, e.g. with iconv"
             ) from exc
         except csv.Error as exc:
             where = f"row {number}" if number else "the header"
-            raise TableError(f"{where} of {place} (near line {reader.line_num}) is not valid: {exc}") from exc
+            hint = "; is a quote left open?" if reader.line_num > first else ""
+            raise TableError(
+                f"{where} of {place} ({_lines(first, reader.line_num)}) is not valid: {exc}{hint}"
+            ) from exc
 
     def _undecodable(self, place: str) -> str:
         """Name the first field that holds bytes of another encoding."""
@@ -144,10 +141,30 @@ def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> N
     Raises:
         UsageError: It is not.
     """
+    if not columns:
+        raise UsageError(f"{place} is empty: it has no row, and so no columns")
     for name in names:
         if columns.count(name) != 1:
             found = "is there more than once" if name in columns else "is missing"
-            hint = "; is it separated by semicolons?" if len(columns) == 1 and ";" in columns[0] else ""
-            if any("\0" in column for column in columns):
-                hint = "; is it UTF-16 without a byte-order mark?"
-            raise UsageError(f"column {name!r} {found} in {place}; it has the columns: {', '.join(columns)}{hint}")
+            raise UsageError(
+                f"column {name!r} {found} in {place}; it has the columns: {_listed(columns)}{_hint(columns)}"
+            )
+
+
+def _hint(columns: Sequence[str]) -> str:
+    if any("\0" in column for column in columns):
+        return "; is it UTF-16 without a byte-order mark?"
+    if len(columns) == 1 and ";" in columns[0]:
+        return "; is it separated by semicolons?"
+    if len(columns) == 1 and "\t" in columns[0]:
+        return "; is it separated by tabs? Then name it .tsv"
+    return ""
+
+
+def _listed(columns: Sequence[str]) -> str:
+    """Name columns; quoted, where the eye would not see all of a name."""
+    return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
+
+
+def _lines(first: int, last: int) -> str:
+    return f"on lines {first} to {last}" if last > first else f"on line {first}"

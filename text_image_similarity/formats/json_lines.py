@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError
+from .places import one_digest
 from .rows import JsonRows, Kind, json_schema, kind_of, wider
-from .text import open_text
+from .text import in_parts, open_text, undecodable
 
-_PART_CHARACTERS = 64 * 1024 * 1024
 _BLANK = " \t\r\n"
 _DECODER = json.JSONDecoder()
 
@@ -54,29 +55,20 @@ class JsonTable:
                     self.row_count += 1
                     for name, value in row.items():
                         self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
-                raw.drain()
-                digests.append(raw.digest)
-        self.digest = "-".join(digests)
+                digests.append(raw.finish())
+        self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[JsonRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
-        lines: list[str] = []
-        values: list[dict[str, Any]] = []
-        size = passed = 0
+        first = start + 1
+        for part in in_parts(self._all(), start, most, lambda row: len(row[0])):
+            yield JsonRows(first, self.kinds, [line for line, _ in part], [value for _, value in part])
+            first += len(part)
+
+    def _all(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for place in self.files:
             with open_text(place) as (file, _):
-                for line, row in self._data(place, file):
-                    if passed < start:
-                        passed += 1
-                        continue
-                    lines.append(line)
-                    values.append(row)
-                    size += len(line)
-                    if len(lines) == most or size >= _PART_CHARACTERS:
-                        yield JsonRows(self.kinds, lines, values)
-                        lines, values, size = [], [], 0
-        if lines:
-            yield JsonRows(self.kinds, lines, values)
+                yield from self._data(place, file)
 
     def _data(self, place: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (text, value) of every object; blank lines are no rows."""
@@ -92,7 +84,17 @@ class JsonTable:
                     row = {name: value for name, value in row.items() if name not in self.dropped}
                 yield text, row
         except UnicodeDecodeError as exc:
-            raise TableError(f"{place} is not {exc.encoding.upper()} after row {number}: {exc.reason}") from exc
+            raise TableError(
+                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it, e.g. with iconv"
+            ) from exc
+
+    def _undecodable(self, place: str) -> str:
+        """Name the first row that holds bytes of another encoding."""
+        with suppress(UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
+            for number, line in enumerate(filter(None, (line.strip(_BLANK) for line in file)), 1):
+                if undecodable(line):
+                    return f"row {number} of {place}"
+        return place
 
     def _value(self, text: str, number: int, place: str) -> dict[str, Any]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,7 @@ _KINDS: dict[str, Kind] = {
     ".pq": "parquet",
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
+_ENDING = re.compile(rf"({'|'.join(_KINDS)})({'|'.join(_CODECS)})?$".replace(".", r"\."), re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +58,9 @@ def format_of(place: str) -> Format:
         f"the name {place} does not say which format it is; let it end in {', '.join(_KINDS)}, or in one of the text "
         "formats with .gz or .zst behind it"
     )
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a table's name, such as `.csv.gz`; of any other nothing."""
+    found = _ENDING.search(name)
+    return found.group() if found else ""

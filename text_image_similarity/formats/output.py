@@ -21,8 +21,9 @@ from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS, ScoreResult
 from .delimited import DELIMITERS
 from .json_lines import extended
-from .naming import Codec, format_of
-from .rows import Rows, dump
+from .naming import Codec, Kind, format_of
+from .rows import Rows, dump, is_whole
+from .types import holds_bytes
 
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 128 * 1024 * 1024
@@ -51,17 +52,30 @@ def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
         schema: Their types in Arrow.
 
     Raises:
-        UsageError: The format cannot hold two columns of one name.
+        UsageError: The format cannot hold a column; the message names it.
     """
     found = format_of(place)
+    _check(found.kind, columns, schema)
     if found.kind in DELIMITERS:
         return DelimitedOutput([*columns, *OUT_COLUMNS], DELIMITERS[found.kind], found.codec)
-    twice = [name for name in dict.fromkeys(columns) if columns.count(name) > 1]
-    if twice:
-        raise UsageError(f"column {twice[0]!r} is there more than once, which only CSV and TSV can hold; rename one")
     if found.kind == "jsonl":
         return JsonOutput(found.codec)
     return ParquetOutput(schema.append(pa.field("similarity", pa.float64())).append(pa.field("error", pa.string())))
+
+
+def _check(kind: Kind, columns: Sequence[str], schema: pa.Schema) -> None:
+    if kind != "parquet":
+        for column in schema:
+            if holds_bytes(column.type):
+                raise UsageError(
+                    f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can; name an output that "
+                    "ends in .parquet, or leave the column out"
+                )
+    for name in columns:
+        if kind == "jsonl" and columns.count(name) > 1:
+            raise UsageError(f"column {name!r} is there more than once, which JSON cannot hold; rename one")
+        if kind != "jsonl" and not is_whole(name):
+            raise UsageError(f"column {name!r} has half a character in its name, which only JSON can hold; rename it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +101,7 @@ class DelimitedOutput:
         for row in rows:
             # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as a row's end.
             (quoted if any("\r" in value for value in row) else plain).writerow(row)
-        return _utf8(text.getvalue())
+        return text.getvalue().encode("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ class JsonOutput:
             score = "null" if result.error is not None else repr(result.similarity)
             members = f'"similarity": {score}, "error": {dump(_printable(result.error))}'
             lines.append(extended(text, members) + "\n")
-        return _utf8("".join(lines))
+        return "".join(lines).encode("utf-8")
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
@@ -126,7 +140,7 @@ class ParquetOutput:
             ]
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_arrays(columns, schema=self.schema), sink)
-        except (pa.ArrowException, UnicodeEncodeError) as exc:
+        except pa.ArrowException as exc:
             raise TableError(f"rows cannot be written as Parquet: {exc}") from exc
         data: bytes = sink.getvalue().to_pybytes()
         return data
@@ -141,15 +155,16 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
     """Yield the content of parts in row groups of a useful size."""
     waiting: list[pa.Table] = []
     for part in parts:
-        waiting.append(pq.read_table(part, partitioning=None))
+        with pq.ParquetFile(part) as file:  # `read_table` refuses columns of one name
+            waiting.append(file.read())
         if (
             sum(table.num_rows for table in waiting) >= _GROUP_ROWS
             or sum(table.nbytes for table in waiting) >= _GROUP_BYTES
         ):
-            yield pa.concat_tables(waiting)
+            yield pa.concat_tables(waiting).unify_dictionaries()
             waiting = []
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
 def _cells(result: ScoreResult) -> tuple[str, str]:
@@ -159,16 +174,6 @@ def _cells(result: ScoreResult) -> tuple[str, str]:
 def _printable(error: str | None) -> str | None:
     """Return an error that every format can hold; a path may carry bytes that are no text."""
     return None if error is None else error.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        around = ascii(text[max(0, exc.start - 40) : exc.end + 10])
-        raise TableError(
-            f"a row holds half a character (a lone surrogate), which UTF-8 cannot write: {around}"
-        ) from exc
 
 
 def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:

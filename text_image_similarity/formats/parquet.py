@@ -1,4 +1,4 @@
-"""Parquet: every column keeps its type, nested ones too."""
+"""Parquet: every column keeps its type, nested ones too; only the indices of dictionaries become wider."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .places import Hashed, explained, open_bytes
-from .rows import ArrowRows
+from .places import Hashed, one_digest, open_bytes, reading
+from .rows import PART_SIZE, ArrowRows
+from .types import dense, stored
 
-_PART_BYTES = 64 * 1024 * 1024
+_READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
+# Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
+_OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
 
 @dataclass(slots=True)
 class ParquetTable:
-    """A table of typed columns, in one file or several with the same schema.
+    """A table of typed columns, in one file or several with the same columns.
 
     Args:
         files: Where it is.
@@ -31,21 +34,25 @@ class ParquetTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
+    _fitting: int = field(init=False, default=PART_SIZE)
 
     def __post_init__(self) -> None:
-        for place in self.files:
-            with _opened(place) as file:
-                schema = file.schema_arrow
-                self._counts.append(file.metadata.num_rows)
-            if place == self.files[0]:
-                self.schema = schema
-            elif not schema.equals(self.schema):
-                raise TableError(
-                    f"{place} has other columns or types than {self.files[0]}:\n{schema}\nand\n{self.schema}"
-                )
+        schemas = [self._look_at(place) for place in self.files]
+        whole = list(schemas[0])
+        for place, other in zip(self.files[1:], schemas[1:], strict=True):
+            whole = _common(whole, list(other), (self.files[0], place))
         self.row_count = sum(self._counts)
-        kept = [column for column in self.schema if column.name not in self.dropped]
-        self.schema = pa.schema(kept, self.schema.metadata)
+        kept = [column for column in whole if column.name not in self.dropped]
+        metadata = {key: value for key, value in (schemas[0].metadata or {}).items() if key != _OUTDATED}
+        self.schema = pa.schema(kept, metadata or None)
+
+    def _look_at(self, place: str) -> pa.Schema:
+        """Return a file's columns, of the types they are stored with; remember how many rows it has."""
+        with _opened(place) as file:
+            self._counts.append(file.metadata.num_rows)
+            self._fitting = min(self._fitting, _fitting(file.metadata))
+            found = file.schema_arrow
+        return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
     @property
     def columns(self) -> list[str]:
@@ -55,67 +62,111 @@ class ParquetTable:
         """Hash the files."""
         digests = []
         for place in self.files:
-            with explained(place), Hashed(open_bytes(place)) as raw:
-                raw.drain()
-                digests.append(raw.digest)
-        self.digest = "-".join(digests)
+            with reading(place), Hashed(open_bytes(place)) as raw:
+                digests.append(raw.finish())
+        self.digest = one_digest(digests)
 
     def read(self, start: int, most: int) -> Iterator[ArrowRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large."""
-        at_once = min(most, *(self._fitting(place) for place in self.files)) if self.files else most
-        waiting: list[pa.RecordBatch] = []
-        held = 0
-        for batch in self._batches(start, at_once):
-            waiting.append(batch)
-            held += batch.num_rows
-            while held >= at_once:
-                table = pa.Table.from_batches(waiting)
-                yield self._rows(table.slice(0, at_once))
-                held -= at_once
-                waiting = table.slice(at_once).to_batches()
-        if held:
-            yield self._rows(pa.Table.from_batches(waiting))
+        most = min(most, self._fitting)
+        part: list[pa.RecordBatch] = []
+        rows = size = 0
+        for batch, each in self._batches(start, min(most, _READ_ROWS)):
+            while batch.num_rows:
+                taken = batch.slice(0, min(most - rows, -(-(PART_SIZE - size) // each)))
+                batch = batch.slice(taken.num_rows)
+                part.append(taken)
+                rows += taken.num_rows
+                size += taken.num_rows * each
+                if rows == most or size >= PART_SIZE:
+                    yield self._rows(part)
+                    part, rows, size = [], 0, 0
+        if part:
+            yield self._rows(part)
 
-    def _batches(self, start: int, most: int) -> Iterator[pa.RecordBatch]:
-        """Yield what is stored from a row on, in pieces of any size; row groups before it are not read."""
+    def _batches(self, start: int, most: int) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Yield what is stored from a row on, with the mean bytes of its rows.
+
+        Each row group is read on its own from its beginning, so the pieces are the same wherever `start` is.
+        """
         for place, count in zip(self.files, self._counts, strict=True):
-            if start >= count > 0:
+            if start >= count:
                 start -= count
                 continue
             with _opened(place) as file:
-                groups = list(range(file.num_row_groups))
-                while groups and start >= (rows := file.metadata.row_group(groups[0]).num_rows):
-                    start -= rows
-                    groups.pop(0)
-                for batch in file.iter_batches(most, row_groups=groups):
-                    yield batch.slice(start)
-                    start -= min(start, batch.num_rows)
+                for group in range(file.num_row_groups):
+                    if start >= (rows := file.metadata.row_group(group).num_rows):
+                        start -= rows
+                        continue
+                    for stored_batch in file.iter_batches(most, row_groups=[group]):
+                        batch = self._dense(stored_batch)
+                        yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
+                        start -= min(start, batch.num_rows)
 
-    def _rows(self, table: pa.Table) -> ArrowRows:
-        """Return a table as one batch, the same one wherever reading began."""
-        kept = [i for i, name in enumerate(table.schema.names) if name not in self.dropped]
-        return ArrowRows(pa.record_batch([_whole(table.column(i)) for i in kept], schema=self.schema))
+    def _dense(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        kept = [
+            column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name not in self.dropped
+        ]
+        wanted = pa.schema([column.with_type(_while_cut(column.type)) for column in self.schema])
+        return pa.record_batch(
+            [column.cast(other.type) for column, other in zip(kept, wanted, strict=True)], schema=wanted
+        )
 
-    def _fitting(self, place: str) -> int:
-        """Return how many rows of a file fit into a part, by their mean size."""
-        with _opened(place) as file:
-            groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-        rows, size = sum(group.num_rows for group in groups), sum(group.total_byte_size for group in groups)
-        return max(1, _PART_BYTES * rows // size) if size and rows else _PART_BYTES
+    def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:
+        """Return a part as one batch; dictionaries without an order hold its own values only, not all of the file."""
+        table = pa.Table.from_batches(part)
+        return ArrowRows(
+            pa.record_batch(
+                [_whole(column, kind.type) for column, kind in zip(table.columns, self.schema, strict=True)],
+                schema=self.schema,
+            )
+        )
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column in one piece; a dictionary holds its own values only, not those of other rows of the file."""
-    if not pa.types.is_dictionary(column.type):
-        return column.combine_chunks()
-    encoded = column.cast(column.type.value_type).combine_chunks().dictionary_encode()
-    indices = encoded.indices.cast(column.type.index_type)
-    return pa.DictionaryArray.from_arrays(indices, encoded.dictionary, ordered=column.type.ordered)
+def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str]) -> list[pa.Field]:
+    """Return the columns that hold the rows of two files; one without any value takes the other file's type.
+
+    Raises:
+        TableError: They do not agree; the message names the columns that do not.
+    """
+    names = [[column.name for column in columns] for columns in (one, other)]
+    if names[0] != names[1]:
+        apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
+        found = f"not both have: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
+        raise TableError(f"{places[1]} has other columns than {places[0]}; {found}")
+    apart = [
+        f"{b.name!r} ({b.type}, there {a.type})"
+        for a, b in zip(one, other, strict=True)
+        if a.type != b.type and not pa.types.is_null(a.type) and not pa.types.is_null(b.type)
+    ]
+    if apart:
+        raise TableError(f"{places[1]} has columns of other types than {places[0]}: {', '.join(apart)}")
+    return [
+        (b if pa.types.is_null(a.type) else a).with_nullable(a.nullable or b.nullable)
+        for a, b in zip(one, other, strict=True)
+    ]
+
+
+def _fitting(metadata: pq.FileMetaData) -> int:
+    """Return how many rows of a file fit into a part, by their mean size in the file."""
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return max(1, PART_SIZE * metadata.num_rows // size) if size and metadata.num_rows else PART_SIZE
+
+
+def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """Return a column in one piece, of a type."""
+    array = column.unify_dictionaries().combine_chunks()
+    return array.dictionary_encode() if pa.types.is_dictionary(kind) and not kind.ordered else array
+
+
+def _while_cut(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column until parts are whole: without a dictionary, unless its order has a meaning."""
+    return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
 
 
 @contextmanager
 def _opened(place: str) -> Iterator[pq.ParquetFile]:
-    with explained(place), open_bytes(place) as raw:
+    with reading(place), open_bytes(place) as raw:
         try:
             with pq.ParquetFile(raw) as file:
                 yield file

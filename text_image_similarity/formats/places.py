@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from ..errors import TableError, UsageError
+from .naming import ending_of
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
 _WILD = re.compile(r"[*?\[]")
+_PARTITION = re.compile(r"[^=]+=.*")
 
 
 def is_url(place: str) -> bool:
@@ -48,9 +50,9 @@ def expand(place: str) -> list[str]:
     Names that start with a dot or an underscore are passed over in a folder, as Spark and Hive do.
 
     Raises:
-        UsageError: There is none, or a folder holds folders.
+        UsageError: There is none, a folder holds folders, or names of folders stand for columns.
     """
-    with explained(place):
+    with reading(place):
         files = _expand_url(place) if is_url(place) else _expand_path(local_path(place))
     if not files:
         raise UsageError(f"{place} holds no table")
@@ -63,7 +65,7 @@ def open_bytes(place: str) -> IO[bytes]:
     Raises:
         UsageError, TableError: It cannot be opened.
     """
-    with explained(place):
+    with reading(place):
         if is_url(place):
             system, path = _system(place)
             opened: IO[bytes] = system.open(path, "rb")
@@ -77,7 +79,7 @@ def upload(local: Path, url: str) -> None:
     Raises:
         TableError: It cannot be put there.
     """
-    with explained(url, "written"):
+    with _writing(url):
         system, path = _system(url)
         system.put_file(str(local), path)
 
@@ -89,7 +91,7 @@ def check_writable(url: str) -> None:
         TableError: Nothing can be written beside where a URL says.
     """
     probe = f"{url}.writable"
-    with explained(url, "written"):
+    with _writing(url):
         system, path = _system(probe)
         system.pipe_file(path, b"-")
     with suppress(Exception):  # who may write may not always remove
@@ -138,10 +140,6 @@ class Hashed(io.RawIOBase):
         self._file = file
         self._hash = blake2b(digest_size=16)
 
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
     def readable(self) -> bool:
         return True
 
@@ -151,27 +149,40 @@ class Hashed(io.RawIOBase):
         self._hash.update(data)
         return len(data)
 
-    def drain(self) -> None:
-        """Read what is left."""
+    def finish(self) -> str:
+        """Read what is left, and return the hash of it all."""
         while self.read(1 << 20):
             pass
+        return self._hash.hexdigest()
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
 
+def one_digest(digests: Iterable[str]) -> str:
+    """Return what stands for the content of files, by their hashes in order."""
+    return blake2b("-".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def reading(place: str) -> AbstractContextManager[None]:
+    """Raise as this package's errors what a file or a store raises while it is read."""
+    return _explained(place, "read", UsageError(f"{place} does not exist"))
+
+
+def _writing(place: str) -> AbstractContextManager[None]:
+    missing = TableError(f"{place} cannot be written: there is no such bucket or folder")
+    return _explained(place, "written", missing)
+
+
 @contextmanager
-def explained(place: str, done: str = "read") -> Iterator[None]:
-    """Raise as this package's errors what a file or a store raises."""
+def _explained(place: str, done: str, missing: UsageError | TableError) -> Iterator[None]:
     try:
         yield
     except (UsageError, TableError):
         raise
     except FileNotFoundError as exc:
-        if done == "read":
-            raise UsageError(f"{place} does not exist") from exc
-        raise TableError(f"{place} cannot be {done}: there is no such bucket or folder") from exc
+        raise missing from exc
     except OSError as exc:
         raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}") from exc
     except Exception as exc:
@@ -196,14 +207,15 @@ def _system(url: str) -> tuple[Any, str]:
 
 def _expand_path(path: Path) -> list[str]:
     if path.is_dir():
-        return _tables([(str(entry), entry.is_dir()) for entry in path.iterdir()], str(path))
+        entries = [(str(entry), entry.is_dir()) for entry in path.iterdir()]
+        return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
         if not path.is_file():
             raise UsageError(f"{path} is not a regular file, which is needed to read it twice")
         return [str(path)]
     if _WILD.search(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
-        return sorted(name for name in found if Path(name).is_file())
+        return _unpartitioned(str(path), sorted(name for name in found if Path(name).is_file()))
     raise UsageError(f"{path} does not exist")
 
 
@@ -211,23 +223,54 @@ def _expand_url(url: str) -> list[str]:
     system, path = _system(url)
     if url.startswith(("http://", "https://")):  # a question mark begins a query there
         return [url]
-    if _WILD.search(path):
-        return [system.unstrip_protocol(found) for found in sorted(system.glob(path))]
     if system.isdir(path):
-        entries = system.ls(path, detail=True)
-        return _tables(
-            [(system.unstrip_protocol(entry["name"]), entry["type"] == "directory") for entry in entries], url
-        )
-    if not system.exists(path):
-        raise UsageError(f"{url} does not exist")
-    return [url]
+        entries = [
+            (system.unstrip_protocol(entry["name"]), entry["type"] == "directory")
+            for entry in system.ls(path, detail=True)
+            if entry["name"].rstrip("/") != path.rstrip("/")  # the console of S3 leaves an empty object for a folder
+        ]
+        inside = (name for _, _, names in system.walk(path) for name in names)
+        return _plain_files(entries, url, inside)
+    if system.exists(path):
+        return [url]
+    if _WILD.search(path):
+        return [system.unstrip_protocol(found) for found in _unpartitioned(path, sorted(system.glob(path)))]
+    raise UsageError(f"{url} does not exist")
 
 
-def _tables(entries: list[tuple[str, bool]], folder: str) -> list[str]:
+def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Iterable[str]) -> list[str]:
+    """Return the files of a folder that holds no other.
+
+    Args:
+        entries: What it holds: names, and whether each is a folder.
+        folder: Its own name.
+        inside: The names of files in it at any depth.
+    """
     shown = [
         (name, deep) for name, deep in sorted(entries) if not name.rstrip("/").rpartition("/")[2].startswith((".", "_"))
     ]
     for name, deep in shown:
         if deep:
-            raise UsageError(f"{folder} holds the folder {name}; name the files by a pattern such as {folder}/**/*.csv")
+            _check_partition(name, Path(name).parts[-1:])
+            ending = next(filter(None, map(ending_of, inside)), ".csv")
+            raise UsageError(
+                f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}"
+            )
     return [name for name, _ in shown]
+
+
+def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
+    """Return what a pattern found, if no folder that it did not name in full stands for a column."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
+    for name in found:
+        _check_partition(name, Path(name).parts[fixed:-1])
+    return found
+
+
+def _check_partition(name: str, folders: Sequence[str]) -> None:
+    for folder in filter(_PARTITION.fullmatch, folders):
+        raise UsageError(
+            f"{name} belongs to the partition {folder}, whose column stands in no file and would be lost; write the "
+            "table as one with pandas or Spark, or score one partition at a time, each named in full"
+        )

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError
+from .types import plain_values
 
-# What a column of JSON objects becomes elsewhere; `json` is a text that holds JSON.
-Kind = Literal["null", "bool", "integer", "number", "string", "json"]
+PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
+
+# What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
+# holds JSON.
+Kind = Literal["null", "bool", "integer", "long", "number", "string", "json"]
 _ARROW: dict[Kind, pa.DataType] = {
     "null": pa.null(),
     "bool": pa.bool_(),
     "integer": pa.int64(),
+    "long": pa.int64(),
     "number": pa.float64(),
     "string": pa.string(),
     "json": pa.string(),
@@ -74,8 +79,9 @@ class TextRows:
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """Rows of JSON Lines: their lines, and what the lines mean."""
+    """Rows of JSON Lines: the number of the first one (from 1), their lines, and what the lines mean."""
 
+    first: int
     kinds: dict[str, Kind]
     lines: list[str]
     values: list[dict[str, Any]]
@@ -87,7 +93,8 @@ class JsonRows:
         return [row.get(name) for row in self.values]
 
     def fields(self) -> list[list[str]]:
-        return [[as_text(row.get(name)) for name in self.kinds] for row in self.values]
+        columns = [self._whole(name, [as_text(value) for value in self.column(name)]) for name in self.kinds]
+        return [list(row) for row in zip(*columns, strict=True)]
 
     def objects(self) -> list[str]:
         return self.lines
@@ -98,8 +105,18 @@ class JsonRows:
             column = self.column(name)
             if kind == "json":
                 column = [None if value is None else dump(value) for value in column]
-            arrays.append(column)
+            arrays.append(self._whole(name, column))
         return pa.record_batch(arrays, schema=json_schema(self.kinds))
+
+    def _whole(self, name: str, values: list[Any]) -> list[Any]:
+        """Return values as they are, if every text among them can be written."""
+        for number, value in enumerate(values, self.first):
+            if isinstance(value, str) and not is_whole(value):
+                raise TableError(
+                    f"column {name!r} in row {number} holds half a character (a lone surrogate), which only JSON can "
+                    "hold; name an output that ends in .jsonl, or mend the row"
+                )
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +133,17 @@ class ArrowRows:
         return values
 
     def fields(self) -> list[list[str]]:
-        columns = [[as_text(value) for value in column.to_pylist()] for column in self.batch.columns]
-        return [list(row) for row in zip(*columns, strict=True)]
+        return [[as_text(value) for value in row] for row in self._plain_rows()]
 
     def objects(self) -> list[str]:
-        return [dump(_plain(row)) for row in self.batch.to_pylist()]
+        names = self.batch.schema.names
+        return [dump(_plain(dict(zip(names, row, strict=True)))) for row in self._plain_rows()]
 
     def arrow(self) -> pa.RecordBatch:
         return self.batch
+
+    def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)
 
 
 def text_schema(columns: Sequence[str]) -> pa.Schema:
@@ -133,7 +153,8 @@ def text_schema(columns: Sequence[str]) -> pa.Schema:
 
 def json_schema(kinds: dict[str, Kind]) -> pa.Schema:
     """Return the schema of columns of JSON values."""
-    return pa.schema([(name, _ARROW[kind]) for name, kind in kinds.items()])
+    names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in kinds]
+    return pa.schema(list(zip(names, map(_ARROW.__getitem__, kinds.values()), strict=True)))
 
 
 def kind_of(value: object) -> Kind:
@@ -143,8 +164,10 @@ def kind_of(value: object) -> Kind:
             return "null"
         case bool():
             return "bool"
-        case int() if -(2**63) <= value < 2**63:
+        case int() if -(2**53) <= value <= 2**53:
             return "integer"
+        case int() if -(2**63) <= value < 2**63:
+            return "long"
         case float():
             return "number"
         case str():
@@ -159,6 +182,8 @@ def wider(one: Kind, other: Kind) -> Kind:
         return one
     if one == "null":
         return other
+    if {one, other} == {"integer", "long"}:
+        return "long"
     return "number" if {one, other} == {"integer", "number"} else "json"
 
 
@@ -166,16 +191,23 @@ def as_text(value: object) -> str:
     """Spell out a value for a table of texts; a missing one is empty."""
     if value is None:
         return ""
-    if isinstance(value, bytes):
-        raise TableError("bytes cannot be written as text; name an output that ends in .parquet")
-    if isinstance(value, (bool, dict, list)):
+    if isinstance(value, (bool, dict, list, tuple)):
         return dump(_plain(value))
     return str(value)
 
 
 def dump(value: object) -> str:
-    """Write JSON on one line; what JSON has no words for, such as a date, becomes text."""
-    return json.dumps(value, ensure_ascii=False, default=_spelled)
+    """Write JSON on one line; what JSON has no words for, such as a decimal number, becomes text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is without halves of characters, so that UTF-8 can write it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:
@@ -184,10 +216,4 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, bytes):
-        raise TableError("bytes cannot be written as JSON; name an output that ends in .parquet")
-    return str(value)
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

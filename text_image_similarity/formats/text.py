@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO, TextIO, cast
+from itertools import islice
+from typing import IO, TextIO, TypeVar, cast
 
+from ..errors import TableError
 from .naming import format_of
-from .places import Hashed, explained, open_bytes
+from .places import Hashed, open_bytes, reading
+from .rows import PART_SIZE
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+Row = TypeVar("Row")
 
 
 @contextmanager
@@ -23,10 +28,27 @@ def open_text(place: str, *, errors: str = "strict") -> Iterator[tuple[TextIO, H
     Raises:
         UsageError, TableError: It cannot be read.
     """
-    with explained(place), Hashed(open_bytes(place)) as raw, _expanded(place, raw) as data:
-        encoding = "utf-16" if data.peek(2).startswith(_UTF16) else "utf-8-sig"
+    with reading(place), Hashed(open_bytes(place)) as raw, _expanded(place, raw) as data:
+        mark = data.peek(4)
+        if mark.startswith(_UTF32):
+            raise TableError(f"{place} is UTF-32; convert it to UTF-8, e.g. with iconv")
+        encoding = "utf-16" if mark.startswith(_UTF16) else "utf-8-sig"
         with io.TextIOWrapper(data, encoding, errors, newline="") as file:
             yield file, raw
+
+
+def in_parts(rows: Iterable[Row], start: int, most: int, length: Callable[[Row], int]) -> Iterator[list[Row]]:
+    """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
+    part: list[Row] = []
+    size = 0
+    for row in islice(rows, start, None):
+        part.append(row)
+        size += length(row)
+        if len(part) == most or size >= PART_SIZE:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def _expanded(place: str, raw: Hashed) -> io.BufferedReader:

@@ -1,0 +1,108 @@
+"""Arrow types on their way: dense while rows are cut, dictionaries again when stored, plain values for text and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..errors import TableError
+
+_OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date it cannot spell out
+
+
+def dense(kind: pa.DataType) -> pa.DataType:
+    """Return a type without dictionaries at any depth."""
+    return _with_leaves(kind, lambda leaf: leaf)
+
+
+def stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type that holds the rows of any number of files.
+
+    Files of 127 categories each are together more than an 8-bit index can tell apart, so indices become 32 bits wide.
+    Dictionaries inside other types become their values: Arrow's reader refuses them in several row groups.
+    """
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(pa.int32(), dense(kind.value_type), kind.ordered)
+    return dense(kind)
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether there are bytes at any depth of a type."""
+    types = pa.types
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return _holds(kind, lambda leaf: any(test(leaf) for test in tests))
+
+
+def plain_values(column: pa.Array, name: str) -> list[Any]:
+    """Return a column as Python values that text and JSON can spell out without loss.
+
+    Dates and times become Arrow's text of them, those with a zone in UTC; durations become the number of their units;
+    32-bit floats become the shortest number that stands for them.
+
+    Raises:
+        TableError: A value has no such text; the message names the column.
+    """
+    whole = column.type
+    try:
+        for change in (_in_utc, _spelled, _number_again):
+            if (wanted := _with_leaves(whole, change)) != column.type:
+                column = column.cast(wanted)
+        values: list[Any] = column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as exc:
+        raise _unspeakable(name, whole, str(exc)) from exc
+    if _holds(whole, pa.types.is_temporal) and _OUT_OF_RANGE in str(values):
+        raise _unspeakable(name, whole, "it holds a time out of range")
+    return values
+
+
+def _in_utc(leaf: pa.DataType) -> pa.DataType:
+    return pa.timestamp(leaf.unit, "UTC") if pa.types.is_timestamp(leaf) and leaf.tz else leaf
+
+
+def _spelled(leaf: pa.DataType) -> pa.DataType:
+    if pa.types.is_duration(leaf):
+        return pa.int64()
+    return pa.string() if pa.types.is_temporal(leaf) or pa.types.is_float32(leaf) else leaf
+
+
+def _number_again(leaf: pa.DataType) -> pa.DataType:
+    return pa.float64() if pa.types.is_float32(leaf) else _spelled(leaf)
+
+
+def _unspeakable(name: str, kind: pa.DataType, reason: str) -> TableError:
+    return TableError(
+        f"column {name!r} ({kind}) cannot be written as text: {reason}; name an output that ends in .parquet"
+    )
+
+
+def _holds(kind: pa.DataType, test: Callable[[pa.DataType], bool]) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name != "arrow.uuid" and _holds(kind.storage_type, test)  # a UUID has a text
+    if pa.types.is_dictionary(kind):
+        return _holds(kind.value_type, test)
+    if pa.types.is_nested(kind):
+        return any(_holds(kind.field(i).type, test) for i in range(kind.num_fields))
+    return test(kind)
+
+
+def _with_leaves(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a type with other types at its leaves, and values in place of dictionaries."""
+
+    def changed(field: pa.Field) -> pa.Field:
+        return field.with_type(_with_leaves(field.type, change))
+
+    if pa.types.is_dictionary(kind):
+        return _with_leaves(kind.value_type, change)
+    if pa.types.is_struct(kind):
+        return pa.struct([changed(kind.field(i)) for i in range(kind.num_fields)])
+    if pa.types.is_list(kind):
+        return pa.list_(changed(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(changed(kind.value_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(changed(kind.value_field), kind.list_size)
+    if pa.types.is_map(kind):
+        return pa.map_(changed(kind.key_field), changed(kind.item_field), kind.keys_sorted)
+    return change(kind)
