@@ -113,7 +113,7 @@ def content_of(place: str) -> str:
     Raises:
         UsageError, TableError: It cannot be read.
     """
-    with explained(place), Hashed(open_bytes(place)) as file:
+    with reading(place), Hashed(open_bytes(place)) as file:
         file.drain()
         return file.digest
 
@@ -124,7 +124,7 @@ def state_of(place: str) -> str:
     Raises:
         UsageError, TableError: It cannot be asked.
     """
-    with explained(place):
+    with reading(place):
         if is_url(place):
             system, path = _system(place)
             system.invalidate_cache()
