@@ -114,8 +114,7 @@ def content_of(place: str) -> str:
         UsageError, TableError: It cannot be read.
     """
     with reading(place), Hashed(open_bytes(place)) as file:
-        file.drain()
-        return file.digest
+        return file.finish()
 
 
 def state_of(place: str) -> str:
