@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_png
 from text_image_similarity import Config, Limits, TableError, UsageError, score_csv
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
+from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.tables import TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
@@ -528,6 +533,46 @@ def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: 
             )
     score(folder, "out.csv", config, encoder=Drifting())
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+def test_finished_parts_are_not_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watched(list):  # one that can be referred to weakly
+        pass
+
+    made: list[weakref.ref[Watched]] = []
+    most = 0
+
+    read = DelimitedTable.read
+
+    def watched(self: DelimitedTable, start: int, most: int) -> Iterator[object]:
+        for rows in read(self, start, most):
+            values = Watched(rows.values)
+            made.append(weakref.ref(values))
+            yield replace(rows, values=values)
+
+    def look(done: int, failed: int, total: int) -> None:
+        nonlocal most
+        if done % 40 == 0:
+            gc.collect()
+            most = max(most, sum(values() is not None for values in made))
+
+    monkeypatch.setattr(DelimitedTable, "read", watched)
+    # One part is looked ahead into: 32 rows at most, in parts of 40.
+    (folder / "in.csv").write_text("url,caption\n" + "red.png,red\n" * 800)
+    score(folder, config=replace(CONFIG, chunk_size=40, io_workers=1), progress=look)
+    assert 1 <= most <= 4
+
+
+def test_a_number_is_a_caption(folder: Path) -> None:
+    (folder / "in.jsonl").write_text('{"url": "red.png", "caption": 7}\n{"url": "red.png", "caption": true}\n')
+    summary = score_csv(folder / "in.jsonl", folder / "out.csv", CONFIG, encoder=ENCODER)
+    assert (summary.scored, summary.failures) == (1, {"empty_caption": 1})
+
+
+def test_what_the_output_cannot_hold_is_told_before_the_model_loads(folder: Path) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": [b"x"]}), folder / "in.parquet")
+    with pytest.raises(UsageError, match="'raw'"):
+        score_csv(folder / "in.parquet", folder / "out.csv", Config(model="/no/such/model"))
 
 
 def test_parts_go_where_one_wants_them(folder: Path) -> None:

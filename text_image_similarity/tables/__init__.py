@@ -125,6 +125,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
         table, states = _checked(source, (col_url, col_text), options)
+        output = output_for(target, table.columns, table.schema)
         config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
         encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
         identity = _identity(table, config, encoder, (col_url, col_text))
@@ -133,7 +134,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
             earlier, content = _earlier(target, identity, work.begun())
         run = {**identity, "format": ending, "retry_failed": content}
         work.begin(run, versions(), afresh=options.start == "afresh")
-        job = Job(table, (col_url, col_text), output_for(target, table.columns, table.schema), work, earlier)
+        job = Job(table, (col_url, col_text), output, work, earlier)
         job.score(config, encoder, transport, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
@@ -151,7 +152,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
             output_content="",
             warnings=[*warnings, *work.warnings],
         )
-        _put_together(job.output, work, summary)
+        _put_together(output, work, summary)
         work.finish()
     return summary
 

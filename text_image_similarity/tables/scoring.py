@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice, tee
+from itertools import islice
+from typing import Any, TypeVar
 
 import httpx
 
@@ -19,6 +20,7 @@ from ..pipeline import RunStats, score_parts
 from ..records import OUT_COLUMNS, Record, ScoreResult
 from .workspace import Part, Workspace, digest_of
 
+Item = TypeVar("Item")
 # (rows done, rows failed, rows in all), before the first row and after every row
 Progress = Callable[[int, int, int], None]
 
@@ -69,7 +71,7 @@ class Job:
         Raises:
             StoppedError: `stop` said yes; what is finished is kept.
         """
-        ahead, stretches = tee(self._stretches(sum(part.rows for part in self.work.parts), config.chunk_size))
+        ahead, stretches = _read_twice(self._stretches(sum(part.rows for part in self.work.parts), config.chunk_size))
         stats = RunStats()
         told = _Told(self.work.parts, self.table.row_count, progress)
         records = (stretch.records for stretch in ahead)
@@ -98,7 +100,8 @@ class Job:
         """Yield the rows from a row on, with what is to be scored of them."""
         kept = self._kept(start, most)
         for rows in self.table.read(start, most):
-            records = [Record(*pair) for pair in zip(*(rows.column(name) for name in self.columns), strict=True)]
+            pairs = zip(*(map(_text, rows.column(name)) for name in self.columns), strict=True)
+            records = [Record(*pair) for pair in pairs]
             known: list[ScoreResult | None] = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
             if len(known) < len(rows):
                 raise TableError(
@@ -114,6 +117,30 @@ class Job:
             return None
         columns = ([rows.column(name) for name in OUT_COLUMNS] for rows in self.earlier.read(start, most))
         return (_still_valid(*pair) for part in columns for pair in zip(*part, strict=True))
+
+
+def _read_twice(items: Iterator[Item]) -> tuple[Iterator[Item], Iterator[Item]]:
+    """Return two iterators over one, as `itertools.tee` does, which holds on to some 57 items that both have passed."""
+    queues: tuple[deque[Item], deque[Item]] = (deque(), deque())
+
+    def read(own: deque[Item]) -> Iterator[Item]:
+        while own or _fill(queues, items):
+            yield own.popleft()
+
+    return read(queues[0]), read(queues[1])
+
+
+def _fill(queues: tuple[deque[Item], deque[Item]], items: Iterator[Item]) -> bool:
+    for item in items:
+        for queue in queues:
+            queue.append(item)
+        return True
+    return False
+
+
+def _text(value: Any) -> Any:
+    """Return a number as text, as CSV would hold it; what is no text otherwise stays, and its row has no caption."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 class _Told:
