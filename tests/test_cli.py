@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import StoppedError, cli
+from text_image_similarity import cli
 from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.tables.workspace import Workspace
 
@@ -223,9 +223,18 @@ def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: py
     assert table.read_text().startswith("url,caption")
 
 
-def test_sigterm_before_the_first_row_ends_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(StoppedError, match="before the first row"), Stopping():
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_sigterm_before_the_first_row_ends_at_once(
+    table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        "text_image_similarity.encoders.onnx_runtime._open", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 143
+    assert "ending before the first row" in caplog.text
+    assert sorted(path.name for path in table.parent.iterdir()) == ["in.csv", "red.png"]
+
+
+def test_sigterm_asks_once_the_run_is_at_work() -> None:
     with Stopping() as stopping:
         assert not stopping.asked()
         os.kill(os.getpid(), signal.SIGTERM)

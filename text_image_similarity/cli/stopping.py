@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from types import FrameType, TracebackType
-
-from ..errors import StoppedError
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -37,6 +36,7 @@ class Stopping:
         if self._asked:
             os._exit(128 + signal.SIGTERM)
         if not self._at_work:
-            raise StoppedError("stopped as asked before the first row; the same command begins, or goes on")
+            logger.warning("SIGTERM: ending before the first row; the same command begins, or goes on")
+            sys.exit(128 + signal.SIGTERM)  # passes through what handles a model's exceptions
         self._asked = True
         logger.warning("SIGTERM: ending after the part in work; a second one ends at once and loses that part")
