@@ -28,7 +28,6 @@ __all__ = [
     "check_columns",
     "check_writable",
     "content_of",
-    "expand",
     "folder_of",
     "format_of",
     "is_url",

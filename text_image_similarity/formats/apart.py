@@ -8,23 +8,24 @@ from ..errors import UsageError
 from .places import canonical, expand
 
 
-def check_apart(source: str, place: str) -> None:
+def check_apart(source: str, *places: str) -> None:
     """Refuse a place to write to that belongs to a table to read, or would belong to it once it is written.
 
     Args:
         source: A file, a folder or a pattern.
-        place: A file.
+        places: Files.
 
     Raises:
         UsageError: It does; or there is no table.
     """
-    table, wanted = canonical(source), canonical(place)
-    files = [canonical(file) for file in expand(source)]
-    if wanted in files:
-        raise UsageError(f"{place} is the input too and would be overwritten; name another output")
-    in_folder = files != [table] and wanted.rpartition("/")[0] == table
-    if in_folder or _matches(wanted.split("/"), table.split("/")):
-        raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")
+    table, files = canonical(source), [canonical(file) for file in expand(source)]
+    for place in places:
+        wanted = canonical(place)
+        if wanted in files:
+            raise UsageError(f"{place} is the input too and would be overwritten; name another output")
+        in_folder = files != [table] and wanted.rpartition("/")[0] == table
+        if in_folder or _matches(wanted.split("/"), table.split("/")):
+            raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")
 
 
 def _matches(path: list[str], pattern: list[str]) -> bool:

@@ -184,9 +184,7 @@ class Run(Generic[Item]):
         if picture.outcome is not None or (content := picture.loaded()) is None:
             return
         # What this run encoded comes before what its threads found in the cache, so that timing decides nothing.
-        vector = self._known(content.key) if content.key is not None else None
-        if vector is None:
-            vector = content.vector
+        vector = content.vector if content.key is None else self._known(content.key, content.vector)
         if vector is not None:
             picture.finish(vector)
             return
@@ -277,9 +275,11 @@ class Run(Generic[Item]):
     def _caption_key(self, text: str) -> bytes:
         return content_key(self.fingerprint, "text", text.encode("utf-8", "surrogatepass"))
 
-    def _known(self, key: bytes) -> Vector | None:
-        """Return the embedding that this part made, or an earlier part or run kept."""
+    def _known(self, key: bytes, kept: Vector | None = None) -> Vector | None:
+        """Return the embedding that this part made, or that an earlier part or run kept: `kept`, if it was found already."""
         vector = self.known.get(key)
+        if vector is None:
+            vector = kept
         return vector if vector is not None or self.cache is None else self.cache.get(key)
 
     def _remember(self, key: bytes, outcome: Outcome) -> None:

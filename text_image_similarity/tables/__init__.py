@@ -132,8 +132,8 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         earlier, content = None, None
         if options.start == "retry_failed":
             earlier, content = _earlier(target, identity, work.begun())
-        run = {**identity, "format": ending, "retry_failed": content}
-        work.begin(run, versions(), afresh=options.start == "afresh")
+        run, used = {**identity, "format": ending, "retry_failed": content}, versions()
+        work.begin(run, used, afresh=options.start == "afresh")
         job = Job(table, (col_url, col_text), output, work, earlier)
         job.score(config, encoder, transport, progress, stop)
         if [state_of(file) for file in table.files] != states:
@@ -147,7 +147,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
             **describe(encoder),
             **outcome(work.parts),
             score=config.score,
-            versions=versions(),
+            versions=used,
             job=identity,
             output_content="",
             warnings=[*warnings, *work.warnings],
@@ -172,8 +172,7 @@ def _check_places(source: str, target: str) -> None:
         except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
     format_of(target)
-    for place in (target, note):
-        check_apart(source, place)
+    check_apart(source, target, note)
     if is_url(target):
         check_writable(target)
 
