@@ -32,7 +32,9 @@ FLOORS = {
     "pipeline": 4,
     "evaluation": 5,
     "predictor": 5,
+    "ray_data": 5,
     "report": 5,
+    "spark": 5,
     "tables": 5,
     "training": 5,
     "cli": 6,
@@ -54,6 +56,8 @@ DOORS = {
     "scipy": {"metrics"},
     "fsspec": {"formats"},
     "tqdm": {"cli"},
+    "pyspark": {"spark"},
+    "ray": {"ray_data"},
 }
 
 

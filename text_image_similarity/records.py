@@ -50,5 +50,5 @@ class ScoreResult:
 
     @classmethod
     def failed(cls, error: RowError) -> ScoreResult:
-        """Turn a row's exception into its result."""
-        return cls(error=str(error))
+        """Turn a row's exception into its result, in text that every format can hold: a path may carry other bytes."""
+        return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -15,12 +15,13 @@ from .apart import check_apart
 from .delimited import DELIMITERS, DelimitedTable, check_columns
 from .json_lines import JsonTable
 from .naming import format_of
-from .output import Output, output_for
+from .output import SCORE_FIELDS, Output, output_for, score_arrays
 from .parquet import ParquetTable
 from .places import check_writable, content_of, expand, folder_of, is_url, local_path, open_bytes, state_of, upload
 from .rows import Rows
 
 __all__ = [
+    "SCORE_FIELDS",
     "Output",
     "Rows",
     "Table",
@@ -35,6 +36,7 @@ __all__ = [
     "open_bytes",
     "open_table",
     "output_for",
+    "score_arrays",
     "state_of",
     "upload",
 ]

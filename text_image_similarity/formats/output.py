@@ -25,6 +25,7 @@ from .naming import Codec, Kind, format_of
 from .rows import Rows, dump, is_whole
 from .types import holds_bytes
 
+SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.string()))  # in Arrow
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 128 * 1024 * 1024
 
@@ -41,6 +42,13 @@ class Output(Protocol):
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         """Put parts together to a whole table."""
+
+
+def score_arrays(results: Sequence[ScoreResult]) -> list[pa.Array]:
+    """Return results as Arrow columns of `SCORE_FIELDS`; a failed row's similarity is null."""
+    scores = [None if result.error is not None else result.similarity for result in results]
+    columns = (scores, [result.error for result in results])
+    return [pa.array(column, field.type) for column, field in zip(columns, SCORE_FIELDS, strict=True)]
 
 
 def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
@@ -60,7 +68,7 @@ def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
         return DelimitedOutput([*columns, *OUT_COLUMNS], DELIMITERS[found.kind], found.codec)
     if found.kind == "jsonl":
         return JsonOutput(found.codec)
-    return ParquetOutput(schema.append(pa.field("similarity", pa.float64())).append(pa.field("error", pa.string())))
+    return ParquetOutput(pa.schema([*schema, *SCORE_FIELDS], schema.metadata))
 
 
 def _check(kind: Kind, columns: Sequence[str], schema: pa.Schema) -> None:
@@ -114,7 +122,7 @@ class JsonOutput:
         lines = []
         for text, result in zip(rows.objects(), results, strict=True):
             score = "null" if result.error is not None else repr(result.similarity)
-            members = f'"similarity": {score}, "error": {dump(_printable(result.error))}'
+            members = f'"similarity": {score}, "error": {dump(result.error)}'
             lines.append(extended(text, members) + "\n")
         return "".join(lines).encode("utf-8")
 
@@ -130,14 +138,8 @@ class ParquetOutput:
     schema: pa.Schema
 
     def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
-        scores = [None if result.error is not None else result.similarity for result in results]
         try:
-            batch = rows.arrow()
-            columns = [
-                *batch.columns,
-                pa.array(scores, pa.float64()),
-                pa.array([_printable(r.error) for r in results], pa.string()),
-            ]
+            columns = [*rows.arrow().columns, *score_arrays(results)]
             sink = pa.BufferOutputStream()
             pq.write_table(pa.Table.from_arrays(columns, schema=self.schema), sink)
         except pa.ArrowException as exc:
@@ -168,12 +170,7 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def _cells(result: ScoreResult) -> tuple[str, str]:
-    return ("", _printable(result.error) or "") if result.error is not None else (repr(result.similarity), "")
-
-
-def _printable(error: str | None) -> str | None:
-    """Return an error that every format can hold; a path may carry bytes that are no text."""
-    return None if error is None else error.encode("utf-8", "backslashreplace").decode("utf-8")
+    return ("", result.error) if result.error is not None else (repr(result.similarity), "")
 
 
 def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:

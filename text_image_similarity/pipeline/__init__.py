@@ -11,7 +11,7 @@ from contextlib import closing
 from hashlib import blake2b
 from itertools import chain, islice
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from PIL import Image
@@ -33,6 +33,7 @@ __all__ = [
     "RunStats",
     "embed_images",
     "embed_texts",
+    "record",
     "score_images",
     "score_pairs",
     "score_parts",
@@ -213,6 +214,11 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
             yield from (next(encoded) if is_caption(text) else no_caption() for text in chunk)
 
     return outcomes()
+
+
+def record(url: Any, caption: Any) -> Record:
+    """Return a table's row as a record: a number counts as its text, as CSV would hold it; what else is no text has none."""
+    return Record(*(str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for v in (url, caption)))
 
 
 def _parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:

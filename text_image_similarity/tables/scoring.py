@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 
@@ -16,7 +16,7 @@ from ..config import Config
 from ..encoders import Encoder
 from ..errors import ErrorCode, StoppedError, TableError
 from ..formats import Output, Rows, Table
-from ..pipeline import RunStats, score_parts
+from ..pipeline import RunStats, record, score_parts
 from ..records import OUT_COLUMNS, Record, ScoreResult
 from .workspace import Part, Workspace, digest_of
 
@@ -100,16 +100,13 @@ class Job:
         """Yield the rows from a row on, with what is to be scored of them."""
         kept = self._kept(start, most)
         for rows in self.table.read(start, most):
-            pairs = zip(*(map(_text, rows.column(name)) for name in self.columns), strict=True)
-            records = [Record(*pair) for pair in pairs]
+            records = [record(*pair) for pair in zip(*map(rows.column, self.columns), strict=True)]
             known: list[ScoreResult | None] = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
             if len(known) < len(rows):
                 raise TableError(
                     "the earlier output has fewer rows than the input; score it anew, without retrying failures"
                 )
-            yield _Stretch(
-                rows, [record for record, result in zip(records, known, strict=True) if result is None], known
-            )
+            yield _Stretch(rows, [row for row, result in zip(records, known, strict=True) if result is None], known)
 
     def _kept(self, start: int, most: int) -> Iterator[ScoreResult | None] | None:
         """Return the results that stay as they are, from a row on; None for a row that may succeed now."""
@@ -136,11 +133,6 @@ def _fill(queues: tuple[deque[Item], deque[Item]], items: Iterator[Item]) -> boo
             queue.append(item)
         return True
     return False
-
-
-def _text(value: Any) -> Any:
-    """Return a number as text, as CSV would hold it; what is no text otherwise stays, and its row has no caption."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
 class _Told:
