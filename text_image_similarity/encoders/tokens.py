@@ -24,14 +24,14 @@ class Tokens:
     Args:
         encode: n captions -> their token ids, cut at the model's context length, without padding.
         pad: The id that fills a row up.
-        context_length: Tokens of the longest row.
+        context_length: Tokens of the longest row; None is no limit.
         whole: Whether every row is filled up to that (SigLIP).
         tokenizer: What `encode` uses, where that can be saved as one file.
     """
 
     encode: Callable[[Sequence[str]], list[Ids]]
     pad: int
-    context_length: int
+    context_length: int | None
     whole: bool = False
     tokenizer: Tokenizer | None = None
 
@@ -45,7 +45,9 @@ class Tokens:
         """
 
         def width(row: Ids) -> int:
-            return self.context_length if self.whole else min(-(-len(row) // step) * step, self.context_length)
+            wanted = -(-len(row) // step) * step
+            limit = self.context_length or wanted
+            return limit if self.whole else min(wanted, limit)
 
         for t, group in groupby(rows, width):
             alike = list(group)
@@ -71,7 +73,7 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
     def encode(texts: Sequence[str]) -> list[Ids]:
         return [encoding.ids or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
-    return Tokens(encode, pad, (tokenizer.truncation or {})["max_length"], tokenizer=tokenizer)
+    return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
 
 
 def by_length(rows: Sequence[Ids]) -> list[int]:

@@ -48,12 +48,13 @@ class Engine(Protocol):
 def score_elsewhere(engine: Engine, parts: Iterable[Iterable[Record]]) -> Generator[ScoreResult]:
     """Score records part by part with an engine that is started; yield one result per record, in order."""
     work: deque[Future[list[ScoreResult]]] = deque()
-    pool = ThreadPoolExecutor(engine.at_once, thread_name_prefix="score-engine")
+    at_once = engine.at_once
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
     try:
         for part in parts:
             records = list(part)
             work.append(pool.submit(engine.score, records) if records else _done([]))
-            if len(work) >= engine.at_once:
+            if len(work) >= at_once:
                 yield from work.popleft().result()
         while work:
             yield from work.popleft().result()
