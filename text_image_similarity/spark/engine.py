@@ -124,7 +124,8 @@ class SparkEngine:
 
 def _reason(exc: Exception) -> str:
     """Return the one line of a long message that says what happened: Java's first cause, or the end of Python's traceback."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    lines = [line.strip() for line in str(exc).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     traceback = any(line.startswith("Traceback ") for line in lines)
     return causes[0] if causes else lines[-1 if traceback else 0]

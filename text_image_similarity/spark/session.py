@@ -53,7 +53,8 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
         return SparkSession.active(), False
     except PySparkException:
         pass  # there is none
-    settings = {**_QUIET, **({} if _names_master(conf) else _LOCAL), **conf}
+    remote = "spark.remote" in conf or "SPARK_REMOTE" in os.environ  # a server that is there has settings of its own
+    settings = {**({} if remote else _QUIET), **({} if _names_master(conf) else _LOCAL), **conf}
     builder = SparkSession.builder
     for name, value in settings.items():
         builder = builder.config(name, value)
