@@ -27,82 +27,6 @@ _RESTARTS = 100  # of one worker; more are the machine's fault
 _LEAVE_S = 30.0  # for parts in work when the engine is closed
 
 
-def score_dataset(
-    ds: Dataset,
-    config: Config,
-    *,
-    url_col: str = "url",
-    caption_col: str = "caption",
-    concurrency: int | tuple[int, int] | None = None,
-    num_gpus: float | None = None,
-    **options: Any,
-) -> Dataset:
-    """Score every row of a Ray dataset with `map_batches`, on actors that load the encoder once.
-
-    Lazy and streaming, as datasets are: rows are read and scored when the result is consumed, and no more of them are in
-    memory than Ray's back-pressure lets through. Actors that are killed are started again, and their rows scored again.
-
-    Args:
-        ds: The dataset; its other columns stay as they are.
-        config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and must
-            lead to the same files on every node.
-        url_col: The column of image references.
-        caption_col: The column of captions.
-        concurrency: Actors: a number, or the fewest and the most; None starts with one and lets Ray add more while CPUs
-            (or GPUs) are free and rows are waiting. A fixed number must leave a CPU for what reads the dataset.
-        num_gpus: GPUs of one actor; a fraction shares one. With `config.device="auto"` an actor uses the one it gets.
-        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads),
-            `batch_size` (`config.chunk_size` unless given), `memory`, `runtime_env`, and others.
-
-    Returns:
-        The dataset with two more columns, `similarity` (double, null for a failed row) and `error` (string).
-
-    Raises:
-        UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
-            run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
-        ConfigError: Ray is not installed, or `concurrency` makes no sense.
-    """
-    _require_ray()
-    from ray.data import ActorPoolStrategy
-
-    columns = (url_col, caption_col)
-    if (schema := ds.schema(fetch_if_missing=False)) is not None:
-        _check(schema.names, columns)
-    pool = ActorPoolStrategy(
-        **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
-    )
-    given = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
-    return ds.map_batches(
-        Scorer, fn_constructor_args=(portable(config), columns), batch_format="pyarrow", zero_copy_batch=True, **given
-    )
-
-
-class Scorer:
-    """The actor of `score_dataset`: Arrow tables in, the same with their scores out.
-
-    Args:
-        config: The settings of the run.
-        columns: The columns of references and of captions.
-
-    Raises:
-        ConfigError, ModelError: From the constructor, which ends Ray's run.
-    """
-
-    def __init__(self, config: Config, columns: tuple[str, str]) -> None:
-        self._config, self._columns = config, columns
-        self._encoder = load_encoder(config)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Score one batch.
-
-        Raises:
-            UsageError: It lacks a column, or has one of those that are added.
-        """
-        _check(table.column_names, self._columns)
-        with closing(score_batches(table.to_batches(), self._config, self._columns, encoder=self._encoder)) as scored:
-            return pa.Table.from_batches(scored)
-
-
 class RayEngine:
     """A Ray cluster that scores the parts of a table, for the command line; a context manager.
 
@@ -187,7 +111,8 @@ class RayEngine:
         cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self._actors = self._concurrency or self._room(cluster)
         options = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES, "max_concurrency": CALLS}
-        worker = ray.remote(_Worker).options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
+        worker: Any = ray.remote(_Worker)
+        worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
         actors = [worker.remote(portable(config)) for _ in range(self._actors)]
         self._pending = {actor.facts.remote(): actor for actor in actors}
         (first, *_), _ = ray.wait(list(self._pending))
