@@ -1,0 +1,122 @@
+"""Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
+
+Either way a worker is an actor that loads the encoder once. It has two batches in work, so that its network is not idle
+where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..config import Config
+from ..encoders import load_encoder
+from ..errors import ConfigError, UsageError
+from ..formats import check_columns
+from ..pipeline.batches import portable, score_batches
+from ..records import OUT_COLUMNS
+from .engine import CALLS, RayEngine, require_ray
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+__all__ = ["RayEngine", "score_dataset"]
+
+
+def score_dataset(
+    ds: Dataset,
+    config: Config,
+    *,
+    url_col: str = "url",
+    caption_col: str = "caption",
+    concurrency: int | tuple[int, int] | None = None,
+    num_gpus: float | None = None,
+    **options: Any,
+) -> Dataset:
+    """Score every row of a Ray dataset with `map_batches`, on actors that load the encoder once.
+
+    Lazy and streaming, as datasets are: rows are read and scored when the result is consumed, and no more of them are in
+    memory than Ray's back-pressure lets through. Actors that are killed are started again, and their rows scored again.
+
+    Args:
+        ds: The dataset; its other columns stay as they are.
+        config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and must
+            lead to the same files on every node.
+        url_col: The column of image references.
+        caption_col: The column of captions.
+        concurrency: Actors: a number, or the fewest and the most; None starts with one and lets Ray add more while CPUs
+            (or GPUs) are free and rows are waiting. A fixed number must leave a CPU for what reads the dataset.
+        num_gpus: GPUs of one actor; a fraction shares one. With `config.device="auto"` an actor uses the one it gets.
+        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads),
+            `batch_size` (`config.chunk_size` unless given), `memory`, `runtime_env`, and others.
+
+    Returns:
+        The dataset with two more columns, `similarity` (double, null for a failed row) and `error` (string).
+
+    Raises:
+        UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
+            run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
+        ConfigError: Ray is not installed, or `concurrency` makes no sense.
+    """
+    require_ray()
+    from ray.data import ActorPoolStrategy
+
+    columns = (url_col, caption_col)
+    if (schema := ds.schema(fetch_if_missing=False)) is not None:
+        _check(schema.names, columns)
+    pool = ActorPoolStrategy(
+        **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
+    )
+    given = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
+    return ds.map_batches(
+        Scorer, fn_constructor_args=(portable(config), columns), batch_format="pyarrow", zero_copy_batch=True, **given
+    )
+
+
+class Scorer:
+    """The actor of `score_dataset`: Arrow tables in, the same with their scores out.
+
+    Args:
+        config: The settings of the run.
+        columns: The columns of references and of captions.
+
+    Raises:
+        ConfigError, ModelError: From the constructor, which ends Ray's run.
+    """
+
+    def __init__(self, config: Config, columns: tuple[str, str]) -> None:
+        self._config, self._columns = config, columns
+        self._encoder = load_encoder(config)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Score one batch.
+
+        Raises:
+            UsageError: It lacks a column, or has one of those that are added.
+        """
+        _check(table.column_names, self._columns)
+        with closing(score_batches(table.to_batches(), self._config, self._columns, encoder=self._encoder)) as scored:
+            return pa.Table.from_batches(scored)
+
+
+def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
+    """Raise a `UsageError` unless there are columns to read and no columns to overwrite."""
+    check_columns(columns, names, "the dataset")
+    for name in OUT_COLUMNS:
+        if name in columns:
+            raise UsageError(f"the dataset has a column {name!r} already; drop or rename it")
+
+
+def _pool_size(concurrency: object) -> dict[str, int]:
+    """Return the arguments of `ActorPoolStrategy`."""
+    sizes = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    if concurrency is None:
+        return {}
+    if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes) or sizes[0] > sizes[1]:
+        raise ConfigError(
+            f"concurrency={concurrency!r} is neither a number of actors, from 1, nor the fewest and the most"
+        )
+    return {"min_size": sizes[0], "max_size": sizes[1]}

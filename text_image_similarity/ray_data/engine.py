@@ -1,0 +1,239 @@
+"""Parts of a table on a Ray cluster: a pool of actors, each with an encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from inspect import Parameter, signature
+from threading import Condition, current_thread, main_thread
+from types import TracebackType
+from typing import Any
+
+from ..config import Config
+from ..encoders import describe, load_encoder
+from ..errors import ConfigError, TableError, TextImageSimilarityError, UsageError
+from ..pipeline import score_pairs
+from ..pipeline.batches import portable
+from ..records import Record, ScoreResult
+
+CALLS = 2  # batches in work in one actor
+_RETRIES = 10  # of a part whose worker died; more are the part's fault
+_RESTARTS = 100  # of one worker; more are the machine's fault
+_LEAVE_S = 30.0  # for parts in work when the engine is closed
+
+
+class RayEngine:
+    """A Ray cluster that scores the parts of a table, for the command line; a context manager.
+
+    Without an address it starts Ray on this machine, open to loopback alone, and stops it at the end; a Ray that this
+    process has started or joined already is used as it is.
+
+    Args:
+        conf: `concurrency` (actors; as many as the cluster has room for unless given), `actor.num_cpus` (of one actor,
+            which encodes with as many threads; 1), `actor.num_gpus` (of one actor; 0), and arguments of `ray.init`, such
+            as `address`, or `num_cpus` of a Ray that is started. Values are JSON, or text where they are none.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        UsageError: A key or a value is wrong.
+    """
+
+    def __init__(self, conf: Mapping[str, str]) -> None:
+        require_ray()
+        settings = {name: _value(value) for name, value in conf.items()}
+        self._concurrency = _number(settings, "concurrency", None, least=1)
+        self._cpus = _number(settings, "actor.num_cpus", 1, least=0)
+        self._gpus = _number(settings, "actor.num_gpus", 0, least=0)
+        self._joins = settings.get("address", os.environ.get("RAY_ADDRESS")) not in (None, "local")
+        self._settings = settings
+        self._started = False
+        self._actors = 0
+        self._pending: dict[Any, Any] = {}  # what an actor says once it is up -> the actor
+        self._busy: Counter[Any] = Counter()  # an actor that is up -> its parts in work
+        self._change = Condition()
+
+    def __enter__(self) -> RayEngine:
+        # Read when Ray is imported or started: it reports nothing to its makers, and listens on loopback alone.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not self._joins:
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        import ray
+
+        known = [name for name, p in signature(ray.init).parameters.items() if p.kind is not Parameter.VAR_KEYWORD]
+        for name in self._settings:
+            if name not in known:
+                own = "concurrency, actor.num_cpus, actor.num_gpus"
+                raise UsageError(f"{name!r} is no setting for Ray; there are {own}, and of ray.init {', '.join(known)}")
+        if not ray.is_initialized():
+            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+            local = {} if self._joins else {"include_dashboard": False}
+            try:
+                with _same_sigterm():
+                    ray.init(**{**quiet, **local, **self._settings})
+            except (OSError, RuntimeError, TypeError, ValueError) as exc:
+                raise UsageError(f"Ray cannot be started or joined with these settings: {exc}") from exc
+            self._started = True
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        import ray
+
+        for actor in [*self._pending.values(), *self._busy]:
+            ray.kill(actor)
+        with self._change:  # threads that wait for a part get an error, and must be out of Ray when it stops
+            self._change.wait_for(lambda: not self._busy.total(), _LEAVE_S)
+        if self._started:
+            ray.shutdown()
+
+    @property
+    def at_once(self) -> int:
+        """How many parts keep all actors busy."""
+        return CALLS * self._actors
+
+    def start(self, config: Config) -> dict[str, Any]:
+        """Start the actors and wait for the first that has loaded the model.
+
+        Returns:
+            What `describe` says of its encoder, and its `fingerprint`.
+
+        Raises:
+            UsageError: The cluster has no room for an actor.
+            ConfigError, ModelError: The actor's own.
+            TableError: It could not start.
+        """
+        import ray
+
+        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self._actors = self._concurrency or self._room(cluster)
+        options = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES, "max_concurrency": CALLS}
+        worker: Any = ray.remote(_Worker)
+        worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
+        actors = [worker.remote(portable(config)) for _ in range(self._actors)]
+        self._pending = {actor.facts.remote(): actor for actor in actors}
+        (first, *_), _ = ray.wait(list(self._pending))
+        facts: dict[str, Any] = _answer(first, "no worker could start")
+        return facts
+
+    def score(self, records: Sequence[Record]) -> list[ScoreResult]:
+        """Score one part on the actor that has least to do; may be called from several threads.
+
+        Raises:
+            TableError: The part could not be scored, also on other workers.
+        """
+        actor = self._taken()
+        try:
+            results: list[ScoreResult] = _answer(
+                actor.score.remote(list(records)), "a part of the table was not scored"
+            )
+            return results
+        finally:
+            with self._change:
+                self._busy[actor] -= 1
+                self._change.notify_all()
+
+    def _taken(self) -> Any:
+        """Return an actor that is up, counted as one part busier."""
+        import ray
+
+        with self._change:
+            up, _ = (
+                ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0) if self._pending else ([], [])
+            )
+            self._busy.update({self._pending.pop(said): 0 for said in up})
+            actor = min(self._busy, key=self._busy.__getitem__)
+            self._busy[actor] += 1
+            return actor
+
+    def _room(self, cluster: Mapping[str, float]) -> int:
+        """Return how many actors a cluster has room for."""
+        needs = {"CPU": self._cpus, "GPU": self._gpus}
+        room = min(int(cluster.get(name, 0) / need) for name, need in needs.items() if need)
+        if not room:
+            there = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in needs)
+            raise UsageError(
+                f"Ray has {there}, which is no room for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs; "
+                "change actor.num_cpus or actor.num_gpus"
+            )
+        return room
+
+
+class _Worker:
+    """The actor of `RayEngine`: one that cannot load its model says so when it is asked."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._problem: TextImageSimilarityError | None = None
+        try:
+            self._encoder = load_encoder(config)
+        except TextImageSimilarityError as exc:
+            self._problem = exc
+
+    def facts(self) -> dict[str, Any]:
+        if self._problem is not None:
+            raise self._problem
+        return {**describe(self._encoder), "fingerprint": getattr(self._encoder, "fingerprint", None)}
+
+    def score(self, records: list[Record]) -> list[ScoreResult]:
+        if self._problem is not None:
+            raise self._problem
+        return list(score_pairs(records, self._config, encoder=self._encoder))
+
+
+def _answer(reference: Any, failure: str) -> Any:
+    """Wait for what an actor's method returns.
+
+    Raises:
+        TextImageSimilarityError: The method's own.
+        TableError: Ray could not get an answer.
+    """
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as exc:
+        if isinstance(exc.cause, TextImageSimilarityError):
+            raise exc.cause from exc
+        raise TableError(f"{failure}: {exc.cause}") from exc
+    except RayError as exc:
+        reason = " ".join(str(exc).split())
+        raise TableError(
+            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if pictures crash the workers, isolate the decoder"
+        ) from exc
+
+
+def require_ray() -> None:
+    """Raise a `ConfigError` unless Ray is installed."""
+    if find_spec("ray") is None:
+        raise ConfigError("Ray is not installed: pip install 'text-image-similarity[ray]'")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _number(settings: dict[str, Any], name: str, default: int | None, *, least: int) -> Any:
+    """Take a number out of the settings."""
+    value = settings.pop(name, default)
+    if value is not None and (type(value) not in (int, float) or value < least):
+        raise UsageError(f"{name}={value!r} must be a number of at least {least}")
+    return value
+
+
+@contextmanager
+def _same_sigterm() -> Iterator[None]:
+    """Keep the process's own way with SIGTERM, which `ray.init` replaces."""
+    earlier = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGTERM, earlier)
