@@ -56,3 +56,11 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server():
     with Server() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def spark():
+    from tests.spark_sessions import local_session
+
+    with local_session() as session:
+        yield session
