@@ -125,7 +125,7 @@ class Words(nn.Module):
 def engine(dtype: torch.dtype) -> tuple[TorchEngine, Overflowing, Words]:
     runtime = Runtime(torch.device("cpu"), dtype)
     picture, words = Overflowing().to(dtype), Words().to(dtype)
-    tokens = Tokens(lambda texts: [[len(text)] for text in texts], pad=0)
+    tokens = Tokens(lambda texts: [[len(text)] for text in texts], pad=0, context_length=8)
     return TorchEngine(runtime, ImageTower(picture, PREPROCESS, runtime), words, tokens), picture, words
 
 

@@ -22,7 +22,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--revision", help="commit, tag or branch of a hub model (default: the pinned one)")
     add("--device", default=config.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add("--precision", default=config.precision, choices=get_args(Precision), help="default: %(default)s")
-    add("--engine", default=config.engine, choices=get_args(Engine), help="what runs the model (default: %(default)s)")
+    add(
+        "--model-engine",
+        default=config.engine,
+        choices=get_args(Engine),
+        help="what runs the model (default: %(default)s)",
+    )
     add(
         "--preprocess",
         default=config.preprocess,
@@ -65,6 +70,14 @@ def draws_bars(options: argparse.Namespace) -> bool:
     return options.log_format == "text" and sys.stderr.isatty()
 
 
+def setting(text: str) -> tuple[str, str]:
+    """Read `key=value`."""
+    key, equals, value = text.partition("=")
+    if not (equals and key.strip()):
+        raise argparse.ArgumentTypeError(f"{text} is not of the form key=value")
+    return key.strip(), value.strip()
+
+
 def check_output(path: Path, *, besides: Iterable[str | Path | None] = ()) -> None:
     """Refuse a file to write at the end of a long run, if it could not be written then.
 
@@ -99,7 +112,7 @@ def model_config(options: argparse.Namespace) -> Config:
         revision=options.revision,
         device=options.device,
         precision=options.precision,
-        engine=options.engine,
+        engine=options.model_engine,
         preprocess=options.preprocess,
         embedding_cache=options.embedding_cache,
         cache_dir=options.cache_dir,

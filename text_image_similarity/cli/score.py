@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..config import Config, Limits, ScoreKind
+from ..errors import UsageError
 from ..records import OUT_COLUMNS
-from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
+from .options import (
+    add_column_options,
+    add_log_options,
+    add_model_options,
+    check_output,
+    model_config,
+    progress_bar,
+    setting,
+)
 from .stopping import Stopping
 from .terminal import lay_out
 
 if TYPE_CHECKING:
-    from ..tables import Summary
+    from ..tables import Engine, Summary
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,6 +79,20 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--overwrite-column", action="store_true", help="replace columns similarity and error that IN has already")
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete (default: beside OUT)")
+    add(
+        "--engine",
+        default="local",
+        choices=("local", "spark", "ray"),
+        help="where rows are scored: in this process, or on Spark or Ray (default: %(default)s)",
+    )
+    add(
+        "--engine-conf",
+        metavar="KEY=VALUE",
+        type=setting,
+        action="append",
+        default=[],
+        help="a setting of the engine, such as spark.master=local[4]; may be given again",
+    )
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
     add(
@@ -112,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     from ..tables import TableOptions, score_csv
 
     how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
-    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar:
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options) as engine:
         summary = score_csv(
             options.in_path,
             options.out_path,
@@ -120,6 +143,7 @@ def run(options: argparse.Namespace) -> int:
             options.url_col,
             options.caption_col,
             options=how,
+            engine=engine,
             stop=stopping.asked,
             fallback="mini" if options.fall_back and options.model is None else None,
             progress=None if options.quiet else bar.show,
@@ -129,6 +153,21 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         sys.stdout.write(closing_table(summary, options.report) + "\n")
     return 4 if options.strict and summary.scored < summary.rows else 0
+
+
+def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+    conf = dict(options.engine_conf)
+    if options.engine == "spark":
+        from ..spark import SparkEngine
+
+        return SparkEngine(conf)
+    if options.engine == "ray":
+        from ..ray_data import RayEngine
+
+        return RayEngine(conf)
+    if conf:
+        raise UsageError("--engine-conf is for --engine spark and --engine ray")
+    return nullcontext()
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:

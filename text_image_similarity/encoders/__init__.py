@@ -20,13 +20,14 @@ from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
 from ..preprocess import ImageLike, Pixels
 from ..similarity import Embeddings
+from .packaged import on_disk
 
 if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
 __all__ = ["MINI", "Encoder", "PreparingEncoder", "describe", "load_encoder"]
 
-MINI = Path(__file__).resolve().parent.parent / "weights" / "mini"
+MINI = on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
 
 # Hub models whose exact weights are known, by alias.
 _ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}

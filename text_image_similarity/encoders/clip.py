@@ -1,7 +1,7 @@
 """CLIP and SigLIP models as `transformers` loads them, from the hub, its cache or a folder.
 
 Embeddings equal `transformers`' own for the same pixels and captions. Two rules differ between the families: CLIP takes
-captions padded to the longest of their batch, SigLIP was trained on captions padded to their full length and is given
+captions padded as little as batches ask for, SigLIP was trained on captions padded to their full length and is given
 those.
 """
 
@@ -31,7 +31,7 @@ from .torch_runtime import ImageTower, TorchEngine, Tower, choose_runtime
 from .two_tower import TwoTowerEncoder
 
 FAMILIES = ("clip", "siglip")
-_CAPTIONS = 16  # at once on a CPU: of like length, so that little is padding
+_PICTURES, _CAPTIONS = 8, 8  # at once on a CPU; more is no faster, and a last call is filled up
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
@@ -47,7 +47,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
 
     Args:
         name: Hub id or folder.
-        config: `device`, `precision` and `preprocess` are used.
+        config: `device`, `precision`, `preprocess` and `batch_size` are used.
         revision: Commit, tag or branch on the hub.
         trusted: Whether weights in PyTorch's own format are accepted where there are no safetensors; they are read
             without unpickling code. Only for pinned commits.
@@ -102,6 +102,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
     tokens = _tokens(network, tokenizer)
+    on_cpu = runtime.device.type == "cpu"
     return TwoTowerEncoder(
         model=name,
         revision=None,  # `load_encoder` knows
@@ -115,7 +116,8 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
             ImageTower(Tower(network, _image_features), preprocess, runtime),
             Tower(network, _text_features),
             tokens,
-            captions=_CAPTIONS if runtime.device.type == "cpu" else None,
+            pictures=_PICTURES if on_cpu else config.batch_size,
+            captions=_CAPTIONS if on_cpu else config.batch_size,
         ),
         weights=fingerprint(folder) if folder else None,
     )
@@ -162,7 +164,7 @@ def _tokens(network: Any, tokenizer: Any) -> Tokens:
             rows: list[Ids] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
         return rows
 
-    return Tokens(encode, tokenizer.pad_token_id, length)
+    return Tokens(encode, tokenizer.pad_token_id, length, whole=True)
 
 
 def _pooled(output: Any) -> Tensor:

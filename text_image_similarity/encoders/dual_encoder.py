@@ -45,8 +45,14 @@ def load_dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
     runtime = choose_runtime(config)
     towers, tokenizer = read_dual_encoder(folder)
     towers = towers.to(runtime.device, runtime.dtype)
-    fast = config.preprocess == "fast"
-    return as_encoder(towers, tokenizer, str(config.model), fast=fast, weights=fingerprint(folder))
+    return as_encoder(
+        towers,
+        tokenizer,
+        str(config.model),
+        fast=config.preprocess == "fast",
+        weights=fingerprint(folder),
+        at_once=config.batch_size,
+    )
 
 
 def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
@@ -106,7 +112,13 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
 
 
 def as_encoder(
-    towers: DualEncoder, tokenizer: Tokenizer, name: str, *, fast: bool = False, weights: str | None = None
+    towers: DualEncoder,
+    tokenizer: Tokenizer,
+    name: str,
+    *,
+    fast: bool = False,
+    weights: str | None = None,
+    at_once: int | None = None,
 ) -> TwoTowerEncoder:
     """Wrap towers that stand on their device as an `Encoder` called `name`.
 
@@ -116,6 +128,7 @@ def as_encoder(
         name: What the encoder is called.
         fast: Whether pictures are prepared the fast way.
         weights: Fingerprint of the files that the towers were read from.
+        at_once: Pictures or captions that a GPU takes at once; None is as many as are given.
     """
     weight = next(towers.parameters())
     runtime = Runtime(weight.device, weight.dtype)
@@ -137,8 +150,8 @@ def as_encoder(
             ImageTower(Tower(towers, DualEncoder.image), preprocess, runtime),
             Tower(towers, DualEncoder.text),
             tokens,
-            pictures=_PICTURES_A_THREAD * torch.get_num_threads() if on_cpu else None,
-            captions=_CAPTIONS if on_cpu else None,
+            pictures=_PICTURES_A_THREAD * torch.get_num_threads() if on_cpu else at_once,
+            captions=_CAPTIONS if on_cpu else at_once,
         ),
         weights=weights,
     )
@@ -157,7 +170,8 @@ def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     The tokenizer is one that `set_up` has seen.
     """
     tokens = _tokens(tokenizer)
-    return torch.from_numpy(tokens.padded(tokens.encode(texts)))
+    rows = tokens.encode(texts)
+    return torch.from_numpy(tokens.padded(rows, max(map(len, rows))))
 
 
 def _tokens(tokenizer: Tokenizer) -> Tokens:

@@ -3,7 +3,8 @@
 A model is exported once (`onnx_export`) into a folder of the user's cache that is named by the fingerprint of its files;
 from then on neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who
 are trusted may write there. A batch is shared out over one thread a core, a few pictures a call, which
-keeps activations in the processor's cache. In int8 every picture and caption is a call of its own: activations are
+keeps activations in the processor's cache. How many there are in a call moves no bit of a vector, but for a single
+caption, which therefore goes with a copy of itself; a test holds that. In int8 every picture and caption is a call of its own: activations are
 rounded to the range of what is encoded together, and neighbours must not move a score.
 """
 
@@ -43,6 +44,7 @@ _LAYOUT = 3  # of the exported folders; another number leaves old ones aside
 # NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 _PICTURES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
+_WIDTH = 4  # captions are padded to multiples of so many tokens
 
 
 def wanted(config: Config, shape: dict[str, Any]) -> bool:
@@ -223,17 +225,25 @@ class OnnxEngine:
         return "cpu"
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        return self._run(self.image_session, np.stack, pixels, _PICTURES)
+        step = self._at_once(len(pixels), _PICTURES)
+        batches = [np.stack(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return self._run(self.image_session, batches, least=1)
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        return self._run(self.text_session, self.tokens.padded, rows, _CAPTIONS)
+        alone = self.precision == "int8"
+        batches = self.tokens.batches(rows, most=self._at_once(len(rows), _CAPTIONS), step=1 if alone else _WIDTH)
+        return self._run(self.text_session, list(batches), least=1 if alone else 2)
 
-    def _run(
-        self, session: Any, stack: Callable[[Sequence[T]], NDArray[Any]], items: Sequence[T], most: int
-    ) -> Embeddings:
-        step = 1 if self.precision == "int8" else min(most, -(-len(items) // self.workers.count))
-        parts = [items[start : start + step] for start in range(0, len(items), step)]
-        return np.concatenate(self.workers.map(lambda part: session.run(None, {"input": stack(part)})[0], parts))
+    def _at_once(self, count: int, most: int) -> int:
+        return 1 if self.precision == "int8" else min(most, -(-count // self.workers.count))
+
+    def _run(self, session: Any, batches: list[NDArray[Any]], *, least: int) -> Embeddings:
+        def features(batch: NDArray[Any]) -> Embeddings:
+            filled = batch if len(batch) >= least else batch.repeat(least, axis=0)
+            found: Embeddings = session.run(None, {"input": filled})[0]
+            return found[: len(batch)]
+
+        return np.concatenate(self.workers.map(features, batches))
 
 
 class Workers:

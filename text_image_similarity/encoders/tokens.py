@@ -1,9 +1,14 @@
-"""Captions -> token ids, and batches of them that hold little padding."""
+"""Captions -> token ids, and batches of them that hold little padding.
+
+How wide a caption is padded depends on the caption alone, never on its neighbours: padding moves no result by more than
+its last digits, but those it may move.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +24,38 @@ class Tokens:
     Args:
         encode: n captions -> their token ids, cut at the model's context length, without padding.
         pad: The id that fills a row up.
-        length: Tokens that every row is filled up to (SigLIP), or None for the longest of its batch.
+        context_length: Tokens of the longest row; None is no limit.
+        whole: Whether every row is filled up to that (SigLIP).
         tokenizer: What `encode` uses, where that can be saved as one file.
     """
 
     encode: Callable[[Sequence[str]], list[Ids]]
     pad: int
-    length: int | None = None
+    context_length: int | None
+    whole: bool = False
     tokenizer: Tokenizer | None = None
 
-    def padded(self, rows: Sequence[Ids]) -> NDArray[np.int64]:
-        """Fill rows up on the right to shape (n, t)."""
-        ids = np.full((len(rows), self.length or max(map(len, rows))), self.pad, np.int64)
+    def batches(self, rows: Sequence[Ids], *, most: int, step: int) -> Iterator[NDArray[np.int64]]:
+        """Yield rows, given shortest first, in batches (n, t) of one width.
+
+        Args:
+            rows: Token ids.
+            most: Rows of a batch.
+            step: What widths are multiples of, up to the context length.
+        """
+
+        def width(row: Ids) -> int:
+            wanted = -(-len(row) // step) * step
+            limit = self.context_length or wanted
+            return limit if self.whole else min(wanted, limit)
+
+        for t, group in groupby(rows, width):
+            alike = list(group)
+            yield from (self.padded(alike[start : start + most], t) for start in range(0, len(alike), most))
+
+    def padded(self, rows: Sequence[Ids], width: int) -> NDArray[np.int64]:
+        """Fill rows up on the right to shape (n, width)."""
+        ids = np.full((len(rows), width), self.pad, np.int64)
         for row, given in zip(ids, rows, strict=True):
             row[: len(given)] = given
         return ids
@@ -48,7 +73,7 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
     def encode(texts: Sequence[str]) -> list[Ids]:
         return [encoding.ids or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
-    return Tokens(encode, pad, tokenizer=tokenizer)
+    return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
 
 
 def by_length(rows: Sequence[Ids]) -> list[int]:

@@ -2,14 +2,17 @@
 
 Pictures go to the device as bytes, from pinned memory where it is a GPU, and become numbers there: a quarter of the
 transfer of float32. Nothing waits for the device before the last batch of a call is queued.
+
+All batches have the same number of items, the last one filled up with copies, because the kernels that a library picks,
+and with them the last digits, depend on the shape. So a vector depends on its picture or caption alone, as long as the
+device, the number of threads and `batch_size` are the same and nothing runs out of memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -25,6 +28,7 @@ from ..similarity import Embeddings
 from .tokens import Ids, Tokens
 
 T = TypeVar("T")
+_WIDTH = 8  # captions are padded to multiples of so many tokens
 _PATIENCE = 16  # batches that must fit before twice as many items are tried
 _NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
 # torch's CPU and MPS allocators, and NVIDIA's libraries, raise nothing but RuntimeError.
@@ -169,7 +173,7 @@ class TorchEngine:
         image_tower: Bytes (n, h, w, 3) on the device -> features (n, embed_dim).
         text_tower: Padded token ids (n, t) on the device -> features (n, embed_dim).
         tokens: What pads the ids.
-        pictures: Most pictures at once, or None for as many as are given.
+        pictures: How many pictures it takes at once, or None for as many as are given.
         captions: The same of captions.
         learned: What it finds out on its way.
     """
@@ -195,18 +199,17 @@ class TorchEngine:
         return "fp16" if self.runtime.dtype == torch.float16 else "fp32"
 
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        def encode(tower: nn.Module, part: Sequence[Pixels]) -> Tensor:
-            features: Tensor = tower(self._sent(np.stack(part)))
-            return features
+        def batches(items: Sequence[Pixels]) -> Iterator[NDArray[Any]]:
+            step = self.pictures or len(items)
+            return (np.stack(items[start : start + step]) for start in range(0, len(items), step))
 
-        return self._run(encode, pixels, self.pictures, of=0)
+        return self._run(batches, pixels, of=0)
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        def encode(tower: nn.Module, part: Sequence[Ids]) -> Tensor:
-            features: Tensor = tower(self._sent(self.tokens.padded(part)))
-            return features
+        def batches(items: Sequence[Ids]) -> Iterator[NDArray[Any]]:
+            return self.tokens.batches(items, most=self.captions or len(items), step=_WIDTH)
 
-        return self._run(encode, rows, self.captions, of=1)
+        return self._run(batches, rows, of=1)
 
     def _sent(self, batch: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(batch)
@@ -216,17 +219,17 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _run(
-        self, encode: Callable[[nn.Module, Sequence[T]], Tensor], items: Sequence[T], at_once: int | None, *, of: int
+        self, batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]], items: Sequence[T], *, of: int
     ) -> Embeddings:
         """Encode items with the tower of pictures (`of` 0) or of captions (1)."""
         if self.learned.lost is not None:
             raise self._lost(self.learned.lost)
-        tower = (self.image_tower, self.text_tower)[of]
+        towers = self.image_tower, self.text_tower
         fit = (self.learned.pictures, self.learned.captions)[of]
         try:
-            features = self._features(partial(encode, tower), items, fit, at_once)
+            features = self._features(towers, batches(items), fit, of)
             if self.runtime.dtype == torch.float16:
-                self._mend(features, encode, items, of)
+                self._mend(features, batches, items, of)
         except RuntimeError as exc:
             if not is_device_lost(exc):
                 raise
@@ -235,29 +238,35 @@ class TorchEngine:
         return features
 
     def _mend(
-        self, features: Embeddings, encode: Callable[[nn.Module, Sequence[T]], Tensor], items: Sequence[T], of: int
+        self,
+        features: Embeddings,
+        batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]],
+        items: Sequence[T],
+        of: int,
     ) -> None:
         """Compute rows that are not finite once more, in float32; they stay as they are if there is no memory for that."""
         spoilt = [i for i, row in enumerate(features) if not np.isfinite(row).all()]
         if not spoilt:
             return
         try:
-            wide = self.learned.wide(self.image_tower, self.text_tower)[of]
-            features[spoilt] = self._features(partial(encode, wide), [items[i] for i in spoilt], Fit(), None)
+            wide = self.learned.wide(self.image_tower, self.text_tower)
+            features[spoilt] = self._features(wide, batches([items[i] for i in spoilt]), Fit(), of)
         except (RuntimeError, MemoryError) as exc:
             if not is_out_of_memory(exc):
                 raise
 
     def _features(
-        self, encode: Callable[[Sequence[T]], Tensor], items: Sequence[T], fit: Fit, at_once: int | None
+        self, towers: tuple[nn.Module, nn.Module], batches: Iterable[NDArray[Any]], fit: Fit, of: int
     ) -> Embeddings:
-        step = at_once or len(items)
-        parts = [
-            part
-            for start in range(0, len(items), step)
-            for part in in_fitting_parts(encode, items[start : start + step], fit)
+        def encode(part: NDArray[Any]) -> Tensor:
+            features: Tensor = towers[of](self._sent(part))
+            return features
+
+        count = (self.pictures, self.captions)[of]
+        found = [
+            torch.cat(in_fitting_parts(encode, _filled(batch, count or 0), fit))[: len(batch)] for batch in batches
         ]
-        features: Embeddings = torch.cat(parts).float().cpu().numpy()
+        features: Embeddings = torch.cat(found).float().cpu().numpy()
         return features
 
     def _lost(self, said: str) -> DeviceLostError:
@@ -267,8 +276,13 @@ class TorchEngine:
         )
 
 
-def in_fitting_parts(encode: Callable[[Sequence[T]], Tensor], items: Sequence[T], fit: Fit) -> list[Tensor]:
-    """Encode `items` to parts of (n, d), in as many as the device's memory asks for; what is finished is kept.
+def _filled(batch: NDArray[Any], count: int) -> NDArray[Any]:
+    """Repeat a batch's last item until there are so many."""
+    return np.concatenate([batch, batch[-1:].repeat(max(0, count - len(batch)), axis=0)])
+
+
+def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> list[Tensor]:
+    """Encode `items`, a sequence, to parts of (n, d), in as many as the device's memory asks for; what is finished is kept.
 
     Raises:
         torch.OutOfMemoryError, MemoryError, RuntimeError: A single item does not fit.

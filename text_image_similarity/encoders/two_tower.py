@@ -18,7 +18,7 @@ from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
 from .tokens import Ids, Tokens, by_length
 
-_ARITHMETIC = 1  # of decoding, preprocessing, tokens and engines; another number leaves old embeddings in caches aside
+_ARITHMETIC = 2  # of decoding, preprocessing, tokens and engines; another number leaves old embeddings in caches aside
 
 
 class Engine(Protocol):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path, PureWindowsPath
+from importlib.resources import files
+from pathlib import PureWindowsPath
 from string import Template
 from typing import Any
 
@@ -19,7 +20,7 @@ from .markup import escape, fold, reference
 from .tally import OTHER, HostCount, ReportRow, Tally
 
 _HOSTS_SHOWN = 25
-_HERE = Path(__file__).parent
+_HERE = files(__package__)  # a folder, or a place in a zip
 _RETRYABLE = frozenset(code.value for code in ErrorCode if code.retryable)
 _FACTS = ("input", "output", "model", "revision", "device", "precision", "engine", "preprocess")
 _KINDS = {

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import httpx
 import platformdirs
 
 from ..config import Config, one_of
 from ..encoders import Encoder, describe, load_encoder
-from ..errors import ModelUnavailableError, TableError, UsageError
+from ..errors import ConfigError, ModelUnavailableError, TableError, UsageError
 from ..files import move_durably
 from ..formats import (
     Output,
@@ -39,15 +39,18 @@ from ..formats import (
     state_of,
     upload,
 )
-from ..records import OUT_COLUMNS
-from .scoring import Job, Progress
+from ..pipeline import RunStats, score_parts
+from ..records import OUT_COLUMNS, Record, ScoreResult
+from .scoring import Engine, Job, Progress, score_elsewhere
 from .summary import Summary, outcome, versions
 from .workspace import Workspace, changes, digest_of
 
-__all__ = ["Progress", "Start", "Summary", "TableOptions", "score_csv"]
+__all__ = ["Engine", "Progress", "Start", "Summary", "TableOptions", "score_csv"]
 
 logger = logging.getLogger("text_image_similarity")
 
+T = TypeVar("T")
+Scorer = Callable[[Iterable[Iterable[Record]], RunStats], Generator[ScoreResult]]
 Start = Literal["resume", "afresh", "retry_failed"]
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
 _PATIENCE = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
@@ -85,6 +88,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     *,
     options: TableOptions | None = None,
     encoder: Encoder | None = None,
+    engine: Engine | None = None,
     fallback: str | None = None,
     transport: httpx.BaseTransport | None = None,
     progress: Progress | None = None,
@@ -102,9 +106,10 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         col_text: The column of captions.
         options: How the run begins, and what it may replace.
         encoder: A loaded encoder to use; None loads the one that `config` names.
+        engine: Scores the parts on other machines, such as `SparkEngine` or `RayEngine`; None scores them here.
         fallback: The model to take, with a warning in the log and in the summary, if the one that `config` names is
             out of reach; None raises then.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Where http requests go, for tests; None is the network. An engine's go to the network.
         progress: Called before the first row and after every row with rows done, rows failed and rows in all.
         stop: Asked after every part; once it says yes the run ends there, with a `StoppedError`.
 
@@ -119,6 +124,8 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         StoppedError: `stop` said so; the same call goes on.
         ConfigError, ModelError: Before the first row.
     """
+    if engine is not None and encoder is not None:
+        raise ConfigError("an engine loads the model where it scores: give it no encoder")
     options = options or TableOptions()
     source, target = fspath(in_path), fspath(out_path)
     _check_places(source, target)
@@ -127,15 +134,15 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         table, states = _checked(source, (col_url, col_text), options)
         output = output_for(target, table.columns, table.schema)
         config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
-        encoder, warnings = (encoder, []) if encoder is not None else _load(config, fallback)
-        identity = _identity(table, config, encoder, (col_url, col_text))
+        scorer, facts, warnings = _scorer(config, encoder, engine, fallback, transport)
+        identity = _identity(table, config, facts, (col_url, col_text))
         earlier, content = None, None
         if options.start == "retry_failed":
             earlier, content = _earlier(target, identity, work.begun())
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
         work.begin(run, used, afresh=options.start == "afresh")
         job = Job(table, (col_url, col_text), output, work, earlier)
-        job.score(config, encoder, transport, progress, stop)
+        job.score(config.chunk_size, scorer, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
                 f"{source} was changed while it was scored, so its parts are of no use; start afresh with --overwrite "
@@ -144,7 +151,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         summary = Summary(
             input=source,
             output=target,
-            **describe(encoder),
+            **{name: value for name, value in facts.items() if name != "fingerprint"},
             **outcome(work.parts),
             score=config.score,
             versions=used,
@@ -216,28 +223,50 @@ def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
             )
 
 
-def _load(config: Config, fallback: str | None) -> tuple[Encoder, list[str]]:
+def _scorer(
+    config: Config,
+    encoder: Encoder | None,
+    engine: Engine | None,
+    fallback: str | None,
+    transport: httpx.BaseTransport | None,
+) -> tuple[Scorer, dict[str, Any], list[str]]:
+    """Return what scores the parts, the facts of its model, and warnings; the model is loaded then."""
+    if engine is not None:
+        facts, warnings = _or_fallback(engine.start, config, fallback)
+        return lambda parts, stats: score_elsewhere(engine, parts), facts, warnings
+    loaded, warnings = (encoder, []) if encoder is not None else _or_fallback(load_encoder, config, fallback)
+    facts = {**describe(loaded), "fingerprint": getattr(loaded, "fingerprint", None) or type(loaded).__qualname__}
+    return (
+        lambda parts, stats: score_parts(parts, config, encoder=loaded, transport=transport, stats=stats),
+        facts,
+        warnings,
+    )
+
+
+def _or_fallback(load: Callable[[Config], T], config: Config, fallback: str | None) -> tuple[T, list[str]]:
     try:
-        return load_encoder(config), []
+        return load(config), []
     except ModelUnavailableError as error:
         if fallback is None:
             raise
         warning = f"{config.model} is out of reach, so {fallback} scored instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
-        return load_encoder(replace(config, model=fallback, revision=None)), [warning]
+        return load(replace(config, model=fallback, revision=None)), [warning]
 
 
-def _identity(table: Table, config: Config, encoder: Encoder, columns: tuple[str, str]) -> dict[str, Any]:
+def _identity(table: Table, config: Config, facts: dict[str, Any], columns: tuple[str, str]) -> dict[str, Any]:
     """Return all that scores depend on, in values that JSON keeps."""
     settings = {name: value for name, value in asdict(config).items() if name not in _PATIENCE}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _PATIENCE_LIMITS}
-    model = {**describe(encoder), "device": (getattr(encoder, "device", None) or "").partition(":")[0]}
+    weights = facts["fingerprint"]
+    model = {name: value for name, value in facts.items() if name != "fingerprint"}
+    model["device"] = (model["device"] or "").partition(":")[0]
     found = {
         "input_rows": table.row_count,
         "input_content": table.digest,
         "input_columns": list(table.columns),
         "settings": {**settings, **limits, **model, "url_col": columns[0], "caption_col": columns[1]},
-        "weights": getattr(encoder, "fingerprint", None) or type(encoder).__qualname__,
+        "weights": weights,
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same

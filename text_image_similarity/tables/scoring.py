@@ -4,25 +4,68 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
-
-import httpx
+from typing import Any, Protocol, TypeVar
 
 from ..config import Config
-from ..encoders import Encoder
 from ..errors import ErrorCode, StoppedError, TableError
 from ..formats import Output, Rows, Table
-from ..pipeline import RunStats, record, score_parts
+from ..pipeline import RunStats, record
 from ..records import OUT_COLUMNS, Record, ScoreResult
 from .workspace import Part, Workspace, digest_of
 
 Item = TypeVar("Item")
 # (rows done, rows failed, rows in all), before the first row and after every row
 Progress = Callable[[int, int, int], None]
+
+
+class Engine(Protocol):
+    """Scores parts of a table on other processes or machines, each part where there is room."""
+
+    @property
+    def at_once(self) -> int:
+        """How many parts keep it busy."""
+
+    def start(self, config: Config) -> dict[str, Any]:
+        """Load the model there; return what `encoders.describe` says of it, and its `fingerprint`.
+
+        Raises:
+            ConfigError, ModelError: It cannot be loaded there.
+        """
+
+    def score(self, records: Sequence[Record]) -> list[ScoreResult]:
+        """Score a part and return one result per record, in order; called on several threads at once.
+
+        Raises:
+            TableError: The part could not be scored, however often it was tried.
+        """
+
+
+def score_elsewhere(engine: Engine, parts: Iterable[Iterable[Record]]) -> Generator[ScoreResult]:
+    """Score records part by part with an engine that is started; yield one result per record, in order."""
+    work: deque[Future[list[ScoreResult]]] = deque()
+    at_once = engine.at_once
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
+    try:
+        for part in parts:
+            records = list(part)
+            work.append(pool.submit(engine.score, records) if records else _done([]))
+            if len(work) >= at_once:
+                yield from work.popleft().result()
+        while work:
+            yield from work.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # who stops the engine ends what is in work
+
+
+def _done(results: list[ScoreResult]) -> Future[list[ScoreResult]]:
+    future: Future[list[ScoreResult]] = Future()
+    future.set_result(results)
+    return future
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +103,26 @@ class Job:
 
     def score(
         self,
-        config: Config,
-        encoder: Encoder,
-        transport: httpx.BaseTransport | None,
+        chunk_size: int,
+        scorer: Callable[[Iterable[Iterable[Record]], RunStats], Generator[ScoreResult]],
         progress: Progress | None,
         stop: Callable[[], bool],
     ) -> None:
         """Score what no finished part holds.
 
+        Args:
+            chunk_size: Rows of a part.
+            scorer: Records, in parts -> one result per record, in order; it may count what it does.
+            progress: As for `score_csv`.
+            stop: As for `score_csv`.
+
         Raises:
             StoppedError: `stop` said yes; what is finished is kept.
         """
-        ahead, stretches = _read_twice(self._stretches(sum(part.rows for part in self.work.parts), config.chunk_size))
+        ahead, stretches = _read_twice(self._stretches(sum(part.rows for part in self.work.parts), chunk_size))
         stats = RunStats()
         told = _Told(self.work.parts, self.table.row_count, progress)
-        records = (stretch.records for stretch in ahead)
-        with closing(score_parts(records, config, encoder=encoder, transport=transport, stats=stats)) as results:
+        with closing(scorer((stretch.records for stretch in ahead), stats)) as results:
             for stretch in stretches:
                 if stop():
                     raise StoppedError(

@@ -1,0 +1,65 @@
+"""The package imported from a zip: what it reads of its own files is found there, or copied out once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.packages import zip_package
+from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders.fingerprint import fingerprint
+from text_image_similarity.encoders.packaged import on_disk
+
+PROGRAM = """
+import text_image_similarity
+from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders.fingerprint import fingerprint
+from text_image_similarity.report.page import page
+assert ".zip" in text_image_similarity.__file__
+print(MINI, fingerprint(MINI))
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return zip_package(tmp_path_factory.mktemp("zip"))
+
+
+def start(package: Path, cache: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "XDG_CACHE_HOME": str(cache),
+        "TMPDIR": str(package.parent),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=package.parent, env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_mini_is_copied_out_once_by_processes_that_start_at_once(package: Path, tmp_path: Path) -> None:
+    running = [start(package, tmp_path) for _ in range(3)]
+    printed = {process.communicate(timeout=100)[0].strip() for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    (line,) = printed
+    folder, _, weights = line.partition(" ")
+    assert weights == fingerprint(MINI)
+    assert Path(folder).is_relative_to(tmp_path)
+    assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]  # nothing is left beside it
+
+
+def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    process = start(package, tmp_path / "file")
+    folder, _, weights = process.communicate(timeout=100)[0].strip().partition(" ")
+    assert process.returncode == 0
+    assert weights == fingerprint(MINI)
+    assert Path(folder).is_relative_to(package.parent)
+
+
+def test_a_folder_is_where_it_is(tmp_path: Path) -> None:
+    assert on_disk(tmp_path / "weights") == tmp_path / "weights"

@@ -1,0 +1,39 @@
+"""Data files of this package where it is no folder but a zip, as which Spark hands a wheel to its workers."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+from zipfile import ZipFile
+
+from platformdirs import user_cache_path
+
+
+def on_disk(folder: Path) -> Path:
+    """Return a folder of this package; if that is in a zip, a copy of it in the user's cache folder, made once."""
+    archive = next((place for place in folder.parents if place.is_file()), None)
+    if archive is None:
+        return folder
+    inside = folder.relative_to(archive).as_posix() + "/"
+    with ZipFile(archive) as zipped:
+        members = sorted((m.filename, m.CRC, m.file_size) for m in zipped.infolist() if m.filename.startswith(inside))
+        place = user_cache_path("text-image-similarity") / "packaged" / blake2b(repr(members).encode()).hexdigest()[:32]
+        if place.is_dir():
+            return place
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(dir=place.parent))
+        except OSError:  # a user without a home: every process has its own
+            partial = Path(tempfile.mkdtemp(prefix="text-image-similarity-"))
+            place = partial / "whole"
+        zipped.extractall(partial, [name for name, _, _ in members])
+    try:
+        (partial / inside).rename(place)  # of two processes that copy at once, one wins
+    except OSError:
+        if not place.is_dir():
+            raise
+    if not place.is_relative_to(partial):
+        shutil.rmtree(partial, ignore_errors=True)
+    return place

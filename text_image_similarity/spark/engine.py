@@ -1,0 +1,131 @@
+"""The command line's engine on Spark: every part of a table is one task."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from .. import errors
+from ..config import Config
+from ..errors import TableError
+from ..pipeline.batches import portable
+from ..records import Record, ScoreResult
+from .session import open_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_RESULT = "row int, similarity double, error string"
+
+
+class SparkEngine:
+    """Scores parts of a table on Spark, several at once.
+
+    Args:
+        conf: Spark's settings, such as `spark.master` or `spark.remote`.
+
+    Raises:
+        ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
+    """
+
+    def __init__(self, conf: Mapping[str, str]) -> None:
+        self._spark, self._ours = open_session(conf)
+        self._tag = f"text-image-similarity-{secrets.token_hex(4)}"
+        self._config: Config | None = None
+
+    def __enter__(self) -> SparkEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):  # a session that is lost has no jobs to end
+            self._end_jobs()
+        if self._ours:
+            self._spark.stop()
+
+    def _end_jobs(self) -> None:
+        from pyspark.sql.utils import is_remote
+
+        if is_remote():
+            self._spark.interruptTag(self._tag)
+        else:  # where a session's tag can be interrupted by the thread that set it alone
+            self._spark.sparkContext.cancelJobsWithTag(self._tag)
+
+    @property
+    def at_once(self) -> int:
+        """How many parts to have in work: two for each task that the cluster runs at once."""
+        from pyspark.sql.functions import spark_partition_id
+
+        # Spark cuts a range into as many partitions as it has cores; asked so, it tells with Spark Connect too.
+        return 2 * self._spark.range(1 << 20).select(spark_partition_id()).distinct().count()
+
+    def start(self, config: Config) -> dict[str, Any]:
+        """Load the model on one worker, and return what the encoder there says of itself.
+
+        Raises:
+            ConfigError, ModelError: What the worker raised.
+            TableError: Spark failed.
+        """
+        from .worker import load_task
+
+        self._config = portable(config)
+        frame = self._spark.range(0, 1, 1, 1).mapInArrow(partial(load_task, config=self._config), "found string")
+        found = json.loads(self._collect(frame, "the model cannot be loaded").column("found")[0].as_py())
+        if "kind" in found:
+            raise getattr(errors, found["kind"])(found["message"])
+        facts: dict[str, Any] = found["facts"]
+        return facts
+
+    def score(self, records: Sequence[Record]) -> list[ScoreResult]:
+        """Score a part as one task, which Spark runs again where its worker is lost; from any thread.
+
+        Raises:
+            TableError: Spark gave up.
+        """
+        from .worker import pack, score_records
+
+        if not records:
+            return []
+        assert self._config is not None, "score is called before start"
+        texts = {"url": [pack(r.url) for r in records], "caption": [pack(r.text) for r in records]}
+        part = pa.table(
+            {
+                "row": pa.array(range(len(records)), pa.int32()),
+                **{k: pa.array(v, pa.binary()) for k, v in texts.items()},
+            }
+        )
+        frame = self._spark.createDataFrame(part).coalesce(1)
+        scored = frame.mapInArrow(partial(score_records, config=self._config), _RESULT)
+        found = self._collect(scored, f"a part of {len(records):,} rows could not be scored").sort_by("row")
+        if found.column("row").to_pylist() != list(range(len(records))):
+            raise TableError(f"Spark returned {found.num_rows:,} rows for a part of {len(records):,}")
+        pairs = zip(found.column("similarity").to_pylist(), found.column("error").to_pylist(), strict=True)
+        return [ScoreResult(similarity) if error is None else ScoreResult(error=error) for similarity, error in pairs]
+
+    def _collect(self, frame: DataFrame, failure: str) -> pa.Table:
+        from pyspark.sql.utils import is_remote
+
+        try:
+            if is_remote():  # for what this thread does
+                self._spark.addTag(self._tag)
+            else:
+                self._spark.sparkContext.addJobTag(self._tag)
+            return frame.toArrow()
+        except Exception as exc:  # PySpark's, py4j's and gRPC's, or a connection that is gone
+            raise TableError(
+                f"{failure} on Spark: {_reason(exc)}; mend that, or raise spark.task.maxFailures, and run the same again"
+            ) from exc
+
+
+def _reason(exc: Exception) -> str:
+    """Return the one line of a long message that says what happened: Java's first cause, or the end of Python's traceback."""
+    lines = [line.strip() for line in str(exc).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    traceback = any(line.startswith("Traceback ") for line in lines)
+    return causes[0] if causes else lines[-1 if traceback else 0]

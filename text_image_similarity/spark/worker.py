@@ -1,0 +1,136 @@
+"""What a Python worker of Spark does: it loads a model once, and scores the rows of its tasks.
+
+A task's rows are a function of its input alone, so that Spark may run it again, or twice at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+from pyspark import TaskContext
+
+from ..config import Config
+from ..encoders import Encoder, describe, load_encoder
+from ..errors import ConfigError, ModelError, UsageError
+from ..formats import SCORE_FIELDS, score_arrays
+from ..pipeline import score_pairs
+from ..pipeline.batches import score_batches
+from ..records import Record
+
+_ARGUMENTS = ("url", "caption")
+_one_loads = Lock()
+
+
+def score_task(batches: Iterator[pa.RecordBatch], config: Config, columns: tuple[str, str]) -> Iterator[pa.RecordBatch]:
+    """Yield a partition's batches with their scores; one without rows loads no model."""
+    for first in batches:
+        config = placed(config)
+        yield from score_batches(chain([first], batches), config, columns, encoder=encoder_for(config))
+
+
+def series_scorer(
+    config: Config,
+) -> Callable[[Iterator[tuple[pd.Series[str], pd.Series[str]]]], Iterator[pd.DataFrame]]:
+    """Return what a pandas UDF runs."""
+
+    def similarity(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
+        arrow = (pa.RecordBatch.from_arrays([*map(_texts, pair)], _ARGUMENTS) for pair in batches)
+        for batch in score_task(arrow, config, _ARGUMENTS):
+            yield batch.select([field.name for field in SCORE_FIELDS]).to_pandas()
+
+    return similarity
+
+
+def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
+    """Load the model, and yield one row with what a report says of it, or why it cannot be used, as JSON."""
+    for _ in batches:
+        found: dict[str, Any]
+        try:
+            encoder = encoder_for(placed(config))
+            found = {"facts": {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None)}}
+        except (ConfigError, ModelError) as exc:
+            found = {"kind": type(exc).__name__, "message": str(exc)}
+        yield pa.RecordBatch.from_pydict({"found": [json.dumps(found)]})
+
+
+def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
+    """Yield the results of records that `pack` made bytes of, under their numbers."""
+    config = placed(config)
+    for batch in batches:
+        rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
+        results = list(score_pairs((Record(*row) for row in rows), config, encoder=encoder_for(config)))
+        columns = [batch.column("row"), *score_arrays(results)]
+        yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS)])
+
+
+def pack(value: object) -> bytes | None:
+    """Return a record's text as bytes, half characters too, which JSON can hold and Arrow's texts cannot."""
+    text = str(value) if isinstance(value, os.PathLike) else value
+    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
+
+
+def _unpack(value: bytes | None) -> Any:
+    return None if value is None else value.decode("utf-8", "surrogatepass")
+
+
+def placed(config: Config) -> Config:
+    """Return the settings with the GPU that Spark gave to this task, where they leave the choice of a device."""
+    task = TaskContext.get()
+    gpus = task.resources().get("gpu") if task is not None and config.device == "auto" else None
+    if gpus is None or not gpus.addresses:
+        return config
+    return replace(config, device=f"cuda:{_index(gpus.addresses[0])}")
+
+
+def _index(address: str) -> int:
+    """Return the number under which this process sees a GPU.
+
+    Raises:
+        ConfigError: It does not see it.
+    """
+    visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if address in visible:
+        return visible.index(address)
+    if not address.isdecimal():
+        raise ConfigError(f"Spark gave the GPU {address!r} to this task, which is no number; mend its discovery script")
+    return int(address)
+
+
+def encoder_for(config: Config) -> Encoder:
+    """Return the encoder of some settings, loaded once in a process, and again if its folder was written since."""
+    folder = Path(config.model)
+    stamps = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in folder.glob("*")]
+    with _one_loads:
+        return _encoder(config, tuple(sorted(stamps)))
+
+
+@lru_cache(maxsize=2)
+def _encoder(config: Config, _: tuple[tuple[str, int, int], ...]) -> Encoder:
+    return load_encoder(config)
+
+
+def _texts(values: pd.Series[Any]) -> pa.Array:
+    """Return a UDF's argument in Arrow, its missing values as nulls.
+
+    Raises:
+        UsageError: It holds no texts: pandas would have made floats of whole numbers, so they cannot be told any more.
+    """
+
+    def text(value: Any) -> str | None:
+        if isinstance(value, str):
+            return value
+        if pd.api.types.is_scalar(value) and pd.isna(value):
+            return None
+        raise UsageError(f"similarity(url, caption) takes two strings, not {value!r}; use CAST(... AS STRING)")
+
+    return pa.array(map(text, values), pa.string())
