@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .inputs import ROOT, make_inputs
+from .inputs import PHOTOS, ROOT, make_inputs
 from .job import Job, run_job
 from .render import render
 from .results import Options, Results, Section, load_results, machine
@@ -45,7 +45,9 @@ def _measure(section: Section, jobs: list[Job], rounds: int, results: Results) -
 def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
     pythons = {"infinity": given.infinity_python, "clip-retrieval": given.clip_retrieval_python}
     pythons = {name: path for name, path in pythons.items() if path}
-    options = Options(given.pairs or 200, given.pairs or 1000, given.rows, pythons, given.data.resolve())
+    options = Options(
+        given.pairs or 200, given.pairs or 1000, given.pairs or PHOTOS, given.rows, pythons, given.data.resolve()
+    )
     chosen = []
     for section in all_sections():
         jobs = section.jobs(options)
@@ -60,7 +62,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__.partition(":")[0])
     add = parser.add_argument
     add("--rounds", type=int, default=3, help="times that every job runs (default: %(default)s)")
-    add("--pairs", type=int, help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini)")
+    add(
+        "--pairs", type=int, help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines)"
+    )
     add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")
     add("--render", action="store_true", help="measure nothing, only write the page")

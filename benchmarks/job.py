@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback alone
     "WANDB_MODE": "disabled",
 }
 # Everyone may use all cores; some libraries heed these and others do not, so a limit would favour some.

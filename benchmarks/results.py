@@ -26,6 +26,7 @@ class Options:
     Args:
         pairs: Rows scored by the full-size model.
         mini_pairs: Rows scored by mini.
+        engine_pairs: Rows scored by each engine, with either model.
         rows: Most rows of the growing table.
         pythons: Interpreters of peers with an environment of their own, by its name.
         data: Folder with flickr8k/.
@@ -33,6 +34,7 @@ class Options:
 
     pairs: int
     mini_pairs: int
+    engine_pairs: int
     rows: int
     pythons: dict[str, str]
     data: Path

@@ -6,7 +6,7 @@ from importlib import import_module
 
 from ..results import Section
 
-NAMES = ("peers", "mini", "stages", "network", "reuse", "drift", "downloads", "growth", "startup")
+NAMES = ("peers", "mini", "stages", "network", "reuse", "drift", "downloads", "growth", "engines", "startup")
 
 
 def all_sections() -> list[Section]:

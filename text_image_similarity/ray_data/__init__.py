@@ -70,9 +70,15 @@ def score_dataset(
     pool = ActorPoolStrategy(
         **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
     )
-    given = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
+    given: dict[str, Any] = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
+    if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
+        ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
     return ds.map_batches(
-        Scorer, fn_constructor_args=(portable(config), columns), batch_format="pyarrow", zero_copy_batch=True, **given
+        Scorer,
+        fn_constructor_args=(portable(config), columns),
+        batch_format="pyarrow",
+        udf_modifying_row_count=False,
+        **given,
     )
 
 
