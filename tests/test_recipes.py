@@ -89,7 +89,7 @@ def run_index(folder: Path, index: int) -> subprocess.Popen[str]:
     """Start a pod's process."""
     config = json.dumps({**MINI, "base_dir": str(folder / "in")})
     command = [sys.executable, str(SHARDS), "score", "in/*.csv", "out", "--shards=3", "--work-dir=work", "--job=j1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index), "OMP_WAIT_POLICY": "passive"}
     return subprocess.Popen(
         [*command, f"--config={config}"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
