@@ -1,0 +1,263 @@
+"""Score many tables with an Indexed Job of Kubernetes: every index takes its share of the files.
+
+    python shards.py score 's3://lake/pairs/*.parquet' s3://lake/scored --shards 16
+    python shards.py split s3://lake/pairs.csv s3://lake/pairs-by-host --shards 16
+
+`score` takes the files number INDEX, INDEX + SHARDS, INDEX + 2 SHARDS ... and passes over those whose output is complete, so
+an index may be run as often as needed. `split` first cuts one table by the hosts of its URLs, so that each host is asked by
+one pod at a time, and the limit of requests to a host holds for the whole Job.
+
+Exit codes, for the Job's podFailurePolicy: 0 done, 1 worth another try, 2 not (a wrong option, a table that cannot be
+scored), 143 ended by SIGTERM. One bad file does not keep the others of its index from being scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import zlib
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from text_image_similarity import (
+    Config,
+    Encoder,
+    Limits,
+    StoppedError,
+    TableError,
+    TableOptions,
+    TextImageSimilarityError,
+    UsageError,
+    load_encoder,
+    score_csv,
+)
+from text_image_similarity.cli.stopping import Stopping
+from text_image_similarity.encoders import describe
+from text_image_similarity.formats import is_url, open_bytes, open_table, state_of, upload
+from text_image_similarity.formats.places import expand
+
+logger = logging.getLogger("shards")
+
+BATCH_ROWS = 10_000
+WAITING_BYTES = 256 * 1024 * 1024  # of split rows in memory; then each shard gets a row group
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one of the two commands and return the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except StoppedError as error:
+        logger.warning("%s", error)
+        return 143
+    except TextImageSimilarityError as error:
+        logger.error("%s", error)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+    score = commands.add_parser("score", help="score the files of one index")
+    score.add_argument("source", metavar="IN", help="a file, a folder or a pattern, as a path or a URL")
+    score.add_argument("--index", type=int, default=os.environ.get("JOB_COMPLETION_INDEX", "0"))
+    score.add_argument("--job", default=os.environ.get("JOB_UID", ""), help="id of the Job, whose pods share one listing")
+    score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
+    score.add_argument("--caption-col", default="caption")
+    score.add_argument("--work-dir", help="where finished parts are kept; on a volume that outlives the pod it goes on")
+    split = commands.add_parser("split", help="cut one table into shards by the hosts of its URLs")
+    split.add_argument("source", metavar="IN", help="a table")
+    for command, run in ((score, score_share), (split, split_by_host)):
+        command.add_argument("target", metavar="OUT", help="a folder, as a path or a URL")
+        command.add_argument("--shards", type=int, required=True, help="for score, the Job's completions")
+        command.add_argument("--url-col", default="url")
+        command.set_defaults(run=run)
+    return whole
+
+
+def score_share(options: argparse.Namespace) -> int:
+    """Score the files of one index, each to the same name under OUT."""
+    if not 0 <= options.index < options.shards:
+        raise UsageError(f"--index {options.index} is none of the {options.shards} shards")
+    config = config_from(options.config)
+    if not is_url(options.target):
+        Path(options.target).mkdir(parents=True, exist_ok=True)
+    files = expand(options.source)
+    if options.job:
+        files = agreed(files, f"{options.target.rstrip('/')}/_files-{options.job}.json")
+    mine = files[options.index :: options.shards]
+    logger.info("index %d of %d has %d of %d files", options.index, options.shards, len(mine), len(files))
+    code = 0
+    with Stopping() as stopping:
+        encoder = load_encoder(config) if mine else None
+        for file in mine:
+            try:
+                score_file(file, target_of(file, options), config, encoder, options, stopping.asked)
+            except UsageError as error:
+                logger.error("%s: %s", file, error)
+                code = code or 2
+            except TableError as error:  # the store may answer next time
+                logger.error("%s: %s", file, error)
+                code = 1
+    return code
+
+
+def score_file(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace, stop) -> None:  # noqa: PLR0913
+    """Score one file unless its output is complete."""
+    if finished(file, target, config, encoder, options):
+        logger.info("%s is complete", target)
+        return
+    how = TableOptions(work_dir=options.work_dir)
+    summary = score_csv(
+        file, target, config, options.url_col, options.caption_col, options=how, encoder=encoder, stop=stop
+    )
+    logger.info("%s: %d rows, %d scored, failed: %s", target, summary.rows, summary.scored, summary.failures)
+
+
+def finished(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace) -> bool:
+    """Whether the output is there, of this very input, model and kind of score."""
+    try:
+        with open_bytes(f"{target}.summary.json") as note:
+            summary = json.load(note)
+        state_of(target)
+        settings = summary["job"]["settings"]
+        content = summary["job"]["input_content"]
+    except (UsageError, ValueError, KeyError, TypeError):
+        return False
+    wanted = {**describe(encoder), "score": config.score, "url_col": options.url_col, "caption_col": options.caption_col}
+    del wanted["device"]  # nodes differ
+    if any(settings.get(name) != value for name, value in wanted.items()):
+        return False
+    table = open_table(file)
+    table.scan()
+    return bool(content == table.digest)
+
+
+def agreed(files: list[str], note: str) -> list[str]:
+    """Return the listing that the first pod of the Job wrote down; with one of its own, a file that comes or goes while
+    the Job runs would shift the others from pod to pod, and some to none.
+    """
+    data = json.dumps(files).encode()
+    try:
+        if is_url(note):
+            from fsspec.core import url_to_fs
+
+            system, path = url_to_fs(note)
+            system.pipe_file(path, data, mode="create")
+        else:
+            with tempfile.NamedTemporaryFile(dir=Path(note).parent, prefix="_files-") as whole:
+                whole.write(data)
+                whole.flush()
+                os.link(whole.name, note)
+    except FileExistsError:
+        with open_bytes(note) as file:
+            return list(json.load(file))
+    except OSError as exc:
+        raise TableError(f"{note} cannot be written: {exc}") from exc
+    return files
+
+
+def target_of(file: str, options: argparse.Namespace) -> str:
+    """Return where a file's scores go: what of its name the pattern or folder did not fix, under OUT."""
+    fixed = re.split(r"[*?\[]", options.source)[0]
+    root = fixed if fixed == options.source and fixed.rstrip("/") != file else fixed.rpartition("/")[0]
+    name = file.removeprefix(root.rstrip("/") + "/") if file.startswith(root) else file.rpartition("/")[2]
+    target = f"{options.target.rstrip('/')}/{name}"
+    if not is_url(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def config_from(text: str) -> Config:
+    """Return settings that are written as JSON."""
+    try:
+        given = json.loads(text)
+        return Config(**{**given, "limits": Limits(**given.get("limits", {}))})
+    except (AttributeError, TypeError, json.JSONDecodeError) as exc:
+        raise UsageError(f"--config {text}: {exc}") from exc
+
+
+def split_by_host(options: argparse.Namespace) -> int:
+    """Write a table's rows as Parquet shards, all rows of a host in one, in the order of the table."""
+    if options.shards < 1:
+        raise UsageError("--shards must be at least 1")
+    table = open_table(options.source)
+    table.scan()
+    if options.url_col not in table.columns:
+        raise UsageError(f"{options.source} has no column {options.url_col!r}")
+    names = [f"shard-{i:05}-of-{options.shards:05}.parquet" for i in range(options.shards)]
+    check_only(options.target, names)
+    rows_of = [0] * options.shards
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
+        local = Path(scratch if is_url(options.target) else options.target)
+        local.mkdir(parents=True, exist_ok=True)
+        paths = [local / f".{name}.partial" for name in names]
+        writers = [opened.enter_context(pq.ParquetWriter(path, table.schema)) for path in paths]
+        waiting: dict[int, list[pa.RecordBatch]] = defaultdict(list)
+        size = 0
+        for rows in table.read(0, BATCH_ROWS):
+            batch = rows.arrow()
+            places: dict[int, list[int]] = defaultdict(list)
+            for place, url in enumerate(rows.column(options.url_col)):
+                places[shard_of(url, options.shards)].append(place)
+            for shard, chosen in places.items():
+                waiting[shard].append(batch.take(pa.array(chosen)))
+                rows_of[shard] += len(chosen)
+            size += batch.nbytes
+            if size >= WAITING_BYTES:
+                flush(waiting, writers)
+                size = 0
+        flush(waiting, writers)
+        opened.close()
+        for path, name in zip(paths, names, strict=True):
+            if is_url(options.target):
+                upload(path, f"{options.target.rstrip('/')}/{name}")
+            else:
+                path.replace(local / name)
+    logger.info("%d rows in %d shards of %d to %d", sum(rows_of), options.shards, min(rows_of), max(rows_of))
+    return 0
+
+
+def flush(waiting: dict[int, list[pa.RecordBatch]], writers: list[pq.ParquetWriter]) -> None:
+    """Write what waits, a row group a shard."""
+    for shard, batches in waiting.items():
+        table = pa.Table.from_batches(batches).unify_dictionaries()
+        writers[shard].write_table(table, row_group_size=table.num_rows)
+    waiting.clear()
+
+
+def shard_of(url: object, shards: int) -> int:
+    """Return the shard of a URL's host; references without one, such as paths, are spread over all."""
+    text = str(url)
+    try:
+        host = urlsplit(text).hostname or text
+    except ValueError:
+        host = text
+    return zlib.crc32(host.encode("utf-8", "surrogatepass")) % shards
+
+
+def check_only(target: str, names: list[str]) -> None:
+    """Refuse a folder with other tables: shards of another number beside these would be scored too."""
+    try:
+        found = expand(target)
+    except UsageError:
+        return
+    if others := sorted({Path(file).name for file in found} - set(names)):
+        raise UsageError(f"{target} holds {others[0]} already; name another folder, or remove it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""Score pictures and captions in AWS Lambda: the handler of a container image.
+
+It takes four kinds of events:
+
+- `{"pairs": [{"url": ..., "caption": ...}, ...]}`, invoked directly: answers `{"results": [...]}`, in order.
+- The same as the body of a request through a function URL or an HTTP API: answers 200 with the results, or 400.
+- Messages of an SQS queue, one pair each: every result is put to `RESULTS/<message id>.json`. A message whose failure may
+  pass, such as a timeout, goes back to the queue; so the event source needs ReportBatchItemFailures.
+- Tables that were put into S3, from the bucket itself or through an SQS queue: each is scored to `TABLES/<bucket>/<key>`.
+  Before the time is up the run stops between two parts and raises; the next try goes on, where it finds WORK_DIR again.
+
+Environment: SCORE_CONFIG (settings as JSON), RESULTS and TABLES (places such as s3://scores/results), WORK_DIR (/tmp/parts).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote_plus
+
+from fsspec.core import url_to_fs
+
+from text_image_similarity import Config, Limits, ScoreResult, TableOptions, load_encoder, score_csv, score_pairs
+from text_image_similarity.pipeline import record
+
+logger = logging.getLogger("text_image_similarity")
+logger.setLevel(logging.INFO)
+
+MOST_PAIRS = 1000  # in one request
+RESERVE_MS = 20_000  # to put a table's parts together and upload them
+
+GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
+CONFIG = Config(
+    **{
+        "cache_dir": "/tmp/cache",  # all else is read-only
+        "chunk_size": 200,  # rows between two looks at the clock
+        **GIVEN,
+        # A message must not read the container's files.
+        "limits": Limits(**{"allow_local_files": False, **GIVEN.get("limits", {})}),
+    }
+)
+ENCODER = load_encoder(CONFIG)  # once for all events that this container will see
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one event.
+
+    Raises:
+        StoppedError: The time ended before the table did.
+        TextImageSimilarityError: A table cannot be scored.
+        ValueError: The event is none of those above.
+    """
+    if "pairs" in event:
+        return {"results": score(event["pairs"])}
+    if "requestContext" in event:
+        return answer(event)
+    records = event.get("Records")
+    if not isinstance(records, list):
+        raise ValueError(f"an event with {', '.join(event)} is none that this function knows")
+    if records and records[0].get("eventSource") == "aws:s3":
+        return {"tables": [score_table(found, context) for found in records]}
+    return score_messages(records, context)
+
+
+def score(pairs: Any) -> list[dict[str, Any]]:
+    """Return a result for each pair: `similarity`, or null and the `error`."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, dict) for pair in pairs):
+        raise ValueError('"pairs" must be a list of objects with "url" and "caption"')
+    if len(pairs) > MOST_PAIRS:
+        raise ValueError(f"{len(pairs):,} pairs are more than {MOST_PAIRS:,}; put a table into S3 instead")
+    return [as_object(result) for result in results_of(pairs)]
+
+
+def results_of(pairs: list[dict[str, Any]]) -> list[ScoreResult]:
+    """Score pairs whatever they hold: what lacks a URL or a caption fails alone."""
+    records = (record(pair.get("url"), pair.get("caption")) for pair in pairs)
+    return list(score_pairs(records, CONFIG, encoder=ENCODER))
+
+
+def as_object(result: ScoreResult) -> dict[str, Any]:
+    """Return a result as JSON can hold it."""
+    return {"similarity": None if math.isnan(result.similarity) else result.similarity, "error": result.error}
+
+
+def answer(event: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request over HTTP."""
+    try:
+        body = event.get("body") or ""
+        asked = json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
+        status, said = 200, {"results": score(asked["pairs"])}
+    except (ValueError, KeyError, TypeError) as exc:
+        status, said = 400, {"message": f'send {{"pairs": [{{"url": ..., "caption": ...}}]}}: {exc}'}
+    return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(said)}
+
+
+def score_messages(messages: list[dict[str, Any]], context: Any) -> dict[str, Any]:
+    """Score the messages of a queue, and name those that are to come again."""
+    again: list[str] = []
+    pairs: dict[str, dict[str, Any]] = {}
+    for message in messages:
+        body = parsed(message["body"])
+        if "Records" in body or body.get("Event") == "s3:TestEvent":  # from a bucket, by way of the queue
+            try:
+                for found in body.get("Records", []):
+                    score_table(found, context)
+            except Exception:  # comes again, and at last goes to the queue of dead letters, with the others untouched
+                logger.exception("message %s", message["messageId"])
+                again.append(message["messageId"])
+        else:
+            pairs[message["messageId"]] = body
+    results = dict(zip(pairs, results_of(list(pairs.values())), strict=True))
+    for name, result in results.items():
+        if result.code is not None and result.code.retryable:
+            logger.warning("message %s comes again: %s", name, result.error)
+            again.append(name)
+    keep({name: {**pairs[name], **as_object(result)} for name, result in results.items() if name not in again})
+    return {"batchItemFailures": [{"itemIdentifier": name} for name in again]}
+
+
+def parsed(body: str) -> dict[str, Any]:
+    """Return a message's object; what is none is kept, and will fail as a pair without a URL."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = body
+    return found if isinstance(found, dict) else {"body": body}
+
+
+def keep(results: dict[str, dict[str, Any]]) -> None:
+    """Put results where RESULTS says, one object a message: a message that comes twice overwrites its own."""
+    if results:
+        system, folder = url_to_fs(os.environ["RESULTS"])
+        system.pipe({f"{folder}/{name}.json": json.dumps(result).encode() for name, result in results.items()})
+
+
+def score_table(found: dict[str, Any], context: Any) -> dict[str, Any]:
+    """Score a table that was put into a bucket."""
+    bucket, key = found["s3"]["bucket"]["name"], unquote_plus(found["s3"]["object"]["key"])
+    target = f"{os.environ['TABLES'].rstrip('/')}/{bucket}/{key}"
+    options = TableOptions(work_dir=os.environ.get("WORK_DIR", "/tmp/parts"))
+    summary = score_csv(
+        f"s3://{bucket}/{key}", target, CONFIG, options=options, encoder=ENCODER, stop=time_is_short(context)
+    )
+    return {"output": target, "rows": summary.rows, "scored": summary.scored, "failures": summary.failures}
+
+
+def time_is_short(context: Any) -> Callable[[], bool]:
+    """Return what says when another part would not be done in time, by the longest part so far."""
+    last, longest, parts = context.get_remaining_time_in_millis(), 0, -1
+
+    def asked() -> bool:
+        nonlocal last, longest, parts
+        left = context.get_remaining_time_in_millis()
+        parts += 1
+        if parts:  # at first it is asked before any part is done
+            longest = max(longest, last - left)
+        last = left
+        return bool(left < RESERVE_MS + 1.5 * longest)
+
+    return asked

@@ -1,0 +1,214 @@
+"""Score pictures and captions inside Snowflake: two vectorised UDFs, and a loop that fills a table with their results.
+
+    from score_udf import register, score_table
+    register(session, "@ml.code", access=["PICTURES"])  # once
+    score_table(session, "pairs", "pairs_scored", key="id")
+
+    select score_pair(url, caption):similarity::float from pairs;
+    select score_staged_file(build_scoped_file_url(@photos, path), caption) from pairs;
+
+Both functions return `{"similarity": 0.31, "error": null}`, or no similarity and the error. `score_pair` needs an external
+access integration that names the hosts of the pictures, `score_staged_file` nothing. The library comes as its wheel from a
+stage, its dependencies from PyPI through Snowflake's artifact repository.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+# Any setting of Config. A model other than mini: add its folder as model.zip to the wheel's stage, and set "model": "model".
+SETTINGS = {"model": "mini", "io_workers": 32}
+LIMITS = {"allow_local_files": False}  # a row must not read the sandbox's files
+
+ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
+WHEEL = "text_image_similarity-0.1.0-py3-none-any.whl"
+PACKAGES = [
+    *("torch>=2.8", "torchvision>=0.23", "transformers>=5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
+    *("safetensors>=0.5", "sentencepiece>=0.2", "protobuf>=5", "pillow>=13,<14", "httpx>=0.28,<0.29"),
+    *("httpcore>=1,<2", "numpy>=2", "pandas>=2.2", "pyarrow>=18", "scipy>=1.14", "filelock>=3.16", "platformdirs>=4.2"),
+    *("cloudpickle", "snowflake-snowpark-python"),
+]
+
+
+def score_pair(urls: pd.Series, captions: pd.Series) -> pd.Series:
+    """Return a result for each URL and caption."""
+    if not isinstance(urls, pd.Series):  # Snowpark's local testing mode hands over one row at a time
+        return score_pair(pd.Series([urls], dtype=object), pd.Series([captions], dtype=object))[0]
+    config, encoder = loaded()
+    from text_image_similarity import Record, score_pairs
+
+    records = (Record(*map(text_of, pair)) for pair in zip(urls, captions, strict=True))
+    return as_series(list(score_pairs(records, config, encoder=encoder)), urls)
+
+
+def score_staged_file(files: pd.Series, captions: pd.Series) -> pd.Series:
+    """Return a result for each scoped URL of a staged picture and caption."""
+    if not isinstance(files, pd.Series):
+        return score_staged_file(pd.Series([files], dtype=object), pd.Series([captions], dtype=object))[0]
+    config, encoder = loaded()
+    from text_image_similarity import ErrorCode, RowError, ScoreResult, score_images
+
+    contents = [content_of(file) for file in files]
+    found = [content for content in contents if isinstance(content, bytes)]
+    texts = [text_of(text) for text, content in zip(captions, contents, strict=True) if isinstance(content, bytes)]
+    scores = score_images(found, texts, config, encoder=encoder)
+    results = [
+        next(scores)
+        if isinstance(content, bytes)
+        else ScoreResult.failed(RowError(ErrorCode.FILE_NOT_FOUND, content))
+        for content in contents
+    ]
+    return as_series(results, files)
+
+
+def content_of(file: Any) -> bytes | str:
+    """Return a staged file's bytes, or why it has none."""
+    from snowflake.snowpark.files import SnowflakeFile
+
+    if not isinstance(file, str):
+        return "there is no file name"
+    try:
+        scoped = file.startswith("https://")
+        with SnowflakeFile.open(file, "rb", require_scoped_url=scoped) as opened:
+            return opened.read()
+    except Exception as exc:  # Snowflake's own; the row fails, its neighbours do not
+        return f"{file}: {type(exc).__name__}: {exc}"
+
+
+def text_of(value: Any) -> str | None:
+    """Return a text; SQL's NULL, which pandas may hold as NaN, is none."""
+    return value if isinstance(value, str) else None
+
+
+def as_series(results: Sequence[Any], like: pd.Series) -> pd.Series:
+    """Return results as objects of SQL."""
+    rows = [{"similarity": None if found.error else found.similarity, "error": found.error} for found in results]
+    return pd.Series(rows, index=like.index, dtype=object)
+
+
+@functools.cache
+def loaded() -> tuple[Any, Any]:
+    """Return the settings and the model, once in a process."""
+    folder = unpacked()
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    from text_image_similarity import Config, Limits, load_encoder
+
+    settings = {"cache_dir": str(Path(tempfile.gettempdir()) / "cache"), **SETTINGS}
+    if folder is not None and (folder / settings["model"]).is_dir():
+        settings["model"] = str(folder / settings["model"])
+    config = Config(**settings, limits=Limits(**LIMITS))
+    return config, load_encoder(config)
+
+
+def unpacked() -> Path | None:
+    """Unpack the wheel, and model.zip, where this process may write: the library's weights are files, which a zip has none.
+
+    Returns:
+        The folder, or None where the library is installed already.
+    """
+    imports = Path(sys._xoptions.get("snowflake_import_directory", ""))
+    if not (imports / WHEEL).is_file():
+        return None
+    archives = [path for path in (imports / WHEEL, imports / "model.zip") if path.is_file()]
+    content = hashlib.blake2b(b"".join(path.read_bytes() for path in archives), digest_size=8).hexdigest()
+    place = Path(tempfile.gettempdir()) / f"text-image-similarity-{content}"
+    if not place.is_dir():
+        fresh = Path(tempfile.mkdtemp())
+        for archive in archives:
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(fresh / "model" if archive.name == "model.zip" else fresh)
+        try:
+            fresh.rename(place)
+        except OSError:  # another process was quicker
+            if not place.is_dir():
+                raise
+    return place
+
+
+def register(session: Any, stage: str, *, access: Sequence[str] = (), permanent: bool = True) -> None:
+    """Make `score_pair` and `score_staged_file` known, from this file and what lies on the stage.
+
+    Args:
+        session: A Snowpark session.
+        stage: Where the wheel is (and model.zip, if there is one), and this file goes to.
+        access: External access integrations that name the hosts of the pictures.
+        permanent: Whether the functions outlive the session.
+    """
+    from snowflake.snowpark.types import PandasSeriesType, StringType, VariantType
+
+    on_stage = f"{stage}/{WHEEL}"
+    more = [f"{stage}/model.zip"] if SETTINGS["model"] == "model" else []
+    for name in ("score_pair", "score_staged_file"):
+        session.udf.register_from_file(
+            os.path.abspath(__file__),  # noqa: PTH100
+            name,
+            return_type=PandasSeriesType(VariantType()),
+            input_types=[PandasSeriesType(StringType()), PandasSeriesType(StringType())],
+            name=name,
+            is_permanent=permanent,
+            stage_location=stage if permanent else None,
+            replace=True,
+            imports=[on_stage, *more],
+            packages=PACKAGES,
+            artifact_repository="snowflake.snowpark.pypi_shared_repository",
+            resource_constraint={"architecture": "x86"},
+            external_access_integrations=list(access),
+            max_batch_size=ROWS,
+        )
+
+
+def score_table(
+    session: Any, source: str, target: str, *, key: str, columns: tuple[str, str] = ("url", "caption"), rows: int = 10_000
+) -> int:
+    """Score the rows of a table whose key is not in the target yet, and append them to it, `rows` in a transaction.
+
+    Whatever ends it, the same call goes on. To try failures again that may pass, delete their rows from the target first.
+
+    Args:
+        session: A Snowpark session, also that of a stored procedure.
+        source: The table; its columns are kept.
+        target: The table with `similarity` and `error` besides; made if it is not there.
+        key: A column of the source that is unique and never null.
+        columns: The columns of references and of captions.
+        rows: Of one transaction, the most that is lost when something ends it.
+
+    Returns:
+        How many rows were scored.
+
+    Raises:
+        ValueError: The key is null or not unique somewhere, so that a row could be left out.
+    """
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+    from snowflake.snowpark.functions import call_udf, col
+
+    pairs = session.table(source)
+    if pairs.count() != pairs.filter(col(key).is_not_null()).select(key).distinct().count():
+        raise ValueError(f"{key} is null or there twice in {source}, so it cannot tell which rows are done")
+    total = 0
+    while True:
+        try:
+            todo = pairs.join(session.table(target).select(key), on=key, how="leftanti")
+            todo.limit(1).collect()
+        except SnowparkSQLException:  # no target yet
+            todo = pairs
+        todo = todo.limit(rows).cache_result()  # Snowpark's local testing mode mixes up rows that come from a join
+        # The results are kept before they are taken apart; else each of the two fields might call the function again.
+        scored = todo.with_column("found", call_udf("score_pair", *map(col, columns))).cache_result()
+        if not (count := scored.count()):
+            return total
+        found = col("found")
+        scored.select(
+            *pairs.columns, found["similarity"].cast("float").as_("similarity"), found["error"].cast("string").as_("error")
+        ).write.save_as_table(target, mode="append")
+        total += count

@@ -1,0 +1,348 @@
+"""The recipes in deploy/, run as far as a machine without their clouds can: real handlers, real processes, real schemas."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.conftest import make_png
+from tests.server import Server, response
+from text_image_similarity import Config, StoppedError, score_csv
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+SHARDS = DEPLOY / "kubernetes" / "shards.py"
+MINI = {"model": "mini", "engine": "torch", "chunk_size": 10}  # needs no export, which takes half a minute
+COLOURS = ("red", "green", "blue", "white")
+
+
+def load(path: Path, name: str) -> ModuleType:
+    """Import a recipe, which is in no package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_table(path: Path, rows: int) -> Path:
+    """Write a table of red, green, blue and white pictures beside it; every ninth is missing."""
+    for colour in COLOURS:
+        (path.parent / f"{colour}.png").write_bytes(make_png(colour))
+    lines = [
+        f"{i:03},{'none' if i % 9 == 8 else COLOURS[i % 4]}.png,a {COLOURS[i % 3]} square {i}" for i in range(rows)
+    ]
+    path.write_text("id,url,caption\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def instructions(name: str) -> dict[str, list[str]]:
+    """Return the instructions of a recipe's Dockerfile."""
+    found: dict[str, list[str]] = {}
+    text = (DEPLOY / name / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            word, _, rest = line.partition(" ")
+            found.setdefault(word, []).append(rest.strip())
+    return found
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[object]:
+    """S3 on the loopback, as the environment's own."""
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        s3fs.S3FileSystem.clear_instance_cache()
+        found = s3fs.S3FileSystem()
+        for bucket in ("lake", "scores"):
+            found.mkdir(bucket)
+        yield found
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+# Kubernetes
+
+
+def run_index(folder: Path, index: int) -> subprocess.Popen[str]:
+    """Start a pod's process."""
+    config = json.dumps({**MINI, "base_dir": str(folder / "in")})
+    command = [sys.executable, str(SHARDS), "score", "in/*.csv", "out", "--shards=3", "--work-dir=work", "--job=j1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index), "OMP_WAIT_POLICY": "passive"}
+    return subprocess.Popen(
+        [*command, f"--config={config}"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that succeeds, and return what it said."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "in").mkdir()
+    for i, rows in enumerate((12, 150, 8, 3, 5)):
+        write_table(folder / "in" / f"{i}.csv", rows)
+    return folder
+
+
+def test_the_indices_of_a_job_score_every_file_once_whatever_ends_them(job: Path) -> None:
+    killed = run_index(job, 1)  # files 1 and 4
+    (manifest,) = wait_for(lambda: list(job.glob("work/1.csv-*/manifest.jsonl")), killed)
+    wait_for(lambda: manifest.read_bytes().count(b"\n") > 3, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (job / "out" / "1.csv").exists()
+    write_table(job / "in" / "05.csv", 5)  # comes while the Job runs: would move all others to another index
+    others = [run_index(job, index) for index in (0, 2)]
+    assert "2 of 5 files" in finish(others[0])
+    assert "1 of 5 files" in finish(others[1])
+    assert finish(run_index(job, 1)).count(" rows, ") == 2
+    assert sorted(path.name for path in (job / "out").glob("*.csv")) == [f"{i}.csv" for i in range(5)]
+    for i in range(5):
+        score_csv(job / "in" / f"{i}.csv", job / f"{i}.csv", Config(**MINI))
+        assert (job / "out" / f"{i}.csv").read_bytes() == (job / f"{i}.csv").read_bytes()
+    said = finish(run_index(job, 1))
+    assert said.count("is complete") == 2
+    assert " rows, " not in said
+    write_table(job / "in" / "4.csv", 6)
+    said = finish(run_index(job, 1))
+    assert said.count("is complete") == 1
+    assert "out/4.csv: 6 rows" in said
+
+
+def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> object:
+    """Return what a process brings about while it runs."""
+    until = time.monotonic() + 60
+    while not (found := ready()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    return found
+
+
+def test_exit_codes_say_what_is_worth_another_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = load(SHARDS, "shards")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.csv").write_text("id,picture\n1,red.png\n")
+    write_table(tmp_path / "in" / "1.csv", 4)
+    mini = f"--config={json.dumps(MINI)}"
+    assert shards.main(["score", "in", "out", "--shards=1", mini]) == 2
+    assert (tmp_path / "out" / "1.csv").exists()  # the bad table did not keep the good one from being scored
+    (tmp_path / "in" / "0.csv").write_text('url,caption\n1,"red\n')
+    (tmp_path / "in" / "2.csv").write_text("id,picture\n1,red.png\n")
+    assert shards.main(["score", "in", "out", "--shards=1", mini]) == 1
+    for wrong in ('--config={"modl": "mini"}', "--config=[1]", "--config={", "--index=7", '--config={"batch_size": 0}'):
+        assert shards.main(["score", "in", "out", "--shards=1", wrong]) == 2
+    assert shards.main(["score", "nothing/*.csv", "out", "--shards=1", mini]) == 2
+    assert shards.main(["score", "in", "out", "--shards=1", '--config={"model": "/no/such/model"}']) == 1
+
+
+def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_table(tmp_path / "in" / "1.csv", 150)
+    process = run_index(tmp_path, 0)
+    wait_for(lambda: list(tmp_path.glob("work/1.csv-*/manifest.jsonl")), process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+
+
+def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:
+    shards = load(SHARDS, "shards")
+    table = write_table(tmp_path / "a.csv", 12)
+    for name in ("a.csv", "deep/b.csv", "deep/c.csv"):
+        store.put_file(str(table), f"lake/job/{name}")
+    config = json.dumps({**MINI, "base_dir": str(tmp_path)})
+    common = ["--shards=2", "--job=j", f"--work-dir={tmp_path}/work", f"--config={config}"]
+    assert shards.main(["score", "s3://lake/job/**/*.csv", "s3://scores/job", "--index=0", *common]) == 0
+    store.put_file(str(table), "lake/job/0.csv")
+    assert shards.main(["score", "s3://lake/job/**/*.csv", "s3://scores/job", "--index=1", *common]) == 0
+    assert {name for name in store.find("scores/job") if name.endswith(".csv")} == {
+        "scores/job/a.csv",
+        "scores/job/deep/b.csv",
+        "scores/job/deep/c.csv",
+    }
+
+
+def test_a_table_is_split_by_host(tmp_path: Path, store: object) -> None:
+    shards = load(SHARDS, "shards")
+    hosts = [f"h{i % 23}.example" for i in range(3000)]
+    lines = [f'{i:05},https://{host.upper() if i % 2 else host}/{i}.jpg,"a, {i}"' for i, host in enumerate(hosts)]
+    (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n09000,dog.jpg,NA\n09001,,\n")
+    shards.WAITING_BYTES = 50_000
+    shards.BATCH_ROWS = 400
+    for target in (str(tmp_path / "split"), "s3://scores/split"):
+        assert shards.main(["split", str(tmp_path / "in.csv"), target, "--shards=5"]) == 0
+    assert shards.main(["split", str(tmp_path / "in.csv"), str(tmp_path / "split"), "--shards=6"]) == 2
+    names = sorted(path.name for path in (tmp_path / "split").iterdir())
+    assert names == [f"shard-{i:05}-of-00005.parquet" for i in range(5)]
+    tables = [pq.read_table(tmp_path / "split" / name) for name in names]
+    assert pq.ParquetFile(tmp_path / "split" / names[0]).num_row_groups > 1
+    of_host: dict[str, set[int]] = {}
+    for shard, table in enumerate(tables):
+        assert table["id"].to_pylist() == sorted(table["id"].to_pylist())
+        for url in table["url"].to_pylist():
+            of_host.setdefault(url.lower().split("/")[2] if "//" in url else "", set()).add(shard)
+    assert max(len(found) for host, found in of_host.items() if host) == 1
+    assert len(set.union(*of_host.values())) == 5
+    assert sorted(line for table in tables for line in zip(*table.to_pydict().values(), strict=True)) == sorted(
+        [(f"{i:05}", line.split(",")[1], f"a, {i}") for i, line in enumerate(lines)]
+        + [("09000", "dog.jpg", "NA"), ("09001", "", "")]
+    )
+    with store.open(f"scores/split/{names[3]}") as file:
+        assert pq.read_table(file) == tables[3]
+
+
+def test_the_job_is_valid_and_fits_its_image_and_script() -> None:
+    import kubernetes_validate
+
+    account, found = yaml.safe_load_all((DEPLOY / "kubernetes" / "job.yaml").read_text(encoding="utf-8"))
+    for version in ("1.30", "1.33", "1.37"):
+        for resource in (account, found):
+            kubernetes_validate.validate(resource, version, strict=True)
+    spec = found["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    image = instructions("kubernetes")
+    assert image["USER"] == [str(pod["securityContext"]["runAsUser"])]
+    assert image["ENTRYPOINT"] == ['["python", "/app/shards.py"]']
+    assert (DEPLOY.parent / image["COPY"][-1].split()[0]).samefile(SHARDS)
+    assert container["name"] == spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["containerName"]
+    shards = load(SHARDS, "shards")
+    options = shards.parser().parse_args(container["args"])
+    assert options.shards == spec["completions"] >= spec["maxFailedIndexes"]
+    assert shards.config_from(options.config).model == "fast"
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert options.work_dir.startswith("/work")
+    assert mounts == {"/work", "/tmp"}
+    assert pod["restartPolicy"] == "Never"  # podFailurePolicy needs it
+
+
+# AWS Lambda
+
+
+class Context:
+    """What Lambda says of an invocation: here, the time left, which runs down by the look."""
+
+    def __init__(self, *left: int) -> None:
+        self._left = list(left)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
+
+
+def event(name: str, **replaced: str) -> dict[str, object]:
+    text = (ROOT / "tests" / "events" / f"{name}.json").read_text(encoding="utf-8")
+    for word, value in replaced.items():
+        text = text.replace(word, value)
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def function(store: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    folder = tmp_path_factory.mktemp("function")
+    settings = {**MINI, "retries": 0, "limits": {"allow_private_addresses": True}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCORE_CONFIG", json.dumps({**settings, "cache_dir": str(folder / "cache")}))
+        patch.setenv("RESULTS", "s3://scores/results")
+        patch.setenv("TABLES", "s3://scores/tables/")
+        patch.setenv("WORK_DIR", str(folder / "parts"))
+        yield load(DEPLOY / "lambda" / "handler.py", "handler")
+
+
+def test_lambda_answers_pairs(function: ModuleType) -> None:
+    good, file, empty = function.handler(event("direct"), Context(60_000))["results"]
+    assert 0 < good["similarity"] < 1
+    assert good["error"] is None
+    assert file["error"].startswith("unsupported_scheme: ")
+    assert empty == {"similarity": None, "error": empty["error"]}
+    answered = function.handler(event("http"), Context(60_000))
+    assert answered["statusCode"] == 200
+    assert json.loads(answered["body"]) == {"results": [good]}
+    assert function.handler(event("http_bad"), Context(60_000))["statusCode"] == 400
+    with pytest.raises(ValueError, match="detail-type"):
+        function.handler({"detail-type": "Scheduled Event"}, Context(60_000))
+
+
+def test_lambda_sends_back_only_what_may_pass(function: ModuleType, store: object, server: Server) -> None:
+    server.routes["/busy.png"] = response(status="503 Busy")
+    messages = event("sqs", SERVER=server.url(""))
+    (again,) = function.handler(messages, Context(60_000))["batchItemFailures"]
+    assert again == {"itemIdentifier": messages["Records"][2]["messageId"]}
+    results = [json.loads(store.cat(name)) for name in sorted(store.ls("scores/results", refresh=True))]
+    assert [result.get("id") for result in results] == [7, 8, None]
+    assert results[0]["similarity"] > 0
+    assert results[1]["error"].startswith("http_4xx: ")
+    assert results[2]["body"] == "no JSON"
+    assert results[2]["error"]
+    server.routes["/busy.png"] = response(make_png())
+    assert function.handler({"Records": [messages["Records"][2]]}, Context(60_000)) == {"batchItemFailures": []}
+    assert len(store.ls("scores/results", refresh=True)) == 4
+
+
+KEY = "pairs/new pairs (Müller).csv"
+
+
+def coloured(rows: int) -> bytes:
+    """Return a table whose pictures are in it."""
+    red = event("direct")["pairs"][0]["url"]
+    return ("id,url,caption\n" + "".join(f'{i:03},"{red}",a red square {i}\n' for i in range(rows))).encode()
+
+
+def test_lambda_stops_a_table_in_time_and_goes_on(function: ModuleType, store: object, tmp_path: Path) -> None:
+    store.pipe(f"lake/{KEY}", coloured(60))
+    with pytest.raises(StoppedError, match="30 of 60 rows kept"):
+        function.handler(event("s3"), Context(90_000, 85_000, 70_000, 60_000, 40_000))
+    assert not store.exists(f"scores/tables/lake/{KEY}")
+    (done,) = function.handler(event("s3"), Context(90_000))["tables"]
+    assert done == {"output": f"s3://scores/tables/lake/{KEY}", "rows": 60, "scored": 60, "failures": {}}
+    (tmp_path / "in.csv").write_bytes(coloured(60))
+    score_csv(tmp_path / "in.csv", tmp_path / "out.csv", Config(**MINI))
+    assert store.cat(f"scores/tables/lake/{KEY}") == (tmp_path / "out.csv").read_bytes()
+
+
+def test_lambda_takes_tables_from_a_queue(function: ModuleType, store: object) -> None:
+    store.pipe(f"lake/{KEY}", coloured(5))
+    messages = event("s3_through_sqs")
+    (again,) = function.handler(messages, Context(90_000))["batchItemFailures"]
+    assert again == {"itemIdentifier": messages["Records"][2]["messageId"]}  # its table is not there
+    assert store.cat(f"scores/tables/lake/{KEY}").count(b"\n") == 6
+
+
+def test_the_function_image_runs_the_handler() -> None:
+    image = instructions("lambda")
+    module, _, name = json.loads(image["CMD"][0])[0].rpartition(".")
+    source = DEPLOY.parent / image["COPY"][-1].split()[0]
+    assert source == DEPLOY / "lambda" / f"{module}.py"
+    assert f"def {name}(" in source.read_text(encoding="utf-8")
+    for found in (image, instructions("kubernetes")):
+        assert ":" in found["FROM"][0]
+        assert "latest" not in found["FROM"][0]
