@@ -188,4 +188,5 @@ def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["auto"] == "ConfigError: device='cuda:5' is not available on this machine; use auto or cpu"
+    assert (Path(os.environ["XDG_CACHE_HOME"]) / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
     check(said)
