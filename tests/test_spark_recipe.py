@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyspark
 import pytest
+import yaml
+from pyspark.errors import AnalysisException
 
 from tests.packages import zip_package
 from tests.spark_sessions import ENVIRONMENT, ON_LOOPBACK, ROOT, faulty_rows
@@ -70,17 +72,28 @@ def test_the_job_scores_a_table(tmp_path: Path) -> None:
     )
     assert scored["similarity"].to_pylist() == [None if r.error else r.similarity for r in results]
     assert scored["error"].to_pylist() == [r.error for r in results]
-    before = sorted((tmp_path / "scored").iterdir())
-    again = submit(tmp_path, *arguments)
-    assert again.returncode != 0
-    assert "PATH_ALREADY_EXISTS" in again.stdout  # where spark-submit passes on what the job says
-    assert sorted((tmp_path / "scored").iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["emr_step.json", "emr_serverless_job.json"])
+def test_the_job_replaces_an_output_only_if_asked(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table({"url": ["data:,x"], "caption": ["a wall"]}), tmp_path / "pairs.parquet")
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored" / "note.txt").touch()
+    arguments = [str(tmp_path / "pairs.parquet"), str(tmp_path / "scored"), "--model=mini"]
+    monkeypatch.setattr("sys.argv", ["score_job.py", *arguments])
+    with pytest.raises(AnalysisException, match="PATH_ALREADY_EXISTS"):
+        runpy.run_path(str(RECIPE / "score_job.py"), run_name="__main__")
+    assert [path.name for path in (tmp_path / "scored").iterdir()] == ["note.txt"]
+    monkeypatch.setattr("sys.argv", ["score_job.py", *arguments, "--overwrite"])
+    runpy.run_path(str(RECIPE / "score_job.py"), run_name="__main__")
+    assert spark.read.parquet(str(tmp_path / "scored")).count() == 1
+
+
+@pytest.mark.parametrize("name", ["emr_step.json", "emr_serverless_job.json", "databricks.yml"])
 def test_a_recipe_gives_the_job_arguments_it_takes(name: str) -> None:
     text = (RECIPE / name).read_text(encoding="utf-8")
-    json.loads(text)
+    assert yaml.safe_load(text)  # of which JSON is a part
     shown = subprocess.run(
         [sys.executable, RECIPE / "score_job.py", "--help"],
         cwd=ROOT,
