@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 ON_LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.ui.enabled": "false"}
 ENVIRONMENT = {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+SCHEMA = "number int, url string, caption string"
 Row = tuple[int, str | None, str | None]
 
 
@@ -42,18 +43,12 @@ def local_session() -> Iterator[SparkSession]:
     session.stop()
 
 
-def kill_a_worker() -> None:
-    """End one of the Python workers below this process, at once."""
-    workers = [p for p in psutil.Process().children(recursive=True) if _is_worker(p)]
-    os.kill(workers[0].pid, signal.SIGKILL)
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    """Whether a process was forked off a daemon of PySpark's."""
-    try:
-        return "pyspark.daemon" in process.cmdline() and "pyspark.daemon" in process.parent().cmdline()
-    except psutil.NoSuchProcess:
-        return False
+def kill_a_worker(port: int) -> None:
+    """End one of the processes below this one that are connected to a server here, at once."""
+    below = psutil.Process().children(recursive=True)
+    busy, *_ = [p for p in below if any(c.raddr and c.raddr.port == port for c in p.net_connections("tcp"))]
+    assert "pyspark.daemon" in busy.cmdline()
+    busy.send_signal(signal.SIGKILL)
 
 
 def faulty_rows(count: int) -> list[Row]:

@@ -72,7 +72,7 @@ def test_spark_gives_the_same_numbers(
         "SPARK_LOCAL_IP": "127.0.0.1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.spark_job", *arguments],
+        [sys.executable, "-m", "tests.parity_on_spark", *arguments],
         cwd=table.parent,
         env=environment,
         capture_output=True,

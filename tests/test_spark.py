@@ -20,7 +20,7 @@ from pyspark.sql import types as T
 
 from tests.conftest import make_png
 from tests.server import Server, response
-from tests.spark_sessions import faulty_rows, kill_a_worker
+from tests.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, ConfigError, Limits, Record, UsageError, score_pairs
 from text_image_similarity.encoders import MINI
 from text_image_similarity.spark import score_dataframe, similarity_udf, worker
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 # Pictures and captions encoded one at a time have the same last digits in whatever company.
 ALONE = Config(model="mini", batch_size=1, base_dir=Path("/nowhere"))
 LOOPBACK = Config(model="mini", batch_size=1, limits=Limits(allow_private_addresses=True))
-SCHEMA = "number int, url string, caption string"
 ROWS = faulty_rows(200)
 NO_PICTURE = "not_an_image: the content is text: 'x'"
 
@@ -230,7 +229,7 @@ def test_a_worker_that_is_killed_costs_no_row(spark: SparkSession, server: Serve
     with ThreadPoolExecutor(1) as threads:
         scored = threads.submit(found, df)
         server.wait_for("/p", 20, 60)
-        kill_a_worker()
+        kill_a_worker(server.port)
         go_on.set()
         after_the_kill = scored.result()
     assert max(server.hits.values()) == 2  # a task was run again

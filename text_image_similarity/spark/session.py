@@ -73,9 +73,11 @@ def _names_master(conf: Mapping[str, str]) -> bool:
         return True
     if "PYSPARK_GATEWAY_PORT" in os.environ or "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", ""):
         return True
-    folder = os.environ.get("SPARK_CONF_DIR") or Path(os.environ.get("SPARK_HOME", ""), "conf")
-    defaults = Path(folder, "spark-defaults.conf")
-    return defaults.is_file() and any(line.strip().startswith(chosen) for line in defaults.read_text().splitlines())
+    home, folder = os.environ.get("SPARK_HOME"), os.environ.get("SPARK_CONF_DIR")
+    defaults = Path(folder or Path(home or "", "conf"), "spark-defaults.conf") if folder or home else None
+    if defaults is None or not defaults.is_file():
+        return False
+    return any(line.strip().startswith(chosen) for line in defaults.read_text(encoding="utf-8").splitlines())
 
 
 @contextmanager

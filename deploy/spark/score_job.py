@@ -1,0 +1,45 @@
+"""Score a table on Spark, as a job: `spark-submit score_job.py INPUT OUTPUT`.
+
+INPUT and OUTPUT are what Spark's readers and writers take: paths, s3://, abfss://, gs://, dbfs:/ ... See
+docs/distributed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pyspark.sql import SparkSession
+
+from text_image_similarity import Config
+from text_image_similarity.spark import score_dataframe
+
+
+def main() -> None:
+    """Read, spread, score, write."""
+    parser = argparse.ArgumentParser(
+        description="Add similarity and error to a table of (image reference, caption) rows."
+    )
+    parser.add_argument("input")
+    parser.add_argument("output")
+    parser.add_argument("--format", default="parquet", help="of both, as Spark names it (parquet)")
+    parser.add_argument("--url-col", default="url")
+    parser.add_argument("--caption-col", default="caption")
+    parser.add_argument(
+        "--model", default="fast", help="hub id, a folder that every worker has, fast, accurate or mini"
+    )
+    parser.add_argument("--score", default="cosine", help="cosine, unit, clip_score or clipscore")
+    parser.add_argument("--partitions", type=int, help="tasks to spread the rows over (those of the input)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    options = parser.parse_args()
+
+    spark = SparkSession.builder.appName("text-image-similarity").getOrCreate()
+    pairs = spark.read.format(options.format).load(options.input)
+    if options.partitions:
+        pairs = pairs.repartition(options.partitions)
+    config = Config(model=options.model, score=options.score)
+    scored = score_dataframe(pairs, config, url_col=options.url_col, caption_col=options.caption_col)
+    scored.write.format(options.format).mode("overwrite" if options.overwrite else "error").save(options.output)
+
+
+if __name__ == "__main__":
+    main()

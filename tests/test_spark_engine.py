@@ -1,0 +1,192 @@
+"""The command line's engine on Spark: on this machine, and on a cluster of two workers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyspark
+import pytest
+
+from tests.packages import zip_package
+from tests.server import Server
+from tests.spark_job import CONFIG
+from tests.spark_sessions import ENVIRONMENT, ROOT, faulty_rows
+from text_image_similarity import (
+    Config,
+    ConfigError,
+    ModelUnavailableError,
+    Record,
+    ScoreResult,
+    TableError,
+    load_encoder,
+    score_pairs,
+)
+from text_image_similarity.encoders import describe
+from text_image_similarity.spark import SparkEngine
+from text_image_similarity.spark import session as sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyspark.sql import SparkSession
+
+RECORDS = [Record(url, caption) for _, url, caption in faulty_rows(60)]
+
+
+def plain(results: Any) -> list[list[Any]]:
+    return [[result.similarity if result.error is None else -9, result.error] for result in results]
+
+
+@pytest.fixture
+def engine(spark: SparkSession) -> Iterator[SparkEngine]:
+    with SparkEngine({}) as opened:
+        yield opened
+
+
+def test_it_starts_with_what_the_worker_says_of_the_model(engine: SparkEngine) -> None:
+    encoder = load_encoder(CONFIG)
+    assert engine.start(CONFIG) == {**describe(encoder), "fingerprint": encoder.fingerprint}
+    assert engine.at_once == 4  # of two cores
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [(Config(model="/no/model"), ModelUnavailableError), (Config(model="mini", device="cuda:7"), ConfigError)],
+)
+def test_what_keeps_the_model_from_loading_is_raised_here(engine: SparkEngine, config: Config, kind: type) -> None:
+    with pytest.raises(kind) as there:
+        engine.start(config)
+    with pytest.raises(kind) as here:
+        load_encoder(config)
+    assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
+
+
+def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkEngine) -> None:
+    odd = [
+        Record(RECORDS[0].url, "half a character \ud800"),
+        Record(None, "a"),
+        Record(Path("missing\udcff.png"), "a"),
+        Record(["no text"], {"no": "text"}),
+    ]
+    parts = [[*RECORDS, *odd], RECORDS[10:50], odd, RECORDS[::-1], []]
+    engine.start(CONFIG)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(engine.score, parts))
+    assert [plain(part) for part in found] == [plain(score_pairs(part, CONFIG)) for part in parts]
+    assert isinstance(found[0][0], ScoreResult)
+
+
+def test_what_spark_cannot_get_over_ends_the_run_with_its_reason(engine: SparkEngine, tmp_path: Path) -> None:
+    engine.start(Config(model="mini", embedding_cache=tmp_path))  # a folder, which nobody opened yet
+    with pytest.raises(
+        TableError, match=rf"a part of 1 rows .*: .*ConfigError: .*{tmp_path}.*run the same again"
+    ) as raised:
+        engine.score(RECORDS[:1])
+    assert raised.value.__cause__ is not None
+
+
+def test_a_session_that_was_there_stays_and_parts_in_work_are_ended(spark: SparkSession, server: Server) -> None:
+    server.routes["/"] = server.hang
+    with SparkEngine({}) as engine, ThreadPoolExecutor(1) as threads:
+        engine.start(CONFIG)
+        left = threads.submit(engine.score, [Record(server.url("/"), "a wall")])
+        server.wait_for("/", 1, 60)
+        engine.__exit__()
+        with pytest.raises(TableError, match="cancelled"):
+            left.result()
+    assert spark.range(3).count() == 3
+
+
+@pytest.mark.parametrize(
+    ("conf", "environment", "named"),
+    [
+        ({}, {}, False),
+        ({"spark.executor.memory": "2g"}, {}, False),
+        ({"spark.master": "local[2]"}, {}, True),
+        ({"spark.remote": "sc://host.example"}, {}, True),
+        ({}, {"MASTER": "yarn"}, True),
+        ({}, {"SPARK_REMOTE": "sc://host.example"}, True),
+        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, True),
+        ({}, {"PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell"}, True),
+        ({}, {"SPARK_CONF_DIR": "conf"}, True),
+        ({}, {"SPARK_HOME": "home"}, True),
+        ({}, {"SPARK_HOME": "empty"}, False),
+    ],
+)
+def test_a_master_that_somebody_named_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: dict[str, str], environment: dict[str, str], named: bool
+) -> None:
+    for folder in ("conf", "home/conf"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "spark-defaults.conf").write_text("# none\n spark.master  yarn\n")
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "MASTER",
+        "SPARK_REMOTE",
+        "PYSPARK_GATEWAY_PORT",
+        "PYSPARK_SUBMIT_ARGS",
+        "SPARK_CONF_DIR",
+        "SPARK_HOME",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert sessions._names_master(conf) is named
+
+
+def test_spark_that_cannot_start_is_a_wrong_setting() -> None:
+    done = run_job({"spark.master": "nonsense"})
+    assert done.returncode == 1
+    assert "ConfigError: Spark cannot be started: " in done.stderr
+    assert "Master must either be" in done.stderr  # Spark's own message
+
+
+def run_job(conf: dict[str, str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.spark_job", json.dumps(conf)],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check(said: dict[str, Any]) -> None:
+    assert said["part"] == plain(score_pairs(RECORDS, CONFIG))
+    red = [score for score, _ in said["part, killed"]["found"]]
+    assert len(red) == 80
+    assert said["part, killed"]["tries"] == said["frame, killed"]["tries"] == 2
+    assert said["frame, killed"]["found"] == [[i, score, None] for i, score in enumerate(red)]
+    assert "1 rows could not be scored on Spark" in said["left"]
+    assert said["stopped"]
+
+
+def test_alone_it_starts_a_session_of_its_own_and_stops_it() -> None:
+    done = run_job({})
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["master"] == "local[*,4]"
+    assert said["auto"] == "cpu"
+    check(said)
+
+
+def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were_given(tmp_path: Path) -> None:
+    script = tmp_path / "gpus.sh"
+    script.write_text('#!/bin/sh\necho \'{"name": "gpu", "addresses": ["5"]}\'\n')
+    script.chmod(0o755)
+    resources = {f"spark.{who}.resource.gpu.amount": "1" for who in ("worker", "executor", "task")}
+    scripts = {f"spark.{who}.resource.gpu.discoveryScript": str(script) for who in ("worker", "executor")}
+    conf = {"spark.master": "local-cluster[2,1,1024]", "spark.submit.pyFiles": str(zip_package(tmp_path))}
+    done = run_job({**conf, **resources, **scripts}, SPARK_HOME=str(Path(pyspark.__file__).parent))
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["auto"] == "ConfigError: device='cuda:5' is not available on this machine; use auto or cpu"
+    assert (Path(os.environ["XDG_CACHE_HOME"]) / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
+    check(said)
