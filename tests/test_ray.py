@@ -123,7 +123,7 @@ def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: in
     assert found.schema.field("error").type == pa.string()
     assert scores(found) == expected(rows())
     assert sum(error is not None for _, error in scores(found)) > 20
-    assert scored.num_blocks() >= 200 / chunk
+    assert (scored.num_blocks() > 1) == (chunk < 200)
     for block in ray.get(scored.to_arrow_refs()):
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
 
@@ -202,11 +202,6 @@ def test_wrong_columns_are_refused(ray) -> None:
     taken = given.append_column("error", given["url"])
     with pytest.raises(UsageError, match="the dataset has a column 'error' already"):
         score_dataset(ray.data.from_arrow(taken), MINI)
-    later = ray.data.from_arrow(given).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
-    from ray.exceptions import RayTaskError
-
-    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
-        score_dataset(later, MINI).materialize()
 
 
 def test_a_dataset_without_rows_stays_without(ray) -> None:
@@ -298,6 +293,15 @@ def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
 def test_wrong_settings_of_the_engine_are_told(ray, conf: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message), RayEngine(conf) as cluster:
         cluster.start(MINI)
+
+
+def test_columns_that_are_known_late_are_refused_late(ray) -> None:
+    """The last one with this Ray, which keeps an actor's CPU for 20 seconds after an error."""
+    from ray.exceptions import RayTaskError
+
+    ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
+    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
+        score_dataset(ds, MINI).materialize()
 
 
 def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
