@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning:ray.data.context"),
     pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning:ray.data"),
 ]
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 MINI = Config(model="mini", base_dir=ROOT)
 LOCAL = Limits(allow_private_addresses=True, per_host=64)
 RED = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
@@ -50,8 +52,7 @@ def ray() -> Iterator[object]:
     """Run Ray with two CPUs, on loopback alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patch.setenv("RAY_DEDUP_LOGS", "0")
+        patch.setenv(LOOPBACK, "0")
         import ray
         import ray.data
 
@@ -333,3 +334,15 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
     count, listening, at_once, told, there, left = json.loads(done.stdout.splitlines()[-1])
     assert (count, at_once, told, there, left) == (1, 2, ["SIGTERM"], False, 0)
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "_ray.md").read_text(encoding="utf-8")
+    (program,), (promised,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == promised
