@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning:ray.data.context"),
     pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning:ray.data"),
 ]
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 MINI = Config(model="mini", base_dir=ROOT)
 LOCAL = Limits(allow_private_addresses=True, per_host=64)
 RED = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
@@ -50,8 +52,7 @@ def ray() -> Iterator[object]:
     """Run Ray with two CPUs, on loopback alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patch.setenv("RAY_DEDUP_LOGS", "0")
+        patch.setenv(LOOPBACK, "0")
         import ray
         import ray.data
 
@@ -123,7 +124,7 @@ def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: in
     assert found.schema.field("error").type == pa.string()
     assert scores(found) == expected(rows())
     assert sum(error is not None for _, error in scores(found)) > 20
-    assert scored.num_blocks() >= 200 / chunk
+    assert (scored.num_blocks() > 1) == (chunk < 200)
     for block in ray.get(scored.to_arrow_refs()):
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
 
@@ -202,11 +203,6 @@ def test_wrong_columns_are_refused(ray) -> None:
     taken = given.append_column("error", given["url"])
     with pytest.raises(UsageError, match="the dataset has a column 'error' already"):
         score_dataset(ray.data.from_arrow(taken), MINI)
-    later = ray.data.from_arrow(given).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
-    from ray.exceptions import RayTaskError
-
-    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
-        score_dataset(later, MINI).materialize()
 
 
 def test_a_dataset_without_rows_stays_without(ray) -> None:
@@ -300,6 +296,15 @@ def test_wrong_settings_of_the_engine_are_told(ray, conf: dict[str, str], messag
         cluster.start(MINI)
 
 
+def test_columns_that_are_known_late_are_refused_late(ray) -> None:
+    """The last one with this Ray, which keeps an actor's CPU for 20 seconds after an error."""
+    from ray.exceptions import RayTaskError
+
+    ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
+    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
+        score_dataset(ds, MINI).materialize()
+
+
 def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
     program = """
 import json, os, signal, psutil
@@ -329,3 +334,15 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
     count, listening, at_once, told, there, left = json.loads(done.stdout.splitlines()[-1])
     assert (count, at_once, told, there, left) == (1, 2, ["SIGTERM"], False, 0)
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "_ray.md").read_text(encoding="utf-8")
+    (program,), (promised,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == promised

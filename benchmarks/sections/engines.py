@@ -6,7 +6,9 @@ for every dataset, so there the time counts from when the first actor began its 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
 from typing import Any
 
@@ -44,6 +46,7 @@ def spark(model: str, pairs: int) -> dict[str, Any]:
 
     from text_image_similarity.spark import score_dataframe
 
+    os.environ["PYSPARK_PYTHON"] = sys.executable
     rows, spare, config = _inputs(model, pairs)
     began = time.perf_counter()
     builder = SparkSession.builder.master(f"local[{CORES}]").config("spark.ui.enabled", "false")
@@ -109,7 +112,7 @@ def _found(errors: list[str | None], pairs: int, seconds: float, startup: float)
 def jobs(options: Options) -> list[Job]:
     return [
         Job(
-            f"{model} {engine}",
+            f"{engine} with {model}",
             f"benchmarks.sections.engines:{engine}",
             {"model": model, "pairs": options.engine_pairs},
         )
@@ -121,9 +124,9 @@ def jobs(options: Options) -> list[Job]:
 def table(rounds: Rounds) -> str:
     lines = []
     for model, name in _NAMES.items():
-        plain = rounds.get(f"{model} alone", [])
+        plain = rounds.get(f"alone with {model}", [])
         for engine, label in _LABELS.items():
-            if found := rounds.get(f"{model} {engine}"):
+            if found := rounds.get(f"{engine} with {model}"):
                 ratio = "" if engine == "alone" else spread(ratios(found, plain))
                 lines.append([name, label, f"{mid(found, rate):.1f}", ratio, f"{mid(found, at('startup')):.1f}"])
     return markdown(["model", "through", "pairs/s", "of `score_pairs`", "start-up, s"], lines, words=2)
