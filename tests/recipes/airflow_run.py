@@ -13,7 +13,11 @@ sys.path.insert(0, sys.argv[1])
 
 from score_pairs_dag import score_pairs_dag  # noqa: E402 - from the folder above
 
-score_pairs_dag.get_task("score").partial_kwargs["retry_delay"] = timedelta(0)  # a test does not wait
+for task in score_pairs_dag.tasks:  # a test does not wait
+    if task.is_mapped:
+        task.partial_kwargs["retry_delay"] = timedelta(0)
+    else:
+        task.retry_delay = timedelta(0)
 run = score_pairs_dag.test(logical_date=datetime(2026, 1, 3, 2, 30, tzinfo=UTC), run_conf=json.loads(sys.argv[2]))
 tasks = [[task.task_id, task.map_index, str(task.state), task.try_number] for task in run.get_task_instances()]
 print(json.dumps([str(run.state), tasks]))  # noqa: T201 - for the test that reads it
