@@ -8,7 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
+import tomllib
+import zipfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +20,11 @@ from types import ModuleType
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.conftest import make_png
 from tests.server import Server, response
-from text_image_similarity import Config, StoppedError, score_csv
+from text_image_similarity import Config, StoppedError, score_csv, score_images
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -84,12 +89,24 @@ def store() -> Iterator[object]:
 
 # Kubernetes
 
+ONE_THREAD = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+}  # the processes do not fight for processors
+WHOLE = """
+import json, pathlib, sys
+from text_image_similarity import Config, score_csv
+for path in pathlib.Path(sys.argv[1], "in").glob("?.csv"):
+    score_csv(path, pathlib.Path(sys.argv[1], path.name), Config(**json.loads(sys.argv[2])))
+"""
+
 
 def run_index(folder: Path, index: int) -> subprocess.Popen[str]:
     """Start a pod's process."""
     config = json.dumps({**MINI, "base_dir": str(folder / "in")})
     command = [sys.executable, str(SHARDS), "score", "in/*.csv", "out", "--shards=3", "--work-dir=work", "--job=j1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JOB_COMPLETION_INDEX": str(index), "OMP_WAIT_POLICY": "passive"}
+    environment = {**ONE_THREAD, "JOB_COMPLETION_INDEX": str(index)}
     return subprocess.Popen(
         [*command, f"--config={config}"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -106,7 +123,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     (folder / "in").mkdir()
-    for i, rows in enumerate((12, 150, 8, 3, 5)):
+    for i, rows in enumerate((12, 80, 8, 3, 5)):
         write_table(folder / "in" / f"{i}.csv", rows)
     return folder
 
@@ -124,8 +141,8 @@ def test_the_indices_of_a_job_score_every_file_once_whatever_ends_them(job: Path
     assert "1 of 5 files" in finish(others[1])
     assert finish(run_index(job, 1)).count(" rows, ") == 2
     assert sorted(path.name for path in (job / "out").glob("*.csv")) == [f"{i}.csv" for i in range(5)]
+    subprocess.run([sys.executable, "-c", WHOLE, job, json.dumps(MINI)], env=ONE_THREAD, check=True)
     for i in range(5):
-        score_csv(job / "in" / f"{i}.csv", job / f"{i}.csv", Config(**MINI))
         assert (job / "out" / f"{i}.csv").read_bytes() == (job / f"{i}.csv").read_bytes()
     said = finish(run_index(job, 1))
     assert said.count("is complete") == 2
@@ -167,7 +184,7 @@ def test_exit_codes_say_what_is_worth_another_try(tmp_path: Path, monkeypatch: p
 
 def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    write_table(tmp_path / "in" / "1.csv", 150)
+    write_table(tmp_path / "in" / "1.csv", 80)
     process = run_index(tmp_path, 0)
     wait_for(lambda: list(tmp_path.glob("work/1.csv-*/manifest.jsonl")), process)
     process.send_signal(signal.SIGTERM)
@@ -346,3 +363,149 @@ def test_the_function_image_runs_the_handler() -> None:
     for found in (image, instructions("kubernetes")):
         assert ":" in found["FROM"][0]
         assert "latest" not in found["FROM"][0]
+
+
+# Airflow and Snowpark, each in an environment of its own, because their pins do not go with ours
+
+
+def environment(name: str) -> Path:
+    """Return the Python of a recipe's own environment."""
+    python = ROOT / "build" / "recipes" / name / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{name} is not installed: run make recipes")
+    return python
+
+
+@pytest.fixture(scope="module")
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return what runs the DAG for a folder's tables of 2026-01-02; a task's first try of a.csv is killed half-way."""
+    python = environment("airflow")
+    home = tmp_path_factory.mktemp("airflow")
+    scoring = home / "scoring_python"
+    scoring.write_text(KILLED_ONCE.replace("PYTHON", sys.executable))
+    scoring.chmod(0o755)
+    settings = {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(DEPLOY / "airflow"),
+        "SCORING_PYTHON": str(scoring),
+        "PYTHONPATH": str(ROOT),
+    }
+    migrate = [python.with_name("airflow"), "db", "migrate"]
+    subprocess.run(migrate, env=settings, capture_output=True, check=True)
+
+    def run(folder: Path, **params: object) -> subprocess.CompletedProcess[str]:
+        places = {"input": f"{folder}/in/{{day}}/*.csv", "output": f"{folder}/out/{{day}}", "model": "mini"}
+        script = ROOT / "tests" / "recipes" / "airflow_run.py"
+        command = [python, script, DEPLOY / "airflow", json.dumps({**places, **params})]
+        return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+
+    return run
+
+
+KILLED_ONCE = """#!/bin/sh
+case "$*" in
+  *" score "*) set -- "$@" --engine torch --chunk-size 5;;
+esac
+case "$OUT" in
+  */a.csv) if [ ! -e "$OUT.killed" ]; then
+    "PYTHON" "$@" &
+    while [ "$(wc -l < "$OUT.parts/manifest.jsonl" 2>/dev/null || echo 0)" -lt 3 ]; do sleep 0.01; done
+    kill -9 $!
+    wc -l < "$OUT.parts/manifest.jsonl" > "$OUT.killed"
+    exit 137
+  fi;;
+esac
+exec "PYTHON" "$@"
+"""
+
+
+def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: Callable, tmp_path: Path) -> None:
+    day = tmp_path / "in" / "2026-01-02"
+    day.mkdir(parents=True)
+    write_table(day / "a.csv", 90)
+    write_table(day / "b.csv", 7)
+    done = airflow(tmp_path, max_failure_share=0.2)
+    state, tasks = json.loads(done.stdout.splitlines()[-1])
+    assert state == "success", done.stdout
+    assert {(task, number): tries for task, number, found, tries in tasks if found == "success"} == {
+        ("places", -1): 1,
+        ("list_files", -1): 1,
+        ("score", 0): 2,  # killed once
+        ("score", 1): 1,
+        ("read_summaries", -1): 1,
+        ("check", -1): 1,
+    }
+    assert "'rows': 97, 'scored': 87, 'failures': {'file_not_found': 10}" in done.stdout
+    out = tmp_path / "out" / "2026-01-02"
+    assert int((out / "a.csv.killed").read_text()) >= 3
+    for name in ("a.csv", "b.csv"):
+        score_csv(day / name, tmp_path / name, Config(model="mini", engine="torch", chunk_size=5))
+        assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(airflow: Callable, tmp_path: Path) -> None:
+    day = tmp_path / "in" / "2026-01-02"
+    day.mkdir(parents=True)
+    write_table(day / "b.csv", 9)
+    done = airflow(tmp_path)
+    state, tasks = json.loads(done.stdout.splitlines()[-1])
+    assert state == "failed"
+    assert [task for task, _, found, _ in tasks if found == "failed"] == ["check"]
+    assert "11.1% of 9 rows failed, more than 5.0%" in done.stdout
+    (day / "b.csv").write_text("id,picture\n1,red.png\n")
+    state, tasks = json.loads(airflow(tmp_path).stdout.splitlines()[-1])
+    assert state == "failed"
+    assert [(task, tries) for task, _, found, tries in tasks if found == "failed"] == [("score", 1)]  # not tried again
+    (day / "b.csv").unlink()
+    done = airflow(tmp_path, day="2026-01-03")
+    assert json.loads(done.stdout.splitlines()[-1])[0] == "failed"
+
+
+def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
+    python = environment("snowpark")
+    url = event("direct")["pairs"][0]["url"]
+    (tmp_path / "red.txt").write_text(url)
+    (tmp_path / "red.png").write_bytes(b64decode(url.partition(",")[2]))
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    wheel = tmp_path / load(DEPLOY / "snowpark" / "score_udf.py", "score_udf").WHEEL
+    with zipfile.ZipFile(wheel, "w") as file:
+        for path in (ROOT / "text_image_similarity").rglob("*"):
+            if path.is_file() and "__pycache__" not in path.parts:
+                file.write(path, path.relative_to(ROOT))
+    script = ROOT / "tests" / "recipes" / "snowpark_run.py"
+    command = [python, script, DEPLOY / "snowpark", wheel, tmp_path, sysconfig.get_path("purelib")]
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env={**bare, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["first"], found["again"], found["late"]) == (5, 0, 1)
+    assert "there twice" in found["twice"]
+    rows = [(row["ID"], row["ERROR"] and row["ERROR"].partition(":")[0]) for row in found["table"]]
+    assert rows == [(1, None), (2, "unsupported_scheme"), (3, "invalid_url"), (4, "empty_caption"), (5, None)]
+    red = next(iter(score_images([(tmp_path / "red.png").read_bytes()], ["a red square"], Config(**MINI)))).similarity
+    assert found["table"][0]["SIMILARITY"] == pytest.approx(red, abs=1e-6)
+    assert [row["error"] and row["error"].partition(":")[0] for row in found["staged"]] == [
+        None,
+        "file_not_found",
+        "not_an_image",
+        "file_not_found",
+    ]
+    assert found["staged"][0]["similarity"] == pytest.approx(red, abs=1e-6)
+    assert [row["error"] for row in found["batch"]] == [row["ERROR"] for row in found["table"]]
+    assert found["batch"][0]["similarity"] == pytest.approx(red, abs=1e-6)
+    assert found["index"] == [3, 1, 4, 1, 5]
+
+
+def test_the_snowpark_recipe_names_our_version_and_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    udf = load(DEPLOY / "snowpark" / "score_udf.py", "score_udf")
+    wheel = f"text_image_similarity-{project['version']}-py3-none-any.whl"
+    assert wheel == udf.WHEEL
+    theirs = {Requirement(text).name: Requirement(text) for text in udf.PACKAGES}
+    for ours in map(Requirement, project["dependencies"]):
+        if ours.name != "tqdm":  # of the command line
+            assert theirs[ours.name].specifier == ours.specifier
+    for name in ("kubernetes", "lambda"):
+        assert wheel in instructions(name)["COPY"][0]

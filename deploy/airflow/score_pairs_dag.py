@@ -46,11 +46,15 @@ class ScoreOperator(BashOperator):
     catchup=False,
     max_active_runs=1,
     params={
-        "input": Param("s3://lake/pairs/{day}/*.parquet", type="string", description="files to score; {day} is YYYY-MM-DD"),
+        "input": Param(
+            "s3://lake/pairs/{day}/*.parquet", type="string", description="files to score; {day} is YYYY-MM-DD"
+        ),
         "output": Param("s3://lake/scored/{day}", type="string", description="folder; a file keeps its name"),
         "day": Param(None, type=["null", "string"], description="instead of the day of the run's interval"),
         "model": Param("fast", type="string"),
-        "work_dir": Param(None, type=["null", "string"], description="for parts, shared by the workers, if OUT is a URL"),
+        "work_dir": Param(
+            None, type=["null", "string"], description="for parts, shared by the workers, if OUT is a URL"
+        ),
         "max_failure_share": Param(0.05, type="number", minimum=0, maximum=1, description="of all rows of the day"),
     },
     tags=["text-image-similarity"],

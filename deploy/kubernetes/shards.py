@@ -22,6 +22,7 @@ import sys
 import tempfile
 import zlib
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -74,7 +75,9 @@ def parser() -> argparse.ArgumentParser:
     score = commands.add_parser("score", help="score the files of one index")
     score.add_argument("source", metavar="IN", help="a file, a folder or a pattern, as a path or a URL")
     score.add_argument("--index", type=int, default=os.environ.get("JOB_COMPLETION_INDEX", "0"))
-    score.add_argument("--job", default=os.environ.get("JOB_UID", ""), help="id of the Job, whose pods share one listing")
+    score.add_argument(
+        "--job", default=os.environ.get("JOB_UID", ""), help="id of the Job, whose pods share one listing"
+    )
     score.add_argument("--config", default="{}", help='settings as JSON: {"model": "mini", "limits": {"per_host": 4}}')
     score.add_argument("--caption-col", default="caption")
     score.add_argument("--work-dir", help="where finished parts are kept; on a volume that outlives the pod it goes on")
@@ -115,7 +118,9 @@ def score_share(options: argparse.Namespace) -> int:
     return code
 
 
-def score_file(file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace, stop) -> None:  # noqa: PLR0913
+def score_file(
+    file: str, target: str, config: Config, encoder: Encoder, options: argparse.Namespace, stop: Callable[[], bool]
+) -> None:
     """Score one file unless its output is complete."""
     if finished(file, target, config, encoder, options):
         logger.info("%s is complete", target)
@@ -134,12 +139,19 @@ def finished(file: str, target: str, config: Config, encoder: Encoder, options: 
             summary = json.load(note)
         state_of(target)
         settings = summary["job"]["settings"]
-        content = summary["job"]["input_content"]
+        content, weights = summary["job"]["input_content"], summary["job"]["weights"]
     except (UsageError, ValueError, KeyError, TypeError):
         return False
-    wanted = {**describe(encoder), "score": config.score, "url_col": options.url_col, "caption_col": options.caption_col}
+    wanted = {
+        **describe(encoder),
+        "score": config.score,
+        "url_col": options.url_col,
+        "caption_col": options.caption_col,
+    }
     del wanted["device"]  # nodes differ
     if any(settings.get(name) != value for name, value in wanted.items()):
+        return False
+    if weights != getattr(encoder, "fingerprint", None):
         return False
     table = open_table(file)
     table.scan()

@@ -63,9 +63,7 @@ def score_staged_file(files: pd.Series, captions: pd.Series) -> pd.Series:
     texts = [text_of(text) for text, content in zip(captions, contents, strict=True) if isinstance(content, bytes)]
     scores = score_images(found, texts, config, encoder=encoder)
     results = [
-        next(scores)
-        if isinstance(content, bytes)
-        else ScoreResult.failed(RowError(ErrorCode.FILE_NOT_FOUND, content))
+        next(scores) if isinstance(content, bytes) else ScoreResult.failed(RowError(ErrorCode.FILE_NOT_FOUND, content))
         for content in contents
     ]
     return as_series(results, files)
@@ -169,7 +167,13 @@ def register(session: Any, stage: str, *, access: Sequence[str] = (), permanent:
 
 
 def score_table(
-    session: Any, source: str, target: str, *, key: str, columns: tuple[str, str] = ("url", "caption"), rows: int = 10_000
+    session: Any,
+    source: str,
+    target: str,
+    *,
+    key: str,
+    columns: tuple[str, str] = ("url", "caption"),
+    rows: int = 10_000,
 ) -> int:
     """Score the rows of a table whose key is not in the target yet, and append them to it, `rows` in a transaction.
 
@@ -209,6 +213,8 @@ def score_table(
             return total
         found = col("found")
         scored.select(
-            *pairs.columns, found["similarity"].cast("float").as_("similarity"), found["error"].cast("string").as_("error")
+            *pairs.columns,
+            found["similarity"].cast("float").as_("similarity"),
+            found["error"].cast("string").as_("error"),
         ).write.save_as_table(target, mode="append")
         total += count

@@ -7,58 +7,82 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-folder, wheel, pictures, sites = sys.argv[1:]
-sys.path.append(sites)
-sys.path.insert(0, folder)
 
-import httpx  # noqa: E402, F401 - the local mode forgets what a function imports, and torch cannot be imported twice
-import pandas as pd  # noqa: E402
-import PIL.Image  # noqa: E402, F401
-import pyarrow.parquet  # noqa: E402, F401
-import scipy.special  # noqa: E402, F401
-import score_udf  # noqa: E402
-import torch  # noqa: E402, F401
-import transformers  # noqa: E402, F401
-from snowflake.snowpark import Session  # noqa: E402
-from snowflake.snowpark.functions import call_udf, col  # noqa: E402
-from snowflake.snowpark.types import IntegerType, StringType, StructField, StructType  # noqa: E402
+def main(folder: str, wheel: str, pictures: str, sites: str) -> None:
+    sys.path.append(sites)
+    sys.path.insert(0, folder)
+    # The local mode forgets what a function imports, and torch cannot be imported twice.
+    for name in ("httpx", "PIL.Image", "pyarrow.parquet", "scipy.special", "torch", "transformers"):
+        import_module(name)
+    import score_udf
+    from snowflake.snowpark import Session
 
-session = Session.builder.config("local_testing", True).create()
-session.file.put(wheel, "@code", auto_compress=False)
-session.file.put(f"{pictures}/*.png", "@photos", auto_compress=False)
-score_udf.register(session, "@code", permanent=False)
+    score_udf.SETTINGS["engine"] = "torch"  # needs no export, which takes half a minute
+    assert find_spec("text_image_similarity") is None, "so it comes from the wheel"
+    session = Session.builder.config("local_testing", True).create()
+    session.file.put(wheel, "@code", auto_compress=False)
+    session.file.put(f"{pictures}/*.png", "@photos", auto_compress=False)
+    score_udf.register(session, "@code", permanent=False)
+    url = (Path(pictures) / "red.txt").read_text()
+    rows = [
+        [1, url, "a red square"],
+        [2, "/etc/hostname", "a file of the sandbox"],
+        [3, None, "no picture"],
+        [4, url, None],
+        [5, url, "a green square"],
+    ]
+    answer = {**of_tables(session, rows), "staged": of_files(session), **of_batch(rows)}
+    sys.stdout.write(json.dumps(answer, default=int) + "\n")
 
-data_url = open(f"{pictures}/red.txt").read()  # noqa: PTH123, SIM115
-rows = [
-    [1, data_url, "a red square"],
-    [2, "/etc/hostname", "a file of the sandbox"],
-    [3, None, "no picture"],
-    [4, data_url, None],
-    [5, data_url, "a green square"],
-]
-schema = StructType([StructField(n, t()) for n, t in (("id", IntegerType), ("url", StringType), ("caption", StringType))])
-pairs = session.create_dataframe(rows, schema=schema)
-pairs.write.save_as_table("pairs")
-answer = {"first": score_udf.score_table(session, "pairs", "scored", key="id", rows=2)}
-answer["again"] = score_udf.score_table(session, "pairs", "scored", key="id")
-answer["table"] = [row.as_dict() for row in session.table("scored").sort("id").collect()]
-session.create_dataframe([[6, data_url, "a late row"]], schema=schema).write.save_as_table("pairs", mode="append")
-answer["late"] = score_udf.score_table(session, "pairs", "scored", key="id")
-session.create_dataframe([[6, data_url, "twice"]], schema=schema).write.save_as_table("pairs", mode="append")
-try:
-    score_udf.score_table(session, "pairs", "scored", key="id")
-except ValueError as error:
-    answer["twice"] = str(error)
 
-staged = session.create_dataframe(
-    [["@photos/red.png", "a red square"], ["@photos/none.png", "x"], ["@photos/broken.png", "x"], [None, "x"]],
-    schema=["file", "caption"],
-)
-found = staged.select(call_udf("score_staged_file", col("file"), col("caption"))).collect()
-answer["staged"] = [row[0] for row in found]
+def of_tables(session: Any, rows: list[list[Any]]) -> dict[str, Any]:
+    """Fill a table in several goes."""
+    from score_udf import score_table
+    from snowflake.snowpark.types import IntegerType, StringType, StructField, StructType
 
-# As Snowflake calls it: a batch of rows.
-batch = score_udf.score_pair(pd.Series([row[1] for row in rows], index=[3, 1, 4, 1, 5]), pd.Series([row[2] for row in rows]))
-answer["batch"], answer["index"] = list(batch), list(batch.index)
-print(json.dumps(answer))  # noqa: T201 - for the test that reads it
+    types = (("id", IntegerType), ("url", StringType), ("caption", StringType))
+    schema = StructType([StructField(name, kind()) for name, kind in types])
+
+    def add(new: list[list[Any]]) -> None:
+        session.create_dataframe(new, schema=schema).write.save_as_table("pairs", mode="append")
+
+    add(rows)
+    answer: dict[str, Any] = {"first": score_table(session, "pairs", "scored", key="id", rows=2)}
+    answer["again"] = score_table(session, "pairs", "scored", key="id")
+    answer["table"] = [row.as_dict() for row in session.table("scored").sort("id").collect()]
+    add([[6, rows[0][1], "a late row"]])
+    answer["late"] = score_table(session, "pairs", "scored", key="id")
+    add([[6, rows[0][1], "twice"]])
+    try:
+        score_table(session, "pairs", "scored", key="id")
+    except ValueError as error:
+        answer["twice"] = str(error)
+    return answer
+
+
+def of_files(session: Any) -> list[Any]:
+    """Score pictures on a stage."""
+    from snowflake.snowpark.functions import call_udf, col
+
+    names = [["@photos/red.png", "a red square"], ["@photos/none.png", "x"], ["@photos/broken.png", "x"], [None, "x"]]
+    staged = session.create_dataframe(names, schema=["file", "caption"])
+    return [row[0] for row in staged.select(call_udf("score_staged_file", col("file"), col("caption"))).collect()]
+
+
+def of_batch(rows: list[list[Any]]) -> dict[str, Any]:
+    """Call the function as Snowflake does: with a batch of rows."""
+    import pandas as pd
+    from score_udf import score_pair
+
+    _, urls, captions = zip(*rows, strict=True)
+    found = score_pair(pd.Series(urls, index=[3, 1, 4, 1, 5]), pd.Series(captions))
+    return {"batch": list(found), "index": found.index.tolist()}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
