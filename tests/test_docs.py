@@ -54,6 +54,13 @@ def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
     assert done.stdout == promised
 
 
+def test_the_arithmetic_of_scale_is_done() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == promised
+
+
 def test_the_readme_commands_run(tmp_path: Path) -> None:
     lines = [line[2:] for block in blocks(README, "console") for line in block.splitlines() if line.startswith("$ ")]
     commands = [line for line in lines if line.startswith("text-image-similarity ")]

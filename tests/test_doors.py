@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.faulty_table import faulty_table
+from tests.pages import blocks
 from tests.server import Server
 from text_image_similarity import Config, Limits, score_csv
 
@@ -107,23 +109,28 @@ def test_ray_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | N
     assert outcome(out) == here
 
 
-@pytest.mark.parametrize(
-    ("engine", "settings", "ending"),
-    [("spark", ["spark.master=local[2,4]"], "csv"), ("ray", ["num_cpus=2", "concurrency=2"], "parquet")],
-)
-def test_the_command_gives_the_same_file(engine: str, settings: list[str], ending: str, tmp_path: Path) -> None:
+PARTS = ("--chunk-size", "10", "--quiet")
+COMMANDS = [line for block in blocks("distributed.md", "## The command line", "console") for line in block.splitlines()]
+
+
+@pytest.mark.parametrize("line", COMMANDS, ids=["spark", "ray"])
+def test_the_command_gives_the_same_file(line: str, tmp_path: Path) -> None:
+    prompt, program, score, table, out, *options = shlex.split(line)
+    assert (prompt, program, score, options[:3]) == (
+        "$",
+        "text-image-similarity",
+        "score",
+        ["--model", "mini", "--engine"],
+    )
     written = []
-    for name in ("local", engine):
-        out = tmp_path / f"{name}.{ending}"
-        conf = [part for setting in settings for part in ("--engine-conf", setting)] if name == engine else []
-        given = ["--model", "mini", "--quiet", "--chunk-size", "10", "--engine", name, *conf]
+    for name, given in ((out, options), ("local.csv", ["--model", "mini"])):
         done = subprocess.run(
-            [sys.executable, "-m", "text_image_similarity", "score", "challenge_set.csv", str(out), *given],
+            [sys.executable, "-m", "text_image_similarity", "score", table, str(tmp_path / name), *given, *PARTS],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        written.append(out.read_bytes())
+        written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT, make_png
+from tests.pages import blocks
 from tests.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
 from text_image_similarity.encoders import describe
@@ -337,8 +337,7 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
 
 
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "_ray.md").read_text(encoding="utf-8")
-    (program,), (promised,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
+    (program,), (promised,) = (blocks("distributed.md", "## Ray Data", kind) for kind in ("python", "text"))
     for name in ("challenge_set", "challenge_set.csv"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}

@@ -18,6 +18,7 @@ import yaml
 from pyspark.errors import AnalysisException
 
 from tests.packages import zip_package
+from tests.pages import blocks
 from tests.spark_sessions import ENVIRONMENT, ON_LOOPBACK, ROOT, faulty_rows
 from text_image_similarity import Config, Record, score_pairs
 from text_image_similarity.spark import similarity_udf
@@ -111,8 +112,7 @@ def test_a_recipe_gives_the_job_arguments_it_takes(name: str) -> None:
 
 
 def test_the_first_example_prints_what_the_page_says(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
-    program, promised = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[0] for language in ("python", "text"))
+    (program,), (promised,) = (blocks("distributed.md", "## A first example", kind) for kind in ("python", "text"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
     environment.pop("PYSPARK_PYTHON", None)
     done = subprocess.run(
@@ -128,8 +128,7 @@ def masked(text: str) -> str:
 
 
 def test_the_sql_of_the_page_runs(spark: SparkSession) -> None:
-    page = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
-    program, query = (re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)[-1] for language in ("python", "sql"))
+    (program,), (query,) = (blocks("distributed.md", "### SQL", kind) for kind in ("python", "sql"))
     exec(program, {"spark": spark, "similarity_udf": similarity_udf, "Config": Config})
     spark.createDataFrame(ROWS, "number int, url string, caption string").createOrReplaceTempView("pairs")
     results = list(score_pairs([Record(url, caption) for _, url, caption in ROWS], Config(model="mini")))

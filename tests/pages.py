@@ -1,0 +1,16 @@
+"""What the documents hold, for the tests that run it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def blocks(page: str, heading: str, language: str) -> list[str]:
+    """Return the blocks of a language in a section of a page, up to the next heading of its own level or a higher one."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    level = len(heading) - len(heading.lstrip("#"))
+    section = re.split(rf"^#{{1,{level}}} ", text.split(f"\n{heading}\n")[1], flags=re.MULTILINE)[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
