@@ -227,7 +227,7 @@ def test_actors_that_leave_no_cpu_are_told(
 ) -> None:
     score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency, **options)
     told = [message for message in caplog.messages if "leave at least one" in message]
-    assert len(told) == (options == {"num_cpus": 2} or concurrency == 2 and not options)
+    assert len(told) == (options == {"num_cpus": 2} or (concurrency == 2 and not options))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

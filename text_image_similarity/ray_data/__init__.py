@@ -73,7 +73,8 @@ def score_dataset(
     pool = ActorPoolStrategy(
         **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
     )
-    _warn_if_full(pool.min_size, options.get("num_cpus", 1))
+    num_cpus = options.get("num_cpus")
+    _warn_if_full(pool.min_size, 1 if num_cpus is None else num_cpus)
     given: dict[str, Any] = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
     if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
         ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
