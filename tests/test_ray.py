@@ -25,6 +25,7 @@ from tests.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
 from text_image_similarity.encoders import describe
 from text_image_similarity.errors import ConfigError, TableError
+from text_image_similarity.pipeline.batches import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
@@ -130,16 +131,19 @@ def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: in
 
 
 def test_parquet_in_parquet_out(ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)  # where relative paths start from
+    (tmp_path / "here").symlink_to(ROOT)
+    monkeypatch.chdir(tmp_path)  # where relative paths start from; workers have another folder
     given = table(rows()[:80]).rename_columns({"url": "picture", "caption": "words"})
+    (tmp_path / "in").mkdir()
     for number, part in enumerate(cut(given, 3)):
-        pq.write_table(part, tmp_path / f"{number}.parquet")
-    ds = ray.data.read_parquet(str(tmp_path))
-    scored = score_dataset(ds, Config(model="mini"), url_col="picture", caption_col="words", concurrency=1)
+        pq.write_table(part, tmp_path / "in" / f"{number}.parquet")
+    ds = ray.data.read_parquet(str(tmp_path / "in"))
+    config = Config(model="mini", base_dir="here")
+    scored = score_dataset(ds, config, url_col="picture", caption_col="words", concurrency=1)
     scored.write_parquet(str(tmp_path / "out"), min_rows_per_file=1000)
     found = pq.read_table(tmp_path / "out").sort_by("id")
     assert len(list((tmp_path / "out").iterdir())) == 1
-    assert scores(found) == expected(rows()[:80])
+    assert scores(found) == expected(rows()[:80], portable(config))
     assert found.select(["id", "picture", "words", "day"]) == given.select(["id", "picture", "words", "day"])
 
 
@@ -213,6 +217,17 @@ def test_a_dataset_without_rows_stays_without(ray) -> None:
 def test_a_wrong_concurrency_is_refused(ray, concurrency: object) -> None:
     with pytest.raises(ConfigError, match="neither a number of actors"):
         score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "options"), [(2, {}), ((1, 2), {"num_cpus": 2}), ((1, 2), {}), (2, {"num_cpus": 0.5})]
+)
+def test_actors_that_leave_no_cpu_are_told(
+    ray, caplog: pytest.LogCaptureFixture, concurrency: int | tuple[int, int], options: dict[str, float]
+) -> None:
+    score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency, **options)
+    told = [message for message in caplog.messages if "leave at least one" in message]
+    assert len(told) == (options == {"num_cpus": 2} or (concurrency == 2 and not options))
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +324,7 @@ def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path
     program = """
 import json, os, signal, psutil
 from text_image_similarity import Config, Record
+from text_image_similarity.pipeline.batches import portable
 from text_image_similarity.ray_data import RayEngine
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))

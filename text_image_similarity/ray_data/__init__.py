@@ -6,6 +6,7 @@ where one of them ends. Back-pressure, restarts of killed workers and the order 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 __all__ = ["RayEngine", "score_dataset"]
+
+logger = logging.getLogger("text_image_similarity")
 
 
 def score_dataset(
@@ -70,6 +73,8 @@ def score_dataset(
     pool = ActorPoolStrategy(
         **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
     )
+    num_cpus = options.get("num_cpus")
+    _warn_if_full(pool.min_size, 1 if num_cpus is None else num_cpus)
     given: dict[str, Any] = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
     if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
         ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
@@ -114,6 +119,20 @@ def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
     for name in OUT_COLUMNS:
         if name in columns:
             raise UsageError(f"the dataset has a column {name!r} already; drop or rename it")
+
+
+def _warn_if_full(actors: int, cpus: float) -> None:
+    """Tell who would wait for ever: the tasks that read a dataset and cut it into parts need a CPU too."""
+    import ray
+
+    if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:  # type: ignore[no-untyped-call]
+        logger.warning(
+            "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait for ever: "
+            "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
+            actors,
+            cpus,
+            total,
+        )
 
 
 def _pool_size(concurrency: object) -> dict[str, int]:
