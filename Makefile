@@ -66,7 +66,7 @@ benchmark: setup
 endurance: setup
 	KILLS=100 TERMS=20 SOAK_ROWS=200000 $(RUN) -m pytest -s tests/test_endurance.py
 
-# Airflow and Snowpark, whose pins do not go with ours, for tests/test_recipes.py: 600 MB.
+# Airflow and Snowpark, whose pins do not go with ours, for tests/test_recipes.py: 580 MB.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
 
 build/recipes/%/installed: deploy/%/requirements-test.txt

@@ -186,10 +186,12 @@ def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_table(tmp_path / "in" / "1.csv", 80)
     process = run_index(tmp_path, 0)
-    wait_for(lambda: list(tmp_path.glob("work/1.csv-*/manifest.jsonl")), process)
+    (manifest,) = wait_for(lambda: list(tmp_path.glob("work/1.csv-*/manifest.jsonl")), process)
+    wait_for(lambda: manifest.read_bytes().count(b"\n") > 1, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
+    assert "0 of 80 rows kept; the same command goes on" in said
 
 
 def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:
