@@ -67,7 +67,7 @@ def spark(model: str, pairs: int) -> dict[str, Any]:
 
 
 def ray(model: str, pairs: int) -> dict[str, Any]:
-    """Time `score_dataset` with two actors of one CPU each; a third CPU, on paper, is for what cuts the rows into parts."""
+    """Time `score_dataset` with an actor for each CPU."""
     import ray
 
     from text_image_similarity.ray_data import score_dataset
@@ -75,7 +75,7 @@ def ray(model: str, pairs: int) -> dict[str, Any]:
     rows, spare, config = _inputs(model, pairs)
     there = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     began = time.perf_counter()
-    ray.init(num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False, runtime_env=there)
+    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env=there)
 
     def score(some: list[Row]) -> Any:
         items = [{"url": row.url, "caption": row.caption} for row in some]

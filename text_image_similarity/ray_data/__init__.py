@@ -28,6 +28,8 @@ __all__ = ["RayEngine", "score_dataset"]
 
 logger = logging.getLogger("text_image_similarity")
 
+_CPUS = 0.5  # of an actor: as many actors as CPUs leave room for the tasks that read the dataset and cut it into parts
+
 
 def score_dataset(
     ds: Dataset,
@@ -51,9 +53,9 @@ def score_dataset(
         url_col: The column of image references.
         caption_col: The column of captions.
         concurrency: Actors: a number, or the fewest and the most; None starts with one and lets Ray add more while CPUs
-            (or GPUs) are free and rows are waiting. A fixed number must leave a CPU for what reads the dataset.
+            (or GPUs) are free and rows are waiting.
         num_gpus: GPUs of one actor; a fraction shares one. With `config.device="auto"` an actor uses the one it gets.
-        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads),
+        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads; a half),
             `batch_size` (`config.chunk_size` unless given), `memory`, `runtime_env`, and others.
 
     Returns:
@@ -73,9 +75,9 @@ def score_dataset(
     pool = ActorPoolStrategy(
         **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
     )
-    num_cpus = options.get("num_cpus")
-    _warn_if_full(pool.min_size, 1 if num_cpus is None else num_cpus)
-    given: dict[str, Any] = {"batch_size": config.chunk_size, "num_gpus": num_gpus, "compute": pool, **options}
+    given: dict[str, Any] = {"batch_size": config.chunk_size, "num_cpus": _CPUS, "num_gpus": num_gpus, **options}
+    given["compute"] = pool
+    _warn_if_full(pool.min_size, 1 if given["num_cpus"] is None else given["num_cpus"])
     if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
         ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
     return ds.map_batches(
