@@ -18,8 +18,14 @@ from tests.spark_sessions import ON_LOOPBACK, SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, Limits, Record, TableError, TextImageSimilarityError
 from text_image_similarity.spark import SparkEngine, score_dataframe
 
+# A busy machine may keep a server waiting.
 CONFIG = Config(
-    model="mini", batch_size=1, device="cpu", base_dir="/nowhere", limits=Limits(allow_private_addresses=True)
+    model="mini",
+    batch_size=1,
+    device="cpu",
+    timeout_s=90,
+    base_dir="/nowhere",
+    limits=Limits(total_s=200, allow_private_addresses=True),
 )
 
 
