@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.conftest import make_png
+from tests.pictures import make_png
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

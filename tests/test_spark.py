@@ -18,7 +18,7 @@ from pyspark.errors import PythonException
 from pyspark.resource import ResourceInformation
 from pyspark.sql import types as T
 
-from tests.conftest import make_png
+from tests.pictures import make_png
 from tests.server import Server, response
 from tests.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, ConfigError, Limits, Record, UsageError, score_pairs
