@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +18,7 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 ROOT = Path(__file__).resolve().parent.parent
 
+from tests.pictures import make_png  # noqa: E402 - after the environment is set
 from tests.server import Server  # noqa: E402 - after the environment is set
 
 
@@ -30,12 +29,6 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture
 def png() -> Callable[..., bytes]:
     return make_png
-
-
-def make_png(colour: str = "red", size: tuple[int, int] = (16, 16)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return out.getvalue()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A run of the command line's engine in a process of its own: settings of Spark as JSON in, what happened as JSON out.
 
-A Python worker is killed under a part, then under a DataFrame, and the engine is left while a part is in work.
+A Python worker is killed under a part, then under a DataFrame, and the engine is left while a part is in work. Nothing of
+`conftest` is imported here, which would give this process a cache folder of its own.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.conftest import make_png
+from tests.pictures import make_png
 from tests.server import Server, response
 from tests.spark_sessions import ON_LOOPBACK, SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, Limits, Record, TableError, TextImageSimilarityError
 from text_image_similarity.spark import SparkEngine, score_dataframe
 
+# A busy machine may keep a server waiting.
 CONFIG = Config(
-    model="mini", batch_size=1, device="cpu", base_dir="/nowhere", limits=Limits(allow_private_addresses=True)
+    model="mini",
+    batch_size=1,
+    device="cpu",
+    timeout_s=90,
+    base_dir="/nowhere",
+    limits=Limits(total_s=200, allow_private_addresses=True),
 )
 
 

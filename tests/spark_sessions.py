@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from tests.conftest import make_png
+from tests.pictures import make_png
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -45,10 +45,16 @@ def local_session() -> Iterator[SparkSession]:
 
 def kill_a_worker(port: int) -> None:
     """End one of the processes below this one that are connected to a server here, at once."""
-    below = psutil.Process().children(recursive=True)
-    busy, *_ = [p for p in below if any(c.raddr and c.raddr.port == port for c in p.net_connections("tcp"))]
+    busy = next(p for p in psutil.Process().children(recursive=True) if _is_connected(p, port))
     assert "pyspark.daemon" in busy.cmdline()
     busy.send_signal(signal.SIGKILL)
+
+
+def _is_connected(process: psutil.Process, port: int) -> bool:
+    try:
+        return any(c.raddr and c.raddr.port == port for c in process.net_connections("tcp"))
+    except psutil.NoSuchProcess:  # it has ended since it was listed
+        return False
 
 
 def faulty_rows(count: int) -> list[Row]:

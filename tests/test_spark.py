@@ -18,7 +18,7 @@ from pyspark.errors import PythonException
 from pyspark.resource import ResourceInformation
 from pyspark.sql import types as T
 
-from tests.conftest import make_png
+from tests.pictures import make_png
 from tests.server import Server, response
 from tests.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, ConfigError, Limits, Record, UsageError, score_pairs
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 # Pictures and captions encoded one at a time have the same last digits in whatever company.
 ALONE = Config(model="mini", batch_size=1, base_dir=Path("/nowhere"))
-LOOPBACK = Config(model="mini", batch_size=1, limits=Limits(allow_private_addresses=True))
+# A busy machine may keep a server waiting.
+LOOPBACK = Config(model="mini", batch_size=1, timeout_s=90, limits=Limits(total_s=200, allow_private_addresses=True))
 ROWS = faulty_rows(200)
 NO_PICTURE = "not_an_image: the content is text: 'x'"
 
@@ -201,7 +202,7 @@ def test_a_model_folder_that_was_written_since_is_loaded_again(tmp_path: Path) -
 
 
 def test_downloads_go_on_across_arrow_batches(spark: SparkSession, server: Server) -> None:
-    together = threading.Barrier(6, timeout=20)  # of which six Arrow batches have one row each
+    together = threading.Barrier(6, timeout=60)  # of which six Arrow batches have one row each
 
     def answer(connection: Any, _: str) -> None:
         together.wait()
@@ -220,7 +221,7 @@ def test_a_worker_that_is_killed_costs_no_row(spark: SparkSession, server: Serve
 
     def answer(connection: Any, _: str) -> None:
         if sum(server.hits.values()) > 20:
-            go_on.wait(30)
+            go_on.wait(60)
         connection.sendall(response(make_png("red")))
 
     server.routes["/p"] = answer
