@@ -305,14 +305,33 @@ def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
     ("conf", "message"),
     [
         ({"adress": "auto"}, "'adress' is no setting for Ray; there are concurrency, actor.num_cpus, .* address"),
-        ({"concurrency": "none"}, "concurrency='none' must be a number of at least 1"),
+        ({"concurrency": "none"}, "concurrency='none' must be a whole number of at least 1"),
+        ({"concurrency": "2.5"}, "concurrency=2.5 must be a whole number of at least 1"),
         ({"actor.num_gpus": "-1"}, "actor.num_gpus=-1 must be"),
+        ({"actor.num_cpus": "NaN"}, "actor.num_cpus=nan must be a number of at least 0"),
         ({"actor.num_gpus": "1"}, "Ray has 2 CPUs and 0 GPUs, which is no room for a worker with 1 CPUs and 1 GPUs"),
+        ({"actor.num_gpus": "1", "concurrency": "1"}, "Ray has 2 CPUs and 0 GPUs, which is no room"),
     ],
 )
 def test_wrong_settings_of_the_engine_are_told(ray, conf: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message), RayEngine(conf) as cluster:
         cluster.start(MINI)
+
+
+def test_an_engine_takes_another_model_and_another_table(ray) -> None:
+    pairs = [Record(RED, "red"), Record(RED, "a red wall")]
+    with RayEngine({"concurrency": "2"}) as cluster:  # all CPUs of this Ray
+        with pytest.raises(ModelUnavailableError):
+            cluster.start(Config(model="./no-such-model"))
+        for _ in range(2):
+            cluster.start(MINI)
+            assert cluster.score(pairs) == list(score_pairs(pairs, MINI))
+
+
+def test_workers_without_a_cpu_are_as_many_as_cpus(ray) -> None:
+    with RayEngine({"actor.num_cpus": "0"}) as cluster:
+        cluster.start(MINI)
+        assert cluster.at_once == 4
 
 
 def test_columns_that_are_known_late_are_refused_late(ray) -> None:

@@ -12,6 +12,8 @@ import sys
 import time
 from typing import Any
 
+import pyarrow as pa
+
 from text_image_similarity import Config, Record, load_encoder, score_pairs
 
 from ..inputs import ROOT, Row, read_rows, warm
@@ -20,7 +22,7 @@ from ..results import Options, Rounds, Section, at, markdown, mid, rate, ratios,
 from ..scoring import MINI, VIT, config_of
 
 CORES = 2
-PART = 64  # rows: small, so that 2,000 of them are enough parts to keep two workers busy until the end
+PART = 125  # rows: few, so that 2,000 of them are enough parts to keep two workers busy until the end
 _NAMES = {VIT: "ViT-B/32", MINI: "mini"}
 _LABELS = {
     "alone": "`score_pairs`",
@@ -78,8 +80,8 @@ def ray(model: str, pairs: int) -> dict[str, Any]:
     ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False, runtime_env=there)
 
     def score(some: list[Row]) -> Any:
-        items = [{"url": row.url, "caption": row.caption} for row in some]
-        return score_dataset(ray.data.from_items(items), config, concurrency=CORES).materialize()
+        table = pa.table({"url": [row.url for row in some], "caption": [row.caption for row in some]})
+        return score_dataset(ray.data.from_arrow(table), config, concurrency=CORES).materialize()
 
     score(spare)
     started = time.perf_counter()

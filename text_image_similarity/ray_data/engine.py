@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import signal
 from collections import Counter
@@ -20,6 +22,8 @@ from ..errors import ConfigError, TableError, TextImageSimilarityError, UsageErr
 from ..pipeline import score_pairs
 from ..pipeline.batches import portable
 from ..records import Record, ScoreResult
+
+logger = logging.getLogger("text_image_similarity")
 
 CALLS = 2  # batches in work in one actor
 _RETRIES = 10  # of a part whose worker died; more are the part's fault
@@ -46,9 +50,9 @@ class RayEngine:
     def __init__(self, conf: Mapping[str, str]) -> None:
         require_ray()
         settings = {name: _value(value) for name, value in conf.items()}
-        self._concurrency = _number(settings, "concurrency", None, least=1)
-        self._cpus = _number(settings, "actor.num_cpus", 1, least=0)
-        self._gpus = _number(settings, "actor.num_gpus", 0, least=0)
+        self._concurrency = _number(settings, "concurrency", None, (int,), least=1)
+        self._cpus = _number(settings, "actor.num_cpus", 1, (int, float), least=0)
+        self._gpus = _number(settings, "actor.num_gpus", 0, (int, float), least=0)
         self._joins = settings.get("address", os.environ.get("RAY_ADDRESS")) not in (None, "local")
         self._settings = settings
         self._started = False
@@ -75,7 +79,7 @@ class RayEngine:
             try:
                 with _same_sigterm():
                     ray.init(**{**quiet, **local, **self._settings})
-            except (OSError, RuntimeError, TypeError, ValueError) as exc:
+            except Exception as exc:  # it asserts, too
                 raise UsageError(f"Ray cannot be started or joined with these settings: {exc}") from exc
             self._started = True
         return self
@@ -83,8 +87,7 @@ class RayEngine:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         import ray
 
-        for actor in [*self._pending.values(), *self._busy]:
-            ray.kill(actor)
+        self._end_actors()
         with self._change:  # threads that wait for a part get an error, and must be out of Ray when it stops
             self._change.wait_for(lambda: not self._busy.total(), _LEAVE_S)
         if self._started:
@@ -96,7 +99,7 @@ class RayEngine:
         return CALLS * self._actors
 
     def start(self, config: Config) -> dict[str, Any]:
-        """Start the actors and wait for the first that has loaded the model.
+        """Start the actors, in the place of those of an earlier table, and wait for the first that has loaded the model.
 
         Returns:
             What `describe` says of its encoder, and its `fingerprint`.
@@ -108,15 +111,22 @@ class RayEngine:
         """
         import ray
 
-        cluster: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        self._actors = self._concurrency or self._room(cluster)
+        self._end_actors()
+        self._busy.clear()
+        self._actors = self._concurrency or self._room()
+        if not self._room():
+            self._no_room()
         options = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES, "max_concurrency": CALLS}
         worker: Any = ray.remote(_Worker)
         worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
         actors = [worker.remote(portable(config)) for _ in range(self._actors)]
         self._pending = {actor.facts.remote(): actor for actor in actors}
         (first, *_), _ = ray.wait(list(self._pending))
-        facts: dict[str, Any] = _answer(first, "no worker could start")
+        try:
+            facts: dict[str, Any] = _answer(first, "no worker could start")
+        except Exception:
+            self._end_actors()  # they hold their CPUs, and another model may be tried
+            raise
         return facts
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
@@ -149,17 +159,36 @@ class RayEngine:
             self._busy[actor] += 1
             return actor
 
-    def _room(self, cluster: Mapping[str, float]) -> int:
-        """Return how many actors a cluster has room for."""
-        needs = {"CPU": self._cpus, "GPU": self._gpus}
-        room = min(int(cluster.get(name, 0) / need) for name, need in needs.items() if need)
-        if not room:
-            there = " and ".join(f"{cluster.get(name, 0):g} {name}s" for name in needs)
-            raise UsageError(
-                f"Ray has {there}, which is no room for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs; "
-                "change actor.num_cpus or actor.num_gpus"
-            )
-        return room
+    def _end_actors(self) -> None:
+        import ray
+
+        for actor in [*self._pending.values(), *self._busy]:
+            ray.kill(actor)
+        self._pending.clear()
+
+    def _room(self) -> int:
+        """Return how many actors the cluster has room for."""
+        there, needs = _cluster(), {"CPU": self._cpus, "GPU": self._gpus}
+        return min((int(there[name] / need) for name, need in needs.items() if need), default=int(there["CPU"]))
+
+    def _no_room(self) -> None:
+        """Raise, or wait for a cluster that may grow.
+
+        Raises:
+            UsageError: There is no room for an actor.
+        """
+        there = " and ".join(f"{count:g} {name}s" for name, count in _cluster().items())
+        told = f"Ray has {there}, which is no room for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs"
+        if not (self._joins and self._concurrency):
+            raise UsageError(f"{told}; change actor.num_cpus or actor.num_gpus")
+        logger.warning("%s; waiting for the cluster to grow", told)
+
+
+def _cluster() -> dict[str, float]:
+    import ray
+
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return {name: found.get(name, 0.0) for name in ("CPU", "GPU")}
 
 
 class _Worker:
@@ -220,11 +249,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _number(settings: dict[str, Any], name: str, default: int | None, *, least: int) -> Any:
+def _number(settings: dict[str, Any], name: str, default: int | None, kinds: tuple[type, ...], *, least: int) -> Any:
     """Take a number out of the settings."""
     value = settings.pop(name, default)
-    if value is not None and (type(value) not in (int, float) or value < least):
-        raise UsageError(f"{name}={value!r} must be a number of at least {least}")
+    if value is not None and not (type(value) in kinds and least <= value < math.inf):
+        whole = "a whole number" if float not in kinds else "a number"
+        raise UsageError(f"{name}={value!r} must be {whole} of at least {least}")
     return value
 
 
