@@ -20,6 +20,7 @@ from tests.spark_sessions import ENVIRONMENT, ROOT, faulty_rows
 from text_image_similarity import (
     Config,
     ConfigError,
+    ModelError,
     ModelUnavailableError,
     Record,
     ScoreResult,
@@ -65,6 +66,15 @@ def test_what_keeps_the_model_from_loading_is_raised_here(engine: SparkEngine, c
     with pytest.raises(kind) as here:
         load_encoder(config)
     assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
+
+
+def test_a_model_of_another_family_is_a_model_error(engine: SparkEngine, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError) as there:  # of a private subclass, in the worker
+        engine.start(Config(model=tmp_path))
+    with pytest.raises(ModelError) as here:
+        load_encoder(Config(model=tmp_path))
+    assert str(there.value) == str(here.value)
 
 
 def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkEngine) -> None:

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyspark import TaskContext
 
+from .. import errors
 from ..config import Config
 from ..encoders import Encoder, describe, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
@@ -59,7 +60,8 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
             encoder = encoder_for(placed(config))
             found = {"facts": {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None)}}
         except (ConfigError, ModelError) as exc:
-            found = {"kind": type(exc).__name__, "message": str(exc)}
+            kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
+            found = {"kind": kind.__name__, "message": str(exc)}
         yield pa.RecordBatch.from_pydict({"found": [json.dumps(found)]})
 
 
