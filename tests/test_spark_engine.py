@@ -25,12 +25,15 @@ from text_image_similarity import (
     Record,
     ScoreResult,
     TableError,
+    UsageError,
     load_encoder,
     score_pairs,
 )
 from text_image_similarity.encoders import describe
 from text_image_similarity.spark import SparkEngine
 from text_image_similarity.spark import session as sessions
+from text_image_similarity.spark.engine import _advice
+from text_image_similarity.spark.engine import _parts_at_once as parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,28 +116,44 @@ def test_a_session_that_was_there_stays_and_parts_in_work_are_ended(spark: Spark
     assert spark.range(3).count() == 3
 
 
+LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.ui.enabled": "false"}
+ALONE = {"spark.master": "local[*,4]", **LOOPBACK}
+TWO = {"spark.master": "local[2]"}
+
+
 @pytest.mark.parametrize(
-    ("conf", "environment", "named"),
+    ("conf", "environment", "settings"),
     [
-        ({}, {}, False),
-        ({"spark.executor.memory": "2g"}, {}, False),
-        ({"spark.master": "local[2]"}, {}, True),
-        ({"spark.remote": "sc://host.example"}, {}, True),
-        ({}, {"MASTER": "yarn"}, True),
-        ({}, {"SPARK_REMOTE": "sc://host.example"}, True),
-        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, True),
-        ({}, {"PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell"}, True),
-        ({}, {"SPARK_CONF_DIR": "conf"}, True),
-        ({}, {"SPARK_HOME": "home"}, True),
-        ({}, {"SPARK_HOME": "empty"}, False),
+        ({}, {}, ALONE),
+        ({"spark.executor.memory": "2g"}, {}, {"spark.executor.memory": "2g", **ALONE}),
+        (TWO, {}, {**LOOPBACK, **TWO}),
+        ({**TWO, "spark.ui.enabled": "true"}, {}, {**LOOPBACK, **TWO, "spark.ui.enabled": "true"}),
+        ({}, {"MASTER": "local[2]"}, {**LOOPBACK, **TWO}),
+        ({"spark.master": "yarn"}, {}, {"spark.master": "yarn"}),
+        ({"spark.remote": "sc://host.example"}, {}, {"spark.remote": "sc://host.example"}),
+        ({}, {"MASTER": "yarn"}, {}),
+        ({}, {"SPARK_REMOTE": "sc://host.example"}, {}),
+        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, {}),
+        ({}, {"PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell"}, {}),
+        ({}, {"SPARK_CONF_DIR": "conf"}, {}),
+        (TWO, {"SPARK_CONF_DIR": "conf"}, {**LOOPBACK, **TWO}),
+        ({}, {"SPARK_HOME": "home"}, {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}),
+        ({}, {"SPARK_HOME": "empty"}, ALONE),
     ],
 )
-def test_a_master_that_somebody_named_is_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: dict[str, str], environment: dict[str, str], named: bool
+def test_what_somebody_chose_is_kept_and_on_this_machine_nothing_listens_beyond_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    conf: dict[str, str],
+    environment: dict[str, str],
+    settings: dict[str, str],
 ) -> None:
-    for folder in ("conf", "home/conf"):
+    for folder, text in {
+        "conf": "# none\n spark.master  yarn\n",
+        "home/conf": "spark.master=local[2]\nspark.ui.enabled true\nspark.empty\n",
+    }.items():
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "spark-defaults.conf").write_text("# none\n spark.master  yarn\n")
+        (tmp_path / folder / "spark-defaults.conf").write_text(text)
     monkeypatch.chdir(tmp_path)
     for name in (
         "MASTER",
@@ -147,7 +166,33 @@ def test_a_master_that_somebody_named_is_kept(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert sessions._names_master(conf) is named
+    assert {k: v for k, v in sessions._settings(conf).items() if k not in sessions._QUIET} == settings
+
+
+def test_a_name_that_is_no_setting_of_spark_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'concurrency' is no setting of Spark.*'spark.'"):
+        SparkEngine({"spark.master": "local[2]", "concurrency": "8"})
+
+
+def test_settings_that_come_too_late_are_named(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "text_image_similarity"), SparkEngine({"spark.task.cpus": "2"}):
+        assert "spark.task.cpus not applied" in caplog.text
+
+
+def test_two_parts_for_each_task_are_in_work_up_to_a_limit() -> None:
+    found = [parts(*each) for each in ((8, None), (8, "1"), (8, "3"), (8, "16"), (1000, "1"))]
+    assert found == [16, 16, 4, 2, 256]
+
+
+def test_a_part_that_is_too_large_for_a_task_names_the_way_out() -> None:
+    # Spark's own words
+    failure = RuntimeError(
+        "Job aborted due to stage failure: Serialized task 3:0 was 140000000 bytes, which exceeds max allowed: "
+        "spark.rpc.message.maxSize (134217728 bytes). Consider increasing spark.rpc.message.maxSize or using broadcast "
+        "variables for large values."
+    )
+    assert "smaller --chunk-size" in _advice(failure)
+    assert "chunk-size" not in _advice(RuntimeError("the executor is gone"))
 
 
 def test_spark_that_cannot_start_is_a_wrong_setting() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -110,8 +111,11 @@ def _index(address: str) -> int:
 
 def encoder_for(config: Config) -> Encoder:
     """Return the encoder of some settings, loaded once in a process, and again if its folder was written since."""
-    folder = Path(config.model)
-    stamps = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in folder.glob("*")]
+    stamps = []
+    for path in Path(config.model).glob("*"):
+        with suppress(OSError):  # a link to nowhere, or a file that is gone since
+            at = path.stat()
+            stamps.append((path.name, at.st_size, at.st_mtime_ns))
     with _one_loads:
         return _encoder(config, tuple(sorted(stamps)))
 
