@@ -121,6 +121,19 @@ ALONE = {"spark.master": "local[*,4]", **LOOPBACK}
 TWO = {"spark.master": "local[2]"}
 
 
+def test_a_spark_that_is_gone_fails_the_table_and_is_left_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr("text_image_similarity.spark.engine.open_session", lambda _: (Gone(), True))
+    with SparkEngine({}) as engine:
+        with pytest.raises(TableError, match="the model cannot be loaded on Spark: nobody listens"):
+            engine.start(CONFIG)
+        with pytest.raises(TableError, match="a part of 60 rows could not be scored on Spark: nobody listens"):
+            engine.score(RECORDS)
+
+
 @pytest.mark.parametrize(
     ("conf", "environment", "settings"),
     [
