@@ -148,4 +148,4 @@ def _reason(exc: Exception) -> str:
     lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     traceback = any(line.startswith("Traceback ") for line in lines)
-    return causes[0] if causes else lines[-1 if traceback else 0]
+    return (causes[0] if causes else lines[-1 if traceback else 0]).rstrip(".")
