@@ -198,7 +198,10 @@ def test_a_model_folder_that_was_written_since_is_loaded_again(tmp_path: Path) -
     first = worker.encoder_for(config)
     assert worker.encoder_for(config) is first
     (tmp_path / "note.txt").touch()
-    assert worker.encoder_for(config) is not first
+    again = worker.encoder_for(config)
+    assert again is not first
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    assert worker.encoder_for(config) is again
 
 
 def test_downloads_go_on_across_arrow_batches(spark: SparkSession, server: Server) -> None:

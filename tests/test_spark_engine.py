@@ -20,16 +20,20 @@ from tests.spark_sessions import ENVIRONMENT, ROOT, faulty_rows
 from text_image_similarity import (
     Config,
     ConfigError,
+    ModelError,
     ModelUnavailableError,
     Record,
     ScoreResult,
     TableError,
+    UsageError,
     load_encoder,
     score_pairs,
 )
 from text_image_similarity.encoders import describe
 from text_image_similarity.spark import SparkEngine
 from text_image_similarity.spark import session as sessions
+from text_image_similarity.spark.engine import _advice
+from text_image_similarity.spark.engine import _parts_at_once as parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +69,15 @@ def test_what_keeps_the_model_from_loading_is_raised_here(engine: SparkEngine, c
     with pytest.raises(kind) as here:
         load_encoder(config)
     assert (type(there.value), str(there.value)) == (type(here.value), str(here.value))
+
+
+def test_a_model_of_another_family_is_a_model_error(engine: SparkEngine, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelError) as there:  # of a private subclass, in the worker
+        engine.start(Config(model=tmp_path))
+    with pytest.raises(ModelError) as here:
+        load_encoder(Config(model=tmp_path))
+    assert str(there.value) == str(here.value)
 
 
 def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkEngine) -> None:
@@ -103,28 +116,57 @@ def test_a_session_that_was_there_stays_and_parts_in_work_are_ended(spark: Spark
     assert spark.range(3).count() == 3
 
 
+LOOPBACK = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.ui.enabled": "false"}
+ALONE = {"spark.master": "local[*,4]", **LOOPBACK}
+TWO = {"spark.master": "local[2]"}
+
+
+def test_a_spark_that_is_gone_fails_the_table_and_is_left_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise ConnectionRefusedError("nobody listens")
+
+    monkeypatch.setattr("text_image_similarity.spark.engine.open_session", lambda _: (Gone(), True))
+    with SparkEngine({}) as engine:
+        with pytest.raises(TableError, match="the model cannot be loaded on Spark: nobody listens"):
+            engine.start(CONFIG)
+        with pytest.raises(TableError, match="a part of 60 rows could not be scored on Spark: nobody listens"):
+            engine.score(RECORDS)
+
+
 @pytest.mark.parametrize(
-    ("conf", "environment", "named"),
+    ("conf", "environment", "settings"),
     [
-        ({}, {}, False),
-        ({"spark.executor.memory": "2g"}, {}, False),
-        ({"spark.master": "local[2]"}, {}, True),
-        ({"spark.remote": "sc://host.example"}, {}, True),
-        ({}, {"MASTER": "yarn"}, True),
-        ({}, {"SPARK_REMOTE": "sc://host.example"}, True),
-        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, True),
-        ({}, {"PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell"}, True),
-        ({}, {"SPARK_CONF_DIR": "conf"}, True),
-        ({}, {"SPARK_HOME": "home"}, True),
-        ({}, {"SPARK_HOME": "empty"}, False),
+        ({}, {}, ALONE),
+        ({"spark.executor.memory": "2g"}, {}, {"spark.executor.memory": "2g", **ALONE}),
+        (TWO, {}, {**LOOPBACK, **TWO}),
+        ({**TWO, "spark.ui.enabled": "true"}, {}, {**LOOPBACK, **TWO, "spark.ui.enabled": "true"}),
+        ({}, {"MASTER": "local[2]"}, {**LOOPBACK, **TWO}),
+        ({"spark.master": "yarn"}, {}, {"spark.master": "yarn"}),
+        ({"spark.remote": "sc://host.example"}, {}, {"spark.remote": "sc://host.example"}),
+        ({}, {"MASTER": "yarn"}, {}),
+        ({}, {"SPARK_REMOTE": "sc://host.example"}, {}),
+        ({}, {"PYSPARK_GATEWAY_PORT": "1"}, {}),
+        ({}, {"PYSPARK_SUBMIT_ARGS": "--master yarn pyspark-shell"}, {}),
+        ({}, {"SPARK_CONF_DIR": "conf"}, {}),
+        (TWO, {"SPARK_CONF_DIR": "conf"}, {**LOOPBACK, **TWO}),
+        ({}, {"SPARK_HOME": "home"}, {"spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}),
+        ({}, {"SPARK_HOME": "empty"}, ALONE),
     ],
 )
-def test_a_master_that_somebody_named_is_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, conf: dict[str, str], environment: dict[str, str], named: bool
+def test_what_somebody_chose_is_kept_and_on_this_machine_nothing_listens_beyond_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    conf: dict[str, str],
+    environment: dict[str, str],
+    settings: dict[str, str],
 ) -> None:
-    for folder in ("conf", "home/conf"):
+    for folder, text in {
+        "conf": "# none\n spark.master  yarn\n",
+        "home/conf": "spark.master=local[2]\nspark.ui.enabled true\nspark.empty\n",
+    }.items():
         (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "spark-defaults.conf").write_text("# none\n spark.master  yarn\n")
+        (tmp_path / folder / "spark-defaults.conf").write_text(text)
     monkeypatch.chdir(tmp_path)
     for name in (
         "MASTER",
@@ -137,7 +179,33 @@ def test_a_master_that_somebody_named_is_kept(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert sessions._names_master(conf) is named
+    assert {k: v for k, v in sessions._settings(conf).items() if k not in sessions._QUIET} == settings
+
+
+def test_a_name_that_is_no_setting_of_spark_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'concurrency' is no setting of Spark.*'spark.'"):
+        SparkEngine({"spark.master": "local[2]", "concurrency": "8"})
+
+
+def test_settings_that_come_too_late_are_named(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "text_image_similarity"), SparkEngine({"spark.task.cpus": "2"}):
+        assert "spark.task.cpus not applied" in caplog.text
+
+
+def test_two_parts_for_each_task_are_in_work_up_to_a_limit() -> None:
+    found = [parts(*each) for each in ((8, None), (8, "1"), (8, "3"), (8, "16"), (1000, "1"))]
+    assert found == [16, 16, 4, 2, 256]
+
+
+def test_a_part_that_is_too_large_for_a_task_names_the_way_out() -> None:
+    # Spark's own words
+    failure = RuntimeError(
+        "Job aborted due to stage failure: Serialized task 3:0 was 140000000 bytes, which exceeds max allowed: "
+        "spark.rpc.message.maxSize (134217728 bytes). Consider increasing spark.rpc.message.maxSize or using broadcast "
+        "variables for large values."
+    )
+    assert "smaller --chunk-size" in _advice(failure)
+    assert "chunk-size" not in _advice(RuntimeError("the executor is gone"))
 
 
 def test_spark_that_cannot_start_is_a_wrong_setting() -> None:

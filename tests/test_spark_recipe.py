@@ -91,6 +91,15 @@ def test_the_job_replaces_an_output_only_if_asked(
     assert spark.read.parquet(str(tmp_path / "scored")).count() == 1
 
 
+def test_the_job_refuses_a_format_without_names_of_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["score_job.py", "pairs.csv", "scored", "--format=csv"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(RECIPE / "score_job.py"), run_name="__main__")
+    assert "parquet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["emr_step.json", "emr_serverless_job.json", "databricks.yml"])
 def test_a_recipe_gives_the_job_arguments_it_takes(name: str) -> None:
     text = (RECIPE / name).read_text(encoding="utf-8")

@@ -117,6 +117,25 @@ def test_stopping_does_not_wait_for_parts_in_work(folder: Path) -> None:
         gone.set()
 
 
+def test_an_engine_that_is_ended_together_with_the_run_is_no_failure(folder: Path) -> None:
+    asked = Event()
+
+    class Ended(Pool):
+        def score(self, records: Sequence[Record]) -> list[ScoreResult]:
+            if len(self.parts) == 3:
+                asked.set()  # SIGTERM went to the whole process group
+                raise TableError("the cluster is gone")
+            return super().score(records)
+
+    with pytest.raises(StoppedError, match="30 of 95 rows kept; the same command goes on") as raised:
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Ended(1), stop=asked.is_set)
+    assert str(raised.value.__cause__) == "the cluster is gone"
+    rest = Pool()
+    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=rest)
+    assert len(rest.parts) == 7
+    assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
+
+
 def test_only_failures_that_may_pass_go_to_the_engine_again(folder: Path) -> None:
     pool = Pool()
     score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool)

@@ -23,13 +23,22 @@ assert ".zip" in text_image_similarity.__file__
 print(MINI, fingerprint(MINI))
 """
 
+OTHER = """
+from text_image_similarity import Config, load_encoder
+from text_image_similarity.spark import worker
+try:
+    load_encoder(Config(model="/no/model"))
+except Exception as exc:
+    print(exc)
+"""
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return zip_package(tmp_path_factory.mktemp("zip"))
 
 
-def start(package: Path, cache: Path) -> subprocess.Popen[str]:
+def start(package: Path, cache: Path, program: str = PROGRAM) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": str(package),
@@ -37,7 +46,7 @@ def start(package: Path, cache: Path) -> subprocess.Popen[str]:
         "TMPDIR": str(package.parent),
     }
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], cwd=package.parent, env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], cwd=package.parent, env=environment, stdout=subprocess.PIPE, text=True
     )
 
 
@@ -59,6 +68,12 @@ def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Pat
     assert process.returncode == 0
     assert weights == fingerprint(MINI)
     assert Path(folder).is_relative_to(package.parent)
+
+
+def test_mini_stays_in_the_zip_if_another_model_is_used(package: Path, tmp_path: Path) -> None:
+    printed, _ = start(package, tmp_path, OTHER).communicate(timeout=100)
+    assert "/no/model does not exist" in printed
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_where_it_is(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ def main() -> None:
     )
     parser.add_argument("input")
     parser.add_argument("output")
-    parser.add_argument("--format", default="parquet", help="of both, as Spark names it (parquet)")
+    formats = ("parquet", "orc", "json")  # whose files name their columns
+    parser.add_argument("--format", default="parquet", choices=formats, help="of both (parquet)")
     parser.add_argument("--url-col", default="url")
     parser.add_argument("--caption-col", default="caption")
     parser.add_argument(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MINI", "Encoder", "PreparingEncoder", "describe", "load_encoder"]
 
-MINI = on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
+MINI: Path  # its folder, which is made when it is first asked for, where this package is in a zip
 
 # Hub models whose exact weights are known, by alias.
 _ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}
@@ -35,6 +35,12 @@ _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
 }
+
+
+def __getattr__(name: str) -> Path:
+    if name != "MINI":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
 
 
 class Encoder(Protocol):
@@ -131,7 +137,7 @@ def load_encoder(config: Config) -> Encoder:
         ConfigError: The device, engine or precision is not available here, or not for this model.
     """
     name = str(config.model)
-    folder = MINI if name == "mini" else Path(name).expanduser()
+    folder = __getattr__("MINI") if name == "mini" else Path(name).expanduser()
     if folder.is_dir():
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -18,9 +18,7 @@ from ..pipeline.batches import portable
 from ..records import Record, ScoreResult
 from .session import open_session
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
+_MOST_PARTS = 256  # in work at once; each is held here, and has a thread that waits for it
 _RESULT = "row int, similarity double, error string"
 
 
@@ -30,7 +28,11 @@ class SparkEngine:
     Args:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
+    Attributes:
+        at_once: How many parts to have in work, once it is started: two for each task that the cluster runs at once.
+
     Raises:
+        UsageError: A name is none of Spark's settings.
         ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
     """
 
@@ -38,6 +40,7 @@ class SparkEngine:
         self._spark, self._ours = open_session(conf)
         self._tag = f"text-image-similarity-{secrets.token_hex(4)}"
         self._config: Config | None = None
+        self.at_once = 1
 
     def __enter__(self) -> SparkEngine:
         return self
@@ -46,7 +49,8 @@ class SparkEngine:
         with suppress(Exception):  # a session that is lost has no jobs to end
             self._end_jobs()
         if self._ours:
-            self._spark.stop()
+            with suppress(Exception):  # ended by the signal that ends this process
+                self._spark.stop()
 
     def _end_jobs(self) -> None:
         from pyspark.sql.utils import is_remote
@@ -55,14 +59,6 @@ class SparkEngine:
             self._spark.interruptTag(self._tag)
         else:  # where a session's tag can be interrupted by the thread that set it alone
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
-
-    @property
-    def at_once(self) -> int:
-        """How many parts to have in work: two for each task that the cluster runs at once."""
-        from pyspark.sql.functions import spark_partition_id
-
-        # Spark cuts a range into as many partitions as it has cores; asked so, it tells with Spark Connect too.
-        return 2 * self._spark.range(1 << 20).select(spark_partition_id()).distinct().count()
 
     def start(self, config: Config) -> dict[str, Any]:
         """Load the model on one worker, and return what the encoder there says of itself.
@@ -74,8 +70,10 @@ class SparkEngine:
         from .worker import load_task
 
         self._config = portable(config)
-        frame = self._spark.range(0, 1, 1, 1).mapInArrow(partial(load_task, config=self._config), "found string")
-        found = json.loads(self._collect(frame, "the model cannot be loaded").column("found")[0].as_py())
+        with self._job("the model cannot be loaded"):
+            frame = self._spark.range(0, 1, 1, 1).mapInArrow(partial(load_task, config=self._config), "found string")
+            found = json.loads(frame.toArrow().column("found")[0].as_py())
+            self.at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
         if "kind" in found:
             raise getattr(errors, found["kind"])(found["message"])
         facts: dict[str, Any] = found["facts"]
@@ -99,15 +97,29 @@ class SparkEngine:
                 **{k: pa.array(v, pa.binary()) for k, v in texts.items()},
             }
         )
-        frame = self._spark.createDataFrame(part).coalesce(1)
-        scored = frame.mapInArrow(partial(score_records, config=self._config), _RESULT)
-        found = self._collect(scored, f"a part of {len(records):,} rows could not be scored").sort_by("row")
+        with self._job(f"a part of {len(records):,} rows could not be scored"):
+            frame = self._spark.createDataFrame(part).coalesce(1)
+            scored = frame.mapInArrow(partial(score_records, config=self._config), _RESULT)
+            found = scored.toArrow().sort_by("row")
         if found.column("row").to_pylist() != list(range(len(records))):
             raise TableError(f"Spark returned {found.num_rows:,} rows for a part of {len(records):,}")
         pairs = zip(found.column("similarity").to_pylist(), found.column("error").to_pylist(), strict=True)
         return [ScoreResult(similarity) if error is None else ScoreResult(error=error) for similarity, error in pairs]
 
-    def _collect(self, frame: DataFrame, failure: str) -> pa.Table:
+    def _cores(self) -> int:
+        """Ask for Spark's default parallelism: its cores, unless a setting says otherwise."""
+        from pyspark.sql.functions import spark_partition_id
+
+        # Spark cuts a range into so many partitions; asked so, it tells with Spark Connect too.
+        return self._spark.range(1 << 20).select(spark_partition_id()).distinct().count()
+
+    @contextmanager
+    def _job(self, failure: str) -> Iterator[None]:
+        """Mark what a thread does in a block as this engine's.
+
+        Raises:
+            TableError: Spark failed.
+        """
         from pyspark.sql.utils import is_remote
 
         try:
@@ -115,11 +127,19 @@ class SparkEngine:
                 self._spark.addTag(self._tag)
             else:
                 self._spark.sparkContext.addJobTag(self._tag)
-            return frame.toArrow()
+            yield
         except Exception as exc:  # PySpark's, py4j's and gRPC's, or a connection that is gone
-            raise TableError(
-                f"{failure} on Spark: {_reason(exc)}; mend that, or raise spark.task.maxFailures, and run the same again"
-            ) from exc
+            raise TableError(f"{failure} on Spark: {_reason(exc)}; {_advice(exc)}, and run the same again") from exc
+
+
+def _parts_at_once(cores: int, task_cpus: str | None) -> int:
+    return min(2 * max(cores // int(task_cpus or 1), 1), _MOST_PARTS)
+
+
+def _advice(exc: Exception) -> str:
+    if "spark.rpc.message.maxSize" in str(exc):
+        return "choose a smaller --chunk-size, or raise spark.rpc.message.maxSize (MiB)"
+    return "mend that, or raise spark.task.maxFailures"
 
 
 def _reason(exc: Exception) -> str:
@@ -128,4 +148,4 @@ def _reason(exc: Exception) -> str:
     lines = [line for line in lines if line and not line.startswith("SQLSTATE")] or [type(exc).__name__]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     traceback = any(line.startswith("Traceback ") for line in lines)
-    return causes[0] if causes else lines[-1 if traceback else 0]
+    return (causes[0] if causes else lines[-1 if traceback else 0]).rstrip(".")

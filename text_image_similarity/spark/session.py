@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,15 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-# On this machine alone: four tries, where Spark's plain `local` has one and a killed worker would end the run; nothing
-# listens beyond loopback, no pages are served.
-_LOCAL = {
-    "spark.master": "local[*,4]",
+logger = logging.getLogger("text_image_similarity")
+_HERE = "local[*,4]"  # four tries, where Spark's plain `local` has one and a killed worker would end the run
+_LOOPBACK = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -40,21 +41,28 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     """Return this process's Spark session, and whether it was started for this.
 
     Args:
-        conf: Spark's settings. Where neither they nor the environment name a master, it is this machine, with all cores.
+        conf: Spark's settings. Where neither they nor the environment name a master, it is this machine, with all cores;
+            on this machine nothing listens beyond loopback and no pages are served, unless a setting says so.
 
     Raises:
+        UsageError: A name is none of Spark's settings.
         ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
     """
+    if wrong := [name for name in conf if not name.startswith("spark.")]:
+        raise UsageError(f"{wrong[0]!r} is no setting of Spark, whose names begin with 'spark.', such as spark.master")
     require_pyspark()
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     try:
-        return SparkSession.active(), False
+        session = SparkSession.active()
     except PySparkException:
         pass  # there is none
-    remote = "spark.remote" in conf or "SPARK_REMOTE" in os.environ  # a server that is there has settings of its own
-    settings = {**({} if remote else _QUIET), **({} if _names_master(conf) else _LOCAL), **conf}
+    else:
+        if conf:
+            logger.warning("this process has a Spark session already; %s not applied to it", ", ".join(conf))
+        return session, False
+    settings = _settings(conf)
     builder = SparkSession.builder
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -66,18 +74,28 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
         raise ConfigError(f"Spark cannot be started: {said}; see its messages above, and `java -version`") from exc
 
 
-def _names_master(conf: Mapping[str, str]) -> bool:
-    """Whether somebody has chosen where Spark runs: the settings, `spark-submit`, the environment, or Spark's defaults."""
-    chosen = ("spark.master", "spark.remote")
-    if any(name in conf for name in chosen) or any(name in os.environ for name in ("MASTER", "SPARK_REMOTE")):
-        return True
-    if "PYSPARK_GATEWAY_PORT" in os.environ or "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", ""):
-        return True
-    home, folder = os.environ.get("SPARK_HOME"), os.environ.get("SPARK_CONF_DIR")
-    defaults = Path(folder or Path(home or "", "conf"), "spark-defaults.conf") if folder or home else None
-    if defaults is None or not defaults.is_file():
-        return False
-    return any(line.strip().startswith(chosen) for line in defaults.read_text(encoding="utf-8").splitlines())
+def _settings(conf: Mapping[str, str]) -> dict[str, str]:
+    """Return what a session is started with: the settings, and ours where nobody has chosen."""
+    defaults = _defaults()
+    chosen = {**defaults, **conf}
+    if "spark.remote" in chosen or not os.environ.keys().isdisjoint(("SPARK_REMOTE", "PYSPARK_GATEWAY_PORT")):
+        return dict(conf)  # a server, or `spark-submit`, has settings of its own
+    named = "--master" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
+    master = chosen.get("spark.master") or ("" if named else os.environ.get("MASTER", _HERE))
+    local = {"spark.master": master, **_LOOPBACK} if master.startswith("local") else {}
+    ours = {name: value for name, value in {**_QUIET, **local}.items() if name not in defaults}
+    return {**ours, **conf}
+
+
+def _defaults() -> dict[str, str]:
+    """Return the settings in Spark's own file of defaults, if there is one."""
+    home = os.environ.get("SPARK_HOME")
+    folder = os.environ.get("SPARK_CONF_DIR") or (home and Path(home, "conf"))
+    file = Path(folder, "spark-defaults.conf") if folder else None
+    if file is None or not file.is_file():
+        return {}
+    found = re.findall(r"^\s*(spark\.[^\s=:]+)[ \t=:]+(.*\S)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return dict(found)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 from pyspark import TaskContext
 
+from .. import errors
 from ..config import Config
 from ..encoders import Encoder, describe, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
@@ -59,7 +61,8 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
             encoder = encoder_for(placed(config))
             found = {"facts": {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None)}}
         except (ConfigError, ModelError) as exc:
-            found = {"kind": type(exc).__name__, "message": str(exc)}
+            kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
+            found = {"kind": kind.__name__, "message": str(exc)}
         yield pa.RecordBatch.from_pydict({"found": [json.dumps(found)]})
 
 
@@ -108,8 +111,11 @@ def _index(address: str) -> int:
 
 def encoder_for(config: Config) -> Encoder:
     """Return the encoder of some settings, loaded once in a process, and again if its folder was written since."""
-    folder = Path(config.model)
-    stamps = [(path.name, (at := path.stat()).st_size, at.st_mtime_ns) for path in folder.glob("*")]
+    stamps = []
+    for path in Path(config.model).glob("*"):
+        with suppress(OSError):  # a link to nowhere, or a file that is gone since
+            at = path.stat()
+            stamps.append((path.name, at.st_size, at.st_mtime_ns))
     with _one_loads:
         return _encoder(config, tuple(sorted(stamps)))
 

@@ -124,12 +124,16 @@ class Job:
         told = _Told(self.work.parts, self.table.row_count, progress)
         with closing(scorer((stretch.records for stretch in ahead), stats)) as results:
             for stretch in stretches:
+                kept = told.done
                 if stop():
-                    raise StoppedError(
-                        f"stopped as asked with {told.done:,} of {told.total:,} rows kept; the same command goes on"
-                    )
+                    raise _stopped(kept, told.total)
                 began, before = time.perf_counter(), stats.spent()
-                found = list(told.each(result or next(results) for result in stretch.kept))
+                try:
+                    found = list(told.each(result or next(results) for result in stretch.kept))
+                except TableError as exc:  # who ends this process may have ended the engine's as well
+                    if stop():
+                        raise _stopped(kept, told.total) from exc
+                    raise
                 data = self.output.part(stretch.rows, found)
                 seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
                 failures = Counter(result.code.value for result in found if result.code is not None)
@@ -161,6 +165,10 @@ class Job:
             return None
         columns = ([rows.column(name) for name in OUT_COLUMNS] for rows in self.earlier.read(start, most))
         return (_still_valid(*pair) for part in columns for pair in zip(*part, strict=True))
+
+
+def _stopped(kept: int, total: int) -> StoppedError:
+    return StoppedError(f"stopped as asked with {kept:,} of {total:,} rows kept; the same command goes on")
 
 
 def _read_twice(items: Iterator[Item]) -> tuple[Iterator[Item], Iterator[Item]]:
