@@ -98,7 +98,7 @@ def score_share(options: argparse.Namespace) -> int:
     config = config_from(options.config)
     if not is_url(options.target):
         Path(options.target).mkdir(parents=True, exist_ok=True)
-    files = expand(options.source)
+    files = sorted(set(expand(options.source)))  # the pattern **/**/*.csv finds a file twice
     if options.job:
         files = agreed(files, f"{options.target.rstrip('/')}/_files-{options.job}.json")
     targets = targets_of(files, options.source, options.target)
