@@ -454,12 +454,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
 
 KILLED_ONCE = """#!/bin/sh
 case "$*" in
-  *" score "*) set -- "$@" --engine torch --chunk-size 5;;
+  *" score "*) set -- "$@" --model-engine torch --chunk-size 5;;
 esac
 case "$OUT" in
   */a.csv) if [ ! -e "$OUT.killed" ]; then
     "PYTHON" "$@" &
-    while [ "$(wc -l < "$OUT.parts/manifest.jsonl" 2>/dev/null || echo 0)" -lt 3 ]; do sleep 0.01; done
+    while [ "$(wc -l < "$OUT.parts/manifest.jsonl" 2>/dev/null || echo 0)" -lt 3 ] && kill -0 $!; do sleep 0.01; done
     kill -9 $!
     wc -l < "$OUT.parts/manifest.jsonl" > "$OUT.killed"
     exit 137
