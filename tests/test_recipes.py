@@ -182,6 +182,48 @@ def test_exit_codes_say_what_is_worth_another_try(tmp_path: Path, monkeypatch: p
     assert shards.main(["score", "in", "out", "--shards=1", '--config={"model": "/no/such/model"}']) == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("in/*/x.csv", "out"),
+        ("./in/*/x.csv", "out"),
+        ("in//*/x.csv", "out"),
+        ("{here}/./in/[ab]/x.csv", "out"),
+        ("file://{here}/in/**/x.csv", "out"),
+        ("in/**/**/x.csv", "out"),
+        ("i?/**/*.csv", "out/in"),
+    ],
+)
+def test_files_of_one_name_keep_their_folders(
+    source: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = load(SHARDS, "shards")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        write_table(tmp_path / "in" / name / "x.csv", 2 if name == "a" else 3)
+    settings = ["--shards=1", f"--config={json.dumps(MINI)}"]
+    assert shards.main(["score", source.format(here=tmp_path), "out", *settings]) == 0
+    assert [(tmp_path / out / name / "x.csv").read_text().count("\n") for name in ("a", "b")] == [3, 4]
+    assert len(list((tmp_path / "out").rglob("*.csv"))) == 2
+
+
+def test_two_files_of_one_target_are_refused_before_any_is_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = load(SHARDS, "shards")
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        write_table(tmp_path / "in" / name / "x.csv", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "_files-j.json").write_text('["in/a/x.csv", "in/b/x.csv", "in/c/x.csv"]')  # of another IN
+    one = ["--job=j", "--shards=3", f"--config={json.dumps(MINI)}"]
+    assert shards.main(["score", f"{tmp_path}/in/*/x.csv", "out", "--index=0", *one]) == 2
+    assert "in/a/x.csv and in/b/x.csv would both be scored to out/x.csv" in caplog.text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["_files-j.json"]
+
+
 def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_table(tmp_path / "in" / "1.csv", 80)
@@ -208,6 +250,10 @@ def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:
         "scores/job/a.csv",
         "scores/job/deep/b.csv",
         "scores/job/deep/c.csv",
+    }
+    assert shards.targets_of(["s3://lake/a/x.csv", "s3://lake/b/x.csv"], "s3a://lake/*/x.csv", "s3://scores/") == {
+        "s3://lake/a/x.csv": "s3://scores/a/x.csv",
+        "s3://lake/b/x.csv": "s3://scores/b/x.csv",
     }
 
 
@@ -408,12 +454,12 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
 
 KILLED_ONCE = """#!/bin/sh
 case "$*" in
-  *" score "*) set -- "$@" --engine torch --chunk-size 5;;
+  *" score "*) set -- "$@" --model-engine torch --chunk-size 5;;
 esac
 case "$OUT" in
   */a.csv) if [ ! -e "$OUT.killed" ]; then
     "PYTHON" "$@" &
-    while [ "$(wc -l < "$OUT.parts/manifest.jsonl" 2>/dev/null || echo 0)" -lt 3 ]; do sleep 0.01; done
+    while [ "$(wc -l < "$OUT.parts/manifest.jsonl" 2>/dev/null || echo 0)" -lt 3 ] && kill -0 $!; do sleep 0.01; done
     kill -9 $!
     wc -l < "$OUT.parts/manifest.jsonl" > "$OUT.killed"
     exit 137
@@ -484,6 +530,12 @@ def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert (found["first"], found["again"], found["late"]) == (5, 0, 1)
     assert "there twice" in found["twice"]
+    outcome, rows_after = found["cut_off"]
+    assert "the warehouse is suspended" in str(outcome)
+    assert rows_after == 6  # none was scored again
+    for name in ("similarity", "Error", "score_pair_result"):
+        assert f"other has a column {name.upper()} already" in found[name]
+    assert [row["FOUND"] for row in found["table"]] == [f"found {row['ID']}" for row in found["table"]]
     rows = [(row["ID"], row["ERROR"] and row["ERROR"].partition(":")[0]) for row in found["table"]]
     assert rows == [(1, None), (2, "unsupported_scheme"), (3, "invalid_url"), (4, "empty_caption"), (5, None)]
     red = next(iter(score_images([(tmp_path / "red.png").read_bytes()], ["a red square"], Config(**MINI)))).similarity

@@ -45,7 +45,7 @@ from text_image_similarity import (
 from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.encoders import describe
 from text_image_similarity.formats import is_url, open_bytes, open_table, state_of, upload
-from text_image_similarity.formats.places import expand
+from text_image_similarity.formats.places import canonical, expand, local_path
 
 logger = logging.getLogger("shards")
 
@@ -98,9 +98,10 @@ def score_share(options: argparse.Namespace) -> int:
     config = config_from(options.config)
     if not is_url(options.target):
         Path(options.target).mkdir(parents=True, exist_ok=True)
-    files = expand(options.source)
+    files = sorted(set(expand(options.source)))  # the pattern **/**/*.csv finds a file twice
     if options.job:
         files = agreed(files, f"{options.target.rstrip('/')}/_files-{options.job}.json")
+    targets = targets_of(files, options.source, options.target)
     mine = files[options.index :: options.shards]
     logger.info("index %d of %d has %d of %d files", options.index, options.shards, len(mine), len(files))
     code = 0
@@ -108,7 +109,7 @@ def score_share(options: argparse.Namespace) -> int:
         encoder = load_encoder(config) if mine else None
         for file in mine:
             try:
-                score_file(file, target_of(file, options), config, encoder, options, stopping.asked)
+                score_file(file, targets[file], config, encoder, options, stopping.asked)
             except UsageError as error:
                 logger.error("%s: %s", file, error)
                 code = code or 2
@@ -125,6 +126,8 @@ def score_file(
     if finished(file, target, config, encoder, options):
         logger.info("%s is complete", target)
         return
+    if not is_url(target):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
     how = TableOptions(work_dir=options.work_dir)
     summary = score_csv(
         file, target, config, options.url_col, options.caption_col, options=how, encoder=encoder, stop=stop
@@ -182,15 +185,25 @@ def agreed(files: list[str], note: str) -> list[str]:
     return files
 
 
-def target_of(file: str, options: argparse.Namespace) -> str:
-    """Return where a file's scores go: what of its name the pattern or folder did not fix, under OUT."""
-    fixed = re.split(r"[*?\[]", options.source)[0]
-    root = fixed if fixed == options.source and fixed.rstrip("/") != file else fixed.rpartition("/")[0]
-    name = file.removeprefix(root.rstrip("/") + "/") if file.startswith(root) else file.rpartition("/")[2]
-    target = f"{options.target.rstrip('/')}/{name}"
-    if not is_url(target):
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-    return target
+def targets_of(files: list[str], source: str, folder: str) -> dict[str, str]:
+    """Return where each file's scores go: what of its name the pattern did not fix, under a folder.
+
+    Raises:
+        UsageError: Two files would have one target, and the scores of one be lost.
+    """
+    source = canonical(source) if is_url(source) else str(local_path(source))  # as `expand` spells what it finds
+    fixed = re.split(r"[*?\[]", source)[0]
+    root = fixed[: fixed.rfind("/") + 1]
+    file_of: dict[str, str] = {}
+    for file in files:
+        name = file.removeprefix(root) if fixed != source and file.startswith(root) else file.rpartition("/")[2]
+        target = f"{folder.rstrip('/')}/{name}"
+        if target in file_of:
+            raise UsageError(
+                f"{file_of[target]} and {file} would both be scored to {target}; score each to a folder of its own"
+            )
+        file_of[target] = file
+    return {file: target for target, file in file_of.items()}
 
 
 def config_from(text: str) -> Config:

@@ -31,6 +31,7 @@ SETTINGS = {"model": "mini", "io_workers": 32}
 LIMITS = {"allow_local_files": False}  # a row must not read the sandbox's files
 
 ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
+RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
 WHEEL = "text_image_similarity-0.1.0-py3-none-any.whl"
 PACKAGES = [
     *("torch>=2.8", "torchvision>=0.23", "transformers>=5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
@@ -182,7 +183,7 @@ def score_table(
     Args:
         session: A Snowpark session, also that of a stored procedure.
         source: The table; its columns are kept.
-        target: The table with `similarity` and `error` besides; made if it is not there.
+        target: The table with `similarity` and `error` besides; made, without rows, if it is not there.
         key: A column of the source that is unique and never null.
         columns: The columns of references and of captions.
         rows: Of one transaction, the most that is lost when something ends it.
@@ -191,30 +192,29 @@ def score_table(
         How many rows were scored.
 
     Raises:
-        ValueError: The key is null or not unique somewhere, so that a row could be left out.
+        ValueError: The key is null or not unique somewhere, so that a row could be left out; or the source has a column
+            of the target's own.
     """
-    from snowflake.snowpark.exceptions import SnowparkSQLException
-    from snowflake.snowpark.functions import call_udf, col
+    from snowflake.snowpark.functions import call_udf, col, lit
 
     pairs = session.table(source)
+    if taken := {"SIMILARITY", "ERROR", RESULT}.intersection(name.strip('"').upper() for name in pairs.columns):
+        raise ValueError(f"{source} has a column {min(taken)} already; rename it, or score a view without it")
     if pairs.count() != pairs.filter(col(key).is_not_null()).select(key).distinct().count():
         raise ValueError(f"{key} is null or there twice in {source}, so it cannot tell which rows are done")
+
+    def append(scored: Any, similarity: Any, error: Any) -> None:
+        more = (similarity.cast("float").as_("similarity"), error.cast("string").as_("error"))
+        scored.select(*pairs.columns, *more).write.save_as_table(target, mode="append")
+
+    append(pairs.limit(0), lit(None), lit(None))  # so that the target is there, and every error below is one
     total = 0
     while True:
-        try:
-            todo = pairs.join(session.table(target).select(key), on=key, how="leftanti")
-            todo.limit(1).collect()
-        except SnowparkSQLException:  # no target yet
-            todo = pairs
+        todo = pairs.join(session.table(target).select(key), on=key, how="leftanti")
         todo = todo.limit(rows).cache_result()  # Snowpark's local testing mode mixes up rows that come from a join
         # The results are kept before they are taken apart; else each of the two fields might call the function again.
-        scored = todo.with_column("found", call_udf("score_pair", *map(col, columns))).cache_result()
+        scored = todo.with_column(RESULT, call_udf("score_pair", *map(col, columns))).cache_result()
         if not (count := scored.count()):
             return total
-        found = col("found")
-        scored.select(
-            *pairs.columns,
-            found["similarity"].cast("float").as_("similarity"),
-            found["error"].cast("string").as_("error"),
-        ).write.save_as_table(target, mode="append")
+        append(scored, col(RESULT)["similarity"], col(RESULT)["error"])
         total += count

@@ -45,11 +45,12 @@ def of_tables(session: Any, rows: list[list[Any]]) -> dict[str, Any]:
     from score_udf import score_table
     from snowflake.snowpark.types import IntegerType, StringType, StructField, StructType
 
-    types = (("id", IntegerType), ("url", StringType), ("caption", StringType))
+    types = (("id", IntegerType), ("url", StringType), ("caption", StringType), ("found", StringType))
     schema = StructType([StructField(name, kind()) for name, kind in types])
 
     def add(new: list[list[Any]]) -> None:
-        session.create_dataframe(new, schema=schema).write.save_as_table("pairs", mode="append")
+        there = [[*row, f"found {row[0]}"] for row in new]
+        session.create_dataframe(there, schema=schema).write.save_as_table("pairs", mode="append")
 
     add(rows)
     answer: dict[str, Any] = {"first": score_table(session, "pairs", "scored", key="id", rows=2)}
@@ -57,12 +58,49 @@ def of_tables(session: Any, rows: list[list[Any]]) -> dict[str, Any]:
     answer["table"] = [row.as_dict() for row in session.table("scored").sort("id").collect()]
     add([[6, rows[0][1], "a late row"]])
     answer["late"] = score_table(session, "pairs", "scored", key="id")
+    answer["cut_off"] = when_the_target_cannot_be_read(session)
+    for name in ("similarity", "Error", "score_pair_result"):
+        session.create_dataframe([["1", "a", "b", "c"]], schema=["id", "url", "caption", name]).write.save_as_table(
+            "other"
+        )
+        answer[name] = refusal(session, "other")
+        session.table("other").drop_table()
     add([[6, rows[0][1], "twice"]])
-    try:
-        score_table(session, "pairs", "scored", key="id")
-    except ValueError as error:
-        answer["twice"] = str(error)
+    answer["twice"] = refusal(session, "pairs")
     return answer
+
+
+def when_the_target_cannot_be_read(session: Any) -> list[Any]:
+    """Score while Snowflake refuses once to read the target; return what came of it, and the rows of the target."""
+    from score_udf import score_table
+    from snowflake.snowpark.exceptions import SnowparkSQLException
+
+    table, refusals = session.table, [SnowparkSQLException("the warehouse is suspended")]
+
+    def refuse_once(name: str) -> Any:
+        if name == "scored" and refusals:
+            raise refusals.pop()
+        return table(name)
+
+    session.table = refuse_once
+    try:
+        outcome: Any = score_table(session, "pairs", "scored", key="id")
+    except SnowparkSQLException as error:
+        outcome = str(error)
+    finally:
+        session.table = table
+    return [outcome, session.table("scored").count()]
+
+
+def refusal(session: Any, source: str) -> str | None:
+    """Return why a table is not scored."""
+    from score_udf import score_table
+
+    try:
+        score_table(session, source, f"{source}_scored", key="id")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def of_files(session: Any) -> list[Any]:
