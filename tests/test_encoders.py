@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, Siglip
 
 from tests.models import save_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime
 from text_image_similarity.similarity import cosine
@@ -183,8 +183,8 @@ def test_a_stateful_tokenizer_is_used_by_one_thread_at_a_time(tiny_siglip: Path)
 
 
 def test_mini_ships_small_and_safe() -> None:
-    assert {path.suffix for path in MINI.iterdir()} == {".json", ".safetensors"}
-    assert sum(path.stat().st_size for path in MINI.iterdir()) <= 20_000_000
+    assert {path.suffix for path in model_folder("mini").iterdir()} == {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in model_folder("mini").iterdir()) <= 20_000_000
 
 
 def test_mini_reads_any_caption() -> None:
@@ -327,7 +327,7 @@ def test_special_tokens_in_a_caption_are_text_to_mini() -> None:
 
 
 def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:
-    for path in MINI.iterdir():
+    for path in model_folder("mini").iterdir():
         (tmp_path / path.name).write_bytes(
             path.read_bytes()[:1000] if path.suffix == ".safetensors" else path.read_bytes()
         )

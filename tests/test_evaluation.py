@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, cli, load_encoder
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.evaluation import (
     Evaluation,
@@ -291,7 +291,7 @@ def model(tmp_path: Path) -> Path:
     """A copy of mini in a folder of its own."""
     folder = tmp_path / "model"
     folder.mkdir()
-    for path in MINI.iterdir():
+    for path in model_folder("mini").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "calibration.json").unlink(missing_ok=True)
     return folder

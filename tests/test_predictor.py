@@ -45,7 +45,7 @@ from text_image_similarity import (
     create_predictor,
     score_pairs,
 )
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.metrics.calibration import Calibration
 from text_image_similarity.predictor import ModelIdentity
@@ -408,7 +408,7 @@ def test_a_model_is_known_by_what_it_does(tmp_path: Path) -> None:
     identity = ModelIdentity.of(encoder)
     with torch.autocast("cpu", torch.float16):
         assert ModelIdentity.of(encoder).same_as(identity)
-    folder = shutil.copytree(MINI, tmp_path / "model")
+    folder = shutil.copytree(model_folder("mini"), tmp_path / "model")
     assert ModelIdentity.of(create_predictor(folder).encoder).same_as(identity)
     weights = load_file(folder / "model.safetensors")
     with safe_open(folder / "model.safetensors", framework="numpy") as file:

@@ -22,7 +22,7 @@ from tests.pictures import make_png
 from tests.server import Server, response
 from tests.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
 from text_image_similarity import Config, ConfigError, Limits, Record, UsageError, score_pairs
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.spark import score_dataframe, similarity_udf, worker
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def test_a_worker_loads_a_model_once(spark: SparkSession) -> None:
 
 
 def test_a_model_folder_that_was_written_since_is_loaded_again(tmp_path: Path) -> None:
-    for path in MINI.iterdir():
+    for path in model_folder("mini").iterdir():
         (tmp_path / path.name).symlink_to(path)
     config = Config(model=tmp_path, engine="torch")
     first = worker.encoder_for(config)

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.packages import zip_package
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.encoders.packaged import on_disk
 
 PROGRAM = """
 import text_image_similarity
-from text_image_similarity.encoders import MINI
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.report.page import page
 assert ".zip" in text_image_similarity.__file__
-print(MINI, fingerprint(MINI))
+print(model_folder("mini"), fingerprint(model_folder("mini")))
 """
 
 OTHER = """
@@ -56,7 +56,7 @@ def test_mini_is_copied_out_once_by_processes_that_start_at_once(package: Path, 
     assert [process.returncode for process in running] == [0, 0, 0]
     (line,) = printed
     folder, _, weights = line.partition(" ")
-    assert weights == fingerprint(MINI)
+    assert weights == fingerprint(model_folder("mini"))
     assert Path(folder).is_relative_to(tmp_path)
     assert [path.name for path in Path(folder).parent.iterdir()] == [Path(folder).name]  # nothing is left beside it
 
@@ -66,7 +66,7 @@ def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Pat
     process = start(package, tmp_path / "file")
     folder, _, weights = process.communicate(timeout=100)[0].strip().partition(" ")
     assert process.returncode == 0
-    assert weights == fingerprint(MINI)
+    assert weights == fingerprint(model_folder("mini"))
     assert Path(folder).is_relative_to(package.parent)
 
 

@@ -25,9 +25,7 @@ from .packaged import on_disk
 if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
-__all__ = ["MINI", "Encoder", "PreparingEncoder", "describe", "load_encoder"]
-
-MINI: Path  # its folder, which is made when it is first asked for, where this package is in a zip
+__all__ = ["Encoder", "PreparingEncoder", "describe", "load_encoder", "model_folder"]
 
 # Hub models whose exact weights are known, by alias.
 _ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}
@@ -35,12 +33,6 @@ _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
 }
-
-
-def __getattr__(name: str) -> Path:
-    if name != "MINI":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
 
 
 class Encoder(Protocol):
@@ -122,6 +114,13 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     return {**facts, "engine": engine, "preprocess": "fast" if getattr(encoder, "decode_side", None) else "exact"}
 
 
+def model_folder(name: str) -> Path:
+    """Return the folder that a model's name stands for, if it stands for one; `mini`'s is this package's."""
+    if name == "mini":
+        return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
+    return Path(name).expanduser()
+
+
 def load_encoder(config: Config) -> Encoder:
     """Load the model that `config` names onto its device.
 
@@ -137,7 +136,7 @@ def load_encoder(config: Config) -> Encoder:
         ConfigError: The device, engine or precision is not available here, or not for this model.
     """
     name = str(config.model)
-    folder = __getattr__("MINI") if name == "mini" else Path(name).expanduser()
+    folder = model_folder(name)
     if folder.is_dir():
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")

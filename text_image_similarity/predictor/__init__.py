@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..encoders import MINI, Encoder, load_encoder
+from ..encoders import Encoder, load_encoder, model_folder
 from ..errors import DatabaseError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, embed_images, embed_texts
 from ..similarity import Embeddings, score
@@ -276,7 +276,7 @@ class Predictor:
 
 def _calibration(model: str) -> Calibration | None:
     """Load the calibration of a model that is a folder, if it has one."""
-    folder = MINI if model == "mini" else Path(model).expanduser()
+    folder = model_folder(model)
     if not model or not (folder / _CALIBRATION).is_file():
         return None
     from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
