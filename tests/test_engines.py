@@ -19,7 +19,7 @@ import pytest
 from tests.models import save_clip
 from tests.test_encoders import captions, noise
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder
-from text_image_similarity.encoders import MINI, onnx_export, onnx_runtime
+from text_image_similarity.encoders import model_folder, onnx_export, onnx_runtime
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 
 
@@ -210,9 +210,9 @@ def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.
 
 
 def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:
-    for path in MINI.iterdir():
+    for path in model_folder("mini").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    before = fingerprint(MINI)
+    before = fingerprint(model_folder("mini"))
     assert fingerprint(tmp_path) == before
     (tmp_path / "README.md").write_text("a model card")
     (tmp_path / "calibration.json").unlink()

@@ -278,7 +278,8 @@ class TorchEngine:
 
 def _filled(batch: NDArray[Any], count: int) -> NDArray[Any]:
     """Repeat a batch's last item until there are so many."""
-    return np.concatenate([batch, batch[-1:].repeat(max(0, count - len(batch)), axis=0)])
+    lacking = count - len(batch)
+    return batch if lacking <= 0 else np.concatenate([batch, batch[-1:].repeat(lacking, axis=0)])
 
 
 def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> list[Tensor]:
