@@ -8,9 +8,14 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
+def fenced(text: str, language: str) -> list[str]:
+    """Return the blocks of a language in a text."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
 def blocks(page: str, heading: str, language: str) -> list[str]:
     """Return the blocks of a language in a section of a page, up to the next heading of its own level or a higher one."""
     text = (DOCS / page).read_text(encoding="utf-8")
     level = len(heading) - len(heading.lstrip("#"))
     section = re.split(rf"^#{{1,{level}}} ", text.split(f"\n{heading}\n")[1], flags=re.MULTILINE)[0]
-    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    return fenced(section, language)

@@ -12,15 +12,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.pages import fenced as blocks
 from text_image_similarity import Config, ErrorCode, score_csv
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def test_the_readme_python_prints_what_the_readme_says() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import make_png
 from text_image_similarity import Config, Record, ScoreResult, TableError, score_csv, score_pairs
-from text_image_similarity.encoders import describe
+from text_image_similarity.encoders import identify
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError
 from text_image_similarity.tables import TableOptions
@@ -35,7 +35,7 @@ class Pool:
         if config.model in self.unavailable:
             raise ModelUnavailableError(f"{config.model} is nowhere")
         self.config = config
-        return {**describe(ENCODER), "fingerprint": ENCODER.fingerprint}
+        return identify(ENCODER)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         with self._lock:

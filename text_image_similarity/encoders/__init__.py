@@ -25,7 +25,7 @@ from .packaged import on_disk
 if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
-__all__ = ["Encoder", "PreparingEncoder", "describe", "load_encoder", "model_folder"]
+__all__ = ["Encoder", "PreparingEncoder", "describe", "identify", "load_encoder", "model_folder"]
 
 # Hub models whose exact weights are known, by alias.
 _ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}
@@ -112,6 +112,11 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     facts = {name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")}
     engine = getattr(getattr(encoder, "engine", None), "name", None)
     return {**facts, "engine": engine, "preprocess": "fast" if getattr(encoder, "decode_side", None) else "exact"}
+
+
+def identify(encoder: Encoder) -> dict[str, Any]:
+    """Return what `describe` does, and the encoder's `fingerprint`; one without has the name of its class for it."""
+    return {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None) or type(encoder).__qualname__}
 
 
 def model_folder(name: str) -> Path:

@@ -1,8 +1,7 @@
 """CLIP and SigLIP models as `transformers` loads them, from the hub, its cache or a folder.
 
 Embeddings equal `transformers`' own for the same pixels and captions. Two rules differ between the families: CLIP takes
-captions padded as little as batches ask for, SigLIP was trained on captions padded to their full length and is given
-those.
+captions padded to any length, SigLIP was trained on captions padded to their full length and is given those.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from ..config import Config
-from ..encoders import describe, load_encoder
+from ..encoders import identify, load_encoder
 from ..errors import ConfigError, TableError, TextImageSimilarityError, UsageError
 from ..pipeline import score_pairs
 from ..pipeline.batches import portable
@@ -102,7 +102,7 @@ class RayEngine:
         """Start the actors, in the place of those of an earlier table, and wait for the first that has loaded the model.
 
         Returns:
-            What `describe` says of its encoder, and its `fingerprint`.
+            What `identify` says of its encoder.
 
         Raises:
             UsageError: The cluster has no room for an actor.
@@ -113,13 +113,15 @@ class RayEngine:
 
         self._end_actors()
         self._busy.clear()
-        self._actors = self._concurrency or self._room()
-        if not self._room():
+        room = self._room()
+        self._actors = self._concurrency or room
+        if not room:
             self._no_room()
         options = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES, "max_concurrency": CALLS}
         worker: Any = ray.remote(_Worker)
         worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
-        actors = [worker.remote(portable(config)) for _ in range(self._actors)]
+        config = portable(config)
+        actors = [worker.remote(config) for _ in range(self._actors)]
         self._pending = {actor.facts.remote(): actor for actor in actors}
         (first, *_), _ = ray.wait(list(self._pending))
         try:
@@ -205,7 +207,7 @@ class _Worker:
     def facts(self) -> dict[str, Any]:
         if self._problem is not None:
             raise self._problem
-        return {**describe(self._encoder), "fingerprint": getattr(self._encoder, "fingerprint", None)}
+        return identify(self._encoder)
 
     def score(self, records: list[Record]) -> list[ScoreResult]:
         if self._problem is not None:

@@ -87,8 +87,6 @@ class SparkEngine:
         """
         from .worker import pack, score_records
 
-        if not records:
-            return []
         assert self._config is not None, "score is called before start"
         texts = {"url": [pack(r.url) for r in records], "caption": [pack(r.text) for r in records]}
         part = pa.table(

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,11 +54,8 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    try:
+    with suppress(PySparkException):  # there is none
         session = SparkSession.active()
-    except PySparkException:
-        pass  # there is none
-    else:
         if conf:
             logger.warning("this process has a Spark session already; %s not applied to it", ", ".join(conf))
         return session, False

@@ -22,7 +22,7 @@ from pyspark import TaskContext
 
 from .. import errors
 from ..config import Config
-from ..encoders import Encoder, describe, load_encoder
+from ..encoders import Encoder, identify, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
 from ..formats import SCORE_FIELDS, score_arrays
 from ..pipeline import score_pairs
@@ -58,8 +58,7 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
     for _ in batches:
         found: dict[str, Any]
         try:
-            encoder = encoder_for(placed(config))
-            found = {"facts": {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None)}}
+            found = {"facts": identify(encoder_for(placed(config)))}
         except (ConfigError, ModelError) as exc:
             kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
             found = {"kind": kind.__name__, "message": str(exc)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -19,7 +19,7 @@ import httpx
 import platformdirs
 
 from ..config import Config, one_of
-from ..encoders import Encoder, describe, load_encoder
+from ..encoders import Encoder, identify, load_encoder
 from ..errors import ConfigError, ModelUnavailableError, TableError, UsageError
 from ..files import move_durably
 from ..formats import (
@@ -39,9 +39,9 @@ from ..formats import (
     state_of,
     upload,
 )
-from ..pipeline import RunStats, score_parts
-from ..records import OUT_COLUMNS, Record, ScoreResult
-from .scoring import Engine, Job, Progress, score_elsewhere
+from ..pipeline import score_parts
+from ..records import OUT_COLUMNS
+from .scoring import Engine, Job, Progress, Scorer, score_elsewhere
 from .summary import Summary, outcome, versions
 from .workspace import Workspace, changes, digest_of
 
@@ -50,7 +50,6 @@ __all__ = ["Engine", "Progress", "Start", "Summary", "TableOptions", "score_csv"
 logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
-Scorer = Callable[[Iterable[Iterable[Record]], RunStats], Generator[ScoreResult]]
 Start = Literal["resume", "afresh", "retry_failed"]
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
 _PATIENCE = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
@@ -135,7 +134,8 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         output = output_for(target, table.columns, table.schema)
         config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
         scorer, facts, warnings = _scorer(config, encoder, engine, fallback, transport)
-        identity = _identity(table, config, facts, (col_url, col_text))
+        weights = facts.pop("fingerprint")
+        identity = {**_identity(table, config, facts, (col_url, col_text)), "weights": weights}
         earlier, content = None, None
         if options.start == "retry_failed":
             earlier, content = _earlier(target, identity, work.begun())
@@ -151,7 +151,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         summary = Summary(
             input=source,
             output=target,
-            **{name: value for name, value in facts.items() if name != "fingerprint"},
+            **facts,
             **outcome(work.parts),
             score=config.score,
             versions=used,
@@ -235,10 +235,9 @@ def _scorer(
         facts, warnings = _or_fallback(engine.start, config, fallback)
         return lambda parts, stats: score_elsewhere(engine, parts), facts, warnings
     loaded, warnings = (encoder, []) if encoder is not None else _or_fallback(load_encoder, config, fallback)
-    facts = {**describe(loaded), "fingerprint": getattr(loaded, "fingerprint", None) or type(loaded).__qualname__}
     return (
         lambda parts, stats: score_parts(parts, config, encoder=loaded, transport=transport, stats=stats),
-        facts,
+        identify(loaded),
         warnings,
     )
 
@@ -255,18 +254,15 @@ def _or_fallback(load: Callable[[Config], T], config: Config, fallback: str | No
 
 
 def _identity(table: Table, config: Config, facts: dict[str, Any], columns: tuple[str, str]) -> dict[str, Any]:
-    """Return all that scores depend on, in values that JSON keeps."""
+    """Return all that scores depend on but the weights, in values that JSON keeps."""
     settings = {name: value for name, value in asdict(config).items() if name not in _PATIENCE}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _PATIENCE_LIMITS}
-    weights = facts["fingerprint"]
-    model = {name: value for name, value in facts.items() if name != "fingerprint"}
-    model["device"] = (model["device"] or "").partition(":")[0]
+    model = {**facts, "device": (facts["device"] or "").partition(":")[0]}
     found = {
         "input_rows": table.row_count,
         "input_content": table.digest,
         "input_columns": list(table.columns),
         "settings": {**settings, **limits, **model, "url_col": columns[0], "caption_col": columns[1]},
-        "weights": weights,
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same

@@ -21,6 +21,8 @@ from .workspace import Part, Workspace, digest_of
 Item = TypeVar("Item")
 # (rows done, rows failed, rows in all), before the first row and after every row
 Progress = Callable[[int, int, int], None]
+# Records, in parts -> one result per record, in order
+Scorer = Callable[[Iterable[Iterable[Record]], RunStats], Generator[ScoreResult]]
 
 
 class Engine(Protocol):
@@ -31,7 +33,7 @@ class Engine(Protocol):
         """How many parts keep it busy."""
 
     def start(self, config: Config) -> dict[str, Any]:
-        """Load the model there; return what `encoders.describe` says of it, and its `fingerprint`.
+        """Load the model there; return what `encoders.identify` says of it.
 
         Raises:
             ConfigError, ModelError: It cannot be loaded there.
@@ -104,7 +106,7 @@ class Job:
     def score(
         self,
         chunk_size: int,
-        scorer: Callable[[Iterable[Iterable[Record]], RunStats], Generator[ScoreResult]],
+        scorer: Scorer,
         progress: Progress | None,
         stop: Callable[[], bool],
     ) -> None:
@@ -112,7 +114,7 @@ class Job:
 
         Args:
             chunk_size: Rows of a part.
-            scorer: Records, in parts -> one result per record, in order; it may count what it does.
+            scorer: Scores the records; it may count what it does.
             progress: As for `score_csv`.
             stop: As for `score_csv`.
 
