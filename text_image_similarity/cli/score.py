@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from ..config import Config, Limits, ScoreKind
 from ..errors import UsageError
 from ..records import OUT_COLUMNS
+from .client import add_service_options, compare, comparison_table, service_engine
 from .options import (
     add_column_options,
     add_log_options,
@@ -93,6 +94,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a setting of the engine, such as spark.master=local[4]; may be given again",
     )
+    add_service_options(parser)
     add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
     add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
     add(
@@ -110,13 +112,42 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if options.report is not None:
+    for path in filter(None, (options.report, options.compare)):
         from ..formats import check_apart
 
         out = options.out_path
-        check_output(options.report, besides=(out, f"{out}.summary.json", options.embedding_cache))
-        check_apart(options.in_path, str(options.report))
-    config = replace(
+        check_output(path, besides=(out, f"{out}.summary.json", options.embedding_cache))
+        check_apart(options.in_path, str(path))
+    config = _config(options)
+    # Here, so that `--help` and a wrong option answer before torch is loaded.
+    from ..tables import TableOptions, score_csv
+
+    how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
+    falls_back = options.fall_back and options.model is None and options.service_url is None
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
+        comparison = compare(options, config, engine)
+        summary = score_csv(
+            options.in_path,
+            options.out_path,
+            config,
+            options.url_col,
+            options.caption_col,
+            options=how,
+            engine=engine,
+            stop=stopping.asked,
+            fallback="mini" if falls_back else None,
+            progress=None if options.quiet else bar.show,
+        )
+    if options.report is not None:
+        _write_report(options, config, summary)
+    if not options.quiet:
+        tables = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
+        sys.stdout.write("\n\n".join(tables) + "\n")
+    return 4 if options.strict and summary.scored < summary.rows else 0
+
+
+def _config(options: argparse.Namespace) -> Config:
+    return replace(
         model_config(options),
         score=options.score,
         timeout_s=options.timeout,
@@ -131,32 +162,14 @@ def run(options: argparse.Namespace) -> int:
             respect_opt_out=options.respect_opt_out,
         ),
     )
-    # Here, so that `--help` and a wrong option answer before torch is loaded.
-    from ..tables import TableOptions, score_csv
-
-    how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
-    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options) as engine:
-        summary = score_csv(
-            options.in_path,
-            options.out_path,
-            config,
-            options.url_col,
-            options.caption_col,
-            options=how,
-            engine=engine,
-            stop=stopping.asked,
-            fallback="mini" if options.fall_back and options.model is None else None,
-            progress=None if options.quiet else bar.show,
-        )
-    if options.report is not None:
-        _write_report(options, config, summary)
-    if not options.quiet:
-        sys.stdout.write(closing_table(summary, options.report) + "\n")
-    return 4 if options.strict and summary.scored < summary.rows else 0
 
 
-def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:
     conf = dict(options.engine_conf)
+    if options.service_url is not None:
+        return service_engine(options, config)
+    if given := [name for name in ("compare", "api_key_file") if getattr(options, name) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --service-url")
     if options.engine == "spark":
         from ..spark import SparkEngine
 
