@@ -64,7 +64,7 @@ class FakeService:
                 return httpx.Response(200, json={"object": "list", "data": [{"id": "colour", "default": True}]})
             case "POST", "/v1/embeddings":
                 self.loaded = True
-                return httpx.Response(200, json={"object": "list", "data": []})
+                return httpx.Response(200, json={"object": "list", "data": [], "model": "colour"})
             case "POST", "/v1/similarity":
                 with self._lock:
                     fault = self.faults.popleft() if self.faults else self._scores

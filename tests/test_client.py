@@ -408,8 +408,8 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
     assert summary.failures == {"too_many_bytes": 1}
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service takes"
-    assert len(service.asked) == 1
-    # A proxy before the service may take less than the service.
+    assert [len(pairs) for pairs in service.asked] == [1, 1]
+    # A proxy before the service may take less than the service does: of three pairs, one, and of two, one and none.
     service.limits["max_body"] = 1 << 20
     service.faults.extend([lambda _: httpx.Response(413)] * 2 + [service._scores] + [lambda _: httpx.Response(413)])
     with engine(service) as used:
@@ -438,18 +438,53 @@ def test_a_model_that_is_loaded_on_demand_is_asked_for(folder: Path, service: Fa
 
 def test_a_model_that_cannot_be_loaded_is_told(folder: Path, service: FakeService) -> None:
     def unloaded(request: httpx.Request) -> httpx.Response:
-        return problem(409, "model_unavailable", "no disk") if request.method == "POST" else service(request)
+        return problem(503, "model_unavailable", "no disk") if request.method == "POST" else service(request)
 
     service.loaded = False
-    with pytest.raises(ModelUnavailableError, match="cannot load colour: 409 model_unavailable: no disk"):
+    with pytest.raises(ModelUnavailableError, match="cannot load colour: 503 model_unavailable: no disk"):
         through(unloaded, folder)
 
     def never(request: httpx.Request) -> httpx.Response:
         service.loaded = False
         return service(request)
 
-    with pytest.raises(TableError, match="does not say which weights colour has"):
+    with pytest.raises(TableError, match="does not say which model colour is"):
         through(never, folder)
+
+
+def test_a_name_that_stands_for_several_models_is_refused(folder: Path, service: FakeService) -> None:
+    def split(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            return httpx.Response(200, json={"object": "list", "data": [], "model": "new"})
+        return service(request)
+
+    service.loaded = False
+    with pytest.raises(ModelUnavailableError, match=r"colour at .* stands for several models.*, such as new"):
+        through(split, folder)
+
+
+def late(service: FakeService) -> Fault:
+    def change(said: dict[str, Any]) -> None:
+        error = {"code": "timeout", "detail": "not done within the service's 30 s"}
+        for result in said["results"][3:]:
+            result.update(similarity=None, error=error)
+
+    return changed(service, change)
+
+
+def test_what_a_busy_service_had_no_time_for_is_asked_again(folder: Path, service: FakeService) -> None:
+    service.faults.extend([late(service)] * 3)
+    through(service, folder, connections=1)
+    assert same(folder)
+    assert [len(pairs) for pairs in service.asked[:4]] == [n := len(service.asked[0]), n - 3, n - 6, n - 9]
+    service.faults.extend([late(service)] * 100)
+    (folder / "out.csv").unlink()
+    assert through(service, folder, patience_s=0).failures["timeout"] > 20
+    service.faults.clear()
+    with engine(service) as used:
+        how = TableOptions(start="retry_failed")
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=used, options=how)
+    assert same(folder)
 
 
 def test_the_model_is_one_that_is_served(folder: Path, service: FakeService) -> None:
@@ -467,7 +502,7 @@ def test_scores_of_two_models_are_not_mixed(folder: Path, service: FakeService) 
         return service._scores(request)
 
     service.faults.extend([service._scores, rolled])
-    with pytest.raises(TableError, match="colour at .* is another model than when this run began"):
+    with pytest.raises(TableError, match=r"colour at .* is another model than when this run began"):
         through(service, folder, connections=1)
     with pytest.raises(UsageError, match="weights"):
         through(service, folder)

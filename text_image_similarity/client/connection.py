@@ -57,6 +57,7 @@ class Connection:
 
     Attributes:
         answer_s: Seconds to wait for one answer.
+        patience_s: As given.
 
     Raises:
         ConfigError: The URL or the key cannot be one.
@@ -67,7 +68,7 @@ class Connection:
     ) -> None:
         self.url = _checked(url)
         self.answer_s = ANSWER_S
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._closing = Event()
         self._transport = transport or GuardedTransport(
             Limits(connect_s=_CONNECT_S, allow_private_addresses=True), ssl_context=httpx.create_ssl_context()
@@ -89,7 +90,7 @@ class Connection:
             method: `GET` or `POST`.
             path: From the service's URL on.
             content: JSON.
-            insist: Whether a service that cannot be reached is asked again, too.
+            insist: Whether a service that cannot be reached, or cannot load its model, is asked again, too.
 
         Returns:
             The answer, unless it is one that may be another one later, or is about the key or another place.
@@ -98,14 +99,17 @@ class Connection:
             TableError: There was no answer in time, or this connection was closed.
             UsageError: The service wants a key or refuses this one, or is at another place.
         """
-        end = time.monotonic() + self._patience_s
+        end = time.monotonic() + self.patience_s
         for tries in count():
             wait = 0.0
             try:
                 response = self._send(method, path, content)
                 if response.status_code not in _LATER:
                     return self._understood(response)
-                failure = str(_answer(response))
+                answer = _answer(response)
+                if not insist and (answer.body or {}).get("code") == "model_unavailable":
+                    return answer
+                failure = str(answer)
                 wait = retry_after_s(response.headers.get("retry-after")) or 0.0
             except (httpx.HTTPError, RowError) as exc:
                 failure = str(exc) or type(exc).__name__
@@ -117,7 +121,7 @@ class Connection:
         if self._closing.is_set():
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
-            f"the service at {self.url} did not answer {method} {path} within {self._patience_s:g} s; the last of "
+            f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
             f"{tries + 1} tries: {failure}; finished parts are kept, and the same command goes on once it is well"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ _MOST_PAIRS = 32  # of a request, so that none keeps a small service busy for as
 _MOST_BYTES = 4 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
 _SPLIT = frozenset({408, 413})  # a smaller request may be answered
+_LATE = "timeout: not done within the service's "  # how the error of a pair begins that may be scored next time
 
 Waiting = list[tuple[int, bytes]]  # a record's place in its part, and its pair as JSON
 
@@ -125,8 +127,8 @@ class ServiceEngine:
         finally:
             for future in work:
                 future.cancel()
-        now = self._facts_now()
-        if now["fingerprint"] is not None and {**now, "device": None} != {**self._facts, "device": None}:
+        now = self._facts_now()  # None of a replica that has not loaded it
+        if now is not None and {**now, "device": None} != {**self._facts, "device": None}:
             raise TableError(
                 f"{self._name} at {self._service.url} is another model than when this run began; put the earlier one "
                 "back, or score the table afresh with --overwrite (start='afresh')"
@@ -152,12 +154,22 @@ class ServiceEngine:
                 continue
             content = json.dumps({"id": place, **pair}).encode()
             if waiting and sum(len(pair) for _, pair in waiting) + len(content) > min(_MOST_BYTES, self._max_body // 2):
-                done |= self._ask(waiting)
+                done |= self._ask_until_done(waiting)
                 waiting = []
             waiting.append((place, content))
         if waiting:
-            done |= self._ask(waiting)
+            done |= self._ask_until_done(waiting)
         return [Pairs.settled(record, done[place]) for place, record in enumerate(records)]
+
+    def _ask_until_done(self, waiting: Waiting) -> dict[int, ScoreResult]:
+        """Ask about some pairs, and again about those that a busy service had no time for."""
+        end = time.monotonic() + self._service.patience_s
+        done = self._ask(waiting)
+        while time.monotonic() < end and (
+            late := [one for one in waiting if (done[one[0]].error or "").startswith(_LATE)]
+        ):
+            done |= self._ask(late)
+        return done
 
     def _ask(self, waiting: Waiting) -> dict[int, ScoreResult]:
         """Ask about some pairs, and in halves if the service will not have them all at once."""
@@ -198,17 +210,23 @@ class ServiceEngine:
         """Return the facts of the model; one that is loaded on demand is asked for first, of several replicas too."""
         content = json.dumps({"model": self._name, "input": "a"}).encode()
         for _ in range(_REPLICAS):
-            if (facts := self._facts_now())["fingerprint"] is not None:
+            if (facts := self._facts_now()) is not None:
                 return facts
-            answer = self._service.ask("POST", "/v1/embeddings", content)
-            if answer.status != 200:
+            answer = self._service.ask("POST", "/v1/embeddings", content, insist=False)
+            if answer.status != 200 or answer.body is None:
                 raise ModelUnavailableError(f"the service at {self._service.url} cannot load {self._name}: {answer}")
-        raise TableError(f"the service at {self._service.url} does not say which weights {self._name} has")
+            if answer.body.get("model") != self._name:
+                raise ModelUnavailableError(
+                    f"{self._name} at {self._service.url} stands for several models, whose scores cannot be compared; "
+                    f"name one of them, such as {answer.body.get('model')}"
+                )
+        raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
 
-    def _facts_now(self) -> dict[str, Any]:
+    def _facts_now(self) -> dict[str, Any] | None:
+        """Return the facts of the model, or None if it is not loaded."""
         with self._understood("GET /v1/info"):
-            model = self._get("/v1/info")["models"][self._name]
-            return {name: model[name] for name in _FACTS}
+            model = self._get("/v1/info")["models"].get(self._name)
+            return model and {name: model[name] for name in _FACTS}
 
     def _get(self, path: str, *, insist: bool = True) -> dict[str, Any]:
         answer = self._service.ask("GET", path, insist=insist)
