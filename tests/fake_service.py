@@ -56,10 +56,8 @@ class FakeService:
             return problem(401, "unauthorized", "no key that is known was shown")
         match request.method, request.url.path:
             case "GET", "/v1/info":
-                facts = self.facts if self.loaded else dict.fromkeys(self.facts)
-                return httpx.Response(
-                    200, json={"version": "0.1.0", "models": {"colour": facts}, "limits": self.limits}
-                )
+                models = {"colour": self.facts} if self.loaded else {}
+                return httpx.Response(200, json={"version": "0.1.0", "models": models, "limits": self.limits})
             case "GET", "/v1/models":
                 return httpx.Response(200, json={"object": "list", "data": [{"id": "colour", "default": True}]})
             case "POST", "/v1/embeddings":

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -409,9 +410,10 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service takes"
     assert [len(pairs) for pairs in service.asked] == [1, 1]
-    # A proxy before the service may take less than the service does: of three pairs, one, and of two, one and none.
+    # A proxy before the service may take less than the service does: not three pairs, of two only one.
     service.limits["max_body"] = 1 << 20
-    service.faults.extend([lambda _: httpx.Response(413)] * 2 + [service._scores] + [lambda _: httpx.Response(413)])
+    refused = once(httpx.Response(413))
+    service.faults.extend([refused, refused, refused, service._scores, refused])
     with engine(service) as used:
         records = [Record(row["url"], row["caption"]) for row in rows]
         used.start(Config(base_dir=tmp_path))
@@ -497,22 +499,36 @@ def test_the_model_is_one_that_is_served(folder: Path, service: FakeService) -> 
 
 
 def test_scores_of_two_models_are_not_mixed(folder: Path, service: FakeService) -> None:
-    def rolled(request: httpx.Request) -> httpx.Response:
-        service.facts |= {"fingerprint": "another"}
-        return service._scores(request)
+    looked = count(1)
 
-    service.faults.extend([service._scores, rolled])
+    def rolled(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/info" and next(looked) == 3:  # twice at the start, then after each part
+            service.facts |= {"fingerprint": "another"}
+        return service(request)
+
     with pytest.raises(TableError, match=r"colour at .* is another model than when this run began"):
-        through(service, folder, connections=1)
-    with pytest.raises(UsageError, match="weights"):
-        through(service, folder)
-    service.facts |= {"fingerprint": identify(ENCODER)["fingerprint"], "device": "cuda:0"}
-    service.faults.append(lambda request: service.facts.update(device="cuda:1") or service._scores(request))
-    with pytest.raises(UsageError, match="device"):
-        through(service, folder)
-    service.faults.clear()
-    service.facts |= {"device": "cpu"}
+        through(rolled, folder)
+    service.facts |= {"fingerprint": identify(ENCODER)["fingerprint"]}
+    asked = iter([False, True])
+    with engine(service) as used, pytest.raises(StoppedError):
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=used, stop=lambda: next(asked))
+    for change, named in (({"fingerprint": "another"}, "weights"), ({"device": "cuda:0"}, "device")):
+        with pytest.raises(UsageError, match=named):
+            through(changed_facts(service, change), folder)
     through(service, folder)
+    assert same(folder)
+
+
+def changed_facts(service: FakeService, change: dict[str, str]) -> FakeService:
+    other = FakeService(PICTURES)
+    other.facts = service.facts | change
+    return other
+
+
+def test_replicas_may_have_other_devices(folder: Path, service: FakeService) -> None:
+    other = changed_facts(service, {"device": "cuda:0"})
+    turns = count()
+    through(lambda request: (service, other)[next(turns) % 2](request), folder)
     assert same(folder)
 
 
