@@ -44,7 +44,14 @@ FLOORS = {
 }
 # The only rooms that may hold these libraries.
 DOORS = {
-    "httpx": {"fetch", "dataset", "pipeline", "report", "service", "tables"},  # all but fetch only name an injected transport
+    "httpx": {
+        "fetch",
+        "dataset",
+        "pipeline",
+        "report",
+        "service",
+        "tables",
+    },  # all but fetch only name an injected transport
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
