@@ -35,6 +35,7 @@ FLOORS = {
     "predictor": 5,
     "ray_data": 5,
     "report": 5,
+    "service": 5,
     "spark": 5,
     "tables": 5,
     "training": 5,
@@ -44,8 +45,8 @@ FLOORS = {
 }
 # The only rooms that may hold these libraries.
 DOORS = {
-    # all but fetch and client only name an injected transport; the client's is fetch's
-    "httpx": {"client", "fetch", "dataset", "pipeline", "report", "tables"},
+    # All but fetch and client only name an injected transport; the client's is fetch's.
+    "httpx": {"client", "fetch", "dataset", "pipeline", "report", "service", "tables"},
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
@@ -59,7 +60,13 @@ DOORS = {
     "fsspec": {"formats"},
     "tqdm": {"cli"},
     "pyspark": {"spark"},
-    "ray": {"ray_data"},
+    "ray": {"ray_data", "service"},
+    "fastapi": {"service"},
+    "starlette": {"service"},
+    "uvicorn": {"service"},
+    "pydantic": {"service"},
+    "prometheus_client": {"service"},
+    "opentelemetry": {"service"},
 }
 
 

@@ -628,6 +628,7 @@ def test_the_client_needs_no_torch(small: Sequence[Path], service: FakeService) 
         (["--api-key-file", "in.csv"], "in.csv holds 162 words"),
         (["--compare", "out.csv"], "out.csv is a file of the run itself"),
         (["--compare", "none/c.csv"], "none/c.csv cannot be written"),
+        (["--compare", "c.html", "--report", "c.html"], "c.html is a file of the run itself"),
     ],
 )
 def test_wrong_options_are_answered_before_anything_is_asked(

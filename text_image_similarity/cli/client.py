@@ -19,7 +19,7 @@ _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
 _NAMES = {"engine": "model-engine", "timeout_s": "timeout", "total_s": "total-timeout"}  # of settings, as options
 
 
-def add_service_options(parser: argparse.ArgumentParser) -> None:
+def add_client_options(parser: argparse.ArgumentParser) -> None:
     """Add them to a parser."""
     add = parser.add_argument_group("a running service").add_argument
     add(

@@ -10,34 +10,29 @@ whatever was scored before it, or whether anything was. Nothing is kept per row.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import partial
-from threading import BoundedSemaphore
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from ..config import Config
-from ..decode import decode
-from ..decode.isolation import IsolatedDecoder
-from ..embedding_cache import EmbeddingCache, content_key
-from ..encoders import Encoder, PreparingEncoder
-from ..errors import ConfigError, ErrorCode, RowError
+from ..embedding_cache import EmbeddingCache
+from ..encoders import Encoder
+from ..errors import ConfigError, RowError
 from ..records import ScoreResult
-from ..similarity import Embeddings, cosine, score
-from .encoding import encode_each, is_caption, no_caption
+from .encoding import is_caption, no_caption
 from .loaders import Loaders
 from .rows import Loaded, Outcome, Picture, Recent, Row, Source, Vector
+from .stages import Stages, pair_of
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
 
-_NONE = np.empty((0, 1), np.float32)
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
 _KNOWN = 8192  # embeddings remembered by content, even without an embedding cache: 19 MB for CLIP ViT-B/32
 
@@ -66,37 +61,22 @@ class Run(Generic[Item]):
         self, config: Config, encoder: Encoder, read: Callable[[Item], bytes | Image.Image], stats: RunStats
     ) -> None:
         self.config, self.read, self.stats = config, read, stats
-        self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
-        self.prepare: Callable[[Image.Image], Any] = lambda image: image
-        self.tokenize: Callable[[list[str]], Sequence[Any]] = lambda texts: texts
-        self.encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
-        self.encode_tokens: Callable[[list[Any]], Embeddings] = encoder.encode_text
-        self.decode_side: int | None = None
-        if isinstance(encoder, PreparingEncoder):
-            self.prepare, self.encode_prepared = encoder.prepare, encoder.encode_pixels
-            self.tokenize, self.encode_tokens = encoder.tokenize, encoder.encode_tokens
-            self.decode_side = encoder.decode_side
-        else:  # pictures wait at their full size, so fewer of them
-            self.look_ahead = max(2 * config.batch_size, config.io_workers)
-        self.fingerprint: str = getattr(encoder, "fingerprint", None) or ""
-        # What is known of a picture's content holds for these caps alone.
-        self.image_scope = f"{self.fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self.cache = open_cache(config, encoder)
+        self.stages = Stages(config, encoder, self._kept, stats)
+        self.look_ahead = max(8 * config.batch_size, 4 * config.io_workers)
+        if not self.stages.prepares:  # pictures wait at their full size, so fewer of them
+            self.look_ahead = max(2 * config.batch_size, config.io_workers)
         self.known: Recent[bytes, Vector] = Recent(_KNOWN)
         self.unsaved: dict[bytes, Vector] = {}  # of the part in work: a run that goes on must find all of them, or none
         self.pictures: Recent[Hashable, Picture] = Recent(2 * self.look_ahead)
-        self.decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
-        self.isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
-        self.decode = self.isolated.decode if self.isolated else partial(decode, limits=config.limits)
         self.loaders: Loaders[Item, Loaded | RowError] = Loaders(config.io_workers, self._load)
-        self.reader: Loaders[list[str], list[Any] | None] = Loaders(1, self._tokenized)
+        self.reader: Loaders[list[str], list[Any] | None] = Loaders(1, self.stages.tokens)
 
     def close(self) -> None:
         """Stop the threads and processes; work that has not started is dropped."""
         if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
             return
-        if self.isolated is not None:
-            self.isolated.close()
+        self.stages.close()
         self.loaders.close()
         self.reader.close()
         if self.cache is not None:
@@ -205,29 +185,17 @@ class Run(Generic[Item]):
             picture = self.pictures.put(key, Picture(self.loaders.submit(item)))
         return Row(picture, text, _size(item) + len(text))
 
+    def _kept(self, key: bytes) -> Vector | None:
+        """Return the embedding that an earlier run kept."""
+        return None if self.cache is None else self.cache.get(key)
+
     def _load(self, item: Item) -> Loaded | RowError:
         """Read, decode and resize one picture; runs on a loader thread."""
-        try:
-            content = self.read(item)
-            if not isinstance(content, bytes):
-                with self.decoders, self.stats.timed("decode"):
-                    return Loaded(None, self.prepare(content))
-            key = content_key(self.image_scope, "image", content)
-            if self.cache is not None and (vector := self.cache.get(key)) is not None:
-                return Loaded(key, vector=vector)
-            with self.decoders, self.stats.timed("decode"):
-                image = self.decode(content, shorter_side=self.decode_side)
-                return Loaded(key, self.prepare(image))
-        except RowError as error:
-            return error
-        except Exception as exc:  # a row must never end the run
-            logger.debug("a picture could not be loaded", exc_info=True)
-            return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
+        return self.stages.load(partial(self.read, item))
 
     def _encode_pictures(self, pictures: Sequence[list[Picture]]) -> None:
         contents = [twins[0].content for twins in pictures]
-        with self.stats.timed("encode_image"):
-            outcomes = encode_each(self.encode_prepared, [content.pixels for content in contents if content])
+        outcomes = self.stages.encode_pictures([content.pixels for content in contents if content])
         for twins, content, outcome in zip(pictures, contents, outcomes, strict=True):
             if content is not None and content.key is not None:
                 self._remember(content.key, outcome)
@@ -239,48 +207,26 @@ class Run(Generic[Item]):
         found: dict[str, Outcome] = {}
         new: list[str] = []
         for text in dict.fromkeys(texts):
-            vector = self._known(self._caption_key(text))
+            vector = self._known(self.stages.caption_key(text))
             if vector is None:
                 new.append(text)
             else:
                 found[text] = vector
         return found, sorted(new, key=len)
 
-    def _tokenized(self, texts: list[str]) -> list[Any] | None:
-        """Turn captions into tokens; None if one of them breaks the tokenizer."""
-        try:
-            with self.stats.timed("tokenize"):
-                tokens = list(self.tokenize(texts))
-                return tokens if len(tokens) == len(texts) else None
-        except Exception:  # found out and told caption by caption afterwards
-            return None
-
     def _encode_captions(self, texts: list[str], tokens: list[Any] | None) -> Mapping[str, Outcome]:
-        """Encode captions, batch by batch."""
-        size = self.config.batch_size
-        outcomes: list[Outcome] = []
-        with self.stats.timed("encode_text"):
-            for start in range(0, len(texts), size):
-                if tokens is not None:
-                    outcomes += encode_each(self.encode_tokens, tokens[start : start + size])
-                else:
-                    outcomes += encode_each(self._encode_texts, texts[start : start + size])
+        """Encode captions and remember them."""
+        outcomes = self.stages.encode_captions(texts, tokens)
         for text, outcome in zip(texts, outcomes, strict=True):
-            self._remember(self._caption_key(text), outcome)
+            self._remember(self.stages.caption_key(text), outcome)
         return dict(zip(texts, outcomes, strict=True))
-
-    def _encode_texts(self, texts: list[str]) -> Embeddings:
-        return self.encode_tokens(list(self.tokenize(texts)))
-
-    def _caption_key(self, text: str) -> bytes:
-        return content_key(self.fingerprint, "text", text.encode("utf-8", "surrogatepass"))
 
     def _known(self, key: bytes, kept: Vector | None = None) -> Vector | None:
         """Return the embedding that this part made, or that an earlier part or run kept: `kept`, if it was found already."""
         vector = self.known.get(key)
         if vector is None:
             vector = kept
-        return vector if vector is not None or self.cache is None else self.cache.get(key)
+        return vector if vector is not None else self._kept(key)
 
     def _remember(self, key: bytes, outcome: Outcome) -> None:
         if isinstance(outcome, RowError):
@@ -290,30 +236,13 @@ class Run(Generic[Item]):
             self.unsaved[key] = outcome
 
     def _score(self, batch: Sequence[Row], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
-        found = [_vectors(row, captions) for row in batch]
-        good = [vectors for vectors in found if not isinstance(vectors, RowError)]
-        with self.stats.timed("score"):
-            images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
-            scores = iter(score(cosine(images, texts), self.config.score))
-        for vectors in found:
-            if isinstance(vectors, RowError):
-                yield ScoreResult.failed(vectors)
-            else:
-                # The shortest decimal that names the float32, so that a table and a notebook show the same number.
-                yield ScoreResult(float(str(next(scores))))
+        # The caption of a row whose picture failed need not be among them.
+        found = [pair_of(row.image, captions.get(row.text, row.image)) for row in batch]
+        return self.stages.score(found, self.config.score)
 
 
-def _vectors(row: Row, captions: Mapping[str, Outcome]) -> tuple[Vector, Vector] | RowError:
-    """Return a row's two vectors, or what went wrong first."""
-    image = row.image
-    if isinstance(image, RowError):
-        return image
-    text = captions[row.text]
-    return text if isinstance(text, RowError) else (image, text)
-
-
-def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
-    """Open the embedding cache that `config` names, if it names one.
+def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = None) -> EmbeddingCache | None:
+    """Open the embedding cache that `config` names, if it names one, to keep at most so many embeddings.
 
     Raises:
         ConfigError: It cannot be used, or not with this encoder.
@@ -322,7 +251,7 @@ def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
         return None
     if not getattr(encoder, "fingerprint", None):
         raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
-    return EmbeddingCache(config.embedding_cache, encoder.embed_dim)
+    return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)
 
 
 def _size(item: object) -> int:

@@ -1,0 +1,156 @@
+"""What is done with one encoder to a picture, a batch and a pair: the steps that a run over a table and the service share.
+
+So both give the same numbers. Steps may be called from any thread; who calls them, when and in which batches is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from threading import BoundedSemaphore
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..config import Config, ScoreKind
+from ..decode import decode
+from ..decode.isolation import IsolatedDecoder
+from ..embedding_cache import content_key
+from ..encoders import Encoder, PreparingEncoder
+from ..errors import ErrorCode, RowError
+from ..records import ScoreResult
+from ..similarity import Embeddings, cosine, score
+from .encoding import encode_each
+from .rows import Loaded, Outcome, Vector
+from .stats import RunStats
+
+logger = logging.getLogger("text_image_similarity")
+
+_NONE = np.empty((0, 1), np.float32)
+
+
+class Stages:
+    """The steps of scoring with one encoder.
+
+    Args:
+        find: Gives the embedding that is kept for a picture's content key, or None; called on loading threads.
+        stats: Told how long each step takes.
+    """
+
+    def __init__(
+        self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None], stats: RunStats
+    ) -> None:
+        self._find, self._stats = find, stats
+        self._batch_size = config.batch_size
+        self._prepare: Callable[[Image.Image], Any] = lambda image: image
+        self._tokenize: Callable[[list[str]], Sequence[Any]] = lambda texts: texts
+        self._encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
+        self._encode_tokens: Callable[[list[Any]], Embeddings] = encoder.encode_text
+        self._decode_side: int | None = None
+        self.prepares = isinstance(encoder, PreparingEncoder)  # if not, pictures wait at their full size
+        if isinstance(encoder, PreparingEncoder):
+            self._prepare, self._encode_prepared = encoder.prepare, encoder.encode_pixels
+            self._tokenize, self._encode_tokens = encoder.tokenize, encoder.encode_tokens
+            self._decode_side = encoder.decode_side
+        self._fingerprint: str = getattr(encoder, "fingerprint", None) or ""
+        # What is known of a picture's content holds for these caps alone.
+        self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
+        self._decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
+        self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
+        self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
+
+    def close(self) -> None:
+        """Stop the decoder's processes, if there are any."""
+        if self._isolated is not None and not sys.is_finalizing():
+            self._isolated.close()
+
+    def load(self, read: Callable[[], bytes | Image.Image]) -> Loaded | RowError:
+        """Read, decode and resize one picture; never raises.
+
+        Args:
+            read: Gives the picture's encoded bytes, or the picture in RGB.
+        """
+        try:
+            content = read()
+            if not isinstance(content, bytes):
+                with self._decoders, self._stats.timed("decode"):
+                    return Loaded(None, self._prepare(content))
+            key = content_key(self._image_scope, "image", content)
+            if (vector := self._find(key)) is not None:
+                return Loaded(key, vector=vector)
+            with self._decoders, self._stats.timed("decode"):
+                image = self._decode(content, shorter_side=self._decode_side)
+                return Loaded(key, self._prepare(image))
+        except RowError as error:
+            return error
+        except Exception as exc:  # a row must never end the run
+            logger.debug("a picture could not be loaded", exc_info=True)
+            return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
+
+    def caption_key(self, text: str) -> bytes:
+        """Return what a caption's embedding is kept under."""
+        return content_key(self._fingerprint, "text", text.encode("utf-8", "surrogatepass"))
+
+    def tokens(self, texts: list[str]) -> list[Any] | None:
+        """Turn captions into tokens; None if one of them breaks the tokenizer."""
+        try:
+            with self._stats.timed("tokenize"):
+                tokens = list(self._tokenize(texts))
+                return tokens if len(tokens) == len(texts) else None
+        except Exception:  # found out and told caption by caption afterwards
+            return None
+
+    def encode_pictures(self, pixels: list[Any]) -> list[Outcome]:
+        """Encode a batch of what `load` prepared.
+
+        Raises:
+            DeviceLostError: Nothing more can be encoded.
+        """
+        with self._stats.timed("encode_image"):
+            return encode_each(self._encode_prepared, pixels)
+
+    def encode_captions(self, texts: list[str], tokens: list[Any] | None) -> list[Outcome]:
+        """Encode captions, batch by batch.
+
+        Args:
+            texts: Captions.
+            tokens: What `tokens` said of them.
+
+        Raises:
+            DeviceLostError: Nothing more can be encoded.
+        """
+        encode, items = (self._encode_texts, texts) if tokens is None else (self._encode_tokens, tokens)
+        with self._stats.timed("encode_text"):
+            return [
+                outcome
+                for start in range(0, len(items), self._batch_size)
+                for outcome in encode_each(encode, items[start : start + self._batch_size])
+            ]
+
+    def score(self, found: Sequence[tuple[Vector, Vector] | RowError], kind: ScoreKind) -> Iterator[ScoreResult]:
+        """Yield the score of each pair of vectors, or the failure of a row that has none."""
+        good = [vectors for vectors in found if not isinstance(vectors, RowError)]
+        with self._stats.timed("score"):
+            images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
+            scores = iter(score(cosine(images, texts), kind))
+        for vectors in found:
+            if isinstance(vectors, RowError):
+                yield ScoreResult.failed(vectors)
+            else:
+                # The shortest decimal that names the float32, so that a table and a notebook show the same number.
+                yield ScoreResult(float(str(next(scores))))
+
+    def _encode_texts(self, texts: list[str]) -> Embeddings:
+        return self._encode_tokens(list(self._tokenize(texts)))
+
+
+def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
+    """Return a row's two vectors, or what went wrong first."""
+    if isinstance(image, RowError):
+        return image
+    return text if isinstance(text, RowError) else (image, text)
