@@ -34,6 +34,7 @@ FLOORS = {
     "predictor": 5,
     "ray_data": 5,
     "report": 5,
+    "service": 5,
     "spark": 5,
     "tables": 5,
     "training": 5,
@@ -43,7 +44,7 @@ FLOORS = {
 }
 # The only rooms that may hold these libraries.
 DOORS = {
-    "httpx": {"fetch", "dataset", "pipeline", "report", "tables"},  # all but fetch only name an injected transport
+    "httpx": {"fetch", "dataset", "pipeline", "report", "service", "tables"},  # all but fetch only name an injected transport
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
@@ -57,7 +58,13 @@ DOORS = {
     "fsspec": {"formats"},
     "tqdm": {"cli"},
     "pyspark": {"spark"},
-    "ray": {"ray_data"},
+    "ray": {"ray_data", "service"},
+    "fastapi": {"service"},
+    "starlette": {"service"},
+    "uvicorn": {"service"},
+    "pydantic": {"service"},
+    "prometheus_client": {"service"},
+    "opentelemetry": {"service"},
 }
 
 

@@ -9,17 +9,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from ..config import Config, Limits, ScoreKind
+from ..config import Config, ScoreKind
 from ..errors import UsageError
 from ..records import OUT_COLUMNS
 from .options import (
     add_column_options,
+    add_fetch_options,
     add_log_options,
     add_model_options,
     check_output,
     model_config,
     progress_bar,
     setting,
+    with_fetching,
 )
 from .stopping import Stopping
 from .terminal import lay_out
@@ -48,13 +50,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--score", default=config.score, choices=get_args(ScoreKind), help="score kind (default: %(default)s)")
     add_column_options(parser)
-    add("--timeout", type=float, default=config.timeout_s, help="seconds a download try (default: %(default)s)")
-    add(
-        "--total-timeout", type=float, default=config.limits.total_s, help="seconds a row in all (default: %(default)s)"
-    )
-    add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
-    add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
-    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
+    add_fetch_options(parser, io_workers=config.io_workers)
     add(
         "--chunk-size",
         type=int,
@@ -93,13 +89,6 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a setting of the engine, such as spark.master=local[4]; may be given again",
     )
-    add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
-    add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
-    add(
-        "--proxy",
-        metavar="URL",
-        help="http://host:port to fetch through (default: none, whatever the environment says)",
-    )
     add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
@@ -116,21 +105,7 @@ def run(options: argparse.Namespace) -> int:
         out = options.out_path
         check_output(options.report, besides=(out, f"{out}.summary.json", options.embedding_cache))
         check_apart(options.in_path, str(options.report))
-    config = replace(
-        model_config(options),
-        score=options.score,
-        timeout_s=options.timeout,
-        retries=options.retries,
-        io_workers=options.io_workers,
-        isolate_decoder=options.isolate_decoder,
-        chunk_size=options.chunk_size,
-        proxy=options.proxy,
-        limits=Limits(
-            total_s=options.total_timeout,
-            allow_private_addresses=options.allow_private_addresses,
-            respect_opt_out=options.respect_opt_out,
-        ),
-    )
+    config = replace(with_fetching(model_config(options), options), score=options.score, chunk_size=options.chunk_size)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, score_csv
 
