@@ -105,6 +105,10 @@ def running_service(folder: Path, *options: str) -> Iterator[Running]:
     command = [sys.executable, "-m", "text_image_similarity", "serve", "--model", "mini", "--model-engine", "torch"]
     threads = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with running(
-        [*command, "--port", str(port), *options], port, folder / f"service-{port}.log", probe="/readyz", environment=threads
+        [*command, "--port", str(port), *options],
+        port,
+        folder / f"service-{port}.log",
+        probe="/readyz",
+        environment=threads,
     ) as found:
         yield found
