@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,18 +75,24 @@ class Running:
 
 
 @contextmanager
-def running(
-    command: list[str], port: int, log: Path, *, probe: str, environment: Mapping[str, str] | None = None
+def running(command: list[str], port: int, log: Path, *, probe: str) -> Iterator[Running]:
+    """Run a command until the block ends, which begins when the path `probe` is answered with 200."""
+    with started(command, port, log) as found:
+        found.wait_for(lambda: found.answers(probe))
+        yield found
+
+
+@contextmanager
+def started(
+    command: list[str], port: int, log: Path, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[Running]:
-    """Run a command until the block ends; it begins when the path `probe` is answered with 200."""
+    """Run a command until the block ends, which begins at once."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env={**os.environ, **(environment or {})}
         )
-    found = Running(process, port, log)
     try:
-        found.wait_for(lambda: found.answers(probe))
-        yield found
+        yield Running(process, port, log)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -99,16 +105,16 @@ def running(
 
 
 @contextmanager
-def running_service(folder: Path, *options: str) -> Iterator[Running]:
-    """Run the service with mini on torch, which needs no export, with one thread."""
-    port = free_port()
+def running_services(count: int, folder: Path, *options: str) -> Iterator[list[Running]]:
+    """Run services with mini on torch, which needs no export, and a thread each."""
     command = [sys.executable, "-m", "text_image_similarity", "serve", "--model", "mini", "--model-engine", "torch"]
-    threads = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with running(
-        [*command, "--port", str(port), *options],
-        port,
-        folder / f"service-{port}.log",
-        probe="/readyz",
-        environment=threads,
-    ) as found:
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack:
+        found = []
+        for number in range(count):
+            port, log = free_port(), folder / f"service-{number}.log"
+            every = [*command, "--port", str(port), *options]
+            found.append(stack.enter_context(started(every, port, log, environment=environment)))
+        for service in found:
+            service.wait_for(lambda service=service: service.answers("/readyz"))
         yield found

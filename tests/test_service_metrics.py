@@ -18,7 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pictures import make_png
-from tests.processes import ROOT, Running, free_port, running, running_service, tool
+from tests.processes import ROOT, Running, free_port, running, running_services, tool
 from tests.server import Server, response
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
@@ -82,7 +82,7 @@ def wave(service: Running, pictures: Server, colour: str) -> None:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     options = ("--max-inflight", "8", "--allow-private-addresses", "--retries", "0", "--drain-delay", "0")
-    with running_service(tmp_path_factory.mktemp("service"), *options) as found:
+    with running_services(1, tmp_path_factory.mktemp("service"), *options) as (found,):
         yield found
 
 
