@@ -59,10 +59,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("connect_s", "total_s", "decode_s"):
-            _seconds(name, getattr(self, name), 0.001)
+            seconds(name, getattr(self, name), 0.001)
         for name in ("max_bytes", "max_pixels", "max_side", "decode_memory", "per_host"):
             at_least(name, getattr(self, name), 1)
-        _seconds("retry_after_s", self.retry_after_s, 0.0)
+        seconds("retry_after_s", self.retry_after_s, 0.0)
         at_least("max_redirects", self.max_redirects, 0)
 
 
@@ -148,7 +148,7 @@ class Config:
         proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
             raise ConfigError(f"proxy={self.proxy!r} is no address like http://proxy.example:3128")
-        _seconds("timeout_s", self.timeout_s, 0.001)
+        seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
 
@@ -165,6 +165,7 @@ def at_least(name: str, value: object, least: int) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
-def _seconds(name: str, value: object, least: float) -> None:
+def seconds(name: str, value: object, least: float) -> None:
+    """Raise a `ConfigError` unless a setting is a number of seconds from `least` to a day."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
         raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400, a day")

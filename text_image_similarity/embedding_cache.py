@@ -1,8 +1,8 @@
 """Embeddings kept in a file from run to run, by content: the same picture or caption is encoded once.
 
 The file is an SQLite database in write-ahead mode, so many runs and processes of one machine may read and write it at
-once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding; to start afresh, delete it. It
-does not belong on a network file system, whose locks SQLite cannot rely on.
+once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding, unless it is told where to end; to
+start afresh, delete it. It does not belong on a network file system, whose locks SQLite cannot rely on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ logger = logging.getLogger("text_image_similarity")
 Vector = NDArray[np.float32]  # (embed_dim,)
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _PATIENCE_S = 30.0  # how long another process may be writing
+_DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # numbered as they come
 
 
 class EmbeddingCache:
@@ -35,13 +36,15 @@ class EmbeddingCache:
     Args:
         path: The file; made if it is not there.
         embed_dim: Values of an embedding; one of another width counts as not there.
+        max_entries: Most embeddings that are kept, those of all models together; the oldest go. None keeps all.
 
     Raises:
         ConfigError: The file cannot be opened, or is something else.
     """
 
-    def __init__(self, path: str | PathLike[str], embed_dim: int) -> None:
+    def __init__(self, path: str | PathLike[str], embed_dim: int, *, max_entries: int | None = None) -> None:
         self._lock = Lock()
+        self._max_entries = max_entries
         self._embed_dim = embed_dim
         self._broken = False
         try:
@@ -71,6 +74,8 @@ class EmbeddingCache:
             try:
                 with self._file:
                     self._file.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+                    if self._max_entries is not None:
+                        self._file.execute(_DROP_OLDEST, (self._max_entries,))
             except sqlite3.Error as exc:
                 self._give_up(exc)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
-from . import evaluate, logs, score, train
+from . import evaluate, logs, score, serve, train
 
 __all__ = ["main", "run_script"]
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="text-image-similarity", description="Score how well each image matches its caption."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, evaluate, train):
+    for command in (score, evaluate, train, serve):
         command.add(commands)
     _run_and_exit(parser.parse_args(arguments))
 

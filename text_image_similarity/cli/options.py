@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from ..config import Config, Engine, Precision, PreprocessMode
+from ..config import DEFAULT_MODEL, Config, Engine, Limits, Precision, PreprocessMode
 from ..errors import UsageError
 from .logs import LOG_FORMATS
 from .terminal import ProgressBar
@@ -16,10 +17,16 @@ from .terminal import ProgressBar
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model and how it runs."""
+    add = parser.add_argument
+    add("--model", help=f"hub id, local folder, or one of fast, accurate, mini (default: fast, {DEFAULT_MODEL})")
+    add("--revision", help="commit, tag or branch of a hub model (default: the pinned one)")
+    add_runtime_options(parser)
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model runs, whichever it is."""
     config = Config()
     add = parser.add_argument
-    add("--model", help=f"hub id, local folder, or one of fast, accurate, mini (default: fast, {config.model})")
-    add("--revision", help="commit, tag or branch of a hub model (default: the pinned one)")
     add("--device", default=config.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add("--precision", default=config.precision, choices=get_args(Precision), help="default: %(default)s")
     add(
@@ -39,6 +46,26 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=config.batch_size, help="pictures encoded at once (default: %(default)s)")
 
 
+def add_fetch_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:
+    """Add the options that say how pictures are fetched and decoded."""
+    config = Config()
+    add = parser.add_argument
+    add("--timeout", type=float, default=config.timeout_s, help="seconds a download try (default: %(default)s)")
+    add(
+        "--total-timeout", type=float, default=config.limits.total_s, help="seconds a row in all (default: %(default)s)"
+    )
+    add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
+    add("--io-workers", type=int, default=io_workers, help="fetching threads (default: %(default)s)")
+    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
+    add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
+    add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
+    add(
+        "--proxy",
+        metavar="URL",
+        help="http://host:port to fetch through (default: none, whatever the environment says)",
+    )
+
+
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a table's columns."""
     add = parser.add_argument
@@ -47,9 +74,9 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what goes to stderr."""
+    """Add the options that say what a job with an end tells on its way."""
     add = parser.add_argument
-    add("--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)")
+    add_log_format(parser)
     add(
         "--heartbeat",
         metavar="SECONDS",
@@ -58,6 +85,13 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         help="seconds between log lines about progress, where stderr is no terminal; 0 is never (default: 60)",
     )
     add("--quiet", action="store_true", help="no progress and no closing table")
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what stderr gets."""
+    parser.add_argument(
+        "--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)"
+    )
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
@@ -107,9 +141,17 @@ def model_config(options: argparse.Namespace) -> Config:
     Raises:
         ConfigError: One is outside its choices or range.
     """
+    config = runtime_config(options)
+    return replace(config, model=options.model or config.model, revision=options.revision)
+
+
+def runtime_config(options: argparse.Namespace) -> Config:
+    """Return the settings that the runtime options ask for, with the default model.
+
+    Raises:
+        ConfigError: One is outside its choices or range.
+    """
     return Config(
-        model=options.model or Config().model,
-        revision=options.revision,
         device=options.device,
         precision=options.precision,
         engine=options.model_engine,
@@ -117,4 +159,25 @@ def model_config(options: argparse.Namespace) -> Config:
         embedding_cache=options.embedding_cache,
         cache_dir=options.cache_dir,
         batch_size=options.batch_size,
+    )
+
+
+def with_fetching(config: Config, options: argparse.Namespace) -> Config:
+    """Return the settings with what the fetch options ask for.
+
+    Raises:
+        ConfigError: One is outside its choices or range.
+    """
+    return replace(
+        config,
+        timeout_s=options.timeout,
+        retries=options.retries,
+        io_workers=options.io_workers,
+        isolate_decoder=options.isolate_decoder,
+        proxy=options.proxy,
+        limits=Limits(
+            total_s=options.total_timeout,
+            allow_private_addresses=options.allow_private_addresses,
+            respect_opt_out=options.respect_opt_out,
+        ),
     )

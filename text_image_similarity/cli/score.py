@@ -9,17 +9,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from ..config import Config, Limits, ScoreKind
+from ..config import Config, ScoreKind
 from ..errors import UsageError
 from ..records import OUT_COLUMNS
+from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
     add_column_options,
+    add_fetch_options,
     add_log_options,
     add_model_options,
     check_output,
     model_config,
     progress_bar,
     setting,
+    with_fetching,
 )
 from .stopping import Stopping
 from .terminal import lay_out
@@ -48,13 +51,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--score", default=config.score, choices=get_args(ScoreKind), help="score kind (default: %(default)s)")
     add_column_options(parser)
-    add("--timeout", type=float, default=config.timeout_s, help="seconds a download try (default: %(default)s)")
-    add(
-        "--total-timeout", type=float, default=config.limits.total_s, help="seconds a row in all (default: %(default)s)"
-    )
-    add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
-    add("--io-workers", type=int, default=config.io_workers, help="fetching threads (default: %(default)s)")
-    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
+    add_fetch_options(parser, io_workers=config.io_workers)
     add(
         "--chunk-size",
         type=int,
@@ -93,13 +90,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a setting of the engine, such as spark.master=local[4]; may be given again",
     )
-    add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
-    add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
-    add(
-        "--proxy",
-        metavar="URL",
-        help="http://host:port to fetch through (default: none, whatever the environment says)",
-    )
+    add_client_options(parser)
     add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
@@ -110,32 +101,20 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if options.report is not None:
+    for path in filter(None, (options.report, options.compare)):
         from ..formats import check_apart
 
-        out = options.out_path
-        check_output(options.report, besides=(out, f"{out}.summary.json", options.embedding_cache))
-        check_apart(options.in_path, str(options.report))
-    config = replace(
-        model_config(options),
-        score=options.score,
-        timeout_s=options.timeout,
-        retries=options.retries,
-        io_workers=options.io_workers,
-        isolate_decoder=options.isolate_decoder,
-        chunk_size=options.chunk_size,
-        proxy=options.proxy,
-        limits=Limits(
-            total_s=options.total_timeout,
-            allow_private_addresses=options.allow_private_addresses,
-            respect_opt_out=options.respect_opt_out,
-        ),
-    )
+        out, other = options.out_path, options.report if path is options.compare else None
+        check_output(path, besides=(out, f"{out}.summary.json", options.embedding_cache, other))
+        check_apart(options.in_path, str(path))
+    config = replace(with_fetching(model_config(options), options), score=options.score, chunk_size=options.chunk_size)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, score_csv
 
     how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
-    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options) as engine:
+    falls_back = options.fall_back and options.model is None and options.service_url is None
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
+        comparison = compare(options, config, engine)
         summary = score_csv(
             options.in_path,
             options.out_path,
@@ -145,18 +124,23 @@ def run(options: argparse.Namespace) -> int:
             options=how,
             engine=engine,
             stop=stopping.asked,
-            fallback="mini" if options.fall_back and options.model is None else None,
+            fallback="mini" if falls_back else None,
             progress=None if options.quiet else bar.show,
         )
     if options.report is not None:
         _write_report(options, config, summary)
     if not options.quiet:
-        sys.stdout.write(closing_table(summary, options.report) + "\n")
+        tables = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
+        sys.stdout.write("\n\n".join(tables) + "\n")
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 
-def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:
     conf = dict(options.engine_conf)
+    if options.service_url is not None:
+        return service_engine(options, config)
+    if given := [name for name in ("compare", "api_key_file") if getattr(options, name) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --service-url")
     if options.engine == "spark":
         from ..spark import SparkEngine
 

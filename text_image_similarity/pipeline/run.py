@@ -241,8 +241,8 @@ class Run(Generic[Item]):
         return self.stages.score(found, self.config.score)
 
 
-def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
-    """Open the embedding cache that `config` names, if it names one.
+def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = None) -> EmbeddingCache | None:
+    """Open the embedding cache that `config` names, if it names one, to keep at most so many embeddings.
 
     Raises:
         ConfigError: It cannot be used, or not with this encoder.
@@ -251,7 +251,7 @@ def open_cache(config: Config, encoder: Encoder) -> EmbeddingCache | None:
         return None
     if not getattr(encoder, "fingerprint", None):
         raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
-    return EmbeddingCache(config.embedding_cache, encoder.embed_dim)
+    return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)
 
 
 def _size(item: object) -> int:

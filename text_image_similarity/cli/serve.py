@@ -1,0 +1,148 @@
+"""`serve`: the scorer as an HTTP service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..errors import UsageError
+from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
+
+if TYPE_CHECKING:
+    from ..service import Settings
+
+_KEYS = "TEXT_IMAGE_SIMILARITY_API_KEYS"
+_TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_MEGABYTE = 1 << 20
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    text = "Score pairs on request, as an HTTP service."
+    command = commands.add_parser("serve", help=text, description=text)
+    add_service_options(command)
+    add_log_format(command)
+    command.add_argument(
+        "--quiet", action="store_true", help="no line for each request; warnings and errors are still said"
+    )
+    command.set_defaults(run=run, interrupted="the service had not started yet")
+
+
+def add_service_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make the service's settings."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default: %(default)s)")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add(
+        "--model",
+        dest="models",
+        metavar="[NAME=]MODEL[@REVISION]",
+        action="append",
+        help="a model and the name that requests give it; may be given again, the first is the default "
+        "(default: fast, and accurate on its first request)",
+    )
+    add("--lazy", action="store_true", help="load models other than the first on their first request")
+    add(
+        "--split",
+        dest="splits",
+        metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
+        action="append",
+        default=[],
+        help="a name whose requests are shared between models, for canaries; may be given again",
+    )
+    add_runtime_options(parser)
+    add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
+    add("--max-queue", type=int, default=64, help="pairs waiting from which requests get 429 (default: %(default)s)")
+    add("--max-inflight", type=int, default=1024, help="pairs in work from which they do (default: %(default)s)")
+    add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
+    add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")
+    add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take (default: %(default)s)")
+    add(
+        "--drain-delay",
+        type=seconds,
+        default=5.0,
+        help="seconds from SIGTERM to the end of listening (default: %(default)s)",
+    )
+    add("--cache-entries", type=int, default=20_000, help="embeddings kept for each model (default: %(default)s)")
+    add(
+        "--api-key-file",
+        metavar="FILE",
+        type=Path,
+        help=f"keys that clients must show one of, a line each (default: {_KEYS}, comma-separated)",
+    )
+    add("--otlp-endpoint", metavar="URL", help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {_TRACES})")
+    add_fetch_options(parser, io_workers=64)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    settings = settings_of(options, os.environ)
+    from ..service import serve
+
+    serve(settings, host=options.host, port=options.port)
+    return 0
+
+
+def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """Return the settings that the options ask for.
+
+    Raises:
+        UsageError: One is wrong.
+    """
+    from ..service import Settings
+
+    base = with_fetching(runtime_config(options), options)
+    models = dict(_model(text, base) for text in options.models or ("fast", "accurate"))
+    lazy = options.lazy or not options.models
+    return Settings(
+        models=models,
+        lazy=frozenset(list(models)[1:]) if lazy else frozenset(),
+        splits=dict(map(_split, options.splits)),
+        max_wait_s=options.max_wait_ms / 1000,
+        max_queue=options.max_queue,
+        max_inflight=options.max_inflight,
+        max_pairs=options.max_pairs,
+        max_body=options.max_body_mb * _MEGABYTE,
+        request_timeout_s=options.request_timeout,
+        drain_delay_s=options.drain_delay,
+        api_keys=_keys(options.api_key_file, environment),
+        cache_entries=options.cache_entries,
+        otlp_endpoint=options.otlp_endpoint or environment.get(_TRACES) or None,
+    )
+
+
+def _model(text: str, base: Config) -> tuple[str, Config]:
+    """Read `[NAME=]MODEL[@REVISION]`."""
+    name, equals, model = text.partition("=")
+    model = model if equals else name
+    found, at, revision = model.rpartition("@")
+    if not at or model.startswith(("/", ".", "~")):  # a folder's name may hold one
+        found, revision = model, ""
+    return name if equals else found, replace(base, model=found, revision=revision or None)
+
+
+def _split(text: str) -> tuple[str, dict[str, float]]:
+    """Read `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
+    name, _, shares = text.partition("=")
+    try:
+        return name, {model: float(weight) for model, _, weight in (s.rpartition(":") for s in shares.split(","))}
+    except ValueError as exc:
+        raise UsageError(f"--split {text}: write it like fast=old:95,new:5") from exc
+
+
+def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
+    if file is None:
+        keys: Any = environment.get(_KEYS, "").split(",")
+    else:
+        try:
+            keys = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as exc:
+            raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
+        if not any(key.strip() for key in keys):
+            raise UsageError(f"--api-key-file {file} holds no key")
+    return frozenset(key.strip() for key in keys if key.strip())

@@ -1,0 +1,71 @@
+"""The service as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
+
+from . import evaluator, routes
+from .backend import Backend
+from .gate import Gate
+from .local import LocalBackend
+from .metrics import Metrics, package_version
+from .requests import add_problems
+from .settings import Settings
+from .tracing import Tracing
+from .web import add_page
+
+_ABOUT = """Score how well images match their captions, and embed both.
+
+Errors of whole requests are RFC 9457 problem details with a `code`; a pair's own error stands beside the other pairs'
+scores. Every answer carries `X-Request-Id`."""
+
+
+def create_app(settings: Settings, *, backend: Backend | None = None, metrics: Metrics | None = None) -> FastAPI:
+    """Return the service; its models are loaded when it starts.
+
+    Args:
+        settings: Those of the service.
+        backend: Answers the requests; None keeps the models in this process.
+        metrics: What the backend tells its metrics to, where one is given.
+
+    Example:
+        >>> from text_image_similarity import Config
+        >>> create_app(Settings(models={"mini": Config(model="mini")})).title
+        'text_image_similarity'
+    """
+    metrics = metrics or Metrics()
+    backend = backend or LocalBackend(settings, metrics)
+    tracing = Tracing(settings.otlp_endpoint)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await backend.start()
+        try:
+            yield
+        finally:
+            await backend.close()
+            tracing.close()
+
+    app = FastAPI(
+        title="text_image_similarity",
+        description=_ABOUT,
+        version=package_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.state.settings, app.state.backend, app.state.metrics = settings, backend, metrics
+    app.state.draining = False  # set when the service is about to end
+    for router in (routes.work, routes.about, evaluator.work, evaluator.about):
+        app.include_router(router)
+    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
+    add_page(app)
+    add_problems(app)
+
+    app.add_middleware(Gate, settings=settings, backend=backend, metrics=metrics, tracing=tracing)
+    return app

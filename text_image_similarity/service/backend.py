@@ -1,0 +1,48 @@
+"""Where requests are answered: the seam between HTTP and the models, which may be in this process or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ..config import ScoreKind
+from .problems import ProblemError
+from .work import Answer, Ask
+
+
+class Backend(Protocol):
+    """Models that answer requests."""
+
+    async def start(self) -> None:
+        """Load the models that are to be there from the start; to be called once more if need be.
+
+        Raises:
+            ConfigError, ModelError: One of them cannot be loaded.
+        """
+
+    async def close(self) -> None:
+        """Stop; requests in work are lost."""
+
+    async def run(self, model: str | None, asks: Sequence[Ask], kind: ScoreKind) -> Answer:
+        """Answer a request. Who cancels this does not want the answer any more.
+
+        Args:
+            model: A served model's name; None is the default.
+            asks: What the request wants to know.
+            kind: The score that pairs get.
+
+        Raises:
+            ProblemError: `unknown_model`, `queue_full` or `model_unavailable`.
+        """
+
+    def refusal(self) -> ProblemError | None:
+        """Return what any request would be refused with now, before its body is read; None if there is room."""
+
+    def unready(self) -> ProblemError | None:
+        """Return why no requests should be sent here, or None."""
+
+    def dead(self) -> ProblemError | None:
+        """Return why this process should be replaced, or None."""
+
+    def models(self) -> Mapping[str, Mapping[str, Any] | None]:
+        """Return what is known of each model by name, the default first; None for one that is not loaded."""

@@ -1,0 +1,81 @@
+"""What a request is refused with: RFC 9457 problem details, with a code of ours that programs can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from math import ceil
+from typing import Any
+
+from .metrics import Reason
+
+CONTENT_TYPE = "application/problem+json"
+STATUS = {
+    "invalid_json": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "unknown_model": 404,
+    "method_not_allowed": 405,
+    "timeout": 408,
+    "too_many_bytes": 413,
+    "unsupported_media_type": 415,
+    "invalid_request": 422,
+    "queue_full": 429,
+    "internal_error": 500,
+    "busy": 503,
+    "draining": 503,
+    "model_unavailable": 503,
+}
+
+
+class ProblemError(Exception):
+    """A request that is answered with a problem instead of a result.
+
+    Args:
+        code: One of `STATUS`.
+        detail: What happened and what to do, for a person to read.
+        retry_after_s: When the same request may fare better, in seconds; it is told as 1..60 whole ones.
+        reason: What there was no room in, for the metrics.
+        members: What else the problem says.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        retry_after_s: float | None = None,
+        reason: Reason | None = None,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(code, detail)
+        self.code, self.detail, self.members = code, detail, members
+        self.retry_after_s, self.reason, self._headers = retry_after_s, reason, headers or {}
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUS[self.code]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers say besides its type."""
+        headers = dict(self._headers)
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(min(max(1, ceil(self.retry_after_s)), 60))
+        if self.code == "unauthorized":
+            headers["WWW-Authenticate"] = "Bearer"
+        return headers
+
+    def body(self, request_id: str) -> Mapping[str, Any]:
+        """Return the answer's members."""
+        return {
+            "type": "about:blank",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+            **self.members,
+        }

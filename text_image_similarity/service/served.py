@@ -1,0 +1,267 @@
+"""One model at work: pictures are fetched and decoded on threads, batches are encoded as the model gets free.
+
+    Job -> distinct pictures -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
+
+The steps and their numbers are the pipeline's. An item that is settled early, by a failure or by embeddings that are
+known, takes no place in a batch; nor does one that nobody waits for any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from ..encoders import Encoder, identify
+from ..errors import ErrorCode, ModelError, RowError
+from ..pipeline import Outcome, RunStats
+from ..pipeline.encoding import is_caption, no_caption
+from ..pipeline.rows import Vector
+from ..pipeline.run import open_cache
+from ..pipeline.stages import Stages, pair_of
+from ..records import ScoreResult
+from .batcher import Batcher
+from .known import Known
+from .metrics import Metrics
+from .settings import Settings
+from .threads import Threads
+from .work import Item, Job, Mark
+
+logger = logging.getLogger("text_image_similarity")
+
+
+class ServedModel:
+    """A loaded model that answers jobs.
+
+    Args:
+        name: What requests call it.
+        settings: Those of the service.
+        encoder: Does the encoding.
+        threads: Fetch and decode; shared by the models of a service.
+        metrics: Told what happens.
+
+    Raises:
+        ConfigError: An embedding cache is asked for that cannot be used, or not with this encoder.
+        ModelError: The model does not work.
+    """
+
+    def __init__(self, name: str, settings: Settings, encoder: Encoder, threads: Threads, metrics: Metrics) -> None:
+        config = settings.models[name]
+        self.name = name
+        self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}
+        self.problem: ModelError | None = None  # why it can do no more
+        _prove(name, encoder)
+        self.succeeded = time.monotonic()  # when it last gave an embedding
+        self._threads, self._metrics = threads, metrics
+        self._known = Known(settings.cache_entries, open_cache(config, encoder, max_entries=settings.cache_entries))
+        self._stages = Stages(config, encoder, partial(self._find, "image"), RunStats())
+        self._rate = 0.0  # items a second, lately
+        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s)
+        metrics.watch(name, lambda: self.depth, settings.max_queue)
+
+    @property
+    def depth(self) -> int:
+        """How many items wait for the model, those that are being decoded included."""
+        return self._batcher.depth
+
+    @property
+    def backlog_s(self) -> float:
+        """Roughly how long what waits now will take, in seconds."""
+        return self.depth / self._rate if self._rate else 1.0
+
+    def submit(self, job: Job) -> None:
+        """Take a job on; it hears of its results on other threads."""
+        loads: dict[str | None, list[Item]] = {}
+        for item in job.items:
+            if item.ask.caption is None or is_caption(item.ask.caption):
+                loads.setdefault(item.ask.image, []).append(item)
+            else:
+                item.image = item.text = no_caption()
+                self._answer([item])
+        for reference, items in loads.items():
+            if reference is not None and reference[:5].lower() != "data:":
+                self._threads.fetch(partial(self._fetch, reference, items))
+            else:
+                self._batcher.announce(len(items))
+                self._threads.decode(partial(self._decode, items, partial(self._threads.read, reference or "")))
+
+    def close(self) -> None:
+        """Stop after the batch in work; jobs that are not finished stay so."""
+        self._batcher.close()
+        self._stages.close()
+        self._known.close()
+
+    def _fetch(self, reference: str, items: list[Item]) -> None:
+        """Download the picture of some items; runs on a fetching thread."""
+        if items[0].job.gone:
+            self._drop(items)
+            return
+        with self._stage("fetch", items):
+            content = self._threads.read(reference)
+        self._batcher.announce(len(items))
+        self._threads.decode(partial(self._decode, items, lambda: content))
+
+    def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
+        """Make the items of one picture, or of none, ready for the encoder; runs on a decoding thread."""
+        ready: list[Item] = []
+        try:
+            if items[0].job.gone:
+                self._drop(items)
+            else:
+                with self._stage("decode", items):
+                    self._read_picture(items, read)
+                    for item in items:
+                        self._read_caption(item)
+                self._answer(item for item in items if item.settled)
+                ready = [item for item in items if not item.settled]
+        except Exception as exc:
+            self._blunder(items, exc)
+        now = time.time()
+        for item in ready:
+            item.ready = now
+        self._batcher.announce(len(ready) - len(items))
+        self._batcher.put(ready)
+
+    def _read_picture(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
+        if items[0].ask.image is None:
+            return
+
+        def content() -> bytes:
+            found = read()
+            if isinstance(found, RowError):
+                raise found
+            return found
+
+        loaded = self._stages.load(content)
+        for item in items:
+            if isinstance(loaded, RowError):
+                item.image = loaded
+            elif loaded.vector is not None:
+                item.image = loaded.vector
+            else:
+                item.loaded = loaded
+
+    def _read_caption(self, item: Item) -> None:
+        if item.ask.caption is not None and not isinstance(item.image, RowError):
+            item.text = self._find("text", self._stages.caption_key(item.ask.caption))
+            if item.text is None:
+                item.tokens = self._stages.tokens([item.ask.caption])
+
+    def _find(self, kind: Literal["image", "text"], key: bytes) -> Vector | None:
+        vector = self._known.get(key)
+        self._metrics.looked_up(self.name, kind, found=vector is not None)
+        return vector
+
+    def _encode(self, batch: list[Item]) -> None:
+        """Encode a batch and answer its items; runs on the batcher's thread."""
+        items = [item for item in batch if not item.job.gone]
+        self._drop(item for item in batch if item.job.gone)
+        try:
+            if self.problem is not None:
+                raise self.problem
+            if items:
+                self._encode_items(items)
+        except ModelError as exc:
+            self._lose(items, exc)
+        except Exception as exc:
+            self._blunder(items, exc)
+
+    def _encode_items(self, items: list[Item]) -> None:
+        self._metrics.batch(self.name, len(items))
+        began = time.time()
+        for item in items:
+            item.marks.append(Mark("queue", item.ready, began))
+            self._metrics.stage(self.name, "queue", began - item.ready)
+        with self._stage("encode", items):
+            self._encode_pictures([item for item in items if item.image is None and item.ask.image is not None])
+            self._encode_captions([item for item in items if item.text is None and item.ask.caption is not None])
+        rate = len(items) / max(time.time() - began, 1e-3)
+        self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self._answer(items)
+
+    def _encode_pictures(self, items: Sequence[Item]) -> None:
+        distinct = {item.loaded.key: item.loaded.pixels for item in items if item.loaded is not None}
+        found = dict(zip(distinct, self._stages.encode_pictures(list(distinct.values())), strict=True))
+        self._keep({key: outcome for key, outcome in found.items() if key is not None})
+        for item in items:
+            item.image = found[item.loaded.key] if item.loaded is not None else None
+
+    def _encode_captions(self, items: Sequence[Item]) -> None:
+        distinct = {str(item.ask.caption): item.tokens for item in items}
+        texts = sorted(distinct, key=len)  # those of like length together
+        tokens = [row for text in texts for row in distinct[text] or ()]
+        outcomes = self._stages.encode_captions(texts, tokens if len(tokens) == len(texts) else None)
+        found = dict(zip(texts, outcomes, strict=True))
+        self._keep({self._stages.caption_key(text): outcome for text, outcome in found.items()})
+        for item in items:
+            item.text = found[str(item.ask.caption)]
+
+    def _keep(self, found: Mapping[bytes, Outcome]) -> None:
+        vectors = {key: outcome for key, outcome in found.items() if not isinstance(outcome, RowError)}
+        if vectors:
+            self.succeeded = time.monotonic()
+            self._known.put(vectors)
+
+    def _answer(self, items: Iterable[Item]) -> None:
+        """Finish items that are settled."""
+        for item in items:
+            outcome = item.text if item.ask.image is None else item.image
+            assert outcome is not None, "an item is answered when it is settled"
+            if item.ask.image is None or item.ask.caption is None:
+                item.job.finish(item, outcome)
+                continue
+            pair = pair_of(outcome, outcome if item.text is None else item.text)
+            (result,) = self._stages.score([pair], item.job.kind)
+            self._metrics.pair(self.name, result, None if isinstance(pair, RowError) else float(pair[0] @ pair[1]))
+            item.job.finish(item, result)
+
+    def _drop(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._metrics.dropped(self.name, 1)
+            item.job.finish(item, None)
+
+    def _lose(self, items: Iterable[Item], problem: ModelError) -> None:
+        """Answer items of a model that can do no more."""
+        if self.problem is None:
+            self.problem = problem
+            logger.error("%s can do no more: %s", self.name, problem)
+        for item in items:
+            item.job.fail(problem)
+            item.job.finish(item, None)
+
+    def _blunder(self, items: Iterable[Item], exc: Exception) -> None:
+        """Answer items after an error that nobody foresaw: it costs them, and no thread."""
+        logger.error("an error in text_image_similarity, please report it", exc_info=exc)
+        failed = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
+        for item in items:
+            both = item.ask.image is not None and item.ask.caption is not None
+            item.job.finish(item, ScoreResult.failed(failed) if both else failed)
+
+    @contextmanager
+    def _stage(self, name: str, items: Sequence[Item]) -> Iterator[None]:
+        """Time what is done to some items together."""
+        began = time.time()
+        try:
+            yield
+        finally:
+            mark = Mark(name, began, time.time())
+            self._metrics.stage(self.name, name, mark.ended - began)
+            for item in items:
+                item.marks.append(mark)
+
+
+def _prove(name: str, encoder: Encoder) -> None:
+    """Encode something, so that a model that does not work is known before requests come."""
+    try:
+        vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["a picture"])]
+    except ModelError:
+        raise
+    except Exception as exc:
+        raise ModelError(f"{name} cannot encode anything: {type(exc).__name__}: {exc}") from exc
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"{name} gives no finite embeddings")

@@ -1,0 +1,110 @@
+"""The service as a process: a listening socket, and a graceful end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from ..errors import UsageError
+from .app import create_app
+from .local import LocalBackend
+from .metrics import Metrics
+from .settings import Settings
+
+logger = logging.getLogger("text_image_similarity")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Load the models, listen, and return when SIGTERM or SIGINT came and all that was accepted is answered.
+
+    On a first signal /readyz says no and answers ask for the connection's end; after `drain_delay_s` listening stops. A
+    second signal ends the delay, a third one everything.
+
+    Args:
+        settings: Those of the service.
+        host: The address to listen on; 0.0.0.0 is all of this machine's.
+        port: The port; 0 takes a free one, which the log names.
+
+    Raises:
+        ConfigError, ModelError: A model cannot be loaded.
+        UsageError: The address cannot be listened on.
+    """
+    listener = _listener(host, port)
+    with listener:
+        metrics = Metrics()
+        backend = LocalBackend(settings, metrics)
+        backend.load()
+        app = create_app(settings, backend=backend, metrics=metrics)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,  # longer than load balancers keep a connection that they may use again
+            timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
+        )
+        _Server(config, app, settings.drain_delay_s).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which goes on for a while after the signal to end."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_delay_s: float) -> None:
+        super().__init__(config)
+        self._app, self._delay = app, drain_delay_s
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals as requests to end, and leave with exit code 0 afterwards."""
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._end)
+
+        earlier = {number: signal.signal(number, handle) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def _end(self) -> None:
+        if self.should_exit:
+            self.force_exit = True
+        elif self._app.state.draining:
+            self.should_exit = True
+        else:
+            logger.info("about to end: %.0f s for load balancers to go elsewhere, then what is accepted", self._delay)
+            self._app.state.draining = True
+            asyncio.get_running_loop().call_later(self._delay, self._stop_listening)
+
+    def _stop_listening(self) -> None:
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            logger.info("serving on http://%s:%d", *listener.getsockname()[:2])
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """Take the address before models are loaded, so that a wrong one is told at once."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as exc:
+        raise UsageError(f"cannot listen on {host}:{port}: {exc}") from exc
+    listener.set_inheritable(True)
+    return listener

@@ -1,0 +1,106 @@
+"""Every setting of the service, validated once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from ..config import Config, at_least, seconds
+from ..errors import ConfigError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of a service.
+
+    Args:
+        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; what is
+            fetched, and how, is as the default model's config says. Local files are never read.
+        lazy: Names of the models that are loaded when they are first asked for, instead of at the start.
+        splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
+        max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
+        max_queue: Pairs waiting for a model from which on further requests are refused.
+        max_inflight: Pairs accepted and not answered, downloads included, from which on further requests are refused.
+        max_pairs: Most pairs of a request.
+        max_body: Longest body of a request, in bytes.
+        max_bodies: Bytes that all bodies in work may take together.
+        request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
+        drain_delay_s: Seconds between SIGTERM and the end of listening, in which load balancers go elsewhere.
+        api_keys: What clients must show one of; none lets everybody in.
+        cache_entries: Embeddings kept in memory for each model, and in the file that `Config.embedding_cache` names.
+        otlp_endpoint: Where traces are sent, as OTLP over HTTP, such as http://collector:4318; None sends none.
+
+    Raises:
+        ConfigError: A value is outside its choices or range.
+
+    Example:
+        >>> Settings(models={"mini": Config(model="mini")}).default
+        'mini'
+    """
+
+    models: Mapping[str, Config]
+    lazy: frozenset[str] = frozenset()
+    splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    max_wait_s: float = 0.005
+    max_queue: int = 64
+    max_inflight: int = 1024
+    max_pairs: int = 64
+    max_body: int = 32 * 1024 * 1024
+    max_bodies: int = 256 * 1024 * 1024
+    request_timeout_s: float = 30.0
+    drain_delay_s: float = 5.0
+    api_keys: frozenset[str] = field(default=frozenset(), repr=False)
+    cache_entries: int = 20_000
+    otlp_endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.models:
+            raise ConfigError("a service needs at least one model")
+        for name in (*self.models, *self.splits):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"{name!r} is no name for a model: give one of letters and digits, as in NAME=MODEL")
+        for name in self.lazy - set(self.models):
+            raise ConfigError(f"lazy={name!r} is not one of the models {', '.join(self.models)}")
+        for name, weights in self.splits.items():
+            _check_split(name, weights, self.models)
+        for setting in ("max_queue", "max_inflight", "max_pairs", "max_body", "max_bodies", "cache_entries"):
+            at_least(setting, getattr(self, setting), 1)
+        for setting in ("max_wait_s", "drain_delay_s"):
+            seconds(setting, getattr(self, setting), 0.0)
+        seconds("request_timeout_s", self.request_timeout_s, 0.001)
+        if not all(isinstance(key, str) and key.strip() == key != "" for key in self.api_keys):
+            raise ConfigError("api_keys must be texts that are not empty and have no spaces around them")
+        private = {name: _without_files(config) for name, config in self.models.items()}
+        object.__setattr__(self, "models", MappingProxyType(private))
+
+    @property
+    def default(self) -> str:
+        """The name of the model for requests that name none."""
+        return next(iter(self.models))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A MappingProxyType cannot be pickled, and Ray sends settings to its workers.
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return _restored, (values | {"models": dict(self.models)},)
+
+
+def _restored(values: dict[str, object]) -> Settings:
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _without_files(config: Config) -> Config:
+    return replace(config, limits=replace(config.limits, allow_local_files=False))
+
+
+def _check_split(name: str, weights: Mapping[str, float], models: Mapping[str, Config]) -> None:
+    for model, weight in weights.items():
+        if model not in models:
+            raise ConfigError(f"splits: {name} names {model!r}, which is not one of the models {', '.join(models)}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e9:
+            raise ConfigError(f"splits: the weight of {model} in {name} is {weight!r}, and must be a number from 0 on")
+    if not sum(weights.values()) > 0:
+        raise ConfigError(f"splits: {name} gives no model any weight")
