@@ -8,10 +8,8 @@ import io
 import json
 import random
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,11 @@ import pytest
 
 from tests.conftest import make_png
 from tests.packages import zip_package
-from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
+from tests.services import app_of, mini_settings, serving
+from text_image_similarity import Config, Limits, Record, score_csv, score_pairs
+from text_image_similarity.service.web import POLICY
 
 playwright = pytest.importorskip("playwright.sync_api")
-fastapi = pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
-
-from text_image_similarity.service.web import POLICY, add_page  # noqa: E402 - after its libraries are known to be there
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,7 +34,7 @@ CAPTIONS = [
     "Breakfast on a red table: a fried egg, bread, coffee and an orange",
     "A lion, an elephant, a giraffe and a zebra on the dry savanna",
 ]
-MINI = Config(model="mini", limits=Limits(allow_local_files=False))
+MINI = Config(model="mini", retries=0, limits=Limits(allow_local_files=False))
 HOSTILE = [
     "<img src=https://evil.example/x onerror=\"document.title='pwned'\">",
     "<script>document.title='pwned'</script><b id=pwned>bold</b>",
@@ -52,38 +48,8 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    app, encoder = fastapi.FastAPI(), load_encoder(MINI)
-    add_page(app)
-
-    @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": "mini", "default": True}]}
-
-    @app.get("/v1/info")
-    def info() -> dict[str, Any]:
-        return {"models": {"mini": {"model": "mini"}}, "limits": {"max_pairs": 64, "max_body": 2**25}}
-
-    @app.post("/v1/similarity")
-    def similarity(body: dict[str, Any]) -> dict[str, Any]:
-        config = Config(model="mini", score=body["score"], limits=MINI.limits)
-        records = [
-            Record(pair.get("image_url", f"data:;base64,{pair.get('image_base64')}"), pair["caption"])
-            for pair in body["pairs"]
-        ]
-        results = []
-        for result in score_pairs(records, config, encoder=encoder):
-            code, _, detail = (result.error or "").partition(": ")
-            error = {"code": code, "detail": detail} if code else None
-            results.append({"similarity": None if error else result.similarity, "error": error})
-        return {"model": "mini", "score": body["score"], "results": results}
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with serving(app_of(mini_settings(models={"mini": MINI}))) as client:
+        yield f"{str(client.base_url).rstrip('/')}/"
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +234,7 @@ def test_bars_start_at_zero_and_are_as_long_as_their_scores(visit: Callable[...,
 @needs_chromium
 def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     page = visit()
+    page.on("filechooser", lambda chooser: chooser.set_files(PICTURE))
 
     def tab_to(name: str) -> None:
         for _ in range(20):
@@ -279,9 +246,8 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     tab_to("picture")
     outline = page.evaluate("getComputedStyle(document.querySelector('#picture-mode .drop')).outlineStyle")
     assert outline == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(PICTURE)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#preview", state="visible")
     tab_to("captions")
     page.keyboard.type("\n".join(CAPTIONS))
     page.keyboard.press("Tab")
