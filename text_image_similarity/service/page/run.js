@@ -3,7 +3,8 @@
 import { Problem, score } from "./service.js";
 import { el, failure, fold, plain, reference, Scores } from "./show.js";
 
-const counted = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const grouped = (number) => number.toLocaleString("en");
+const pairsOf = (number) => `${grouped(number)} pair${number === 1 ? "" : "s"}`;
 
 export class Run {
   /**
@@ -76,14 +77,15 @@ export class Run {
     const [done, all] = [this.results.size, this.pairs.length];
     const bar = this.part("progress");
     [bar.max, bar.value] = [all, done];
-    this.say(`${done.toLocaleString("en")} of ${counted(all, "pair")} answered.`);
+    this.say(`${grouped(done)} of ${pairsOf(all)} answered.`);
   }
 
   finish() {
     const [done, all, good] = [this.results.size, this.pairs.length, this.scores.sorted.length];
-    this.say(`${done < all ? `Stopped after ${done} of ${counted(all, "pair")}: ` : ""}${good} scored, ${done - good} failed.`);
+    const stopped = done < all ? `Stopped after ${grouped(done)} of ${pairsOf(all)}: ` : "";
+    this.say(`${stopped}${grouped(good)} scored, ${grouped(done - good)} failed.`);
     this.part(".again").hidden = done === all;
-    this.part(".again").textContent = `Score the remaining ${all - done}`;
+    this.part(".again").textContent = `Score the remaining ${grouped(all - done)}`;
     this.part(".download").hidden = !this.save || !done;
   }
 

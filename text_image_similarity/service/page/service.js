@@ -59,7 +59,7 @@ async function patiently(body, { signal, say }) {
     } catch (problem) {
       if (!PASSING.has(problem.status) || tried === TRIES) throw problem;
       const waitS = Math.min(Math.max(problem.waitS, 2 ** (tried - 1)), LONGEST_WAIT_S);
-      say(`${problem.detail} Trying again in ${waitS} s.`);
+      say(`${problem.detail.replace(/\.?$/, ".")} Trying again in ${waitS} s.`);
       await pause(waitS * 1000, signal);
     }
   }
