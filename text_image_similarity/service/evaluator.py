@@ -73,7 +73,7 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
     for name in dict.fromkeys(evaluation.model_config_name for evaluation in asked):
         numbers = [number for number, evaluation in enumerate(asked) if evaluation.model_config_name == name]
         most = request.app.state.settings.max_pairs
-        for start in range(0, len(numbers), most):  # that service had no limit
+        for start in range(0, len(numbers), most):
             found |= await _evaluate_some(
                 request, name, {number: asked[number] for number in numbers[start : start + most]}
             )

@@ -14,6 +14,9 @@ ModelName = Annotated[str, Field(description="A served model, see /v1/models; wi
 Id = Annotated[str | int | None, Field(description="Comes back with the result.")]
 
 
+MOST_EVALUATIONS = 10_000  # that service had no limit
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -202,7 +205,7 @@ class EvaluationResult(BaseModel):
 class EvaluationBatch(BaseModel):
     """Pairs, as the earlier service took them; `batch_size` and `show_progress` change nothing."""
 
-    evaluations: Annotated[list[Evaluation], Field(min_length=1)]
+    evaluations: Annotated[list[Evaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
     batch_size: int | None = None
     show_progress: bool | None = None
 
