@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -26,7 +27,14 @@ T = TypeVar("T")
 
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
-_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_many_bytes", 415: "unsupported_media_type"}
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_CODES = {
+    400: "invalid_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_many_bytes",
+    415: "unsupported_media_type",
+}
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
@@ -55,22 +63,23 @@ class _WorkRequest(Request):
 
 
 class WorkRoute(APIRoute):
-    """A route that takes its body in first, and refuses one that is of another kind or has too many parts."""
+    """A route that refuses a body of another kind, takes it in, and refuses one of too many parts."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handle_work(request: Request) -> Response:
             request = _WorkRequest(request.scope, request.receive)
-            body = await request.body()
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             wanted = "multipart/form-data" if self.path.endswith("/upload") else "application/json"
             if kind != wanted:
                 raise ProblemError(
                     "unsupported_media_type", f"the body must be {wanted}, and its Content-Type must say so"
                 )
-            if wanted == "application/json":
-                request.asked = _read_json(body)
+            if wanted == "multipart/form-data":
+                await request.form(max_files=1, max_fields=10)  # piece by piece; the framework asks for it again
+            else:
+                request.asked = _read_json(await request.body())
                 most = request.app.state.settings.max_pairs
                 _check_size(request.asked, MOST_EVALUATIONS if self.path.endswith("/batch") else most)
             return await handle(request)
@@ -82,9 +91,15 @@ def _read_json(body: bytes) -> Any:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
     try:
-        return json.loads(body, parse_constant=_not_json)
-    except (ValueError, RecursionError) as exc:
+        found = json.loads(body, parse_constant=_not_json)
+        if _SURROGATE.search(body):
+            json.dumps(found, ensure_ascii=False).encode()  # no half of a pair can be sent back
+    except json.JSONDecodeError as exc:
         raise ProblemError("invalid_json", f"the body is no valid JSON: {exc}") from None
+    except (ValueError, RecursionError):
+        detail = "the body's JSON is nested too deeply, not all UTF-8, or has a number too long or not finite"
+        raise ProblemError("invalid_json", detail) from None
+    return found
 
 
 def _not_json(constant: str) -> None:
