@@ -21,7 +21,6 @@ from .pairs import Pairs
 
 _FACTS = ("model", "revision", "device", "precision", "engine", "preprocess", "fingerprint")
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
-_MOST_PAIRS = 32  # of a request, so that none keeps a small service busy for as long as a request may take
 _MOST_BYTES = 4 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
 _SPLIT = frozenset({408, 413})  # a smaller request may be answered
@@ -68,7 +67,7 @@ class ServiceEngine:
         self._config = Config()
         self._facts: dict[str, Any] = {}
         self.requests = 0
-        self.max_pairs = 1
+        self.max_pairs = self._max_queue = 1
         self._max_body = _MOST_BYTES
 
     def __enter__(self) -> ServiceEngine:
@@ -86,7 +85,8 @@ class ServiceEngine:
 
     @property
     def _pairs_of_a_request(self) -> int:
-        return min(self.max_pairs, _MOST_PAIRS)
+        # All connections together have twice as many pairs under way as may wait there: never idle, seldom refused.
+        return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
     def start(self, config: Config) -> dict[str, Any]:
         """Choose the model, wait until it is loaded, and return what `identify` says of it there.
@@ -103,7 +103,8 @@ class ServiceEngine:
             )
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]
-            self.max_pairs, self._max_body = int(limits["max_pairs"]), int(limits["max_body"])
+            self.max_pairs, self._max_queue = int(limits["max_pairs"]), int(limits["max_queue"])
+            self._max_body = int(limits["max_body"])
             self._service.answer_s = max(self._service.answer_s, 2 * float(limits["request_timeout_s"]))
         self._name = self._chosen(config)
         self._facts = self._facts_when_loaded()
