@@ -99,9 +99,10 @@ class LocalBackend:
             pass  # what is done is answered
         finally:
             job.gone = True
+            items, job.items = job.items, []  # which know the job: their pictures would wait for a garbage collection
         if job.problem is not None:
             raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_LOAD_AGAIN_S)
-        return Answer(served.name, [self._result(item) for item in job.items], [item.marks for item in job.items])
+        return Answer(served.name, [self._result(item) for item in items], [item.marks for item in items])
 
     def refusal(self) -> ProblemError | None:
         """See `Backend`: whether no model, or nothing at all, has room."""
