@@ -20,7 +20,8 @@ import pytest
 
 from tests.conftest import make_png
 from tests.fake_service import ENCODER, FakeService, Fault, problem, running
-from tests.server import Server
+from tests.faults import Certificates
+from tests.server import Server, response
 from text_image_similarity import Config, Limits, Record, TableError, TableOptions, score_csv
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
@@ -432,8 +433,16 @@ def test_a_file_over_the_cap_has_the_words_of_a_run_here(tmp_path: Path, service
 
 
 def test_a_model_that_is_loaded_on_demand_is_asked_for(folder: Path, service: FakeService) -> None:
+    asked = count()
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/embeddings" and next(asked) == 0:
+            raise httpx.ReadTimeout("it takes longer than an answer may", request=request)
+        return service(request)
+
     service.loaded = False
-    summary = through(service, folder)
+    summary = through(slow, folder)
+    assert next(asked) == 2
     assert (summary.model, summary.device) == ("colour", "cpu")
     assert same(folder)
 
@@ -541,14 +550,35 @@ def test_settings_of_the_service_are_not_the_clients() -> None:
     assert settings_of_the_service(ours) == []
 
 
+def about(service: FakeService) -> dict[str, bytes]:
+    """Return what a service says of itself, for a server of sockets."""
+    paths = ("/v1/info", "/v1/models")
+    return {path: response(service(httpx.Request("GET", f"{URL}{path}")).content) for path in paths}
+
+
+def test_certificates_are_held_against_the_authorities_of_the_environment(
+    tmp_path: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates = Certificates(tmp_path)
+    context = certificates.server("good")
+    (tmp_path / "authority").write_text(certificates.authority)
+    with Server(lambda connection: context.wrap_socket(connection, server_side=True)) as server:
+        server.routes |= about(service)
+        url = f"https://127.0.0.1:{server.port}"
+        with (
+            ServiceEngine(url) as used,
+            pytest.raises(TableError, match=r"cannot be reached: tls_error: .*local issuer"),
+        ):
+            used.start(CONFIG)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
+        with ServiceEngine(url) as used:
+            assert used.start(CONFIG)["model"] == "colour"
+
+
 def test_closing_breaks_what_is_under_way(folder: Path, service: FakeService) -> None:
     """A run that ends must not wait for a service that hangs."""
     with Server() as slow:
-        for path in ("/v1/info", "/v1/models"):
-            answer = service(httpx.Request("GET", f"{URL}{path}"))
-            length = len(answer.content)
-            slow.routes[path] = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode() + answer.content
-        slow.routes["/v1/similarity"] = slow.hang
+        slow.routes |= {**about(service), "/v1/similarity": slow.hang}
         used = ServiceEngine(slow.url(""))
         used.start(CONFIG)
         with ThreadPoolExecutor(2) as threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -136,13 +137,19 @@ def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
     assert _masked(done.stdout) == _masked(promised)
 
 
-def test_the_service_page_shows_what_comes_out() -> None:
+def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with process("--model", "mini", "--drain-delay", "0") as service:
         for block in blocks(page, "console"):
-            command, promised = re.fullmatch(r"\$ (.*?)\n(\{.*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
+            command, promised = re.fullmatch(r"\$ (.*?)\n((?:\{|rows).*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
             command = command.replace("http://127.0.0.1:8000", service.url)
-            done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+            command = command.replace("text-image-similarity", f"{sys.executable} -m text_image_similarity")
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+            )
             assert _masked(done.stdout) == _masked(promised)
     (program,) = blocks(page, "python")
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -23,6 +23,7 @@ from ..fetch.transport import GuardedTransport
 
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
 _CONNECT_S = 10.0
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, RowError)  # the last of names and of TLS
 _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answered later
 
 
@@ -113,7 +114,7 @@ class Connection:
                 wait = retry_after_s(response.headers.get("retry-after")) or 0.0
             except (httpx.HTTPError, RowError) as exc:
                 failure = str(exc) or type(exc).__name__
-                if not insist:
+                if not insist and isinstance(exc, _UNREACHABLE):
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
             wait += min(8.0, 0.25 * 2**tries) * random.random()
             if self._closing.is_set() or time.monotonic() + wait > end or self._closing.wait(wait):

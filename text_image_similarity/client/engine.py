@@ -21,7 +21,7 @@ from .pairs import Pairs
 
 _FACTS = ("model", "revision", "device", "precision", "engine", "preprocess", "fingerprint")
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
-_MOST_BYTES = 4 * 1024 * 1024  # of a request, unless one picture has more
+_MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
 _SPLIT = frozenset({408, 413})  # a smaller request may be answered
 _LATE = "timeout: not done within the service's "  # how the error of a pair begins that may be scored next time
