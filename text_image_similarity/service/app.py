@@ -57,6 +57,7 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.backend, app.state.metrics = settings, backend, metrics

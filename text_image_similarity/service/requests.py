@@ -91,7 +91,7 @@ def _read_json(body: bytes) -> Any:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
     try:
-        found = json.loads(body, parse_constant=_not_json)
+        found = json.loads(body.decode("utf-8-sig"), parse_constant=_not_json)
         if _SURROGATE.search(body):
             json.dumps(found, ensure_ascii=False).encode()  # no half of a pair can be sent back
     except json.JSONDecodeError as exc:
