@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 # What needs no key. All else does, what does not exist included.
-_OPEN = frozenset(
+OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"}
     | {"/evaluator/health", "/evaluator/metrics", "/evaluator/docs", "/system/health"}
 )
@@ -114,7 +114,7 @@ class Gate:
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise the problem of a request that is not to be looked at."""
         path = scope["path"]
-        if self.settings.api_keys and path not in _OPEN and not path.startswith(_OPEN_UNDER):
+        if self.settings.api_keys and path not in OPEN and not path.startswith(_OPEN_UNDER):
             self._check_key(headers)
         if scope["method"] == "POST" and path in WORK and (refusal := self.backend.refusal()) is not None:
             raise refusal

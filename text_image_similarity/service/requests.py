@@ -20,7 +20,7 @@ from ..records import ScoreResult
 from .backend import Backend
 from .gate import Call, ClientLeftError
 from .problems import CONTENT_TYPE, ProblemError
-from .schema import MOST_EVALUATIONS, Problem
+from .schema import MOST_EVALUATIONS
 from .work import Answer, Ask
 
 T = TypeVar("T")
@@ -176,15 +176,6 @@ def add_problems(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)
-    own = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = own()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.setdefault("Problem", Problem.model_json_schema())
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _place(error: Any) -> dict[str, str]:
