@@ -77,7 +77,7 @@ class WorkRoute(APIRoute):
                     "unsupported_media_type", f"the body must be {wanted}, and its Content-Type must say so"
                 )
             if wanted == "multipart/form-data":
-                await request.form(max_files=1, max_fields=10)  # piece by piece; the framework asks for it again
+                await request.form(max_files=1, max_fields=100)  # piece by piece; the framework asks for it again
             else:
                 request.asked = _read_json(await request.body())
                 most = request.app.state.settings.max_pairs

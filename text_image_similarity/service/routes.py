@@ -49,7 +49,7 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
 async def upload(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture's file.")],
-    caption: Annotated[str, Form()],
+    caption: Annotated[str, Form(min_length=1)],
     model: Annotated[str | None, Form()] = None,
     score: Annotated[ScoreKind, Form()] = "cosine",
 ) -> Response:

@@ -11,6 +11,8 @@ from ..errors import ErrorCode, RowError
 from ..records import ScoreResult
 
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
+Caption = Annotated[str, Field(examples=["a dog on grass"])]
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[str | StrictInt | None, Field(description="Comes back with the result.")]
 
 
@@ -24,16 +26,18 @@ class _Strict(BaseModel):
 class UrlPair(_Strict):
     """A caption and a picture that the service fetches."""
 
-    image_url: Annotated[str, Field(description="An http(s) or data: URL.")]
-    caption: str
+    image_url: Annotated[str, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])]
+    caption: Caption
     id: Id = None
 
 
 class Base64Pair(_Strict):
     """A caption and a picture that comes with the request."""
 
-    image_base64: Annotated[str, Field(description="The picture's file in standard base64, or as a data: URL.")]
-    caption: str
+    image_base64: Annotated[
+        str, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
+    ]
+    caption: Caption
     id: Id = None
 
 
