@@ -24,7 +24,7 @@ from tests.pages import fenced
 from tests.processes import ROOT, tool
 from text_image_similarity import Config
 from text_image_similarity.cli import serve
-from text_image_similarity.fetch.addresses import why_denied
+from text_image_similarity.fetch import addresses
 from text_image_similarity.service import Settings, create_app
 
 SERVICE = ROOT / "deploy" / "service"
@@ -324,13 +324,14 @@ def test_the_network_policy_lets_out_what_the_fetcher_may_dial(manifests: dict[s
     inner = [net for _, nets in blocks for net in nets if net[0] not in (whole[0] for whole, _ in blocks)]
     edges = [edge for net in inner for edge in (net[0] - 1, net[0], net[-1])]
     edges += [net[-1] + 1 for net in inner if net[-1] not in (whole[-1] for whole, _ in blocks)]
+    edges += [edge for net in map(ipaddress.ip_network, addresses._DENIED) for edge in (net[0], net[-1])]
     edges += map(
         ipaddress.ip_address, ("0.0.0.1", "8.8.8.8", "2606:4700::1111", "::1", "fe80::1", "fc00::1", "ff02::1")
     )
-    assert len(edges) > 70
+    assert len(edges) > 120
     for ip in edges:
         if ip != ipaddress.ip_address("168.63.129.16"):  # Azure's, a public address
-            assert reachable(ip) == (why_denied(ip) is None), ip
+            assert reachable(ip) == (addresses.why_denied(ip) is None), ip
 
 
 def test_a_changed_key_or_setting_rolls_the_pods_over(manifests: dict[str, dict[str, object]], tmp_path: Path) -> None:

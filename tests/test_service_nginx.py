@@ -125,6 +125,7 @@ def test_ids_and_traces_are_passed_on(nginx: Running, replicas: list[Running]) -
     assert (line["trace_id"], line["route"], line["status"]) == (trace, "/v1/similarity", 200)
     made = httpx.post(nginx.url("/v1/similarity"), json=one_pair(8), headers={"X-Request-Id": 'a "quoted" one'})
     assert re.fullmatch(r"[0-9a-f]{32}", made.headers["X-Request-Id"])
+    assert nginx.wait_for(lambda: logged(made.headers["X-Request-Id"], nginx.log.parent / "access.log"))
     (told,) = nginx.wait_for(lambda: logged("from-the-client", nginx.log.parent / "access.log"))
     assert (told["status"], told["path"]) == ("200", "/v1/similarity")
 

@@ -8,10 +8,8 @@ import io
 import json
 import random
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,11 @@ import pytest
 
 from tests.conftest import make_png
 from tests.packages import zip_package
-from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
+from tests.services import app_of, mini_settings, serving
+from text_image_similarity import Config, Limits, Record, score_csv, score_pairs
+from text_image_similarity.service.web import POLICY
 
 playwright = pytest.importorskip("playwright.sync_api")
-fastapi = pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
-
-from text_image_similarity.service.web import POLICY, add_page  # noqa: E402 - after its libraries are known to be there
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -38,7 +34,7 @@ CAPTIONS = [
     "Breakfast on a red table: a fried egg, bread, coffee and an orange",
     "A lion, an elephant, a giraffe and a zebra on the dry savanna",
 ]
-MINI = Config(model="mini", limits=Limits(allow_local_files=False))
+MINI = Config(model="mini", retries=0, limits=Limits(allow_local_files=False))
 HOSTILE = [
     "<img src=https://evil.example/x onerror=\"document.title='pwned'\">",
     "<script>document.title='pwned'</script><b id=pwned>bold</b>",
@@ -52,38 +48,8 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    app, encoder = fastapi.FastAPI(), load_encoder(MINI)
-    add_page(app)
-
-    @app.get("/v1/models")
-    def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": "mini", "default": True}]}
-
-    @app.get("/v1/info")
-    def info() -> dict[str, Any]:
-        return {"models": {"mini": {"model": "mini"}}, "limits": {"max_pairs": 64, "max_body": 2**25}}
-
-    @app.post("/v1/similarity")
-    def similarity(body: dict[str, Any]) -> dict[str, Any]:
-        config = Config(model="mini", score=body["score"], limits=MINI.limits)
-        records = [
-            Record(pair.get("image_url", f"data:;base64,{pair.get('image_base64')}"), pair["caption"])
-            for pair in body["pairs"]
-        ]
-        results = []
-        for result in score_pairs(records, config, encoder=encoder):
-            code, _, detail = (result.error or "").partition(": ")
-            error = {"code": code, "detail": detail} if code else None
-            results.append({"similarity": None if error else result.similarity, "error": error})
-        return {"model": "mini", "score": body["score"], "results": results}
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with serving(app_of(mini_settings(models={"mini": MINI}))) as client:
+        yield f"{str(client.base_url).rstrip('/')}/"
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +234,7 @@ def test_bars_start_at_zero_and_are_as_long_as_their_scores(visit: Callable[...,
 @needs_chromium
 def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     page = visit()
+    page.on("filechooser", lambda chooser: chooser.set_files(PICTURE))
 
     def tab_to(name: str) -> None:
         for _ in range(20):
@@ -279,9 +246,8 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     tab_to("picture")
     outline = page.evaluate("getComputedStyle(document.querySelector('#picture-mode .drop')).outlineStyle")
     assert outline == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(PICTURE)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#preview", state="visible")
     tab_to("captions")
     page.keyboard.type("\n".join(CAPTIONS))
     page.keyboard.press("Tab")
@@ -393,31 +359,47 @@ def test_pictures_are_handed_over_with_the_table_that_names_them(visit: Callable
     assert "blocked_address" in text_of(page, "#table-mode .failed")
 
 
+WRONG_TABLES = [
+    (b"", "Choose a CSV file or paste its text."),
+    (b"\n\n", "Choose a CSV file or paste its text."),
+    (b"url,caption\n", "a header and no rows"),
+    (b"link,caption\na,b\n", "The column url is missing; the header is: link, caption"),
+    (b"url,URL ,caption\na,b,c\n", "The column url is there more than once"),
+    (b"url,caption\na,b,c\n", "Row 1 has 3 fields, the header has 2."),
+    (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
+    (b'url,caption\na,"b"c\n', "Row 1 goes on behind a closing quotation mark."),
+    (b"url,caption\n" + b"a,b\n" * 1001, "This page takes 1,000 rows at most"),
+    (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
+    (b"PK\x03\x04" + bytes(999), "it holds zero bytes"),
+    ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8."),
+]
+
+
 @needs_chromium
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "Choose a CSV file or paste its text."),
-        (b"\n\n", "Choose a CSV file or paste its text."),
-        (b"url,caption\n", "a header and no rows"),
-        (b"link,caption\na,b\n", "The column url is missing; the header is: link, caption"),
-        (b"url,URL ,caption\na,b,c\n", "The column url is there more than once"),
-        (b"url,caption\na,b,c\n", "Row 1 has 3 fields, the header has 2."),
-        (b'url,caption\na,"b\n', "Row 1 has a quotation mark that is never closed."),
-        (b'url,caption\na,"b"c\n', "Row 1 goes on behind a closing quotation mark."),
-        (b"url,caption\n" + b"a,b\n" * 1001, "This page takes 1,000 rows at most"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 9, "t.csv is not a CSV file in UTF-8."),
-        (b"PK\x03\x04" + bytes(999), "it holds zero bytes"),
-        ("url,caption\na,café\n".encode("latin-1"), "t.csv is not a CSV file in UTF-8."),
-    ],
-)
-def test_a_wrong_table_is_refused_in_words(visit: Callable[..., Any], content: bytes, said: str) -> None:
+def test_a_wrong_table_is_refused_in_words(visit: Callable[..., Any]) -> None:
     page = visit()
-    drop(page, ("t.csv", "text/csv", content))
-    page.click("#table-mode form button")
-    page.wait_for_function("() => document.querySelector('#table-mode .alert').textContent")
-    assert said in text_of(page, "#table-mode .alert")
-    assert page.locator("#table-mode .results").is_hidden()
+    for content, said in WRONG_TABLES:
+        drop(page, ("t.csv", "text/csv", content))
+        run(page, "table")
+        assert said in text_of(page, "#table-mode .alert")
+        assert page.locator("#table-mode .results").is_hidden()
+
+
+@needs_chromium
+def test_a_long_text_is_kept_out_of_the_text_fields(visit: Callable[..., Any]) -> None:
+    page = visit()
+    rows = [[data_url(make_png()), "\U0001f600" * 69 + letter + "\U0001f600" * 2000, ""] for letter in ("", "x", "xy")]
+    long = table_of(rows).decode() + "\n" * 200_000
+    paste(page, text_plain=long)
+    assert "too long for captions" in text_of(page, "#picture-mode .alert")
+    page.check("[value=table]")
+    paste(page, text_plain=long)
+    assert (page.input_value("#csv"), text_of(page, "#file-names")) == ("", "the pasted table")
+    run(page, "table")
+    assert len(bars(page, "table")) == 3
+    shown = page.locator("#table-mode .scored").text_content()
+    assert "[U+" not in shown  # no character is cut in half
+    assert len(shown) < 3 * 2500
 
 
 @needs_chromium
@@ -600,11 +582,41 @@ def test_a_refusal_and_an_answer_of_something_else_are_told(table: Any) -> None:
         ({"status": 403, "body": "<h1>no</h1>"}, "Forbidden (http_403)"),
         ({"status": 200, "json": {"results": []}}, "The answer is not one of this service. (bad_answer)"),
         ({"status": 200, "json": []}, "The answer is not one of this service. (bad_answer)"),
+        (
+            {"status": 200, "json": {"results": [{"error": "no"}] * 64}},
+            "The answer is not one of this service. (bad_answer)",
+        ),
     ):
         table.route("**/v1/similarity", answering(answer))
         run(table, "table")
         assert text_of(table, "#table-mode .alert") == said
         assert table.locator("#table-mode .results").is_hidden()
+
+
+@needs_chromium
+def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..., Any]) -> None:
+    page = visit()
+    drop(page, ("a.png", "image/png", make_png()))
+    page.fill("#captions", "red")
+    models = {"data": [{"id": "old", "default": True}]}
+    page.route("**/v1/models", lambda route: route.fulfill(json=models))
+    page.route("**/v1/info", lambda route: route.abort())
+    page.reload()
+    page.wait_for_function("() => document.querySelector('#about').textContent === 'The service does not answer.'")
+    drop(page, ("a.png", "image/png", make_png()))
+    page.fill("#captions", "red")
+    run(page)
+    assert text_of(page, "#picture-mode .alert") == "The service does not answer. (no_answer)"
+    page.unroute("**/v1/info")
+    page.route("**/v1/similarity", answering(problem(404, "unknown_model")))
+    run(page)
+    assert text_of(page, "#picture-mode .alert") == "because of unknown_model (unknown_model)"
+    page.unroute("**/v1/*")
+    page.unroute("**/v1/models")
+    page.unroute("**/v1/similarity")
+    run(page)
+    assert page.input_value("#model") == "mini"
+    assert len(bars(page)) == 1
 
 
 @needs_chromium

@@ -2,10 +2,12 @@
 
 import { repr, spell, table, TableProblem } from "./csv.js";
 import { Run } from "./run.js";
-import { ask, megabytes, Problem, setKey } from "./service.js";
+import { plain } from "./show.js";
+import { ask, badAnswer, megabytes, Problem, setKey } from "./service.js";
 
 const MOST_ROWS = 1000;
 const MOST_TABLE_BYTES = 16e6;
+const LONG_TEXT = 200_000; // characters
 const IMAGE_NAME = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|png|tiff?|webp)$/i;
 const byId = (id) => document.getElementById(id);
 const state = { picture: null, table: null, pictures: new Map(), parsed: null, info: null };
@@ -21,9 +23,9 @@ async function connect() {
     byId("unlock").hidden = true;
     describe();
   } catch (error) {
-    const problem = error instanceof Problem ? error : new Problem(-1, "bad_answer", "The answer is not one of this service.");
-    byId("about").textContent = problem.detail;
-    if (problem.status === 401) denied();
+    const problem = error instanceof Problem ? error : badAnswer();
+    byId("about").textContent = plain(problem.detail);
+    refused(problem);
     throw problem;
   }
 }
@@ -34,7 +36,9 @@ function describe() {
   byId("about").textContent = facts.filter(Boolean).join(" · ");
 }
 
-function denied() {
+function refused(problem) {
+  if (problem.status === 404) state.info = null; // other models than before: ask for them with the next run
+  if (problem.status !== 401) return;
   byId("unlock").hidden = false;
   byId("key").focus();
 }
@@ -56,12 +60,7 @@ byId("unlock").addEventListener("submit", (event) => {
     note.textContent = "An API key is made of letters, digits and signs of ASCII, without spaces.";
     return;
   }
-  try {
-    setKey(key);
-  } catch (problem) {
-    note.textContent = problem.detail;
-    return;
-  }
+  setKey(key);
   byId("key").value = "";
   connect().then(
     () => byId("captions").focus(),
@@ -84,7 +83,7 @@ class Missing extends Error {
 
 const single = new Run(document.querySelector("#picture-mode form"), {
   begin,
-  denied,
+  refused,
   prepare() {
     const url = byId("url").value.trim();
     if (!state.picture && !url) throw new Missing("Choose a picture or give its URL.", byId("picture"));
@@ -106,7 +105,7 @@ function takePicture(file) {
     if (!single.stopper) single.clear();
     single.say(`${file.name}, ${megabytes(file.size)}.`);
   }
-  byId("picture-name").textContent = file ? file.name : "";
+  byId("picture-name").textContent = file ? plain(file.name) : "";
 }
 
 byId("preview").addEventListener("error", () => (byId("preview").hidden = true));
@@ -116,7 +115,7 @@ byId("url").addEventListener("input", () => takePicture(null));
 
 const many = new Run(document.querySelector("#table-mode form"), {
   begin,
-  denied,
+  refused,
   async prepare() {
     const text = state.table ? await decoded(state.table) : byId("csv").value;
     if (!text.trim()) throw new Missing("Choose a CSV file or paste its text.", byId("files"));
@@ -165,7 +164,7 @@ function takeFiles(files) {
   }
   if (state.table) byId("csv").value = "";
   const names = [state.table?.name, state.pictures.size && `${state.pictures.size} picture${state.pictures.size === 1 ? "" : "s"}`];
-  byId("file-names").textContent = names.filter(Boolean).join(" and ");
+  byId("file-names").textContent = plain(names.filter(Boolean).join(" and "));
   if (!many.stopper) many.clear();
   many.say(`${byId("file-names").textContent}.`);
 }
@@ -212,6 +211,12 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => {
   const text = event.clipboardData.getData("text/plain");
+  if (text.length > LONG_TEXT) {
+    event.preventDefault(); // a text field would take minutes to lay it out
+    if (byId("table-mode").hidden) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
+    else takeFiles([new File([text], "the pasted table")]);
+    return;
+  }
   if (event.target.matches("input, textarea") && text) return;
   if (receive(event.clipboardData, text)) event.preventDefault();
 });

@@ -3,68 +3,56 @@
 import { Problem, score } from "./service.js";
 import { el, failure, fold, plain, reference, Scores } from "./show.js";
 
-const counted = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+const grouped = (number) => number.toLocaleString("en");
+const pairsOf = (number) => `${grouped(number)} pair${number === 1 ? "" : "s"}`;
 
 export class Run {
   /**
    * `prepare()` returns the pairs or raises an Error with what is missing (and `field`, where to mend it); `begin()` returns
-   * {asked, limits}; `denied()` is called when the service asks for a key; `save(results)`, if any, returns the text to download.
+   * {asked, limits}; `refused(problem)` is told what ended a run; `save(results)`, if any, returns the text to download.
    */
-  constructor(form, { prepare, begin, denied, save }) {
-    Object.assign(this, { prepare, begin, denied, save, pairs: [], results: new Map(), pictures: [] });
+  constructor(form, { prepare, begin, refused, save }) {
+    Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), pictures: [] });
     form.after(document.querySelector("#panel").content.cloneNode(true));
     this.part = (name) => form.parentElement.querySelector(name);
     this.scores = new Scores(this.part(".scored"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.start();
+      this.go(true);
     });
     this.part(".cancel").addEventListener("click", () => this.stopper?.abort());
     this.part(".again").addEventListener("click", () => this.go());
     this.part(".download").addEventListener("click", () => this.download());
   }
 
-  async start() {
+  /** Score what the form holds, or go on with what is left of it. */
+  async go(afresh = false) {
     if (this.stopper) return; // a second press of Score
-    this.clear();
-    try {
-      this.pairs = await this.prepare();
-    } catch (error) {
-      this.fail(error);
-      error.field?.focus();
-      return;
-    }
-    this.asked = null;
-    await this.go();
-  }
-
-  async go() {
-    if (this.stopper) return;
-    const stopper = (this.stopper = new AbortController());
+    const { signal } = (this.stopper = new AbortController());
+    if (afresh) this.clear();
     this.part(".alert").textContent = "";
     this.part(".again").hidden = true;
     this.part(".running").hidden = false;
     try {
-      if (!this.asked) Object.assign(this, await this.begin());
+      if (afresh) this.pairs = await this.prepare();
+      if (afresh) Object.assign(this, await this.begin());
       this.count();
-      const { signal } = stopper;
       const open = this.pairs.filter((pair) => !this.results.has(pair));
       for await (const part of score(open, this.asked, this.limits, { signal, say: (text) => this.say(text) })) {
         for (const result of part) this.add(result);
         this.count();
       }
-      this.finish();
     } catch (error) {
-      if (!stopper.signal.aborted) this.fail(error);
-      this.finish();
-    } finally {
-      this.stopper = null;
-      this.part(".running").hidden = true;
+      if (!signal.aborted) this.fail(error);
     }
+    if (this.pairs.length) this.finish();
+    this.stopper = null;
+    this.part(".running").hidden = true;
   }
 
   clear() {
     for (const address of this.pictures.splice(0)) URL.revokeObjectURL(address);
+    this.pairs = [];
     this.results.clear();
     this.failures = new Map();
     this.scores.clear();
@@ -75,27 +63,29 @@ export class Run {
   }
 
   say(text) {
-    this.part(".status").textContent = text;
+    this.part(".status").textContent = plain(text.slice(0, 500));
   }
 
   fail(error) {
     const text = error instanceof Problem ? `${error.detail} (${error.code})` : error.message;
     this.part(".alert").textContent = plain(text.slice(0, 500));
-    if (error.status === 401) this.denied();
+    error.field?.focus();
+    this.refused(error);
   }
 
   count() {
     const [done, all] = [this.results.size, this.pairs.length];
     const bar = this.part("progress");
     [bar.max, bar.value] = [all, done];
-    this.say(`${done.toLocaleString("en")} of ${counted(all, "pair")} answered.`);
+    this.say(`${grouped(done)} of ${pairsOf(all)} answered.`);
   }
 
   finish() {
     const [done, all, good] = [this.results.size, this.pairs.length, this.scores.sorted.length];
-    this.say(`${done < all ? `Stopped after ${done} of ${counted(all, "pair")}: ` : ""}${good} scored, ${done - good} failed.`);
+    const stopped = done < all ? `Stopped after ${grouped(done)} of ${pairsOf(all)}: ` : "";
+    this.say(`${stopped}${grouped(good)} scored, ${grouped(done - good)} failed.`);
     this.part(".again").hidden = done === all;
-    this.part(".again").textContent = `Score the remaining ${all - done}`;
+    this.part(".again").textContent = `Score the remaining ${grouped(all - done)}`;
     this.part(".download").hidden = !this.save || !done;
   }
 

@@ -15,22 +15,25 @@ export class Problem extends Error {
   }
 }
 
-export function setKey(key) {
+let key = kept(() => sessionStorage.getItem(SLOT));
+
+export function setKey(value) {
+  key = value;
+  kept(() => sessionStorage.setItem(SLOT, value));
+}
+
+function kept(act) {
   try {
-    sessionStorage.setItem(SLOT, key);
+    return act();
   } catch {
-    throw new Problem(0, "no_storage", "This browser keeps nothing for this page, so the key cannot be used.");
+    return null; // the browser keeps nothing for this page
   }
 }
 
-export function ask(path, { body, signal } = {}) {
-  return answered(path, body, AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...(signal ? [signal] : [])]), signal);
-}
-
-async function answered(path, body, limit, signal) {
+export async function ask(path, { body, signal } = {}) {
   const headers = body ? { "content-type": "application/json" } : {};
-  const key = stored();
   if (key) headers.authorization = `Bearer ${key}`;
+  const limit = AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...(signal ? [signal] : [])]);
   let answer, text;
   try {
     answer = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal: limit, cache: "no-store" });
@@ -56,7 +59,7 @@ async function patiently(body, { signal, say }) {
     } catch (problem) {
       if (!PASSING.has(problem.status) || tried === TRIES) throw problem;
       const waitS = Math.min(Math.max(problem.waitS, 2 ** (tried - 1)), LONGEST_WAIT_S);
-      say(`${problem.detail} Trying again in ${waitS} s.`);
+      say(`${problem.detail.replace(/\.?$/, ".")} Trying again in ${waitS} s.`);
       await pause(waitS * 1000, signal);
     }
   }
@@ -74,8 +77,8 @@ export async function* score(pairs, asked, limits, { signal, say }) {
     try {
       const body = JSON.stringify({ ...asked, pairs: await spelled(batch, limits) });
       const { results } = await patiently(body, { signal, say });
-      if (results?.length !== batch.length) throw new Problem(-1, "bad_answer", "The answer is not one of this service.");
-      yield batch.map((pair, i) => ({ pair, similarity: results[i].similarity, error: results[i].error }));
+      if (results?.length !== batch.length || !results.every(sound)) throw badAnswer();
+      yield batch.map((pair, i) => ({ pair, ...results[i] }));
     } catch (problem) {
       if (!ABOUT_THE_PAIRS.has(problem.status)) throw problem;
       const half = batch.length >> 1;
@@ -83,6 +86,12 @@ export async function* score(pairs, asked, limits, { signal, say }) {
       else yield [{ pair: batch[0], similarity: null, error: { code: problem.code, detail: problem.detail } }];
     }
   }
+}
+
+const sound = (result) => (result?.error ? typeof result.error.code === "string" : Number.isFinite(result?.similarity));
+
+export function badAnswer() {
+  return new Problem(-1, "bad_answer", "The answer is not one of this service.");
 }
 
 function batches(pairs, limits) {
@@ -144,14 +153,6 @@ function pause(ms, signal) {
     if (signal.aborted) stop();
     else signal.addEventListener("abort", stop, { once: true });
   });
-}
-
-function stored() {
-  try {
-    return sessionStorage.getItem(SLOT);
-  } catch {
-    return null;
-  }
 }
 
 export function megabytes(bytes) {

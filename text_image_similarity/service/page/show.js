@@ -19,11 +19,16 @@ export function plain(text) {
   return text.replace(HIDDEN, (found) => `[U+${found.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}]`);
 }
 
+/** Return at most so many characters of a text's start, none of them cut in half. */
+function start(text, most) {
+  return text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
+}
+
 /** Return a text whole if it is short, else its start with the rest folded away. */
 export function fold(text) {
   if (text.length <= SHORT) return el("bdi", {}, plain(text));
-  const rest = el("bdi", { class: "full", tabindex: "0" }, plain(text.slice(0, LONGEST)), text.length > LONGEST ? " …" : "");
-  return el("details", {}, el("summary", {}, el("bdi", {}, plain(text.slice(0, SHORT))), " …"), rest);
+  const rest = el("bdi", { class: "full", tabindex: "0" }, plain(start(text, LONGEST)), text.length > LONGEST ? " …" : "");
+  return el("details", {}, el("summary", {}, el("bdi", {}, plain(start(text, SHORT))), " …"), rest);
 }
 
 /** Return a reference: a link if it is a plain http(s) address, else text. */
