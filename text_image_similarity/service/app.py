@@ -16,6 +16,7 @@ from .metrics import Metrics, package_version
 from .requests import add_problems
 from .settings import Settings
 from .tracing import Tracing
+from .web import add_page
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
@@ -63,6 +64,7 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
     for router in (routes.work, routes.about, evaluator.work, evaluator.about):
         app.include_router(router)
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
+    add_page(app)
     add_problems(app)
 
     app.add_middleware(Gate, settings=settings, backend=backend, metrics=metrics, tracing=tracing)

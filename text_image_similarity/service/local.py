@@ -59,6 +59,7 @@ class LocalBackend:
         self._failed: dict[str, tuple[float, ModelError | ConfigError]] = {}
         self._inflight = 0
         self._lock = Lock()
+        metrics.inflight.set_function(lambda: self._inflight)
         self._probing: asyncio.Task[None] | None = None
 
     def load(self) -> None:
@@ -188,12 +189,10 @@ class LocalBackend:
                 self._inflight += pairs
         if refused is not None:
             raise refused
-        self._metrics.inflight.set(self._inflight)
 
     def _release(self) -> None:
         with self._lock:
             self._inflight -= 1
-        self._metrics.inflight.set(self._inflight)
 
     def _queue_full(self, served: ServedModel) -> ProblemError | None:
         if served.depth < self._settings.max_queue:

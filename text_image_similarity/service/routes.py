@@ -86,7 +86,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
             "embedding": (
                 b64encode(vector.astype("<f4").tobytes()).decode()
                 if asked.encoding_format == "base64"
-                else [float(str(value)) for value in vector]
+                else vector.tolist()
             ),
         }
         for index, vector in enumerate(vectors)

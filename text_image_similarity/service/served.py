@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
+import numpy as np
+
 from ..encoders import Encoder, identify
 from ..errors import ErrorCode, ModelError, RowError
 from ..pipeline import Outcome, RunStats
@@ -22,6 +24,7 @@ from ..pipeline.encoding import is_caption, no_caption
 from ..pipeline.rows import Vector
 from ..pipeline.run import open_cache
 from ..pipeline.stages import Stages, pair_of
+from ..records import ScoreResult
 from .batcher import Batcher
 from .known import Known
 from .metrics import Metrics
@@ -44,6 +47,7 @@ class ServedModel:
 
     Raises:
         ConfigError: An embedding cache is asked for that cannot be used, or not with this encoder.
+        ModelError: The model does not work.
     """
 
     def __init__(self, name: str, settings: Settings, encoder: Encoder, threads: Threads, metrics: Metrics) -> None:
@@ -51,6 +55,7 @@ class ServedModel:
         self.name = name
         self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}
         self.problem: ModelError | None = None  # why it can do no more
+        _prove(name, encoder)
         self.succeeded = time.monotonic()  # when it last gave an embedding
         self._threads, self._metrics = threads, metrics
         self._known = Known(settings.cache_entries, open_cache(config, encoder, max_entries=settings.cache_entries))
@@ -76,7 +81,7 @@ class ServedModel:
             if item.ask.caption is None or is_caption(item.ask.caption):
                 loads.setdefault(item.ask.image, []).append(item)
             else:
-                item.image = no_caption()
+                item.image = item.text = no_caption()
                 self._answer([item])
         for reference, items in loads.items():
             if reference is not None and reference[:5].lower() != "data:":
@@ -103,26 +108,24 @@ class ServedModel:
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         """Make the items of one picture, or of none, ready for the encoder; runs on a decoding thread."""
-        if items[0].job.gone:
-            self._batcher.announce(-len(items))
-            self._drop(items)
-            return
-        with self._stage("decode", items):
-            try:
-                self._read_picture(items, read)
-                for item in items:
-                    self._read_caption(item)
-            except Exception as exc:  # these items' fault or ours, but never the thread's
-                logger.exception("an error in text_image_similarity, please report it")
-                for item in items:
-                    item.image = RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
-        ready = [item for item in items if not item.settled]
+        ready: list[Item] = []
+        try:
+            if items[0].job.gone:
+                self._drop(items)
+            else:
+                with self._stage("decode", items):
+                    self._read_picture(items, read)
+                    for item in items:
+                        self._read_caption(item)
+                self._answer(item for item in items if item.settled)
+                ready = [item for item in items if not item.settled]
+        except Exception as exc:
+            self._blunder(items, exc)
         now = time.time()
         for item in ready:
             item.ready = now
         self._batcher.announce(len(ready) - len(items))
         self._batcher.put(ready)
-        self._answer(item for item in items if item.settled)
 
     def _read_picture(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         if items[0].ask.image is None:
@@ -158,27 +161,25 @@ class ServedModel:
         """Encode a batch and answer its items; runs on the batcher's thread."""
         items = [item for item in batch if not item.job.gone]
         self._drop(item for item in batch if item.job.gone)
-        if self.problem is not None:
-            self._lose(items, self.problem)
-            return
-        if not items:
-            return
+        try:
+            if self.problem is not None:
+                raise self.problem
+            if items:
+                self._encode_items(items)
+        except ModelError as exc:
+            self._lose(items, exc)
+        except Exception as exc:
+            self._blunder(items, exc)
+
+    def _encode_items(self, items: list[Item]) -> None:
         self._metrics.batch(self.name, len(items))
         began = time.time()
         for item in items:
             item.marks.append(Mark("queue", item.ready, began))
             self._metrics.stage(self.name, "queue", began - item.ready)
-        try:
-            with self._stage("encode", items):
-                self._encode_pictures([item for item in items if item.image is None and item.ask.image is not None])
-                self._encode_captions([item for item in items if item.text is None and item.ask.caption is not None])
-        except ModelError as exc:
-            self._lose(items, exc)
-            return
-        except Exception as exc:  # never the thread's fault
-            logger.exception("an error in text_image_similarity, please report it")
-            for item in items:
-                item.image = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
+        with self._stage("encode", items):
+            self._encode_pictures([item for item in items if item.image is None and item.ask.image is not None])
+            self._encode_captions([item for item in items if item.text is None and item.ask.caption is not None])
         rate = len(items) / max(time.time() - began, 1e-3)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
         self._answer(items)
@@ -233,6 +234,14 @@ class ServedModel:
             item.job.fail(problem)
             item.job.finish(item, None)
 
+    def _blunder(self, items: Iterable[Item], exc: Exception) -> None:
+        """Answer items after an error that nobody foresaw: it costs them, and no thread."""
+        logger.error("an error in text_image_similarity, please report it", exc_info=exc)
+        failed = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
+        for item in items:
+            both = item.ask.image is not None and item.ask.caption is not None
+            item.job.finish(item, ScoreResult.failed(failed) if both else failed)
+
     @contextmanager
     def _stage(self, name: str, items: Sequence[Item]) -> Iterator[None]:
         """Time what is done to some items together."""
@@ -244,3 +253,15 @@ class ServedModel:
             self._metrics.stage(self.name, name, mark.ended - began)
             for item in items:
                 item.marks.append(mark)
+
+
+def _prove(name: str, encoder: Encoder) -> None:
+    """Encode something, so that a model that does not work is known before requests come."""
+    try:
+        vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["a picture"])]
+    except ModelError:
+        raise
+    except Exception as exc:
+        raise ModelError(f"{name} cannot encode anything: {type(exc).__name__}: {exc}") from exc
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"{name} gives no finite embeddings")

@@ -50,7 +50,7 @@ class Settings:
     max_inflight: int = 1024
     max_pairs: int = 64
     max_body: int = 32 * 1024 * 1024
-    max_bodies: int = 512 * 1024 * 1024
+    max_bodies: int = 256 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
     api_keys: frozenset[str] = field(default=frozenset(), repr=False)

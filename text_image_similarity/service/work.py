@@ -71,6 +71,7 @@ class Item:
     text: Outcome | None = None
     ready: float = 0.0  # when it was, to be encoded; seconds since the epoch
     result: ScoreResult | Outcome | None = None
+    finished: bool = False
     marks: list[Mark] = field(default_factory=list)
 
     @property
@@ -106,12 +107,14 @@ class Job:
         self._lock = Lock()
 
     def finish(self, item: Item, result: ScoreResult | Outcome | None) -> None:
-        """Take an item's result, or None for one that was dropped; to be called once for each."""
-        item.result, item.loaded, item.tokens = result, None, None
-        self._release()
+        """Take an item's result, or None for one that was dropped; the first one counts."""
         with self._lock:
+            if item.finished:
+                return
+            item.finished, item.result, item.loaded, item.tokens = True, result, None, None
             self._left -= 1
             last = self._left == 0
+        self._release()
         if last and not self.gone:
             self._wake()
 
