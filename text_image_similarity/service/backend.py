@@ -63,3 +63,8 @@ def choose(settings: Settings, name: str | None) -> str:
         names = ", ".join((*settings.models, *settings.splits))
         raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {names}")
     return name
+
+
+def crowded(pairs: int) -> ProblemError:
+    """Return what a request is refused with while so many pairs are in work."""
+    return ProblemError("queue_full", f"{pairs} pairs are in work", retry_after_s=1, reason="inflight")

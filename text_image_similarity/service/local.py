@@ -17,7 +17,7 @@ import httpx
 from ..config import Config, ScoreKind
 from ..encoders import Encoder, load_encoder
 from ..errors import ConfigError, ModelError
-from .backend import choose
+from .backend import choose, crowded
 from .metrics import Metrics
 from .problems import ProblemError
 from .served import ServedModel
@@ -109,7 +109,7 @@ class LocalBackend:
     def refusal(self) -> ProblemError | None:
         """See `Backend`: whether no model, or nothing at all, has room."""
         if self._inflight >= self._settings.max_inflight:
-            return self._crowded()
+            return crowded(self._inflight)
         if len(self._loaded) < len(self._settings.models):
             return None  # the request may be for another model
         refusals = [self._queue_full(served) for served in self._loaded.values()]
@@ -177,7 +177,7 @@ class LocalBackend:
         refused = self._queue_full(served)
         with self._lock:
             if refused is None and self._inflight >= self._settings.max_inflight:
-                refused = self._crowded()
+                refused = crowded(self._inflight)
             if refused is None:
                 self._inflight += pairs
         if refused is not None:
@@ -192,9 +192,6 @@ class LocalBackend:
             return None
         detail = f"{served.depth} pairs wait for {served.name}"
         return ProblemError("queue_full", detail, retry_after_s=served.backlog_s, reason="queue_full")
-
-    def _crowded(self) -> ProblemError:
-        return ProblemError("queue_full", f"{self._inflight} pairs are in work", retry_after_s=1, reason="inflight")
 
     async def _probe_for_ever(self) -> None:
         """Keep idle models proving that they work."""
