@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -84,12 +84,11 @@ _SHARED = (_names(Config) | _names(Replicas)) - {"model", "revision", "score", "
 _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
 
-def read_arguments(args: Mapping[str, Any], environment: Mapping[str, str]) -> Plan:
+def read_arguments(args: Mapping[str, Any]) -> Plan:
     """Return what some arguments ask for.
 
     Args:
         args: See `build`. Values may be texts, as those of the command line are; mappings and lists are JSON there.
-        environment: Says `TEXT_IMAGE_SIMILARITY_API_KEYS` and `OTEL_EXPORTER_OTLP_ENDPOINT` where the arguments do not.
 
     Raises:
         ConfigError: One is unknown or wrong.
@@ -98,9 +97,7 @@ def read_arguments(args: Mapping[str, Any], environment: Mapping[str, str]) -> P
     _check("the service", given, _SERVICE | _SHARED | {"models", "gateway", "log_format"})
     shared: dict[str, Any] = {"io_workers": 64} | {name: given[name] for name in given if name in _SHARED}
     models = _models(given.get("models", "fast"))
-    keys = [key.strip() for key in environment.get(_KEYS, "").split(",") if key.strip()]
-    service: dict[str, Any] = {"api_keys": keys, "otlp_endpoint": environment.get(_TRACES) or None}
-    service |= {name: given[name] for name in given if name in _SERVICE}
+    service = {name: given[name] for name in given if name in _SERVICE}
     gateway = given.get("gateway", {})
     if not isinstance(gateway, Mapping):
         raise ConfigError(f"gateway={gateway!r} must be a mapping, such as {{min_replicas: 2}}")
@@ -118,6 +115,16 @@ def read_arguments(args: Mapping[str, Any], environment: Mapping[str, str]) -> P
     log_format = given.get("log_format", "text")
     one_of("log_format", log_format, ("text", "json"))
     return Plan(settings, replicas, _made("the gateway", Replicas, gateway), log_format)
+
+
+def with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Return settings with the keys and the collector that an environment names, where they name none themselves."""
+    keys = frozenset(key.strip() for key in environment.get(_KEYS, "").split(",") if key.strip())
+    return replace(
+        settings,
+        api_keys=settings.api_keys or keys,
+        otlp_endpoint=settings.otlp_endpoint or environment.get(_TRACES) or None,
+    )
 
 
 def _value(name: str, value: Any) -> Any:

@@ -57,7 +57,7 @@ def build(args: dict[str, Any]) -> Application:
 
     from .ray_arguments import read_arguments
 
-    plan = read_arguments(args, os.environ)
+    plan = read_arguments(args)
     settings = plan.settings
     models = {}
     for name, replicas in plan.models.items():
@@ -162,11 +162,14 @@ class Gateway:
     def __init__(self, settings: Settings, models: Mapping[str, DeploymentHandle[Any]]) -> None:
         from ray import serve
 
+        from .ray_arguments import with_environment
         from .ray_backend import ClusterMetrics, RayBackend
 
         _log_with_ray()
         context = serve.get_replica_context()
-        self._settings = settings
+        self._settings = settings = with_environment(
+            settings, os.environ
+        )  # its own one, so that no key passes through Ray
         self._metrics = ClusterMetrics(_replica_name())
         peers = serve.get_deployment_handle(context.deployment, context.app_name)
         self._backend = RayBackend(settings, models, peers, self._metrics)
