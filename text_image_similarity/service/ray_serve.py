@@ -96,7 +96,7 @@ def _options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
 
 
 class ModelReplica:
-    """A process with one model.
+    """A process with one model. It may be killed at any time: what it keeps on disk is whole, and its decoders end with it.
 
     Args:
         settings: Those of the service, with this model alone.
@@ -146,9 +146,6 @@ class ModelReplica:
         """Tell Ray whether this replica is to be replaced."""
         if (problem := self._backend.dead()) is not None:
             raise RuntimeError(problem.detail)
-
-    async def __del__(self) -> None:  # Ray calls and awaits it
-        await self._backend.close()
 
 
 class Gateway:
