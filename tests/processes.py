@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -42,11 +43,13 @@ class Running:
     Attributes:
         port: Where it listens, on 127.0.0.1.
         log: What it writes to stdout and stderr.
+        environment: What its environment has that ours has not.
     """
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
+    environment: Mapping[str, str]
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -84,15 +87,15 @@ def running(command: list[str], port: int, log: Path, *, probe: str) -> Iterator
 
 @contextmanager
 def started(
-    command: list[str], port: int, log: Path, *, environment: Mapping[str, str] | None = None
+    command: list[str], port: int, log: Path, *, environment: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Running]:
     """Run a command until the block ends, which begins at once."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env={**os.environ, **(environment or {})}
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env={**os.environ, **environment}
         )
     try:
-        yield Running(process, port, log)
+        yield Running(process, port, log, environment)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -102,6 +105,14 @@ def started(
             process.kill()
             process.wait()
             raise
+
+
+@contextmanager
+def started_again(ended: Running) -> Iterator[Running]:
+    """Run a process that has ended once more, at the same port, until the block ends."""
+    log = ended.log.with_name(f"again-{ended.log.name}")
+    with started(list(ended.process.args), ended.port, log, environment=ended.environment) as found:
+        yield found
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import yaml
 
-from tests.processes import ROOT, Running, free_port, running, running_services, tool
+from tests.processes import ROOT, Running, free_port, running, running_services, started_again, tool
 from text_image_similarity import Config
 from text_image_similarity.service import Settings, serve
 from text_image_similarity.service.local import LocalBackend
@@ -155,7 +155,7 @@ def test_an_address_that_asks_too_much_hears_so(replicas: list[Running], tmp_pat
     assert refused.json()["code"] == "rate_limited"
 
 
-def test_no_request_fails_while_a_replica_is_ended(nginx: Running, replicas: list[Running]) -> None:
+def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Running]) -> None:
     failures: list[object] = []
     answered, over = threading.Semaphore(0), threading.Event()
 
@@ -177,16 +177,23 @@ def test_no_request_fails_while_a_replica_is_ended(nginx: Running, replicas: lis
         thread.start()
     try:
         wait_for(answered, 40)
-        code = replicas[0].stop()
+        codes = [replicas[0].stop()]
         wait_for(answered, answered._value + 40)
+        assert not replicas[0].answers("/livez")
+        with started_again(replicas[0]) as fresh:
+            fresh.wait_for(lambda: fresh.answers("/readyz"))
+            codes.append(replicas[1].stop())  # at once, when nginx has hardly heard of the other's return
+            wait_for(answered, answered._value + 40)
+            over.set()
+            for thread in threads:
+                thread.join(60)
+            codes.append(fresh.stop())
     finally:
         over.set()
         for thread in threads:
             thread.join(60)
     assert failures == []
-    assert code == 0
-    assert not replicas[0].answers("/livez")
-    replicas[1].stop()
+    assert codes == [0, 0, 0]
     answer = httpx.post(nginx.url("/v1/similarity"), json=one_pair(0))
     assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
     assert answer.headers["Retry-After"]
