@@ -64,7 +64,7 @@ benchmark: setup
 	$(RUN) -m benchmarks --data $(DATA)
 
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 $(RUN) -m pytest -s tests/test_endurance.py
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 $(RUN) -m pytest -s tests/test_endurance.py tests/test_service_restarts.py
 
 # Airflow and Snowpark, whose pins do not go with ours, for tests/test_recipes.py: 580 MB.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
