@@ -12,7 +12,6 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,6 @@ from tests.conftest import make_png
 from tests.server import Server, response
 from tests.services import MINI, Process, app_of, base64_pair, mini_settings, process, serving
 from text_image_similarity.encoders.colour import ColourEncoder
-from text_image_similarity.service import connections
 from text_image_similarity.service.local import LocalBackend
 from text_image_similarity.service.metrics import Metrics
 from text_image_similarity.service.requests import reference_of
@@ -247,74 +245,6 @@ def test_many_slow_bodies_keep_nobody_out(client: httpx.Client, running: Process
 
 
 # ---- connections
-
-
-def test_heads_have_an_end(client: httpx.Client, running: Process) -> None:
-    for head in (
-        b"GET /" + b"a" * MIB,
-        b"GET /livez HTTP/1.1\r\nX: " + b"a" * MIB,
-        b"GET /livez HTTP/1.1\r\n" + b"X: a\r\n" * MIB,
-    ):
-        assert status(told(running.url, head, *[b"a" * MIB] * 8)) == 431  # fmt: skip
-    assert (
-        status(told(running.url, b"GET /livez HTTP/1.1\r\nConnection: close\r\nX: " + b"a" * 30_000 + b"\r\n\r\n"))
-        == 200
-    )
-
-
-def test_a_client_may_be_some_requests_ahead_and_not_many(client: httpx.Client, running: Process) -> None:
-    ask = b"GET /livez HTTP/1.1\r\nX-Request-Id: r%d\r\n%b\r\n"
-    found = told(running.url, b"".join(ask % (n, b"Connection: close\r\n" if n == 29 else b"") for n in range(30)))
-    assert re.findall(rb"x-request-id: (r\d+)", found) == [b"r%d" % n for n in range(30)]
-    assert told(running.url, (ask % (0, b"")) * 100_000).count(b"HTTP/1.1 200") <= connections.MAX_PIPELINE
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
-    """A service in this process that waits for nobody."""
-    for name in ("HEAD_S", "LINGER_S", "STALLED_S"):
-        monkeypatch.setattr(connections, name, 0.2)
-    with serving(app_of(mini_settings(), ColourEncoder())) as found:
-        yield found
-        assert found.get("/readyz").status_code == 200
-
-
-@pytest.mark.parametrize("head", [b"", b"GET /livez", b"\r\n", b"GET /livez HTTP/1.1\r\nX: a\r\n"])
-def test_a_head_that_does_not_come_is_not_waited_for(hasty: httpx.Client, head: bytes) -> None:
-    with connect(hasty.base_url) as connection:
-        connection.sendall(head)
-        assert connection.recv(1) == b""
-    with connect(hasty.base_url) as connection:  # nor after a first request
-        connection.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
-        assert status(connection.recv(MIB)) == 200
-        connection.sendall(head or b"G")
-        assert connection.recv(1) == b""
-
-
-def test_a_refused_body_is_read_for_a_while_and_not_for_ever(hasty: httpx.Client) -> None:
-    for path in (b"/nothing", b"/v1/similarity"):
-        with connect(hasty.base_url) as connection:
-            connection.sendall(b"POST " + path + b" HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n")
-            assert status(connection.recv(MIB)) in (404, 413)
-            connection.sendall(b"x" * MIB)  # is still taken
-            with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012 - whichever piece it is
-                while True:
-                    connection.sendall(b"x" * MIB)
-    with connect(hasty.base_url) as connection:
-        connection.sendall(b"POST /nothing HTTP/1.1\r\nContent-Length: 5\r\n\r\n")
-        assert status(connection.recv(MIB)) == 404
-        connection.sendall(b"xxxxxGET /livez HTTP/1.1\r\n\r\n")
-        assert status(connection.recv(MIB)) == 200, "a body that ends leaves the connection as it was"
-
-
-def test_an_answer_that_nobody_reads_is_not_kept(hasty: httpx.Client) -> None:
-    with closing(socket.socket()) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(20)
-        connection.connect((hasty.base_url.host, hasty.base_url.port))
-        with pytest.raises(OSError, match=r"reset|pipe"):  # noqa: PT012 - whichever piece it is
-            while True:
-                connection.sendall(b"GET /openapi.json HTTP/1.1\r\n\r\n" * 8)
 
 
 def test_idle_connections_keep_nobody_out(client: httpx.Client, running: Process) -> None:
