@@ -1,4 +1,4 @@
-# make setup | score | test | check | coverage | wheel | diagram | mini | baseline | benchmark | endurance | recipes
+# make setup | score | test | check | coverage | wheel | diagram | mini | baseline | benchmark | endurance | recipes | tools
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: setup score test check coverage lock wheel diagram mini baseline benchmark endurance recipes clean
+.PHONY: setup score test check coverage lock wheel diagram mini baseline benchmark endurance recipes tools clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -64,7 +64,7 @@ benchmark: setup
 	$(RUN) -m benchmarks --data $(DATA)
 
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 $(RUN) -m pytest -s tests/test_endurance.py
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 $(RUN) -m pytest -s tests/test_endurance.py tests/test_service_restarts.py
 
 # Airflow and Snowpark, whose pins do not go with ours, for tests/test_recipes.py: 580 MB.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
@@ -72,6 +72,16 @@ recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
 build/recipes/%/installed: deploy/%/requirements-test.txt
 	$(PYTHON) -m venv build/recipes/$*
 	build/recipes/$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
+# Debian's Prometheus and nginx, for tests/test_service_metrics.py and tests/test_service_deploy.py: 20 MB, no root needed.
+tools: build/tools/installed
+
+build/tools/installed:
+	mkdir -p build/tools/packages
+	cd build/tools/packages && apt-get download prometheus nginx
+	for package in build/tools/packages/*.deb; do dpkg -x $$package build/tools; done
+	rm -r build/tools/packages
 	touch $@
 
 clean:

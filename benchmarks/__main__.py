@@ -46,7 +46,14 @@ def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
     pythons = {"infinity": given.infinity_python, "clip-retrieval": given.clip_retrieval_python}
     pythons = {name: path for name, path in pythons.items() if path}
     options = Options(
-        given.pairs or 200, given.pairs or 1000, given.pairs or PHOTOS, given.rows, pythons, given.data.resolve()
+        pairs=given.pairs or 200,
+        mini_pairs=given.pairs or 1000,
+        engine_pairs=given.pairs or PHOTOS,
+        rows=given.rows,
+        overload_s=given.overload_seconds,
+        restarts=given.restarts,
+        pythons=pythons,
+        data=given.data.resolve(),
     )
     chosen = []
     for section in all_sections():
@@ -63,9 +70,13 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--rounds", type=int, default=3, help="times that every job runs (default: %(default)s)")
     add(
-        "--pairs", type=int, help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines)"
+        "--pairs",
+        type=int,
+        help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service)",
     )
     add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
+    add("--overload-seconds", type=float, default=120, help="length of the overload (default: %(default)s)")
+    add("--restarts", type=int, default=20, help="restarts of replicas under load (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")
     add("--render", action="store_true", help="measure nothing, only write the page")
     add(

@@ -42,6 +42,12 @@ def tree_cpu_seconds() -> float:
     return total
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that one process has used."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system  # type: ignore[no-any-return]
+
+
 def family_mib(pid: int) -> float:
     """Return the memory of a process and its descendants now, pages they share counted once (PSS); 0 if it has none.
 

@@ -26,8 +26,10 @@ class Options:
     Args:
         pairs: Rows scored by the full-size model.
         mini_pairs: Rows scored by mini.
-        engine_pairs: Rows scored by each engine, with either model.
+        engine_pairs: Rows scored by each engine and by the service, with either model.
         rows: Most rows of the growing table.
+        overload_s: How long a service is asked for too much, in seconds.
+        restarts: How often replicas are restarted.
         pythons: Interpreters of peers with an environment of their own, by its name.
         data: Folder with flickr8k/.
     """
@@ -36,6 +38,8 @@ class Options:
     mini_pairs: int
     engine_pairs: int
     rows: int
+    overload_s: float
+    restarts: int
     pythons: dict[str, str]
     data: Path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.pages import fenced as blocks
+from tests.services import process
 from text_image_similarity import Config, ErrorCode, score_csv
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,7 +87,7 @@ def test_the_readme_names_make_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("command", ["score", "evaluate", "train"])
+@pytest.mark.parametrize("command", ["score", "evaluate", "train", "serve"])
 def test_every_option_is_documented(command: str) -> None:
     page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
     (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
@@ -133,6 +135,25 @@ def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert _masked(done.stdout) == _masked(promised)
+
+
+def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with process("--model", "mini", "--drain-delay", "0") as service:
+        for block in blocks(page, "console"):
+            command, promised = re.fullmatch(r"\$ (.*?)\n((?:\{|rows).*)", block, re.DOTALL).groups()  # type: ignore[union-attr]
+            command = command.replace("http://127.0.0.1:8000", service.url)
+            command = command.replace("text-image-similarity", f"{sys.executable} -m text_image_similarity")
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+            )
+            assert _masked(done.stdout) == _masked(promised)
+    (program,) = blocks(page, "python")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'status': 'ok'}\n"
 
 
 def test_every_error_code_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""The same numbers through every door: a table scored here, on Spark and on Ray, equal to the last bit."""
+"""The same numbers through every door: a table scored here, on Spark, on Ray and by the service, equal to the last bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import pytest
 from tests.faulty_table import faulty_table
 from tests.pages import blocks
 from tests.server import Server
+from tests.services import app_of, mini_settings, serving
 from text_image_similarity import Config, Limits, score_csv
+from text_image_similarity.client import ServiceEngine
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Config(model="mini", retries=0, limits=Limits(allow_private_addresses=True))
@@ -106,6 +108,13 @@ def test_ray_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | N
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert outcome(out) == here
+
+
+def test_the_service_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | None, str | None]]) -> None:
+    out = table.parent / "service.parquet"
+    with serving(app_of(mini_settings())) as client, ServiceEngine(str(client.base_url)) as engine:
+        score_csv(table, out, Config(chunk_size=300), engine=engine)
     assert outcome(out) == here
 
 

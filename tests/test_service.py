@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import time
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.conftest import make_png
 from tests.services import MINI, app_of, base64_pair, mini_settings, serving
-from text_image_similarity import Record, score_pairs
+from text_image_similarity import Record, load_encoder, score_pairs
+from text_image_similarity.encoders import identify
+from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.pipeline import embed_images, embed_texts
+from text_image_similarity.service.requests import reference_of
+
+HEAD = b"POST /v1/similarity HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +53,192 @@ def test_pairs_get_their_scores_and_their_errors(service: httpx.Client) -> None:
         "empty_caption",
         "truncated",
     ]
+
+
+def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Check a refusal and return it."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    found = answer.json()
+    assert (found["status"], found["code"], found["type"]) == (status, code, "about:blank")
+    assert found["request_id"] == answer.headers["x-request-id"]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cosine", "unit", "clip_score", "clipscore"])
+def test_every_score_kind_is_that_of_the_library(service: httpx.Client, kind: Any) -> None:
+    pair = base64_pair(make_png("green"), "a green field")
+    (expected,) = score_pairs([Record(reference_of(pair["image_base64"]), pair["caption"])], replace(MINI, score=kind))
+    found = service.post("/v1/similarity", json={"pairs": [pair], "score": kind}).json()
+    assert (found["score"], found["results"][0]["similarity"]) == (kind, expected.similarity)
+
+
+def test_an_upload_gets_the_same_score(service: httpx.Client) -> None:
+    picture = make_png("green")
+    expected = service.post("/v1/similarity", json={"pairs": [base64_pair(picture, "a green field")]}).json()
+    form = {"caption": "a green field", "score": "cosine"}
+    found = service.post("/v1/similarity/upload", data=form, files={"image": ("a.png", picture)}).json()
+    assert found["similarity"] == expected["results"][0]["similarity"]
+    empty = service.post("/v1/similarity/upload", data=form, files={"image": ("a.png", b"")}).json()
+    assert (empty["similarity"], empty["error"]["code"]) == (None, "empty_body")
+    problem(service.post("/v1/similarity/upload", files={"image": ("a.png", picture)}), 422, "invalid_request")
+
+
+def test_embeddings_are_the_encoders_in_both_formats(service: httpx.Client) -> None:
+    picture = make_png("green")
+    (image,) = embed_images([picture], MINI)
+    (text,) = embed_texts(["a green field"], MINI)
+    for modality, given, vector in (
+        ("image", b64encode(picture).decode(), image),
+        ("image", f"data:image/png;base64,{b64encode(picture).decode()}", image),
+        ("text", "a green field", text),
+    ):
+        asked = {"input": [given, given], "modality": modality, "user": "somebody"}
+        found = service.post("/v1/embeddings", json=asked).json()
+        assert (found["object"], found["model"]) == ("list", "mini")
+        assert [entry["index"] for entry in found["data"]] == [0, 1]
+        assert np.array(found["data"][1]["embedding"], np.float32).tolist() == vector.tolist()
+        coded = service.post("/v1/embeddings", json=asked | {"encoding_format": "base64"}).json()
+        assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == vector.tolist()
+
+
+def test_a_bad_embedding_input_is_named(service: httpx.Client) -> None:
+    found = problem(service.post("/v1/embeddings", json={"input": ["a dog", " "]}), 422, "invalid_request")
+    assert found["errors"] == [{"index": 1, "code": "empty_caption", "detail": "the caption is empty or missing"}]
+    wrong = {"input": "a dog", "dimensions": 3}
+    assert "has 256" in problem(service.post("/v1/embeddings", json=wrong), 422, "invalid_request")["detail"]
+    problem(service.post("/v1/embeddings", json={"input": []}), 422, "invalid_request")
+
+
+def test_what_runs_here_is_told(service: httpx.Client) -> None:
+    models = service.get("/v1/models").json()["data"]
+    assert [(model["id"], model["loaded"], model["default"]) for model in models] == [("mini", True, True)]
+    info = service.get("/v1/info").json()
+    assert info["version"] == version("text-image-similarity")
+    assert info["models"]["mini"] == identify(load_encoder(MINI)) | {"embed_dim": 256}
+    assert info["limits"]["max_pairs"] == 64
+    assert service.get("/readyz").json() == service.get("/livez").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ({}, "invalid_request", "/pairs"),
+        ({"pairs": []}, "invalid_request", "/pairs"),
+        ({"pairs": [{"caption": "a"}]}, "invalid_request", "/pairs/0/image_url"),
+        ({"pairs": [{"image_base64": "aa", "caption": 3}]}, "invalid_request", "/pairs/0/caption"),
+        (
+            {"pairs": [{"image_base64": "aa", "image_url": "b", "caption": "a"}]},
+            "invalid_request",
+            "/pairs/0/image_url",
+        ),
+        ({"pairs": [{"image_url": "a", "caption": "a"}], "score": "dot"}, "invalid_request", "/score"),
+        ({"pairs": [{"image_url": "a", "caption": "a"}], "modle": "x"}, "invalid_request", "/modle"),
+        ({"pairs": [{"image_url": "a", "caption": "a"}] * 65}, "invalid_request", "64"),
+        ({"pairs": [{"image_url": "a", "caption": "a"}], "model": "fast"}, "unknown_model", "there are mini"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_what_is_wrong(
+    service: httpx.Client, body: dict[str, Any], code: str, said: str
+) -> None:
+    found = problem(service.post("/v1/similarity", json=body), 404 if code == "unknown_model" else 422, code)
+    assert said in found["detail"]
+
+
+def test_what_is_no_json_or_no_route_is_refused(service: httpx.Client) -> None:
+    json_type = {"content-type": "application/json"}
+    problem(service.post("/v1/similarity", content=b"{", headers=json_type), 400, "invalid_json")
+    problem(service.post("/v1/similarity", content=b"[" * 100_000, headers=json_type), 400, "invalid_json")
+    problem(service.post("/v1/similarity", content=b"{}"), 415, "unsupported_media_type")
+    problem(service.get("/v1/similarity"), 405, "method_not_allowed")
+    assert service.get("/v1/similarity").headers["allow"] == "POST"
+    problem(service.get("/v1/nothing"), 404, "not_found")
+
+
+def test_a_request_keeps_its_id_unless_it_is_odd(service: httpx.Client) -> None:
+    assert service.get("/livez", headers={"x-request-id": "row-7"}).headers["x-request-id"] == "row-7"
+    for odd in ("", "a" * 129, "a b"):
+        assert len(service.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]) == 32
+
+
+@pytest.mark.filterwarnings("ignore:open_binary is deprecated:DeprecationWarning")  # fastapi_swagger, until Python 3.13
+def test_the_documentation_needs_nothing_from_elsewhere(service: httpx.Client) -> None:
+    page = service.get("/docs")
+    assert page.status_code == 200
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert links
+    for link in links:
+        assert link.startswith(str(service.base_url)) or link.startswith("/"), link
+        assert service.get(link).status_code == 200
+
+
+def test_bodies_are_limited_one_by_one_and_together() -> None:
+    pair = base64_pair(b"x" * 6000, "a")
+    with serving(app_of(mini_settings(max_body=10_000, max_bodies=10_000), ColourEncoder())) as client:
+        assert client.post("/v1/similarity", json={"pairs": [pair]}).status_code == 200
+        problem(client.post("/v1/similarity", json={"pairs": [pair, pair]}), 413, "too_many_bytes")
+
+        def chunks() -> Iterator[bytes]:
+            yield b'{"pairs": ['
+            yield b" " * 20_000
+
+        headers = {"content-type": "application/json"}
+        problem(client.post("/v1/similarity", content=chunks(), headers=headers), 413, "too_many_bytes")
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+            slow.sendall(HEAD + b"expect: 100-continue\r\ncontent-length: 9000\r\n\r\n")
+            assert slow.recv(100).startswith(b"HTTP/1.1 100 "), "there is room for it"
+            assert client.post("/v1/similarity", json={"pairs": [pair]}).status_code == 200, "none is kept free for it"
+            slow.sendall(b" " * 8000)
+            end = time.monotonic() + 10
+            while (refused := client.post("/v1/similarity", json={"pairs": [pair]})).status_code == 200:
+                assert time.monotonic() < end
+        found = problem(refused, 429, "queue_full")
+        assert "leave no room" in found["detail"]
+        assert refused.headers["retry-after"] == "1"
+        rejected = [line for line in client.get("/metrics").text.splitlines() if "rejected_total{" in line]
+        assert 'tis_queue_rejected_total{reason="body_memory"} 0.0' not in rejected
+
+
+def test_a_body_that_does_not_arrive_is_given_up() -> None:
+    with (
+        serving(app_of(mini_settings(request_timeout_s=0.2), ColourEncoder())) as client,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow,
+    ):
+        slow.sendall(HEAD + b"content-length: 9000\r\n\r\n{")
+        assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_service_with_keys_wants_one_of_them() -> None:
+    keys = frozenset({"first", "second"})
+    pair = {"pairs": [base64_pair(make_png("red"), "red")]}
+    with serving(app_of(mini_settings(api_keys=keys), ColourEncoder())) as client:
+        for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/evaluator/health", "/system/health"):
+            assert client.get(path).status_code == 200, path
+        for headers in ({}, {"x-api-key": ""}, {"x-api-key": "third"}, {"authorization": "Basic first"}):
+            refused = client.post("/v1/similarity", json=pair, headers=headers)
+            problem(refused, 401, "unauthorized")
+            assert refused.headers["www-authenticate"] == "Bearer"
+            problem(client.get("/v1/models", headers=headers), 401, "unauthorized")
+            problem(client.get("/nothing", headers=headers), 401, "unauthorized")
+        for headers in ({"x-api-key": "first"}, {"authorization": "Bearer second"}, {"authorization": "bearer  first"}):
+            assert client.post("/v1/similarity", json=pair, headers=headers).status_code == 200
+
+
+def test_readiness_ends_before_the_service_does() -> None:
+    app = app_of(mini_settings(), ColourEncoder())
+    with serving(app) as client:
+        app.state.draining = True
+        found = problem(client.get("/readyz"), 503, "draining")
+        assert found["detail"] == "the service is about to end"
+        answer = client.post("/v1/similarity", json={"pairs": [base64_pair(make_png("red"), "red")]})
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert client.get("/livez").status_code == 200
+        assert "tis_ready 0.0" in client.get("/metrics").text
+
+
+def test_an_error_of_ours_is_told_without_its_secrets(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    app = app_of(mini_settings(), ColourEncoder())
+    monkeypatch.setattr(app.state.backend, "models", lambda: 1 / 0)
+    with serving(app) as client:
+        found = problem(client.get("/v1/models"), 500, "internal_error")
+    assert "division" not in str(found)
+    assert "ZeroDivisionError" in caplog.text

@@ -6,7 +6,21 @@ from importlib import import_module
 
 from ..results import Section
 
-NAMES = ("peers", "mini", "stages", "network", "reuse", "drift", "downloads", "growth", "engines", "startup")
+NAMES = (
+    "peers",
+    "mini",
+    "stages",
+    "network",
+    "reuse",
+    "drift",
+    "downloads",
+    "growth",
+    "engines",
+    "service",
+    "overload",
+    "restarts",
+    "startup",
+)
 
 
 def all_sections() -> list[Section]:

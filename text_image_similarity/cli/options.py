@@ -74,9 +74,9 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what goes to stderr."""
+    """Add the options that say what a job with an end tells on its way."""
     add = parser.add_argument
-    add("--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)")
+    add_log_format(parser)
     add(
         "--heartbeat",
         metavar="SECONDS",
@@ -85,6 +85,13 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         help="seconds between log lines about progress, where stderr is no terminal; 0 is never (default: 60)",
     )
     add("--quiet", action="store_true", help="no progress and no closing table")
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what stderr gets."""
+    parser.add_argument(
+        "--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)"
+    )
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 from ..config import Config, ScoreKind
 from ..errors import UsageError
 from ..records import OUT_COLUMNS
+from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
     add_column_options,
     add_fetch_options,
@@ -89,6 +90,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a setting of the engine, such as spark.master=local[4]; may be given again",
     )
+    add_client_options(parser)
     add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
@@ -99,18 +101,20 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if options.report is not None:
+    for path in filter(None, (options.report, options.compare)):
         from ..formats import check_apart
 
-        out = options.out_path
-        check_output(options.report, besides=(out, f"{out}.summary.json", options.embedding_cache))
-        check_apart(options.in_path, str(options.report))
+        out, other = options.out_path, options.report if path is options.compare else None
+        check_output(path, besides=(out, f"{out}.summary.json", options.embedding_cache, other))
+        check_apart(options.in_path, str(path))
     config = replace(with_fetching(model_config(options), options), score=options.score, chunk_size=options.chunk_size)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, score_csv
 
     how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
-    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options) as engine:
+    falls_back = options.fall_back and options.model is None and options.service_url is None
+    with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
+        comparison = compare(options, config, engine)
         summary = score_csv(
             options.in_path,
             options.out_path,
@@ -120,18 +124,23 @@ def run(options: argparse.Namespace) -> int:
             options=how,
             engine=engine,
             stop=stopping.asked,
-            fallback="mini" if options.fall_back and options.model is None else None,
+            fallback="mini" if falls_back else None,
             progress=None if options.quiet else bar.show,
         )
     if options.report is not None:
         _write_report(options, config, summary)
     if not options.quiet:
-        sys.stdout.write(closing_table(summary, options.report) + "\n")
+        tables = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
+        sys.stdout.write("\n\n".join(tables) + "\n")
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 
-def _engine(options: argparse.Namespace) -> AbstractContextManager[Engine | None]:
+def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:
     conf = dict(options.engine_conf)
+    if options.service_url is not None:
+        return service_engine(options, config)
+    if given := [name for name in ("compare", "api_key_file") if getattr(options, name) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} goes with --service-url")
     if options.engine == "spark":
         from ..spark import SparkEngine
 

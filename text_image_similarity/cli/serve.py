@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import UsageError
-from .options import add_fetch_options, add_log_options, add_runtime_options, runtime_config, seconds, with_fetching
+from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
 
 if TYPE_CHECKING:
     from ..service import Settings
@@ -26,7 +26,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "Score pairs on request, as an HTTP service."
     command = commands.add_parser("serve", help=text, description=text)
     add_service_options(command)
-    add_log_options(command)
+    add_log_format(command)
+    command.add_argument(
+        "--quiet", action="store_true", help="no line for each request; warnings and errors are still said"
+    )
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
 

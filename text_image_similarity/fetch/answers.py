@@ -36,7 +36,7 @@ def check_status(response: httpx.Response) -> None:
     said = f"{response.status_code} {response.reason_phrase}".strip()
     if response.status_code == 429 or response.is_server_error:
         code = ErrorCode.HTTP_429 if response.status_code == 429 else ErrorCode.HTTP_5XX
-        raise RefusedError(code, said, _seconds(response.headers.get("retry-after")))
+        raise RefusedError(code, said, retry_after_s(response.headers.get("retry-after")))
     if response.is_client_error:
         raise RowError(ErrorCode.HTTP_4XX, said)
     if response.is_redirect:
@@ -44,7 +44,7 @@ def check_status(response: httpx.Response) -> None:
     raise RowError(ErrorCode.BAD_RESPONSE, said)
 
 
-def _seconds(retry_after: str | None) -> float | None:
+def retry_after_s(retry_after: str | None) -> float | None:
     """Read a Retry-After header: seconds, or a date (RFC 9110, section 10.2.3)."""
     if retry_after is None:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -42,13 +43,21 @@ class GuardedTransport(httpx.BaseTransport):
         limits: `connect_s` and `allow_private_addresses` are used.
         proxy: `http://host:port` that all requests go through; None goes to the hosts themselves.
         resolve: `(host, port) -> addresses`; None asks the system.
+        ssl_context: What certificates are held against; None is certifi's roots, whatever the environment says.
     """
 
-    def __init__(self, limits: Limits, *, proxy: str | None = None, resolve: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        proxy: str | None = None,
+        resolve: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self._limits = limits
         self._proxy = proxy
         self._backend = _GuardedBackend(limits, resolve or _system_resolver, to_proxy=proxy is not None)
-        self._ssl_context = httpx.create_ssl_context(trust_env=False)
+        self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
         self._own = local()
         self._pools: list[httpcore.ConnectionPool] = []
 

@@ -10,12 +10,14 @@ from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 
 from . import evaluator, routes
 from .backend import Backend
+from .document import add_document
 from .gate import Gate
 from .local import LocalBackend
 from .metrics import Metrics, package_version
 from .requests import add_problems
 from .settings import Settings
 from .tracing import Tracing
+from .web import add_page
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
@@ -56,6 +58,7 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.backend, app.state.metrics = settings, backend, metrics
@@ -63,7 +66,9 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
     for router in (routes.work, routes.about, evaluator.work, evaluator.about):
         app.include_router(router)
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
+    add_page(app)
     add_problems(app)
+    add_document(app, settings)
 
     app.add_middleware(Gate, settings=settings, backend=backend, metrics=metrics, tracing=tracing)
     return app

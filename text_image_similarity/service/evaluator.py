@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from ..records import ScoreResult
 from .metrics import package_version
 from .requests import PROBLEMS, WorkRoute, ask
 from .routes import metrics, picture_of, unready
-from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult
+from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult, Health
 from .work import Ask
 
 work = APIRouter(prefix="/evaluator/v1/evaluation", route_class=WorkRoute, responses=PROBLEMS, tags=["earlier service"])
 about = APIRouter(tags=["earlier service"])
+_UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 
 
 @work.post("/single", response_model=EvaluationResult)
@@ -44,8 +45,8 @@ async def batch(asked: EvaluationBatch, request: Request) -> Response:
     )
 
 
-@about.get("/evaluator/health")
-@about.get("/system/health")
+@about.get("/evaluator/health", response_model=Health, responses=_UNHEALTHY)
+@about.get("/system/health", response_model=Health, responses=_UNHEALTHY)
 async def health(request: Request) -> Response:
     """Say whether the service works."""
     problem = unready(request)
@@ -58,7 +59,7 @@ async def health(request: Request) -> Response:
     return JSONResponse(body, status_code=200 if problem is None else 503)
 
 
-about.get("/evaluator/metrics")(metrics)
+about.get("/evaluator/metrics", response_class=PlainTextResponse)(metrics)
 
 
 @about.get("/evaluator/docs", include_in_schema=False)
@@ -73,7 +74,7 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
     for name in dict.fromkeys(evaluation.model_config_name for evaluation in asked):
         numbers = [number for number, evaluation in enumerate(asked) if evaluation.model_config_name == name]
         most = request.app.state.settings.max_pairs
-        for start in range(0, len(numbers), most):  # that service had no limit
+        for start in range(0, len(numbers), most):
             found |= await _evaluate_some(
                 request, name, {number: asked[number] for number in numbers[start : start + most]}
             )

@@ -101,10 +101,11 @@ class LocalBackend:
             pass  # what is done is answered
         finally:
             job.gone = True
+            items, job.items = job.items, []  # which know the job: their pictures would wait for a garbage collection
         if job.problem is not None:
             raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_LOAD_AGAIN_S)
-        results = [late(item.ask, timeout_s) if item.result is None else item.result for item in job.items]
-        return Answer(served.name, results, [item.marks for item in job.items])
+        results = [late(item.ask, timeout_s) if item.result is None else item.result for item in items]
+        return Answer(served.name, results, [item.marks for item in items])
 
     def refusal(self) -> ProblemError | None:
         """See `Backend`: whether no model, or nothing at all, has room."""

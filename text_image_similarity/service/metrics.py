@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from ..errors import ErrorCode
 from ..records import ScoreResult
 
 Reason = Literal["queue_full", "inflight", "body_memory"]  # why a request was refused
@@ -85,6 +86,8 @@ class Metrics:
             self._lookups.labels(kind, model)
             self._hits.labels(kind, model)
         self._pairs.labels(model, "scored", "")
+        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
+            self._pairs.labels(model, "failed", code.value)
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Count the time of a stage."""

@@ -49,7 +49,7 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
 async def upload(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture's file.")],
-    caption: Annotated[str, Form()],
+    caption: Annotated[str, Form(min_length=1)],
     model: Annotated[str | None, Form()] = None,
     score: Annotated[ScoreKind, Form()] = "cosine",
 ) -> Response:
@@ -63,8 +63,6 @@ async def upload(
 async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
     """Embed captions or pictures, in the shape of OpenAI's embeddings API."""
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not inputs:
-        raise ProblemError("invalid_request", "/input: there is nothing in it")
     pictures = asked.modality == "image"
     asks = [Ask(picture_of(text), None) if pictures else Ask(None, text) for text in inputs]
     answer = await ask(request, asked.model, asks)

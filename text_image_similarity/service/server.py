@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from ..errors import UsageError
 from .app import create_app
+from .connections import Connection
 from .local import LocalBackend
 from .metrics import Metrics
 from .settings import Settings
@@ -41,12 +42,16 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
     """
     listener = _listener(host, port)
     with listener:
+        for library in ("uvicorn.error", "python_multipart"):  # a line for each scanner that knocks is too much
+            logging.getLogger(library).setLevel(logging.ERROR)
         metrics = Metrics()
         backend = LocalBackend(settings, metrics)
         backend.load()
         app = create_app(settings, backend=backend, metrics=metrics)
         config = uvicorn.Config(
             app,
+            http=Connection,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

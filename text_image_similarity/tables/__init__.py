@@ -105,7 +105,7 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         col_text: The column of captions.
         options: How the run begins, and what it may replace.
         encoder: A loaded encoder to use; None loads the one that `config` names.
-        engine: Scores the parts on other machines, such as `SparkEngine` or `RayEngine`; None scores them here.
+        engine: Scores the parts elsewhere, such as `SparkEngine`, `RayEngine` or `ServiceEngine`; None scores them here.
         fallback: The model to take, with a warning in the log and in the summary, if the one that `config` names is
             out of reach; None raises then.
         transport: Where http requests go, for tests; None is the network. An engine's go to the network.

@@ -1,0 +1,327 @@
+"""Clients of the service that cost little: prepared requests over kept-alive connections, on one event loop.
+
+`closed` keeps a number of clients busy, each of which waits for its answer before it asks again. `opened` sends on a
+schedule that knows nothing of answers, and counts time from when a request was due, so that a service which stalls
+cannot make its clients wait unseen. What was sent is never sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import time
+from base64 import b64encode
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+PATH = "/v1/similarity"
+SCORED = "scored"
+_ANSWERED = b'"error":null'  # of a request with one pair
+_ASK_S = 10.0
+_PATIENCE_S = 60.0  # for what is out when a schedule ends
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request; times are seconds of the machine's clock.
+
+    Args:
+        due: When it should have been sent.
+        sent: When it was.
+        ended: When its answer was whole, or the connection lost.
+        kind: `scored`; `failed` with status 200; a status such as `429`; `refused`, where no connection was made and
+            nothing sent; or `lost`, where the connection ended before the answer.
+    """
+
+    due: float
+    sent: float
+    ended: float
+    kind: str
+
+    @property
+    def seconds(self) -> float:
+        """From when it was due to its answer."""
+        return self.ended - self.due
+
+
+Told = Callable[[int, bytes], None]  # status, or 0 where the connection ended, and body
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with at most one request on it at a time."""
+
+    def __init__(self) -> None:
+        self._received = b""
+        self._head = -1  # its length, once it is here
+        self._length = 0
+        self._status = 0
+        self._told: Told | None = None
+        self._closing = False
+        self.usable = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self.usable = True
+
+    def post(self, request: bytes, told: Told) -> None:
+        """Send a whole request; `told` is called once."""
+        self._told = told
+        self._transport.write(request)
+
+    async def answer(self, request: bytes) -> tuple[int, bytes]:
+        """Send a whole request and return the answer's status and body, or (0, b"") where the connection ended."""
+        answered: asyncio.Future[tuple[int, bytes]] = asyncio.get_running_loop().create_future()
+
+        def told(status: int, body: bytes) -> None:
+            if not answered.done():
+                answered.set_result((status, body))
+
+        self.post(request, told)
+        return await answered
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._head < 0:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self._read_head(self._received[:end].lower())
+            self._head = end + 4
+        if len(self._received) >= self._head + self._length:
+            body, self._received = self._received[self._head :], b""
+            self._head = -1
+            if self._closing:
+                self.close()
+            self._tell(self._status, body)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.usable = False
+        self._tell(0, b"")
+
+    def close(self) -> None:
+        """End the connection."""
+        self.usable = False
+        self._transport.close()
+
+    def _read_head(self, head: bytes) -> None:
+        self._status = int(head[9:12])
+        self._length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        self._closing = b"connection: close" in head
+
+    def _tell(self, status: int, body: bytes) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            told(status, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a service listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+def post(body: Any, path: str = PATH) -> bytes:
+    """Return a whole request that posts an object."""
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    return head.encode() + b"\r\n\r\n" + content
+
+
+def post_pair(picture: bytes, caption: str) -> bytes:
+    """Return a whole request for the score of one pair."""
+    return post({"pairs": [{"image_base64": b64encode(picture).decode(), "caption": caption}]})
+
+
+def get(path: str) -> bytes:
+    """Return a whole request that gets something."""
+    return f"GET {path} HTTP/1.1\r\nHost: service\r\n\r\n".encode()
+
+
+async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
+    """Send one request over a connection of its own and return status and body; (0, b"") where no answer comes."""
+    try:
+        connection = await _connected(address)
+    except OSError:
+        return 0, b""
+    try:
+        return await asyncio.wait_for(connection.answer(request), _ASK_S)
+    except TimeoutError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
+async def closed(address: Address, requests: Iterable[bytes], clients: int) -> list[Outcome]:
+    """Let clients post requests, each its next one after an answer, until there are none left."""
+    shared, found = iter(requests), list[Outcome]()
+    await asyncio.gather(*(_client(address, shared, found) for _ in range(clients)))
+    return found
+
+
+async def _client(address: Address, requests: Iterator[bytes], found: list[Outcome]) -> None:
+    connection = Connection()
+    try:
+        for request in requests:
+            due = time.perf_counter()
+            if not connection.usable:
+                try:
+                    connection = await _connected(address)
+                except OSError:
+                    found.append(Outcome(due, due, time.perf_counter(), "refused"))
+                    await asyncio.sleep(0.01)
+                    continue
+            sent = time.perf_counter()
+            kind = _kind(*await connection.answer(request))
+            found.append(Outcome(due, sent, time.perf_counter(), kind))
+    finally:
+        if connection.usable:
+            connection.close()
+
+
+async def opened(
+    address: Address, requests: Sequence[bytes], rate: float, seconds: float, *, most: int = 512
+) -> list[Outcome]:
+    """Post requests, over and over, at random moments (a Poisson process) whatever becomes of them.
+
+    Args:
+        address: Of the service.
+        requests: Whole ones.
+        rate: Requests a second, on average.
+        seconds: How long.
+        most: Connections at a time; a request that is due when all are busy waits, and its time runs.
+
+    Returns:
+        One outcome for each request that was due.
+    """
+    crowd, chance, number = _Crowd(address, most), random.Random(0), 0
+    due = time.perf_counter()
+    end = due + seconds
+    while due < end:
+        early = due - time.perf_counter()
+        if early > 0:
+            await asyncio.sleep(early)
+            continue
+        crowd.post(due, requests[number % len(requests)])
+        number += 1
+        due += chance.expovariate(rate)
+    await crowd.finish()
+    return crowd.found
+
+
+class _Crowd:
+    """Connections that requests share: an idle one takes the next, a new one is opened where none is idle."""
+
+    def __init__(self, address: Address, most: int) -> None:
+        self._address, self._most = address, most
+        self._idle: list[Connection] = []
+        self._waiting: deque[tuple[float, bytes]] = deque()
+        self._open = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._out = 0
+        self._none_out = asyncio.Event()
+        self.found: list[Outcome] = []
+
+    def post(self, due: float, request: bytes) -> None:
+        """Send a request as soon as a connection is free."""
+        self._out += 1
+        self._none_out.clear()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                self._send(connection, due, request)
+                return
+            self._open -= 1
+        self._waiting.append((due, request))
+        self._open_another()
+
+    async def finish(self) -> None:
+        """Wait for what is out, with some patience, and close the connections."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._none_out.wait(), _PATIENCE_S)
+        now = time.perf_counter()
+        self.found += [Outcome(now, now, now, "unanswered")] * self._out
+        for connection in self._idle:
+            connection.close()
+
+    def _open_another(self) -> None:
+        if self._open < self._most:
+            self._open += 1
+            task = asyncio.ensure_future(self._connect())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> None:
+        try:
+            connection = await _connected(self._address)
+        except OSError:
+            self._open -= 1
+            if self._waiting:
+                due, _ = self._waiting.popleft()
+                self._end(Outcome(due, due, time.perf_counter(), "refused"))
+            return
+        self._next(connection)
+
+    def _next(self, connection: Connection) -> None:
+        if not connection.usable:
+            self._open -= 1
+            if self._waiting:
+                self._open_another()
+        elif self._waiting:
+            self._send(connection, *self._waiting.popleft())
+        else:
+            self._idle.append(connection)
+
+    def _send(self, connection: Connection, due: float, request: bytes) -> None:
+        sent = time.perf_counter()
+
+        def told(status: int, body: bytes) -> None:
+            self._end(Outcome(due, sent, time.perf_counter(), _kind(status, body)))
+            self._next(connection)
+
+        connection.post(request, told)
+
+    def _end(self, outcome: Outcome) -> None:
+        self.found.append(outcome)
+        self._out -= 1
+        if not self._out:
+            self._none_out.set()
+
+
+async def _connected(address: Address) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, address.host, address.port, family=socket.AF_INET)
+    return connection
+
+
+def _kind(status: int, body: bytes) -> str:
+    if status == 200:
+        return SCORED if _ANSWERED in body else "failed"
+    return str(status) if status else "lost"
+
+
+def kinds(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Count outcomes by kind."""
+    return dict(Counter(outcome.kind for outcome in outcomes))
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """Return the least value that at least so many percent of the values do not exceed; 0 of none."""
+    there = sorted(values)
+    rank = -(-len(there) * percent // 100)
+    return there[max(int(rank), 1) - 1] if there else 0.0
+
+
+def percentiles(values: Iterable[float]) -> dict[str, float]:
+    """Return the median, the 99th percentile and the greatest value."""
+    there = sorted(values)
+    return {"p50": percentile(there, 50), "p99": percentile(there, 99), "max": percentile(there, 100)}

@@ -1,0 +1,38 @@
+"""Prints the versions of poetry.lock as constraints for pip, so that an image gets what the tests ran with.
+
+    python constraints.py poetry.lock > constraints.txt
+
+Of a package that is locked once for each Python, the version for the Python that runs this is taken. Whether an extra is
+installed stays pip's business.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+from pip._vendor.packaging.markers import Marker  # pip's own copy: nothing else is installed yet
+
+
+def constraints(lock: Path) -> list[str]:
+    """Return `name==version` of every package of a lock file that this Python may install."""
+    packages = tomllib.loads(lock.read_text(encoding="utf-8"))["package"]
+    return sorted({f"{package['name']}=={package['version']}" for package in packages if _applies(package)})
+
+
+def _applies(package: dict[str, object]) -> bool:
+    markers = package.get("markers")
+    of_groups = markers.values() if isinstance(markers, dict) else [markers]
+    return any(marker is None or _holds(marker) for marker in of_groups)
+
+
+def _holds(marker: str) -> bool:
+    """Say whether a marker holds with every extra that it names."""
+    extras = re.findall(r"extra == \"([^\"]+)\"", marker) or [""]
+    return any(Marker(marker).evaluate({"extra": extra}) for extra in extras)
+
+
+if __name__ == "__main__":
+    print("\n".join(constraints(Path(sys.argv[1]))))  # noqa: T201 - its output

@@ -1,0 +1,125 @@
+"""Single requests against batch requests: how much faster a service is when it is sent many pairs at once.
+
+The first rows of a table that the service is asked about are dealt out in turn, one to a single request, the next one to
+a batch, so that no picture is sent twice and the service's cache helps neither side. Blocks of both take turns, and so
+does which of them comes first, so that a service that warms up, or gets busy, slows down both. One request is under way
+at a time, and the seconds are this client's: reading of files and HTTP included.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+from ..config import Config
+from ..errors import TableError, UsageError
+from ..formats import check_columns, folder_of, open_table
+from ..pipeline import record
+from ..records import Record
+from .engine import ServiceEngine
+
+MOST = 256  # rows on each side
+_LOOKED_AT = 4 * MOST  # rows among which they are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one way of asking came to.
+
+    Args:
+        mode: `single` or `batch`.
+        requests: How many were made.
+        images: Rows in them.
+        seconds: The time of all of them.
+        images_per_second: The rate.
+        speed_up: It, as a multiple of that of single requests.
+    """
+
+    mode: str
+    requests: int
+    images: int
+    seconds: float
+    images_per_second: float
+    speed_up: float
+
+
+def compare_table(source: str, columns: tuple[str, str], config: Config, engine: ServiceEngine) -> list[Comparison]:
+    """Time single requests against batch requests on the first rows of a table.
+
+    Args:
+        source: The table, as for `score_csv`.
+        columns: Its columns of references and of captions.
+        config: The settings of the run.
+        engine: The service; it is started here.
+
+    Returns:
+        `single` and `batch`, with as many rows each, at most 256.
+
+    Raises:
+        UsageError: There are no three rows that the service is asked about, or a column is missing.
+        TableError: The service could not be asked.
+    """
+    config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
+    engine.start(config)
+    rows = list(islice(filter(engine.sends, _first_rows(source, columns)), 2 * MOST + 1))
+    if len(rows) < 3:
+        raise UsageError(f"{source} has fewer than three rows that the service can be asked about, too few to compare")
+    engine.score_some(rows[:1])  # the first request is slower than the others
+    half = (len(rows) - 1) // 2
+    return _compared(engine, rows[1::2][:half], rows[2::2][:half])
+
+
+def _first_rows(source: str, columns: tuple[str, str]) -> Iterator[Record]:
+    table = open_table(source)
+    if table.columns:
+        check_columns(table.columns, columns, source)
+    parts = ([rows.column(name) for name in columns] for rows in table.read(0, _LOOKED_AT))
+    return islice((record(*row) for part in parts for row in zip(*part, strict=True)), _LOOKED_AT)
+
+
+def _compared(engine: ServiceEngine, singles: Sequence[Record], batch: Sequence[Record]) -> list[Comparison]:
+    size = engine.max_pairs
+    seconds, requests = {"single": 0.0, "batch": 0.0}, {"single": 0, "batch": 0}
+    for number, at in enumerate(range(0, len(singles), size)):
+        blocks: dict[str, list[Sequence[Record]]] = {
+            "single": [[row] for row in singles[at : at + size]],
+            "batch": [batch[at : at + size]],
+        }
+        for mode in sorted(blocks, reverse=number % 2 == 0):
+            before, began = engine.requests, time.perf_counter()
+            for rows in blocks[mode]:
+                engine.score_some(rows)
+            seconds[mode] += time.perf_counter() - began
+            requests[mode] += engine.requests - before
+    rates = {mode: len(singles) / max(seconds[mode], 1e-9) for mode in seconds}
+    return [
+        Comparison(
+            mode,
+            requests[mode],
+            len(singles),
+            round(seconds[mode], 3),
+            round(rates[mode], 2),
+            round(rates[mode] / rates["single"], 2),
+        )
+        for mode in seconds
+    ]
+
+
+def write_comparison(comparison: Sequence[Comparison], path: str | PathLike[str]) -> None:
+    """Write what `compare_table` returned as CSV.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    try:
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Comparison))
+            writer.writerows(astuple(row) for row in comparison)
+    except OSError as exc:
+        raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc

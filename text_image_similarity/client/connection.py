@@ -1,0 +1,196 @@
+"""HTTP to one service: patient with one that is busy, restarting or out of reach for a while."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from itertools import count
+from threading import Event
+from typing import Any
+
+import httpx
+
+from ..config import Limits
+from ..errors import ConfigError, RowError, TableError, UsageError
+from ..fetch import USER_AGENT
+from ..fetch.answers import retry_after_s
+from ..fetch.references import http_url
+from ..fetch.stream import row_deadline
+from ..fetch.transport import GuardedTransport
+
+ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
+_CONNECT_S = 10.0
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, RowError)  # the last of names and of TLS
+_LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answered later
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a service said.
+
+    Args:
+        status: HTTP's.
+        body: The JSON object, a problem's too; None if there was none.
+        reason: The status in words, for an answer without a problem.
+    """
+
+    status: int
+    body: dict[str, Any] | None
+    reason: str
+
+    def __str__(self) -> str:
+        said = self.body or {}
+        detail = said.get("detail") or self.reason
+        return " ".join(f"{self.status} {said.get('code', '')}: {detail}".replace(" :", ":").split())[:500]
+
+
+class Connection:
+    """Asks one service, from several threads at once, each over a kept connection.
+
+    Args:
+        url: Where the service is, such as `http://host:8000`; it may have a path.
+        api_key: Sent with every request.
+        patience_s: Seconds for which a request that may be answered later is sent again.
+        transport: Where requests go; None is the network.
+
+    Attributes:
+        answer_s: Seconds to wait for one answer.
+        patience_s: As given.
+
+    Raises:
+        ConfigError: The URL or the key cannot be one.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str | None, patience_s: float, transport: httpx.BaseTransport | None
+    ) -> None:
+        self.url = _checked(url)
+        self.answer_s = ANSWER_S
+        self.patience_s = patience_s
+        self._closing = Event()
+        self._transport = transport or GuardedTransport(
+            Limits(connect_s=_CONNECT_S, allow_private_addresses=True), ssl_context=httpx.create_ssl_context()
+        )
+        self._client = httpx.Client(
+            transport=self._transport,
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json", **_authorization(api_key)},
+            cookies=CookieJar(
+                policy=DefaultCookiePolicy(allowed_domains=[])
+            ),  # those of a balancer tie us to one replica
+            trust_env=False,
+        )
+        self._has_key = api_key is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing.is_set()
+
+    def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> Answer:
+        """Send a request until it is answered, with pauses, for as long as there is patience.
+
+        Args:
+            method: `GET` or `POST`.
+            path: From the service's URL on.
+            content: JSON.
+            insist: Whether a service that cannot be reached, or cannot load its model, is asked again, too.
+
+        Returns:
+            The answer, unless it is one that may be another one later, or is about the key or another place.
+
+        Raises:
+            TableError: There was no answer in time, or this connection was closed.
+            UsageError: The service wants a key or refuses this one, or is at another place.
+        """
+        end = time.monotonic() + self.patience_s
+        for tries in count():
+            wait = 0.0
+            try:
+                response = self._send(method, path, content)
+                if response.status_code not in _LATER:
+                    return self._understood(response)
+                answer = _answer(response)
+                if not insist and (answer.body or {}).get("code") == "model_unavailable":
+                    return answer
+                failure = str(answer)
+                wait = retry_after_s(response.headers.get("retry-after")) or 0.0
+            except (httpx.HTTPError, RowError) as exc:
+                failure = str(exc) or type(exc).__name__
+                if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
+                    raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
+            except RuntimeError as exc:  # httpx's own for a client that is closed
+                if not self.closed:
+                    raise
+                failure = str(exc)
+            wait += min(8.0, 0.25 * 2**tries) * random.random()
+            if self.closed or time.monotonic() + wait > end or self._closing.wait(wait):
+                break
+        if self.closed:
+            raise TableError(f"the connection to {self.url} was closed")
+        raise TableError(
+            f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
+            f"{tries + 1} tries: {failure}; finished parts are kept, and the same command goes on once it is well"
+        )
+
+    def close(self) -> None:
+        """Stop: requests in work fail within moments."""
+        self._closing.set()
+        if isinstance(self._transport, GuardedTransport):
+            self._transport.abort()
+        self._client.close()
+
+    def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        with row_deadline(time.monotonic() + self.answer_s):
+            return self._client.request(
+                method, self.url + path, content=content, headers=headers, timeout=self.answer_s
+            )
+
+    def _understood(self, response: httpx.Response) -> Answer:
+        """Return an answer, unless it is about the way and not about what was asked."""
+        if response.status_code in (401, 403):
+            said = "does not accept this API key" if self._has_key else "wants an API key"
+            raise UsageError(
+                f"the service at {self.url} {said} ({_answer(response)}); put the right one into a file for "
+                "--api-key-file, or into the environment variable TEXT_IMAGE_SIMILARITY_API_KEY (api_key=...)"
+            )
+        if response.is_redirect:
+            raise UsageError(
+                f"the service at {self.url} is elsewhere: {path_to(response)}; give the URL that it answers at itself"
+            )
+        return _answer(response)
+
+
+def path_to(response: httpx.Response) -> str:
+    """Say where a redirect leads."""
+    return f"{response.status_code} to {response.headers.get('location', 'nowhere')[:200]!r}"
+
+
+def _answer(response: httpx.Response) -> Answer:
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    reason = response.reason_phrase or "no reason given"
+    return Answer(response.status_code, body if isinstance(body, dict) else None, reason)
+
+
+def _checked(url: str) -> str:
+    try:
+        found = http_url(url)
+        if found.query or found.fragment:
+            raise ValueError("there is a query or a fragment in it")
+    except ValueError as exc:  # the URL is not shown: what stands before an @ may be a password
+        raise ConfigError(f"the service's URL is none like http://host:8000: {exc}") from exc
+    return url.strip(" ").rstrip("/")
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    if api_key is None:
+        return {}
+    if not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
+        raise ConfigError("the API key is empty, or has spaces around it or characters that no header can hold")
+    return {"Authorization": f"Bearer {api_key}"}

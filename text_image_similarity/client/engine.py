@@ -1,0 +1,281 @@
+"""Parts of a table through a service, in requests of a bounded size."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from ..config import Config, Limits, at_least
+from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError
+from ..records import Record, ScoreResult
+from .connection import Connection
+from .pairs import Pairs
+
+_FACTS = ("model", "revision", "device", "precision", "engine", "preprocess", "fingerprint")
+_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
+_MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
+_REPLICAS = 20  # that may have to load a model, each on its own
+_SPLIT = frozenset({408, 413})  # a smaller request may be answered
+_LATE = "timeout: not done within the service's "  # how the error of a pair begins that may be scored next time
+
+Waiting = list[tuple[int, bytes]]  # a record's place in its part, and its pair as JSON
+
+
+class ServiceEngine:
+    """A running service that scores the parts of a table; a context manager.
+
+    Args:
+        url: Where it is, such as `http://host:8000`.
+        api_key: What it wants to be shown, if it does.
+        model: The name of a model that it serves. None takes `config.model` where that is not the default, and else the
+            service's default.
+        connections: Requests under way at once.
+        patience_s: Seconds for which a request that is refused, not answered or answered with 5xx is sent again.
+        transport: Where requests go, for tests and for other TLS settings; None is the network.
+
+    Attributes:
+        requests: How many requests for scores were made, repeated ones not counted.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        connections: int = 8,
+        patience_s: float = 300.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        at_least("connections", connections, 1)
+        self._service = Connection(url, api_key=api_key, patience_s=patience_s, transport=transport)
+        self._name, self._wanted = "", model
+        self._connections = connections
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="score-service")
+        self._pairs = Pairs(Config())
+        self._config = Config()
+        self._facts: dict[str, Any] = {}
+        self.requests = 0
+        self.max_pairs = self._max_queue = 1
+        self._max_body = _MOST_BYTES
+
+    def __enter__(self) -> ServiceEngine:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._service.close()
+        self._pool.shutdown(cancel_futures=True)
+        self._pairs.close()
+
+    @property
+    def at_once(self) -> int:
+        """How many parts keep all connections busy, once it is started."""
+        return 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
+
+    @property
+    def _pairs_of_a_request(self) -> int:
+        # All connections together have twice as many pairs under way as may wait there: never idle, seldom refused.
+        return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
+
+    def start(self, config: Config) -> dict[str, Any]:
+        """Choose the model, wait until it is loaded, and return what `identify` says of it there.
+
+        Raises:
+            ConfigError: `config` has settings that belong to the service.
+            ModelUnavailableError: There is no model of this name.
+            UsageError: There is no such service at the URL, or it wants a key.
+            TableError: It cannot be reached.
+        """
+        if theirs := settings_of_the_service(config):
+            raise ConfigError(
+                f"{', '.join(theirs)} would decide nothing here: the service has settings of its own; leave the default"
+            )
+        with self._understood("GET /v1/info"):
+            limits = self._get("/v1/info", insist=False)["limits"]
+            self.max_pairs, self._max_queue = int(limits["max_pairs"]), int(limits["max_queue"])
+            self._max_body = int(limits["max_body"])
+            self._service.answer_s = max(self._service.answer_s, 2 * float(limits["request_timeout_s"]))
+        self._name = self._chosen(config)
+        self._facts = self._facts_when_loaded()
+        self._config = config
+        self._pairs.close()
+        self._pairs = Pairs(config)
+        return dict(self._facts)
+
+    def score(self, records: Sequence[Record]) -> list[ScoreResult]:
+        """Score a part and return one result per record, in order; may be called from several threads.
+
+        Raises:
+            TableError: The service could not be asked, or said what cannot be understood.
+        """
+        size = self._pairs_of_a_request
+        work: list[Future[list[ScoreResult]]] = []
+        try:
+            for at in range(0, len(records), size):
+                work.append(self._pool.submit(self.score_some, records[at : at + size]))
+            results = [result for future in work for result in future.result()]
+        except (CancelledError, RuntimeError) as exc:  # the latter from a pool that is shut down
+            if not self._service.closed:
+                raise
+            raise TableError("the engine was closed") from exc
+        finally:
+            for future in work:
+                future.cancel()
+        now = self._facts_now()  # None of a replica that has not loaded it
+        if now is not None and {**now, "device": None} != {**self._facts, "device": None}:
+            raise TableError(
+                f"{self._name} at {self._service.url} is another model than when this run began; put the earlier one "
+                "back, or score the table afresh with --overwrite (start='afresh')"
+            )
+        return results
+
+    def sends(self, record: Record) -> bool:
+        """Whether the service is asked about a record; some are answered here."""
+        return not isinstance(self._pairs.pair(record), ScoreResult)
+
+    def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
+        """Score a few records on this thread, with one request unless their pictures are large.
+
+        Raises:
+            TableError: As `score` does.
+        """
+        done: dict[int, ScoreResult] = {}
+        waiting: Waiting = []
+        for place, record in enumerate(records):
+            pair = self._pairs.pair(record)
+            if isinstance(pair, ScoreResult):
+                done[place] = pair
+                continue
+            content = json.dumps({"id": place, **pair}).encode()
+            if waiting and sum(len(pair) for _, pair in waiting) + len(content) > min(_MOST_BYTES, self._max_body // 2):
+                done |= self._ask_until_done(waiting)
+                waiting = []
+            waiting.append((place, content))
+        if waiting:
+            done |= self._ask_until_done(waiting)
+        return [Pairs.settled(record, done[place]) for place, record in enumerate(records)]
+
+    def _ask_until_done(self, waiting: Waiting) -> dict[int, ScoreResult]:
+        """Ask about some pairs, and again about those that a busy service had no time for."""
+        end = time.monotonic() + self._service.patience_s
+        done = self._ask(waiting)
+        while time.monotonic() < end and (
+            late := [one for one in waiting if (done[one[0]].error or "").startswith(_LATE)]
+        ):
+            done |= self._ask(late)
+        return done
+
+    def _ask(self, waiting: Waiting) -> dict[int, ScoreResult]:
+        """Ask about some pairs, and in halves if the service will not have them all at once."""
+        head = json.dumps({"model": self._name, "score": self._config.score})[:-1].encode()
+        content = head + b', "pairs": [' + b", ".join(pair for _, pair in waiting) + b"]}"
+        if len(content) > self._max_body and len(waiting) == 1:
+            return {waiting[0][0]: _too_large(len(content))}
+        self.requests += 1
+        answer = self._service.ask("POST", "/v1/similarity", content)
+        if answer.status in _SPLIT and len(waiting) > 1:
+            middle = len(waiting) // 2
+            return self._ask(waiting[:middle]) | self._ask(waiting[middle:])
+        if answer.status == 413:
+            return {waiting[0][0]: _too_large(len(content))}
+        if answer.status != 200:
+            raise TableError(f"the service at {self._service.url} refused a request: {answer}")
+        with self._understood("POST /v1/similarity"):
+            said = answer.body or {}
+            if (said["model"], said["score"]) != (self._name, self._config.score):
+                raise ValueError(f"it scored with {said['model']!r}, {said['score']!r}")
+            if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
+                raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in another order")
+            return {result["id"]: _result(result) for result in said["results"]}
+
+    def _chosen(self, config: Config) -> str:
+        """Return the name of the model to ask for."""
+        with self._understood("GET /v1/models"):
+            listed = {str(model["id"]): bool(model["default"]) for model in self._get("/v1/models")["data"]}
+            default = next(name for name, is_default in listed.items() if is_default)
+        name = self._wanted or (default if config.model == Config().model else str(config.model))
+        if name not in listed:
+            raise ModelUnavailableError(
+                f"the service at {self._service.url} serves no model {name!r}; it serves {', '.join(listed)}"
+            )
+        return name
+
+    def _facts_when_loaded(self) -> dict[str, Any]:
+        """Return the facts of the model; one that is loaded on demand is asked for first, of several replicas too."""
+        content = json.dumps({"model": self._name, "input": "a"}).encode()
+        for _ in range(_REPLICAS):
+            if (facts := self._facts_now()) is not None:
+                return facts
+            answer = self._service.ask("POST", "/v1/embeddings", content, insist=False)
+            if answer.status != 200 or answer.body is None:
+                raise ModelUnavailableError(f"the service at {self._service.url} cannot load {self._name}: {answer}")
+            if answer.body.get("model") != self._name:
+                raise ModelUnavailableError(
+                    f"{self._name} at {self._service.url} stands for several models, whose scores cannot be compared; "
+                    f"name one of them, such as {answer.body.get('model')}"
+                )
+        raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
+
+    def _facts_now(self) -> dict[str, Any] | None:
+        """Return the facts of the model, or None if it is not loaded."""
+        with self._understood("GET /v1/info"):
+            model = self._get("/v1/info")["models"].get(self._name)
+            return model and {name: model[name] for name in _FACTS}
+
+    def _get(self, path: str, *, insist: bool = True) -> dict[str, Any]:
+        answer = self._service.ask("GET", path, insist=insist)
+        if answer.status != 200 or answer.body is None:
+            raise UsageError(
+                f"{self._service.url} is no text-image-similarity service: GET {path} was answered with {answer}"
+            )
+        return answer.body
+
+    @contextmanager
+    def _understood(self, asked: str) -> Iterator[None]:
+        """Raise a `TableError` for an answer that is not of the form that it must have."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as exc:
+            raise TableError(
+                f"{self._service.url} answered {asked} otherwise than a text-image-similarity service of this version "
+                f"does ({type(exc).__name__}: {exc}); is something else in its place, or before it?"
+            ) from exc
+
+
+def settings_of_the_service(config: Config) -> list[str]:
+    """Return the names of settings that are not at their defaults and that a service decides for itself."""
+    pairs = ((config, Config()), (config.limits, Limits()))
+    return [
+        field.name
+        for ours, default in pairs
+        for field in fields(ours)
+        if field.name not in _OURS and getattr(ours, field.name) != getattr(default, field.name)
+    ]
+
+
+def _result(said: dict[str, Any]) -> ScoreResult:
+    """Return one result of an answer.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
+    if (error := said["error"]) is None:
+        return ScoreResult(float(said["similarity"]))
+    return ScoreResult(error=f"{ErrorCode(error['code']).value}: {error['detail']}")
+
+
+def _too_large(size: int) -> ScoreResult:
+    return ScoreResult.failed(
+        RowError(ErrorCode.TOO_MANY_BYTES, f"a request of {size:,} bytes, more than the service takes")
+    )

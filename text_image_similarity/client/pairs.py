@@ -1,0 +1,62 @@
+"""Records as the pairs of a request.
+
+http(s) references go to the service as they are. All others are read here, because a service reads no local paths, with
+the same code as in a local run, and so with the same errors. What no request can carry is answered here, too.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+
+import httpx
+
+from ..config import Config
+from ..errors import ErrorCode, RowError
+from ..fetch import Fetcher
+from ..fetch.references import scheme_of
+from ..formats.rows import is_whole
+from ..pipeline.encoding import is_caption, no_caption
+from ..records import Record, ScoreResult
+
+Pair = dict[str, str]  # `caption`, and `image_url` or `image_base64`
+
+
+class Pairs:
+    """Makes pairs out of records; safe to call from many threads.
+
+    Args:
+        config: `base_dir` and, for what is read here, `limits` are used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._fetcher = Fetcher(config, transport=httpx.MockTransport(_never))
+
+    def pair(self, record: Record) -> Pair | ScoreResult:
+        """Return what to send for a record, or its result, if that is known without the service."""
+        if not is_caption(record.text):
+            return ScoreResult.failed(no_caption())
+        url = str(record.url).strip() if isinstance(record.url, (str, os.PathLike)) else ""
+        caption = record.text.encode("utf-8", "replace").decode("utf-8")
+        try:
+            if scheme_of(url) in ("http", "https") and is_whole(url):
+                return {"image_url": url, "caption": caption}
+            return {"image_base64": b64encode(self._fetcher.fetch(url)).decode("ascii"), "caption": caption}
+        except RowError as error:
+            return ScoreResult.failed(error)
+
+    @staticmethod
+    def settled(record: Record, result: ScoreResult) -> ScoreResult:
+        """Return a record's result, which is a failure if its caption could not be sent as it is."""
+        if result.error is not None or is_whole(record.text):
+            return result
+        reason = "the caption holds half a character (a lone surrogate), which no request can carry"
+        return ScoreResult.failed(RowError(ErrorCode.ENCODER_ERROR, reason))
+
+    def close(self) -> None:
+        """Let go of what the fetcher holds."""
+        self._fetcher.close()
+
+
+def _never(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(f"{request.url} is the service's to fetch")
