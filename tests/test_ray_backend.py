@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT
+from tests.pages import fenced
 from tests.services import mini_settings
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode, RowError
@@ -95,12 +97,9 @@ class Deployment:
         return Response(self.reports)
 
 
-def backend_of(*outcomes: Any, **changes: Any) -> tuple[RayBackend, Deployment]:
-    handle = Deployment(*outcomes)
-    backend = RayBackend(
-        mini_settings(**changes), {"mini": handle}, Deployment(name="gateway"), ClusterMetrics("gateway#1")
-    )
-    return backend, handle
+def backend_of(*outcomes: Any, peers: Any = (), **changes: Any) -> tuple[RayBackend, Deployment]:
+    handle, gateways = Deployment(*outcomes), Deployment(name="gateway", reports=peers)
+    return RayBackend(mini_settings(**changes), {"mini": handle}, gateways, ClusterMetrics("gateway#1")), handle
 
 
 def dead() -> Exception:
@@ -201,9 +200,9 @@ def report(name: str, unready: ProblemError | None = None) -> Report:
     return Report(name, unready, {"embed_dim": 256}, list(metrics.registry.collect()))
 
 
-def watched(reports: Any) -> RayBackend:
+def watched(reports: Any, peers: Any = ()) -> RayBackend:
     """Return a backend that has looked at what is there."""
-    backend, handle = backend_of()
+    backend, handle = backend_of(peers=peers)
     handle.reports = reports
 
     async def look() -> None:
@@ -241,7 +240,8 @@ def test_what_is_not_heard_of_for_a_while_is_gone(monkeypatch: pytest.MonkeyPatc
 
 
 def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
-    text = watched([report("model-mini#a"), report("model-mini#b")])._metrics.text().decode()
+    peers = [report("gateway#1"), report("gateway#2")]  # the first is this one
+    text = watched([report("model-mini#a"), report("model-mini#b")], peers)._metrics.text().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
@@ -249,11 +249,15 @@ def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
     assert [(sample.labels, sample.value) for sample in depth.samples] == [
         ({"model": "mini", "replica": "model-mini#a"}, 3.0),
         ({"model": "mini", "replica": "model-mini#b"}, 3.0),
+        ({"model": "mini", "replica": "gateway#2"}, 3.0),
     ]
-    assert {sample.labels["replica"].partition("#")[0] for family in families for sample in family.samples} == {
-        "gateway",
-        "model-mini",
-    }
+    info = next(family for family in families if family.name == "tis_build_info")
+    assert [sample.labels["replica"] for sample in info.samples] == [
+        "gateway#1",
+        "model-mini#a",
+        "model-mini#b",
+        "gateway#2",
+    ]
 
 
 class Fragile(ColourEncoder):
@@ -402,7 +406,24 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         ray_serve.build({})
 
 
-# The files in deploy/ray
+# The page, and the files in deploy/ray
+
+
+def test_the_page_names_every_argument_and_its_examples_are_right() -> None:
+    page = (ROOT / "docs" / "ray_serve.md").read_text(encoding="utf-8")
+    (example,) = fenced(page, "yaml")
+    assert list(read_arguments(yaml.safe_load(example)).settings.models) == ["fast", "accurate", "next"]
+    named = {
+        name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall("`([a-z_]+)`", row)
+    }
+    with pytest.raises(ConfigError) as found:
+        read_arguments({"none": 1})
+    of_the_service = set(str(found.value).partition("there are ")[2].split(", "))
+    assert named - {"model", "revision"} == of_the_service
+    commands = [line.split() for block in fenced(page, "console") for line in block.splitlines()]
+    for words in commands:
+        if words[1:3] == ["serve", "run"] and words[3].endswith(":build"):
+            assert read_arguments(dict(word.split("=", 1) for word in words[4:]))
 
 
 def test_the_config_files_are_ray_serves_and_kuberays() -> None:

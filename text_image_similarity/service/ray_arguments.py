@@ -45,7 +45,7 @@ class Replicas:
     max_replicas: int | None = None
     target_ongoing_requests: float | None = None
     max_ongoing_requests: int | None = None
-    max_queued_requests: int = 64
+    max_queued_requests: int = 256
 
     def __post_init__(self) -> None:
         for name, least in (("num_cpus", 0), ("num_gpus", 0), ("min_replicas", 1), ("max_queued_requests", 1)):
