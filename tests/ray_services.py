@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,9 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.pictures import make_png
+from tests.services import MINI, base64_pair
+from text_image_similarity import Record, score_pairs
 
 APP = "similarity"
 
@@ -117,6 +121,16 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
         assert time.monotonic() < end, "it did not come true in time"
         pause.wait(0.05)
     return found
+
+
+def pairs_of_colours(count: int) -> list[tuple[dict[str, Any], float]]:
+    """Return requests of a pair each, with the scores that the library gives them."""
+    chance = random.Random(3)
+    pictures = [make_png(f"#{chance.randrange(1 << 24):06x}") for _ in range(count)]
+    pairs = [base64_pair(picture, f"a picture of colour {number}") for number, picture in enumerate(pictures)]
+    records = [Record(f"data:;base64,{pair['image_base64']}", pair["caption"]) for pair in pairs]
+    scores = [result.similarity for result in score_pairs(records, MINI)]
+    return [({"pairs": [pair]}, score) for pair, score in zip(pairs, scores, strict=True)]
 
 
 @dataclass

@@ -72,9 +72,8 @@ class Deployment:
         reports: What its replicas say.
     """
 
-    deployment_name = "model-mini"
-
-    def __init__(self, *outcomes: Any, reports: Any = ()) -> None:
+    def __init__(self, *outcomes: Any, name: str = "model-mini", reports: Any = ()) -> None:
+        self.deployment_name = name
         self._outcomes = list(outcomes)
         self.calls: list[tuple[list[Ask], str, float]] = []
         self.responses: list[Response] = []
@@ -98,7 +97,9 @@ class Deployment:
 
 def backend_of(*outcomes: Any, **changes: Any) -> tuple[RayBackend, Deployment]:
     handle = Deployment(*outcomes)
-    backend = RayBackend(mini_settings(**changes), {"mini": handle}, Deployment(), ClusterMetrics("gateway#1"))
+    backend = RayBackend(
+        mini_settings(**changes), {"mini": handle}, Deployment(name="gateway"), ClusterMetrics("gateway#1")
+    )
     return backend, handle
 
 

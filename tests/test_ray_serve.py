@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import random
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT, make_png
-from tests.ray_services import Load, deploy, family, kill_one, ray_serve, wait_for
+from tests.ray_services import Load, deploy, family, kill_one, pairs_of_colours, ray_serve, wait_for
 from tests.server import Server
 from tests.services import MINI, base64_pair
 from text_image_similarity import Record, load_encoder, score_pairs
@@ -64,13 +63,7 @@ def service(url: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def requests() -> list[tuple[dict[str, Any], float]]:
-    """Return requests of a pair each, with the scores that the library gives them."""
-    chance = random.Random(3)
-    pictures = [make_png(f"#{chance.randrange(1 << 24):06x}") for _ in range(50)]
-    pairs = [base64_pair(picture, f"a picture of colour {number}") for number, picture in enumerate(pictures)]
-    records = [Record(f"data:;base64,{pair['image_base64']}", pair["caption"]) for pair in pairs]
-    scores = [result.similarity for result in score_pairs(records, MINI)]
-    return [({"pairs": [pair]}, score) for pair, score in zip(pairs, scores, strict=True)]
+    return pairs_of_colours(50)
 
 
 def scraped(service: httpx.Client) -> Counter[tuple[str, ...]]:

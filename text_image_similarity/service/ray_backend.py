@@ -70,7 +70,7 @@ class RayBackend:
         self._settings, self._metrics = settings, metrics
         self._models, self._peers = models, peers
         self._inflight = 0
-        self._known: dict[str, tuple[float, list[Report]]] = {}  # when it was learned
+        self._known: dict[str, tuple[float, list[Report]]] = {}  # when it was learned, by deployment
         self._watching: asyncio.Task[None] | None = None
         metrics.inflight.set_function(lambda: self._inflight)
 
@@ -109,8 +109,8 @@ class RayBackend:
 
     def unready(self) -> ProblemError | None:
         """See `Backend`: a model none of whose replicas is ready."""
-        for name in self._models:
-            problems = [report.unready for report in self._reports(name)]
+        for name, handle in self._models.items():
+            problems = [report.unready for report in self._reports(handle)]
             if all(problems):
                 return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} answers")
         return None
@@ -121,7 +121,8 @@ class RayBackend:
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """See `Backend`."""
-        return {name: next((report.facts for report in self._reports(name)), None) for name in self._models}
+        found = {name: self._reports(handle) for name, handle in self._models.items()}
+        return {name: reports[0].facts if reports else None for name, reports in found.items()}
 
     async def _ask(self, name: str, asks: list[Ask], kind: ScoreKind) -> Answer | ProblemError:
         """Ask a replica, and another one if that is lost: to score a pair twice does no harm."""
@@ -147,24 +148,22 @@ class RayBackend:
             "model_unavailable", f"{_TRIES} replicas of {name} were lost with this request", retry_after_s=5
         )
 
-    def _reports(self, name: str) -> list[Report]:
-        learned, reports = self._known.get(name, (0.0, []))
+    def _reports(self, handle: DeploymentHandle[Any]) -> list[Report]:
+        learned, reports = self._known.get(handle.deployment_name, (0.0, []))
         return reports if time.monotonic() - learned < _FRESH_S else []
 
     async def _watch(self) -> None:
         """Keep asking what is there."""
+        handles = [*self._models.values(), self._peers]
         while True:
-            await asyncio.gather(*(self._look(name, handle) for name, handle in self._models.items()))
-            others = await _ask_all(self._peers) or []
-            self._metrics.others = [
-                *(report for report in others if report.replica != self._metrics.replica),
-                *(report for name in self._models for report in self._reports(name)),
-            ]
+            await asyncio.gather(*map(self._look, handles))
+            reports = [report for handle in handles for report in self._reports(handle)]
+            self._metrics.others = [report for report in reports if report.replica != self._metrics.replica]
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _look(self, name: str, handle: DeploymentHandle[Any]) -> None:
+    async def _look(self, handle: DeploymentHandle[Any]) -> None:
         if (reports := await _ask_all(handle)) is not None:
-            self._known[name] = time.monotonic(), reports
+            self._known[handle.deployment_name] = time.monotonic(), reports
 
 
 async def _ask_all(handle: DeploymentHandle[Any]) -> list[Report] | None:
