@@ -181,7 +181,7 @@ def test_a_dead_collector_costs_nothing(dead: str, server: Server, caplog: pytes
                 ask(client, server)
             assert time.monotonic() - began < 5
             began = time.monotonic()
-        assert time.monotonic() - began < 10  # the collector's own limit is 10 s a try
+        assert time.monotonic() - began < 6  # 7 to 10 where the last spans are waited for
     finally:
         listener.close()
     assert not any(secret in caplog.text for secret in SECRETS)
