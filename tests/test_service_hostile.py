@@ -12,6 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -214,29 +215,27 @@ def test_an_endless_body_ends(client: httpx.Client, running: Process) -> None:
 
 
 def test_many_slow_bodies_keep_nobody_out(client: httpx.Client, running: Process) -> None:
-    slow = [connect(running.url) for _ in range(40)]  # 1.3 GB, if it came
-    for number, connection in enumerate(slow):
-        size = b"Content-Length: %d\r\n\r\n" % (32 * MIB) if number % 2 else b"Transfer-Encoding: chunked\r\n\r\n"
-        connection.sendall(POST + size)
-    answer = client.post("/v1/similarity", json={"pairs": [base64_pair(make_png("red"), "a red square")]})
-    assert answer.status_code == 200
-    for connection in slow:
-        assert status(connection.recv(MIB)) == 408
-        connection.close()
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connect(running.url)) for _ in range(40)]  # 1.3 GB, if it came
+        for number, connection in enumerate(slow):
+            size = b"Content-Length: %d\r\n\r\n" % (32 * MIB) if number % 2 else b"Transfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(POST + size)
+        answer = client.post("/v1/similarity", json={"pairs": [base64_pair(make_png("red"), "a red square")]})
+        assert answer.status_code == 200
+        assert {status(connection.recv(MIB)) for connection in slow} == {408}
 
 
 # ---- connections
 
 
 def test_idle_connections_keep_nobody_out(client: httpx.Client, running: Process) -> None:
-    idle = [connect(running.url) for _ in range(500)]
-    for connection in idle[::2]:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
-    began = time.monotonic()
-    assert client.get("/livez").status_code == 200
-    assert time.monotonic() - began < 2
-    for connection in idle:
-        connection.close()
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connect(running.url)) for _ in range(500)]
+        for connection in idle[::2]:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
+        began = time.monotonic()
+        assert client.get("/livez").status_code == 200
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="the limit of another process is set on Linux alone")
