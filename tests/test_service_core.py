@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -18,7 +19,9 @@ from tests.services import MINI, base64_pair, mini_settings
 from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUnavailableError, RowError, ScoreResult
 from text_image_similarity.encoders.colour import ColourEncoder
 from text_image_similarity.service import Settings
+from text_image_similarity.service import batcher as batcher_module
 from text_image_similarity.service import local as local_module
+from text_image_similarity.service import served as served_module
 from text_image_similarity.service.batcher import Batcher
 from text_image_similarity.service.local import LocalBackend
 from text_image_similarity.service.metrics import Metrics
@@ -258,7 +261,8 @@ def test_a_picture_is_fetched_once_for_all_captions_of_a_request_and_encoded_onc
     asyncio.run(check())
 
 
-def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(tmp_path) -> None:
+def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_module, "_FILE_ENTRIES", 4)
     config = replace(MINI, embedding_cache=tmp_path / "cache.db")
 
     async def score(sizes: Sequence[int]) -> list[int]:
@@ -308,6 +312,12 @@ def test_what_is_not_done_in_time_is_answered_with_timeout_beside_what_is() -> N
             released.set()
             late, done = answer.results
             assert (late.error, done.similarity) == ("timeout: not done within the service's 0.3 s", 1.0)
+            counted = {"model": "mini", "result": "failed", "error_code": "timeout"}
+            await until(lambda: metric(running, "tis_inflight_pairs") == 0)
+            assert (
+                metric(running, "tis_pairs_total", **counted) == metric(running, "tis_score_count", model="mini") == 1
+            )
+            assert metric(running, "tis_pairs_total", **counted | {"result": "dropped", "error_code": ""}) == 0
 
     asyncio.run(check())
 
@@ -353,20 +363,31 @@ def test_a_lost_device_fails_requests_at_once_and_asks_to_be_replaced() -> None:
     asyncio.run(check())
 
 
+class Panic(BaseException):
+    """What a library in Rust raises when it gives up."""
+
+
 def test_an_error_nobody_foresaw_costs_its_items_and_no_thread(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     async def check() -> None:
         async with backend(settings()) as running:
             stages = running._loaded["mini"]._stages
-            for step in ("encode_pictures", "load", "score"):
+            for step, fault in (
+                ("encode_pictures", ValueError),
+                ("load", ValueError),
+                ("score", ValueError),
+                ("load", Panic),
+            ):
                 with monkeypatch.context() as broken:
-                    broken.setattr(stages, step, lambda *_: 1 / 0)
+                    broken.setattr(stages, step, Mock(side_effect=fault("broken")))
                     (failed,) = (await running.run("mini", [ask()], "cosine")).results
                     assert failed.code == "encoder_error", step
                 assert similarities((await running.run("mini", [ask()], "cosine")).results) == [1.0]
-            assert metric(running, "tis_inflight_pairs") == metric(running, "tis_queue_depth", model="mini") == 0
+            await until(
+                lambda: metric(running, "tis_inflight_pairs") == metric(running, "tis_queue_depth", model="mini") == 0
+            )
 
     asyncio.run(check())
-    assert caplog.text.count("please report it") == 3
+    assert caplog.text.count("please report it") == 4
 
 
 def test_a_lazy_model_is_loaded_once_for_all_who_wait() -> None:
@@ -434,18 +455,83 @@ def test_a_model_that_does_not_work_is_not_served() -> None:
 
 def test_readiness_wants_a_recent_success_and_idle_models_prove_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "_PROVEN_S", 0.05)
-    monkeypatch.setattr(local_module, "_PROBE_EVERY_S", 0.02)
+    monkeypatch.setattr(batcher_module, "IDLE_S", 0.01)
 
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(), encoder) as running:
+        async with backend(
+            settings(splits={"mini": {"other": 1}}, models={"mini": MINI, "other": MINI}), encoder
+        ) as running:
+            proofs = len(encoder.batches)
+            await until(lambda: len(encoder.batches) > proofs + 4)
             assert running.unready() is None
             encoder.hold()
             await until(lambda: running.unready() is not None)
             assert "has encoded nothing" in running.unready().detail
             encoder.go.set()
             await until(lambda: running.unready() is None)
-            assert encoder.batches
+            assert metric(running, "tis_cache_lookups_total", kind="image", model="mini") == 0, "proofs are no requests"
+            encoder.fault = DeviceLostError("the GPU fell off the bus")
+            await until(lambda: running.dead() is not None)
+
+    asyncio.run(check())
+
+
+def test_hanging_downloads_are_no_sign_of_a_model_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "IDLE_S", 0.01)
+    monkeypatch.setattr(local_module, "_PROVEN_S", 0.2)
+    released = threading.Event()
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        assert released.wait(PATIENCE_S)
+        return httpx.Response(404)
+
+    async def check() -> None:
+        async with backend(settings(max_inflight=2), handler=hang) as running:
+            hanging = asyncio.create_task(running.run("mini", [Ask("http://slow.example/a", "red")] * 2, "cosine"))
+            began = time.monotonic()
+            await until(lambda: time.monotonic() - began > 0.5)
+            assert running.refusal() is not None
+            assert running.unready() is None
+            released.set()
+            await hanging
+
+    asyncio.run(check())
+
+
+def test_one_request_leaves_downloads_to_others() -> None:
+    released = threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host != "quick.example":
+            assert released.wait(PATIENCE_S)
+        return httpx.Response(200, content=make_png("red"))
+
+    async def check() -> None:
+        few = settings(models={"mini": replace(MINI, io_workers=20)})
+        async with backend(few, handler=answer) as running:
+            asks = [Ask(f"http://slow{i}.example/a.png", "red") for i in range(64)]
+            greedy = asyncio.create_task(running.run("mini", asks, "cosine"))
+            await until(lambda: metric(running, "tis_inflight_pairs") == 64)
+            quick = await running.run("mini", [Ask("http://quick.example/a.png", "red")], "cosine")
+            assert similarities(quick.results) == [1.0]
+            assert not greedy.done()
+            released.set()
+            assert similarities((await greedy).results) == [1.0] * 64
+
+    asyncio.run(check())
+
+
+def test_a_caption_has_an_end() -> None:
+    async def check() -> None:
+        encoder = Watched()
+        async with backend(settings(), encoder) as running:
+            encoder.captions.clear()
+            asks = [ask(caption="red " * 2500), ask(caption="red " * 2501)]
+            longest, longer = (await running.run("mini", asks, "cosine")).results
+            assert longest.similarity == 1.0
+            assert longer.error == "encoder_error: the caption has 10,004 characters, and the service takes 10,000"
+            assert [len(caption) for caption in encoder.captions] == [10_000]
 
     asyncio.run(check())
 

@@ -121,6 +121,51 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
         httpx.get(f"{service.url}/livez")
 
 
+HANGING = """
+import sys, threading
+from text_image_similarity.cli import main
+from text_image_similarity.service import local
+
+def hang(config):
+    try:
+        sys.stderr.write("loading\\n")
+        sys.stderr.flush()
+        threading.Event().wait()
+    except Exception:
+        pass  # as libraries do
+
+local.LocalBackend.__init__.__kwdefaults__["load"] = hang
+main(["serve", "--model", "mini", "--port", "0"])
+"""
+
+
+def test_sigterm_ends_a_service_that_is_still_loading() -> None:
+    popen = subprocess.Popen([sys.executable, "-c", HANGING], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert popen.stderr is not None
+    with popen:
+        assert popen.stderr.readline() == "loading\n"
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(20) == 143
+
+
+def test_a_decoder_that_hangs_does_not_keep_the_service_from_ending() -> None:
+    program = HANGING.replace("local.LocalBackend.__init__.__kwdefaults__", "unused").replace(
+        'unused["load"] = hang', "served.Stages.load = lambda self, read: hang(None)"
+    )
+    program = program.replace("service import local", "service import local, served").replace(
+        '"--port", "0"', '"--port", "0", "--drain-delay", "0", "--request-timeout", "1"'
+    )
+    popen = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert popen.stderr is not None
+    with popen:
+        address = popen.stderr.readline().split()[-1]
+        pairs = {"pairs": [base64_pair(make_png("red"), "red")]}
+        result = httpx.post(f"{address}/v1/similarity", json=pairs, timeout=30).json()["results"][0]
+        assert result["error"]["code"] == "timeout"
+        popen.send_signal(signal.SIGTERM)
+        assert popen.wait(30) == 0
+
+
 def test_the_drain_delay_is_for_load_balancers_and_a_second_signal_ends_it() -> None:
     with process("--model", "mini", "--drain-delay", "600") as service:
         service.popen.send_signal(signal.SIGTERM)

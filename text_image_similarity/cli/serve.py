@@ -58,7 +58,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add_runtime_options(parser)
     add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
     add("--max-queue", type=int, default=64, help="pairs waiting from which requests get 429 (default: %(default)s)")
-    add("--max-inflight", type=int, default=1024, help="pairs in work from which they do (default: %(default)s)")
+    add("--max-inflight", type=int, default=256, help="pairs in work from which they do (default: %(default)s)")
     add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
     add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")
     add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take (default: %(default)s)")
@@ -76,7 +76,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help=f"keys that clients must show one of, a line each (default: {_KEYS}, comma-separated)",
     )
     add("--otlp-endpoint", metavar="URL", help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {_TRACES})")
-    add_fetch_options(parser, io_workers=64)
+    add_fetch_options(parser, io_workers=128)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -138,6 +138,8 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
 def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
     if file is None:
         keys: Any = environment.get(_KEYS, "").split(",")
+        if environment.get(_KEYS) and not any(key.strip() for key in keys):
+            raise UsageError(f"{_KEYS} holds no key")
     else:
         try:
             keys = file.read_text(encoding="utf-8").splitlines()

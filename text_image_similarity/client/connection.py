@@ -125,7 +125,7 @@ class Connection:
                 if not self.closed:
                     raise
                 failure = str(exc)
-            wait += min(8.0, 0.25 * 2**tries) * random.random()
+            wait += min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
             if self.closed or time.monotonic() + wait > end or self._closing.wait(wait):
                 break
         if self.closed:

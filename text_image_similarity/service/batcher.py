@@ -13,6 +13,8 @@ from threading import Condition, Thread
 
 from .work import Item
 
+IDLE_S = 10.0
+
 
 class Batcher:
     """One thread that hands batches to a model.
@@ -22,10 +24,18 @@ class Batcher:
         work: Encodes a batch; must not raise.
         max_batch: Most items of a batch.
         max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
+        idle: Called when there was nothing to do for `IDLE_S`; must not raise.
     """
 
-    def __init__(self, name: str, work: Callable[[list[Item]], None], max_batch: int, max_wait_s: float) -> None:
-        self._work, self._max_batch, self._max_wait = work, max_batch, max_wait_s
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Item]], None],
+        max_batch: int,
+        max_wait_s: float,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._work, self._max_batch, self._max_wait, self._idle = work, max_batch, max_wait_s, idle
         self._waiting: list[tuple[int, int, Item]] = []  # a heap
         self._coming = 0
         self._count = 0
@@ -38,11 +48,6 @@ class Batcher:
     def depth(self) -> int:
         """How many items are waiting or announced."""
         return self._coming + len(self._waiting)
-
-    @property
-    def alive(self) -> bool:
-        """Whether its thread runs."""
-        return self._thread.is_alive()
 
     def announce(self, items: int) -> None:
         """Say that items will come, or with a negative number that some will not."""
@@ -70,10 +75,16 @@ class Batcher:
         while batch := self._take():
             self._work(batch)
 
+    def _has_work(self, timeout_s: float) -> bool:
+        """Wait for an item, or for the end; say no if neither came in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
+
     def _take(self) -> list[Item]:
         """Wait for the next batch; none when closed."""
+        while not self._has_work(IDLE_S):
+            self._idle()
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
             end = time.monotonic() + self._max_wait
             while self._coming > 0 and len(self._waiting) < self._max_batch and not self._closed:
                 left = end - time.monotonic()

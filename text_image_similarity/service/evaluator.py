@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,7 +79,7 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
         for start in range(0, len(numbers), most):
             some = {number: asked[number] for number in numbers[start : start + most]}
             try:
-                found |= await _evaluate_some(request, name, some)
+                found |= await _evaluate_some(request, name, some, begun=bool(found))
             except ProblemError as problem:
                 if problem.code != "unknown_model":
                     raise
@@ -87,11 +88,20 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
 
 
 async def _evaluate_some(
-    request: Request, name: str | None, asked: Mapping[int, Evaluation]
+    request: Request, name: str | None, asked: Mapping[int, Evaluation], *, begun: bool = False
 ) -> dict[int, dict[str, Any]]:
+    """Score as many pairs as a request may have; a batch that has begun waits for room, for as long as a request may take."""
     began = time.perf_counter()
     asks = [Ask(picture_of(evaluation.image_input), evaluation.text_prompt) for evaluation in asked.values()]
-    answer = await ask(request, name, asks, "clip_score")
+    while True:
+        try:
+            answer = await ask(request, name, asks, "clip_score")
+            break
+        except ProblemError as problem:
+            waited = time.perf_counter() - began
+            if problem.code != "queue_full" or not begun or waited > request.app.state.settings.request_timeout_s:
+                raise
+            await asyncio.sleep(0.05)
     took = _milliseconds(began)
     found = {}
     for (number, evaluation), result in zip(asked.items(), answer.results, strict=True):

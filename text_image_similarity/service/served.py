@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from ..encoders import Encoder, identify
-from ..errors import ErrorCode, ModelError, RowError
+from ..errors import DeviceLostError, ErrorCode, ModelError, RowError
 from ..pipeline import Outcome, RunStats
 from ..pipeline.encoding import is_caption, no_caption
 from ..pipeline.rows import Vector
@@ -33,6 +34,11 @@ from .threads import Threads
 from .work import Item, Job, Mark
 
 logger = logging.getLogger("text_image_similarity")
+
+
+_MOST_CHARACTERS = 10_000  # of a caption: a tokenizer takes a hundred times the memory of its text
+_DOWNLOADS = 16  # of one request at a time, so that others get theirs
+_FILE_ENTRIES = 1_000_000  # of an embedding cache's file: 2 GB for CLIP ViT-B/32
 
 
 class ServedModel:
@@ -56,12 +62,13 @@ class ServedModel:
         self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}
         self.problem: ModelError | None = None  # why it can do no more
         _prove(name, encoder)
-        self.succeeded = time.monotonic()  # when it last gave an embedding
+        self.succeeded = time.monotonic()  # when it last encoded something
         self._threads, self._metrics = threads, metrics
-        self._known = Known(settings.cache_entries, open_cache(config, encoder, max_entries=settings.cache_entries))
+        self._known = Known(settings.cache_entries, open_cache(config, encoder, max_entries=_FILE_ENTRIES))
         self._stages = Stages(config, encoder, partial(self._find, "image"), RunStats())
         self._rate = 0.0  # items a second, lately
-        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s)
+        self._encoder = encoder
+        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._prove)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
     @property
@@ -78,17 +85,20 @@ class ServedModel:
         """Take a job on; it hears of its results on other threads."""
         loads: dict[str | None, list[Item]] = {}
         for item in job.items:
-            if item.ask.caption is None or is_caption(item.ask.caption):
+            if (problem := _problem_of(item.ask.caption)) is None:
                 loads.setdefault(item.ask.image, []).append(item)
             else:
-                item.image = item.text = no_caption()
+                item.image = item.text = problem
                 self._answer([item])
+        downloads: deque[tuple[str, list[Item]]] = deque()
         for reference, items in loads.items():
             if reference is not None and reference[:5].lower() != "data:":
-                self._threads.fetch(reference, partial(self._fetch, reference, items))
+                downloads.append((reference, items))
             else:
                 self._batcher.announce(len(items))
                 self._threads.decode(partial(self._decode, items, partial(self._threads.read, reference or "")))
+        for _ in range(min(_DOWNLOADS, len(downloads))):
+            self._fetch_next(downloads)
 
     def close(self) -> None:
         """Stop after the batch in work; jobs that are not finished stay so."""
@@ -96,13 +106,21 @@ class ServedModel:
         self._stages.close()
         self._known.close()
 
-    def _fetch(self, reference: str, items: list[Item]) -> None:
+    def _fetch_next(self, downloads: deque[tuple[str, list[Item]]]) -> None:
+        """Begin the next download of a request, if there is one."""
+        with suppress(IndexError):
+            reference, items = downloads.popleft()
+            self._threads.fetch(reference, partial(self._fetch, reference, items, downloads))
+
+    def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
         """Download the picture of some items; runs on a fetching thread."""
         if items[0].job.gone:
             self._drop(items)
+            self._fetch_next(downloads)
             return
         with self._stage("fetch", items):
             content = self._threads.read(reference)
+        self._fetch_next(downloads)
         self._batcher.announce(len(items))
         self._threads.decode_fetched(partial(self._decode, items, lambda: content))
 
@@ -119,7 +137,7 @@ class ServedModel:
                         self._read_caption(item)
                 self._answer(item for item in items if item.settled)
                 ready = [item for item in items if not item.settled]
-        except Exception as exc:
+        except BaseException as exc:  # a panic of a native library is no Exception
             self._blunder(items, exc)
         now = time.time()
         for item in ready:
@@ -169,7 +187,7 @@ class ServedModel:
                 self._encode_items(items)
         except ModelError as exc:
             self._lose(items, exc)
-        except Exception as exc:
+        except BaseException as exc:  # as above
             self._blunder(items, exc)
 
     def _encode_items(self, items: list[Item]) -> None:
@@ -218,12 +236,14 @@ class ServedModel:
                 continue
             pair = pair_of(outcome, outcome if item.text is None else item.text)
             (result,) = self._stages.score([pair], item.job.kind)
-            self._metrics.pair(self.name, result, None if isinstance(pair, RowError) else float(pair[0] @ pair[1]))
+            if not item.job.late:
+                self._metrics.pair(self.name, result, None if isinstance(pair, RowError) else float(pair[0] @ pair[1]))
             item.job.finish(item, result)
 
     def _drop(self, items: Iterable[Item]) -> None:
         for item in items:
-            self._metrics.dropped(self.name, 1)
+            if not item.job.late:
+                self._metrics.dropped(self.name, 1)
             item.job.finish(item, None)
 
     def _lose(self, items: Iterable[Item], problem: ModelError) -> None:
@@ -235,7 +255,19 @@ class ServedModel:
             item.job.fail(problem)
             item.job.finish(item, None)
 
-    def _blunder(self, items: Iterable[Item], exc: Exception) -> None:
+    def _prove(self) -> None:
+        """Show that the model still works, past the caches; runs on the batcher's thread while there is nothing else."""
+        if self.problem is not None:
+            return
+        try:
+            _prove(self.name, self._encoder)
+            self.succeeded = time.monotonic()
+        except DeviceLostError as exc:
+            self._lose([], exc)
+        except BaseException:  # it may pass, and if not, readiness ends by itself
+            logger.exception("%s could not prove that it works", self.name)
+
+    def _blunder(self, items: Iterable[Item], exc: BaseException) -> None:
         """Answer items after an error that nobody foresaw: it costs them, and no thread."""
         logger.error("an error in text_image_similarity, please report it", exc_info=exc)
         failed = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
@@ -254,6 +286,18 @@ class ServedModel:
             self._metrics.stage(self.name, name, mark.ended - began)
             for item in items:
                 item.marks.append(mark)
+
+
+def _problem_of(caption: str | None) -> RowError | None:
+    """Return why a caption cannot be encoded, or None."""
+    if caption is None:
+        return None
+    if not is_caption(caption):
+        return no_caption()
+    if len(caption) <= _MOST_CHARACTERS:
+        return None
+    reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
+    return RowError(ErrorCode.ENCODER_ERROR, reason)
 
 
 def _prove(name: str, encoder: Encoder) -> None:

@@ -43,6 +43,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
     with listener:
         for library in ("uvicorn.error", "python_multipart"):  # a line for each scanner that knocks is too much
             logging.getLogger(library).setLevel(logging.ERROR)
+        signal.signal(signal.SIGTERM, _stop_loading)
         metrics = Metrics()
         backend = LocalBackend(settings, metrics)
         backend.load()
@@ -100,6 +101,11 @@ class _Server(uvicorn.Server):
             logger.info("serving on http://%s:%d", *listener.getsockname()[:2])
 
 
+def _stop_loading(number: int, frame: FrameType | None) -> None:
+    """End while models are loaded; raised so that no library's `except Exception` keeps it."""
+    raise SystemExit(128 + number)
+
+
 def _listener(host: str, port: int) -> socket.socket:
     """Take the address before models are loaded, so that a wrong one is told at once."""
     try:
@@ -109,5 +115,4 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as exc:
         raise UsageError(f"cannot listen on {host}:{port}: {exc}") from exc
-    listener.set_inheritable(True)
     return listener

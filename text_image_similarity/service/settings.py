@@ -31,7 +31,7 @@ class Settings:
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, in which load balancers go elsewhere.
         api_keys: What clients must show one of; none lets everybody in.
-        cache_entries: Embeddings kept in memory for each model, and in the file that `Config.embedding_cache` names.
+        cache_entries: Embeddings kept in memory for each model. The file that `Config.embedding_cache` names is kept to a million.
         otlp_endpoint: Where traces are sent, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
@@ -47,7 +47,7 @@ class Settings:
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     max_wait_s: float = 0.005
     max_queue: int = 64
-    max_inflight: int = 1024
+    max_inflight: int = 256
     max_pairs: int = 64
     max_body: int = 32 * 1024 * 1024
     max_bodies: int = 256 * 1024 * 1024

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Lock, Thread
+from typing import TypeVar
 
 import httpx
 
@@ -19,6 +22,7 @@ from ..pipeline.loaders import Loaders
 logger = logging.getLogger("text_image_similarity")
 
 Task = Callable[[], None]
+T = TypeVar("T")
 
 
 class Threads:
@@ -34,10 +38,11 @@ class Threads:
         self._lock = Lock()
         self._hosts: dict[str, int] = {}  # tasks that have a thread, or are next to get one
         self._later: dict[str, deque[Task]] = {}
-        self._room = BoundedSemaphore(4 * (os.cpu_count() or 1))
+        decoders = _processors()
+        self._room = BoundedSemaphore(4 * decoders)
         self._fetcher = Fetcher(config, transport=transport)
         self._fetching: Loaders[Task, None] = Loaders(config.io_workers, _run)
-        self._decoding: Loaders[Task, None] = Loaders(os.cpu_count() or 1, _run)
+        self._decoding: Loaders[Task, None] = Loaders(decoders, _run)
 
     def fetch(self, reference: str, task: Task) -> None:
         """Queue the download of a reference. What waits for a slow host takes no thread from what asks others."""
@@ -88,6 +93,8 @@ class Threads:
         try:
             return self._fetcher.fetch(reference)
         except RowError as error:
+            if error.code is ErrorCode.BLOCKED_ADDRESS:  # what names stand for inside is not told outside
+                return RowError(error.code, "the address is not a public one")
             return error
         except Exception as exc:  # a row's fault must stay a row's
             logger.debug("a picture could not be fetched", exc_info=True)
@@ -102,3 +109,31 @@ class Threads:
 
 def _run(task: Task) -> None:
     task()
+
+
+def _processors() -> int:
+    """Return how many processors are ours: a container sees all of the machine's, and is told by OMP_NUM_THREADS."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() and int(told) else os.cpu_count() or 1
+
+
+async def on_daemon(function: Callable[[], T]) -> T:
+    """Run a function on a thread that a process does not wait for when it ends."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(keep: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if done.done() else keep())
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as exc:
+            problem = exc
+            tell(lambda: done.set_exception(problem))
+        else:
+            tell(lambda: done.set_result(result))
+
+    Thread(target=run, name="service", daemon=True).start()
+    return await done

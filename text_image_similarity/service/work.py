@@ -101,6 +101,7 @@ class Job:
         self.kind = kind
         self.items = [Item(ask, self) for ask in asks]
         self.gone = False  # nobody waits for it any more
+        self.late = False  # its time was over: what was not done is answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)
