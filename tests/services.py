@@ -21,7 +21,6 @@ from fastapi import FastAPI
 
 from text_image_similarity import Config, Encoder, Limits
 from text_image_similarity.service import Settings, create_app
-from text_image_similarity.service.connections import Connection
 from text_image_similarity.service.local import LocalBackend
 from text_image_similarity.service.metrics import Metrics
 
@@ -45,9 +44,7 @@ def app_of(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
 @contextmanager
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
     """Serve an application on a thread; yield a client whose `base_url` is its address."""
-    config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, http=Connection, ws="none", log_config=None, access_log=False
-    )
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     started = threading.Event()
     startup = server.startup

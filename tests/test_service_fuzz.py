@@ -67,12 +67,15 @@ def run(client: httpx.Client, examples: int, **config: Any) -> Found:
         "generation": {"max-examples": examples, "database": "none"},
         "phases": {"stateful": {"enabled": False}},
         "checks": {"negative_data_rejection": negative, "positive_data_acceptance": positive},
-        # Any text may be a picture as far as a schema can tell, and what is none cannot be embedded.
         "operations": [
-            {
+            {  # any text may be a picture as far as a schema can tell, and what is none cannot be embedded
                 "include-path": "/v1/embeddings",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "422"]}},
-            }
+            },
+            {  # a value of a wrong type is text like any other when a form holds it; see below
+                "include-path": "/v1/similarity/upload",
+                "checks": {"negative_data_rejection": {"enabled": False}},
+            },
         ],
         **config,
     }
@@ -160,3 +163,27 @@ def test_as_many_items_are_taken_as_the_document_says(path: str) -> None:
         for count, status in ((0, 422), (1, 200), (3, 200), (4, 422)):
             body = {"input": ["a"] * count} if path.endswith("embeddings") else {"pairs": [pair] * count}
             assert client.post(path, json=body).status_code == status
+
+
+def test_wrong_forms_are_refused() -> None:
+    image, caption = ("image", ("a.png", make_png("red"))), ("caption", (None, "a red square"))
+    forms: list[tuple[int, list[tuple[str, Any]]]] = [
+        (200, [image, caption]),
+        (200, [image, caption, ("score", (None, "unit")), ("model", (None, "mini")), ("other", (None, "x"))]),
+        (
+            200,
+            [image, caption, ("score", (None, "")), ("model", (None, ""))],
+        ),  # as a page's form sends what is not given
+        (422, [image]),
+        (422, [caption, ("other", ("a.png", b"x"))]),
+        (422, [image, ("caption", (None, ""))]),
+        (422, [image, ("caption", ("a.txt", b"a red square"))]),
+        (422, [("image", (None, "text")), caption]),
+        (422, [image, image, caption]),
+        (422, [image, caption, ("score", (None, "dot"))]),
+        (404, [image, caption, ("model", (None, "other"))]),
+    ]
+    with isolated() as (client, _):
+        for status, fields in forms:
+            answer = client.post("/v1/similarity/upload", files=fields)
+            assert answer.status_code == status, (fields, answer.text)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from ..records import ScoreResult
 from .metrics import package_version
+from .problems import ProblemError
 from .requests import PROBLEMS, WorkRoute, ask
 from .routes import metrics, picture_of, unready
 from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult, Health
@@ -24,8 +25,8 @@ _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 @work.post("/single", response_model=EvaluationResult)
 async def single(asked: Evaluation, request: Request) -> Response:
     """Score one pair."""
-    (result,) = await _evaluate(request, [asked])
-    return JSONResponse(result)
+    found = await _evaluate_some(request, asked.model_config_name, {0: asked})
+    return JSONResponse(found[0])
 
 
 @work.post("/batch", response_model=EvaluationBatchResult)
@@ -75,9 +76,13 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
         numbers = [number for number, evaluation in enumerate(asked) if evaluation.model_config_name == name]
         most = request.app.state.settings.max_pairs
         for start in range(0, len(numbers), most):
-            found |= await _evaluate_some(
-                request, name, {number: asked[number] for number in numbers[start : start + most]}
-            )
+            some = {number: asked[number] for number in numbers[start : start + most]}
+            try:
+                found |= await _evaluate_some(request, name, some)
+            except ProblemError as problem:
+                if problem.code != "unknown_model":
+                    raise
+                found |= {number: _unknown(evaluation, problem) for number, evaluation in some.items()}
     return [found[number] for number in range(len(asked))]
 
 
@@ -100,6 +105,18 @@ async def _evaluate_some(
             "error": result.error,
         }
     return found
+
+
+def _unknown(evaluation: Evaluation, problem: ProblemError) -> dict[str, Any]:
+    """Return the result of a pair whose model there is not, beside others that have theirs."""
+    return {
+        "image_input": evaluation.image_input,
+        "text_prompt": evaluation.text_prompt,
+        "clip_score": None,
+        "processing_time_ms": 0.0,
+        "model_used": evaluation.model_config_name,
+        "error": f"{problem.code}: {problem.detail}",
+    }
 
 
 def _milliseconds(began: float) -> float:

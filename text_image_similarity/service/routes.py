@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ from .schema import (
     failure_of,
 )
 from .work import Ask
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 work = APIRouter(route_class=WorkRoute, responses=PROBLEMS)
 about = APIRouter()
@@ -167,9 +170,11 @@ def unready(request: Request) -> ProblemError | None:
 
 
 def picture_of(text: str) -> str:
-    """Return the reference in a text that may be a URL or a file in base64."""
-    start = text[:8].lower()
-    return text if start.startswith(("http://", "https://", "data:")) else reference_of(text)
+    """Return the reference in a text that may be a URL or a file in base64; a path is a reference that is refused."""
+    if text[:8].lower().startswith(("http://", "https://", "data:")) or not _BASE64.fullmatch(text[:1000]):
+        return text
+    padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
+    return reference_of(text) if padded else text
 
 
 def _result(result: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from fastapi import FastAPI
 
 from ..errors import UsageError
 from .app import create_app
-from .connections import Connection
 from .local import LocalBackend
 from .metrics import Metrics
 from .settings import Settings
@@ -50,7 +49,6 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
         app = create_app(settings, backend=backend, metrics=metrics)
         config = uvicorn.Config(
             app,
-            http=Connection,
             ws="none",
             log_config=None,
             access_log=False,
