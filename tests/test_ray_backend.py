@@ -200,17 +200,18 @@ def report(name: str, unready: ProblemError | None = None) -> Report:
     return Report(name, unready, {"embed_dim": 256}, list(metrics.registry.collect()))
 
 
-def watched(reports: Any, peers: Any = ()) -> RayBackend:
-    """Return a backend that has looked at what is there."""
+def watched(*reports: Any, peers: Any = ()) -> RayBackend:
+    """Return a backend that has looked at what is there, once after the other."""
     backend, handle = backend_of(peers=peers)
-    handle.reports = reports
 
     async def look() -> None:
-        async with asyncio.timeout(10):
-            await backend.start()
-            while handle.asked < 2:
-                await asyncio.sleep(0.01)
-            await backend.close()
+        for handle.reports in reports:
+            handle.asked = 0
+            async with asyncio.timeout(10):
+                await backend.start()
+                while handle.asked < 2:
+                    await asyncio.sleep(0.01)
+                await backend.close()
 
     asyncio.run(look())
     return backend
@@ -231,6 +232,15 @@ def test_it_is_ready_while_each_model_has_a_replica_that_is() -> None:
         assert backend.dead() is None
 
 
+def test_only_who_is_known_to_be_gone_is_forgotten_at_once() -> None:
+    from ray.serve._private.common import DeploymentID
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    well = [report("model-mini#a")]
+    assert watched(well, TimeoutError()).unready() is None
+    assert watched(well, DeploymentUnavailableError(DeploymentID("model-mini", "x"))).unready() is not None
+
+
 def test_what_is_not_heard_of_for_a_while_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = watched([report("model-mini#a")])
     assert backend.models() == {"mini": {"embed_dim": 256}}
@@ -241,7 +251,7 @@ def test_what_is_not_heard_of_for_a_while_is_gone(monkeypatch: pytest.MonkeyPatc
 
 def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
     peers = [report("gateway#1"), report("gateway#2")]  # the first is this one
-    text = watched([report("model-mini#a"), report("model-mini#b")], peers)._metrics.text().decode()
+    text = watched([report("model-mini#a"), report("model-mini#b")], peers=peers)._metrics.text().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
@@ -332,13 +342,14 @@ def test_arguments_make_settings() -> None:
             "max_queue": 7,
             "api_keys": ["k"],
             "num_cpus": 2,
+            "batch_size": 16,
             "gateway": {"min_replicas": 2},
             "log_format": "json",
         }
     )
     settings = plan.settings
     assert list(settings.models) == ["a", "b"]
-    assert [config.batch_size for config in settings.models.values()] == [32, 8]
+    assert [config.batch_size for config in settings.models.values()] == [16, 8]
     limits = settings.models["b"].limits
     assert (limits.allow_private_addresses, limits.allow_local_files) == (True, False)
     assert (settings.splits, settings.max_queue, settings.api_keys) == (

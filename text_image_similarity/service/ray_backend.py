@@ -136,7 +136,8 @@ class RayBackend:
                 answer: Answer | ProblemError = await response
                 return answer
             except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
+                with suppress(Exception):  # whatever came of it meanwhile
+                    response.cancel()  # type: ignore[no-untyped-call]
                 raise
             except BackPressureError as exc:
                 return ProblemError("queue_full", f"{name}: {exc.message}", retry_after_s=1, reason="queue_full")
