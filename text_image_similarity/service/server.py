@@ -6,9 +6,11 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,6 +24,8 @@ from .settings import Settings
 logger = logging.getLogger("text_image_similarity")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CLOSING_S = 0.01  # which the event loop takes to let go of a listening socket
+_GRACE_S = 1.0  # for the first request of a connection that was made just before listening ended
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -95,6 +99,38 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or []:
             logger.info("serving on http://%s:%d", *listener.getsockname()[:2])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, hear out who was connected by then, and finish."""
+        queues = [listener.dup() for listener in sockets or []]
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_CLOSING_S)
+        for queue in queues:
+            await self._take_last(queue)
+        end = time.monotonic() + _GRACE_S
+        while time.monotonic() < end and any(connection.cycle is None for connection in self._connections()):
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    def _connections(self) -> list[Any]:
+        return list(self.server_state.connections)
+
+    async def _take_last(self, queue: socket.socket) -> None:
+        """Take on the connections that the system made and that nobody took, for closing would break them."""
+        last = []
+        with queue, suppress(BlockingIOError):
+            while True:
+                last.append(queue.accept()[0])
+        for connection in last:
+            connection.setblocking(False)
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 def _listener(host: str, port: int) -> socket.socket:
