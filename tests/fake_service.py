@@ -74,6 +74,10 @@ class FakeService:
         if len(content) > self.limits["max_body"]:
             return problem(413, "too_many_bytes", "that is too much")
         asked = json.loads(content)
+        try:
+            json.dumps(asked, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return problem(422, "invalid_request", "there is half a character in it")
         if len(asked["pairs"]) > self.limits["max_pairs"]:
             return problem(422, "invalid_request", "these are too many pairs")
         with self._lock:

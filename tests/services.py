@@ -44,7 +44,8 @@ def app_of(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
 @contextmanager
 def serving(app: FastAPI) -> Iterator[httpx.Client]:
     """Serve an application on a thread; yield a client whose `base_url` is its address."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False))
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
     started = threading.Event()
     startup = server.startup
 

@@ -411,6 +411,7 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service takes"
     assert [len(pairs) for pairs in service.asked] == [1, 1]
+    assert max(int(head.get("content-length", 0)) for head in service.heads) < 30_000
     # A proxy before the service may take less than the service does: not three pairs, of two only one.
     service.limits["max_body"] = 1 << 20
     refused = once(httpx.Response(413))

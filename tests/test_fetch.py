@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import gzip
 import socket
@@ -477,6 +478,8 @@ def test_tls_faults_of_an_injected_transport_are_told_apart() -> None:
         ("file://elsewhere/a.jpg", "invalid_url"),
         ("data:image/png;base64", "invalid_url"),
         ("data:image/png;base64,@@@", "invalid_url"),
+        ("data:,100%", "invalid_url"),
+        ("data:,%zz", "invalid_url"),
         ("data:,", "empty_body"),
         ("no_such_file.jpg", "file_not_found"),
         ("no:such/file.jpg", "unsupported_scheme"),
@@ -502,6 +505,26 @@ def test_local_references(tmp_path: Path) -> None:
     assert fetch_once("data:image/png;base64," + base64.b64encode(b"picture").decode()) == b"picture"
     assert fetch_once("DATA:image/png;BASE64," + base64.b64encode(b"picture").decode()) == b"picture"
     assert fetch_once("data:,a%20b") == b"a b"
+    assert fetch_once("data:,%5C%ff\\x41%c3%a9é\\") == b"\\\xff\\x41" + "éé\\".encode()
+    assert fetch_once("data:;base64, cGlj dHV%79\nZQ=%3d") == b"picture"
+
+
+@pytest.mark.parametrize("content", ["%41" * 300_000, "%" * 900_000, "x " * 450_000, ";base64," + "QUJD " * 180_000])
+def test_a_data_url_takes_little_more_memory_than_its_text(content: str) -> None:
+    url = "data:" + content if content.startswith(";") else "data:," + content
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(RowError):
+            fetch_once(url)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(url)
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_unknown_scheme_is_not_told_whole() -> None:
+    with pytest.raises(RowError, match="is not http") as found:
+        fetch_once("x" * 100_000 + "://host/")
+    assert len(str(found.value)) < 200
 
 
 def test_local_files_may_be_forbidden(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from text_image_similarity.tables import TableOptions
 CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
 ENCODER = ColourEncoder()
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
-ROUND = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+ROUND = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture

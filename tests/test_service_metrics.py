@@ -18,8 +18,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.pictures import make_png
-from tests.processes import ROOT, Running, free_port, running, running_services, tool
+from tests.processes import ROOT, Running, free_port, running, tool
 from tests.server import Server, response
+from tests.services import Process, process
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ CONTRACT = {
 }
 
 
-def wave(service: Running, pictures: Server, colour: str) -> None:
+def wave(service: Process, pictures: Server, colour: str) -> None:
     """Send what succeeds, what fails, what is in the cache the second time, and what is turned away."""
     new = base64.b64encode(make_png(colour)).decode()
     pairs = [
@@ -57,7 +58,7 @@ def wave(service: Running, pictures: Server, colour: str) -> None:
         {"image_url": "data:,hello", "caption": "a dog"},
         {"image_url": pictures.url("/red.png"), "caption": ""},
     ]
-    answer = httpx.post(service.url("/v1/similarity"), json={"pairs": pairs}, timeout=30)
+    answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
     errors = [result["error"] and result["error"]["code"] for result in answer.json()["results"]]
     assert errors == [None, None, "http_4xx", "not_an_image", "empty_caption"]
     held, released = threading.Event(), threading.Event()
@@ -71,23 +72,24 @@ def wave(service: Running, pictures: Server, colour: str) -> None:
     url = pictures.url("/held.png")
     full = {"pairs": [{"image_url": f"{url}?{i}", "caption": "a cat"} for i in range(8)]}
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(httpx.post, service.url("/v1/similarity"), json=full, timeout=30)
+        first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=30)
         assert held.wait(30)
-        refused = httpx.post(service.url("/v1/similarity"), json={"pairs": pairs}, timeout=30)
+        refused = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
         released.set()
         assert first.result().status_code == 200
     assert refused.status_code == 429
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def service() -> Iterator[Process]:
     options = ("--max-inflight", "8", "--allow-private-addresses", "--retries", "0", "--drain-delay", "0")
-    with running_services(1, tmp_path_factory.mktemp("service"), *options) as (found,):
+    mini = ("--model", "mini", "--model-engine", "torch")
+    with process(*mini, *options, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def prometheus(service: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def prometheus(service: Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Prometheus, after two waves of requests, each of which it has read."""
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text(encoding="utf-8"))
@@ -95,7 +97,7 @@ def prometheus(service: Running, tmp_path_factory: pytest.TempPathFactory) -> It
     config["rule_files"] = [str(OBSERVABILITY / path) for path in config["rule_files"]]
     (job,) = config["scrape_configs"]
     pod = {"namespace": "default", "pod": "scorer-1"}  # as a cluster's scrape job labels it
-    job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"], "labels": pod}]
+    job["static_configs"] = [{"targets": [service.url.removeprefix("http://")], "labels": pod}]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
     port = free_port()
     command = [
@@ -109,7 +111,7 @@ def prometheus(service: Running, tmp_path_factory: pytest.TempPathFactory) -> It
     with pictures, running(command, port, folder / "prometheus.log", probe="/-/ready") as found:
         for sent, colour in enumerate(("green", "blue")):
             wave(service, pictures, colour)
-            httpx.get(service.url("/v1/models"))
+            httpx.get(f"{service.url}/v1/models")
             found.wait_for(lambda sent=sent: count(found, 'tis_requests_total{route="/v1/models"}') > sent)
         yield found
 
@@ -198,9 +200,9 @@ def test_the_autoscaler_gets_its_metric(prometheus: Running) -> None:
     assert pods == [rule["name"]["as"]]
 
 
-def test_the_metrics_are_those_agreed_on_and_no_others(service: Running, prometheus: Running) -> None:
+def test_the_metrics_are_those_agreed_on_and_no_others(service: Process, prometheus: Running) -> None:
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(httpx.get(service.url("/metrics")).text):
+    for family in text_string_to_metric_families(httpx.get(f"{service.url}/metrics").text):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         if name.startswith("tis_") and not name.endswith("_created"):  # which Prometheus is told to drop
             found[name] = {label for sample in family.samples for label in sample.labels} - {"le"}

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -16,7 +16,8 @@ import pytest
 import uvicorn
 import yaml
 
-from tests.processes import ROOT, Running, free_port, running, running_services, tool
+from tests.processes import ROOT, Running, free_port, running, tool
+from tests.services import Process, process
 from text_image_similarity import Config
 from text_image_similarity.service import Settings, serve
 from text_image_similarity.service.local import LocalBackend
@@ -67,14 +68,22 @@ def test_its_limits_are_those_of_the_service(
 
 
 @pytest.fixture(scope="module")
-def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Running]]:
-    folder = tmp_path_factory.mktemp("replicas")
-    settings = ("--drain-delay", "0", "--log-format", "json")  # no delay: nginx must cope alone
-    with running_services(2, folder, *settings) as found:
-        yield found
+def replicas() -> Iterator[list[Process]]:
+    with scorer() as first, scorer() as second:
+        yield [first, second]
 
 
-def running_nginx(folder: Path, replicas: list[Running], **changes: str) -> AbstractContextManager[Running]:
+def scorer(port: int = 0) -> AbstractContextManager[Process]:
+    """Run a service with mini, without the delay at its end: nginx must cope alone."""
+    options = ("--model", "mini", "--model-engine", "torch", "--drain-delay", "0", "--log-format", "json")
+    return process(*options, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
+
+
+def port_of(replica: Process) -> int:
+    return int(replica.url.rpartition(":")[2])
+
+
+def running_nginx(folder: Path, replicas: list[Process], **changes: str) -> AbstractContextManager[Running]:
     """Run nginx with its configuration, the names, paths and ports of which are those of here."""
     port = free_port()
     text = CONFIGURATION
@@ -83,8 +92,8 @@ def running_nginx(folder: Path, replicas: list[Running], **changes: str) -> Abst
         "/dev/stdout": str(folder / "access.log"),
         "/dev/stderr": str(folder / "error.log"),
         "listen 8080;": f"listen 127.0.0.1:{port};",
-        "server scorer-1:8000": f"server 127.0.0.1:{replicas[0].port}",
-        "server scorer-2:8000": f"server 127.0.0.1:{replicas[1].port}",
+        "server scorer-1:8000": f"server 127.0.0.1:{port_of(replicas[0])}",
+        "server scorer-2:8000": f"server 127.0.0.1:{port_of(replicas[1])}",
         "worker_processes auto;": "worker_processes 1;",
         **changes,
     }.items():
@@ -97,7 +106,7 @@ def running_nginx(folder: Path, replicas: list[Running], **changes: str) -> Abst
 
 
 @pytest.fixture(scope="module")
-def nginx(replicas: list[Running], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def nginx(replicas: list[Process], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """nginx, with no limit on what one address may ask for."""
     with running_nginx(tmp_path_factory.mktemp("nginx"), replicas, **{"rate=20r/s": "rate=100000r/s"}) as found:
         yield found
@@ -108,25 +117,30 @@ def one_pair(number: int) -> dict[str, object]:
     return {"pairs": [{"image_url": "data:,hello", "caption": "a cat", "id": number}]}
 
 
-def logged(request_id: str, *logs: Path) -> list[dict[str, object]]:
+def logged(request_id: str, lines: Iterable[str]) -> list[dict[str, object]]:
     """Return the lines about a request, which are written when it is over."""
-    lines = [line for log in logs for line in log.read_text(encoding="utf-8").splitlines(keepends=True)]
     whole = [json.loads(line) for line in lines if line.endswith("\n")]
     return [found for found in whole if found.get("request_id") == request_id]
 
 
-def test_ids_and_traces_are_passed_on(nginx: Running, replicas: list[Running]) -> None:
+def access_log(nginx: Running) -> list[str]:
+    return (nginx.log.parent / "access.log").read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def test_ids_and_traces_are_passed_on(nginx: Running, replicas: list[Process]) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"X-Request-Id": "from-the-client", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
     answer = httpx.post(nginx.url("/v1/similarity"), json=one_pair(7), headers=headers)
     assert answer.json()["results"][0]["id"] == 7
     assert answer.headers["X-Request-Id"] == "from-the-client"
-    (line,) = nginx.wait_for(lambda: logged("from-the-client", *(replica.log for replica in replicas)))
+    (line,) = nginx.wait_for(
+        lambda: logged("from-the-client", [line for replica in replicas for line in list(replica.lines)])
+    )
     assert (line["trace_id"], line["route"], line["status"]) == (trace, "/v1/similarity", 200)
     made = httpx.post(nginx.url("/v1/similarity"), json=one_pair(8), headers={"X-Request-Id": 'a "quoted" one'})
     assert re.fullmatch(r"[0-9a-f]{32}", made.headers["X-Request-Id"])
-    assert nginx.wait_for(lambda: logged(made.headers["X-Request-Id"], nginx.log.parent / "access.log"))
-    (told,) = nginx.wait_for(lambda: logged("from-the-client", nginx.log.parent / "access.log"))
+    assert nginx.wait_for(lambda: logged(made.headers["X-Request-Id"], access_log(nginx)))
+    (told,) = nginx.wait_for(lambda: logged("from-the-client", access_log(nginx)))
     assert (told["status"], told["path"]) == ("200", "/v1/similarity")
 
 
@@ -145,7 +159,7 @@ def test_one_replica_s_metrics_are_not_passed_on(nginx: Running) -> None:
     assert httpx.get(nginx.url("/readyz")).json() == {"status": "ok"}
 
 
-def test_an_address_that_asks_too_much_hears_so(replicas: list[Running], tmp_path: Path) -> None:
+def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
     with running_nginx(tmp_path, replicas, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
         answers = [client.get(limited.url("/v1/models")) for _ in range(12)]
     assert {answer.status_code for answer in answers} == {200, 429}
@@ -155,7 +169,7 @@ def test_an_address_that_asks_too_much_hears_so(replicas: list[Running], tmp_pat
     assert refused.json()["code"] == "rate_limited"
 
 
-def test_no_request_fails_while_a_replica_is_ended(nginx: Running, replicas: list[Running]) -> None:
+def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Process]) -> None:
     failures: list[object] = []
     answered, over = threading.Semaphore(0), threading.Event()
 
@@ -177,16 +191,21 @@ def test_no_request_fails_while_a_replica_is_ended(nginx: Running, replicas: lis
         thread.start()
     try:
         wait_for(answered, 40)
-        code = replicas[0].stop()
+        codes = [replicas[0].end()]
         wait_for(answered, answered._value + 40)
+        with scorer(port_of(replicas[0])) as fresh:
+            codes.append(replicas[1].end())  # at once, when nginx has hardly heard of the other's return
+            wait_for(answered, answered._value + 40)
+            over.set()
+            for thread in threads:
+                thread.join(60)
+            codes.append(fresh.end())
     finally:
         over.set()
         for thread in threads:
             thread.join(60)
     assert failures == []
-    assert code == 0
-    assert not replicas[0].answers("/livez")
-    replicas[1].stop()
+    assert codes == [0, 0, 0]
     answer = httpx.post(nginx.url("/v1/similarity"), json=one_pair(0))
     assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
     assert answer.headers["Retry-After"]

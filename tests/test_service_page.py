@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import make_png
 from tests.packages import zip_package
 from tests.services import app_of, mini_settings, serving
-from text_image_similarity import Config, Limits, Record, score_csv, score_pairs
+from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
 from text_image_similarity.service.web import POLICY
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -48,7 +48,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[str]:
-    with serving(app_of(mini_settings(models={"mini": MINI}))) as client:
+    with serving(app_of(mini_settings(models={"mini": MINI}), load_encoder(MINI))) as client:
         yield f"{str(client.base_url).rstrip('/')}/"
 
 
@@ -99,14 +99,16 @@ def drop(page: Any, *files: tuple[str, str, bytes]) -> None:
     page.dispatch_event("h1", "drop", {"dataTransfer": held})
 
 
-def paste(page: Any, **texts: str) -> None:
+def paste(page: Any, text: str, *, kind: str = "paste") -> None:
+    """Paste a text outside every field, or drop it there."""
     page.evaluate(
-        """texts => {
-            const clipboardData = new DataTransfer();
-            for (const type in texts) clipboardData.setData(type.replace("_", "/"), texts[type]);
-            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData, bubbles: true, cancelable: true}));
+        """([kind, text]) => {
+            const held = new DataTransfer();
+            held.setData("text/plain", text);
+            const made = {bubbles: true, cancelable: true, clipboardData: held, dataTransfer: held};
+            document.body.dispatchEvent(kind === "paste" ? new ClipboardEvent(kind, made) : new DragEvent(kind, made));
         }""",
-        texts,
+        [kind, text],
     )
 
 
@@ -272,11 +274,12 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
 @needs_chromium
 def test_urls_are_pasted_and_dropped_and_failures_are_told_in_words(visit: Callable[..., Any]) -> None:
     page = visit()
-    for url, words in (
-        ("http://127.0.0.1:9/x.png", "blocked_address"),
-        (data_url(b"no picture at all"), "not_an_image"),
+    for kind, url, words in (
+        ("drop", "http://127.0.0.1:9/x.png", "blocked_address"),
+        ("paste", data_url(b"no picture at all"), "not_an_image"),
+        ("paste", data_url(b"no picture at all" * 20_000), "not_an_image"),
     ):
-        paste(page, text_plain=url)
+        paste(page, url, kind=kind)
         assert page.input_value("#url") == url
         page.fill("#captions", "a\nb")
         run(page)
@@ -390,10 +393,10 @@ def test_a_long_text_is_kept_out_of_the_text_fields(visit: Callable[..., Any]) -
     page = visit()
     rows = [[data_url(make_png()), "\U0001f600" * 69 + letter + "\U0001f600" * 2000, ""] for letter in ("", "x", "xy")]
     long = table_of(rows).decode() + "\n" * 200_000
-    paste(page, text_plain=long)
+    paste(page, long)
     assert "too long for captions" in text_of(page, "#picture-mode .alert")
     page.check("[value=table]")
-    paste(page, text_plain=long)
+    paste(page, long)
     assert (page.input_value("#csv"), text_of(page, "#file-names")) == ("", "the pasted table")
     run(page, "table")
     assert len(bars(page, "table")) == 3
@@ -412,7 +415,7 @@ def test_tables_of_spreadsheets_are_read(visit: Callable[..., Any]) -> None:
         drop(page, ("t.csv", "text/csv", content))
         run(page, "table")
         assert [caption for _, caption in bars(page, "table")] == ["red, or not"]
-    paste(page, text_plain=f'similarity,caption,error,url\n1,red,,"{url}"')
+    paste(page, f'similarity,caption,error,url\n1,red,,"{url}"')
     assert text_of(page, "#file-names") == ""
     run(page, "table")
     with page.expect_download() as saved:

@@ -84,6 +84,11 @@ class Connection:
         )
         self._has_key = api_key is not None
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing.is_set()
+
     def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> Answer:
         """Send a request until it is answered, with pauses, for as long as there is patience.
 
@@ -114,12 +119,16 @@ class Connection:
                 wait = retry_after_s(response.headers.get("retry-after")) or 0.0
             except (httpx.HTTPError, RowError) as exc:
                 failure = str(exc) or type(exc).__name__
-                if not insist and isinstance(exc, _UNREACHABLE):
+                if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
+            except RuntimeError as exc:  # httpx's own for a client that is closed
+                if not self.closed:
+                    raise
+                failure = str(exc)
             wait += min(8.0, 0.25 * 2**tries) * random.random()
-            if self._closing.is_set() or time.monotonic() + wait > end or self._closing.wait(wait):
+            if self.closed or time.monotonic() + wait > end or self._closing.wait(wait):
                 break
-        if self._closing.is_set():
+        if self.closed:
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
             f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "

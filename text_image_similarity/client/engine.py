@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
 from types import TracebackType
@@ -120,10 +120,14 @@ class ServiceEngine:
             TableError: The service could not be asked, or said what cannot be understood.
         """
         size = self._pairs_of_a_request
-        work = [self._pool.submit(self.score_some, records[at : at + size]) for at in range(0, len(records), size)]
+        work: list[Future[list[ScoreResult]]] = []
         try:
+            for at in range(0, len(records), size):
+                work.append(self._pool.submit(self.score_some, records[at : at + size]))
             results = [result for future in work for result in future.result()]
-        except CancelledError as exc:
+        except (CancelledError, RuntimeError) as exc:  # the latter from a pool that is shut down
+            if not self._service.closed:
+                raise
             raise TableError("the engine was closed") from exc
         finally:
             for future in work:

@@ -77,7 +77,7 @@ class Fetcher:
             case "":
                 return self._fetch_file(Path(url))
             case _:
-                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme}: is not http, https, file or data")
+                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme[:50]}: is not http, https, file or data")
 
     def close(self) -> None:
         """Stop: running fetches fail within moments, waiting ones do not start."""

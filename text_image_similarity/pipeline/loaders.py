@@ -51,3 +51,4 @@ class Loaders(Generic[Item, Loaded]):
                     future.set_result(self._load(item))
                 except BaseException as exc:  # a panic of a native library: told where the result is asked for
                     future.set_exception(exc)
+            del job, future, item  # what was loaded is not kept until there is more to load

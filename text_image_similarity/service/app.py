@@ -10,6 +10,7 @@ from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
 
 from . import evaluator, routes
 from .backend import Backend
+from .document import add_document
 from .gate import Gate
 from .local import LocalBackend
 from .metrics import Metrics, package_version
@@ -57,6 +58,7 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.backend, app.state.metrics = settings, backend, metrics
@@ -66,6 +68,7 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
     add_page(app)
     add_problems(app)
+    add_document(app, settings)
 
     app.add_middleware(Gate, settings=settings, backend=backend, metrics=metrics, tracing=tracing)
     return app

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config import ScoreKind
 from .problems import ProblemError
+from .settings import Settings
 from .work import Answer, Ask
 
 
@@ -46,3 +48,23 @@ class Backend(Protocol):
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """Return what is known of each model by name, the default first; None for one that is not loaded."""
+
+
+def choose(settings: Settings, name: str | None) -> str:
+    """Return the model that a request's name stands for; of a split, one of its models by weight.
+
+    Raises:
+        ProblemError: `unknown_model`.
+    """
+    name = settings.default if name is None else name
+    if (weights := settings.splits.get(name)) is not None:
+        return random.choices(list(weights), list(weights.values()))[0]
+    if name not in settings.models:
+        names = ", ".join((*settings.models, *settings.splits))
+        raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {names}")
+    return name
+
+
+def crowded(pairs: int) -> ProblemError:
+    """Return what a request is refused with while so many pairs are in work."""
+    return ProblemError("queue_full", f"{pairs} pairs are in work", retry_after_s=1, reason="inflight")

@@ -7,24 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
 from ..records import ScoreResult
 from .metrics import package_version
+from .problems import ProblemError
 from .requests import PROBLEMS, WorkRoute, ask
 from .routes import metrics, picture_of, unready
-from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult
+from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult, Health
 from .work import Ask
 
 work = APIRouter(prefix="/evaluator/v1/evaluation", route_class=WorkRoute, responses=PROBLEMS, tags=["earlier service"])
 about = APIRouter(tags=["earlier service"])
+_UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 
 
 @work.post("/single", response_model=EvaluationResult)
 async def single(asked: Evaluation, request: Request) -> Response:
     """Score one pair."""
-    (result,) = await _evaluate(request, [asked])
-    return JSONResponse(result)
+    found = await _evaluate_some(request, asked.model_config_name, {0: asked})
+    return JSONResponse(found[0])
 
 
 @work.post("/batch", response_model=EvaluationBatchResult)
@@ -44,8 +46,8 @@ async def batch(asked: EvaluationBatch, request: Request) -> Response:
     )
 
 
-@about.get("/evaluator/health")
-@about.get("/system/health")
+@about.get("/evaluator/health", response_model=Health, responses=_UNHEALTHY)
+@about.get("/system/health", response_model=Health, responses=_UNHEALTHY)
 async def health(request: Request) -> Response:
     """Say whether the service works."""
     problem = unready(request)
@@ -58,7 +60,7 @@ async def health(request: Request) -> Response:
     return JSONResponse(body, status_code=200 if problem is None else 503)
 
 
-about.get("/evaluator/metrics")(metrics)
+about.get("/evaluator/metrics", response_class=PlainTextResponse)(metrics)
 
 
 @about.get("/evaluator/docs", include_in_schema=False)
@@ -73,10 +75,14 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
     for name in dict.fromkeys(evaluation.model_config_name for evaluation in asked):
         numbers = [number for number, evaluation in enumerate(asked) if evaluation.model_config_name == name]
         most = request.app.state.settings.max_pairs
-        for start in range(0, len(numbers), most):  # that service had no limit
-            found |= await _evaluate_some(
-                request, name, {number: asked[number] for number in numbers[start : start + most]}
-            )
+        for start in range(0, len(numbers), most):
+            some = {number: asked[number] for number in numbers[start : start + most]}
+            try:
+                found |= await _evaluate_some(request, name, some)
+            except ProblemError as problem:
+                if problem.code != "unknown_model":
+                    raise
+                found |= {number: _unknown(evaluation, problem) for number, evaluation in some.items()}
     return [found[number] for number in range(len(asked))]
 
 
@@ -99,6 +105,18 @@ async def _evaluate_some(
             "error": result.error,
         }
     return found
+
+
+def _unknown(evaluation: Evaluation, problem: ProblemError) -> dict[str, Any]:
+    """Return the result of a pair whose model there is not, beside others that have theirs."""
+    return {
+        "image_input": evaluation.image_input,
+        "text_prompt": evaluation.text_prompt,
+        "clip_score": None,
+        "processing_time_ms": 0.0,
+        "model_used": evaluation.model_config_name,
+        "error": f"{problem.code}: {problem.detail}",
+    }
 
 
 def _milliseconds(began: float) -> float:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 # What needs no key. All else does, what does not exist included.
-_OPEN = frozenset(
+OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"}
     | {"/evaluator/health", "/evaluator/metrics", "/evaluator/docs", "/system/health"}
 )
@@ -95,7 +95,7 @@ class Gate:
         reply = _Reply(send, call, closing=scope["app"].state.draining)
         try:
             self._refuse(scope, headers)
-            body.reserve()
+            body.check()
             await self.app(scope, body.receive, reply.send)
         except ClientLeftError:
             reply.status = _CLIENT_LEFT
@@ -108,13 +108,13 @@ class Gate:
             logger.exception("an error in text_image_similarity, please report it", extra=extra)
             await reply.refuse(ProblemError("internal_error", "an error of ours; it is in the log"))
         finally:
-            self.held -= body.reserved
+            self.held -= body.held
             self._tell(scope, headers, call, reply.status)
 
     def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raise the problem of a request that is not to be looked at."""
         path = scope["path"]
-        if self.settings.api_keys and path not in _OPEN and not path.startswith(_OPEN_UNDER):
+        if self.settings.api_keys and path not in OPEN and not path.startswith(_OPEN_UNDER):
             self._check_key(headers)
         if scope["method"] == "POST" and path in WORK and (refusal := self.backend.refusal()) is not None:
             raise refusal
@@ -165,24 +165,17 @@ class _Body:
     def __init__(self, gate: Gate, receive: Receive, headers: dict[bytes, bytes]) -> None:
         self._gate, self._receive = gate, receive
         length = headers.get(b"content-length", b"")
-        self._declared = int(length) if length.isdigit() else None
-        self._chunked = b"transfer-encoding" in headers
-        self._left = gate.settings.max_body
+        self._declared = int(length) if length.isdigit() else 0
         self._end: float | None = None
         self._whole = False
-        self.reserved = 0
+        self.held = 0
 
-    def reserve(self) -> None:
-        """Make room for the body, or refuse the request."""
-        most = self._gate.settings.max_body
-        if self._declared is not None and self._declared > most:
-            raise _too_long(most)
-        self.reserved = self._declared or (most if self._chunked else 0)
-        if self._gate.held + self.reserved > self._gate.settings.max_bodies and self._gate.held:
-            self.reserved, asked = 0, self.reserved
-            detail = f"the requests in work leave no room for {asked:,} bytes"
-            raise ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
-        self._gate.held += self.reserved
+    def check(self) -> None:
+        """Refuse a body that is too long, or for which there is no room now. None is kept for what has yet to come."""
+        if self._declared > self._gate.settings.max_body:
+            raise self._too_long()
+        if self._gate.held + self._declared > self._gate.settings.max_bodies and self._gate.held:
+            raise self._crowded()
 
     async def receive(self) -> Message:
         """Take the next message in; the time for the whole body is limited."""
@@ -198,15 +191,25 @@ class _Body:
             raise ProblemError("timeout", "the request's body took too long to arrive") from exc
         if message["type"] == "http.disconnect":
             raise ClientLeftError
-        self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            raise _too_long(self._gate.settings.max_body)
+        self._hold(len(message.get("body", b"")))
         self._whole = not message.get("more_body", False)
         return message
 
+    def _hold(self, size: int) -> None:
+        self.held += size
+        self._gate.held += size
+        if self.held > self._gate.settings.max_body:
+            raise self._too_long()
+        if self._gate.held > max(self._gate.settings.max_bodies, self.held):
+            raise self._crowded()
 
-def _too_long(most: int) -> ProblemError:
-    return ProblemError("too_many_bytes", f"a request may have {most:,} bytes; send fewer pairs at a time")
+    def _too_long(self) -> ProblemError:
+        most = self._gate.settings.max_body
+        return ProblemError("too_many_bytes", f"a request may have {most:,} bytes; send fewer pairs at a time")
+
+    def _crowded(self) -> ProblemError:
+        detail = f"the requests in work leave no room for {max(self._declared, self.held):,} bytes"
+        return ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
 
 
 class _Reply:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,14 @@ import httpx
 
 from ..config import Config, ScoreKind
 from ..encoders import Encoder, load_encoder
-from ..errors import ConfigError, ErrorCode, ModelError, RowError
-from ..records import ScoreResult
+from ..errors import ConfigError, ModelError
+from .backend import choose, crowded
 from .metrics import Metrics
 from .problems import ProblemError
 from .served import ServedModel
 from .settings import Settings
 from .threads import Threads
-from .work import Answer, Ask, Item, Job
+from .work import Answer, Ask, Job, late
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -85,28 +84,33 @@ class LocalBackend:
                 await self._probing
         await asyncio.to_thread(self._close)
 
-    async def run(self, model: str | None, asks: Sequence[Ask], kind: ScoreKind) -> Answer:
-        """See `Backend`."""
-        served = await self._served(self._chosen(model))
+    async def run(
+        self, model: str | None, asks: Sequence[Ask], kind: ScoreKind, *, within_s: float | None = None
+    ) -> Answer:
+        """See `Backend`; `within_s` is what is left of `request_timeout_s`, where some of it is spent already."""
+        timeout_s = self._settings.request_timeout_s
+        served = await self._served(choose(self._settings, model))
         self._admit(served, len(asks))
         loop = asyncio.get_running_loop()
         done = loop.create_future()
         job = Job(asks, kind, lambda: _tell(loop, done), self._release)
         served.submit(job)
         try:
-            await asyncio.wait_for(done, self._settings.request_timeout_s)
+            await asyncio.wait_for(done, timeout_s if within_s is None else within_s)
         except TimeoutError:
             pass  # what is done is answered
         finally:
             job.gone = True
+            items, job.items = job.items, []  # which know the job: their pictures would wait for a garbage collection
         if job.problem is not None:
             raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_LOAD_AGAIN_S)
-        return Answer(served.name, [self._result(item) for item in job.items], [item.marks for item in job.items])
+        results = [late(item.ask, timeout_s) if item.result is None else item.result for item in items]
+        return Answer(served.name, results, [item.marks for item in items])
 
     def refusal(self) -> ProblemError | None:
         """See `Backend`: whether no model, or nothing at all, has room."""
         if self._inflight >= self._settings.max_inflight:
-            return self._crowded()
+            return crowded(self._inflight)
         if len(self._loaded) < len(self._settings.models):
             return None  # the request may be for another model
         refusals = [self._queue_full(served) for served in self._loaded.values()]
@@ -139,16 +143,6 @@ class LocalBackend:
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """See `Backend`."""
         return {name: self._loaded[name].facts if name in self._loaded else None for name in self._settings.models}
-
-    def _chosen(self, name: str | None) -> str:
-        """Return the model that a request's name stands for."""
-        name = self._settings.default if name is None else name
-        if (weights := self._settings.splits.get(name)) is not None:
-            return random.choices(list(weights), list(weights.values()))[0]
-        if name not in self._settings.models:
-            names = ", ".join((*self._settings.models, *self._settings.splits))
-            raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {names}")
-        return name
 
     async def _served(self, name: str) -> ServedModel:
         """Return a model, which is loaded if it is not; requests wait for it together."""
@@ -184,7 +178,7 @@ class LocalBackend:
         refused = self._queue_full(served)
         with self._lock:
             if refused is None and self._inflight >= self._settings.max_inflight:
-                refused = self._crowded()
+                refused = crowded(self._inflight)
             if refused is None:
                 self._inflight += pairs
         if refused is not None:
@@ -199,15 +193,6 @@ class LocalBackend:
             return None
         detail = f"{served.depth} pairs wait for {served.name}"
         return ProblemError("queue_full", detail, retry_after_s=served.backlog_s, reason="queue_full")
-
-    def _crowded(self) -> ProblemError:
-        return ProblemError("queue_full", f"{self._inflight} pairs are in work", retry_after_s=1, reason="inflight")
-
-    def _result(self, item: Item) -> Any:
-        if item.result is not None:
-            return item.result
-        late = RowError(ErrorCode.TIMEOUT, f"not done within the service's {self._settings.request_timeout_s:g} s")
-        return late if item.ask.image is None or item.ask.caption is None else ScoreResult.failed(late)
 
     async def _probe_for_ever(self) -> None:
         """Keep idle models proving that they work."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Annotated, Any
 
@@ -29,6 +30,8 @@ from .schema import (
 )
 from .work import Ask
 
+_BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
+
 work = APIRouter(route_class=WorkRoute, responses=PROBLEMS)
 about = APIRouter()
 
@@ -49,7 +52,7 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
 async def upload(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture's file.")],
-    caption: Annotated[str, Form()],
+    caption: Annotated[str, Form(min_length=1)],
     model: Annotated[str | None, Form()] = None,
     score: Annotated[ScoreKind, Form()] = "cosine",
 ) -> Response:
@@ -63,8 +66,6 @@ async def upload(
 async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
     """Embed captions or pictures, in the shape of OpenAI's embeddings API."""
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not inputs:
-        raise ProblemError("invalid_request", "/input: there is nothing in it")
     pictures = asked.modality == "image"
     asks = [Ask(picture_of(text), None) if pictures else Ask(None, text) for text in inputs]
     answer = await ask(request, asked.model, asks)
@@ -169,9 +170,11 @@ def unready(request: Request) -> ProblemError | None:
 
 
 def picture_of(text: str) -> str:
-    """Return the reference in a text that may be a URL or a file in base64."""
-    start = text[:8].lower()
-    return text if start.startswith(("http://", "https://", "data:")) else reference_of(text)
+    """Return the reference in a text that may be a URL or a file in base64; a path is a reference that is refused."""
+    if text[:8].lower().startswith(("http://", "https://", "data:")) or not _BASE64.fullmatch(text[:1000]):
+        return text
+    padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
+    return reference_of(text) if padded else text
 
 
 def _result(result: Any) -> dict[str, Any]:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
 from ..config import ScoreKind
 from ..errors import ErrorCode, RowError
 from ..records import ScoreResult
 
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
-Id = Annotated[str | int | None, Field(description="Comes back with the result.")]
+Caption = Annotated[str, Field(examples=["a dog on grass"])]
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
+Id = Annotated[str | StrictInt | None, Field(description="Comes back with the result.")]
+
+
+MOST_EVALUATIONS = 10_000  # that service had no limit
 
 
 class _Strict(BaseModel):
@@ -21,16 +26,18 @@ class _Strict(BaseModel):
 class UrlPair(_Strict):
     """A caption and a picture that the service fetches."""
 
-    image_url: Annotated[str, Field(description="An http(s) or data: URL.")]
-    caption: str
+    image_url: Annotated[str, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])]
+    caption: Caption
     id: Id = None
 
 
 class Base64Pair(_Strict):
     """A caption and a picture that comes with the request."""
 
-    image_base64: Annotated[str, Field(description="The picture's file in standard base64, or as a data: URL.")]
-    caption: str
+    image_base64: Annotated[
+        str, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
+    ]
+    caption: Caption
     id: Id = None
 
 
@@ -99,14 +106,15 @@ class EmbeddingsRequest(BaseModel):
     """Captions or pictures to embed, in the shape of OpenAI's embeddings API."""
 
     input: Annotated[
-        str | list[str], Field(description="Captions; or pictures: http(s) or data: URLs, or files in standard base64.")
+        str | Annotated[list[str], Field(min_length=1)],
+        Field(description="Captions; or pictures: http(s) or data: URLs, or files in standard base64."),
     ]
     model: ModelName | None = None
     modality: Literal["text", "image"] = "text"
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="base64 is that of little-endian float32 values.")
     ] = "float"
-    dimensions: Annotated[int | None, Field(description="Must be the model's own, if given.")] = None
+    dimensions: Annotated[StrictInt | None, Field(description="Must be the model's own, if given.")] = None
 
 
 class Embedding(BaseModel):
@@ -200,11 +208,11 @@ class EvaluationResult(BaseModel):
 
 
 class EvaluationBatch(BaseModel):
-    """Pairs, as the earlier service took them; `batch_size` and `show_progress` change nothing."""
+    """Pairs, as the earlier service took them."""
 
-    evaluations: Annotated[list[Evaluation], Field(min_length=1)]
-    batch_size: int | None = None
-    show_progress: bool | None = None
+    evaluations: Annotated[list[Evaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
+    batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
+    show_progress: Annotated[Any, Field(description="True or false; changes nothing.")] = None
 
 
 class EvaluationBatchResult(BaseModel):
@@ -215,6 +223,15 @@ class EvaluationBatchResult(BaseModel):
     total_successful: int
     total_failed: int
     total_processing_time_ms: float
+
+
+class Health(BaseModel):
+    """Whether the service works, as the earlier service said it."""
+
+    status: Literal["healthy", "unhealthy"]
+    version: str
+    models: Annotated[list[str], Field(description="The loaded models.")]
+    error: str | None
 
 
 def failure_of(error: RowError) -> dict[str, str]:

@@ -85,7 +85,7 @@ class ServedModel:
                 self._answer([item])
         for reference, items in loads.items():
             if reference is not None and reference[:5].lower() != "data:":
-                self._threads.fetch(partial(self._fetch, reference, items))
+                self._threads.fetch(reference, partial(self._fetch, reference, items))
             else:
                 self._batcher.announce(len(items))
                 self._threads.decode(partial(self._decode, items, partial(self._threads.read, reference or "")))
@@ -104,7 +104,7 @@ class ServedModel:
         with self._stage("fetch", items):
             content = self._threads.read(reference)
         self._batcher.announce(len(items))
-        self._threads.decode(partial(self._decode, items, lambda: content))
+        self._threads.decode_fetched(partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         """Make the items of one picture, or of none, ready for the encoder; runs on a decoding thread."""
@@ -140,6 +140,7 @@ class ServedModel:
         loaded = self._stages.load(content)
         for item in items:
             if isinstance(loaded, RowError):
+                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # whose frames hold the picture
                 item.image = loaded
             elif loaded.vector is not None:
                 item.image = loaded.vector

@@ -46,12 +46,15 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
     """
     listener = _listener(host, port)
     with listener:
+        for library in ("uvicorn.error", "python_multipart"):  # a line for each scanner that knocks is too much
+            logging.getLogger(library).setLevel(logging.ERROR)
         metrics = Metrics()
         backend = LocalBackend(settings, metrics)
         backend.load()
         app = create_app(settings, backend=backend, metrics=metrics)
         config = uvicorn.Config(
             app,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -111,7 +114,7 @@ class _Server(uvicorn.Server):
         for queue in queues:
             await self._take_last(queue)
         end = time.monotonic() + _GRACE_S
-        while time.monotonic() < end and any(connection.cycle is None for connection in self._connections()):
+        while time.monotonic() < end and not self.force_exit and any(c.cycle is None for c in self._connections()):
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
 

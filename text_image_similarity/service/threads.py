@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
+from functools import partial
+from threading import BoundedSemaphore, Lock
 
 import httpx
 
@@ -27,17 +30,58 @@ class Threads:
     """
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
+        self._per_host = config.limits.per_host
+        self._lock = Lock()
+        self._hosts: dict[str, int] = {}  # tasks that have a thread, or are next to get one
+        self._later: dict[str, deque[Task]] = {}
+        self._room = BoundedSemaphore(4 * (os.cpu_count() or 1))
         self._fetcher = Fetcher(config, transport=transport)
         self._fetching: Loaders[Task, None] = Loaders(config.io_workers, _run)
         self._decoding: Loaders[Task, None] = Loaders(os.cpu_count() or 1, _run)
 
-    def fetch(self, task: Task) -> None:
-        """Queue something that waits for the network."""
-        self._fetching.submit(task)
+    def fetch(self, reference: str, task: Task) -> None:
+        """Queue the download of a reference. What waits for a slow host takes no thread from what asks others."""
+        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # or nearly so; the fetcher knows
+        with self._lock:
+            if self._hosts.get(host, 0) >= self._per_host:
+                self._later.setdefault(host, deque()).append(task)
+                return
+            self._hosts[host] = self._hosts.get(host, 0) + 1
+        self._fetching.submit(partial(self._fetch, host, task))
+
+    def _fetch(self, host: str, task: Task) -> None:
+        try:
+            task()
+        finally:
+            if (later := self._next(host)) is not None:
+                self._fetching.submit(partial(self._fetch, host, later))
+
+    def _next(self, host: str) -> Task | None:
+        with self._lock:
+            if (waiting := self._later.get(host)) is not None:
+                task = waiting.popleft()
+                if not waiting:
+                    del self._later[host]
+                return task
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+            return None
 
     def decode(self, task: Task) -> None:
         """Queue something that keeps a processor busy."""
         self._decoding.submit(task)
+
+    def decode_fetched(self, task: Task) -> None:
+        """Queue it with what was downloaded for it; wait while much of that waits already."""
+        self._room.acquire()
+        self._decoding.submit(partial(self._decode, task))
+
+    def _decode(self, task: Task) -> None:
+        try:
+            task()
+        finally:
+            self._room.release()
 
     def read(self, reference: str) -> bytes | RowError:
         """Return what a reference points to, or what went wrong; never raises."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .gate import Call
 
+_LAST_S = 2.0  # for the last spans
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 
 
@@ -72,9 +74,11 @@ class Tracing:
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, if the collector takes it soon; one that is dead does not keep the service from its end."""
         if self._provider is not None:
-            self._provider.shutdown()
+            sending = Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+            sending.start()
+            sending.join(_LAST_S)
 
 
 _CONTEXT = ("traceparent", "tracestate")
@@ -88,7 +92,7 @@ def _provider(endpoint: str) -> Any:
 
     # The environment's OTEL_SERVICE_NAME comes before our name; OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER count too.
     name = os.environ.get("OTEL_SERVICE_NAME", "text-image-similarity")
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
     return provider
 

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 from ..config import ScoreKind
-from ..errors import ModelError, RowError
+from ..errors import ErrorCode, ModelError, RowError
 from ..pipeline import Outcome
 from ..pipeline.rows import Loaded
 from ..records import ScoreResult
@@ -124,3 +124,9 @@ class Job:
             first, self.problem, self.gone = not self.gone, problem, True
         if first:
             self._wake()
+
+
+def late(ask: Ask, timeout_s: float) -> ScoreResult | Outcome:
+    """Return the result of an `Ask` that was not answered within so many seconds."""
+    error = RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")
+    return error if ask.image is None or ask.caption is None else ScoreResult.failed(error)

@@ -63,7 +63,7 @@ byId("unlock").addEventListener("submit", (event) => {
   setKey(key);
   byId("key").value = "";
   connect().then(
-    () => byId("captions").focus(),
+    () => byId("model").focus(),
     (problem) => {
       note.textContent = problem.status === 401 ? "The service does not know this key." : problem.message;
     },
@@ -163,15 +163,19 @@ function takeFiles(files) {
     else state.table = file;
   }
   if (state.table) byId("csv").value = "";
-  const names = [state.table?.name, state.pictures.size && `${state.pictures.size} picture${state.pictures.size === 1 ? "" : "s"}`];
-  byId("file-names").textContent = plain(names.filter(Boolean).join(" and "));
   if (!many.stopper) many.clear();
-  many.say(`${byId("file-names").textContent}.`);
+  many.say(`${nameFiles()}.`);
+}
+
+function nameFiles() {
+  const count = state.pictures.size;
+  const names = [state.table?.name, count && `${count} picture${count === 1 ? "" : "s"}`];
+  return (byId("file-names").textContent = plain(names.filter(Boolean).join(" and ")));
 }
 
 byId("csv").addEventListener("input", () => {
   state.table = null;
-  byId("file-names").textContent = state.pictures.size ? `${state.pictures.size} pictures` : "";
+  nameFiles();
 });
 
 // Choosing, dropping, pasting
@@ -213,8 +217,8 @@ document.addEventListener("paste", (event) => {
   const text = event.clipboardData.getData("text/plain");
   if (text.length > LONG_TEXT) {
     event.preventDefault(); // a text field would take minutes to lay it out
-    if (byId("table-mode").hidden) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
-    else takeFiles([new File([text], "the pasted table")]);
+    if (!byId("table-mode").hidden) takeFiles([new File([text], "the pasted table")]);
+    else if (!receive(event.clipboardData, text)) single.fail(new Error("This text is too long for captions. Choose “A table” for one."));
     return;
   }
   if (event.target.matches("input, textarea") && text) return;
