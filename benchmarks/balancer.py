@@ -29,9 +29,10 @@ class Balancer:
         self._replicas = list(replicas)
         self._ready = list(replicas)
         self._turn = 0
+        self._forwarding: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Balancer:
-        self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._take, "127.0.0.1", 0)
         self.address = Address("127.0.0.1", self._server.sockets[0].getsockname()[1])
         self._probing = asyncio.create_task(self._probe_for_ever())
         return self
@@ -41,6 +42,8 @@ class Balancer:
         with suppress(asyncio.CancelledError):
             await self._probing
         self._server.close()
+        if self._forwarding:
+            await asyncio.wait(self._forwarding, timeout=5)  # until clients and replicas have closed
 
     def sends_to(self, address: Address) -> bool:
         """Whether new connections may go there."""
@@ -51,6 +54,11 @@ class Balancer:
             answers = await asyncio.gather(*(ask(address, get("/readyz")) for address in self._replicas))
             self._ready = [address for address, answer in zip(self._replicas, answers, strict=True) if answer[0] == 200]
             await asyncio.sleep(PROBE_EVERY_S)
+
+    def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._forward(reader, writer))
+        self._forwarding.add(task)
+        task.add_done_callback(self._forwarding.discard)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._turn += 1

@@ -17,7 +17,7 @@ from .inputs import MODEL, ROOT
 from .load import Address, ask, get
 from .scoring import VIT
 
-_START_S = 60.0
+_START_S = 180.0  # the very first start exports the model
 _END_S = 60.0
 
 
@@ -43,13 +43,17 @@ class Replica:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process and wait until it is ready.
-
-        Raises:
-            RuntimeError: It is not, with what it said last.
-        """
+        """Start the process; it is not ready yet."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=ROOT, stdout=log, stderr=log)
+
+    def wait_until_ready(self) -> None:
+        """Wait until /readyz says yes.
+
+        Raises:
+            RuntimeError: It does not, with what the process said last.
+        """
+        assert self._process is not None
         late = time.monotonic() + _START_S
         while answer_of(self.address, "/readyz")[0] != 200:
             if self._process.poll() is not None or time.monotonic() > late:
@@ -78,6 +82,8 @@ def replicas(count: int, *arguments: str) -> Iterator[list[Replica]]:
         try:
             for replica in there:
                 replica.start()
+            for replica in there:
+                replica.wait_until_ready()
             yield there
         finally:
             for replica in there:

@@ -1,4 +1,4 @@
-"""What the sections about the service share: pairs made of the photos, the time of a full batch, the bound on latency."""
+"""What the sections about the service share: requests made of the photos, and the time of a full batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from .scoring import MINI, VIT
 BATCH = 32  # pairs, of score_pairs and of the service where nobody says otherwise
 MAX_WAIT_S = 0.005  # as serve's --max-wait-ms
 NAMES = {VIT: "ViT-B/32", MINI: "mini"}
-_FACTOR = 2.5
 _TIMED = 12  # batches, after two that warm up
 
 
@@ -36,11 +35,6 @@ def read_pairs(count: int, *, side: int | None = None) -> list[tuple[bytes, str]
 def requests_of(count: int, *, side: int | None = None) -> list[bytes]:
     """Return whole requests for the score of one pair each, see `read_pairs`."""
     return [post_pair(photo, caption) for photo, caption in read_pairs(count, side=side)]
-
-
-def bound(batch_s: float) -> float:
-    """Return the latency that 99 of 100 requests should stay below, in seconds."""
-    return _FACTOR * (batch_s + MAX_WAIT_S)
 
 
 def full_batch(encoder: Encoder, pairs: list[tuple[bytes, str]]) -> float:

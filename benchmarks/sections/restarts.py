@@ -65,7 +65,8 @@ async def roll(
         for number in range(times):
             replica = there[number % len(there)]
             codes.append(await asyncio.to_thread(replica.end))
-            await asyncio.to_thread(replica.start)
+            replica.start()
+            await asyncio.to_thread(replica.wait_until_ready)
             while not ready(replica):
                 await asyncio.sleep(0.05)
     finally:
@@ -103,7 +104,7 @@ async def _nginx(upstreams: Sequence[Address]) -> AsyncIterator[Address]:
     if found is None:
         raise RuntimeError("nginx is not installed")
     address = Address("127.0.0.1", free_port())
-    servers = " ".join(f"server {one.host}:{one.port} fail_timeout=1s;" for one in upstreams)
+    servers = " ".join(f"server {one.host}:{one.port} max_fails=0;" for one in upstreams)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         config.write_text(NGINX.format(folder=folder, servers=servers, port=address.port), encoding="utf-8")

@@ -15,10 +15,9 @@ from ..meter import Meter, cpu_seconds
 from ..replica import model_arguments, replicas
 from ..results import Options, Rounds, Section, at, markdown, mid, rate, ratios, spread
 from ..scoring import config_of
-from ..serving import BATCH, NAMES, bound, encoded, full_batch, read_pairs, requests_of
+from ..serving import BATCH, MAX_WAIT_S, NAMES, encoded, full_batch, read_pairs, requests_of
 
 CLIENTS = 32
-_MS = 1000
 
 
 def alone(model: str, pairs: int) -> dict[str, Any]:
@@ -92,21 +91,19 @@ def table(rounds: Rounds) -> str:
         "pairs a batch",
         "cores the clients took",
     ]
-    more = ["ms", "a full batch, alone", "in the service", "p50", "p99", "2.5 x (batch alone + wait)", "p99 of that"]
+    more = ["", "p50, ms", "p99, ms"]
+    for where in ("in the service", "alone"):
+        more += [f"a full batch {where}, ms", "p99 / (it + wait)"]
     return markdown(header, rates) + "\n\n" + markdown(more, times)
 
 
 def _latency_line(name: str, by_itself: list[dict[str, Any]], service: list[dict[str, Any]]) -> list[str]:
-    batch = [one["batch_s"] for one in by_itself]
-    shares = [one["latency_s"]["p99"] / bound(alone) for one, alone in zip(service, batch, strict=False)]
-    values = [
-        mid(by_itself, at("batch_s")),
-        mid(service, at("batch_s")),
-        mid(service, at("latency_s", "p50")),
-        mid(service, at("latency_s", "p99")),
-        mid(by_itself, lambda one: bound(one["batch_s"])),
-    ]
-    return [name, *(f"{_MS * value:,.0f}" for value in values), spread(shares)]
+    cells = [name, *(f"{1000 * mid(service, at('latency_s', part)):,.0f}" for part in ("p50", "p99"))]
+    for batches in (service, by_itself):
+        both = zip(service, batches, strict=False)
+        shares = [one["latency_s"]["p99"] / (batch["batch_s"] + MAX_WAIT_S) for one, batch in both]
+        cells += [f"{1000 * mid(batches, at('batch_s')):,.0f}", spread(shares)]
+    return cells
 
 
 SECTION = Section("service", jobs, table)

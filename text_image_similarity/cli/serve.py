@@ -57,7 +57,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     )
     add_runtime_options(parser)
     add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
-    add("--max-queue", type=int, default=64, help="pairs waiting from which requests get 429 (default: %(default)s)")
+    add("--max-queue", type=int, default=32, help="pairs waiting from which requests get 429 (default: %(default)s)")
     add("--max-inflight", type=int, default=256, help="pairs in work from which they do (default: %(default)s)")
     add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
     add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")

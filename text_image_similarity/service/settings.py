@@ -23,7 +23,8 @@ class Settings:
         lazy: Names of the models that are loaded when they are first asked for, instead of at the start.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
-        max_queue: Pairs waiting for a model from which on further requests are refused.
+        max_queue: Pairs waiting for a model from which on further requests are refused; as many as a batch keep the model
+            busy, and each further batch is a further wait.
         max_inflight: Pairs accepted and not answered, downloads included, from which on further requests are refused.
         max_pairs: Most pairs of a request.
         max_body: Longest body of a request, in bytes.
@@ -46,7 +47,7 @@ class Settings:
     lazy: frozenset[str] = frozenset()
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     max_wait_s: float = 0.005
-    max_queue: int = 64
+    max_queue: int = 32
     max_inflight: int = 256
     max_pairs: int = 64
     max_body: int = 32 * 1024 * 1024
