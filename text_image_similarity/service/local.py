@@ -28,7 +28,7 @@ logger = logging.getLogger("text_image_similarity")
 _PROVEN_S = 60.0  # how long a success counts; an idle model proves itself more often
 _STUCK_S = 300.0  # a model that had work and no success for so long is not expected to recover
 _LOAD_AGAIN_S = 30.0  # after a model could not be loaded
-_CLOSING_S = 10.0
+_CLOSING_S = 3.0
 
 
 class LocalBackend:
