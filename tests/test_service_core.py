@@ -357,7 +357,7 @@ def test_a_lost_device_fails_requests_at_once_and_asks_to_be_replaced() -> None:
                     await task
                 assert (lost.value.code, lost.value.status) == ("model_unavailable", 503)
             assert running.dead().status == running.unready().status == 503
-            assert metric(running, "tis_inflight_pairs") == 0
+            await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             assert len(encoder.batches) == 1, "it is not asked again"
 
     asyncio.run(check())

@@ -125,9 +125,9 @@ async def ask(request: Request, model: str | None, asks: Sequence[Ask], kind: Sc
         ClientLeftError: Nobody waits for the answer any more.
     """
     call: Call = request.state.call
-    call.pairs += len(asks)
     backend: Backend = request.app.state.backend
     answer = await _while_connected(request, backend.run(model, asks, kind))
+    call.pairs += len(asks)
     call.failed += sum(_failed(result) for result in answer.results)
     call.answers.append(answer)
     return answer
