@@ -311,7 +311,7 @@ def test_counters_move_with_what_happens(server: Server) -> None:
         assert moved("tis_cache_lookups_total", kind="image", model="mini") == 5
         assert moved("tis_cache_hits_total", kind="text", model="mini") >= 2
         assert 2 <= moved("tis_batch_size_sum", model="mini") <= 4
-        assert after["tis_queue_capacity", (("model", "mini"),)] == 64
+        assert after["tis_queue_capacity", (("model", "mini"),)] == mini_settings().max_queue
         assert after["tis_queue_depth", (("model", "mini"),)] == 0
         assert after["tis_inflight_pairs", ()] == 0
         assert after["tis_ready", ()] == 1
