@@ -293,8 +293,8 @@ def test_work_of_clients_that_left_is_dropped() -> None:
             encoder.go.set()
             assert similarities((await stays).results) == similarities((await last).results) == [1.0]
             assert encoder.batches == [1, 1], "two of four pictures"
+            await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             assert metric(running, "tis_pairs_total", model="mini", result="dropped", error_code="") == 2
-            assert metric(running, "tis_inflight_pairs") == 0
 
     asyncio.run(check())
 
