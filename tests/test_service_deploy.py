@@ -164,7 +164,7 @@ def test_two_replicas_have_time_to_end_and_rights_to_nothing() -> None:
         assert all(default.endswith(":-}") for default in list(service["environment"].values())[1:])
     assert COMPOSE["services"]["nginx"]["depends_on"] == {name: {"condition": "service_healthy"} for name in SCORERS}
     used = {name for name in SCORERS["scorer-1"]["environment"] if name != "OMP_NUM_THREADS"}
-    assert used == {serve._KEYS, serve._TRACES}
+    assert used == {serve.KEYS_VARIABLE, serve.TRACES_VARIABLE}
 
 
 def test_who_watches_finds_what_is_watched() -> None:

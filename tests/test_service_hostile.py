@@ -248,6 +248,7 @@ def test_a_service_that_has_run_out_of_files_recovers(client: httpx.Client, runn
             connection.close()
     finally:
         found.rlimit(psutil.RLIMIT_NOFILE, before)
+    assert client.get("/livez").status_code == 200
 
 
 # ---- paths and methods

@@ -7,17 +7,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
+from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, keys_in
 from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
 
 if TYPE_CHECKING:
     from ..service import Settings
 
-_KEYS = "TEXT_IMAGE_SIMILARITY_API_KEYS"
-_TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _MEGABYTE = 1 << 20
 
 
@@ -73,9 +72,13 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help=f"keys that clients must show one of, a line each (default: {_KEYS}, comma-separated)",
+        help=f"keys that clients must show one of, a line each (default: {KEYS_VARIABLE}, comma-separated)",
     )
-    add("--otlp-endpoint", metavar="URL", help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {_TRACES})")
+    add(
+        "--otlp-endpoint",
+        metavar="URL",
+        help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {TRACES_VARIABLE})",
+    )
     add_fetch_options(parser, io_workers=128)
 
 
@@ -112,7 +115,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         drain_delay_s=options.drain_delay,
         api_keys=_keys(options.api_key_file, environment),
         cache_entries=options.cache_entries,
-        otlp_endpoint=options.otlp_endpoint or environment.get(_TRACES) or None,
+        otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 
 
@@ -137,14 +140,14 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
     if file is None:
-        keys: Any = environment.get(_KEYS, "").split(",")
-        if environment.get(_KEYS) and not any(key.strip() for key in keys):
-            raise UsageError(f"{_KEYS} holds no key")
-    else:
-        try:
-            keys = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeError) as exc:
-            raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
-        if not any(key.strip() for key in keys):
-            raise UsageError(f"--api-key-file {file} holds no key")
-    return frozenset(key.strip() for key in keys if key.strip())
+        keys = keys_in(environment.get(KEYS_VARIABLE, "").split(","))
+        if environment.get(KEYS_VARIABLE) and not keys:
+            raise UsageError(f"{KEYS_VARIABLE} holds no key")
+        return keys
+    try:
+        keys = keys_in(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeError) as exc:
+        raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
+    if not keys:
+        raise UsageError(f"--api-key-file {file} holds no key")
+    return keys

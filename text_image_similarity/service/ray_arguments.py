@@ -12,12 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from ..config import Config, Limits, one_of
 from ..errors import ConfigError
 from ..pipeline.batches import portable
-from .settings import Settings
+from .settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, keys_in
 
 T = TypeVar("T")
-
-_KEYS = "TEXT_IMAGE_SIMILARITY_API_KEYS"
-_TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +116,10 @@ def read_arguments(args: Mapping[str, Any]) -> Plan:
 
 def with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """Return settings with the keys and the collector that an environment names, where they name none themselves."""
-    keys = frozenset(key.strip() for key in environment.get(_KEYS, "").split(",") if key.strip())
     return replace(
         settings,
-        api_keys=settings.api_keys or keys,
-        otlp_endpoint=settings.otlp_endpoint or environment.get(_TRACES) or None,
+        api_keys=settings.api_keys or keys_in(environment.get(KEYS_VARIABLE, "").split(",")),
+        otlp_endpoint=settings.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 
 

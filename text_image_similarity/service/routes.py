@@ -21,7 +21,6 @@ from .schema import (
     EmbeddingsRequest,
     InfoAnswer,
     ModelsAnswer,
-    PairResult,
     SimilarityAnswer,
     SimilarityRequest,
     Status,
@@ -179,4 +178,7 @@ def picture_of(text: str) -> str:
 
 def _result(result: Any) -> dict[str, Any]:
     assert isinstance(result, ScoreResult)
-    return PairResult.of(result).model_dump(exclude={"id"})
+    if result.error is None:
+        return {"similarity": result.similarity, "error": None}
+    code, _, detail = result.error.partition(": ")
+    return {"similarity": None, "error": {"code": code, "detail": detail}}

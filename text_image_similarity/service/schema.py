@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
 
 from ..config import ScoreKind
 from ..errors import ErrorCode, RowError
-from ..records import ScoreResult
 
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
 Caption = Annotated[str, Field(examples=["a dog on grass"])]
@@ -63,12 +62,6 @@ class Failure(BaseModel):
     code: Annotated[ErrorCode, Field(description="The category, stable and countable.")]
     detail: Annotated[str, Field(description="What happened to this pair.")]
 
-    @classmethod
-    def of(cls, error: str) -> Failure:
-        """Take `"<code>: <detail>"` apart."""
-        code, _, detail = error.partition(": ")
-        return cls(code=ErrorCode(code), detail=detail)
-
 
 class PairResult(BaseModel):
     """The score of a pair, or why it has none."""
@@ -76,13 +69,6 @@ class PairResult(BaseModel):
     id: Id = None
     similarity: float | None
     error: Failure | None
-
-    @classmethod
-    def of(cls, result: ScoreResult, id: str | int | None = None) -> PairResult:
-        """Return a result as the service says it."""
-        if result.error is None:
-            return cls(id=id, similarity=result.similarity, error=None)
-        return cls(id=id, similarity=None, error=Failure.of(result.error))
 
 
 class SimilarityAnswer(BaseModel):

@@ -35,7 +35,6 @@ from .work import Item, Job, Mark
 
 logger = logging.getLogger("text_image_similarity")
 
-
 _MOST_CHARACTERS = 10_000  # of a caption: a tokenizer takes a hundred times the memory of its text
 _DOWNLOADS = 16  # of one request at a time, so that others get theirs
 _FILE_ENTRIES = 1_000_000  # of an embedding cache's file: 2 GB for CLIP ViT-B/32

@@ -63,6 +63,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
         )
         _Server(config, app, settings.drain_delay_s).run(sockets=[listener])
+        gc.unfreeze()  # what is left is let go of in order; libraries complain at the end otherwise
 
 
 class _Server(uvicorn.Server):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ..config import Config, at_least, seconds
 from ..errors import ConfigError
+
+# Environment variables that stand in for `api_keys` and `otlp_endpoint`.
+KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
+TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
@@ -87,6 +91,11 @@ class Settings:
         # A MappingProxyType cannot be pickled, and Ray sends settings to its workers.
         values = {name: getattr(self, name) for name in self.__slots__}
         return _restored, (values | {"models": dict(self.models)},)
+
+
+def keys_in(texts: Iterable[str]) -> frozenset[str]:
+    """Return the keys in some lines or parts, without the space around them and without what is empty."""
+    return frozenset(text.strip() for text in texts if text.strip())
 
 
 def _restored(values: dict[str, object]) -> Settings:

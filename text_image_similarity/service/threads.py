@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from functools import partial
 from threading import BoundedSemaphore, Lock, Thread
 from typing import TypeVar
@@ -119,21 +119,14 @@ def _processors() -> int:
 
 async def on_daemon(function: Callable[[], T]) -> T:
     """Run a function on a thread that a process does not wait for when it ends."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(keep: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(lambda: None if done.done() else keep())
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # who stops waiting does not stop the function
 
     def run() -> None:
         try:
-            result = function()
+            done.set_result(function())
         except BaseException as exc:
-            problem = exc
-            tell(lambda: done.set_exception(problem))
-        else:
-            tell(lambda: done.set_result(result))
+            done.set_exception(exc)
 
     Thread(target=run, name="service", daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(done)
