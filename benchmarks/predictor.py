@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from text_image_similarity import CaptionDatabase, ImageDatabase, create_predictor
-from text_image_similarity.predictor.nearest import nearest
+from text_image_similarity.search.nearest import nearest
 
 PICTURE = Path(__file__).resolve().parent.parent / "challenge_set" / "sailing.jpg"
 QUERY = "two dogs play with a red ball on the green grass in front of a house"

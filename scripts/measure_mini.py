@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from text_image_similarity import Config, evaluate, load_encoder
-from text_image_similarity.dataset import load_picture, read_dataset
+from text_image_similarity.dataset import load_image, read_dataset
 from text_image_similarity.decode import decode
 from text_image_similarity.metrics import pair_statistics
 
@@ -44,7 +44,7 @@ def milliseconds_a_pair(photos: Path) -> float:
     torch.set_num_threads(1)
     encoder = load_encoder(Config(model="mini", device="cpu"))
     images = read_dataset(photos)[:32]
-    pictures, captions = [load_picture(image, Config()) for image in images], [image.captions[0] for image in images]
+    pictures, captions = [load_image(image, Config()) for image in images], [image.captions[0] for image in images]
     rounds = []
     for _ in range(6):  # the first warms up
         began = time.perf_counter()

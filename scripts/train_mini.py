@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from text_image_similarity.config import Config
-from text_image_similarity.dataset import load_picture, read_dataset
+from text_image_similarity.dataset import load_image, read_dataset
 from text_image_similarity.encoders.dual_encoder import set_up, token_ids, write_dual_encoder
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 from text_image_similarity.encoders.towers.image import pool
@@ -71,7 +71,7 @@ class Split:
 def read_photos(folder: Path, split: str) -> tuple[list[Image.Image], list[tuple[str, ...]]]:
     """Read a split's photos and the five captions of each."""
     images = read_dataset(folder, split=split)
-    return [load_picture(image, Config()) for image in images], [image.captions[:5] for image in images]
+    return [load_image(image, Config()) for image in images], [image.captions[:5] for image in images]
 
 
 def draw_scenes(count: int, seed: int) -> tuple[list[Image.Image], list[tuple[str, ...]]]:

@@ -16,7 +16,7 @@ import httpx
 
 from text_image_similarity import Config, Limits, Record, ScoreResult, score_pairs
 from text_image_similarity.encoders import identify
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 ENCODER = ColourEncoder()
 CONFIG = Config(retries=0, limits=Limits(allow_local_files=False))

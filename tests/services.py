@@ -21,8 +21,8 @@ from fastapi import FastAPI
 
 from text_image_similarity import Config, Encoder, Limits
 from text_image_similarity.service import Settings, create_app
-from text_image_similarity.service.local import LocalBackend
-from text_image_similarity.service.metrics import Metrics
+from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI = Config(model="mini", retries=0, limits=Limits(allow_private_addresses=True))

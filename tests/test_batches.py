@@ -2,9 +2,9 @@ import pyarrow as pa
 import pytest
 
 from text_image_similarity import Config, Record, score_pairs
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ModelUnavailableError
-from text_image_similarity.pipeline.batches import portable, score_batches
+from text_image_similarity.pipeline.arrow import portable, score_batches
 
 RED = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 ROWS = [(RED, "red"), (RED, "a red dot"), ("no-such-file.png", "red"), (RED, " "), (None, "red"), (RED, None)] * 7

@@ -650,7 +650,7 @@ def test_the_client_needs_no_torch(small: Sequence[Path], service: FakeService) 
     ("arguments", "text"),
     [
         (["--timeout", "5"], "--timeout would decide nothing with --service-url"),
-        (["--total-timeout", "5", "--model-engine", "torch"], "--model-engine, --total-timeout would"),
+        (["--total-timeout", "5", "--backend", "torch"], "--backend, --total-timeout would"),
         (["--allow-private-addresses"], "--allow-private-addresses would"),
         (["--engine", "ray"], "--engine would"),
         (["--engine-conf", "a=b"], "--engine-conf would"),

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 
 s3fs = pytest.importorskip("s3fs")

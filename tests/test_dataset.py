@@ -18,9 +18,9 @@ from tests.conftest import make_png
 from text_image_similarity import Config, ErrorCode, RowError, TableError, UsageError
 from text_image_similarity.dataset import (
     CaptionedImage,
-    PictureLoader,
+    ImageLoader,
     hub,
-    load_picture,
+    load_image,
     own_splits,
     read_dataset,
     reference,
@@ -50,7 +50,7 @@ def test_the_columns_of_flickr8k(tmp_path: Path) -> None:
     red, green = read_dataset(path)
     assert red == CaptionedImage("red.jpg", ("a red square", "red"), RED)
     assert green == CaptionedImage(f"row 2 of {path}", ("a green square", "green"), GREEN)
-    assert load_picture(red, Config()).getpixel((0, 0)) == (255, 0, 0)
+    assert load_image(red, Config()).getpixel((0, 0)) == (255, 0, 0)
     assert own_splits(path) == ()
 
 
@@ -58,7 +58,7 @@ def test_a_parquet_row_may_name_a_file(tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(RED)
     (image,) = read_dataset(write(tmp_path / "photos.parquet", row(None, "red.png", "red")))
     assert image.source == str(tmp_path / "red.png")
-    assert load_picture(image, Config(base_dir="/elsewhere")).size == (16, 16)
+    assert load_image(image, Config(base_dir="/elsewhere")).size == (16, 16)
 
 
 def test_a_column_of_lists_holds_captions(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_table_of_references(tmp_path: Path) -> None:
     assert images[1].source == str(tmp_path / "green.png")
     assert images[3].source == "http://h/x.png"
     with pytest.raises(RowError) as caught:
-        load_picture(images[4], Config())
+        load_image(images[4], Config())
     assert caught.value.code == ErrorCode.FILE_NOT_FOUND
 
 
@@ -108,7 +108,7 @@ def test_other_columns_and_another_base_folder(tmp_path: Path) -> None:
         else:
             write(table, {"file": "red.png", "text": "red"})
         (image,) = read_dataset(table, col_url="file", col_text="text", base_dir=tmp_path / "photos")
-        assert load_picture(image, Config()).size == (16, 16)
+        assert load_image(image, Config()).size == (16, 16)
 
 
 def test_references() -> None:
@@ -122,7 +122,7 @@ def test_references() -> None:
 def test_pictures_come_over_one_transport() -> None:
     image = CaptionedImage("far", ("far",), "http://h/x.png")
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=GREEN))
-    with PictureLoader(Config(), transport=transport) as pictures:
+    with ImageLoader(Config(), transport=transport) as pictures:
         assert pictures.load(image).getpixel((0, 0)) == (0, 128, 0)
         assert pictures.load(CaptionedImage("near", ("near",), RED)).getpixel((0, 0)) == (255, 0, 0)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from text_image_similarity import ConfigError
-from text_image_similarity.embedding_cache import EmbeddingCache, content_key
+from text_image_similarity.embeddings.cache import EmbeddingCache, content_key
 
 
 def vector(number: int) -> np.ndarray:
@@ -50,7 +50,7 @@ WRITER = """
 import sys
 import threading
 from tests.test_embedding_cache import key, vector
-from text_image_similarity.embedding_cache import EmbeddingCache
+from text_image_similarity.embeddings.cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], 7)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
     cache.put({key(number): vector(number)})

@@ -18,7 +18,7 @@ from tests.models import save_clip
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.clip import _tokens
-from text_image_similarity.encoders.torch_runtime import Runtime, choose_runtime
+from text_image_similarity.encoders.torch_backend import Placement, choose_placement
 from text_image_similarity.similarity import cosine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -337,21 +337,21 @@ def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:
 
 def test_devices_and_precisions() -> None:
     if not torch.cuda.is_available():
-        assert str(choose_runtime(Config()).device) in ("cpu", "mps")
+        assert str(choose_placement(Config()).device) in ("cpu", "mps")
         with pytest.raises(ConfigError, match="not available"):
-            choose_runtime(Config(device="cuda"))
-    assert choose_runtime(Config(device="cpu")).dtype == torch.float32
+            choose_placement(Config(device="cuda"))
+    assert choose_placement(Config(device="cpu")).dtype == torch.float32
     with pytest.raises(ConfigError, match="fp16"):
-        choose_runtime(Config(device="cpu", precision="fp16"))
+        choose_placement(Config(device="cpu", precision="fp16"))
 
 
 def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_runtime(Config()) == Runtime(torch.device("cuda"), torch.float16)
-    assert choose_runtime(Config(device="cuda:1", precision="fp32")).dtype == torch.float32
+    assert choose_placement(Config()) == Placement(torch.device("cuda"), torch.float16)
+    assert choose_placement(Config(device="cuda:1", precision="fp32")).dtype == torch.float32
     with pytest.raises(ConfigError, match="cuda:2"):
-        choose_runtime(Config(device="cuda:2"))
+        choose_placement(Config(device="cuda:2"))
 
 
 @pytest.mark.gpu

@@ -130,7 +130,7 @@ import json, os, sys, threading
 from pathlib import Path
 import psutil
 from text_image_similarity import Config, Limits, TableError, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 me, seen, every = psutil.Process(), [], int(sys.argv[1])
 def look(done, failed, total):

@@ -19,7 +19,7 @@ import pytest
 from tests.models import save_clip
 from tests.test_encoders import captions, noise
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder
-from text_image_similarity.encoders import model_folder, onnx_export, onnx_runtime
+from text_image_similarity.encoders import model_folder, onnx_backend, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 
 
@@ -32,7 +32,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (load_encoder(Config(model=name, cache_dir=exports, engine=engine)) for engine in ("torch", "onnx"))
-    assert (torch.engine.name, onnx.engine.name) == ("torch", "onnx")
+    assert (torch.engine.name, onnx.backend.name) == ("torch", "onnx")
     for fact in ("model", "revision", "device", "precision", "embed_dim", "context_length", "logit_scale"):
         assert getattr(onnx, fact) == getattr(torch, fact)
     images = noise(11)
@@ -45,7 +45,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) -> None:
-    encoder = load_encoder(Config(model="mini", cache_dir=exports, engine="onnx", precision=precision))
+    encoder = load_encoder(Config(model="mini", cache_dir=exports, backend="onnx", precision=precision))
     assert encoder.precision == precision
     images, texts = noise(12), captions(12)
     image, text = encoder.encode_image(images), encoder.encode_text(texts)
@@ -55,7 +55,7 @@ def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) ->
 
 
 def test_int8_is_near_and_not_the_same(exports: Path) -> None:
-    exact = load_encoder(Config(model="mini", cache_dir=exports, engine="onnx"))
+    exact = load_encoder(Config(model="mini", cache_dir=exports, backend="onnx"))
     rounded = load_encoder(Config(model="mini", cache_dir=exports, precision="int8"))
     texts = ["two dogs play with a ball", "a man rides a bicycle down a hill", "children at the beach"]
     for one, other in (
@@ -69,19 +69,19 @@ def test_int8_is_near_and_not_the_same(exports: Path) -> None:
 
 
 def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:
-    load_encoder(Config(model="mini", cache_dir=exports, engine="onnx"))
+    load_encoder(Config(model="mini", cache_dir=exports, backend="onnx"))
     code = (
         "import sys\nfrom text_image_similarity import Config, load_encoder\n"
         f"encoder = load_encoder(Config(model='mini', device='cpu', cache_dir={str(exports)!r}))\n"
         "encoder.encode_text(['a dog'])\n"
-        "print(encoder.engine.name, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
+        "print(encoder.backend.name, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "onnx []"
 
 
 def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
-    encoder = load_encoder(Config(model=tiny_clip, cache_dir=exports, engine="onnx"))
+    encoder = load_encoder(Config(model=tiny_clip, cache_dir=exports, backend="onnx"))
     texts, images = captions(20), noise(20)
     text, image = encoder.encode_text(texts), encoder.encode_image(images)
     with ThreadPoolExecutor(4) as pool:
@@ -96,7 +96,7 @@ def test_a_model_is_exported_once_for_its_content(tiny_clip: Path, tmp_path: Pat
     made: list[Path] = []
     inner = onnx_export.export
     monkeypatch.setattr(onnx_export, "export", lambda *given, **more: (made.append(given[1]), inner(*given, **more)))
-    config = Config(model=tiny_clip, cache_dir=tmp_path / "cache", engine="onnx")
+    config = Config(model=tiny_clip, cache_dir=tmp_path / "cache", backend="onnx")
     first = load_encoder(config).encode_text(["dog"])
     np.testing.assert_array_equal(load_encoder(config).encode_text(["dog"]), first)
     assert len(made) == 1
@@ -116,10 +116,10 @@ def test_an_export_that_differs_is_refused(
     monkeypatch.setattr(onnx_export, "FP32_TOLERANCE", 0.0)
     config = Config(model=tiny_clip, cache_dir=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="other embeddings"):
-        load_encoder(replace(config, engine="onnx"))
+        load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         encoder = load_encoder(config)
-    assert encoder.engine.name == "torch"
+    assert encoder.backend.name == "torch"
     assert "runs on torch" in caplog.text
     assert [path.suffix for path in (tmp_path / "onnx").iterdir()] == [".lock"]
 
@@ -128,26 +128,26 @@ def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: 
     (tmp_path / "file").write_text("in the way")
     config = Config(model=tiny_clip, cache_dir=tmp_path / "file", device="cpu")
     with pytest.raises(ModelError, match="cannot be exported"):
-        load_encoder(replace(config, engine="onnx"))
+        load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         assert load_encoder(config).engine.name == "torch"
     assert "runs on torch" in caplog.text
 
 
 def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog) -> None:
-    config = Config(model=tiny_clip, cache_dir=tmp_path, engine="onnx")
+    config = Config(model=tiny_clip, cache_dir=tmp_path, backend="onnx")
     load_encoder(config)
     graph = next((tmp_path / "onnx").glob("*/image.onnx"))
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ModelError, match="delete it to export anew"):
         load_encoder(config)
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(replace(config, engine="auto", device="cpu")).engine.name == "torch"
+        assert load_encoder(replace(config, backend="auto", device="cpu")).engine.name == "torch"
     assert "delete it to export anew" in caplog.text
 
 
 def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
-    config = Config(model=tiny_clip, cache_dir=tmp_path, engine="onnx")
+    config = Config(model=tiny_clip, cache_dir=tmp_path, backend="onnx")
     load_encoder(config)
     facts = next((tmp_path / "onnx").glob("*/encoder.json"))
     facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
@@ -162,7 +162,7 @@ def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Pa
     monkeypatch.setattr(onnx_export, "_graphs", broken)
     config = Config(model=tiny_clip, cache_dir=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="RuntimeError: no such operator"):
-        load_encoder(replace(config, engine="onnx"))
+        load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         assert load_encoder(config).engine.name == "torch"
 
@@ -179,7 +179,7 @@ def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tm
 def test_a_forked_process_encodes_too(exports: Path) -> None:
     code = (
         "import os, sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', engine='onnx', cache_dir={str(exports)!r}))\n"
+        f"encoder = load_encoder(Config(model='mini', backend='onnx', cache_dir={str(exports)!r}))\n"
         "first = encoder.encode_text(['a dog'])\n"
         "if (child := os.fork()) == 0:\n"
         "    os._exit(0 if (encoder.encode_text(['a dog']) == first).all() else 1)\n"
@@ -190,22 +190,22 @@ def test_a_forked_process_encodes_too(exports: Path) -> None:
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_encoder(Config(model=tiny_siglip)).engine.name == "torch"
-    with pytest.raises(ConfigError, match="engine='torch'"):
-        load_encoder(Config(model=tiny_siglip, engine="onnx"))
+    with pytest.raises(ConfigError, match="backend='torch'"):
+        load_encoder(Config(model=tiny_siglip, backend="onnx"))
     with pytest.raises(ConfigError, match="run on the CPU"):
-        load_encoder(Config(model="mini", engine="onnx", device="cuda"))
+        load_encoder(Config(model="mini", backend="onnx", device="cuda"))
     with pytest.raises(ConfigError, match="run on the CPU"):
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
-        load_encoder(Config(model="mini", precision="int8", engine="torch"))
-    inner = onnx_runtime.find_spec
+        load_encoder(Config(model="mini", precision="int8", backend="torch"))
+    inner = onnx_backend.find_spec
 
     def without(name: str) -> ModuleSpec | None:
         return None if name == "onnxruntime" else inner(name)
 
-    monkeypatch.setattr(onnx_runtime, "find_spec", without)
+    monkeypatch.setattr(onnx_backend, "find_spec", without)
     with pytest.raises(ConfigError, match=r"need onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
-        load_encoder(Config(model="mini", engine="onnx"))
+        load_encoder(Config(model="mini", backend="onnx"))
     assert load_encoder(Config(model="mini", device="cpu")).engine.name == "torch"
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, cli, load_encoder
 from text_image_similarity.encoders import model_folder
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.evaluation import (
     Evaluation,
     RatingEvaluation,

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import make_png
 from text_image_similarity import Config, TableError, UsageError, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 from text_image_similarity.formats.json_lines import without
 from text_image_similarity.tables import TableOptions

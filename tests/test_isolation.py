@@ -26,8 +26,8 @@ from text_image_similarity import Config, ConfigError, Limits, Record, RowError,
 from text_image_similarity.decode import decode
 from text_image_similarity.decode import isolation as isolation_module
 from text_image_similarity.decode.isolation import IsolatedDecoder, worker_command
-from text_image_similarity.decode.worker import ANSWER, PICTURE, REQUEST
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.decode.worker import ANSWER, IMAGE, REQUEST
+from text_image_similarity.encoders.testing import ColourEncoder
 
 LIMITS = Limits(decode_s=20.0)
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,8 +41,8 @@ out = sys.stdout.buffer
 def send(data):
     out.write(data)
     out.flush()
-dot = answer.pack({PICTURE!r}, 1, 1, 3) + bytes([255, 255, 255])
-send(answer.pack({PICTURE!r}, 0, 0, 0))
+dot = answer.pack({IMAGE!r}, 1, 1, 3) + bytes([255, 255, 255])
+send(answer.pack({IMAGE!r}, 0, 0, 0))
 while head := sys.stdin.buffer.read(request.size):
     data = sys.stdin.buffer.read(request.unpack(head)[1])
     if data == b"crash":
@@ -57,9 +57,9 @@ while head := sys.stdin.buffer.read(request.size):
     elif data == b"noise":
         send(b"not an answer at all, but long enough to be taken for one")
     elif data == b"claim":
-        send(answer.pack({PICTURE!r}, 100, 100, 3) + b"123")
+        send(answer.pack({IMAGE!r}, 100, 100, 3) + b"123")
     elif data == b"endless":
-        send(answer.pack({PICTURE!r}, 1, 1, 1 << 60))
+        send(answer.pack({IMAGE!r}, 1, 1, 1 << 60))
     elif data == b"word":
         send(answer.pack(b"FAIL", 0, 0, 13) + b"no_such_code!")
     elif data == b"deaf":
@@ -156,7 +156,7 @@ def test_a_worker_that_takes_too_long_is_replaced(does: bytes) -> None:
 
 
 def test_a_request_that_nobody_reads_ends_in_time() -> None:
-    ready = f"import struct, threading\nprint({ANSWER.pack(PICTURE, 0, 0, 0)!r}.decode(), end='', flush=True)\n"
+    ready = f"import struct, threading\nprint({ANSWER.pack(IMAGE, 0, 0, 0)!r}.decode(), end='', flush=True)\n"
     decoder = IsolatedDecoder(
         Limits(decode_s=0.2), workers=1, command=[sys.executable, "-c", ready + "threading.Event().wait()"]
     )

@@ -50,5 +50,5 @@ def test_neighbours_move_no_bit(
     found = encoder.encode_image([pictures[i] for i in some]), encoder.encode_text([CAPTIONS[i] for i in some])
     for vectors, by_themselves in zip(found, alone, strict=True):
         # On a CPU torch multiplies the small matrices of a tiny model in an order that depends on their place.
-        by_place = isinstance(encoder, TwoTowerEncoder) and encoder.engine.name == "torch" and encoder.model != "mini"
+        by_place = isinstance(encoder, TwoTowerEncoder) and encoder.backend.name == "torch" and encoder.model != "mini"
         np.testing.assert_allclose(vectors, by_themselves[some], rtol=0, atol=2e-7 if by_place else 0)

@@ -36,7 +36,7 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.decode import decode
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 
 CONFIG = Config(batch_size=4, io_workers=4, timeout_s=0.5, retries=0, limits=Limits(allow_private_addresses=True))
@@ -378,7 +378,7 @@ def test_a_process_that_ends_unfinished_does_not_wait(server: Server) -> None:
         "import httpx, sys\n"
         "httpx.Client.close = lambda self: print('closed')\n"
         "from text_image_similarity import Config, Limits, Record, score_pairs\n"
-        "from text_image_similarity.encoders.colour import ColourEncoder\n"
+        "from text_image_similarity.encoders.testing import ColourEncoder\n"
         f"urls = ['{server.url('/red.png')}', *('{server.url('/hang')}?%d' % i for i in range(100))]\n"
         "limits = Limits(allow_private_addresses=True, total_s=600.0)\n"
         "config = Config(batch_size=1, timeout_s=600.0, limits=limits)\n"

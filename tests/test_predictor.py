@@ -25,8 +25,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import text_image_similarity.predictor as predictor_module
-import text_image_similarity.predictor.database as storage
+import text_image_similarity.search as predictor_module
+import text_image_similarity.search.database as storage
 from tests.conftest import ROOT, make_png
 from tests.server import Server, response
 from text_image_similarity import (
@@ -46,10 +46,10 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.encoders import model_folder
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.metrics.calibration import Calibration
-from text_image_similarity.predictor import ModelIdentity
-from text_image_similarity.predictor.nearest import nearest
+from text_image_similarity.search import ModelIdentity
+from text_image_similarity.search.nearest import nearest
 
 CONFIG = Config(batch_size=2, io_workers=2, retries=0, timeout_s=0.5, limits=Limits(allow_private_addresses=True))
 HALF = pytest.approx(0.7071, abs=1e-4)  # a named colour against one of the two it is made of

@@ -25,7 +25,7 @@ from tests.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
 from text_image_similarity.encoders import describe
 from text_image_similarity.errors import ConfigError, TableError
-from text_image_similarity.pipeline.batches import portable
+from text_image_similarity.pipeline.arrow import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
@@ -139,7 +139,7 @@ def test_parquet_in_parquet_out(ray, tmp_path: Path, monkeypatch: pytest.MonkeyP
         pq.write_table(part, tmp_path / "in" / f"{number}.parquet")
     ds = ray.data.read_parquet(str(tmp_path / "in"))
     config = Config(model="mini", base_dir="here")
-    scored = score_dataset(ds, config, url_col="picture", caption_col="words", concurrency=1)
+    scored = score_dataset(ds, config, col_url="picture", col_text="words", concurrency=1)
     scored.write_parquet(str(tmp_path / "out"), min_rows_per_file=1000)
     found = pq.read_table(tmp_path / "out").sort_by("id")
     assert len(list((tmp_path / "out").iterdir())) == 1
@@ -203,7 +203,7 @@ def test_a_model_that_is_not_there_ends_the_run(ray) -> None:
 def test_wrong_columns_are_refused(ray) -> None:
     given = table(rows())
     with pytest.raises(UsageError, match="column 'picture' is missing in the dataset; it has the columns: id, url"):
-        score_dataset(ray.data.from_arrow(given), MINI, url_col="picture")
+        score_dataset(ray.data.from_arrow(given), MINI, col_url="picture")
     taken = given.append_column("error", given["url"])
     with pytest.raises(UsageError, match="the dataset has a column 'error' already"):
         score_dataset(ray.data.from_arrow(taken), MINI)
@@ -347,7 +347,7 @@ def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path
     program = """
 import json, os, signal, psutil
 from text_image_similarity import Config, Record
-from text_image_similarity.pipeline.batches import portable
+from text_image_similarity.pipeline.arrow import portable
 from text_image_similarity.ray_data import RayEngine
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))

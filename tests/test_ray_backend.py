@@ -18,15 +18,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import ROOT
 from tests.pages import fenced
 from tests.services import mini_settings
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode, RowError
 from text_image_similarity.records import ScoreResult
-from text_image_similarity.service.local import LocalBackend
-from text_image_similarity.service.metrics import Metrics
+from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.jobs import Answer, Ask
 from text_image_similarity.service.problems import ProblemError
-from text_image_similarity.service.ray_arguments import Replicas, read_arguments, with_environment
-from text_image_similarity.service.ray_backend import ClusterMetrics, RayBackend, Report
-from text_image_similarity.service.work import Answer, Ask
+from text_image_similarity.service.ray.arguments import Replicas, read_arguments, with_environment
+from text_image_similarity.service.ray.pool import ClusterMetrics, RayBackend, Report
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 # Ray's own, when its schemas are made
 pytestmark = pytest.mark.filterwarnings(
@@ -41,7 +41,7 @@ def quick() -> Iterator[None]:
     """Let Ray be what the other tests need, which it reads when it is imported, and let looks follow each other quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patch.setattr("text_image_similarity.service.ray_backend._LOOK_EVERY_S", 0.01)
+        patch.setattr("text_image_similarity.service.ray.pool._LOOK_EVERY_S", 0.01)
         yield
 
 
@@ -244,7 +244,7 @@ def test_only_who_is_known_to_be_gone_is_forgotten_at_once() -> None:
 def test_what_is_not_heard_of_for_a_while_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = watched([report("model-mini#a")])
     assert backend.models() == {"mini": {"embed_dim": 256}}
-    monkeypatch.setattr("text_image_similarity.service.ray_backend._FRESH_S", 0.0)
+    monkeypatch.setattr("text_image_similarity.service.ray.pool._FRESH_S", 0.0)
     assert backend.models() == {"mini": None}
     assert backend.unready() is not None
 
@@ -280,10 +280,10 @@ class Fragile(ColourEncoder):
 
 
 def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service import ray_serve
+    from text_image_similarity.service.ray import deployment as ray_serve
 
     load = partial(LocalBackend, load=lambda config: Fragile())
-    monkeypatch.setattr("text_image_similarity.service.local.LocalBackend", load)
+    monkeypatch.setattr("text_image_similarity.service.inference.local.LocalBackend", load)
     monkeypatch.setattr(ray_serve, "_replica_name", lambda: "model-mini#a")
     monkeypatch.setattr(ray_serve, "_log_with_ray", lambda: None)
     monkeypatch.setattr(ray_serve.logging, "shutdown", lambda: None)
@@ -410,7 +410,7 @@ def test_keys_and_collector_come_from_the_environment_if_not_from_arguments() ->
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service import ray_serve
+    from text_image_similarity.service.ray import deployment as ray_serve
 
     monkeypatch.setattr(ray_serve, "find_spec", lambda name: None if name == "fastapi" else object())
     with pytest.raises(ConfigError, match=r"needs fastapi: pip install 'text-image-similarity\[ray,serve\]'"):
@@ -446,7 +446,7 @@ def test_the_config_files_are_ray_serves_and_kuberays() -> None:
     inner = service["spec"]["serveConfigV2"]
     for text in ((folder / "serve.yaml").read_text(encoding="utf-8"), inner):
         (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
-        assert application.import_path == "text_image_similarity.service.ray_serve:build"
+        assert application.import_path == "text_image_similarity.service.ray.deployment:build"
         assert list(read_arguments(application.args).models) == ["fast"]
 
     # What KubeRay's API reference says of ray.io/v1

@@ -29,7 +29,7 @@ from text_image_similarity import Config, StoppedError, score_csv, score_images
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 SHARDS = DEPLOY / "kubernetes" / "shards.py"
-MINI = {"model": "mini", "engine": "torch", "chunk_size": 10}  # needs no export, which takes half a minute
+MINI = {"model": "mini", "backend": "torch", "chunk_size": 10}  # needs no export, which takes half a minute
 COLOURS = ("red", "green", "blue", "white")
 
 
@@ -454,7 +454,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
 
 KILLED_ONCE = """#!/bin/sh
 case "$*" in
-  *" score "*) set -- "$@" --model-engine torch --chunk-size 5;;
+  *" score "*) set -- "$@" --backend torch --chunk-size 5;;
 esac
 case "$OUT" in
   */a.csv) if [ ! -e "$OUT.killed" ]; then
@@ -489,7 +489,7 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: Callable, tmp_pa
     out = tmp_path / "out" / "2026-01-02"
     assert int((out / "a.csv.killed").read_text()) >= 3
     for name in ("a.csv", "b.csv"):
-        score_csv(day / name, tmp_path / name, Config(model="mini", engine="torch", chunk_size=5))
+        score_csv(day / name, tmp_path / name, Config(model="mini", backend="torch", chunk_size=5))
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 

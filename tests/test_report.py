@@ -30,7 +30,7 @@ from text_image_similarity.report import (
     Tally,
     make_report,
     thumbnails,
-    wanted_pictures,
+    wanted_images,
     write_report,
 )
 from text_image_similarity.report import tally as tally_module
@@ -50,7 +50,7 @@ SUMMARY = {
     "revision": None,
     "device": "cpu",
     "precision": "fp32",
-    "engine": "onnx",
+    "backend": "onnx",
     "score": "cosine",
     "preprocess": "exact",
     "seconds": {"fetch": 1.5, "total": 75.0},
@@ -631,7 +631,7 @@ def test_the_largest_page_is_below_three_megabytes(tmp_path: Path, codes: list[s
     rows = [ReportRow(n, f"{n}{endless}", f"{n}{endless}", n / 1000, None) for n in range(1, 101)]
     rows += [failed(n, f"{code}: {endless}", f"{n}{endless}", endless) for n, code in enumerate(codes * 50, 101)]
     tally = tally_of(*rows)
-    page = written(tmp_path, tally, dict.fromkeys(wanted_pictures(tally), jpeg))
+    page = written(tmp_path, tally, dict.fromkeys(wanted_images(tally), jpeg))
     assert page.count("<img") >= 90
     assert 1_000_000 < len(page.encode()) < 3_000_000
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import make_png
 from text_image_similarity import Config, Limits, TableError, UsageError, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.tables import TableOptions
@@ -222,7 +222,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from text_image_similarity import Config, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 def hold(done, failed, total):
     if done == 5:
@@ -455,7 +455,7 @@ def test_the_same_table_in_another_folder_is_another_input(folder: Path, monkeyp
 def test_other_columns_do_not_go_on(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
-    with pytest.raises(UsageError, match='caption_col was "caption" and is "id"'):
+    with pytest.raises(UsageError, match='col_text was "caption" and is "id"'):
         score(folder, col_text="id")
 
 

@@ -19,9 +19,9 @@ from tests.conftest import make_png
 from tests.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Record, load_encoder, score_pairs
 from text_image_similarity.encoders import identify
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
-from text_image_similarity.service.requests import reference_of
+from text_image_similarity.service.http.bodies import reference_of
 
 HEAD = b"POST /v1/similarity HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 

@@ -17,17 +17,17 @@ import pytest
 from tests.conftest import make_png
 from tests.services import MINI, base64_pair, mini_settings
 from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUnavailableError, RowError, ScoreResult
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service import Settings
-from text_image_similarity.service import batcher as batcher_module
-from text_image_similarity.service import local as local_module
-from text_image_similarity.service import served as served_module
-from text_image_similarity.service.batcher import Batcher
-from text_image_similarity.service.local import LocalBackend
-from text_image_similarity.service.metrics import Metrics
+from text_image_similarity.service.http.bodies import reference_of
+from text_image_similarity.service.inference import batcher as batcher_module
+from text_image_similarity.service.inference import local as local_module
+from text_image_similarity.service.inference import model as served_module
+from text_image_similarity.service.inference.batcher import Batcher
+from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.jobs import Ask, Item, Job
 from text_image_similarity.service.problems import ProblemError
-from text_image_similarity.service.requests import reference_of
-from text_image_similarity.service.work import Ask, Item, Job
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 PATIENCE_S = 20
 

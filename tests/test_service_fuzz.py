@@ -22,8 +22,8 @@ from schemathesis.engine import events, from_schema
 from tests.conftest import make_png
 from tests.services import mini_settings, serving
 from text_image_similarity.service import create_app
-from text_image_similarity.service.local import LocalBackend
-from text_image_similarity.service.metrics import Metrics
+from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 CASES = int(os.environ.get("SCHEMATHESIS_CASES", "400"))
 WORK = 5  # operations with a body; each of the others has one request that can be made of its description

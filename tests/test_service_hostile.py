@@ -23,11 +23,11 @@ import pytest
 from tests.conftest import make_png
 from tests.server import Server, response
 from tests.services import MINI, Process, app_of, base64_pair, mini_settings, process, serving
-from text_image_similarity.encoders.colour import ColourEncoder
-from text_image_similarity.service.local import LocalBackend
-from text_image_similarity.service.metrics import Metrics
-from text_image_similarity.service.requests import reference_of
-from text_image_similarity.service.work import Ask, Item, Job
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.service.http.bodies import reference_of
+from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.jobs import Ask, Item, Job
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 MIB = 1 << 20
 POST = b"POST /v1/similarity HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -83,7 +83,7 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
 @pytest.fixture(scope="module")
 def service() -> Iterator[Process]:
     options = ("--max-inflight", "8", "--allow-private-addresses", "--retries", "0", "--drain-delay", "0")
-    mini = ("--model", "mini", "--model-engine", "torch")
+    mini = ("--model", "mini", "--backend", "torch")
     with process(*mini, *options, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found
 

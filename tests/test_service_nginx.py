@@ -20,7 +20,7 @@ from tests.processes import ROOT, Running, free_port, running, tool
 from tests.services import Process, process
 from text_image_similarity import Config
 from text_image_similarity.service import Settings, serve
-from text_image_similarity.service.local import LocalBackend
+from text_image_similarity.service.inference.local import LocalBackend
 
 SERVICE = ROOT / "deploy" / "service"
 CONFIGURATION = (SERVICE / "nginx.conf").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def replicas() -> Iterator[list[Process]]:
 
 def scorer(port: int = 0) -> AbstractContextManager[Process]:
     """Run a service with mini, without the delay at its end: nginx must cope alone."""
-    options = ("--model", "mini", "--model-engine", "torch", "--drain-delay", "0", "--log-format", "json")
+    options = ("--model", "mini", "--backend", "torch", "--drain-delay", "0", "--log-format", "json")
     return process(*options, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
 
 

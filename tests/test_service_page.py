@@ -21,7 +21,7 @@ from tests.conftest import make_png
 from tests.packages import zip_package
 from tests.services import app_of, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
-from text_image_similarity.service.web import POLICY
+from text_image_similarity.service.page.static import POLICY
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -180,7 +180,7 @@ def _linked(page: bytes) -> list[bytes]:
 
 
 def test_the_page_is_in_the_package_even_in_a_zip(tmp_path: Path) -> None:
-    program = "from text_image_similarity.service import web; print(web.__file__, sorted(web._read()))"
+    program = "from text_image_similarity.service.page import static; print(static.__file__, sorted(static._read()))"
     environment = {"PYTHONPATH": str(zip_package(tmp_path)), "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True

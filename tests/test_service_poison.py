@@ -30,7 +30,7 @@ from tests.test_isolation import PUPPET
 from text_image_similarity import Config, Limits, Record, RowError, score_pairs
 from text_image_similarity.decode import decode
 from text_image_similarity.decode import isolation as isolation_module
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 CLIENTS = 8
 PAIRS = 16  # of a request, half of them poison

@@ -124,7 +124,7 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
 HANGING = """
 import sys, threading
 from text_image_similarity.cli import main
-from text_image_similarity.service import local
+from text_image_similarity.service.inference import local
 
 def hang(config):
     try:
@@ -150,9 +150,9 @@ def test_sigterm_ends_a_service_that_is_still_loading() -> None:
 
 def test_a_decoder_that_hangs_does_not_keep_the_service_from_ending() -> None:
     program = HANGING.replace("local.LocalBackend.__init__.__kwdefaults__", "unused").replace(
-        'unused["load"] = hang', "served.Stages.load = lambda self, read: hang(None)"
+        'unused["load"] = hang', "model.Stages.load = lambda self, read: hang(None)"
     )
-    program = program.replace("service import local", "service import local, served").replace(
+    program = program.replace("inference import local", "inference import local, model").replace(
         '"--port", "0"', '"--port", "0", "--drain-delay", "0", "--request-timeout", "1"'
     )
     popen = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)

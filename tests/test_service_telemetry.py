@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.conftest import make_png
 from tests.server import Server, response
 from tests.services import app_of, base64_pair, mini_settings, process, serving
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -153,7 +153,7 @@ def test_requests_without_a_trace_get_one_each_and_unsampled_ones_none(collector
 def test_without_an_endpoint_nothing_is_sent_and_nothing_loaded(collector: Collector) -> None:
     code = (
         "import sys\nfrom fastapi.testclient import TestClient\nfrom tests.services import app_of, mini_settings\n"
-        "from text_image_similarity.encoders.colour import ColourEncoder\n"
+        "from text_image_similarity.encoders.testing import ColourEncoder\n"
         "with TestClient(app_of(mini_settings(), ColourEncoder())) as client:\n"
         "    pairs = [{'image_url': 'data:,', 'caption': 'red'}]\n"
         "    print(client.post('/v1/similarity', json={'pairs': pairs}).status_code)\n"

@@ -129,7 +129,7 @@ def test_a_frame_without_rows_has_the_columns(spark: SparkSession) -> None:
 
 def test_numbers_are_texts(spark: SparkSession) -> None:
     df = spark.sql("SELECT 'data:,x' AS u, 7 AS c UNION ALL SELECT 'data:,x', NULL")
-    errors = {row.error for row in score_dataframe(df, ALONE, url_col="u", caption_col="c").collect()}
+    errors = {row.error for row in score_dataframe(df, ALONE, col_url="u", col_text="c").collect()}
     assert errors == {NO_PICTURE, "empty_caption: the caption is empty or missing"}
 
 
@@ -194,7 +194,7 @@ def test_a_worker_loads_a_model_once(spark: SparkSession) -> None:
 def test_a_model_folder_that_was_written_since_is_loaded_again(tmp_path: Path) -> None:
     for path in model_folder("mini").iterdir():
         (tmp_path / path.name).symlink_to(path)
-    config = Config(model=tmp_path, engine="torch")
+    config = Config(model=tmp_path, backend="torch")
     first = worker.encoder_for(config)
     assert worker.encoder_for(config) is first
     (tmp_path / "note.txt").touch()

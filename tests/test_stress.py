@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from tests.test_pipeline import COLOURS, CONFIG, codes, inline
 from text_image_similarity import DeviceLostError, ModelError, Record, score_pairs
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.encoders.tokens import Tokens
-from text_image_similarity.encoders.torch_runtime import (
+from text_image_similarity.encoders.torch_backend import (
     Fit,
     ImageTower,
-    Runtime,
-    TorchEngine,
+    Placement,
+    TorchBackend,
     in_fitting_parts,
     is_device_lost,
     is_out_of_memory,
@@ -122,11 +122,11 @@ class Words(nn.Module):
         return ids[:, :1].to(self.weight.dtype) * self.weight
 
 
-def engine(dtype: torch.dtype) -> tuple[TorchEngine, Overflowing, Words]:
-    runtime = Runtime(torch.device("cpu"), dtype)
+def engine(dtype: torch.dtype) -> tuple[TorchBackend, Overflowing, Words]:
+    runtime = Placement(torch.device("cpu"), dtype)
     picture, words = Overflowing().to(dtype), Words().to(dtype)
     tokens = Tokens(lambda texts: [[len(text)] for text in texts], pad=0, context_length=8)
-    return TorchEngine(runtime, ImageTower(picture, PREPROCESS, runtime), words, tokens), picture, words
+    return TorchBackend(runtime, ImageTower(picture, PREPROCESS, runtime), words, tokens), picture, words
 
 
 def grey(value: int) -> np.ndarray:

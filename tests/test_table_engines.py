@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import make_png
 from text_image_similarity import Config, Record, ScoreResult, TableError, score_csv, score_pairs
 from text_image_similarity.encoders import identify
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError
 from text_image_similarity.tables import TableOptions
 

@@ -28,7 +28,7 @@ from text_image_similarity import (
     score_csv,
     score_pairs,
 )
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.records import Record
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, timeout_s=0.5)
@@ -326,7 +326,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import httpx, numpy as np
 from text_image_similarity import Config, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 @dataclass(frozen=True)
 class Wide(ColourEncoder):

@@ -36,10 +36,10 @@ from text_image_similarity.encoders.towers.text import PAD, TransformerTower, bu
 from text_image_similarity.errors import ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, load_splits
+from text_image_similarity.training.loop import TrainProgress
 from text_image_similarity.training.losses import info_nce, sigmoid_loss
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
 from text_image_similarity.training.pretrained import load_image_weights
-from text_image_similarity.training.run import TrainProgress
 from text_image_similarity.training.step import Stepper
 from text_image_similarity.training.vocabulary import learn_tokenizer
 
@@ -527,7 +527,7 @@ def test_long_captions_are_cut_from_the_first_step(photos: Path, tmp_path: Path)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "long.parquet")
     config = replace(TINY, epochs=1, text_tower="transformer", text_width=32, context_length=8)
     train(tmp_path / "long.parquet", tmp_path / "model", config)
-    encoder = load_encoder(Config(model=tmp_path / "model", engine="torch"))
+    encoder = load_encoder(Config(model=tmp_path / "model", backend="torch"))
     assert encoder.context_length == 8
     words = "red blue green " * 20
     np.testing.assert_array_equal(encoder.encode_text([words]), encoder.encode_text([words + "and no other colour"]))

@@ -12,7 +12,7 @@ import pytest
 from tests.packages import zip_package
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.fingerprint import fingerprint
-from text_image_similarity.encoders.packaged import on_disk
+from text_image_similarity.encoders.zipped import on_disk
 
 PROGRAM = """
 import text_image_similarity

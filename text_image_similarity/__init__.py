@@ -10,8 +10,9 @@ no NumPy (PEP 562).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .system import lazy_names
 
 if TYPE_CHECKING:
     from .config import Config, Limits
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         DatabaseError,
         DeviceLostError,
         ErrorCode,
+        MissingExtraError,
         ModelError,
         ModelUnavailableError,
         RowError,
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
     from .pipeline import RunStats, score_images, score_pairs
-    from .predictor import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .records import Record, ScoreResult
+    from .search import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .tables import Summary, TableOptions, score_csv
     from .training.config import TrainConfig
-    from .training.run import TrainProgress, TrainResult, train
+    from .training.loop import TrainProgress, TrainResult, train
 
 __all__ = [
     "BusyError",
@@ -55,6 +57,7 @@ __all__ = [
     "ImageDatabase",
     "Limits",
     "Match",
+    "MissingExtraError",
     "ModelError",
     "ModelUnavailableError",
     "Predictor",
@@ -94,6 +97,7 @@ _HOMES = {
         "DatabaseError",
         "DeviceLostError",
         "ErrorCode",
+        "MissingExtraError",
         "ModelError",
         "ModelUnavailableError",
         "RowError",
@@ -105,22 +109,9 @@ _HOMES = {
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
     "pipeline": ("RunStats", "score_images", "score_pairs"),
-    "predictor": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "records": ("Record", "ScoreResult"),
+    "search": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "tables": ("Summary", "TableOptions", "score_csv"),
-    "training.config": ("TrainConfig",),
-    "training.run": ("TrainProgress", "TrainResult", "train"),
+    "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

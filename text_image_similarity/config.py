@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from .errors import ConfigError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
-Engine = Literal["auto", "torch", "onnx"]
+BackendName = Literal["auto", "torch", "onnx"]
 PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
 
@@ -77,7 +77,7 @@ class Config:
         device: `auto` picks CUDA, then MPS, then the CPU; `cuda:1` names one of several.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8` is for the CPU, twice as fast with CLIP,
             and moves scores a little (docs/performance.md).
-        engine: What runs the model: `torch`, `onnx` (ONNX Runtime, on the CPU, with the extra of that name), or `auto`, the
+        backend: What runs the model: `torch`, `onnx` (ONNX Runtime, on the CPU, with the extra of that name), or `auto`, the
             faster one that is installed; their scores are equal.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale and resizes with torch.
         batch_size: Pictures encoded at once.
@@ -110,7 +110,7 @@ class Config:
     revision: str | None = None
     device: str = "auto"
     precision: Precision = "auto"
-    engine: Engine = "auto"
+    backend: BackendName = "auto"
     preprocess: PreprocessMode = "exact"
     batch_size: int = 32
     score: ScoreKind = "cosine"
@@ -133,7 +133,7 @@ class Config:
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
         one_of("precision", self.precision, get_args(Precision))
-        one_of("engine", self.engine, get_args(Engine))
+        one_of("backend", self.backend, get_args(BackendName))
         one_of("preprocess", self.preprocess, get_args(PreprocessMode))
         one_of("score", self.score, get_args(ScoreKind))
         for name in ("batch_size", "io_workers", "chunk_size"):

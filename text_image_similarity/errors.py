@@ -3,6 +3,7 @@
 TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
 │   └── ConfigError         a setting has a wrong value
+│       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
 │   ├── ModelUnavailableError   it cannot be found or fetched
 │   └── DeviceLostError         its device failed under it: ends a run, blames no row
@@ -75,6 +76,10 @@ class UsageError(TextImageSimilarityError):
 
 class ConfigError(UsageError, ValueError):
     """A setting has a value outside its choices or range."""
+
+
+class MissingExtraError(ConfigError, ImportError):
+    """A library that an extra of this package brings is not installed."""
 
 
 class ModelError(TextImageSimilarityError):

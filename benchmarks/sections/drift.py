@@ -51,7 +51,7 @@ def int8(data: str, model: str, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {"pairs": len(texts)}
     vectors = {}
     for precision in ("fp32", "int8"):
-        encoder = load_encoder(config_of(model, precision=precision, engine="onnx"))
+        encoder = load_encoder(config_of(model, precision=precision, backend="onnx"))
         vectors[precision] = encoder.encode_image(images), encoder.encode_text(texts)
         report = retrieval(*vectors[precision], owner)
         found[precision] = [report.text_to_image.recall[10], report.image_to_text.recall[10]]

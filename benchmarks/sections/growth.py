@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from text_image_similarity import Config, score_csv
-from text_image_similarity.encoders.colour import ColourEncoder
+from text_image_similarity.encoders.testing import ColourEncoder
 
 from ..inputs import BUILD
 from ..job import Job

@@ -77,7 +77,7 @@ def score_pairs() -> None:
         from pathlib import Path
 
         from text_image_similarity.formats import is_url
-        from text_image_similarity.formats.places import expand
+        from text_image_similarity.formats.storage import expand
 
         files = expand(places["input"])
         names = [file.rpartition("/")[2] for file in files]

@@ -45,7 +45,7 @@ from text_image_similarity import (
 from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.encoders import describe
 from text_image_similarity.formats import is_url, open_bytes, open_table, state_of, upload
-from text_image_similarity.formats.places import canonical, expand, local_path
+from text_image_similarity.formats.storage import canonical, expand, local_path
 
 logger = logging.getLogger("shards")
 

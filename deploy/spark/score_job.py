@@ -38,7 +38,7 @@ def main() -> None:
     if options.partitions:
         pairs = pairs.repartition(options.partitions)
     config = Config(model=options.model, score=options.score)
-    scored = score_dataframe(pairs, config, url_col=options.url_col, caption_col=options.caption_col)
+    scored = score_dataframe(pairs, config, col_url=options.url_col, col_text=options.caption_col)
     scored.write.format(options.format).mode("overwrite" if options.overwrite else "error").save(options.output)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..tables import Engine
 
 _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
-_NAMES = {"engine": "model-engine", "timeout_s": "timeout", "total_s": "total-timeout"}  # of settings, as options
+_NAMES = {"timeout_s": "timeout", "total_s": "total-timeout"}  # of settings, as options
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:

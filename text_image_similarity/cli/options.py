@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-from ..config import DEFAULT_MODEL, Config, Engine, Limits, Precision, PreprocessMode
+from ..config import DEFAULT_MODEL, BackendName, Config, Limits, Precision, PreprocessMode
 from ..errors import UsageError
 from .logs import LOG_FORMATS
 from .terminal import ProgressBar
@@ -30,9 +30,9 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     add("--device", default=config.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
     add("--precision", default=config.precision, choices=get_args(Precision), help="default: %(default)s")
     add(
-        "--model-engine",
-        default=config.engine,
-        choices=get_args(Engine),
+        "--backend",
+        default=config.backend,
+        choices=get_args(BackendName),
         help="what runs the model (default: %(default)s)",
     )
     add(
@@ -154,7 +154,7 @@ def runtime_config(options: argparse.Namespace) -> Config:
     return Config(
         device=options.device,
         precision=options.precision,
-        engine=options.model_engine,
+        backend=options.backend,
         preprocess=options.preprocess,
         embedding_cache=options.embedding_cache,
         cache_dir=options.cache_dir,

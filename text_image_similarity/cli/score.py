@@ -176,7 +176,7 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
             ("model", summary.model),
-            ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.engine)))),
+            ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.backend)))),
             ("output", summary.output),
             *([("report", report)] if report else []),
             *(("warning", text) for text in summary.warnings),

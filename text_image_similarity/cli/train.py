@@ -16,7 +16,7 @@ from .options import add_log_options, draws_bars
 from .terminal import Heartbeat, lay_out, logger
 
 if TYPE_CHECKING:
-    from ..training.run import TrainProgress, TrainResult
+    from ..training.loop import TrainProgress, TrainResult
 
 _DEFAULT = TrainConfig()
 
@@ -106,7 +106,7 @@ def _add_course_options(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     config = TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
-    from ..training.run import train  # here, so that `--help` and a wrong option answer before torch is loaded
+    from ..training.loop import train  # here, so that `--help` and a wrong option answer before torch is loaded
 
     with closing(_EpochBars(options)) as bars:
         result = train(options.source, options.out, config, resume=options.resume, progress=bars.show)

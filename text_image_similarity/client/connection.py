@@ -16,8 +16,8 @@ import httpx
 from ..config import Limits
 from ..errors import ConfigError, RowError, TableError, UsageError
 from ..fetch import USER_AGENT
-from ..fetch.answers import retry_after_s
 from ..fetch.references import http_url
+from ..fetch.responses import retry_after_s
 from ..fetch.stream import row_deadline
 from ..fetch.transport import GuardedTransport
 
@@ -28,7 +28,7 @@ _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answere
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServiceReply:
     """What a service said.
 
     Args:
@@ -89,7 +89,7 @@ class Connection:
         """Whether `close` was called."""
         return self._closing.is_set()
 
-    def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> Answer:
+    def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> ServiceReply:
         """Send a request until it is answered, with pauses, for as long as there is patience.
 
         Args:
@@ -149,7 +149,7 @@ class Connection:
                 method, self.url + path, content=content, headers=headers, timeout=self.answer_s
             )
 
-    def _understood(self, response: httpx.Response) -> Answer:
+    def _understood(self, response: httpx.Response) -> ServiceReply:
         """Return an answer, unless it is about the way and not about what was asked."""
         if response.status_code in (401, 403):
             said = "does not accept this API key" if self._has_key else "wants an API key"
@@ -169,13 +169,13 @@ def path_to(response: httpx.Response) -> str:
     return f"{response.status_code} to {response.headers.get('location', 'nowhere')[:200]!r}"
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _answer(response: httpx.Response) -> ServiceReply:
     try:
         body = json.loads(response.content)
     except ValueError:
         body = None
     reason = response.reason_phrase or "no reason given"
-    return Answer(response.status_code, body if isinstance(body, dict) else None, reason)
+    return ServiceReply(response.status_code, body if isinstance(body, dict) else None, reason)
 
 
 def _checked(url: str) -> str:

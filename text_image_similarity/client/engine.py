@@ -19,7 +19,7 @@ from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
 
-_FACTS = ("model", "revision", "device", "precision", "engine", "preprocess", "fingerprint")
+_FACTS = ("model", "revision", "device", "precision", "backend", "preprocess", "fingerprint")
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own

@@ -19,7 +19,7 @@ from ..formats.rows import is_whole
 from ..pipeline.encoding import is_caption, no_caption
 from ..records import Record, ScoreResult
 
-Pair = dict[str, str]  # `caption`, and `image_url` or `image_base64`
+PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
 
 class Pairs:
@@ -32,7 +32,7 @@ class Pairs:
     def __init__(self, config: Config) -> None:
         self._fetcher = Fetcher(config, transport=httpx.MockTransport(_never))
 
-    def pair(self, record: Record) -> Pair | ScoreResult:
+    def pair(self, record: Record) -> PairPayload | ScoreResult:
         """Return what to send for a record, or its result, if that is known without the service."""
         if not is_caption(record.text):
             return ScoreResult.failed(no_caption())

@@ -16,7 +16,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from ..errors import TableError, UsageError
-from .tables import Row, Table, split_name
+from .sources import Row, Table, split_name
 
 PROBE_S = 4.0  # how long the hub may take to say that it is there
 

@@ -59,7 +59,7 @@ def sniff(data: bytes) -> str:
         return "BMP"
     if data[4:8] == b"ftyp":
         return _iso_brand(data)
-    raise _no_picture(data)
+    raise _not_an_image(data)
 
 
 def ends_early(name: str, data: bytes, said: str) -> bool:
@@ -96,7 +96,7 @@ def exif_orientation(exif: bytes) -> int:
     return values[0] if values else 1
 
 
-def _no_picture(data: bytes) -> RowError:
+def _not_an_image(data: bytes) -> RowError:
     """Say what content is that is none of the formats."""
     for magic, name in _OTHER_MAGIC:
         if data.startswith(magic):

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError
-from .worker import ANSWER, FAILURE, PICTURE, REQUEST
+from .worker import ANSWER, FAILURE, IMAGE, REQUEST
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -160,7 +160,7 @@ class _Worker:
             code, _, detail = body.decode("utf-8", "replace").partition(" ")
             if code in set(ErrorCode):
                 raise RowError(ErrorCode(code), detail)
-        elif kind == PICTURE and len(body) == size[0] * size[1] * 3 > 0:
+        elif kind == IMAGE and len(body) == size[0] * size[1] * 3 > 0:
             return Image.frombytes("RGB", size, body)
         raise self._failure(_NONSENSE)
 

@@ -20,7 +20,7 @@ from PIL import AvifImagePlugin
 
 from ..config import Limits
 from ..errors import RowError
-from . import decode
+from .decode import decode
 
 try:
     import resource
@@ -29,7 +29,7 @@ except ImportError:  # Windows
 
 REQUEST = struct.Struct(">IQ")
 ANSWER = struct.Struct(">4sIIQ")
-PICTURE, FAILURE = b"RGB\n", b"FAIL"
+IMAGE, FAILURE = b"RGB\n", b"FAIL"
 _PIPE_BYTES = 1 << 20  # Linux's limit for everybody; a pipe's usual 64 KiB cost a switch between processes each
 
 
@@ -47,7 +47,7 @@ def serve(settings: dict[str, Any]) -> None:
         import_module(settings["heif"]).register_heif_opener()
     limits = Limits(**{name: settings[name] for name in ("max_pixels", "max_side", "decode_s", "decode_memory")})
     _limit_memory(limits.decode_memory)
-    _send(answers, PICTURE)  # ready
+    _send(answers, IMAGE)  # ready
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         shorter_side, length = REQUEST.unpack(head)
         _limit_time(limits.decode_s)
@@ -58,7 +58,7 @@ def _answer(answers: IO[bytes], data: bytes, limits: Limits, shorter_side: int |
     """Decode one picture; nothing of it is kept while the next one is waited for."""
     try:
         image = decode(data, limits, shorter_side=shorter_side)
-        _send(answers, PICTURE, image.size, image.tobytes())
+        _send(answers, IMAGE, image.size, image.tobytes())
     except RowError as error:
         _send(answers, FAILURE, body=f"{error.code.value} {error.detail}".encode("utf-8", "replace"))
 

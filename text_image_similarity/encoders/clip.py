@@ -26,11 +26,11 @@ from ..preprocess import Preprocess
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
 from .tokens import Ids, Tokens, tokens_of
-from .torch_runtime import ImageTower, TorchEngine, Tower, choose_runtime
+from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
 FAMILIES = ("clip", "siglip")
-_PICTURES, _CAPTIONS = 8, 8  # at once on a CPU; more is no faster, and a last call is filled up
+_IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more is no faster, and a last call is filled up
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
@@ -73,7 +73,7 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
 
 
 def _load(name: str, config: Config, revision: str | None, trusted: bool, *, local_files_only: bool) -> TwoTowerEncoder:
-    runtime = choose_runtime(config)
+    placement = choose_placement(config)
     common = {"revision": revision or "main", "local_files_only": local_files_only}
     shape = AutoConfig.from_pretrained(name, **common)
     if shape.model_type not in FAMILIES:
@@ -84,7 +84,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
         raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
     network, found = AutoModel.from_pretrained(
         name,
-        dtype=runtime.dtype,
+        dtype=placement.dtype,
         use_safetensors=None if trusted else True,
         output_loading_info=True,
         **common,
@@ -97,11 +97,11 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
         # need not see the others: they get the class token's instead, which nobody reads.
         last = network.vision_model.encoder.layers[-1]
         last.layer_norm2 = nn.Sequential(_ClassToken(), last.layer_norm2)
-    network = network.to(runtime.device).eval().requires_grad_(False)
+    network = network.to(placement.device).eval().requires_grad_(False)
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
     tokens = _tokens(network, tokenizer)
-    on_cpu = runtime.device.type == "cpu"
+    on_cpu = placement.device.type == "cpu"
     return TwoTowerEncoder(
         model=name,
         revision=None,  # `load_encoder` knows
@@ -110,12 +110,12 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
         logit_scale=float(network.logit_scale.exp()),
         preprocess=preprocess,
         tokens=tokens,
-        engine=TorchEngine(
-            runtime,
-            ImageTower(Tower(network, _image_features), preprocess, runtime),
+        backend=TorchBackend(
+            placement,
+            ImageTower(Tower(network, _image_features), preprocess, placement),
             Tower(network, _text_features),
             tokens,
-            pictures=_PICTURES if on_cpu else config.batch_size,
+            pictures=_IMAGES if on_cpu else config.batch_size,
             captions=_CAPTIONS if on_cpu else config.batch_size,
         ),
         weights=fingerprint(folder) if folder else None,

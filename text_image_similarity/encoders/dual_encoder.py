@@ -24,14 +24,14 @@ from ..files import whole_file
 from ..preprocess import Preprocess
 from .fingerprint import fingerprint
 from .tokens import Tokens, tokens_of
-from .torch_runtime import ImageTower, Runtime, TorchEngine, Tower, choose_runtime
+from .torch_backend import ImageTower, Placement, TorchBackend, Tower, choose_placement
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
 
 _SCALE = ".scale"
 # Pictures at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
 # out as a mobile network takes to compute with it. On 2 cores 32 at once take twice the time of 4.
-_PICTURES_A_THREAD = 2
+_IMAGES_PER_THREAD = 2
 _CAPTIONS = 8  # at once on a CPU
 _SMALLEST = 4096  # values; what is smaller stays float16, because it gains nothing
 
@@ -42,9 +42,9 @@ def load_dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
     Raises:
         ModelError: A file is missing, or the weights do not fit `config.json`.
     """
-    runtime = choose_runtime(config)
+    placement = choose_placement(config)
     towers, tokenizer = read_dual_encoder(folder)
-    towers = towers.to(runtime.device, runtime.dtype)
+    towers = towers.to(placement.device, placement.dtype)
     return as_encoder(
         towers,
         tokenizer,
@@ -131,7 +131,7 @@ def as_encoder(
         at_once: Pictures or captions that a GPU takes at once; None is as many as are given.
     """
     weight = next(towers.parameters())
-    runtime = Runtime(weight.device, weight.dtype)
+    placement = Placement(weight.device, weight.dtype)
     towers = towers.to(memory_format=torch.channels_last).eval().requires_grad_(False)
     size, backbone = towers.config.image_size, towers.backbone
     preprocess = Preprocess(size=size, crop=(size, size), mean=backbone.mean, std=backbone.std, fast=fast)
@@ -145,12 +145,12 @@ def as_encoder(
         logit_scale=float(towers.log_logit_scale.exp()),
         preprocess=preprocess,
         tokens=tokens,
-        engine=TorchEngine(
-            runtime,
-            ImageTower(Tower(towers, DualEncoder.image), preprocess, runtime),
+        backend=TorchBackend(
+            placement,
+            ImageTower(Tower(towers, DualEncoder.image), preprocess, placement),
             Tower(towers, DualEncoder.text),
             tokens,
-            pictures=_PICTURES_A_THREAD * torch.get_num_threads() if on_cpu else at_once,
+            pictures=_IMAGES_PER_THREAD * torch.get_num_threads() if on_cpu else at_once,
             captions=_CAPTIONS if on_cpu else at_once,
         ),
         weights=weights,

@@ -23,9 +23,9 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .onnx_runtime import open_engine, open_tokens
+from .onnx_backend import open_backend, open_tokens
 from .tokens import Tokens
-from .torch_runtime import TorchEngine
+from .torch_backend import TorchBackend
 from .towers.image import SameConv2d
 from .two_tower import TwoTowerEncoder, unit_rows
 
@@ -68,8 +68,8 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
 
 def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
     """Trace both towers."""
-    engine = encoder.engine
-    if not isinstance(engine, TorchEngine) or engine.device != "cpu" or engine.precision != "fp32":
+    backend = encoder.backend
+    if not isinstance(backend, TorchBackend) or backend.device != "cpu" or backend.precision != "fp32":
         raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
     height, width = _side(encoder)
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
@@ -77,10 +77,10 @@ def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
     ids = torch.from_numpy(encoder.tokens.padded(rows, max(map(len, rows))))
     batch = torch.export.Dim("batch", min=1, max=65_536)
     length = torch.export.Dim("length", min=1, max=encoder.context_length)
-    image_tower = _folded(engine.image_tower, pixels)
+    image_tower = _folded(backend.image_tower, pixels)
     return [
         _traced(image_tower, pixels, {0: batch}),
-        _traced(engine.text_tower, ids, {0: batch, 1: length}),
+        _traced(backend.text_tower, ids, {0: batch, 1: length}),
     ]
 
 
@@ -181,10 +181,10 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
     coarse = rng.integers(0, 256, (4, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     pixels = [np.ascontiguousarray(p.repeat(16, 0).repeat(16, 1)[:height, :width]) for p in coarse]
     rows = encoder.tokenize(_CAPTIONS)
-    engine = open_engine(folder, encoder.tokens, precision="int8" if int8 else "fp32")
+    backend = open_backend(folder, encoder.tokens, precision="int8" if int8 else "fp32")
     pairs = [
-        (encoder.encode_pixels(pixels), unit_rows(engine.image(pixels))),
-        (encoder.encode_tokens(rows), unit_rows(engine.text(rows))),
+        (encoder.encode_pixels(pixels), unit_rows(backend.image(pixels))),
+        (encoder.encode_tokens(rows), unit_rows(backend.text(rows))),
     ]
     for tower, (ours, theirs) in zip(("image", "text"), pairs, strict=True):
         cosine, difference = float((ours * theirs).sum(1).min()), float(np.abs(ours - theirs).max())

@@ -1,6 +1,6 @@
-"""The one `Encoder` of this package: a model's facts, its preprocessing, its tokens, and the engine that runs its towers.
+"""The one `Encoder` of this package: a model's facts, its preprocessing, its tokens, and the backend that runs its towers.
 
-An engine is torch on any device (`torch_runtime`) or ONNX Runtime on the CPU (`onnx_runtime`); what is said here about
+A backend is torch on any device (`torch_backend`) or ONNX Runtime on the CPU (`onnx_backend`); what is said here about
 order, shapes and unit length holds for both.
 """
 
@@ -18,10 +18,10 @@ from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
 from .tokens import Ids, Tokens, by_length
 
-_ARITHMETIC = 2  # of decoding, preprocessing, tokens and engines; another number leaves old embeddings in caches aside
+_ARITHMETIC = 2  # of decoding, preprocessing, tokens and backends; another number leaves old embeddings in caches aside
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """Runs two towers. Safe to share between threads."""
 
     @property
@@ -45,13 +45,13 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TwoTowerEncoder:
-    """A `PreparingEncoder` over an engine.
+    """A `PreparingEncoder` over a backend.
 
     Args:
         model, revision, embed_dim, context_length, logit_scale: As in `Encoder`.
         preprocess: How the model wants its pictures.
         tokens: How it reads captions.
-        engine: What runs it.
+        backend: What runs it.
         weights: Fingerprint of the model's files, or None for a model that is still learning.
     """
 
@@ -62,16 +62,16 @@ class TwoTowerEncoder:
     logit_scale: float
     preprocess: Preprocess
     tokens: Tokens
-    engine: Engine
+    backend: Backend
     weights: str | None = None
 
     @property
     def device(self) -> str:
-        return self.engine.device
+        return self.backend.device
 
     @property
     def precision(self) -> str:
-        return self.engine.precision
+        return self.backend.precision
 
     @property
     def fingerprint(self) -> str | None:
@@ -79,7 +79,7 @@ class TwoTowerEncoder:
             return None
         mode = "fast" if self.preprocess.fast else "exact"
         return (
-            f"{_ARITHMETIC} {self.weights} {self.engine.name} {self.device.partition(':')[0]} {self.precision} {mode}"
+            f"{_ARITHMETIC} {self.weights} {self.backend.name} {self.device.partition(':')[0]} {self.precision} {mode}"
         )
 
     @property
@@ -90,7 +90,7 @@ class TwoTowerEncoder:
         return self.preprocess.pixels(to_rgb(image))
 
     def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
-        return unit_rows(self.engine.image(pixels)) if pixels else self._none()
+        return unit_rows(self.backend.image(pixels)) if pixels else self._none()
 
     def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
         return self.encode_pixels([self.prepare(as_image(image)) for image in images])
@@ -103,7 +103,7 @@ class TwoTowerEncoder:
             return self._none()
         order = by_length(rows)
         vectors = np.empty((len(rows), self.embed_dim), np.float32)
-        vectors[order] = unit_rows(self.engine.text([rows[i] for i in order]))
+        vectors[order] = unit_rows(self.backend.text([rows[i] for i in order]))
         return vectors
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:

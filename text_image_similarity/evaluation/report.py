@@ -36,7 +36,7 @@ class Evaluation:
     revision: str | None
     device: str | None
     precision: str | None
-    engine: str | None
+    backend: str | None
     preprocess: str | None
     images: int
     captions: int
@@ -101,7 +101,7 @@ class RatingEvaluation:
     revision: str | None
     device: str | None
     precision: str | None
-    engine: str | None
+    backend: str | None
     preprocess: str | None
     rows: int
     failures: dict[str, int]

@@ -5,20 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
-
-import pyarrow as pa  # type: ignore[import-untyped]
-
-from ..errors import UsageError
-from .apart import check_apart
-from .delimited import DELIMITERS, DelimitedTable, check_columns
-from .json_lines import JsonTable
-from .naming import format_of
+from .delimited import check_columns
+from .names import format_of
 from .output import SCORE_FIELDS, Output, output_for, score_arrays
-from .parquet import ParquetTable
-from .places import check_writable, content_of, expand, folder_of, is_url, local_path, open_bytes, state_of, upload
-from .rows import Rows
+from .overlap import check_apart
+from .rows import Rows, is_whole
+from .storage import check_writable, content_of, folder_of, is_url, local_path, open_bytes, state_of, upload
+from .table import Table, open_table
 
 __all__ = [
     "SCORE_FIELDS",
@@ -32,6 +25,7 @@ __all__ = [
     "folder_of",
     "format_of",
     "is_url",
+    "is_whole",
     "local_path",
     "open_bytes",
     "open_table",
@@ -40,61 +34,3 @@ __all__ = [
     "state_of",
     "upload",
 ]
-
-
-class Table(Protocol):
-    """A table to read, as often as wanted; `files` are the places it is read from."""
-
-    files: list[str]
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """The names of its columns; of JSON Lines, known after `scan`."""
-
-    @property
-    def row_count(self) -> int:
-        """How many rows it has, known after `scan`."""
-
-    @property
-    def digest(self) -> str:
-        """Stands for the content of its files, known after `scan`."""
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The types its columns have in Arrow, known after `scan`."""
-
-    def scan(self) -> None:
-        """Check its shape as far as its format has one, count its rows, hash its files.
-
-        Raises:
-            TableError: It is damaged; the message names the row and the column.
-        """
-
-    def read(self, start: int, most: int) -> Iterator[Rows]:
-        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large.
-
-        Which rows come together depends on the table, `start` and `most` alone.
-        """
-
-
-def open_table(place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
-    """Open the table that a file, a folder or a pattern stands for.
-
-    Args:
-        place: A path or an fsspec URL.
-        dropped: Columns that are passed over.
-
-    Raises:
-        UsageError: There is no table, or the names do not say one format.
-        TableError: It cannot be read.
-    """
-    files = expand(place)
-    kinds = {format_of(file).kind for file in files}
-    if len(kinds) > 1:
-        raise UsageError(
-            f"{place} holds files of several formats ({', '.join(sorted(kinds))}); name those of one by a pattern"
-        )
-    kind = kinds.pop()
-    if kind in DELIMITERS:
-        return DelimitedTable(files, DELIMITERS[kind], dropped)
-    return JsonTable(files, dropped) if kind == "jsonl" else ParquetTable(files, dropped)

@@ -11,8 +11,8 @@ from typing import TextIO
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError, UsageError
-from .places import one_digest
 from .rows import TextRows, text_schema
+from .storage import one_digest
 from .text import in_parts, open_text, undecodable
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

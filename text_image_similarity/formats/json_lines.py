@@ -11,8 +11,8 @@ from typing import Any, TextIO
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .places import one_digest
-from .rows import JsonRows, Kind, json_schema, kind_of, wider
+from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
+from .storage import one_digest
 from .text import in_parts, open_text, undecodable
 
 _BLANK = " \t\r\n"
@@ -30,7 +30,7 @@ class JsonTable:
 
     files: list[str]
     dropped: frozenset[str] = frozenset()
-    kinds: dict[str, Kind] = field(init=False, default_factory=dict)
+    kinds: dict[str, ValueKind] = field(init=False, default_factory=dict)
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS, ScoreResult
+from .arrow_types import holds_bytes
 from .delimited import DELIMITERS
 from .json_lines import extended
-from .naming import Codec, Kind, format_of
+from .names import Codec, TableKind, format_of
 from .rows import Rows, dump, is_whole
-from .types import holds_bytes
 
 SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.string()))  # in Arrow
 _GROUP_ROWS = 1 << 16
@@ -71,7 +71,7 @@ def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
     return ParquetOutput(pa.schema([*schema, *SCORE_FIELDS], schema.metadata))
 
 
-def _check(kind: Kind, columns: Sequence[str], schema: pa.Schema) -> None:
+def _check(kind: TableKind, columns: Sequence[str], schema: pa.Schema) -> None:
     if kind != "parquet":
         for column in schema:
             if holds_bytes(column.type):

@@ -10,9 +10,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .places import Hashed, one_digest, open_bytes, reading
+from .arrow_types import dense, stored
 from .rows import PART_SIZE, ArrowRows
-from .types import dense, stored
+from .storage import Hashed, one_digest, open_bytes, reading
 
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.

@@ -15,14 +15,14 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .types import plain_values
+from .arrow_types import plain_values
 
 PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
 
 # What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
 # holds JSON.
-Kind = Literal["null", "bool", "integer", "long", "number", "string", "json"]
-_ARROW: dict[Kind, pa.DataType] = {
+ValueKind = Literal["null", "bool", "integer", "long", "number", "string", "json"]
+_ARROW: dict[ValueKind, pa.DataType] = {
     "null": pa.null(),
     "bool": pa.bool_(),
     "integer": pa.int64(),
@@ -82,7 +82,7 @@ class JsonRows:
     """Rows of JSON Lines: the number of the first one (from 1), their lines, and what the lines mean."""
 
     first: int
-    kinds: dict[str, Kind]
+    kinds: dict[str, ValueKind]
     lines: list[str]
     values: list[dict[str, Any]]
 
@@ -151,13 +151,13 @@ def text_schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in columns])
 
 
-def json_schema(kinds: dict[str, Kind]) -> pa.Schema:
+def json_schema(kinds: dict[str, ValueKind]) -> pa.Schema:
     """Return the schema of columns of JSON values."""
     names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in kinds]
     return pa.schema(list(zip(names, map(_ARROW.__getitem__, kinds.values()), strict=True)))
 
 
-def kind_of(value: object) -> Kind:
+def kind_of(value: object) -> ValueKind:
     """Return what a JSON value is to a column."""
     match value:
         case None:
@@ -176,7 +176,7 @@ def kind_of(value: object) -> Kind:
             return "json"
 
 
-def wider(one: Kind, other: Kind) -> Kind:
+def wider(one: ValueKind, other: ValueKind) -> ValueKind:
     """Return the narrowest kind that holds the values of both."""
     if one == other or other == "null":
         return one

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import IO, TextIO, TypeVar, cast
 
 from ..errors import TableError
-from .naming import format_of
-from .places import Hashed, open_bytes, reading
+from .names import format_of
 from .rows import PART_SIZE
+from .storage import Hashed, open_bytes, reading
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ..embeddings import Vector
 from ..errors import RowError
 
 Item = TypeVar("Item")
-Value = TypeVar("Value")
-Vector = NDArray[np.float32]  # (embed_dim,)
 Outcome = Vector | RowError
 
 
@@ -85,32 +80,6 @@ class Row:
         if outcome is None:
             raise AssertionError("a row is answered after its picture is encoded")
         return outcome
-
-
-class Recent(Generic[Item, Value]):
-    """The most recently used values, up to a number of them."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._values: OrderedDict[Item, Value] = OrderedDict()
-
-    def get(self, key: Item) -> Value | None:
-        """Return a value and make it the last to go."""
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key]
-
-    def put(self, key: Item, value: Value) -> Value:
-        """Keep a value, and drop the one that was not used for longest if there are too many."""
-        self._values[key] = value
-        if len(self._values) > self._capacity:
-            self._values.popitem(last=False)
-        return value
-
-    def clear(self) -> None:
-        """Drop all values."""
-        self._values.clear()
 
 
 class Source(Generic[Item]):

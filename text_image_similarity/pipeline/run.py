@@ -21,13 +21,13 @@ import numpy as np
 from PIL import Image
 
 from ..config import Config
-from ..embedding_cache import EmbeddingCache
+from ..embeddings import EmbeddingCache, Recent, Vector
 from ..encoders import Encoder
 from ..errors import ConfigError, RowError
 from ..records import ScoreResult
 from .encoding import is_caption, no_caption
 from .loaders import Loaders
-from .rows import Loaded, Outcome, Picture, Recent, Row, Source, Vector
+from .rows import Loaded, Outcome, Picture, Row, Source
 from .stages import Stages, pair_of
 from .stats import RunStats
 
@@ -87,7 +87,7 @@ class Run(Generic[Item]):
         for batch, pictures, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if not row.failed)
             tokens = self.reader.submit(new)  # while the pictures are encoded
-            self._encode_pictures(pictures)
+            self._encode_images(pictures)
             captions |= self._encode_captions(new, tokens.result())
             results = list(self._score(batch, captions))
             if ends_part:  # before the last result is out: who has it may stop here
@@ -98,8 +98,8 @@ class Run(Generic[Item]):
 
     def embeddings(self, items: Iterable[tuple[Hashable, Item]]) -> Iterator[Outcome]:
         """Yield the vector of each (key, item), or what went wrong, in order."""
-        for batch, pictures, _ in self._batches(self._start_picture(*item, text="") for item in items):
-            self._encode_pictures(pictures)
+        for batch, pictures, _ in self._batches(self._start_image(*item, text="") for item in items):
+            self._encode_images(pictures)
             self._save()
             yield from (row.image for row in batch)
 
@@ -176,9 +176,9 @@ class Run(Generic[Item]):
         """Check a row's caption and set its picture loading."""
         if not is_caption(text):
             return Row(no_caption(), "", 0)
-        return self._start_picture(key, item, text)
+        return self._start_image(key, item, text)
 
-    def _start_picture(self, key: Hashable, item: Item, text: str) -> Row:
+    def _start_image(self, key: Hashable, item: Item, text: str) -> Row:
         """Set a picture loading, unless one with the same key is within reach."""
         picture = self.pictures.get(key)
         if picture is None:
@@ -193,9 +193,9 @@ class Run(Generic[Item]):
         """Read, decode and resize one picture; runs on a loader thread."""
         return self.stages.load(partial(self.read, item))
 
-    def _encode_pictures(self, pictures: Sequence[list[Picture]]) -> None:
+    def _encode_images(self, pictures: Sequence[list[Picture]]) -> None:
         contents = [twins[0].content for twins in pictures]
-        outcomes = self.stages.encode_pictures([content.pixels for content in contents if content])
+        outcomes = self.stages.encode_images([content.pixels for content in contents if content])
         for twins, content, outcome in zip(pictures, contents, outcomes, strict=True):
             if content is not None and content.key is not None:
                 self._remember(content.key, outcome)

@@ -20,13 +20,13 @@ from PIL import Image
 from ..config import Config, ScoreKind
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
-from ..embedding_cache import content_key
+from ..embeddings import Vector, content_key
 from ..encoders import Encoder, PreparingEncoder
 from ..errors import ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .encoding import encode_each
-from .rows import Loaded, Outcome, Vector
+from .rows import Loaded, Outcome
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
@@ -105,7 +105,7 @@ class Stages:
         except Exception:  # found out and told caption by caption afterwards
             return None
 
-    def encode_pictures(self, pixels: list[Any]) -> list[Outcome]:
+    def encode_images(self, pixels: list[Any]) -> list[Outcome]:
         """Encode a batch of what `load` prepared.
 
         Raises:

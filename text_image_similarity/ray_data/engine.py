@@ -20,7 +20,7 @@ from ..config import Config
 from ..encoders import identify, load_encoder
 from ..errors import ConfigError, TableError, TextImageSimilarityError, UsageError
 from ..pipeline import score_pairs
-from ..pipeline.batches import portable
+from ..pipeline.arrow import portable
 from ..records import Record, ScoreResult
 
 logger = logging.getLogger("text_image_similarity")

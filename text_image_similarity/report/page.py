@@ -22,7 +22,7 @@ from .tally import OTHER, HostCount, ReportRow, Tally
 _HOSTS_SHOWN = 25
 _HERE = files(__package__)  # a folder, or a place in a zip
 _RETRYABLE = frozenset(code.value for code in ErrorCode if code.retryable)
-_FACTS = ("input", "output", "model", "revision", "device", "precision", "engine", "preprocess")
+_FACTS = ("input", "output", "model", "revision", "device", "precision", "backend", "preprocess")
 _KINDS = {
     "cosine": "cosine, -1 to 1",
     "unit": "unit, (cosine + 1) / 2, 0 to 1",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
-from .metrics import Reason
+Reason = Literal["queue_full", "inflight", "body_memory"]  # what there was no room in
 
 CONTENT_TYPE = "application/problem+json"
 STATUS = {

@@ -17,10 +17,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from ..errors import UsageError
-from .app import create_app
-from .local import LocalBackend
-from .metrics import Metrics
+from .http.app import create_app
+from .inference.local import LocalBackend
 from .settings import Settings
+from .telemetry.metrics import Metrics
 
 logger = logging.getLogger("text_image_similarity")
 

@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from .. import errors
 from ..config import Config
 from ..errors import TableError
-from ..pipeline.batches import portable
+from ..pipeline.arrow import portable
 from ..records import Record, ScoreResult
 from .session import open_session
 

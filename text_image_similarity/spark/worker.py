@@ -26,7 +26,7 @@ from ..encoders import Encoder, identify, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
 from ..formats import SCORE_FIELDS, score_arrays
 from ..pipeline import score_pairs
-from ..pipeline.batches import score_batches
+from ..pipeline.arrow import score_batches
 from ..records import Record
 
 _ARGUMENTS = ("url", "caption")

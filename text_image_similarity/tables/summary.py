@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any
 
-from .workspace import Part
+from ..workspace import Part
 
 _POINTS = 300
 
@@ -34,7 +34,7 @@ class Summary:
     revision: str | None
     device: str | None
     precision: str | None
-    engine: str | None
+    backend: str | None
     score: str
     preprocess: str | None
     rows: int

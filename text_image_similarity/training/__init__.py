@@ -1,1 +1,20 @@
-"""Train a dual encoder on pictures with captions."""
+"""Train a dual encoder on images with captions.
+
+Names are imported when they are first used, so that `train --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..system import lazy_names
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .loop import TrainProgress, TrainResult, train
+
+__all__ = ["TrainConfig", "TrainProgress", "TrainResult", "train"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__, {"config": ("TrainConfig",), "loop": ("TrainProgress", "TrainResult", "train")}
+)

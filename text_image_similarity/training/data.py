@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..dataset import CaptionedImage, PictureLoader, own_splits, read_dataset, read_splits, split_dataset
+from ..dataset import CaptionedImage, ImageLoader, own_splits, read_dataset, read_splits, split_dataset
 from ..errors import RowError, UsageError
 from ..preprocess import Pixels, Preprocess
 from .augmentation import augment
@@ -112,7 +112,7 @@ def batches(
     loading: deque[Future[tuple[Pixels, str] | RowError]] = deque()
     pool = ThreadPoolExecutor(config.workers)
     try:
-        with PictureLoader(Config()) as loader:
+        with ImageLoader(Config()) as loader:
 
             def draw(number: int) -> tuple[Pixels, str] | RowError:
                 return _draw(images[number], random.Random(seed_of(config.seed, epoch, number)), loader, config, side)
@@ -127,7 +127,7 @@ def batches(
 
 
 def _draw(
-    image: CaptionedImage, rng: random.Random, loader: PictureLoader, config: TrainConfig, side: int
+    image: CaptionedImage, rng: random.Random, loader: ImageLoader, config: TrainConfig, side: int
 ) -> tuple[Pixels, str] | RowError:
     """Return a photo's pixels (s, s, 3) and one of its captions, both drawn by chance."""
     caption = rng.choice(image.captions)

@@ -1,0 +1,64 @@
+"""The command line: one subcommand for each door, and no logic of its own.
+
+Each file here is one command: `add(commands)` adds its parser, whose `run` does the work and returns the exit code.
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 another run is writing the output, 4 `score --strict` and a row
+failed, 130 interrupted, 143 ended by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
+from . import evaluate, logs, score, serve, train
+
+_CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command `text-image-similarity` and exit."""
+    parser = argparse.ArgumentParser(
+        prog="text-image-similarity", description="Score how well each image matches its caption."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (score, evaluate, train, serve):
+        command.add(commands)
+    _run_and_exit(parser.parse_args(arguments))
+
+
+def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
+    """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
+    out of reach.
+
+    Args:
+        in_path: The default input.
+        out_path: The default output.
+        arguments: The command line; None is this process's own.
+    """
+    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any table of pictures and captions.")
+    parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="default: %(default)s")
+    parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="default: %(default)s")
+    score.add_score_options(parser)
+    parser.set_defaults(fall_back=True)
+    _run_and_exit(parser.parse_args(arguments))
+
+
+def _run_and_exit(options: argparse.Namespace) -> None:
+    logs.set_up(options.log_format, quiet=options.quiet)
+    try:
+        code = options.run(options)
+    except TextImageSimilarityError as error:
+        logs.tell(options.log_format, "error", str(error))
+        code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
+    except KeyboardInterrupt:
+        logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))
+        code = 130
+    except Exception:
+        if options.log_format != "json":
+            raise
+        logs.logger.exception("an error in text_image_similarity, please report it")
+        code = 1
+    sys.exit(code)

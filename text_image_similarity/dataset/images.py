@@ -1,0 +1,104 @@
+"""A picture and its captions, and how its pixels are loaded."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from threading import Lock
+from types import TracebackType
+
+import httpx
+from PIL import Image
+
+from ..config import Config
+from ..decode import decode
+from ..fetch import Fetcher
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """A picture and the captions that describe it.
+
+    Args:
+        name: Path, URL or row of the picture, for messages.
+        captions: At least one; none is blank.
+        source: The encoded file itself, or a reference that the fetcher reads.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    source: bytes | str = field(repr=False)
+
+    @property
+    def key(self) -> bytes:
+        """What stands for the picture itself: a digest of its bytes, or of its reference as the table spells it."""
+        if isinstance(self.source, bytes):
+            return digest(self.source)
+        spelled = self.source if SCHEME.match(self.source) else self.name
+        return digest(spelled.encode("utf-8", "surrogatepass"))
+
+
+class ImageLoader:
+    """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
+
+    Args:
+        config: Limits, waits and retries of the fetcher and the decoder.
+        transport: Where http requests go, for tests; None is the network.
+    """
+
+    def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._config, self._transport = config, transport
+        self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
+        self._lock = Lock()
+
+    def __enter__(self) -> ImageLoader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop: running fetches fail within moments."""
+        with self._lock:
+            if self._fetcher is not None:
+                self._fetcher.close()
+                self._fetcher = None
+
+    def load(self, image: CaptionedImage) -> Image.Image:
+        """Return a picture in mode RGB, upright.
+
+        Raises:
+            RowError: It cannot be fetched or decoded.
+        """
+        return decode(self.read(image), self._config.limits)
+
+    def read(self, image: CaptionedImage) -> bytes:
+        """Return a picture's encoded file.
+
+        Raises:
+            RowError: It cannot be fetched.
+        """
+        if isinstance(image.source, bytes):
+            return image.source
+        with self._lock:
+            self._fetcher = self._fetcher or Fetcher(self._config, transport=self._transport)
+            fetcher = self._fetcher
+        return fetcher.fetch(image.source)
+
+
+def load_image(image: CaptionedImage, config: Config) -> Image.Image:
+    """Return one picture in mode RGB, upright; `PictureLoader` does many of them faster.
+
+    Raises:
+        RowError: It cannot be fetched or decoded.
+    """
+    with ImageLoader(config) as pictures:
+        return pictures.load(image)
+
+
+def digest(data: bytes) -> bytes:
+    """Return what stands for some bytes, 16 bytes long."""
+    return blake2b(data, digest_size=16).digest()

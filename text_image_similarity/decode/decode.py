@@ -1,0 +1,94 @@
+"""Bytes -> RGB pixels. The only place that opens an image.
+
+The format is read from the content, never from a name, and handed to that format's reader alone. Caps hold before a pixel
+is allocated, whatever others have set Pillow to. Only the first frame of an animation counts, EXIF orientation is applied,
+transparency is matted on white, 16-bit grey is scaled to 8 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImageFile
+
+from ..config import Limits
+from ..errors import ErrorCode, RowError
+from .colours import to_rgb, turn_of
+from .formats import ends_early, sniff
+from .readers import Source, check_size, readers_within
+
+
+def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> Image.Image:
+    """Decode a picture file to RGB.
+
+    Args:
+        data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF where its plug-in is installed.
+        limits: Caps on pixels and on the longest side.
+        shorter_side: Let a JPEG be decoded at a half, a quarter or an eighth of its size, but to no shorter side than
+            this; None decodes it whole.
+
+    Returns:
+        A picture in mode RGB, upright, 8 bits a channel.
+
+    Raises:
+        RowError: `empty_body`, `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_many_pixels` or
+            `decoder_crash`.
+    """
+    if not data:
+        raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
+    name = sniff(data)
+    with _as_row_error(name, data), _opened(name, data, limits) as image:
+        check_size(image.size, limits)
+        if shorter_side is not None:
+            width, height = (-(-side * shorter_side // min(image.size)) for side in image.size)  # rounded up
+            image.draft(image.mode, (width, height))
+        image.load()
+        return _upright_rgb(image)
+
+
+def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
+    """Bring a picture in memory to RGB.
+
+    One that comes straight from `Image.open` is treated as `decode` treats its file, EXIF orientation included. One that
+    was made from another keeps its pixels as they are: nobody knows whether it was turned already.
+
+    Raises:
+        RowError: `truncated`, `corrupt`, `too_many_pixels` or `decoder_crash`.
+    """
+    with _as_row_error(image.format or "picture", b""):
+        check_size(image.size, limits)
+        image.load()
+        return to_rgb(image) if image.format is None else _upright_rgb(image)
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    turn = turn_of(image)
+    rgb = to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _opened(name: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
+    """Read a file's header."""
+    if name == "HEIF":  # its plug-in brings its reader
+        opened: ImageFile.ImageFile = Image.OPEN[name][0](Source(data), "")
+        return opened
+    if (reader := readers_within(limits).get(name)) is None:
+        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read by this build of Pillow")
+    return reader(Source(data), "")
+
+
+@contextmanager
+def _as_row_error(name: str, data: bytes) -> Iterator[None]:
+    """Map whatever Pillow raises to a row's code, once, here."""
+    try:
+        yield
+    except RowError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
+        raise RowError(ErrorCode.TOO_MANY_PIXELS, str(exc)) from exc
+    except MemoryError as exc:
+        raise RowError(ErrorCode.DECODER_CRASH, f"{name}: there is not enough memory to decode it") from exc
+    except Exception as exc:  # Pillow's parsers let all kinds escape; a hostile file must cost one row, not the run
+        code = ErrorCode.TRUNCATED if ends_early(name if data else "", data, str(exc)) else ErrorCode.CORRUPT
+        raise RowError(code, f"{name}: {exc or type(exc).__name__}") from exc

@@ -1,0 +1,138 @@
+"""Embeddings kept in a file from run to run, by content: the same picture or caption is encoded once.
+
+The file is an SQLite database in write-ahead mode, so many runs and processes of one machine may read and write it at
+once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding, unless it is told where to end; to
+start afresh, delete it. It does not belong on a network file system, whose locks SQLite cannot rely on.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from os import PathLike, fspath
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+
+logger = logging.getLogger("text_image_similarity")
+
+Vector = NDArray[np.float32]  # (embed_dim,)
+_APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
+_PATIENCE_S = 30.0  # how long another process may be writing
+_DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # numbered as they come
+
+
+class EmbeddingCache:
+    """Embeddings by the content of what they stand for. Safe to share between threads.
+
+    Args:
+        path: The file; made if it is not there.
+        embed_dim: Values of an embedding; one of another width counts as not there.
+        max_entries: Most embeddings that are kept, those of all models together; the oldest go. None keeps all.
+
+    Raises:
+        ConfigError: The file cannot be opened, or is something else.
+    """
+
+    def __init__(self, path: str | PathLike[str], embed_dim: int, *, max_entries: int | None = None) -> None:
+        self._lock = Lock()
+        self._max_entries = max_entries
+        self._embed_dim = embed_dim
+        self._broken = False
+        try:
+            self._file = _opened(Path(path).expanduser())
+        except (sqlite3.Error, OSError) as exc:
+            raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
+
+    def get(self, key: bytes) -> Vector | None:
+        """Return the embedding of a key, shape (embed_dim,) float32, or None."""
+        with self._lock:
+            try:
+                found = self._file.execute("SELECT vector FROM embeddings WHERE key = ?", (key,)).fetchone()
+            except sqlite3.Error as exc:
+                self._give_up(exc)
+                return None
+        if found is None or len(found[0]) != 4 * self._embed_dim:
+            return None
+        vector = np.frombuffer(found[0], "<f4").astype(np.float32)
+        return vector if np.isfinite(vector).all() else None
+
+    def put(self, vectors: Mapping[bytes, Vector]) -> None:
+        """Keep embeddings by key: all of them, or none if the process ends here."""
+        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
+        with self._lock:
+            if self._broken or not rows:
+                return
+            try:
+                with self._file:
+                    self._file.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+                    if self._max_entries is not None:
+                        self._file.execute(_DROP_OLDEST, (self._max_entries,))
+            except sqlite3.Error as exc:
+                self._give_up(exc)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    def _give_up(self, exc: sqlite3.Error) -> None:
+        """Go on without the file: a full disk or a broken cache costs time, not rows."""
+        if not self._broken:
+            self._broken = True
+            logger.warning("the embedding cache cannot be used any more, the run goes on without it: %s", exc)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Open a cache, or make it; waits while another process makes it, which SQLite itself does not."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        file = sqlite3.connect(path, timeout=_PATIENCE_S, check_same_thread=False)
+        try:
+            _set_up(file)
+        except sqlite3.OperationalError as exc:
+            file.close()
+            if "locked" not in str(exc) or time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        except BaseException:
+            file.close()
+            raise
+        else:
+            return file
+
+
+def _set_up(file: sqlite3.Connection) -> None:
+    (application,) = file.execute("PRAGMA application_id").fetchone()
+    tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != _APPLICATION:
+        raise sqlite3.DatabaseError("it is a database of something else")
+    if not tables:
+        file.execute("PRAGMA page_size = 16384")  # holds several embeddings
+    file.execute("PRAGMA journal_mode = WAL")
+    file.execute("PRAGMA synchronous = NORMAL")
+    if not tables:
+        with file:
+            file.execute("BEGIN IMMEDIATE")
+            file.execute(f"PRAGMA application_id = {_APPLICATION}")
+            file.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
+
+
+def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:
+    """Return the key, 20 bytes, of what a model makes of a picture's file or a caption's UTF-8.
+
+    Args:
+        fingerprint: What the embedding depends on besides the content.
+        kind: What the content is.
+        content: All of it.
+    """
+    model = blake2b(f"{kind} {fingerprint}".encode(), digest_size=32).digest()
+    return blake2b(content, digest_size=20, key=model).digest()

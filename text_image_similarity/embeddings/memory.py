@@ -1,0 +1,75 @@
+"""Embeddings remembered in memory: the latest of them, in front of a file that keeps more."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from threading import Lock
+from typing import Generic, TypeVar
+
+from .cache import EmbeddingCache, Vector
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Key, Value]):
+    """The most recently used values, up to a number of them. Not safe to share between threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._values: OrderedDict[Key, Value] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        """Return a value and make it the last to go."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key]
+
+    def put(self, key: Key, value: Value) -> Value:
+        """Keep a value, and drop the one that was not used for longest if there are too many."""
+        self._values[key] = value
+        if len(self._values) > self._capacity:
+            self._values.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Drop all values."""
+        self._values.clear()
+
+
+class EmbeddingMemory:
+    """Embeddings by content, up to a number of them. Safe to share between threads.
+
+    Args:
+        entries: Most embeddings in memory.
+        file: Keeps them from run to run; None keeps them in memory alone.
+    """
+
+    def __init__(self, entries: int, file: EmbeddingCache | None = None) -> None:
+        self._recent: Recent[bytes, Vector] = Recent(entries)
+        self._file = file
+        self._lock = Lock()
+
+    def get(self, key: bytes) -> Vector | None:
+        """Return the embedding of a key, shape (embed_dim,) float32, or None."""
+        with self._lock:
+            vector = self._recent.get(key)
+        if vector is None and self._file is not None and (vector := self._file.get(key)) is not None:
+            with self._lock:
+                self._recent.put(key, vector)
+        return vector
+
+    def put(self, vectors: Mapping[bytes, Vector]) -> None:
+        """Keep embeddings by key, in the file too."""
+        with self._lock:
+            for key, vector in vectors.items():
+                self._recent.put(key, vector.copy())  # a row of a batch would keep all of the batch
+        if self._file is not None:
+            self._file.put(vectors)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()

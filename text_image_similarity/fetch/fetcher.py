@@ -1,0 +1,200 @@
+"""Reference -> bytes. The only door to the network and to image files.
+
+A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. Every limit of `Limits` holds while bytes arrive.
+Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import stat
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from threading import Event
+
+import httpx
+
+from ..config import Config
+from ..errors import ErrorCode, RowError
+from .pacing import Clock, Hosts
+from .references import data_url_bytes, file_url_path, http_url, scheme_of
+from .responses import AGENT, RefusedError, check_bytes, check_opt_out, check_status, expanded
+from .stream import row_deadline
+from .transport import GuardedTransport, Resolver
+
+USER_AGENT = f"{AGENT}/0.1"
+
+
+class Fetcher:
+    """Fetches pictures for one run; safe to call from many threads, each of which keeps its connections.
+
+    Args:
+        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `proxy` and `limits` are used.
+        transport: Where http requests go; None is the network.
+        resolve: How the network's host names become addresses; None asks the system.
+    """
+
+    def __init__(
+        self, config: Config, *, transport: httpx.BaseTransport | None = None, resolve: Resolver | None = None
+    ) -> None:
+        self._config = config
+        self._limits = config.limits
+        self._closing = Event()
+        self._transport = transport or GuardedTransport(config.limits, proxy=config.proxy, resolve=resolve)
+        self._client = httpx.Client(
+            transport=self._transport,
+            timeout=httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None),
+            headers={"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
+            trust_env=False,
+        )
+        self._hosts = Hosts(config.limits.per_host, self._closing)
+
+    def fetch(self, url: str) -> bytes:
+        """Return the bytes a reference points to.
+
+        Raises:
+            RowError: With the code of what stopped it.
+        """
+        url = url.strip()
+        if not url:
+            raise RowError(ErrorCode.INVALID_URL, "the image reference is empty")
+        match scheme := scheme_of(url):
+            case "http" | "https":
+                return self._fetch_http(url)
+            case "data":
+                return self._checked(data_url_bytes(url, self._limits.max_bytes))
+            case "file":
+                return self._fetch_file(file_url_path(url))
+            case "":
+                return self._fetch_file(Path(url))
+            case _:
+                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme[:50]}: is not http, https, file or data")
+
+    def close(self) -> None:
+        """Stop: running fetches fail within moments, waiting ones do not start."""
+        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
+            return
+        self._closing.set()
+        if isinstance(self._transport, GuardedTransport):
+            self._transport.abort()
+        self._client.close()
+
+    def _fetch_file(self, path: Path) -> bytes:
+        if not self._limits.allow_local_files:
+            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, "local files are not allowed here")
+        path = Path(self._config.base_dir or ".") / path
+        try:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path} is not a regular file")
+            check_bytes(found.st_size, self._limits.max_bytes)
+            with path.open("rb") as file:
+                data = file.read(self._limits.max_bytes + 1)
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc)
+            raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path}: {reason}") from exc
+        return self._checked(data)
+
+    def _checked(self, data: bytes) -> bytes:
+        check_bytes(len(data), self._limits.max_bytes)
+        if not data:
+            raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
+        return data
+
+    def _fetch_http(self, url: str) -> bytes:
+        try:
+            first = http_url(url)
+        except ValueError as exc:
+            raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
+        clock = Clock(self._limits)
+        for left in range(self._config.retries, -1, -1):
+            clock.start_try(self._config.timeout_s)
+            try:
+                return self._try_once(first, clock)
+            except RowError as error:
+                if not (left and error.code.retryable and self._wait(error, self._config.retries - left, clock)):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _wait(self, error: RowError, tries: int, clock: Clock) -> bool:
+        """Wait before the next try; say no if there is no time for one, the host has had its share or the run is closing."""
+        pause = min(8.0, 0.25 * 2**tries) * random.random()
+        if isinstance(error, RefusedError) and error.retry_after is not None:
+            if error.retry_after > self._limits.retry_after_s:
+                return False
+            pause = max(pause, error.retry_after)
+        in_time = time.monotonic() + pause < clock.row_end
+        return in_time and self._hosts.may_retry(clock.host) and not self._closing.wait(pause)
+
+    def _try_once(self, url: httpx.URL, clock: Clock) -> bytes:
+        """Send a request, follow its redirects, read the body."""
+        for _ in range(self._limits.max_redirects + 1):
+            with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
+                response = self._client.send(self._client.build_request("GET", url), stream=True)
+                try:
+                    if not response.has_redirect_location:
+                        return self._read(response, clock)
+                finally:
+                    response.close()
+            url = _redirected(url, response.headers.get_list("location"))
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {self._limits.max_redirects} redirects")
+
+    def _read(self, response: httpx.Response, clock: Clock) -> bytes:
+        try:
+            check_status(response)
+        except RefusedError as error:
+            if error.retry_after is not None and error.retry_after <= self._limits.retry_after_s:
+                self._hosts.be_patient(clock.host, error.retry_after)
+            raise
+        if self._limits.respect_opt_out:
+            check_opt_out(response)
+        most = self._limits.max_bytes
+        declared = response.headers.get("content-length", "")
+        check_bytes(int(declared) if declared.isdecimal() and len(declared) < 20 else 0, most)
+        if response.is_stream_consumed:  # an injected transport gave the whole content, and httpx has it decoded
+            return self._checked(response.content)
+        data = bytearray()
+        for piece in expanded(response.iter_raw(), response.headers.get("content-encoding", ""), most):
+            data += piece
+            if time.monotonic() > clock.end:
+                raise RowError(ErrorCode.TIMEOUT, f"only {len(data):,} bytes within {clock.spent():.1f} s")
+            if self._closing.is_set():
+                raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+        return self._checked(bytes(data))
+
+
+def _redirected(url: httpx.URL, locations: list[str]) -> httpx.URL:
+    try:
+        if len(locations) > 1:
+            raise ValueError("there are several addresses")
+        return http_url(locations[0], url)
+    except ValueError as exc:
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to {', '.join(locations)[:200]!r}: {exc}") from exc
+
+
+@contextmanager
+def _as_row_error(clock: Clock) -> Iterator[None]:
+    """Map what httpx raises to a row's code, once, here."""
+    try:
+        yield
+    except httpx.TimeoutException as exc:
+        raise RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})") from exc
+    except httpx.ConnectError as exc:
+        tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
+        raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
+    except httpx.ProxyError as exc:
+        raise RowError(ErrorCode.CONNECT_ERROR, f"the proxy says {exc}") from exc
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
+        raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
+    except httpx.RemoteProtocolError as exc:
+        code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
+        raise RowError(code, str(exc)) from exc
+    except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
+        raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc

@@ -1,0 +1,66 @@
+"""What a file's name says of its content."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UsageError
+
+TableKind = Literal["csv", "tsv", "jsonl", "parquet"]
+Codec = Literal["gzip", "zstd"]
+
+_KINDS: dict[str, TableKind] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
+_ENDING = re.compile(rf"({'|'.join(_KINDS)})({'|'.join(_CODECS)})?$".replace(".", r"\."), re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a table is written down.
+
+    Args:
+        kind: Its format.
+        codec: What compresses it as a whole, or None.
+    """
+
+    kind: TableKind
+    codec: Codec | None = None
+
+
+def format_of(place: str) -> Format:
+    """Return the format that a name ends in.
+
+    Raises:
+        UsageError: It ends in none.
+    """
+    name = place.rstrip("/").lower()
+    if name.startswith(("http://", "https://")):
+        name = name.partition("?")[0]
+    for ending, codec in _CODECS.items():
+        if name.endswith(ending):
+            inner = format_of(name.removesuffix(ending))
+            if inner.kind == "parquet":
+                raise UsageError(f"{place}: a Parquet file is compressed inside; name it .parquet")
+            return Format(inner.kind, codec)
+    for ending, kind in _KINDS.items():
+        if name.endswith(ending):
+            return Format(kind)
+    raise UsageError(
+        f"the name {place} does not say which format it is; let it end in {', '.join(_KINDS)}, or in one of the text "
+        "formats with .gz or .zst behind it"
+    )
+
+
+def ending_of(name: str) -> str:
+    """Return the ending of a table's name, such as `.csv.gz`; of any other nothing."""
+    found = _ENDING.search(name)
+    return found.group() if found else ""

@@ -1,0 +1,35 @@
+"""Outputs that must not be inputs: a table must not be scored into itself, nor into what the next run would read."""
+
+from __future__ import annotations
+
+import fnmatch
+
+from ..errors import UsageError
+from .storage import canonical, expand
+
+
+def check_apart(source: str, *places: str) -> None:
+    """Refuse a place to write to that belongs to a table to read, or would belong to it once it is written.
+
+    Args:
+        source: A file, a folder or a pattern.
+        places: Files.
+
+    Raises:
+        UsageError: It does; or there is no table.
+    """
+    table, files = canonical(source), [canonical(file) for file in expand(source)]
+    for place in places:
+        wanted = canonical(place)
+        if wanted in files:
+            raise UsageError(f"{place} is the input too and would be overwritten; name another output")
+        in_folder = files != [table] and wanted.rpartition("/")[0] == table
+        if in_folder or _matches(wanted.split("/"), table.split("/")):
+            raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")
+
+
+def _matches(path: list[str], pattern: list[str]) -> bool:
+    """Whether a glob pattern would find a path."""
+    if "**" in pattern:
+        return fnmatch.fnmatch("/".join(path), "/".join(pattern))
+    return len(path) == len(pattern) and all(map(fnmatch.fnmatch, path, pattern))

@@ -1,0 +1,275 @@
+"""Where tables are: paths on this machine, and fsspec URLs such as `s3://bucket/pairs.parquet`."""
+
+from __future__ import annotations
+
+import glob
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from ..errors import TableError, UsageError
+from .names import ending_of
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
+_WILD = re.compile(r"[*?\[]")
+_PARTITION = re.compile(r"[^=]+=.*")
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is an fsspec URL rather than a path; a `file:` URL is a path."""
+    return _URL.match(place) is not None and not place.lower().startswith("file://")
+
+
+def local_path(place: str) -> Path:
+    """Return a path, or a `file:` URL's path."""
+    return Path(url2pathname(urlsplit(place).path)) if place.lower().startswith("file://") else Path(place)
+
+
+def folder_of(place: str) -> Path | None:
+    """Return where relative picture paths of a table start: its folder, or None for a table elsewhere."""
+    if is_url(place):
+        return None
+    path = local_path(place)
+    if path.is_dir():
+        return path
+    fixed = list(path.parts[:-1])
+    while not path.exists() and any(_WILD.search(part) for part in fixed):  # of a pattern, what stands before it
+        fixed.pop()
+    return Path(*fixed)
+
+
+def expand(place: str) -> list[str]:
+    """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
+
+    Names that start with a dot or an underscore are passed over in a folder, as Spark and Hive do.
+
+    Raises:
+        UsageError: There is none, a folder holds folders, or names of folders stand for columns.
+    """
+    with reading(place):
+        files = _expand_url(place) if is_url(place) else _expand_path(local_path(place))
+    if not files:
+        raise UsageError(f"{place} holds no table")
+    return files
+
+
+def open_bytes(place: str) -> IO[bytes]:
+    """Open a file to read.
+
+    Raises:
+        UsageError, TableError: It cannot be opened.
+    """
+    with reading(place):
+        if is_url(place):
+            system, path = _system(place)
+            opened: IO[bytes] = system.open(path, "rb")
+            return opened
+        return local_path(place).open("rb")
+
+
+def upload(local: Path, url: str) -> None:
+    """Put a file of this machine where a URL says.
+
+    Raises:
+        TableError: It cannot be put there.
+    """
+    with _writing(url):
+        system, path = _system(url)
+        system.put_file(str(local), path)
+
+
+def check_writable(url: str) -> None:
+    """Raise now what `upload` would raise at the end of a long run.
+
+    Raises:
+        TableError: Nothing can be written beside where a URL says.
+    """
+    probe = f"{url}.writable"
+    with _writing(url):
+        system, path = _system(probe)
+        system.pipe_file(path, b"-")
+    with suppress(Exception):  # who may write may not always remove
+        system.rm_file(path)
+
+
+def canonical(place: str) -> str:
+    """Return a place in the one spelling that equal places share; a pattern stays one."""
+    if is_url(place):
+        system, path = _system(place)
+        return str(system.unstrip_protocol(path)).rstrip("/")
+    local = local_path(place)
+    return str(local.absolute() if _WILD.search(str(local)) and not local.exists() else local.resolve())
+
+
+def content_of(place: str) -> str:
+    """Return the hash of a file's bytes.
+
+    Raises:
+        UsageError, TableError: It cannot be read.
+    """
+    with reading(place), Hashed(open_bytes(place)) as file:
+        return file.finish()
+
+
+def state_of(place: str) -> str:
+    """Return what changes when a file is written anew: its size and time, or what a store says of its version.
+
+    Raises:
+        UsageError, TableError: It cannot be asked.
+    """
+    with reading(place):
+        if is_url(place):
+            system, path = _system(place)
+            system.invalidate_cache()
+            return str(system.ukey(path))
+        found = local_path(place).stat()
+        return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+
+
+class Hashed(io.RawIOBase):
+    """A file that hashes what is read through it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = blake2b(digest_size=16)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._hash.update(data)
+        return len(data)
+
+    def finish(self) -> str:
+        """Read what is left, and return the hash of it all."""
+        while self.read(1 << 20):
+            pass
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def one_digest(digests: Iterable[str]) -> str:
+    """Return what stands for the content of files, by their hashes in order."""
+    return blake2b("-".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def reading(place: str) -> AbstractContextManager[None]:
+    """Raise as this package's errors what a file or a store raises while it is read."""
+    return _explained(place, "read", UsageError(f"{place} does not exist"))
+
+
+def _writing(place: str) -> AbstractContextManager[None]:
+    missing = TableError(f"{place} cannot be written: there is no such bucket or folder")
+    return _explained(place, "written", missing)
+
+
+@contextmanager
+def _explained(place: str, done: str, missing: UsageError | TableError) -> Iterator[None]:
+    try:
+        yield
+    except (UsageError, TableError):
+        raise
+    except FileNotFoundError as exc:
+        raise missing from exc
+    except OSError as exc:
+        raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}") from exc
+    except Exception as exc:
+        if not is_url(place):
+            raise
+        raise TableError(f"{place} cannot be {done}: {type(exc).__name__}: {exc}") from exc
+
+
+def _system(url: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+
+    try:
+        system, path = url_to_fs(url)
+    except ImportError as exc:
+        raise UsageError(
+            f"{url} needs a library that is not installed ({exc}); s3:// needs: pip install 'text-image-similarity[cloud]'"
+        ) from exc
+    except ValueError as exc:
+        raise UsageError(f"{url} is no place that fsspec knows: {exc}") from exc
+    return system, path
+
+
+def _expand_path(path: Path) -> list[str]:
+    if path.is_dir():
+        entries = [(str(entry), entry.is_dir()) for entry in path.iterdir()]
+        return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
+    if path.exists():
+        if not path.is_file():
+            raise UsageError(f"{path} is not a regular file, which is needed to read it twice")
+        return [str(path)]
+    if _WILD.search(str(path)):
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
+        return _unpartitioned(str(path), sorted(name for name in found if Path(name).is_file()))
+    raise UsageError(f"{path} does not exist")
+
+
+def _expand_url(url: str) -> list[str]:
+    system, path = _system(url)
+    if url.startswith(("http://", "https://")):  # a question mark begins a query there
+        return [url]
+    if system.isdir(path):
+        entries = [
+            (system.unstrip_protocol(entry["name"]), entry["type"] == "directory")
+            for entry in system.ls(path, detail=True)
+            if entry["name"].rstrip("/") != path.rstrip("/")  # the console of S3 leaves an empty object for a folder
+        ]
+        inside = (name for _, _, names in system.walk(path) for name in names)
+        return _plain_files(entries, url, inside)
+    if system.exists(path):
+        return [url]
+    if _WILD.search(path):
+        return [system.unstrip_protocol(found) for found in _unpartitioned(path, sorted(system.glob(path)))]
+    raise UsageError(f"{url} does not exist")
+
+
+def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Iterable[str]) -> list[str]:
+    """Return the files of a folder that holds no other.
+
+    Args:
+        entries: What it holds: names, and whether each is a folder.
+        folder: Its own name.
+        inside: The names of files in it at any depth.
+    """
+    shown = [
+        (name, deep) for name, deep in sorted(entries) if not name.rstrip("/").rpartition("/")[2].startswith((".", "_"))
+    ]
+    for name, deep in shown:
+        if deep:
+            _check_partition(name, Path(name).parts[-1:])
+            ending = next(filter(None, map(ending_of, inside)), ".csv")
+            raise UsageError(
+                f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}"
+            )
+    return [name for name, _ in shown]
+
+
+def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
+    """Return what a pattern found, if no folder that it did not name in full stands for a column."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if _WILD.search(part))
+    for name in found:
+        _check_partition(name, Path(name).parts[fixed:-1])
+    return found
+
+
+def _check_partition(name: str, folders: Sequence[str]) -> None:
+    for folder in filter(_PARTITION.fullmatch, folders):
+        raise UsageError(
+            f"{name} belongs to the partition {folder}, whose column stands in no file and would be lost; write the "
+            "table as one with pandas or Spark, or score one partition at a time, each named in full"
+        )

@@ -1,0 +1,77 @@
+"""Table files: CSV, TSV, JSON Lines and Parquet, on this machine or at any fsspec URL, read in parts of rows.
+
+`open_table` reads one file, a folder or a pattern as one table; `output_for` writes what its name says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..errors import UsageError
+from .delimited import DELIMITERS, DelimitedTable
+from .json_lines import JsonTable
+from .names import format_of
+from .parquet import ParquetTable
+from .rows import Rows
+from .storage import expand
+
+
+class Table(Protocol):
+    """A table to read, as often as wanted; `files` are the places it is read from."""
+
+    files: list[str]
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names of its columns; of JSON Lines, known after `scan`."""
+
+    @property
+    def row_count(self) -> int:
+        """How many rows it has, known after `scan`."""
+
+    @property
+    def digest(self) -> str:
+        """Stands for the content of its files, known after `scan`."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The types its columns have in Arrow, known after `scan`."""
+
+    def scan(self) -> None:
+        """Check its shape as far as its format has one, count its rows, hash its files.
+
+        Raises:
+            TableError: It is damaged; the message names the row and the column.
+        """
+
+    def read(self, start: int, most: int) -> Iterator[Rows]:
+        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large.
+
+        Which rows come together depends on the table, `start` and `most` alone.
+        """
+
+
+def open_table(place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
+    """Open the table that a file, a folder or a pattern stands for.
+
+    Args:
+        place: A path or an fsspec URL.
+        dropped: Columns that are passed over.
+
+    Raises:
+        UsageError: There is no table, or the names do not say one format.
+        TableError: It cannot be read.
+    """
+    files = expand(place)
+    kinds = {format_of(file).kind for file in files}
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{place} holds files of several formats ({', '.join(sorted(kinds))}); name those of one by a pattern"
+        )
+    kind = kinds.pop()
+    if kind in DELIMITERS:
+        return DelimitedTable(files, DELIMITERS[kind], dropped)
+    return JsonTable(files, dropped) if kind == "jsonl" else ParquetTable(files, dropped)

@@ -1,0 +1,148 @@
+"""Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
+
+Either way a worker is an actor that loads the encoder once. It has two batches in work, so that its network is not idle
+where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from ..config import Config
+from ..encoders import load_encoder
+from ..errors import ConfigError, UsageError
+from ..formats import check_columns
+from ..pipeline.arrow import portable, score_batches
+from ..records import OUT_COLUMNS
+from .engine import CALLS, require_ray
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+logger = logging.getLogger("text_image_similarity")
+
+_CPUS = 0.5  # of an actor: as many actors as CPUs leave room for the tasks that read the dataset and cut it into parts
+
+
+def score_dataset(
+    ds: Dataset,
+    config: Config,
+    *,
+    col_url: str = "url",
+    col_text: str = "caption",
+    concurrency: int | tuple[int, int] | None = None,
+    num_gpus: float | None = None,
+    **options: Any,
+) -> Dataset:
+    """Score every row of a Ray dataset with `map_batches`, on actors that load the encoder once.
+
+    Lazy and streaming, as datasets are: rows are read and scored when the result is consumed, and no more of them are in
+    memory than Ray's back-pressure lets through. Actors that are killed are started again, and their rows scored again.
+
+    Args:
+        ds: The dataset; its other columns stay as they are.
+        config: The settings of the run. Relative paths start from the driver's folder unless `base_dir` is set, and must
+            lead to the same files on every node.
+        col_url: The column of image references.
+        col_text: The column of captions.
+        concurrency: Actors: a number, or the fewest and the most; None starts with one and lets Ray add more while CPUs
+            (or GPUs) are free and rows are waiting.
+        num_gpus: GPUs of one actor; a fraction shares one. With `config.device="auto"` an actor uses the one it gets.
+        **options: Passed on to `map_batches`: `num_cpus` (of one actor, which encodes with as many threads; a half),
+            `batch_size` (`config.chunk_size` unless given), `memory`, `runtime_env`, and others.
+
+    Returns:
+        The dataset with two more columns, `similarity` (double, null for a failed row) and `error` (string).
+
+    Raises:
+        UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
+            run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
+        ConfigError: Ray is not installed, or `concurrency` makes no sense.
+    """
+    require_ray()
+    from ray.data import ActorPoolStrategy
+
+    columns = (col_url, col_text)
+    if (schema := ds.schema(fetch_if_missing=False)) is not None:
+        _check(schema.names, columns)
+    pool = ActorPoolStrategy(
+        **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
+    )
+    given: dict[str, Any] = {"batch_size": config.chunk_size, "num_cpus": _CPUS, "num_gpus": num_gpus, **options}
+    given["compute"] = pool
+    _warn_if_full(pool.min_size, 1 if given["num_cpus"] is None else given["num_cpus"])
+    if isinstance(given["batch_size"], int):  # a file may be one block, and a block is one actor's and comes out whole
+        ds = ds.repartition(target_num_rows_per_block=given["batch_size"])
+    return ds.map_batches(
+        ScoringActor,
+        fn_constructor_args=(portable(config), columns),
+        batch_format="pyarrow",
+        udf_modifying_row_count=False,
+        **given,
+    )
+
+
+class ScoringActor:
+    """The actor of `score_dataset`: Arrow tables in, the same with their scores out.
+
+    Args:
+        config: The settings of the run.
+        columns: The columns of references and of captions.
+
+    Raises:
+        ConfigError, ModelError: From the constructor, which ends Ray's run.
+    """
+
+    def __init__(self, config: Config, columns: tuple[str, str]) -> None:
+        self._config, self._columns = config, columns
+        self._encoder = load_encoder(config)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Score one batch.
+
+        Raises:
+            UsageError: It lacks a column, or has one of those that are added.
+        """
+        _check(table.column_names, self._columns)
+        with closing(score_batches(table.to_batches(), self._config, self._columns, encoder=self._encoder)) as scored:
+            return pa.Table.from_batches(scored)
+
+
+def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
+    """Raise a `UsageError` unless there are columns to read and no columns to overwrite."""
+    check_columns(columns, names, "the dataset")
+    for name in OUT_COLUMNS:
+        if name in columns:
+            raise UsageError(f"the dataset has a column {name!r} already; drop or rename it")
+
+
+def _warn_if_full(actors: int, cpus: float) -> None:
+    """Tell who would wait for ever: the tasks that read a dataset and cut it into parts need a CPU too."""
+    import ray
+
+    if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:  # type: ignore[no-untyped-call]
+        logger.warning(
+            "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait for ever: "
+            "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
+            actors,
+            cpus,
+            total,
+        )
+
+
+def _pool_size(concurrency: object) -> dict[str, int]:
+    """Return the arguments of `ActorPoolStrategy`."""
+    sizes = concurrency if isinstance(concurrency, tuple) else (concurrency, concurrency)
+    if concurrency is None:
+        return {}
+    if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes) or sizes[0] > sizes[1]:
+        raise ConfigError(
+            f"concurrency={concurrency!r} is neither a number of actors, from 1, nor the fewest and the most"
+        )
+    return {"min_size": sizes[0], "max_size": sizes[1]}

@@ -1,0 +1,319 @@
+"""Rank pictures by words and captions by pictures, at once or against a database.
+
+    from text_image_similarity import create_predictor
+    predictor = create_predictor("mini")
+    predictor.build_image_database("photos/")
+    for match in predictor.search_database("a dog on grass", top_k=5):
+        print(match.similarity, match.item)
+
+Pictures take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
+similarities. The search is exact.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..encoders import Encoder, load_encoder, model_folder
+from ..errors import DatabaseError, RowError, UsageError
+from ..pipeline import ImageSource, Outcome, embed_images, embed_texts
+from ..similarity import Embeddings, score
+from .database import CaptionDatabase, ImageDatabase, ModelIdentity
+from .nearest import nearest
+
+if TYPE_CHECKING:
+    from ..metrics.calibration import Calibration
+
+
+logger = logging.getLogger("text_image_similarity")
+
+# In a folder, what is offered as a picture: by name here, because a folder's other files are no failures.
+_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+
+_CALIBRATION = "calibration.json"
+
+References = str | PathLike[str] | Iterable[str | PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One thing found.
+
+    Args:
+        item: The picture's reference, or the caption.
+        similarity: In the score kind of the predictor's `Config.score`: a cosine, -1..1, unless set otherwise.
+        probability: How often a pair with this cosine is a match where half of all pairs are, 0..1; None if the model's
+            folder holds no calibration.
+    """
+
+    item: str
+    similarity: float
+    probability: float | None = None
+
+
+def create_predictor(
+    model: str | PathLike[str] | None = None, *, config: Config | None = None, encoder: Encoder | None = None
+) -> Predictor:
+    """Load a model to search with.
+
+    Args:
+        model: A hub id, a folder or an alias, as in `Config.model`, which it replaces; None takes the model of `config`,
+            or `mini` where there is no `config`.
+        config: The other settings: device, batch size, limits, score kind.
+        encoder: A loaded encoder to use and share instead; no model is loaded then.
+
+    Returns:
+        A predictor that threads may share.
+
+    Raises:
+        ConfigError, ModelError: The model cannot be used here, or its calibration is damaged.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> predictor = create_predictor(encoder=ColourEncoder())
+        >>> _ = predictor.build_caption_database(["a red dot", "a blue dot", "a magenta dot"])
+        >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
+        >>> [(match.item, round(match.similarity, 4)) for match in predictor.search_captions(red, top_k=2)]
+        [('a red dot', 1.0), ('a magenta dot', 0.7071)]
+    """
+    if config is None:
+        config = Config(model="mini" if model is None else model)
+    elif model is not None:
+        config = replace(config, model=model)
+    return Predictor(load_encoder(config) if encoder is None else encoder, config)
+
+
+class Predictor:
+    """Finds pictures by words and captions by pictures; `create_predictor` makes one.
+
+    Args:
+        encoder: The model.
+        config: The settings; its `model` is not used.
+
+    Raises:
+        ModelError: The calibration in the model's folder is damaged.
+
+    Attributes:
+        calibration: What turns cosines into probabilities: the one in the model's folder, or None.
+        image_database: What `search_database` searches unless told otherwise: the one built last, or one you set.
+        caption_database: The same for `search_captions`.
+    """
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        self.encoder = encoder
+        self.config = config
+        self.calibration = _calibration(getattr(encoder, "model", ""))
+        self.image_database: ImageDatabase | None = None
+        self.caption_database: CaptionDatabase | None = None
+
+    @cached_property
+    def identity(self) -> ModelIdentity:
+        """Which model this is; the first use encodes two captions and two pictures."""
+        return ModelIdentity.of(self.encoder)
+
+    def rank_images(self, text_query: str, image_paths: References, top_k: int = 5) -> list[Match]:
+        """Rank a few pictures by how well they match a text, without a database.
+
+        Args:
+            text_query: What to look for.
+            image_paths: As in `build_image_database`. Those that cannot be read are left out, with a warning in the log.
+            top_k: How many to return at most.
+
+        Returns:
+            The best matches, best first; of equals, the one given first is first.
+
+        Raises:
+            UsageError: The query is empty, or `top_k` is less than 1.
+            RowError: The model fails on the query.
+        """
+        _check_top_k(top_k)
+        query = self._encode_query(text_query)
+        paths, embeddings, failures = self._embedded_images(image_paths)
+        for path, error in failures.items():
+            logger.warning("left out of the ranking: %s: %s", path[:200], error)
+        return self._matches(query, paths, embeddings, top_k)
+
+    def build_image_database(self, paths: References) -> ImageDatabase:
+        """Encode pictures once, for many searches; threads read and decode while batches are encoded.
+
+        Args:
+            paths: A folder, all of whose pictures are taken (subfolders too, in the order of their names); a path, an
+                http(s), `file:` or `data:` URL; or several of them. What is named twice is taken once.
+
+        Returns:
+            The database, which this predictor also searches from now on. A picture that cannot be read is no part of it;
+            its `failures` says why.
+        """
+        found, embeddings, failures = self._embedded_images(paths)
+        self.image_database = ImageDatabase(found, embeddings, self.identity, failures)
+        return self.image_database
+
+    def search_database(self, query: str, top_k: int = 10, database: ImageDatabase | None = None) -> list[Match]:
+        """Find the pictures of a database that match a text best.
+
+        Args:
+            query: What to look for.
+            top_k: How many to return at most.
+            database: Where to look; None is the one that was built last.
+
+        Returns:
+            The best matches, best first; of equals, the one earlier in the database is first.
+
+        Raises:
+            UsageError: The query is empty, `top_k` is less than 1, or there is no database yet.
+            DatabaseError: Another model made the database.
+            RowError: The model fails on the query.
+        """
+        database = self.image_database if database is None else database
+        if database is None:
+            raise UsageError("there is no database yet: call build_image_database, or give a database")
+        _check_top_k(top_k)
+        self._check_model(database.model)
+        return self._matches(self._encode_query(query), database.paths, database.embeddings, top_k)
+
+    def build_caption_database(self, captions: str | Iterable[str]) -> CaptionDatabase:
+        """Encode captions once, for many searches.
+
+        Args:
+            captions: Captions. What is given twice is taken once.
+
+        Returns:
+            The database, which this predictor also searches from now on. Empty captions are no part of it; its `failures`
+            says so.
+        """
+        texts = dict.fromkeys([captions] if isinstance(captions, str) else captions)
+        outcomes = embed_texts(texts, self.config, encoder=self.encoder)
+        found, embeddings, failures = self._sorted_out(texts, outcomes)
+        self.caption_database = CaptionDatabase(found, embeddings, self.identity, failures)
+        return self.caption_database
+
+    def search_captions(
+        self, image: ImageSource, top_k: int = 10, database: CaptionDatabase | None = None
+    ) -> list[Match]:
+        """Find the captions of a database that match a picture best.
+
+        Args:
+            image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
+            top_k: How many to return at most.
+            database: Where to look; None is the one that was built last.
+
+        Returns:
+            The best matches, best first; of equals, the one earlier in the database is first.
+
+        Raises:
+            UsageError: `top_k` is less than 1, or there is no database yet.
+            DatabaseError: Another model made the database.
+            RowError: The picture cannot be read; its code says why.
+        """
+        database = self.caption_database if database is None else database
+        if database is None:
+            raise UsageError("there is no database yet: call build_caption_database, or give a database")
+        _check_top_k(top_k)
+        self._check_model(database.model)
+        alone = replace(self.config, io_workers=1)
+        (query,) = embed_images([image], alone, encoder=self.encoder)
+        return self._matches(_vector(query), database.captions, database.embeddings, top_k)
+
+    def _encode_query(self, query: str) -> Embeddings:
+        if not isinstance(query, str) or not query.strip():
+            raise UsageError("the query is empty; say in words what to look for")
+        (outcome,) = embed_texts([query], self.config, encoder=self.encoder)
+        return _vector(outcome)
+
+    def _check_model(self, made_by: ModelIdentity) -> None:
+        if made_by is not self.identity and not self.identity.same_as(made_by):
+            raise DatabaseError(
+                f"the database was made by {made_by}, and this predictor runs {self.identity}: their vectors cannot be "
+                "compared; build the database again, or load the model that made it"
+            )
+
+    def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
+        references = dict.fromkeys(_references(paths, self.config))
+        with closing(embed_images(references, self.config, encoder=self.encoder)) as outcomes:
+            return self._sorted_out(references, outcomes)
+
+    def _sorted_out(
+        self, items: Iterable[str], outcomes: Iterable[Outcome]
+    ) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
+        """Part what has a vector from what has an error."""
+        found: list[str] = []
+        vectors: list[NDArray[np.float32]] = []
+        failures: dict[str, str] = {}
+        for item, outcome in zip(items, outcomes, strict=True):
+            if isinstance(outcome, RowError):
+                failures[item] = str(outcome)
+            else:
+                found.append(item)
+                vectors.append(outcome)
+        embeddings = np.stack(vectors) if vectors else np.empty((0, self.identity.embed_dim), np.float32)  # (n, d)
+        return tuple(found), embeddings, failures
+
+    def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[Match]:
+        rows, cosines = nearest(query, embeddings, top_k)
+        found = [items[int(row)] for row in rows]
+        # The shortest decimal that names the float32, as in score_pairs.
+        similarities = [float(str(value)) for value in score(cosines, self.config.score)]
+        if self.calibration is None:
+            return [Match(*pair) for pair in zip(found, similarities, strict=True)]
+        probabilities = self.calibration.probability(cosines).tolist()
+        return [Match(*each) for each in zip(found, similarities, probabilities, strict=True)]
+
+
+def _calibration(model: str) -> Calibration | None:
+    """Load the calibration of a model that is a folder, if it has one."""
+    folder = model_folder(model)
+    if not model or not (folder / _CALIBRATION).is_file():
+        return None
+    from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
+
+    return Calibration.load(folder)
+
+
+def _references(paths: References, config: Config) -> Iterator[str]:
+    """Yield references, folders as the pictures in them."""
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        reference = str(path) if isinstance(path, (str, os.PathLike)) else ""  # nothing usable, as in score_pairs
+        if config.limits.allow_local_files and reference.strip() and _is_folder(base := _located(reference, config)):
+            for found in sorted(base.rglob("*")):
+                inside = found.relative_to(base)
+                hidden = any(part.startswith(".") for part in inside.parts)
+                if found.suffix.lower() in _SUFFIXES and not hidden and not found.is_dir():
+                    yield str(Path(reference) / inside)
+        else:
+            yield reference
+
+
+def _located(reference: str, config: Config) -> Path:
+    return Path(config.base_dir or ".") / reference
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a long data: URL is no name
+        return False
+
+
+def _check_top_k(top_k: int) -> None:
+    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
+        raise UsageError(f"top_k={top_k!r} must be a whole number of at least 1")
+
+
+def _vector(outcome: Outcome) -> Embeddings:
+    if isinstance(outcome, RowError):
+        raise outcome
+    return outcome

@@ -1,0 +1,66 @@
+"""The OpenAPI document: what the framework makes of the routes, and what only the service's settings know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from ..settings import Settings
+from .middleware import OPEN
+from .schema import Problem
+
+_HEADERS = {
+    "X-Request-Id": {
+        "description": "The request's own, or one that the service gave it; the log has it too.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    },
+    "Retry-After": {
+        "description": "When the same request may fare better, in seconds.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 60},
+    },
+}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+
+
+def add_document(app: FastAPI, settings: Settings) -> None:
+    """Let an application's document tell of its limits, headers, problems and keys."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            components = document["components"]
+            components["schemas"]["Problem"] = Problem.model_json_schema()
+            components["headers"] = _HEADERS
+            for name, property_ in (("SimilarityRequest", "pairs"), ("EmbeddingsRequest", "input")):
+                for part in _arrays(components["schemas"][name]["properties"][property_]):
+                    part["maxItems"] = settings.max_pairs
+            if settings.api_keys:
+                components["securitySchemes"] = _KEYS
+            for path, operations in document["paths"].items():
+                for operation in operations.values():
+                    _complete(operation, keyed=bool(settings.api_keys) and path not in OPEN)
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(operation: dict[str, Any], *, keyed: bool) -> None:
+    """Add what all operations have in common."""
+    if keyed:
+        operation["security"] = [{name: []} for name in _KEYS]
+    for status, answer in operation["responses"].items():
+        names = ["X-Request-Id", *(["Retry-After"] if status in ("429", "503") else [])]
+        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _arrays(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for part in (schema, *schema.get("anyOf", ())):
+        if part.get("type") == "array":
+            yield part

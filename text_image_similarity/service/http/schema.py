@@ -1,0 +1,225 @@
+"""What requests and answers look like; the OpenAPI document is made of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
+
+from ...config import ScoreKind
+from ...errors import ErrorCode, RowError
+
+ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
+Caption = Annotated[str, Field(examples=["a dog on grass"])]
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
+Id = Annotated[str | StrictInt | None, Field(description="Comes back with the result.")]
+
+
+MOST_EVALUATIONS = 10_000  # that service had no limit
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UrlPair(_Strict):
+    """A caption and a picture that the service fetches."""
+
+    image_url: Annotated[str, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])]
+    caption: Caption
+    id: Id = None
+
+
+class Base64Pair(_Strict):
+    """A caption and a picture that comes with the request."""
+
+    image_base64: Annotated[
+        str, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
+    ]
+    caption: Caption
+    id: Id = None
+
+
+def _kind_of_pair(pair: Any) -> str:
+    has = "image_base64" in pair if isinstance(pair, dict) else isinstance(pair, Base64Pair)
+    return "base64" if has else "url"
+
+
+Pair = Annotated[Annotated[UrlPair, Tag("url")] | Annotated[Base64Pair, Tag("base64")], Discriminator(_kind_of_pair)]
+
+
+class SimilarityRequest(_Strict):
+    """Pairs to score."""
+
+    pairs: Annotated[list[Pair], Field(min_length=1)]
+    model: ModelName | None = None
+    score: Annotated[ScoreKind, Field(description="The score kind, as `Config.score`.")] = "cosine"
+
+
+class Failure(BaseModel):
+    """Why a pair has no score."""
+
+    code: Annotated[ErrorCode, Field(description="The category, stable and countable.")]
+    detail: Annotated[str, Field(description="What happened to this pair.")]
+
+
+class PairResult(BaseModel):
+    """The score of a pair, or why it has none."""
+
+    id: Id = None
+    similarity: float | None
+    error: Failure | None
+
+
+class SimilarityAnswer(BaseModel):
+    """One result for each pair, in order."""
+
+    model: str
+    score: ScoreKind
+    results: list[PairResult]
+
+
+class UploadAnswer(BaseModel):
+    """The score of an uploaded picture and its caption, or why there is none."""
+
+    model: str
+    score: ScoreKind
+    similarity: float | None
+    error: Failure | None
+
+
+class EmbeddingsRequest(BaseModel):
+    """Captions or pictures to embed, in the shape of OpenAI's embeddings API."""
+
+    input: Annotated[
+        str | Annotated[list[str], Field(min_length=1)],
+        Field(description="Captions; or pictures: http(s) or data: URLs, or files in standard base64."),
+    ]
+    model: ModelName | None = None
+    modality: Literal["text", "image"] = "text"
+    encoding_format: Annotated[
+        Literal["float", "base64"], Field(description="base64 is that of little-endian float32 values.")
+    ] = "float"
+    dimensions: Annotated[StrictInt | None, Field(description="Must be the model's own, if given.")] = None
+
+
+class Embedding(BaseModel):
+    """A unit vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Always 0: nothing is billed."""
+
+    prompt_tokens: Literal[0] = 0
+    total_tokens: Literal[0] = 0
+
+
+class EmbeddingsAnswer(BaseModel):
+    """One embedding for each input, in order."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedding]
+    model: str
+    usage: Usage = Usage()
+
+
+class ServedModelFacts(BaseModel):
+    """A model that requests may name."""
+
+    id: str
+    object: Literal["model"] = "model"
+    owned_by: str = "text-image-similarity"
+    loaded: bool
+    default: bool
+
+
+class ModelsAnswer(BaseModel):
+    """The models that requests may name."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModelFacts]
+
+
+class InfoAnswer(BaseModel):
+    """What runs here."""
+
+    version: str
+    models: Annotated[dict[str, dict[str, Any]], Field(description="The loaded models.")]
+    limits: dict[str, float]
+
+
+class Status(BaseModel):
+    """All is well."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Field(description="The category, stable and countable.")]
+    request_id: str
+    errors: Annotated[list[dict[str, Any]] | None, Field(description="The places or items that are wrong.")] = None
+
+
+class Evaluation(BaseModel):
+    """A pair, as the earlier service took it."""
+
+    image_input: Annotated[str, Field(description="An http(s) or data: URL, or a file in standard base64.")]
+    text_prompt: str
+    model_config_name: ModelName | None = None
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class EvaluationResult(BaseModel):
+    """A pair's result, as the earlier service gave it; `clip_score` is 100 * max(cos, 0)."""
+
+    image_input: str
+    text_prompt: str
+    clip_score: float | None
+    processing_time_ms: float
+    model_used: str
+    error: str | None
+
+    model_config = ConfigDict(protected_namespaces=())
+
+
+class EvaluationBatch(BaseModel):
+    """Pairs, as the earlier service took them."""
+
+    evaluations: Annotated[list[Evaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
+    batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
+    show_progress: Annotated[Any, Field(description="True or false; changes nothing.")] = None
+
+
+class EvaluationBatchResult(BaseModel):
+    """Results, as the earlier service gave them."""
+
+    results: list[EvaluationResult]
+    total_processed: int
+    total_successful: int
+    total_failed: int
+    total_processing_time_ms: float
+
+
+class Health(BaseModel):
+    """Whether the service works, as the earlier service said it."""
+
+    status: Literal["healthy", "unhealthy"]
+    version: str
+    models: Annotated[list[str], Field(description="The loaded models.")]
+    error: str | None
+
+
+def failure_of(error: RowError) -> dict[str, str]:
+    """Return a row's error as a problem's member."""
+    return {"code": error.code.value, "detail": error.detail}

@@ -1,0 +1,95 @@
+"""Items into batches, the oldest request's first, as soon as the model is free.
+
+While a batch is encoded the next one gathers, so that batches grow with the load by themselves. A batch that is not full
+waits for items that are being decoded, but no longer than it is told to; if none are, it starts at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from threading import Condition, Thread
+
+from ..jobs import Item
+
+IDLE_S = 10.0
+
+
+class Batcher:
+    """One thread that hands batches to a model.
+
+    Args:
+        name: The thread's.
+        work: Encodes a batch; must not raise.
+        max_batch: Most items of a batch.
+        max_wait_s: Longest time that an item waits for others, in seconds, while the model is free.
+        idle: Called when there was nothing to do for `IDLE_S`; must not raise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Item]], None],
+        max_batch: int,
+        max_wait_s: float,
+        idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._work, self._max_batch, self._max_wait, self._idle = work, max_batch, max_wait_s, idle
+        self._waiting: list[tuple[int, int, Item]] = []  # a heap
+        self._coming = 0
+        self._count = 0
+        self._closed = False
+        self._changed = Condition()
+        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many items are waiting or announced."""
+        return self._coming + len(self._waiting)
+
+    def announce(self, items: int) -> None:
+        """Say that items will come, or with a negative number that some will not."""
+        with self._changed:
+            self._coming += items
+            self._changed.notify()
+
+    def put(self, items: Sequence[Item]) -> None:
+        """Queue items that were announced."""
+        with self._changed:
+            self._coming -= len(items)
+            for item in items:
+                self._count += 1
+                heappush(self._waiting, (item.job.number, self._count, item))
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the thread after the batch in work; what waits is left."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._take():
+            self._work(batch)
+
+    def _has_work(self, timeout_s: float) -> bool:
+        """Wait for an item, or for the end; say no if neither came in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._waiting) or self._closed, timeout_s)
+
+    def _take(self) -> list[Item]:
+        """Wait for the next batch; none when closed."""
+        while not self._has_work(IDLE_S):
+            self._idle()
+        with self._changed:
+            end = time.monotonic() + self._max_wait
+            while self._coming > 0 and len(self._waiting) < self._max_batch and not self._closed:
+                left = end - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            if self._closed:
+                return []
+            return [heappop(self._waiting)[2] for _ in range(min(self._max_batch, len(self._waiting)))]

@@ -1,0 +1,167 @@
+"""What `serve run` and Serve's config files say to the service on Ray: arguments by name, checked and typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ...config import Config, Limits, one_of
+from ...errors import ConfigError
+from ...pipeline.arrow import portable
+from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, keys_in
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """How a deployment runs.
+
+    Args:
+        num_cpus: CPUs of a replica, which encodes with as many threads.
+        num_gpus: GPUs of a replica; replicas share one by a fraction.
+        min_replicas: Fewest replicas, from 1 on: a request for a model that is yet to be loaded would time out.
+        max_replicas: Most replicas; None is as many as the fewest.
+        target_ongoing_requests: Requests of a replica that Ray aims at by adding replicas and taking them away; None is
+            the batch size for a model, and 64 for the gateway.
+        max_ongoing_requests: Most requests that a replica takes at a time; None is four batches for a model. The gateway
+            takes as many as `max_inflight` lets through.
+        max_queued_requests: Requests that may wait for a replica in each gateway; further ones get 429.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    min_replicas: int = 1
+    max_replicas: int | None = None
+    target_ongoing_requests: float | None = None
+    max_ongoing_requests: int | None = None
+    max_queued_requests: int = 256
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_cpus", 0), ("num_gpus", 0), ("min_replicas", 1), ("max_queued_requests", 1)):
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be at least {least}")
+        for name, least in (("max_replicas", self.min_replicas), ("max_ongoing_requests", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be at least {least}")
+        if self.target_ongoing_requests is not None and not self.target_ongoing_requests > 0:
+            raise ConfigError(f"target_ongoing_requests={self.target_ongoing_requests!r} must be more than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be deployed.
+
+    Args:
+        settings: Those of the service.
+        models: How each model's deployment runs.
+        gateway: How the gateway runs.
+        log_format: How all of them log: `text` or `json`.
+    """
+
+    settings: Settings
+    models: Mapping[str, Replicas]
+    gateway: Replicas
+    log_format: str
+
+
+def _names(kind: type) -> frozenset[str]:
+    return frozenset(field.name for field in fields(kind))
+
+
+_SERVICE = _names(Settings) - {"models", "lazy", "drain_delay_s"}
+_SHARED = (_names(Config) | _names(Replicas)) - {"model", "revision", "score", "chunk_size", "base_dir"}
+_OWN = _SHARED - {"limits"} | {"model", "revision"}
+
+
+def read_arguments(args: Mapping[str, Any]) -> Plan:
+    """Return what some arguments ask for.
+
+    Args:
+        args: See `build`. Values may be texts, as those of the command line are; mappings and lists are JSON there.
+
+    Raises:
+        ConfigError: One is unknown or wrong.
+    """
+    given = {name: _value(name, value) for name, value in args.items()}
+    _check("the service", given, _SERVICE | _SHARED | {"models", "gateway", "log_format"})
+    shared: dict[str, Any] = {"io_workers": 64} | {name: given[name] for name in given if name in _SHARED}
+    models = _models(given.get("models", "fast"))
+    service = {name: given[name] for name in given if name in _SERVICE}
+    gateway = given.get("gateway", {})
+    if not isinstance(gateway, Mapping):
+        raise ConfigError(f"gateway={gateway!r} must be a mapping, such as {{min_replicas: 2}}")
+    _check("the gateway", gateway, _names(Replicas) - {"max_ongoing_requests"})
+    if isinstance(limits := given.get("limits", {}), Mapping):
+        _check("limits", limits, _names(Limits))
+    configs, replicas = {}, {}
+    for name, own in models.items():
+        where = f"model {name}"
+        _check(where, own, _OWN)
+        every = shared | own
+        configs[name] = portable(_made(where, Config, every))
+        replicas[name] = _made(where, Replicas, every)
+    settings = _made("the service", Settings, service | {"models": configs})
+    log_format = given.get("log_format", "text")
+    one_of("log_format", log_format, ("text", "json"))
+    return Plan(settings, replicas, _made("the gateway", Replicas, gateway), log_format)
+
+
+def with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Return settings with the keys and the collector that an environment names, where they name none themselves."""
+    return replace(
+        settings,
+        api_keys=settings.api_keys or keys_in(environment.get(KEYS_VARIABLE, "").split(",")),
+        otlp_endpoint=settings.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
+    )
+
+
+def _value(name: str, value: Any) -> Any:
+    """Read JSON where the command line's text holds some."""
+    if not isinstance(value, str) or not value.startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as exc:
+        raise ConfigError(f"{name}: {value[:100]} is no JSON: {exc}") from exc
+
+
+def _models(given: Any) -> dict[str, dict[str, Any]]:
+    """Return the arguments of each model by its name, from any of the ways to say it."""
+    if isinstance(given, str):
+        given = given.split(",")
+    if isinstance(given, list):
+        given = {str(name).strip(): {} for name in given}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"models={given!r} must be a mapping of names to models, or some names")
+    found = {}
+    for name, own in given.items():
+        own = {} if own is None else {"model": own} if isinstance(own, str) else own
+        if not isinstance(own, Mapping):
+            raise ConfigError(f"model {name}: {own!r} must be a model's name, or a mapping with one")
+        found[str(name)] = {"model": str(name), **own}
+    return found
+
+
+def _check(where: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{where} has no argument {name!r}; there are {', '.join(sorted(known))}")
+
+
+def _made(where: str, kind: type[T], given: Mapping[str, Any]) -> T:
+    """Return a dataclass's instance, its values typed; what it has no field for is left out."""
+    try:
+        return TypeAdapter(kind).validate_python({name: given[name] for name in given if name in _names(kind)})
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        told = first["ctx"]["error"] if first["type"] == "value_error" else f"{place}: {first['msg']}"
+        raise ConfigError(f"{where}: {told}") from exc

@@ -1,0 +1,220 @@
+"""The service on Ray Serve: a gateway that speaks HTTP, and a deployment for each model, scaled on its own.
+
+    Ray's HTTP proxy -> Gateway: Gate -> routes -> RayBackend -> Ray's router -> ModelReplica: LocalBackend
+
+All that clients see is the gateway's and equals the plain service. It needs the extras `ray` and `serve`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ...config import ScoreKind
+from ...errors import ConfigError
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve import Application
+    from ray.serve.handle import DeploymentHandle
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ..jobs import Answer, Ask
+    from ..problems import ProblemError
+    from .arguments import Plan, Replicas
+    from .pool import Report
+
+logger = logging.getLogger("text_image_similarity")
+
+GATEWAY = "gateway"  # the deployments' names
+MODEL = "model-{}"
+_HEALTH_EVERY_S = 5.0
+_HEALTH_S = 15.0  # for the answer
+_REFUSED = 256  # requests at a gateway besides those in work: probes, and those that are being refused
+
+
+def build(args: dict[str, Any]) -> Application:
+    """Return the service as a Ray Serve application.
+
+    Args:
+        args: `models`: some names such as `fast,accurate`, or a mapping of names to models, or to mappings of a `model` and
+            of what it has for itself. For all models: fields of `Config` (such as `device`, `batch_size`, `timeout_s`,
+            `limits`) and of `Replicas` (such as `num_gpus`, `max_replicas`). For the service: fields of `Settings` (such as
+            `splits`, `max_queue`, `api_keys`). `gateway`: a mapping of fields of `Replicas`. `log_format`: `text` or `json`.
+
+    Raises:
+        ConfigError: An argument is unknown or wrong, or an extra is missing.
+    """
+    for name in ("ray", "fastapi", "prometheus_client"):
+        if find_spec(name) is None:
+            raise ConfigError(f"the service on Ray needs {name}: pip install 'text-image-similarity[ray,serve]'")
+    from ray import serve
+
+    from .arguments import read_arguments
+
+    plan = read_arguments(args)
+    settings = plan.settings
+    models = {}
+    for name, replicas in plan.models.items():
+        batch = settings.models[name].batch_size
+        deployment = serve.deployment(
+            name=MODEL.format(name.replace("/", "-")),
+            max_ongoing_requests=replicas.max_ongoing_requests or 4 * batch,
+            **_options(plan, replicas, batch),
+        )
+        own = replace(settings, models={name: settings.models[name]}, splits={})
+        models[name] = deployment(ModelReplica).bind(own)
+    deployment = serve.deployment(
+        name=GATEWAY,
+        max_ongoing_requests=settings.max_inflight + _REFUSED,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
+        **_options(plan, plan.gateway, 64),
+    )
+    return deployment(serve.ingress()(Gateway)).bind(settings, models)
+
+
+def _options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
+    """Return a deployment's options that say how many replicas there are, on what, and when one is given up."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": replicas.min_replicas,
+            "max_replicas": replicas.max_replicas or replicas.min_replicas,
+            "target_ongoing_requests": replicas.target_ongoing_requests or target,
+        },
+        "ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus},
+        "max_queued_requests": replicas.max_queued_requests,
+        "health_check_period_s": _HEALTH_EVERY_S,
+        "health_check_timeout_s": _HEALTH_S,
+        "graceful_shutdown_timeout_s": plan.settings.request_timeout_s + 10,
+        "logging_config": {"encoding": plan.log_format.upper(), "enable_access_log": False},
+    }
+
+
+class ModelReplica:
+    """A process with one model. It may be killed at any time: what it keeps on disk is whole, and its decoders end with it.
+
+    Args:
+        settings: Those of the service, with this model alone.
+
+    Raises:
+        ConfigError, ModelError: It cannot be loaded.
+    """
+
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
+        from ..inference.local import LocalBackend
+        from ..telemetry.metrics import Metrics
+
+        _log_with_ray()
+        self._name = _replica_name()
+        self._metrics = Metrics()
+        self._backend = LocalBackend(settings, self._metrics)
+        await self._backend.start()
+
+    async def run(self, asks: Sequence[Ask], kind: ScoreKind, within_s: float) -> Answer | ProblemError:
+        """Answer a request as `Backend.run` does, in the time that is left; a refusal is returned."""
+        from ..problems import ProblemError
+
+        try:
+            return await self._backend.run(None, asks, kind, within_s=within_s)
+        except ProblemError as problem:
+            if self._backend.dead() is not None:
+                # It would refuse faster than others answer, and so get all requests until Ray finds it unhealthy. When it is
+                # gone, the gateways send what it had to other replicas.
+                logger.critical("%s ends: %s", self._name, problem.detail)
+                logging.shutdown()
+                os._exit(1)
+            return problem
+
+    async def report(self) -> Report:
+        """Say how it is."""
+        from .pool import Report
+
+        families = [
+            family
+            for family in self._metrics.registry.collect()
+            if family.name.startswith("process_") or any("model" in sample.labels for sample in family.samples)
+        ]
+        facts = next(iter(self._backend.models().values()))
+        return Report(self._name, self._backend.unready(), facts, families)
+
+    async def check_health(self) -> None:
+        """Tell Ray whether this replica is to be replaced."""
+        if (problem := self._backend.dead()) is not None:
+            raise RuntimeError(problem.detail)
+
+
+class Gateway:
+    """The process that speaks HTTP: the plain service, but for its backend.
+
+    Args:
+        settings: Those of the service.
+        models: A handle for each model's deployment, by the model's name.
+    """
+
+    def __init__(self, settings: Settings, models: Mapping[str, DeploymentHandle[Any]]) -> None:
+        from ray import serve
+
+        from .arguments import with_environment
+        from .pool import ClusterMetrics, RayBackend
+
+        _log_with_ray()
+        context = serve.get_replica_context()
+        self._settings = settings = with_environment(
+            settings, os.environ
+        )  # its own one, so that no key passes through Ray
+        self._metrics = ClusterMetrics(_replica_name())
+        peers = serve.get_deployment_handle(context.deployment, context.app_name)
+        self._backend = RayBackend(settings, models, peers, self._metrics)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the service; Ray calls it."""
+        from ..http.app import create_app
+
+        app = create_app(self._settings, backend=self._backend, metrics=self._metrics)
+        app.add_middleware(_OneRequestId)
+        return app
+
+    async def report(self) -> Report:
+        """Say what it counted, to another gateway that is asked for metrics."""
+        from .pool import Report
+
+        unready = self._backend.unready()
+        self._metrics.ready.set(unready is None)
+        return Report(self._metrics.replica, unready, None, list(self._metrics.registry.collect()))
+
+
+class _OneRequestId:
+    """Leaves `X-Request-Id` to Ray's proxy, which adds it to every answer, and to the request if the client did not.
+
+    Args:
+        app: The service.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [header for header in message["headers"] if header[0] != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_without)
+
+
+def _replica_name() -> str:
+    from ray import serve
+
+    context = serve.get_replica_context()
+    return f"{context.deployment}#{context.replica_tag}"
+
+
+def _log_with_ray() -> None:
+    """Let the replica's log, which Ray keeps, hold our messages too."""
+    logger.parent = logging.getLogger("ray.serve")
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,218 @@
+"""The backend whose models are Ray Serve deployments, as a gateway sees them: handles to call, and reports of what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from ...config import ScoreKind
+from ..jobs import Answer, Ask, late
+from ..pool import choose, crowded
+from ..problems import ProblemError
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+logger = logging.getLogger("text_image_similarity")
+
+_TRIES = 3  # replicas that a request may be lost with; more are the request's fault
+_GRACE_S = 1.0  # for a replica's answer at the end of a request's time, which says what is done by then
+_LOOK_EVERY_S = 1.0
+_LOOK_S = 5.0  # for all replicas of a deployment to report
+_FRESH_S = 15.0  # how long a report counts
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a replica says of itself.
+
+    Args:
+        replica: Its name.
+        unready: Why it wants no requests, or None.
+        facts: What is known of its model.
+        families: Its metrics.
+    """
+
+    replica: str
+    unready: ProblemError | None
+    facts: Mapping[str, Any] | None
+    families: list[Metric] = field(repr=False)
+
+
+class RayBackend:
+    """Models in other processes: a request that is lost with a replica is sent to another one.
+
+    Args:
+        settings: Those of the service.
+        models: A handle for each model's deployment, by the model's name.
+        peers: A handle for the gateways, this one included.
+        metrics: Those of this gateway; it shows what the others report.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        models: Mapping[str, DeploymentHandle[Any]],
+        peers: DeploymentHandle[Any],
+        metrics: ClusterMetrics,
+    ) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._models, self._peers = models, peers
+        self._inflight = 0
+        self._known: dict[str, tuple[float, list[Report]]] = {}  # when it was learned, by deployment
+        self._watching: asyncio.Task[None] | None = None
+        metrics.inflight.set_function(lambda: self._inflight)
+
+    async def start(self) -> None:
+        """See `Backend`; the models start by themselves."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """See `Backend`."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+
+    async def run(self, model: str | None, asks: Sequence[Ask], kind: ScoreKind) -> Answer:
+        """See `Backend`."""
+        name = choose(self._settings, model)
+        if (refused := self.refusal()) is not None:
+            raise refused
+        timeout_s = self._settings.request_timeout_s
+        self._inflight += len(asks)
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                answer = await self._ask(name, list(asks), kind)
+        except TimeoutError:
+            return Answer(name, [late(ask, timeout_s) for ask in asks], [[] for _ in asks])
+        finally:
+            self._inflight -= len(asks)
+        if isinstance(answer, ProblemError):
+            raise answer
+        return answer
+
+    def refusal(self) -> ProblemError | None:
+        """See `Backend`: whether this gateway has room."""
+        return crowded(self._inflight) if self._inflight >= self._settings.max_inflight else None
+
+    def unready(self) -> ProblemError | None:
+        """See `Backend`: a model none of whose replicas is ready."""
+        for name, handle in self._models.items():
+            problems = [report.unready for report in self._reports(handle)]
+            if all(problems):
+                return problems[0] if problems else ProblemError("model_unavailable", f"no replica of {name} answers")
+        return None
+
+    def dead(self) -> ProblemError | None:
+        """See `Backend`: Ray replaces the replicas of models, and a new gateway would find the same ones."""
+        return None
+
+    def models(self) -> Mapping[str, Mapping[str, Any] | None]:
+        """See `Backend`."""
+        found = {name: self._reports(handle) for name, handle in self._models.items()}
+        return {name: reports[0].facts if reports else None for name, reports in found.items()}
+
+    async def _ask(self, name: str, asks: list[Ask], kind: ScoreKind) -> Answer | ProblemError:
+        """Ask a replica, and another one if that is lost: to score a pair twice does no harm."""
+        from ray.exceptions import ObjectLostError, RayActorError
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        end = time.monotonic() + self._settings.request_timeout_s
+        for _ in range(_TRIES):
+            response = self._models[name].run.remote(asks, kind, max(end - time.monotonic(), 0.0))
+            try:
+                answer: Answer | ProblemError = await response
+                return answer
+            except asyncio.CancelledError:
+                with suppress(Exception):  # whatever came of it meanwhile
+                    response.cancel()  # type: ignore[no-untyped-call]
+                raise
+            except BackPressureError as exc:
+                return ProblemError("queue_full", f"{name}: {exc.message}", retry_after_s=1, reason="queue_full")
+            except DeploymentUnavailableError as exc:
+                return ProblemError("model_unavailable", f"{name}: {exc.message}", retry_after_s=30)
+            except (RayActorError, ObjectLostError) as exc:
+                logger.warning("a replica of %s was lost with a request: %s", name, type(exc).__name__)
+        return ProblemError(
+            "model_unavailable", f"{_TRIES} replicas of {name} were lost with this request", retry_after_s=5
+        )
+
+    def _reports(self, handle: DeploymentHandle[Any]) -> list[Report]:
+        learned, reports = self._known.get(handle.deployment_name, (0.0, []))
+        return reports if time.monotonic() - learned < _FRESH_S else []
+
+    async def _watch(self) -> None:
+        """Keep asking what is there."""
+        handles = [*self._models.values(), self._peers]
+        while True:
+            await asyncio.gather(*map(self._look, handles))
+            reports = [report for handle in handles for report in self._reports(handle)]
+            self._metrics.others = [report for report in reports if report.replica != self._metrics.replica]
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self, handle: DeploymentHandle[Any]) -> None:
+        if (reports := await _ask_all(handle)) is not None:
+            self._known[handle.deployment_name] = time.monotonic(), reports
+
+
+async def _ask_all(handle: DeploymentHandle[Any]) -> list[Report] | None:
+    """Return the reports of a deployment's replicas; None if that cannot be known now."""
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    try:
+        said = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
+    except DeploymentUnavailableError:
+        return []  # it has no replica
+    except Exception:  # the next look may fare better
+        logger.warning("%s does not report", handle.deployment_name, exc_info=True)
+        return None
+    return [report for report in said if isinstance(report, Report)]
+
+
+class ClusterMetrics(Metrics):
+    """The metrics of a gateway and of all other replicas as they were reported, each with the label `replica`.
+
+    Args:
+        replica: The gateway's name.
+    """
+
+    def __init__(self, replica: str) -> None:
+        super().__init__()
+        self.replica = replica
+        self.others: list[Report] = []
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        whole: dict[str, Metric] = {}
+        for replica, families in (
+            (self.replica, list(self.registry.collect())),
+            *((report.replica, report.families) for report in self.others),
+        ):
+            for family in families:
+                into = whole.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                into.samples += [s._replace(labels={**s.labels, "replica": replica}) for s in family.samples]
+        registry = CollectorRegistry()
+        registry.register(_Collected(whole.values()))
+        return generate_latest(registry)
+
+
+class _Collected(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families

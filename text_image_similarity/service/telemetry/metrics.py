@@ -1,0 +1,119 @@
+"""What Prometheus reads: the names, labels and buckets of the service's metrics.
+
+No label holds anything that clients choose freely, such as a URL, a host or a caption.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+from ...errors import ErrorCode
+from ...records import ScoreResult
+from ...system import package_version
+from ..problems import Reason
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "tis_requests", "Requests by route and status.", ("route", "method", "status"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "tis_request_duration_seconds",
+            "Time from a request's first byte to its answer's last.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._pairs = Counter(
+            "tis_pairs",
+            "Pairs by result: scored, failed (with the error's code) or dropped, because nobody waited any more.",
+            ("model", "result", "error_code"),
+            registry=registry,
+        )
+        self._stage_seconds = Histogram(
+            "tis_stage_duration_seconds",
+            "Time of a picture's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
+            ("stage", "model"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram("tis_batch_size", "Pairs of a batch.", ("model",), buckets=_PAIRS, registry=registry)
+        self._depth = Gauge("tis_queue_depth", "Pairs that wait for a model.", ("model",), registry=registry)
+        self._capacity = Gauge(
+            "tis_queue_capacity", "Waiting pairs from which on requests are refused.", ("model",), registry=registry
+        )
+        self.rejected = Counter(
+            "tis_queue_rejected", "Requests that were refused for want of room.", ("reason",), registry=registry
+        )
+        self.inflight = Gauge("tis_inflight_pairs", "Pairs accepted and not finished.", registry=registry)
+        self._lookups = Counter(
+            "tis_cache_lookups", "Embeddings looked for among those known.", ("kind", "model"), registry=registry
+        )
+        self._hits = Counter(
+            "tis_cache_hits", "Embeddings found among those known.", ("kind", "model"), registry=registry
+        )
+        self._score = Histogram(
+            "tis_score", "Cosines of scored pairs.", ("model",), buckets=_COSINES, registry=registry
+        )
+        self.ready = Gauge("tis_ready", "Whether /readyz says yes.", registry=registry)
+        build = Gauge("tis_build_info", "What runs here.", ("version", "python"), registry=registry)
+        build.labels(package_version(), platform.python_version()).set(1)
+        for reason in get_args(Reason):
+            self.rejected.labels(reason)  # a rate needs the 0 before the first one
+
+    def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
+        """Show a model from now on."""
+        self._depth.labels(model).set_function(depth)
+        self._capacity.labels(model).set(capacity)
+        for stage in ("fetch", "decode", "queue", "encode"):
+            self._stage_seconds.labels(stage, model)
+        for kind in ("image", "text"):
+            self._lookups.labels(kind, model)
+            self._hits.labels(kind, model)
+        self._pairs.labels(model, "scored", "")
+        for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
+            self._pairs.labels(model, "failed", code.value)
+
+    def stage(self, model: str, stage: str, seconds: float) -> None:
+        """Count the time of a stage."""
+        self._stage_seconds.labels(stage, model).observe(max(seconds, 0.0))
+
+    def batch(self, model: str, pairs: int) -> None:
+        """Count a batch."""
+        self._batch.labels(model).observe(pairs)
+
+    def looked_up(self, model: str, kind: Literal["image", "text"], *, found: bool) -> None:
+        """Count a look into the embedding cache."""
+        self._lookups.labels(kind, model).inc()
+        if found:
+            self._hits.labels(kind, model).inc()
+
+    def pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
+        """Count an answered pair."""
+        if result.code is None:
+            self._pairs.labels(model, "scored", "").inc()
+        else:
+            self._pairs.labels(model, "failed", result.code.value).inc()
+        if cosine is not None:
+            self._score.labels(model).observe(cosine)
+
+    def dropped(self, model: str, pairs: int) -> None:
+        """Count pairs that nobody waited for any more."""
+        self._pairs.labels(model, "dropped", "").inc(pairs)
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self.registry)

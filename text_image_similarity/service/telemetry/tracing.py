@@ -1,0 +1,101 @@
+"""Requests as OpenTelemetry traces: a span for the request, and below it one for each stage of each pair.
+
+Spans are made when a request is over, from the times that were marked on the way, so that threads know nothing of traces.
+The caller's W3C trace context is taken up; fetched hosts are told none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..jobs import Call
+
+_LAST_S = 2.0  # for the last spans
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
+
+
+class Tracing:
+    """Sends traces, or does nothing.
+
+    Args:
+        endpoint: An OTLP/HTTP collector such as http://collector:4318; None sends nothing.
+    """
+
+    def __init__(self, endpoint: str | None) -> None:
+        self._tracer: Any = None
+        self._provider: Any = None
+        if endpoint is not None:
+            self._provider = _provider(endpoint)
+            self._tracer = self._provider.get_tracer("text_image_similarity")
+
+    def record(self, call: Call, headers: dict[bytes, bytes], name: str, status: int) -> str | None:
+        """Make the spans of a request that is over.
+
+        Returns:
+            Its trace id, for the log: 32 hexadecimal digits; None if neither the caller nor we have one.
+        """
+        if self._tracer is None:
+            caller = _TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+            return caller[1].decode() if caller else None
+        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        carrier = {key: headers[key.encode()].decode("latin-1") for key in _CONTEXT if key.encode() in headers}
+        span = self._tracer.start_span(
+            name,
+            TraceContextTextMapPropagator().extract(carrier),
+            SpanKind.SERVER,
+            {
+                "http.response.status_code": status,
+                "http.request.method": name.partition(" ")[0],
+                "http.route": name.partition(" ")[2],
+                "tis.request_id": call.request_id,
+                "tis.pairs": call.pairs,
+                "tis.failed": call.failed,
+            },
+            start_time=_nanoseconds(call.began),
+        )
+        if status >= 500:
+            span.set_status(StatusCode.ERROR)
+        below = set_span_in_context(span)
+        for answer in call.answers:
+            for index, marks in enumerate(answer.marks):
+                for mark in marks:
+                    facts = {"tis.model": answer.model, "tis.pair": index}
+                    stage = self._tracer.start_span(
+                        mark.stage, below, attributes=facts, start_time=_nanoseconds(mark.began)
+                    )
+                    stage.end(_nanoseconds(mark.ended))
+        span.end()
+        return f"{span.get_span_context().trace_id:032x}"
+
+    def close(self) -> None:
+        """Send what is left, if the collector takes it soon; one that is dead does not keep the service from its end."""
+        if self._provider is not None:
+            sending = Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+            sending.start()
+            sending.join(_LAST_S)
+
+
+_CONTEXT = ("traceparent", "tracestate")
+
+
+def _provider(endpoint: str) -> Any:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    # The environment's OTEL_SERVICE_NAME comes before our name; OTEL_RESOURCE_ATTRIBUTES and OTEL_TRACES_SAMPLER count too.
+    name = os.environ.get("OTEL_SERVICE_NAME", "text-image-similarity")
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
+    return provider
+
+
+def _nanoseconds(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -1,0 +1,114 @@
+"""Spark: score a DataFrame, score within SQL, run a table's parts on a cluster.
+
+Rows are scored in Spark's Python workers, as Arrow batches; the driver sees none of them. Neither RDDs nor the JVM are
+touched, so that both work with Spark Connect. What runs in the workers is in `worker`, the command line's engine in
+`engine`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..errors import UsageError
+from ..formats import check_columns
+from ..pipeline.arrow import portable
+from ..records import OUT_COLUMNS
+from .session import require_pyspark
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_text: str = "caption") -> DataFrame:
+    """Add `similarity` and `error` to a Spark DataFrame.
+
+    Lazy, as Spark is. Each Python worker loads the model once; downloads and encoding overlap within a partition, across
+    the borders of Arrow batches.
+
+    Args:
+        df: Any DataFrame; its other columns keep their types and values.
+        config: The settings of the run. Relative paths in them start from the driver's working folder; `device="auto"`
+            takes the GPU that Spark gave to the task.
+        col_url: Its column of references, of strings or numbers.
+        col_text: Its column of captions, of strings or numbers.
+
+    Returns:
+        The columns of `df`, then `similarity` (double, null for a failed row) and `error` (string, null for a scored one).
+
+    Raises:
+        UsageError: A column is missing or of another type, `similarity` or `error` is there already, or Spark cannot
+            hand a column to Python.
+        ConfigError: PySpark is not installed.
+
+    Example:
+        >>> score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")  # doctest: +SKIP
+    """
+    require_pyspark()
+    from pyspark.errors import PySparkNotImplementedError
+    from pyspark.sql.types import DoubleType, StringType, StructField, StructType
+
+    from .worker import score_task
+
+    _check(df, (col_url, col_text))
+    names = df.columns
+    numbered = df.toDF(*(f"c{i}" for i in range(len(names))))  # names may occur twice, and hold dots
+    columns = (f"c{names.index(col_url)}", f"c{names.index(col_text)}")
+    added = [StructField("similarity", DoubleType()), StructField("error", StringType())]
+    schema = StructType([*numbered.schema.fields, *added])
+    try:
+        scored = numbered.mapInArrow(partial(score_task, config=portable(config), columns=columns), schema)
+    except PySparkNotImplementedError as exc:  # for an interval of years and months
+        kinds = [
+            f"{field.name!r} ({kind})" for field in df.schema if "interval" in (kind := field.dataType.simpleString())
+        ]
+        raise UsageError(f"Spark cannot hand every column to Python; drop or cast {', '.join(kinds)}") from exc
+    return scored.toDF(*names, *OUT_COLUMNS)
+
+
+def similarity_udf(config: Config) -> Any:
+    """Return a function for SQL and the DataFrame API: `similarity(url, caption)`, two strings, is a struct.
+
+    It is an iterator pandas UDF, and not deterministic for Spark's optimiser, which else might score a row twice.
+
+    Args:
+        config: The settings, as for `score_dataframe`.
+
+    Returns:
+        A UDF that returns `struct<similarity: double, error: string>`, one of them null.
+
+    Raises:
+        ConfigError: PySpark is not installed.
+
+    Example:
+        >>> spark.udf.register("similarity", similarity_udf(Config(model="mini")))  # doctest: +SKIP
+    """
+    require_pyspark()
+    from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
+
+    from .worker import series_scorer
+
+    udf: Any = pandas_udf(series_scorer(portable(config)), "similarity double, error string")
+    return udf.asNondeterministic()
+
+
+def _check(df: DataFrame, columns: tuple[str, str]) -> None:
+    """Refuse a DataFrame that cannot be scored.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    from pyspark.sql import types
+
+    fields = df.schema.fields
+    check_columns([field.name for field in fields], columns, "the DataFrame")
+    same = str if df.sparkSession.conf.get("spark.sql.caseSensitive") == "true" else str.lower
+    if taken := [field.name for field in fields if same(field.name) in OUT_COLUMNS]:
+        raise UsageError(f"the DataFrame has a column {taken[0]!r} already; rename or drop it")
+    numbers = (types.ByteType, types.ShortType, types.IntegerType, types.LongType, types.FloatType, types.DoubleType)
+    texts = (types.StringType, types.CharType, types.VarcharType, types.NullType)
+    for field in fields:
+        if field.name in columns and not isinstance(field.dataType, (*texts, *numbers)):
+            kind = field.dataType.simpleString()
+            raise UsageError(f"column {field.name!r} is of type {kind}, not string; cast it, or name another column")

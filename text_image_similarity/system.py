@@ -1,0 +1,119 @@
+"""What every room may need of Python and of the machine: daemon threads with deadlines, cores, pauses, optional libraries."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from sys import modules
+from threading import Thread
+from typing import TypeVar
+
+from .errors import MissingExtraError
+
+T = TypeVar("T")
+
+
+def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
+    """Run a function on a daemon thread, which cannot keep the process from ending, and return where its result will be.
+
+    Cancelling the future does not stop the function.
+    """
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as exc:  # raised again where the result is asked for
+            done.set_exception(exc)
+
+    Thread(target=run, name=name, daemon=True).start()
+    return done
+
+
+def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
+    """Return what a function returns, or raise what it raises, within a time that holds even if it hangs.
+
+    Args:
+        seconds: The longest wait.
+        function: Goes on in the background when the time is over: a system call that hangs can be neither ended nor joined.
+        name: The thread's name.
+
+    Raises:
+        TimeoutError: It took longer.
+    """
+    try:
+        return start_daemon(function, name=name).result(seconds)
+    except TimeoutError as exc:
+        raise TimeoutError(str(exc) or f"no answer within {seconds:g} s") from exc
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: OMP_NUM_THREADS, as torch reads it, or those it is bound to."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def backoff_s(tries: int) -> float:
+    """Return a pause before the next of `tries` + 2 tries, in seconds: full jitter under 0.25 * 2^tries, at most 8."""
+    pause: float = min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
+    return pause
+
+
+def require(purpose: str, *names: str, extra: str) -> None:
+    """Make sure that optional libraries are installed, without importing them.
+
+    Args:
+        purpose: What needs them, as the subject of a sentence: "scoring on Spark".
+        names: The modules.
+        extra: The extra, or several with commas, that brings them.
+
+    Raises:
+        MissingExtraError: One is missing; the message names the pip command.
+    """
+    if missing := [name for name in names if not is_installed(name)]:
+        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: pip install 'text-image-similarity[{extra}]'")
+
+
+def is_installed(name: str) -> bool:
+    """Say whether a module can be imported, without importing it."""
+    return find_spec(name) is not None
+
+
+def package_version() -> str:
+    """Return this package's version, or `unknown` where it is not installed but lies on the path."""
+    try:
+        return version("text-image-similarity")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def lazy_names(
+    package: str, homes: Mapping[str, tuple[str, ...]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return `__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
+
+    Args:
+        package: The package's `__name__`.
+        homes: For each module of the package the names that it defines.
+    """
+    home = {name: module for module, names in homes.items() for name in names}
+
+    def get(name: str) -> object:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f".{home[name]}", package), name)
+        setattr(modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(modules[package]), *home})
+
+    return get, names

@@ -1,0 +1,299 @@
+"""Train a dual encoder: one pass after another, validation after each, the best averaged weights kept.
+
+A run writes into its folder: the model itself (`config.json`, `model.safetensors`, `tokenizer.json`; always the best so
+far), `history.json`, `loss.png`, `recall.png`, and `checkpoint.safetensors`, from which `resume` goes on. On the CPU a
+run that was killed and resumed ends with the weights of one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ..config import Config
+from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
+from ..encoders.torch_backend import choose_placement
+from ..encoders.towers import DualEncoder
+from ..encoders.towers.image import build_backbone
+from ..errors import ModelError, UsageError
+from ..files import write_whole
+from .checkpoint import NAME as CHECKPOINT
+from .checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
+from .config import TrainConfig
+from .curves import draw_curves
+from .data import Splits, batches, fingerprint, load_splits
+from .model import calibrate, encode, measure, rebuild_model, start_model
+from .optimisation import average_into
+from .step import Stepper, choose_dtype
+from .tracking import MlflowTracker, NoTracker, Tracker, require_mlflow
+
+logger = logging.getLogger("text_image_similarity")
+
+_SHOWN = 3  # unreadable photos of an epoch that are named
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """Where a run stands, after each step.
+
+    Args:
+        epoch: From 1.
+        epochs: In all.
+        step: Of the epoch, from 1.
+        steps: An epoch's.
+        loss: Mean of this epoch so far.
+        metrics: Of the epoch, once it is over; None before.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    metrics: Mapping[str, float] | None = None
+
+
+Progress = Callable[[TrainProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a run came to.
+
+    Args:
+        folder: The trained model.
+        best_epoch: The epoch, from 1, whose averaged weights were kept.
+        history: Metrics of each epoch: loss, learning rate, and the retrieval figures on the validation photos.
+        test: The retrieval figures of the kept weights on the test photos; empty where there are none.
+        stopped_early: Whether training ended because validation had stopped improving.
+    """
+
+    folder: Path
+    best_epoch: int
+    history: list[dict[str, float]]
+    test: dict[str, float]
+    stopped_early: bool
+
+
+def train(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a dual encoder on photos with captions.
+
+    Args:
+        source: Hub id, Parquet file, folder of splits, or table; as for `read_dataset`.
+        out: Folder for the model; afterwards `Config(model=out)` loads it.
+        config: The settings of the run.
+        resume: Go on from the folder's checkpoint; starts from the beginning where there is none yet.
+        progress: Called after each step.
+
+    Raises:
+        UsageError: The folder holds another run, a setting differs from the run to resume, or the data is too small.
+        TableError: The data cannot be read.
+        ModelError: The weights to start from cannot be used, or the loss is no longer finite.
+        ModelUnavailableError: They cannot be downloaded.
+    """
+    folder = Path(out)
+    found = load_checkpoint(folder) if resume else None
+    if found is None and (folder / CHECKPOINT).exists():
+        raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
+    if found is None and (folder / "config.json").exists():
+        raise UsageError(f"{folder} holds a model, and no checkpoint to resume; name another folder")
+    fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
+    if found is not None:
+        _refuse_changes(folder, found.progress["fixed"], fixed)
+    _check(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        splits = load_splits(str(source), config)
+        fixed["data"] = fingerprint(splits)
+        if found is not None:
+            _refuse_changes(folder, found.progress["fixed"], fixed)
+        run = _Run(config, splits, folder, fixed, found)
+        if config.tracking == "none":
+            return run.finish(NoTracker(), progress)
+        return _tracked(run, {"source": str(source), **fixed, **run.facts()}, folder.name, progress)
+    except (OSError, SafetensorError) as exc:
+        raise ModelError(f"{folder} cannot be written: {exc}; make room and go on with --resume") from exc
+
+
+def _check(config: TrainConfig) -> None:
+    """Find what is wrong with the settings before the data is read.
+
+    Raises:
+        ConfigError, UsageError: The device, precision or tower is not to be had, or MLflow is not installed.
+    """
+    choose_dtype(config, choose_placement(Config(device=config.device)).device)
+    if config.init is None:
+        build_backbone(config.image_tower, config.image_size)
+    if config.tracking != "none":
+        require_mlflow()
+
+
+def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: Progress | None) -> TrainResult:
+    """Finish a run while MLflow keeps its course."""
+    config, run_id = run.config, run.state.run_id
+    tracker = MlflowTracker(
+        config.tracking, experiment=config.experiment, name=name, parameters=parameters, run_id=run_id
+    )
+    try:
+        result = run.finish(tracker, progress)
+    except BaseException as exc:
+        tracker.end("FAILED" if isinstance(exc, Exception) else "KILLED")
+        raise
+    tracker.end("FINISHED")
+    return result
+
+
+@dataclass(slots=True)
+class _State:
+    """What changes during a run besides tensors; a checkpoint holds it as JSON."""
+
+    step: int = 0  # of the whole run, from 0
+    loss: float = 0.0  # summed over this epoch's steps
+    learnt: int = 0  # this epoch's steps that had a batch
+    best: list[float] = field(default_factory=list)  # of the kept weights: mean recall@10, recall@1 and MRR
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+
+
+class _Run:
+    def __init__(
+        self, config: TrainConfig, splits: Splits, folder: Path, fixed: dict[str, Any], found: Checkpoint | None
+    ):
+        self.config, self.state = config, _State()
+        self._splits, self._folder, self._fixed = splits, folder, fixed
+        if found is None:
+            model, self._tokenizer = start_model(config, [c for image in splits.train for c in image.captions])
+        else:
+            model, self._tokenizer = rebuild_model(found.progress["model"], found.progress["tokenizer"])
+        self._model: DualEncoder = model.to(choose_placement(Config(device=config.device)).device)
+        self._average = {name: value.detach().clone() for name, value in self._model.state_dict().items()}
+        self._per_epoch = len(splits.train) // config.batch_size
+        self._stepper = Stepper(self._model, self._tokenizer, config, config.epochs * self._per_epoch)
+        if found is not None:
+            restore(found, self._model, self._average, self._stepper.optimiser)
+            self.state = _State(**found.progress["state"])
+            self._stepper.scaler.load_state_dict(self.state.scaler)
+
+    def facts(self) -> dict[str, object]:
+        """Return what the settings alone do not tell: the model's shape and the sizes of the splits."""
+        parts = {f"{name}_photos": len(getattr(self._splits, name)) for name in ("train", "validation", "test")}
+        return {**asdict(self._model.config), **parts}
+
+    def finish(self, tracker: Tracker, progress: Progress | None) -> TrainResult:
+        """Train what is left, and measure the weights that were kept."""
+        state, config = self.state, self.config
+        state.run_id = tracker.run_id
+        if state.step == 0:
+            self._keep()  # so that a folder with a model always has a checkpoint, until someone deletes it
+        stopped = self._is_over()
+        while len(state.history) < config.epochs and not stopped:
+            self._epoch(progress)
+            row = self._validate()
+            tracker.metrics({name: value for name, value in row.items() if name != "epoch"}, len(state.history))
+            self._tell(progress, self._per_epoch, row)
+            stopped = self._is_over()
+        for picture in draw_curves(state.history, self._folder):
+            tracker.artifact(picture)
+        test = self._test()
+        tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
+        for name in ("config.json", "model.safetensors", "tokenizer.json", "calibration.json", "history.json"):
+            if (self._folder / name).exists():
+                tracker.artifact(self._folder / name)
+        return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
+
+    def _epoch(self, progress: Progress | None) -> None:
+        """Run the steps of an epoch that are still to do."""
+        state, config, unreadable = self.state, self.config, []
+        epoch, first = divmod(state.step, self._per_epoch)
+        side = self._model.config.image_size
+        for batch in batches(self._splits.train, config, side, epoch=epoch, first=first):
+            unreadable += batch.unreadable
+            if len(batch.captions) > 1:
+                state.loss += self._stepper.step(batch, state.step)
+                state.learnt += 1
+                average_into(self._average, self._model.state_dict(), decay=config.ema, step=state.step)
+            state.step += 1
+            done = state.step - epoch * self._per_epoch
+            if state.step % config.checkpoint_steps == 0 and done < self._per_epoch:
+                self._keep()
+            self._tell(progress, done)
+        if unreadable:
+            logger.warning("%d photos could not be read: %s", len(unreadable), "; ".join(unreadable[:_SHOWN]))
+
+    def _validate(self) -> dict[str, float]:
+        """Measure the averaged weights after an epoch, keep them if they are the best, and save where the run stands."""
+        state = self.state
+        found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation))
+        learning_rate = self._stepper.optimiser.param_groups[-1]["lr"]
+        row = {"epoch": len(state.history) + 1, "loss": self._mean_loss(), "learning_rate": learning_rate, **found}
+        state.history.append(row)
+        # Recall@10 decides; on an easy set, where it is soon 1, what comes after it does.
+        ways, figures = ("text_to_image", "image_to_text"), ("recall@10", "recall@1", "mrr")
+        reached = [sum(found[f"{way}_{figure}"] for way in ways) / 2 for figure in figures]
+        if reached > state.best:
+            state.best, state.best_epoch = reached, len(state.history)
+            write_dual_encoder(self._folder, self._averaged(), self._tokenizer)
+        state.loss, state.learnt = 0.0, 0
+        write_whole(self._folder / "history.json", json.dumps(state.history, indent=2) + "\n")
+        self._keep()
+        return row
+
+    def _test(self) -> dict[str, float]:
+        """Calibrate the kept weights on the validation photos, and measure them on the test photos."""
+        model, tokenizer = read_dual_encoder(self._folder)
+        model = model.to(next(self._model.parameters()).device)
+        calibrate(encode(model, tokenizer, self._splits.validation), self._folder)
+        return measure(encode(model, tokenizer, self._splits.test)) if len(self._splits.test) > 1 else {}
+
+    def _averaged(self) -> DualEncoder:
+        model = DualEncoder(self._model.config).to(next(self._model.parameters()).device)
+        model.load_state_dict(self._average)
+        return model
+
+    def _keep(self) -> None:
+        """Save the state of the run."""
+        self.state.scaler = self._stepper.scaler.state_dict()
+        progress = {
+            "fixed": self._fixed,
+            "state": {name: getattr(self.state, name) for name in _State.__slots__},
+            "model": asdict(self._model.config),
+            "tokenizer": self._tokenizer.to_str(),
+        }
+        save_checkpoint(self._folder, self._model, self._average, self._stepper.optimiser, progress)
+
+    def _is_over(self) -> bool:
+        state, patience = self.state, self.config.patience
+        return bool(patience and state.best_epoch and len(state.history) - state.best_epoch >= patience)
+
+    def _mean_loss(self) -> float:
+        return self.state.loss / max(1, self.state.learnt)
+
+    def _tell(self, progress: Progress | None, done: int, row: dict[str, float] | None = None) -> None:
+        if progress is not None:
+            epoch = len(self.state.history) + (row is None)
+            loss = row["loss"] if row else self._mean_loss()
+            progress(TrainProgress(epoch, self.config.epochs, done, self._per_epoch, loss, row))
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value
+    ]
+    if changed:
+        raise UsageError(f"{folder} holds a run with other settings: {'; '.join(changed)}; resume it with its own")

@@ -1,0 +1,267 @@
+"""Where a run keeps its finished parts until the output is put together, so that it may stop and go on.
+
+    out.csv.parts/
+        manifest.jsonl      what the run is, then a line for each finished part
+        part-000000.csv     the part's rows with their results, in the output's format
+        lock, holder.json   held by the run in work
+
+A part is written under another name, flushed to disk, renamed, and then entered into the manifest. Whatever ends a run,
+a part is in the manifest with the hash of its file, or it counts as never begun.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .errors import BusyError, TableError, UsageError
+from .files import move_durably
+
+logger = logging.getLogger("text_image_similarity")
+
+_LAYOUT = 1  # of the folder; a run does not go on from another one's
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A finished part, as the manifest holds it.
+
+    Args:
+        number: From 0.
+        rows: How many rows it has.
+        digest: Hash of its file.
+        scored: How many of its rows have a score.
+        failures: The others, by error code.
+        seconds: By stage, summed over threads; `total` is the wall clock.
+    """
+
+    number: int
+    rows: int
+    digest: str
+    scored: int
+    failures: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Workspace:
+    """The folder of a run's parts; one process at a time may be in it.
+
+    Args:
+        folder: Made if it is not there, removed when nothing in it is worth keeping.
+        output: The table that the run writes, for messages.
+        ending: What the names of parts end in.
+    """
+
+    def __init__(self, folder: Path, output: str, ending: str) -> None:
+        self._folder = folder
+        self._output = output
+        self._ending = ending
+        self._manifest = folder / "manifest.jsonl"
+        self._lock = FileLock(folder / "lock")
+        self._finished = False
+        self.parts: list[Part] = []
+        self.warnings: list[str] = []  # for who reads the scores
+
+    def __enter__(self) -> Workspace:
+        with self._explained():
+            self._hold()
+        with suppress(OSError):  # for messages only
+            (self._folder / "holder.json").write_text(json.dumps(_myself()), encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        with suppress(OSError):  # what cannot be removed does no harm
+            (self._folder / "holder.json").unlink(missing_ok=True)
+            if self._finished or len(self._read()) < 2:
+                self._remove()
+        self._lock.release()
+
+    def begin(self, run: dict[str, Any], versions: dict[str, str], *, afresh: bool) -> None:
+        """Go on from the parts of an earlier run, or start from nothing; `parts` then says what is done.
+
+        Args:
+            run: What the run is; only an equal one may go on.
+            versions: Of what scores depend on; with others it may go on, with a warning.
+            afresh: Drop the parts of an earlier run.
+
+        Raises:
+            UsageError: The parts are another run's; the message says what differs.
+            TableError: The folder cannot be used.
+        """
+        header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
+        with self._explained():
+            lines = [] if afresh else self._read()
+            if not lines and not afresh and self._manifest.exists():
+                logger.warning("%s cannot be read; all its parts are scored again", self._manifest)
+            self._compare(lines, header)
+            self.parts = self._intact(lines[1:])
+            self._clear(set(self.paths()))
+            fresh = self.scratch("manifest")
+            fresh.write_text("".join(f"{json.dumps(line)}\n" for line in [header, *map(asdict, self.parts)]), "utf-8")
+            move_durably(fresh, self._manifest)
+
+    def _compare(self, lines: list[dict[str, Any]], header: dict[str, Any]) -> None:
+        if len(lines) < 2:
+            return
+        then = lines[0]
+        if found := changes({**then, "versions": header["versions"]}, header):
+            raise UsageError(
+                f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
+                "Go on with what it was, or drop the parts with --overwrite (start='afresh')"
+            )
+        if found := changes(then.get("versions", {}), header["versions"]):
+            warning = f"some rows were scored by other versions, which may move last digits: {'; '.join(found)}"
+            self.warnings.append(warning)
+            logger.warning("%s", warning)
+
+    def begun(self) -> tuple[dict[str, Any], bool] | None:
+        """Return what the run is whose parts are here, and whether they are all of its parts; None if there are none."""
+        lines = self._read()
+        if len(lines) < 2 or "run" not in lines[0]:
+            return None
+        run = dict(lines[0]["run"])
+        return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
+
+    def commit(self, part: Part, data: bytes) -> None:
+        """Keep a finished part.
+
+        Raises:
+            TableError: It cannot be written; the parts before it stay.
+        """
+        path = self._path(part.number)
+        partial = path.with_name(path.name + ".partial")
+        with self._explained():
+            partial.write_bytes(data)
+            move_durably(partial, path)
+            with self._manifest.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(part)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        self.parts.append(part)
+
+    def paths(self) -> list[Path]:
+        """Return the files of the parts, in order."""
+        return [self._path(part.number) for part in self.parts]
+
+    def finish(self) -> None:
+        """Say that the output is in its place, and the parts are needed no more."""
+        self._finished = True
+
+    def scratch(self, name: str) -> Path:
+        """Return a path for a file that is of no use to another run."""
+        return self._folder / f"part-{name}.partial"
+
+    def _remove(self) -> None:
+        """Leave no trace: the manifest goes first, so that whatever is left is no run to go on from."""
+        self._manifest.unlink(missing_ok=True)
+        self._clear(set())
+        (self._folder / "lock").unlink()  # still held: who waits for it, finds that it is gone, and makes its own
+        self._folder.rmdir()
+
+    def _clear(self, kept: set[Path]) -> None:
+        for path in self._folder.glob("part-*"):
+            if path not in kept:
+                path.unlink()
+
+    def _hold(self) -> None:
+        for _ in range(20):  # the folder may be removed at any of these lines, by a run that is done
+            with suppress(FileNotFoundError, FileExistsError):
+                self._folder.mkdir(exist_ok=True)
+                try:
+                    self._lock.acquire(timeout=0)
+                except Timeout as exc:
+                    raise BusyError(
+                        f"{self._output} is being written by {self._holder()}; wait for it or stop it"
+                    ) from exc
+                return
+        raise TableError(
+            f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
+        )
+
+    def _holder(self) -> str:
+        try:
+            found = json.loads((self._folder / "holder.json").read_text(encoding="utf-8"))
+            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the manifest's lines, up to one that was cut off."""
+        lines: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError), self._manifest.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    lines.append(dict(json.loads(line)))
+                except (ValueError, TypeError):
+                    break
+        return lines
+
+    def _intact(self, lines: list[dict[str, Any]]) -> list[Part]:
+        """Return the parts whose files are what the manifest says, up to the first one that is not."""
+        parts: list[Part] = []
+        for line in lines:
+            try:
+                part = Part(**line)
+                with self._path(part.number).open("rb") as file:
+                    digest = digest_of(file.read())
+                if part.number != len(parts) or digest != part.digest:
+                    raise ValueError("its content is not what it was")
+            except (OSError, ValueError, TypeError) as exc:
+                logger.warning(
+                    "part %d of %s is lost (%s); it and those behind it are scored again", len(parts), self._folder, exc
+                )
+                break
+            parts.append(part)
+        return parts
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"part-{number:06}.{self._ending}"
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            kept = f"; {len(self.parts):,} finished parts are kept, the same command goes on" if self.parts else ""
+            where = exc.filename or self._folder
+            raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
+
+
+def digest_of(data: bytes) -> str:
+    """Return the hash of a part."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say how two descriptions of a run differ, down to the single setting."""
+    found = []
+    for name in dict.fromkeys([*then, *now]):
+        before, after = then.get(name), now.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += changes(before, after)
+        elif before != after:
+            found.append(f"{name} was {_short(before)} and is {_short(after)}")
+    return found
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:76] + " ..."
+
+
+def _myself() -> dict[str, object]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": Path(sys.argv[0]).name}
