@@ -22,7 +22,7 @@ from tests.conftest import make_png
 from tests.fake_service import ENCODER, FakeService, Fault, problem, running
 from tests.faults import Certificates
 from tests.server import Server, response
-from text_image_similarity import Config, Limits, Record, TableError, TableOptions, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, Record, TableError, TableOptions, score_csv
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
 from text_image_similarity.encoders import identify
@@ -75,7 +75,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def here(source: Path, target: Path, config: Config = CONFIG) -> Summary:
-    return score_csv(source, target, config, encoder=ENCODER, transport=PICTURES)
+    return score_csv(source, target, config, engine=LocalEngine(encoder=ENCODER, transport=PICTURES))
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import text_image_similarity.search as predictor_module
 import text_image_similarity.search.database as storage
 from tests.conftest import ROOT, make_png
 from tests.server import Server, response
@@ -501,7 +500,7 @@ def test_a_calibrated_model_says_how_likely_a_match_is(photos: Path, tmp_path: P
         calibration_error=0.1,
         model="colour",
     )
-    assert curve.save(folder).name == predictor_module._CALIBRATION
+    assert curve.save(folder).name == "calibration.json"
     encoder = ColourEncoder(model=str(folder))
     for kind in ("cosine", "clip_score"):  # the probability is the cosine's, whatever the score kind
         predictor = create_predictor(config=replace(CONFIG, score=kind), encoder=encoder)

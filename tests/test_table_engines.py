@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from threading import Barrier, Event, Lock
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, Record, ScoreResult, TableError, score_csv, score_pairs
+from text_image_similarity import Config, LocalEngine, Record, ScoreResult, TableError, score_csv, score_pairs
 from text_image_similarity.encoders import identify
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError
+from text_image_similarity.errors import ModelUnavailableError, StoppedError
+from text_image_similarity.pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from text_image_similarity.tables import TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
@@ -37,6 +38,9 @@ class Pool:
         self.config = config
         return identify(ENCODER)
 
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        return score_concurrently(self.score, parts, at_once=self.at_once)
+
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         with self._lock:
             self.parts.append(len(records))
@@ -49,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / f"{colour}.png").write_bytes(make_png(colour))
     lines = [f"{i},{['red', 'none', 'blue', 'lime'][i % 4]}.png,{['red', 'lime', ''][i % 3]}" for i in range(95)]
     (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n")
-    score_csv(tmp_path / "in.csv", tmp_path / "here.csv", CONFIG, encoder=ENCODER)
+    score_csv(tmp_path / "in.csv", tmp_path / "here.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     return tmp_path
 
 
@@ -95,7 +99,7 @@ def test_a_run_goes_on_with_another_engine(folder: Path) -> None:
     asked = iter([False, False, True])
     with pytest.raises(StoppedError):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Pool(2), stop=lambda: next(asked))
-    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
 
 
@@ -127,7 +131,7 @@ def test_an_engine_that_is_ended_together_with_the_run_is_no_failure(folder: Pat
                 raise TableError("the cluster is gone")
             return super().score(records)
 
-    with pytest.raises(StoppedError, match="30 of 95 rows kept; the same command goes on") as raised:
+    with pytest.raises(StoppedError, match="30 of 95 rows kept; the same command resumes") as raised:
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Ended(1), stop=asked.is_set)
     assert str(raised.value.__cause__) == "the cluster is gone"
     rest = Pool()
@@ -150,11 +154,8 @@ def test_an_engine_falls_back_as_this_process_does(folder: Path) -> None:
     pool.unavailable = {CONFIG.model}
     with pytest.raises(ModelUnavailableError):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool)
-    summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool, fallback="mini")
+    summary = score_csv(
+        folder / "in.csv", folder / "out.csv", CONFIG, engine=pool, options=TableOptions(fallback_model="mini")
+    )
     assert pool.started[-1] == "mini"
-    assert "mini scored instead" in summary.warnings[0]
-
-
-def test_an_engine_takes_no_encoder(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="give it no encoder"):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Pool(), encoder=ENCODER)
+    assert "scored with mini instead" in summary.warnings[0]

@@ -34,6 +34,7 @@ from text_image_similarity import (
     Config,
     Encoder,
     Limits,
+    LocalEngine,
     StoppedError,
     TableError,
     TableOptions,
@@ -130,7 +131,14 @@ def score_file(
         Path(target).parent.mkdir(parents=True, exist_ok=True)
     how = TableOptions(work_dir=options.work_dir)
     summary = score_csv(
-        file, target, config, options.url_col, options.caption_col, options=how, encoder=encoder, stop=stop
+        file,
+        target,
+        config,
+        options.url_col,
+        options.caption_col,
+        options=how,
+        engine=LocalEngine(encoder=encoder),
+        stop=stop,
     )
     logger.info("%s: %d rows, %d scored, failed: %s", target, summary.rows, summary.scored, summary.failures)
 

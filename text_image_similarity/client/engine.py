@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import fields
@@ -15,6 +15,7 @@ import httpx
 
 from ..config import Config, Limits, at_least
 from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError
+from ..pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
@@ -79,11 +80,6 @@ class ServiceEngine:
         self._pairs.close()
 
     @property
-    def at_once(self) -> int:
-        """How many parts keep all connections busy, once it is started."""
-        return 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
-
-    @property
     def _pairs_of_a_request(self) -> int:
         # All connections together have twice as many pairs under way as may wait there: never idle, seldom refused.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
@@ -112,6 +108,11 @@ class ServiceEngine:
         self._pairs.close()
         self._pairs = Pairs(config)
         return dict(self._facts)
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, as many at once as keep all connections busy; see `Engine`."""
+        at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
+        return score_concurrently(self.score, parts, at_once=at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part and return one result per record, in order; may be called from several threads.

@@ -7,9 +7,9 @@ decided here.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
@@ -20,13 +20,14 @@ from PIL import Image
 from ..config import Config, ScoreKind
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
-from ..embeddings import Vector, content_key
+from ..embeddings import EmbeddingCache, Vector, content_key
 from ..encoders import Encoder, PreparingEncoder
-from ..errors import ErrorCode, RowError
+from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, cosine, score
+from ..system import usable_cores
 from .encoding import encode_each
-from .rows import Loaded, Outcome
+from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
@@ -60,16 +61,22 @@ class Stages:
         self._fingerprint: str = getattr(encoder, "fingerprint", None) or ""
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
-        self._decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
+        self._decoders = BoundedSemaphore(usable_cores())  # large images are decoded a few at a time
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
+
+    def with_stats(self, stats: RunStats) -> Stages:
+        """Return the same steps, with other counters told how long they take."""
+        other = copy(self)
+        other._stats = stats
+        return other
 
     def close(self) -> None:
         """Stop the decoder's processes, if there are any."""
         if self._isolated is not None and not sys.is_finalizing():
             self._isolated.close()
 
-    def load(self, read: Callable[[], bytes | Image.Image]) -> Loaded | RowError:
+    def load(self, read: Callable[[], bytes | Image.Image]) -> LoadedImage | RowError:
         """Read, decode and resize one picture; never raises.
 
         Args:
@@ -79,13 +86,13 @@ class Stages:
             content = read()
             if not isinstance(content, bytes):
                 with self._decoders, self._stats.timed("decode"):
-                    return Loaded(None, self._prepare(content))
+                    return LoadedImage(None, self._prepare(content))
             key = content_key(self._image_scope, "image", content)
             if (vector := self._find(key)) is not None:
-                return Loaded(key, vector=vector)
+                return LoadedImage(key, vector=vector)
             with self._decoders, self._stats.timed("decode"):
                 image = self._decode(content, shorter_side=self._decode_side)
-                return Loaded(key, self._prepare(image))
+                return LoadedImage(key, self._prepare(image))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
@@ -154,3 +161,16 @@ def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
     if isinstance(image, RowError):
         return image
     return text if isinstance(text, RowError) else (image, text)
+
+
+def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = None) -> EmbeddingCache | None:
+    """Open the embedding cache that `config` names, if it names one, to keep at most so many embeddings.
+
+    Raises:
+        ConfigError: It cannot be used, or not with this encoder.
+    """
+    if config.embedding_cache is None:
+        return None
+    if not getattr(encoder, "fingerprint", None):
+        raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
+    return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)

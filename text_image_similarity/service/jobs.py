@@ -11,8 +11,7 @@ from typing import Any
 
 from ..config import ScoreKind
 from ..errors import ErrorCode, ModelError, RowError
-from ..pipeline import Outcome
-from ..pipeline.rows import Loaded
+from ..pipeline import LoadedImage, Outcome
 from ..records import ScoreResult
 
 _numbers = count()
@@ -88,7 +87,7 @@ class Item:
 
     ask: Ask
     job: Job
-    loaded: Loaded | None = None
+    loaded: LoadedImage | None = None
     tokens: list[Any] | None = None
     image: Outcome | None = None
     text: Outcome | None = None

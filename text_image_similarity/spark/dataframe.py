@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..errors import UsageError
 from ..formats import check_columns
-from ..pipeline.arrow import portable
+from ..pipeline import portable
 from ..records import OUT_COLUMNS
-from .session import require_pyspark
+from ..system import require
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -45,7 +45,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
     Example:
         >>> score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")  # doctest: +SKIP
     """
-    require_pyspark()
+    require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkNotImplementedError
     from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
@@ -84,7 +84,7 @@ def similarity_udf(config: Config) -> Any:
     Example:
         >>> spark.udf.register("similarity", similarity_udf(Config(model="mini")))  # doctest: +SKIP
     """
-    require_pyspark()
+    require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 
     from .worker import series_scorer

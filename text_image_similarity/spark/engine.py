@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from .. import errors
 from ..config import Config
 from ..errors import TableError
-from ..pipeline.arrow import portable
+from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
 from .session import open_session
 
@@ -28,9 +28,6 @@ class SparkEngine:
     Args:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
-    Attributes:
-        at_once: How many parts to have in work, once it is started: two for each task that the cluster runs at once.
-
     Raises:
         UsageError: A name is none of Spark's settings.
         ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
@@ -40,7 +37,7 @@ class SparkEngine:
         self._spark, self._ours = open_session(conf)
         self._tag = f"text-image-similarity-{secrets.token_hex(4)}"
         self._config: Config | None = None
-        self.at_once = 1
+        self._at_once = 1  # two parts for each task that the cluster runs at once, once it is started
 
     def __enter__(self) -> SparkEngine:
         return self
@@ -73,11 +70,15 @@ class SparkEngine:
         with self._job("the model cannot be loaded"):
             frame = self._spark.range(0, 1, 1, 1).mapInArrow(partial(load_task, config=self._config), "found string")
             found = json.loads(frame.toArrow().column("found")[0].as_py())
-            self.at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
+            self._at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
         if "kind" in found:
             raise getattr(errors, found["kind"])(found["message"])
         facts: dict[str, Any] = found["facts"]
         return facts
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, as many at once as keep the cluster busy; see `Engine`."""
+        return score_concurrently(self.score, parts, at_once=self._at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part as one task, which Spark runs again where its worker is lost; from any thread.
@@ -137,7 +138,7 @@ def _parts_at_once(cores: int, task_cpus: str | None) -> int:
 def _advice(exc: Exception) -> str:
     if "spark.rpc.message.maxSize" in str(exc):
         return "choose a smaller --chunk-size, or raise spark.rpc.message.maxSize (MiB)"
-    return "mend that, or raise spark.task.maxFailures"
+    return "fix that, or raise spark.task.maxFailures"
 
 
 def _reason(exc: Exception) -> str:

@@ -21,10 +21,7 @@ import numpy as np
 from ...embeddings import EmbeddingMemory, Vector
 from ...encoders import Encoder, identify
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
-from ...pipeline import Outcome, RunStats
-from ...pipeline.encoding import is_caption, no_caption
-from ...pipeline.run import open_cache
-from ...pipeline.stages import Stages, pair_of
+from ...pipeline import Outcome, RunStats, Stages, is_caption, no_caption, open_cache, pair_of
 from ...records import ScoreResult
 from ..jobs import Item, Job, Mark
 from ..settings import Settings

@@ -17,7 +17,7 @@ import httpx
 from ...config import Config
 from ...errors import ErrorCode, RowError
 from ...fetch import Fetcher
-from ...pipeline.loaders import Loaders
+from ...pipeline import Loaders
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -41,8 +41,8 @@ class Threads:
         decoders = _processors()
         self._room = BoundedSemaphore(4 * decoders)
         self._fetcher = Fetcher(config, transport=transport)
-        self._fetching: Loaders[Task, None] = Loaders(config.io_workers, _run)
-        self._decoding: Loaders[Task, None] = Loaders(decoders, _run)
+        self._fetching: Loaders = Loaders(config.io_workers)
+        self._decoding: Loaders = Loaders(decoders)
 
     def fetch(self, reference: str, task: Task) -> None:
         """Queue the download of a reference. What waits for a slow host takes no thread from what asks others."""
@@ -105,10 +105,6 @@ class Threads:
         self._fetcher.close()
         self._fetching.close()
         self._decoding.close()
-
-
-def _run(task: Task) -> None:
-    task()
 
 
 def _processors() -> int:
