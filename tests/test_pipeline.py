@@ -485,7 +485,7 @@ def test_texts_are_embedded_in_batches() -> None:
     assert [isinstance(outcome, RowError) for outcome in found] == [not text.strip() for text in texts]
     np.testing.assert_array_equal(found[3], [0, 0, 1])
     assert {outcome.code.value for outcome in found if isinstance(outcome, RowError)} == {"empty_caption"}
-    assert encoder.texts == [["red", "green", "blue"], ["red", "cyan"]]
+    assert encoder.texts == [["red", "green", "blue"], ["cyan"]]  # "red" is remembered
 
 
 def test_all_doors_give_the_same_numbers(tiny_clip: Path, tmp_path: Path) -> None:

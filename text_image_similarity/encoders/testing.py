@@ -47,6 +47,7 @@ class ColourEncoder:
     context_length: int = 1000
     logit_scale: float = 1.0
     fingerprint: str = "colour"
+    batch_invariant: bool = True
     decode_side: int | None = None
 
     def prepare(self, image: Image.Image) -> Pixels:

@@ -83,6 +83,10 @@ class TwoTowerEncoder:
         )
 
     @property
+    def batch_invariant(self) -> bool:
+        return self.backend.name == "onnx"
+
+    @property
     def decode_side(self) -> int | None:
         return self.preprocess.decode_side
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -21,7 +20,7 @@ from PIL import Image
 
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
-from ..errors import RowError, UsageError
+from ..errors import RowError
 from ..records import ScoreResult
 from .encoding import is_caption, no_caption
 from .loaders import Loaders
@@ -127,8 +126,6 @@ class Run(Generic[Item, Tag]):
             self._refill(source)
             while self._waiting:
                 yield self._next_batch(source)
-        except CancelledError:
-            raise UsageError("the Scorer was closed while it was used") from None
         finally:
             for row in self._waiting:
                 if isinstance(row, PendingRow) and isinstance(row.image, PendingImage):

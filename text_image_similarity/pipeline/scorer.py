@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
 from itertools import islice
 from threading import Lock, RLock
 from types import TracebackType
+from weakref import finalize
 
 import httpx
 import numpy as np
@@ -163,9 +165,9 @@ class Scorer:
 
         def outcomes() -> Generator[Outcome]:
             run: Run[ImageSource, None] = Run(self._context, read, RunStats())
-            yield from _untagged(
-                run.embeddings((None, key_of(image, number), image) for number, image in enumerate(images))
-            )
+            keyed = ((None, key_of(image, number), image) for number, image in enumerate(images))
+            with _telling_of_the_end():
+                yield from _untagged(run.embeddings(keyed))
 
         return outcomes()
 
@@ -221,7 +223,8 @@ class Scorer:
 
         def results() -> Generator[tuple[Tag, ScoreResult]]:
             run: Run[Item, Tag] = Run(self._context, read, stats)
-            yield from run.results(parts)
+            with _telling_of_the_end():
+                yield from run.results(parts)
 
         return results()
 
@@ -252,6 +255,7 @@ class Scorer:
             if self._made_stages is None:
                 self._check_open()
                 self._made_stages = Stages(self.config, self.encoder, self._memory.get, RunStats())
+                finalize(self, self._made_stages.close).atexit = False  # where nobody closes this
             return self._made_stages
 
     @property
@@ -260,6 +264,7 @@ class Scorer:
             if self._made_fetcher is None:
                 self._check_open()
                 self._made_fetcher = Fetcher(self.config, transport=self._transport)
+                finalize(self, self._made_fetcher.close).atexit = False
             return self._made_fetcher
 
     @property
@@ -270,6 +275,14 @@ class Scorer:
                 loaders, tokenizer = Loaders(self.config.io_workers), Loaders(1, name="score-tokens")
                 self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer)
             return self._made_context
+
+
+@contextmanager
+def _telling_of_the_end() -> Iterator[None]:
+    try:
+        yield
+    except CancelledError:  # of work that was queued when `close` was called
+        raise UsageError("this Scorer was closed while it was used") from None
 
 
 def closing_after(scorer: Scorer, results: Generator[Item]) -> Generator[Item]:
