@@ -1,8 +1,4 @@
-"""Reference -> bytes. The only door to the network and to image files.
-
-A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. Every limit of `Limits` holds while bytes arrive.
-Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.
-"""
+"""The fetcher: one call for every kind of reference, with retries, limits and one deadline a row."""
 
 from __future__ import annotations
 

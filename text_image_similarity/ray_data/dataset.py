@@ -1,8 +1,4 @@
-"""Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
-
-Either way a worker is an actor that loads the encoder once. It has two batches in work, so that its network is not idle
-where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
-"""
+"""Score a Ray dataset on actors, each of which loads the model once."""
 
 from __future__ import annotations
 

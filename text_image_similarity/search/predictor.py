@@ -1,14 +1,4 @@
-"""Rank pictures by words and captions by pictures, at once or against a database.
-
-    from text_image_similarity import create_predictor
-    predictor = create_predictor("mini")
-    predictor.build_image_database("photos/")
-    for match in predictor.search_database("a dog on grass", top_k=5):
-        print(match.similarity, match.item)
-
-Pictures take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
-similarities. The search is exact.
-"""
+"""Find images by words and captions by an image, at once or against a database."""
 
 from __future__ import annotations
 

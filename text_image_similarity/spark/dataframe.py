@@ -1,9 +1,4 @@
-"""Spark: score a DataFrame, score within SQL, run a table's parts on a cluster.
-
-Rows are scored in Spark's Python workers, as Arrow batches; the driver sees none of them. Neither RDDs nor the JVM are
-touched, so that both work with Spark Connect. What runs in the workers is in `worker`, the command line's engine in
-`engine`.
-"""
+"""Score a Spark DataFrame, or within SQL: Arrow batches through Spark's Python workers, none through the driver."""
 
 from __future__ import annotations
 
