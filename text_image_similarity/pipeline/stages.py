@@ -24,7 +24,7 @@ from ..embeddings import EmbeddingCache, Vector, content_key
 from ..encoders import Encoder, PreparingEncoder
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
-from ..similarity import Embeddings, cosine, score
+from ..similarity import Embeddings, as_floats, cosine, score
 from ..system import usable_cores
 from .encoding import encode_each
 from .rows import LoadedImage, Outcome
@@ -144,13 +144,12 @@ class Stages:
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self._stats.timed("score"):
             images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
-            scores = iter(score(cosine(images, texts), kind))
+            scores = iter(as_floats(score(cosine(images, texts), kind)))
         for vectors in found:
             if isinstance(vectors, RowError):
                 yield ScoreResult.failed(vectors)
             else:
-                # The shortest decimal that names the float32, so that a table and a notebook show the same number.
-                yield ScoreResult(float(str(next(scores))))
+                yield ScoreResult(next(scores))
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
         return self._encode_tokens(list(self._tokenize(texts)))

@@ -20,7 +20,7 @@ from ..config import Config
 from ..encoders import Encoder, model_folder
 from ..errors import DatabaseError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, Scorer
-from ..similarity import Embeddings, score
+from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .nearest import nearest
 
@@ -265,8 +265,7 @@ class Predictor:
     def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[Match]:
         rows, cosines = nearest(query, embeddings, top_k)
         found = [items[int(row)] for row in rows]
-        # The shortest decimal that names the float32, as in score_pairs.
-        similarities = [float(str(value)) for value in score(cosines, self.config.score)]
+        similarities = as_floats(score(cosines, self.config.score))
         if self.calibration is None:
             return [Match(*pair) for pair in zip(found, similarities, strict=True)]
         probabilities = self.calibration.probability(cosines).tolist()
