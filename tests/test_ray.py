@@ -25,7 +25,7 @@ from tests.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
 from text_image_similarity.encoders import describe
 from text_image_similarity.errors import ConfigError, TableError
-from text_image_similarity.pipeline.arrow import portable
+from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
@@ -347,7 +347,7 @@ def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path
     program = """
 import json, os, signal, psutil
 from text_image_similarity import Config, Record
-from text_image_similarity.pipeline.arrow import portable
+from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
