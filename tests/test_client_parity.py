@@ -75,7 +75,7 @@ def here(mini: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_challenge_set_has_the_bytes_of_a_run_here(url: str, here: Path, tmp_path: Path, name: str) -> None:
     with ServiceEngine(url) as engine:
         summary = score_csv(SOURCE, tmp_path / name, CONFIG, engine=engine)
-    assert (summary.rows, summary.scored, summary.model) == (51, 49, "mini")
+    assert (summary.rows, summary.scored, summary.info.model) == (51, 49, "mini")
     assert (tmp_path / name).read_bytes() == (here / name).read_bytes()
 
 

@@ -26,6 +26,7 @@ from text_image_similarity import (
     Config,
     ConfigError,
     Limits,
+    ModelInfo,
     ModelUnavailableError,
     Record,
     RowError,
@@ -411,6 +412,8 @@ def test_an_exception_of_the_records_comes_after_the_rows_before_it() -> None:
 
 def test_an_encoder_with_the_two_verbs_is_enough() -> None:
     class Bare:
+        info, embed_dim = ModelInfo(model="bare"), 3
+
         def encode_image(self, images: Sequence[Image.Image]) -> np.ndarray:
             assert all(isinstance(image, Image.Image) and image.mode == "RGB" for image in images)
             return ColourEncoder().encode_image(images)

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from threading import Barrier, Event, Lock
-from typing import Any
 
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, LocalEngine, Record, ScoreResult, TableError, score_csv, score_pairs
-from text_image_similarity.encoders import identify
+from text_image_similarity import (
+    Config,
+    LocalEngine,
+    ModelInfo,
+    Record,
+    ScoreResult,
+    TableError,
+    score_csv,
+    score_pairs,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ModelUnavailableError, StoppedError
 from text_image_similarity.pipeline import RunStats, Tag, TaggedRows, score_concurrently
@@ -31,12 +38,12 @@ class Pool:
         self.unavailable: set[str] = set()
         self._lock = Lock()
 
-    def start(self, config: Config) -> dict[str, Any]:
+    def start(self, config: Config) -> ModelInfo:
         self.started.append(str(config.model))
         if config.model in self.unavailable:
             raise ModelUnavailableError(f"{config.model} is nowhere")
         self.config = config
-        return identify(ENCODER)
+        return ENCODER.info
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         return score_concurrently(self.score, parts, at_once=self.at_once)
@@ -63,7 +70,11 @@ def test_an_engine_writes_the_same_bytes(folder: Path, at_once: int) -> None:
     summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool)
     assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
     assert sorted(pool.parts, reverse=True) == [10] * 9 + [5]
-    assert (summary.rows, summary.scored, summary.model) == (95, sum(summary.failures.values()) * -1 + 95, "colour")
+    assert (summary.rows, summary.scored, summary.info.model) == (
+        95,
+        sum(summary.failures.values()) * -1 + 95,
+        "colour",
+    )
 
 
 def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:

@@ -23,6 +23,7 @@ from text_image_similarity import (
     Config,
     Limits,
     LocalEngine,
+    ModelInfo,
     ModelUnavailableError,
     TableError,
     TableOptions,
@@ -201,14 +202,17 @@ def test_a_summary_never_replaces_the_input(folder: Path) -> None:
         score_csv(folder / "out.csv.summary.json", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
 
 
-def test_an_encoder_without_a_name_still_gives_a_table(folder: Path) -> None:
+def test_an_encoder_that_knows_its_name_alone_still_gives_a_table(folder: Path) -> None:
     class Bare:
+        info = ModelInfo(model="bare")
+        embed_dim = 3
         encode_image = staticmethod(ENCODER.encode_image)
         encode_text = staticmethod(ENCODER.encode_text)
 
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=Bare()))
-    assert (summary.scored, summary.model) == (1, None)
+    assert (summary.scored, summary.info) == (1, ModelInfo(model="bare", fingerprint=summary.job["weights"]))
+    assert summary.job["weights"].endswith("Bare")
 
 
 def test_a_link_stays_a_link(folder: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_fallback_is_taken_only_when_asked_for_and_is_written_down(
     with pytest.raises(ModelUnavailableError, match="--model mini"):
         score_csv(folder / "in.csv", folder / "out.csv", Config())
     summary = score_csv(folder / "in.csv", folder / "out.csv", Config(), options=TableOptions(fallback_model="mini"))
-    assert summary.model == "mini"
+    assert summary.info.model == "mini"
     assert "openai/clip-vit-base-patch32 is unavailable; scored with mini" in summary.warnings[0]
     assert summary.warnings[0] in caplog.text
 

@@ -17,7 +17,7 @@ from .system import lazy_names
 if TYPE_CHECKING:
     from .config import Config, Limits
     from .dataset import CaptionedImage, read_dataset, split_dataset
-    from .encoders import Encoder, load_encoder
+    from .encoders import Encoder, ModelInfo, load_encoder
     from .errors import (
         BusyError,
         ConfigError,
@@ -60,6 +60,7 @@ __all__ = [
     "Match",
     "MissingExtraError",
     "ModelError",
+    "ModelInfo",
     "ModelUnavailableError",
     "Predictor",
     "RatingEvaluation",
@@ -93,7 +94,7 @@ __all__ = [
 _HOMES = {
     "config": ("Config", "Limits"),
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
-    "encoders": ("Encoder", "load_encoder"),
+    "encoders": ("Encoder", "ModelInfo", "load_encoder"),
     "errors": (
         "BusyError",
         "ConfigError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -168,7 +168,7 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     columns = (options.url_col, options.caption_col)
     parts = open_table(options.out_path).read(0, config.chunk_size)
     rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
-    make_report(rows, asdict(summary), config, options.report)
+    make_report(rows, summary.as_dict(), config, options.report)
 
 
 def closing_table(summary: Summary, report: Path | None = None) -> str:
@@ -180,8 +180,8 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             *((f"failed: {code}", f"{count:,}") for code, count in summary.failures.items()),
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
-            ("model", summary.model),
-            ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.backend)))),
+            ("model", summary.info.model),
+            ("device", ", ".join(filter(None, (summary.info.device, summary.info.precision, summary.info.backend)))),
             ("output", summary.output),
             *([("report", report)] if report else []),
             *(("warning", text) for text in summary.warnings),

@@ -11,12 +11,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
 
 from ..config import Config
-from ..encoders import Encoder, identify
+from ..encoders import Encoder, ModelInfo
 from ..errors import UsageError
 from ..records import Record, ScoreResult
 from .rows import Tag
@@ -30,8 +30,8 @@ TaggedRows = Iterable[tuple[Tag, Record | ScoreResult]]
 class Engine(Protocol):
     """Scores the parts of a table, in this process or elsewhere."""
 
-    def start(self, config: Config) -> dict[str, Any]:
-        """Load the model where it scores; return what `encoders.identify` says of it.
+    def start(self, config: Config) -> ModelInfo:
+        """Load the model where it scores, and say what it is.
 
         Raises:
             ConfigError, ModelError: It cannot be loaded there.
@@ -61,10 +61,12 @@ class LocalEngine:
         self._encoder, self._transport = encoder, transport
         self._scorer: Scorer | None = None
 
-    def start(self, config: Config) -> dict[str, Any]:
+    def start(self, config: Config) -> ModelInfo:
         """Load the model; see `Engine`."""
         self._scorer = Scorer(config, encoder=self._encoder, transport=self._transport)
-        return identify(self._scorer.encoder)
+        encoder = self._scorer.encoder
+        known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
+        return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, downloads of the next one while this one is encoded; see `Engine`."""

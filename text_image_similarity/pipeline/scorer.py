@@ -19,7 +19,7 @@ from PIL import Image
 from ..config import Config
 from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory
-from ..encoders import Encoder, load_encoder
+from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
 from ..fetch import Fetcher
 from ..preprocess import ImageLike, as_image
@@ -62,7 +62,7 @@ class Scorer:
         self.encoder = load_encoder(config) if encoder is None else encoder
         self._transport = transport
         # Where a vector depends on what is encoded beside it, a resumed run would meet other vectors in memory.
-        entries = REMEMBERED if getattr(self.encoder, "batch_invariant", False) else 0
+        entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
         self._memory = EmbeddingMemory(entries, open_cache(config, self.encoder))
         self._opening = RLock()  # held while one of the next three is made, or all are closed
         self._made_stages: Stages | None = None

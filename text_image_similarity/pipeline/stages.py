@@ -21,7 +21,7 @@ from ..config import Config, ScoreKind
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
 from ..embeddings import EmbeddingCache, Vector, content_key
-from ..encoders import Encoder, PreparingEncoder
+from ..encoders import Encoder, as_preparing
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, as_floats, cosine, score
@@ -48,17 +48,9 @@ class Stages:
     ) -> None:
         self._find, self._stats = find, stats
         self._batch_size = config.batch_size
-        self._prepare: Callable[[Image.Image], Any] = lambda image: image
-        self._tokenize: Callable[[list[str]], Sequence[Any]] = lambda texts: texts
-        self._encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
-        self._encode_tokens: Callable[[list[Any]], Embeddings] = encoder.encode_text
-        self._decode_side: int | None = None
-        self.prepares = isinstance(encoder, PreparingEncoder)  # if not, pictures wait at their full size
-        if isinstance(encoder, PreparingEncoder):
-            self._prepare, self._encode_prepared = encoder.prepare, encoder.encode_pixels
-            self._tokenize, self._encode_tokens = encoder.tokenize, encoder.encode_tokens
-            self._decode_side = encoder.decode_side
-        self._fingerprint: str = getattr(encoder, "fingerprint", None) or ""
+        self._encoder = as_preparing(encoder)
+        self.prepares = self._encoder is encoder  # if not, images wait at their full size
+        self._fingerprint = encoder.info.fingerprint or ""
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self._decoders = BoundedSemaphore(usable_cores())  # large images are decoded a few at a time
@@ -86,13 +78,13 @@ class Stages:
             content = read()
             if not isinstance(content, bytes):
                 with self._decoders, self._stats.timed("decode"):
-                    return LoadedImage(None, self._prepare(content))
+                    return LoadedImage(None, self._encoder.prepare(content))
             key = content_key(self._image_scope, "image", content)
             if (vector := self._find(key)) is not None:
                 return LoadedImage(key, vector=vector)
             with self._decoders, self._stats.timed("decode"):
-                image = self._decode(content, shorter_side=self._decode_side)
-                return LoadedImage(key, self._prepare(image))
+                image = self._decode(content, shorter_side=self._encoder.decode_side)
+                return LoadedImage(key, self._encoder.prepare(image))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
@@ -107,7 +99,7 @@ class Stages:
         """Turn captions into tokens; None if one of them breaks the tokenizer."""
         try:
             with self._stats.timed("tokenize"):
-                tokens = list(self._tokenize(texts))
+                tokens = list(self._encoder.tokenize(texts))
                 return tokens if len(tokens) == len(texts) else None
         except Exception:  # found out and told caption by caption afterwards
             return None
@@ -119,7 +111,7 @@ class Stages:
             DeviceLostError: Nothing more can be encoded.
         """
         with self._stats.timed("encode_image"):
-            return encode_each(self._encode_prepared, pixels)
+            return encode_each(self._encoder.encode_pixels, pixels)
 
     def encode_captions(self, texts: list[str], tokens: list[Any] | None) -> list[Outcome]:
         """Encode captions, batch by batch.
@@ -131,7 +123,7 @@ class Stages:
         Raises:
             DeviceLostError: Nothing more can be encoded.
         """
-        encode, items = (self._encode_texts, texts) if tokens is None else (self._encode_tokens, tokens)
+        encode, items = (self._encode_texts, texts) if tokens is None else (self._encoder.encode_tokens, tokens)
         with self._stats.timed("encode_text"):
             return [
                 outcome
@@ -152,7 +144,7 @@ class Stages:
                 yield ScoreResult(next(scores))
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
-        return self._encode_tokens(list(self._tokenize(texts)))
+        return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
 
 
 def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
@@ -170,6 +162,8 @@ def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = No
     """
     if config.embedding_cache is None:
         return None
-    if not getattr(encoder, "fingerprint", None):
-        raise ConfigError("embedding_cache needs an encoder with a `fingerprint`, what its embeddings depend on")
+    if not encoder.info.fingerprint:
+        raise ConfigError(
+            "embedding_cache needs an encoder whose `info` has a `fingerprint`, what its embeddings depend on"
+        )
     return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from ..config import Config
-from ..encoders import identify
+from ..encoders import ModelInfo
 from ..errors import TableError, TextImageSimilarityError, UsageError
 from ..pipeline import RunStats, Scorer, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
@@ -93,11 +93,16 @@ class RayEngine:
         if self._started:
             ray.shutdown()
 
-    def start(self, config: Config) -> dict[str, Any]:
+    @property
+    def at_once(self) -> int:
+        """How many parts keep all actors busy."""
+        return CALLS * self._actors
+
+    def start(self, config: Config) -> ModelInfo:
         """Start the actors, in the place of those of an earlier table, and wait for the first that has loaded the model.
 
         Returns:
-            What `identify` says of its encoder.
+            What its model is.
 
         Raises:
             UsageError: The cluster has no room for an actor.
@@ -117,18 +122,18 @@ class RayEngine:
         worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
         config = portable(config)
         actors = [worker.remote(config) for _ in range(self._actors)]
-        self._pending = {actor.facts.remote(): actor for actor in actors}
+        self._pending = {actor.info.remote(): actor for actor in actors}
         (first, *_), _ = ray.wait(list(self._pending))
         try:
-            facts: dict[str, Any] = _answer(first, "no worker could start")
+            info: ModelInfo = _answer(first, "no worker could start")
         except Exception:
             self._end_actors()  # they hold their CPUs, and another model may be tried
             raise
-        return facts
+        return info
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, as many at once as keep all actors busy; see `Engine`."""
-        return score_concurrently(self.score, parts, at_once=CALLS * self._actors)
+        return score_concurrently(self.score, parts, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score one part on the actor that has least to do; may be called from several threads.
@@ -202,10 +207,10 @@ class _Worker:
         except TextImageSimilarityError as exc:
             self._problem = exc
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> ModelInfo:
         if self._problem is not None:
             raise self._problem
-        return identify(self._scorer.encoder)
+        return self._scorer.encoder.info
 
     def score(self, records: list[Record]) -> list[ScoreResult]:
         if self._problem is not None:

@@ -108,7 +108,7 @@ class Predictor:
     def __init__(self, scorer: Scorer) -> None:
         self.config, self.encoder = scorer.config, scorer.encoder
         self._scorer = scorer
-        self.calibration = _calibration(getattr(scorer.encoder, "model", ""))
+        self.calibration = _calibration(scorer.encoder.info.model)
         self.image_database: ImageDatabase | None = None
         self.caption_database: CaptionDatabase | None = None
 

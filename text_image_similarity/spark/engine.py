@@ -7,12 +7,12 @@ import secrets
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from .. import errors
 from ..config import Config
+from ..encoders import ModelInfo
 from ..errors import TableError
 from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
@@ -28,6 +28,9 @@ class SparkEngine:
     Args:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
+    Attributes:
+        at_once: How many parts to have under way, once it is started: two for each task that the cluster runs at once.
+
     Raises:
         UsageError: A name is none of Spark's settings.
         ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
@@ -37,7 +40,7 @@ class SparkEngine:
         self._spark, self._ours = open_session(conf)
         self._tag = f"text-image-similarity-{secrets.token_hex(4)}"
         self._config: Config | None = None
-        self._at_once = 1  # two parts for each task that the cluster runs at once, once it is started
+        self.at_once = 1
 
     def __enter__(self) -> SparkEngine:
         return self
@@ -57,8 +60,8 @@ class SparkEngine:
         else:  # where a session's tag can be interrupted by the thread that set it alone
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
 
-    def start(self, config: Config) -> dict[str, Any]:
-        """Load the model on one worker, and return what the encoder there says of itself.
+    def start(self, config: Config) -> ModelInfo:
+        """Load the model on one worker, and say what it is.
 
         Raises:
             ConfigError, ModelError: What the worker raised.
@@ -70,15 +73,14 @@ class SparkEngine:
         with self._job("the model cannot be loaded"):
             frame = self._spark.range(0, 1, 1, 1).mapInArrow(partial(load_task, config=self._config), "found string")
             found = json.loads(frame.toArrow().column("found")[0].as_py())
-            self._at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
+            self.at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
         if "kind" in found:
             raise getattr(errors, found["kind"])(found["message"])
-        facts: dict[str, Any] = found["facts"]
-        return facts
+        return ModelInfo(**found["info"])
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, as many at once as keep the cluster busy; see `Engine`."""
-        return score_concurrently(self.score, parts, at_once=self._at_once)
+        return score_concurrently(self.score, parts, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part as one task, which Spark runs again where its worker is lost; from any thread.

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -22,7 +22,7 @@ from pyspark import TaskContext
 
 from .. import errors
 from ..config import Config
-from ..encoders import Encoder, identify, load_encoder
+from ..encoders import Encoder, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
 from ..formats import SCORE_FIELDS, score_arrays
 from ..pipeline import Scorer
@@ -59,7 +59,7 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
     for _ in batches:
         found: dict[str, Any]
         try:
-            found = {"facts": identify(encoder_for(placed(config)))}
+            found = {"info": asdict(encoder_for(placed(config)).info)}
         except (ConfigError, ModelError) as exc:
             kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
             found = {"kind": kind.__name__, "message": str(exc)}

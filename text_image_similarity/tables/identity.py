@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..config import Config
+from ..encoders import ModelInfo
 from ..errors import UsageError
 from ..formats import Table, content_of, open_bytes, open_table
 from ..workspace import changes
@@ -16,16 +17,18 @@ _UNSCORED_SETTINGS = {"timeout_s", "retries", "io_workers", "cache_dir", "device
 _UNSCORED_LIMITS = {"connect_s", "total_s", "retry_after_s", "per_host", "decode_s", "decode_memory"}
 
 
-def identity_of(table: Table, config: Config, facts: dict[str, Any], columns: tuple[str, str]) -> dict[str, Any]:
-    """Return all that scores depend on but the weights, in values that JSON keeps."""
+def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[str, str]) -> dict[str, Any]:
+    """Return all that scores depend on, in values that JSON keeps."""
     settings = {name: value for name, value in asdict(config).items() if name not in _UNSCORED_SETTINGS}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _UNSCORED_LIMITS}
-    model = {**facts, "device": (facts["device"] or "").partition(":")[0]}
+    model = {**asdict(info), "device": (info.device or "").partition(":")[0]}
+    weights = model.pop("fingerprint")
     found = {
         "input_rows": table.row_count,
         "input_content": table.digest,
         "input_columns": list(table.columns),
         "settings": {**settings, **limits, **model, "col_url": columns[0], "col_text": columns[1]},
+        "weights": weights,
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same

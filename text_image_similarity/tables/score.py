@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
 from ..config import Config
+from ..encoders import ModelInfo
 from ..errors import ModelUnavailableError, TableError, UsageError
 from ..files import move_durably
 from ..formats import (
@@ -95,9 +95,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         table, states = _checked(source, (col_url, col_text), options)
         output = output_for(target, table.columns, table.schema)
         config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
-        facts, warnings = _start(engine, config, options.fallback_model)
-        weights = facts.pop("fingerprint")
-        identity = {**identity_of(table, config, facts, (col_url, col_text)), "weights": weights}
+        info, warnings = _start(engine, config, options.fallback_model)
+        identity = identity_of(table, config, info, (col_url, col_text))
         earlier, content = None, None
         if options.start == "retry_failed":
             earlier, content = earlier_output(target, identity, work.begun())
@@ -113,7 +112,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         summary = Summary(
             input=source,
             output=target,
-            **facts,
+            info=info,
             **outcome(work.parts),
             score=config.score,
             versions=used,
@@ -188,8 +187,8 @@ def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
             )
 
 
-def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[dict[str, Any], list[str]]:
-    """Start the engine, with the fallback model if that is allowed; return the facts of its model, and warnings."""
+def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
+    """Start the engine, with the fallback model if that is allowed; return what its model is, and warnings."""
     try:
         return engine.start(config), []
     except ModelUnavailableError as error:
@@ -208,7 +207,7 @@ def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
         with whole.open("wb") as file:
             output.join(work.paths(), file)
         described = replace(summary, output_content=content_of(str(whole)))
-        text.write_text(json.dumps(asdict(described), indent=2) + "\n", encoding="utf-8")
+        text.write_text(json.dumps(described.as_dict(), indent=2) + "\n", encoding="utf-8")
         for source, target in ((whole, place), (text, note)):
             if is_url(target):
                 upload(source, target)

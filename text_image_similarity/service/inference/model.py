@@ -13,13 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from ...embeddings import EmbeddingMemory, Vector
-from ...encoders import Encoder, identify
+from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
 from ...pipeline import Outcome, RunStats, Stages, is_caption, no_caption, open_cache, pair_of
 from ...records import ScoreResult
@@ -54,7 +55,7 @@ class ServedModel:
     def __init__(self, name: str, settings: Settings, encoder: Encoder, threads: Threads, metrics: Metrics) -> None:
         config = settings.models[name]
         self.name = name
-        self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}
+        self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
         self.problem: ModelError | None = None  # why it can do no more
         _prove(name, encoder)
         self.succeeded = time.monotonic()  # when it last encoded something
