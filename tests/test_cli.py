@@ -227,7 +227,7 @@ def test_sigterm_before_the_first_row_ends_at_once(
     table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        "text_image_similarity.encoders.onnx_backend._open", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        "text_image_similarity.encoders.onnx_load._open", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     )
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 143
     assert "ending before the first row" in caplog.text

@@ -225,7 +225,11 @@ def test_a_run_stops_and_goes_on_here_or_there(folder: Path, service: FakeServic
     asked = iter([False, True])
     with pytest.raises(StoppedError):
         score_csv(
-            folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, transport=PICTURES, stop=lambda: next(asked)
+            folder / "in.csv",
+            folder / "out.csv",
+            CONFIG,
+            engine=LocalEngine(encoder=ENCODER, transport=PICTURES),
+            stop=lambda: next(asked),
         )
     service.asked.clear()
     through(service, folder)
@@ -572,7 +576,7 @@ def test_certificates_are_held_against_the_authorities_of_the_environment(
             used.start(CONFIG)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
         with ServiceEngine(url) as used:
-            assert used.start(CONFIG)["model"] == "colour"
+            assert used.start(CONFIG).model == "colour"
 
 
 def test_closing_breaks_what_is_under_way(folder: Path, service: FakeService) -> None:

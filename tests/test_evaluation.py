@@ -81,7 +81,7 @@ def test_an_evaluation_worked_by_hand(photos: Path) -> None:
     seen: list[tuple[int, int, int]] = []
     found = evaluate(photos, Config(), encoder=COLOUR, progress=lambda *at: seen.append(at))
     assert (found.images, found.captions, found.failures) == (3, 6, {})
-    assert (found.source, found.split, found.model, found.device) == (str(photos), None, "colour", "cpu")
+    assert (found.source, found.split, found.info.model, found.info.device) == (str(photos), None, "colour", "cpu")
     # Cosines with red, blue, yellow (r2 = 0.7071): red 1 0 r2 (twice), blue 0 1 0, magenta r2 r2 0 (a tie of its own
     # with red: rank 2), yellow r2 0 1, green 0 0 r2.
     there, back = found.retrieval.text_to_image, found.retrieval.image_to_text
@@ -193,7 +193,7 @@ def test_a_table_starts_from_its_own_folder_or_the_one_given(tmp_path: Path) -> 
 
 def test_the_default_is_the_model_that_the_config_names(photos: Path) -> None:
     found = evaluate(photos, Config(model="mini"))
-    assert found.model == "mini"
+    assert found.info.model == "mini"
     encoder = load_encoder(Config(model="mini"))
     image = encoder.encode_image([np.array(Image.new("RGB", (16, 16), name)) for name in PHOTOS])
     text = encoder.encode_text([text for texts in PHOTOS.values() for text in texts])

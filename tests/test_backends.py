@@ -18,8 +18,8 @@ import pytest
 
 from tests.models import save_clip
 from tests.test_encoders import captions, noise
-from text_image_similarity import Config, ConfigError, ModelError, load_encoder
-from text_image_similarity.encoders import model_folder, onnx_backend, onnx_export
+from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
+from text_image_similarity.encoders import model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 
 
@@ -31,8 +31,8 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("model", ["mini", "tiny_clip"])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
-    torch, onnx = (load_encoder(Config(model=name, cache_dir=exports, engine=engine)) for engine in ("torch", "onnx"))
-    assert (torch.engine.name, onnx.backend.name) == ("torch", "onnx")
+    torch, onnx = (load_encoder(Config(model=name, cache_dir=exports, backend=engine)) for engine in ("torch", "onnx"))
+    assert (torch.backend.name, onnx.backend.name) == ("torch", "onnx")
     for fact in ("model", "revision", "device", "precision", "embed_dim", "context_length", "logit_scale"):
         assert getattr(onnx, fact) == getattr(torch, fact)
     images = noise(11)
@@ -130,7 +130,7 @@ def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: 
     with pytest.raises(ModelError, match="cannot be exported"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).engine.name == "torch"
+        assert load_encoder(config).backend.name == "torch"
     assert "runs on torch" in caplog.text
 
 
@@ -139,11 +139,11 @@ def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplo
     load_encoder(config)
     graph = next((tmp_path / "onnx").glob("*/image.onnx"))
     graph.write_bytes(graph.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="delete it to export anew"):
+    with pytest.raises(ModelError, match="delete it to export it again"):
         load_encoder(config)
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(replace(config, backend="auto", device="cpu")).engine.name == "torch"
-    assert "delete it to export anew" in caplog.text
+        assert load_encoder(replace(config, backend="auto", device="cpu")).backend.name == "torch"
+    assert "delete it to export it again" in caplog.text
 
 
 def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Pa
     with pytest.raises(ModelError, match="RuntimeError: no such operator"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).engine.name == "torch"
+        assert load_encoder(config).backend.name == "torch"
 
 
 def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_forked_process_encodes_too(exports: Path) -> None:
 
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_encoder(Config(model=tiny_siglip)).engine.name == "torch"
+    assert load_encoder(Config(model=tiny_siglip)).backend.name == "torch"
     with pytest.raises(ConfigError, match="backend='torch'"):
         load_encoder(Config(model=tiny_siglip, backend="onnx"))
     with pytest.raises(ConfigError, match="run on the CPU"):
@@ -198,15 +198,15 @@ def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
         load_encoder(Config(model="mini", precision="int8", backend="torch"))
-    inner = onnx_backend.find_spec
+    inner = system.find_spec
 
     def without(name: str) -> ModuleSpec | None:
         return None if name == "onnxruntime" else inner(name)
 
-    monkeypatch.setattr(onnx_backend, "find_spec", without)
-    with pytest.raises(ConfigError, match=r"need onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
+    monkeypatch.setattr(system, "find_spec", without)
+    with pytest.raises(ConfigError, match=r"needs onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
         load_encoder(Config(model="mini", backend="onnx"))
-    assert load_encoder(Config(model="mini", device="cpu")).engine.name == "torch"
+    assert load_encoder(Config(model="mini", device="cpu")).backend.name == "torch"
 
 
 def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:
