@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..config import Config
 from ..errors import UsageError
 from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, keys_in
-from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
+from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 
 if TYPE_CHECKING:
     from ..service import Settings
@@ -35,8 +35,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make the service's settings."""
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default: %(default)s)")
-    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     add(
         "--model",
         dest="models",
@@ -55,19 +55,19 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="a name whose requests are shared between models, for canaries; may be given again",
     )
     add_runtime_options(parser)
-    add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
-    add("--max-queue", type=int, default=32, help="pairs waiting from which requests get 429 (default: %(default)s)")
-    add("--max-inflight", type=int, default=256, help="pairs in work from which they do (default: %(default)s)")
-    add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
-    add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")
-    add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take (default: %(default)s)")
+    add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch")
+    add("--max-queue", type=int, default=32, help="pairs waiting from which requests get 429")
+    add("--max-inflight", type=int, default=256, help="pairs in work from which they do")
+    add("--max-pairs", type=int, default=64, help="most pairs of a request")
+    add("--max-body-mb", type=int, default=32, help="longest request body, in MiB")
+    add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take")
     add(
         "--drain-delay",
         type=seconds,
         default=5.0,
-        help="seconds from SIGTERM to the end of listening (default: %(default)s)",
+        help="seconds from SIGTERM to the end of listening",
     )
-    add("--cache-entries", type=int, default=20_000, help="embeddings kept for each model (default: %(default)s)")
+    add("--cache-entries", type=int, default=20_000, help="embeddings kept for each model")
     add(
         "--api-key-file",
         metavar="FILE",
@@ -79,7 +79,8 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {TRACES_VARIABLE})",
     )
-    add_fetch_options(parser, io_workers=128)
+    add_fetch_options(parser)
+    add_worker_options(parser, io_workers=128)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -99,7 +100,9 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     from ..service import Settings
 
-    base = with_fetching(runtime_config(options), options)
+    if ("allow_local_files", True) in options.limits:
+        raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
+    base = config_of(options)
     models = dict(_model(text, base) for text in options.models or ("fast", "accurate"))
     lazy = options.lazy or not options.models
     return Settings(

@@ -48,10 +48,10 @@ from .summary import Summary, outcome, versions
 logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
-Start = Literal["resume", "afresh", "retry_failed"]
+Start = Literal["resume", "restart", "retry_failed"]
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
-_PATIENCE = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
-_PATIENCE_LIMITS = {"connect_s", "total_s", "retry_after_s", "per_host", "decode_s", "decode_memory"}
+_PATIENCE = {"timeout_s", "retries", "io_workers", "model_cache", "device", "proxy", "isolate_decoder", "limits"}
+_PATIENCE_LIMITS = {"connect_s", "total_s", "per_host", "decode_s", "decode_memory"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class TableOptions:
     """How a table's run begins, and what it may replace.
 
     Args:
-        start: `resume` goes on from the finished parts of an earlier run, if there are any; `afresh` drops them;
+        start: `resume` goes on from the finished parts of an earlier run, if there are any; `restart` drops them;
             `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
@@ -138,13 +138,13 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         if options.start == "retry_failed":
             earlier, content = _earlier(target, identity, work.begun())
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
-        work.begin(run, used, afresh=options.start == "afresh")
+        work.begin(run, used, restart=options.start == "restart")
         job = TableJob(table, (col_url, col_text), output, work, earlier)
         job.score(config.chunk_size, scorer, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
-                f"{source} was changed while it was scored, so its parts are of no use; start afresh with --overwrite "
-                "(start='afresh')"
+                f"{source} was changed while it was scored, so its parts are of no use; start over with --restart "
+                "(start='restart')"
             )
         summary = Summary(
             input=source,
@@ -293,7 +293,7 @@ def _earlier(
     if content != written:
         raise UsageError(
             f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
-            "back, or start afresh with --overwrite"
+            "back, or start over with --restart (start='restart')"
         )
     return open_table(target), content
 
