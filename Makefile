@@ -1,4 +1,4 @@
-# make setup | score | test | check | coverage | wheel | diagram | mini | baseline | benchmark | endurance | recipes | tools
+# make setup | score | test | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance | recipes | tools
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
 
 PYTHON ?= python3

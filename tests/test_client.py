@@ -679,7 +679,7 @@ def test_wrong_options_are_answered_before_anything_is_asked(
 def test_options_of_the_service_need_one(small: Sequence[Path], capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--compare", "--service-key-file"):
         assert command("score", *small, option, small[0].parent / "x") == 2
-        assert f"{option} goes with --service-url" in capsys.readouterr().err
+        assert f"{option} needs --service-url" in capsys.readouterr().err
 
 
 def test_single_requests_are_compared_with_batches(

@@ -119,7 +119,7 @@ def test_a_second_sigterm_ends_at_once(server: Server, tmp_path: Path) -> None:
     with subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as run:
         server.wait_for("/x", 1, 120)
         run.send_signal(signal.SIGTERM)
-        assert any(b"SIGTERM: ending after the part in work" in line for line in run.stderr)
+        assert any(b"SIGTERM: ending after the current part" in line for line in run.stderr)
         assert run.poll() is None
         run.send_signal(signal.SIGTERM)
         assert run.wait(5) == 143

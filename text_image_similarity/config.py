@@ -149,7 +149,7 @@ class Config:
                 raise ConfigError(f"{name} must be a path, not {value!r}")
         proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
-            raise ConfigError("proxy must look like http://host:port")  # unsaid what it is: it may hold a password
+            raise ConfigError("proxy must look like http://host:port")  # the value may hold a password
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")

@@ -55,7 +55,7 @@ def service_engine(options: argparse.Namespace, config: Config) -> ServiceEngine
 
     Raises:
         UsageError: Another option would have no effect, or the key cannot be read.
-        ConfigError: The URL, the key or the number of connections cannot be one.
+        ConfigError: The URL, the key or the number of connections is not valid.
     """
     from ..client import ServiceEngine, settings_of_the_service
 
@@ -83,12 +83,12 @@ def _key_of(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise UsageError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(keys) != 1:
-        raise UsageError(f"{path} holds {len(keys)} words; a file for --service-key-file holds one key")
+        raise UsageError(f"{path} holds {len(keys)} words; --service-key-file must hold exactly one key")
     return keys[0]
 
 
 def compare(options: argparse.Namespace, config: Config, engine: Engine | None) -> list[Comparison]:
-    """Compare single requests with batch requests if that is asked for, and write what came out."""
+    """Compare single requests with batch requests, if `--compare` is given, and write and return the result."""
     if options.compare is None:
         return []
     from ..client import ServiceEngine, compare_table, write_comparison

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     config = config_of(options)
     if options.rating_col and (options.split is not None or options.calibrate is not None):
-        raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
+        raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
     if options.out is not None:
         check_output(options.out, besides=(options.source, options.embedding_cache))
     # Here, so that `--help` and a wrong option answer before torch is loaded.

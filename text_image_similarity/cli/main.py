@@ -36,7 +36,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
     """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
-    out of reach.
+    unavailable.
 
     Args:
         in_path: The default input.

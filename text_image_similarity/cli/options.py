@@ -59,7 +59,7 @@ def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> N
 
 
 def limit(text: str) -> tuple[str, object]:
-    """Read `name=value` for a field of `Limits`."""
+    """Read `NAME=VALUE` for a field of `Limits`."""
     name, _, value = text.partition("=")
     kinds = get_type_hints(Limits)
     if name not in kinds:
@@ -96,7 +96,7 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what a job with an end tells on its way."""
+    """Add the options that say how a job reports its progress."""
     add = parser.add_argument
     add_log_format(parser)
     add(
@@ -116,7 +116,7 @@ def add_log_format(parser: argparse.ArgumentParser) -> None:
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
-    """Return what shows the progress that the log options ask for."""
+    """Return the progress bar, or heartbeat, that the log options ask for."""
     return ProgressBar(unit, heartbeat_s=options.heartbeat, bar=draws_bars(options))
 
 
@@ -126,10 +126,10 @@ def draws_bars(options: argparse.Namespace) -> bool:
 
 
 def setting(text: str) -> tuple[str, str]:
-    """Read `key=value`."""
+    """Read `KEY=VALUE`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
-        raise argparse.ArgumentTypeError(f"{text} is not of the form key=value")
+        raise argparse.ArgumentTypeError(f"{text} must have the form KEY=VALUE")
     return key.strip(), value.strip()
 
 
@@ -137,11 +137,11 @@ def check_output(path: Path, *, besides: Iterable[str | Path | None] = ()) -> No
     """Refuse a file to write at the end of a long run, if it could not be written then.
 
     Args:
-        path: What is to be written.
+        path: The file.
         besides: Files that it must not replace; None is no file.
 
     Raises:
-        UsageError: It is a folder, or in none, or one of the others.
+        UsageError: It is a folder, lies in no folder that exists, or is one of the others.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")

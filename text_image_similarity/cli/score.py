@@ -98,7 +98,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
     parser.set_defaults(
-        run=run, fall_back=False, interrupted="finished parts, if any, are kept, and the same command goes on from them"
+        run=run, fall_back=False, interrupted="finished parts are kept, and the same command resumes from them"
     )
 
 
@@ -143,7 +143,7 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
     if options.service_url is not None:
         return service_engine(options, config)
     if given := [name for name in ("compare", "service_key_file") if getattr(options, name) is not None]:
-        raise UsageError(f"--{given[0].replace('_', '-')} goes with --service-url")
+        raise UsageError(f"--{given[0].replace('_', '-')} needs --service-url")
     if options.engine == "spark":
         from ..spark import SparkEngine
 
