@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import fields
+from functools import cache
 from inspect import cleandoc
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -45,7 +46,7 @@ def add_field(
         option: The option's name; None makes `--batch-size` of `batch_size` and `--timeout` of `timeout_s`.
         changes: What `add_argument` is told otherwise than the field says.
     """
-    hint, option = get_type_hints(kind)[name], option or option_of(name)
+    hint, option = _hints(kind)[name], option or option_of(name)
     given: dict[str, Any] = {"dest": name, "help": _as_help(field_texts(kind).get(name, ""))}
     if hint is bool:
         given["action"] = "store_true"
@@ -60,11 +61,15 @@ def add_field(
     group.add_argument(option, **{**given, **changes})
 
 
+_hints = cache(get_type_hints)
+
+
 def option_of(name: str) -> str:
     """Return the option for a field, such as `--timeout` for `timeout_s`."""
     return f"--{name.removesuffix('_s').replace('_', '-')}"
 
 
+@cache
 def field_texts(kind: type) -> dict[str, str]:
     """Return what a class's docstring says of each field under `Args`; `python -OO` has no docstrings, and so no texts."""
     _, _, behind = cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
