@@ -340,7 +340,7 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--calibrate"], 2, "model mini has no folder of yours"),
         (["--calibrate", "/no/such"], 2, "/no/such is no folder that can be written to"),
         (["--rating-col", "rating"], 2, "column 'url' is missing"),
-        (["--rating-col", "rating", "--calibrate"], 2, "goes with neither --split nor --calibrate"),
+        (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),
         (["--out", "/no/such/report.json"], 2, "lies in a folder that does not exist"),
         (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
     ],

@@ -292,7 +292,7 @@ def test_a_killed_run_resumes_to_the_same_weights(photos: Path, tmp_path: Path, 
     whole = train(photos, tmp_path / "whole", config)
     program = f"""
 import os, signal
-from text_image_similarity import TrainConfig, train
+from text_image_similarity import Config, Limits, TrainConfig, train
 steps = 0
 def count(at):
     global steps
@@ -393,7 +393,7 @@ def test_training_goes_on_from_a_trained_folder(photos: Path, tmp_path: Path) ->
     train(photos, tmp_path / "second", replace(small, init=tmp_path / "first", splits="random"))
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert torch.equal(first["text_head.1.weight"], second["text_head.1.weight"])
-    with pytest.raises(ConfigError, match=r"embed_dim: not with init"):
+    with pytest.raises(ConfigError, match=r"embed_dim cannot be set with init"):
         replace(small, init=tmp_path / "first", embed_dim=8)
 
 
@@ -539,6 +539,30 @@ def test_tracking_without_mlflow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UsageError, match=r"pip install 'text-image-similarity\[train\]'"):
         train(photos, tmp_path / "model", replace(TINY, tracking="sqlite:///runs.db"))
+
+
+def test_the_command_loads_images_within_the_limits(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(photos), str(tmp_path / "model"), "--image-weights", "none", "--image-size", "32"]
+    command += [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "12",
+        "--tracking",
+        "none",
+        "--device",
+        "cpu",
+        "--limit",
+        "max_side=30",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "photos could not be read: too_many_pixels" in said  # of the batches
+    assert "validation photos 0 can be used" in said
 
 
 def test_the_command_trains_resumes_and_says_what_it_came_to(

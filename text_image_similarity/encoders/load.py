@@ -42,7 +42,7 @@ def load_encoder(config: Config) -> Encoder:
     """Load the model that `config` names onto its device.
 
     Args:
-        config: `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `cache_dir` are used.
+        config: `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `model_cache` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.

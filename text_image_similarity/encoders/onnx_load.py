@@ -80,7 +80,7 @@ def load_onnx(
     Args:
         name: What the encoder is called.
         folder: Where the model's files are, as far as they are here.
-        config: `precision`, `preprocess`, `backend` and `cache_dir` are used.
+        config: `precision`, `preprocess`, `backend` and `model_cache` are used.
         load_torch: Loads the model itself.
 
     Returns:
@@ -113,7 +113,7 @@ def load_onnx(
 
 
 def _folder(config: Config, weights: str, precision: str) -> Path:
-    cache = Path(config.cache_dir).expanduser() if config.cache_dir else user_cache_path("text-image-similarity")
+    cache = Path(config.model_cache).expanduser() if config.model_cache else user_cache_path("text-image-similarity")
     return cache / "onnx" / f"{weights}-{precision}-{_LAYOUT}"
 
 

@@ -27,14 +27,14 @@ class Settings:
         lazy: Names of the models that are loaded when they are first asked for, instead of at the start.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
-        max_queue: Pairs waiting for a model from which on further requests are refused; as many as a batch keep the model
-            busy, and each further batch is a further wait.
-        max_inflight: Pairs accepted and not answered, downloads included, from which on further requests are refused.
+        max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
+            further batch adds its time to the wait.
+        max_inflight: Further requests are refused while this many pairs are in progress, downloads included.
         max_pairs: Most pairs of a request.
         max_body: Longest body of a request, in bytes.
         max_bodies: Bytes that all bodies in work may take together.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
-        drain_delay_s: Seconds between SIGTERM and the end of listening, in which load balancers go elsewhere.
+        drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
         api_keys: What clients must show one of; none lets everybody in.
         cache_entries: Embeddings kept in memory for each model. The file that `Config.embedding_cache` names is kept to a million.
         otlp_endpoint: Where traces are sent, as OTLP over HTTP, such as http://collector:4318; None sends none.

@@ -101,13 +101,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         if options.start == "retry_failed":
             earlier, content = earlier_output(target, identity, work.begun())
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
-        work.begin(run, used, afresh=options.start == "afresh")
+        work.begin(run, used, restart=options.start == "restart")
         job = TableJob(table, (col_url, col_text), output, work, earlier)
         job.score(config.chunk_size, engine, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
-                f"{source} was changed while it was scored, so its parts are of no use; start again with --overwrite "
-                "(start='afresh')"
+                f"{source} was changed while it was scored, so its parts are of no use; start over with --restart "
+                "(start='restart')"
             )
         summary = Summary(
             input=source,

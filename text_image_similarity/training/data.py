@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
 from ..dataset import CaptionedImage, ImageLoader, own_splits, read_dataset, read_splits, split_dataset
 from ..errors import RowError, UsageError
 from ..preprocess import Pixels, Preprocess
@@ -100,7 +99,7 @@ def batches(
 
     Args:
         images: The training photos; what is left over beyond whole batches waits for another epoch.
-        config: Batch size, seed, workers and augmentation are used.
+        config: Batch size, seed, workers, augmentation and loading are used.
         side: Of the pictures, in pixels.
         epoch: From 0.
         first: The step of the epoch to begin with.
@@ -112,7 +111,7 @@ def batches(
     loading: deque[Future[tuple[Pixels, str] | RowError]] = deque()
     pool = ThreadPoolExecutor(config.workers)
     try:
-        with ImageLoader(Config()) as loader:
+        with ImageLoader(config.loading) as loader:
 
             def draw(number: int) -> tuple[Pixels, str] | RowError:
                 return _draw(images[number], random.Random(seed_of(config.seed, epoch, number)), loader, config, side)

@@ -239,7 +239,7 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         """Measure the averaged weights after an epoch, keep them if they are the best, and save where the run stands."""
         state = self.state
-        found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation))
+        found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation, self.config.loading))
         learning_rate = self._stepper.optimiser.param_groups[-1]["lr"]
         row = {"epoch": len(state.history) + 1, "loss": self._mean_loss(), "learning_rate": learning_rate, **found}
         state.history.append(row)
@@ -258,8 +258,9 @@ class _Run:
         """Calibrate the kept weights on the validation photos, and measure them on the test photos."""
         model, tokenizer = read_dual_encoder(self._folder)
         model = model.to(next(self._model.parameters()).device)
-        calibrate(encode(model, tokenizer, self._splits.validation), self._folder)
-        return measure(encode(model, tokenizer, self._splits.test)) if len(self._splits.test) > 1 else {}
+        loading = self.config.loading
+        calibrate(encode(model, tokenizer, self._splits.validation, loading), self._folder)
+        return measure(encode(model, tokenizer, self._splits.test, loading)) if len(self._splits.test) > 1 else {}
 
     def _averaged(self) -> DualEncoder:
         model = DualEncoder(self._model.config).to(next(self._model.parameters()).device)
