@@ -1,24 +1,44 @@
-"""What an evaluation found: values, as JSON and as a table to read."""
+"""The results of an evaluation: values, as JSON and as a table to read."""
 
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..files import write_whole
+from ..files import without_nan, write_whole
 from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
 
 _SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
 
 
+class _Report:
+    """What both reports can do."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; a number that is not finite is None."""
+        values: dict[str, Any] = without_nan(asdict(self))
+        return values
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            TableError: It cannot be written.
+        """
+        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What a model is worth on a data set.
+class Evaluation(_Report):
+    """How good a model is on a data set.
 
     Args:
         source: The data set.
@@ -46,18 +66,6 @@ class Evaluation:
     pairs: PairStatistics
     calibration: Calibration | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: what is not a number is None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-    def write(self, path: str | PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Raises:
-            TableError: It cannot be written.
-        """
-        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
-
     def table(self) -> str:
         """Lay the report out for a person."""
         there, back = self.retrieval.text_to_image, self.retrieval.image_to_text
@@ -77,14 +85,14 @@ class Evaluation:
             *((name, f"{match.quantiles[q]:.4f}", f"{other.quantiles[q]:.4f}") for name, q in _SHOWN),
             ("AUC", f"{self.pairs.auc:.4f}", ""),
         ]
-        parts = [_about(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
+        parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
         if self.calibration is not None:
-            parts.append(_curve(self.calibration))
-        return "\n\n".join(_columns(part) for part in parts)
+            parts.append(_describe_curve(self.calibration))
+        return "\n\n".join(_lay_out(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
-class RatingEvaluation:
+class RatingEvaluation(_Report):
     """How well a model's scores agree with people's ratings.
 
     Args:
@@ -107,18 +115,6 @@ class RatingEvaluation:
     failures: dict[str, int]
     agreement: Agreement
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: what is not a number is None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
-
-    def write(self, path: str | PathLike[str]) -> None:
-        """Write the report as JSON.
-
-        Raises:
-            TableError: It cannot be written.
-        """
-        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
-
     def table(self) -> str:
         """Lay the report out for a person."""
         found = self.agreement
@@ -127,20 +123,21 @@ class RatingEvaluation:
             ("Kendall tau-c", f"{found.kendall_tau_c:.4f}"),
             ("Spearman rho", f"{found.spearman:.4f}"),
         ]
-        about = _about(self, ("rows", self.rows), ("rated pairs", found.pairs))
-        return "\n\n".join(_columns(part) for part in (about, figures))
+        about = _list_facts(self, ("rows", self.rows), ("rated pairs", found.pairs))
+        return "\n\n".join(_lay_out(part) for part in (about, figures))
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: keys are text, and what is not a finite number is None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def sort_failures(failures: Counter[str]) -> dict[str, int]:
+    """Return the counts of the error codes that occurred, in alphabetical order."""
+    return {code: count for code, count in sorted(failures.items()) if count}
 
 
-def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
+def list_failures(failures: Counter[str]) -> str:
+    """Name the error codes that occurred with their counts, for a message."""
+    return ", ".join(f"{count} {code}" for code, count in sort_failures(failures).items()) or "there are no rows"
+
+
+def _list_facts(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
     split = f", {report.split}" if isinstance(report, Evaluation) and report.split else ""
     revision = f" @ {report.revision}" if report.revision else ""
     fast = ", fast preprocessing" if report.preprocess == "fast" else ""
@@ -152,7 +149,7 @@ def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> l
     ]
 
 
-def _curve(calibration: Calibration) -> list[tuple[str, ...]]:
+def _describe_curve(calibration: Calibration) -> list[tuple[str, ...]]:
     return [
         ("where half of all pairs match, a pair matches", "at a cosine of"),
         *((f"in {100 * share:.0f} % of cases", f"{calibration.cosine(share):.4f}") for share in (0.1, 0.5, 0.9)),
@@ -165,7 +162,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+def _lay_out(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay rows out in columns: text to the left, figures of a table with a heading to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = str.ljust if len(widths) == 2 else str.rjust

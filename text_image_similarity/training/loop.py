@@ -60,7 +60,7 @@ class TrainProgress:
     metrics: Mapping[str, float] | None = None
 
 
-Progress = Callable[[TrainProgress], None]
+OnStep = Callable[[TrainProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> TrainResult:
     """Train a dual encoder on photos with captions.
 
     Args:
-        source: Hub id, Parquet file, folder of splits, or table; as for `read_dataset`.
+        source: A table, a folder of tables named after splits, or the id of a set on the hub; as for `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
         resume: Go on from the folder's checkpoint; starts from the beginning where there is none yet.
@@ -142,7 +142,7 @@ def _check(config: TrainConfig) -> None:
         require_mlflow()
 
 
-def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: Progress | None) -> TrainResult:
+def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: OnStep | None) -> TrainResult:
     """Finish a run while MLflow keeps its course."""
     config, run_id = run.config, run.state.run_id
     tracker = MlflowTracker(
@@ -195,7 +195,7 @@ class _Run:
         parts = {f"{name}_photos": len(getattr(self._splits, name)) for name in ("train", "validation", "test")}
         return {**asdict(self._model.config), **parts}
 
-    def finish(self, tracker: Tracker, progress: Progress | None) -> TrainResult:
+    def finish(self, tracker: Tracker, progress: OnStep | None) -> TrainResult:
         """Train what is left, and measure the weights that were kept."""
         state, config = self.state, self.config
         state.run_id = tracker.run_id
@@ -217,7 +217,7 @@ class _Run:
                 tracker.artifact(self._folder / name)
         return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
 
-    def _epoch(self, progress: Progress | None) -> None:
+    def _epoch(self, progress: OnStep | None) -> None:
         """Run the steps of an epoch that are still to do."""
         state, config, unreadable = self.state, self.config, []
         epoch, first = divmod(state.step, self._per_epoch)
@@ -284,7 +284,7 @@ class _Run:
     def _mean_loss(self) -> float:
         return self.state.loss / max(1, self.state.learnt)
 
-    def _tell(self, progress: Progress | None, done: int, row: dict[str, float] | None = None) -> None:
+    def _tell(self, progress: OnStep | None, done: int, row: dict[str, float] | None = None) -> None:
         if progress is not None:
             epoch = len(self.state.history) + (row is None)
             loss = row["loss"] if row else self._mean_loss()
