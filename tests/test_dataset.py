@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import make_png
 from tests.tables import FORMS, write_form
-from text_image_similarity import Config, ErrorCode, RowError, TableError, UsageError
+from text_image_similarity import Config, ErrorCode, Limits, RowError, TableError, UsageError
 from text_image_similarity.dataset import (
     CaptionedImage,
     ImageLoader,
@@ -166,6 +166,22 @@ def test_pictures_come_over_one_transport() -> None:
     with ImageLoader(Config(), transport=transport) as pictures:
         assert pictures.load(image).getpixel((0, 0)) == (0, 128, 0)
         assert pictures.load(CaptionedImage("near", ("near",), RED)).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_are_decoded_apart_where_that_is_asked_for() -> None:
+    image = CaptionedImage("near", ("near",), RED)
+    assert load_image(image, Config(isolate_decoder=True)).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(RowError, match="decoder_crash"):
+        load_image(image, Config(isolate_decoder=True, limits=Limits(decode_memory=1)))
+
+
+def test_local_files_are_compared_within_the_limits(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(RED)
+    (tmp_path / "in.csv").write_text("url,caption\na.png,red\nb.png,red\n")
+    assert len(read_dataset(tmp_path / "in.csv")) == 1
+    for limits in (Limits(allow_local_files=False), Limits(max_bytes=len(RED) - 1)):
+        assert len(read_dataset(tmp_path / "in.csv", limits=limits)) == 2  # nothing is read, so nothing is known
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import make_png
+from tests.server import Server, response
 from tests.tables import FORMS, write_form
-from text_image_similarity import Config, TableError, UsageError, cli, load_encoder
+from text_image_similarity import Config, Limits, TableError, UsageError, cli, load_encoder
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.evaluation import (
@@ -151,6 +152,35 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
     write_form(form, tmp_path, [{**row, "url": Path(row["url"]).name} for row in rows])
     assert evaluate(source, Config(base_dir=tmp_path), encoder=COLOUR).images == 3
     assert evaluate_ratings(source, Config(base_dir=tmp_path), encoder=COLOUR).agreement.pairs == 3
+
+
+@pytest.mark.parametrize("kind", ["captions", "ratings"])
+def test_pictures_are_fetched_as_the_config_says(kind: str, tmp_path: Path) -> None:
+    def measure(**settings: object) -> dict[str, int]:
+        config = Config(**settings)
+        found = (evaluate if kind == "captions" else evaluate_ratings)(tmp_path / "in.csv", config, encoder=COLOUR)
+        return found.failures
+
+    with Server() as server:
+        server.routes |= {f"/{name}.png": response(make_png(name)) for name in ("red", "blue")}
+        server.routes["/busy.png"] = response(status="503 Busy")
+        urls = [server.url(f"/{name}.png") for name in ("red", "blue", "busy")]
+        rows = [{"url": url, "caption": "red", "rating": "1"} for url in (*urls, str(tmp_path / "red.png"))]
+        write_form("csv", tmp_path, rows)
+        (tmp_path / "red.png").write_bytes(make_png("red", (8, 8)))
+        assert evaluate_ratings(tmp_path / "in.csv", Config(), encoder=COLOUR).failures == {"blocked_address": 3}
+        near = {"allow_private_addresses": True}
+        assert measure(limits=Limits(**near), retries=0) == {"http_5xx": 1}
+        assert server.hits["/busy.png"] == 1
+        assert measure(limits=Limits(**near), retries=1) == {"http_5xx": 1}
+        assert server.hits["/busy.png"] == 3
+        limits = Limits(**near, allow_local_files=False, max_bytes=len(make_png("red")) - 1)
+        assert measure(limits=Limits(**near, allow_local_files=False), retries=0) == {
+            "http_5xx": 1,
+            "unsupported_scheme": 1,
+        }
+        with pytest.raises(TableError, match="1 http_5xx, 2 too_many_bytes, 1 unsupported_scheme"):
+            measure(limits=limits, retries=0)
 
 
 class Picky(ColourEncoder):

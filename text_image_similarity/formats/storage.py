@@ -135,7 +135,7 @@ def content_of(place: str) -> str:
 
 
 def state_of(place: str) -> str:
-    """Return what changes when a file is written anew: its size and time, or what a store says of its version.
+    """Return what changes when a file is written again: its size and time, or what a store says of its version.
 
     Raises:
         UsageError, TableError: It cannot be asked.

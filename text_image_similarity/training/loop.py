@@ -133,7 +133,7 @@ def _check(config: TrainConfig) -> None:
     """Find what is wrong with the settings before the data is read.
 
     Raises:
-        ConfigError, UsageError: The device, precision or tower is not to be had, or MLflow is not installed.
+        ConfigError, UsageError: The device, precision or tower is not available, or MLflow is not installed.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
@@ -208,8 +208,8 @@ class _Run:
             tracker.metrics({name: value for name, value in row.items() if name != "epoch"}, len(state.history))
             self._tell(progress, self._per_epoch, row)
             stopped = self._is_over()
-        for picture in draw_curves(state.history, self._folder):
-            tracker.artifact(picture)
+        for path in draw_curves(state.history, self._folder):
+            tracker.artifact(path)
         test = self._test()
         tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
         for name in ("config.json", "model.safetensors", "tokenizer.json", "calibration.json", "history.json"):
