@@ -222,8 +222,10 @@ def test_splits_in_a_folder_at_a_url(tmp_path: Path) -> None:
 
 def test_pieces_of_a_split_are_one_table(tmp_path: Path) -> None:
     for i, data in enumerate((RED, GREEN)):
-        write(tmp_path / f"train-0000{i}-of-00002.parquet", row(data, f"{i}.jpg", "a square"))
-    assert [image.name for image in read_dataset(tmp_path, split="train")] == ["0.jpg", "1.jpg"]
+        # A piece without any path has a column of another type.
+        write(tmp_path / f"train-0000{i}-of-00002.parquet", row(data, "0.jpg" if i == 0 else None, "a square"))
+    second = f"row 1 of {tmp_path / 'train-00001-of-00002.parquet'}"
+    assert [image.name for image in read_dataset(tmp_path, split="train")] == ["0.jpg", second]
     write(tmp_path / "train-00001-of-00002.parquet", {"other": 1})
     with pytest.raises(TableError, match="has other columns than"):
         read_dataset(tmp_path, split="train")

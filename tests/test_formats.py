@@ -420,6 +420,19 @@ class TestSeveralFiles:
         notes = pq.read_table(folder / "out.parquet")["note"].to_pylist()
         assert notes == ([None, None, "x", "x"] if first == "none" else ["x", "x", None, None])
 
+    def test_a_nested_column_without_a_value_in_one_file(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        for name, path in (("a", None), ("b", "x"), ("c", None)):
+            row = {"url": "../red.png", "caption": "red", "image": {"path": path, "tags": [path], "size": 1}}
+            pq.write_table(pa.Table.from_pylist([row]), folder / "t" / f"{name}.parquet")
+        score(folder / "t", folder / "out.parquet")
+        found = pq.read_table(folder / "out.parquet")["image"].to_pylist()
+        assert found == [{"path": path, "tags": [path], "size": 1} for path in (None, "x", None)]
+        row["image"]["size"] = "1"
+        pq.write_table(pa.Table.from_pylist([row]), folder / "t" / "c.parquet")
+        with pytest.raises(TableError, match=r"c\.parquet has columns of other types than .*a\.parquet: 'image'"):
+            score(folder / "t", folder / "new.parquet")
+
     @pytest.mark.parametrize("chunk", [50, 1000])
     def test_more_categories_than_a_short_index_can_tell_apart(self, folder: Path, chunk: int) -> None:
         (folder / "t").mkdir()
