@@ -56,8 +56,8 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     place = os.path.expanduser(table)  # noqa: PTH111 - a Path would break a URL
     opened, columns = open_table(place), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)
-    rated = [bool(given) for given, _ in _rated_records(opened, columns)]
-    failures = Counter(no_rating=rated.count(False))
+    rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
+    failures = Counter(no_rating=rated[False])
     encoder = load_encoder(config) if encoder is None else encoder
     config = replace(config, score="cosine", base_dir=config.base_dir or folder_of(place))
     waiting: deque[list[float]] = deque()  # the ratings of the records that are being scored
@@ -71,7 +71,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     scores: list[float] = []
     judged: list[float] = []
     if progress is not None:
-        progress(0, 0, rated.count(True))
+        progress(0, 0, rated[True])
     with closing(score_pairs(records(), config, encoder=encoder)) as results:
         for done, result in enumerate(results, 1):
             given = waiting.popleft()
@@ -81,14 +81,14 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
                 scores += [result.similarity] * len(given)
                 judged += given
             if progress is not None:
-                progress(done, failures.total() - failures["no_rating"], rated.count(True))
+                progress(done, failures.total() - rated[False], rated[True])
     if not scores:
         raise TableError(f"no row of {table} has both a rating and a score: {list_failures(failures)}")
     return RatingEvaluation(
         source=str(table),
         ratings=names,
         **describe(encoder),
-        rows=len(rated),
+        rows=rated.total(),
         failures=sort_failures(failures),
         agreement=agreement(scores, judged),
     )
