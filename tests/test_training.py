@@ -27,6 +27,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 from transformers import BertConfig, BertModel
 
+from tests.tables import FORMS, write_form
 from text_image_similarity import Calibration, Config, TrainConfig, load_encoder, score_images, train
 from text_image_similarity.cli import main
 from text_image_similarity.encoders.dual_encoder import dequantised, quantised, set_up, token_ids
@@ -403,6 +404,16 @@ def test_a_resumed_run_needs_nothing_it_started_from(photos: Path, tmp_path: Pat
     done = train(photos, tmp_path / "second", small)
     shutil.rmtree(tmp_path / "first")
     assert train(photos, tmp_path / "second", small, resume=True) == done
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_photos_come_from_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
+    rows = [{"url": f"/photos/{number}.png", "caption": f"number {number}"} for number in range(20)]
+    splits = load_splits(write_form(form, tmp_path, rows), replace(TINY, splits="auto", batch_size=4))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 4, 4]
+    assert {image.source for part in (splits.train, splits.validation, splits.test) for image in part} == {
+        row["url"] for row in rows
+    }
 
 
 def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: Path) -> None:

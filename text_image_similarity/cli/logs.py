@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from tqdm import tqdm
+
+from ..files import without_nan
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS = get_args(LogFormat)
@@ -81,15 +82,9 @@ class _Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         ordered = {name: line.pop(name) for name in ("time", "level", "logger", "message")} | line
-        return json.dumps(_finite(ordered), default=str)
+        return json.dumps(without_nan(ordered), default=str)
 
 
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN

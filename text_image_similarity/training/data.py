@@ -41,6 +41,10 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
 
     A set without validation photos gives a fifth of its training photos for them; its test photos stay apart.
 
+    Args:
+        source: As for `read_dataset`.
+        config: The columns, the seed and the kind of splits are used.
+
     Raises:
         UsageError: It has no splits of its own and they were asked for, or a split is too small for a batch.
         TableError: It cannot be read.
@@ -131,12 +135,12 @@ def _draw(
     """Return a photo's pixels (s, s, 3) and one of its captions, both drawn by chance."""
     caption = rng.choice(image.captions)
     try:
-        picture = loader.load(image)
+        loaded = loader.load(image)
     except RowError as exc:
         return RowError(exc.code, f"{image.name}: {exc.detail}")
     if config.augment:
-        return np.array(augment(picture, side, rng)), caption
-    return square(side).pixels(picture), caption
+        return np.array(augment(loaded, side, rng)), caption
+    return square(side).pixels(loaded), caption
 
 
 def square(side: int) -> Preprocess:
