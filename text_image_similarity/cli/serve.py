@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
-from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, keys_in
+from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, parse_keys
 from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_service_options(command)
     add_log_format(command)
     command.add_argument(
-        "--quiet", action="store_true", help="no line for each request; warnings and errors are still said"
+        "--quiet", action="store_true", help="no line for each request; warnings and errors are still shown"
     )
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
@@ -57,7 +57,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add_runtime_options(parser)
     add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
     add("--max-queue", type=int, default=32, help="pairs waiting from which requests get 429 (default: %(default)s)")
-    add("--max-inflight", type=int, default=256, help="pairs in work from which they do (default: %(default)s)")
+    add("--max-inflight", type=int, default=256, help="pairs in progress from which they do (default: %(default)s)")
     add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
     add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")
     add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take (default: %(default)s)")
@@ -110,7 +110,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_queue=options.max_queue,
         max_inflight=options.max_inflight,
         max_pairs=options.max_pairs,
-        max_body=options.max_body_mb * _MEGABYTE,
+        max_body_bytes=options.max_body_mb * _MEGABYTE,
         request_timeout_s=options.request_timeout,
         drain_delay_s=options.drain_delay,
         api_keys=_keys(options.api_key_file, environment),
@@ -140,12 +140,12 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
     if file is None:
-        keys = keys_in(environment.get(KEYS_VARIABLE, "").split(","))
+        keys = parse_keys(environment.get(KEYS_VARIABLE, "").split(","))
         if environment.get(KEYS_VARIABLE) and not keys:
             raise UsageError(f"{KEYS_VARIABLE} holds no key")
         return keys
     try:
-        keys = keys_in(file.read_text(encoding="utf-8").splitlines())
+        keys = parse_keys(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeError) as exc:
         raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
     if not keys:
