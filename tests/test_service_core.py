@@ -25,7 +25,7 @@ from text_image_similarity.service.inference import local as local_module
 from text_image_similarity.service.inference import model as served_module
 from text_image_similarity.service.inference.batcher import Batcher
 from text_image_similarity.service.inference.local import LocalModelPool
-from text_image_similarity.service.inference.workers import Workers
+from text_image_similarity.service.inference.workers import ImageWorkers
 from text_image_similarity.service.jobs import Item, Job, Pair
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.telemetry.metrics import Metrics
@@ -266,7 +266,7 @@ def test_as_many_threads_decode_as_the_process_may_use_cores(monkeypatch: pytest
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    workers = Workers(MINI)
+    workers = ImageWorkers(MINI)
     assert len(workers._decoding._threads) == 1
     workers.close()
 

@@ -16,7 +16,7 @@ from ..pipeline.rows import Loaded
 from ..records import ScoreResult
 
 ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
-Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None for what is not asked about
+Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None where a request has none
 ResultT = TypeVar("ResultT")
 
 _numbers = count()
@@ -134,7 +134,7 @@ class Job:
         self.kind = kind
         self.items = [Item(self, image, caption) for image, caption in inputs]
         self.gone = False  # nobody waits for it any more
-        self.timed_out = False  # what was not done in time is answered and counted
+        self.timed_out = False  # its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)
@@ -161,5 +161,5 @@ class Job:
 
 
 def timeout_error(timeout_s: float) -> RowError:
-    """Return the error of what was not done within so many seconds."""
+    """Return the error of an item that was not done within so many seconds."""
     return RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")

@@ -22,7 +22,6 @@ from ..problems import CONTENT_TYPE, ProblemError
 
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
-_BLANKS = b" \t\n\r\v\f"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CODES = {
     400: "invalid_request",
@@ -61,11 +60,11 @@ class _WorkRequest(Request):
 class WorkRoute(APIRoute):
     """A route whose requests cost a model work: it checks and reads the body before the framework looks at it.
 
-    The service refuses its requests early when it is full. Routes whose bodies differ have a class of their own.
+    A full service refuses its requests before their bodies are read. Routes with another kind of body have a subclass.
     """
 
     media_type: ClassVar[str] = "application/json"
-    most_items: ClassVar[int | None] = None  # in a list of the body; None is the service's `max_pairs`
+    most_items: ClassVar[int | None] = None  # of a list in the body; None is the service's `max_pairs`
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -82,7 +81,7 @@ class WorkRoute(APIRoute):
         return handle_work
 
     async def read(self, request: _WorkRequest) -> None:
-        """Take the body in, and refuse one of too many parts."""
+        """Read the body, and refuse one with too many parts."""
         request.asked = _read_json(await request.body())
         most = request.app.state.settings.max_pairs if self.most_items is None else self.most_items
         _check_size(request.asked, most)
@@ -94,7 +93,7 @@ class FormRoute(WorkRoute):
     media_type = "multipart/form-data"
 
     async def read(self, request: _WorkRequest) -> None:
-        """Take the form in, piece by piece; the framework asks for it again."""
+        """Read the form piece by piece; the framework asks for it again."""
         await request.form(max_files=1, max_fields=100)
 
 
@@ -168,13 +167,13 @@ async def _wait_for_disconnect(request: Request) -> None:
 def decode_base64(text: str) -> ImageInput:
     """Return the file that a text in base64 holds.
 
-    A text that is a `data:` URL already is returned as it is, and one that is not valid base64 as the `data:` URL that it
-    would make: the fetcher reads those, and reports the pair's error.
+    A `data:` URL is returned as it is. Other text, such as base64 with line breaks or with errors, becomes a `data:` URL: the
+    fetcher reads it, or reports the pair's error.
     """
     if text[:5].lower() == "data:":
         return text
     try:
-        return b64decode(text.encode().translate(None, _BLANKS), validate=True)
+        return b64decode(text, validate=True)
     except ValueError:
         return f"data:;base64,{text}"
 

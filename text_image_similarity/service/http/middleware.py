@@ -33,7 +33,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
-_MOST_BODIES = 8  # of the longest kind, that are held at a time
+_MOST_BODIES = 8  # of the longest, held at a time
 
 
 @dataclass(slots=True)
@@ -152,7 +152,7 @@ class _Body:
         self.held = 0
 
     def check(self) -> None:
-        """Refuse a body that is too long, or for which there is no room now. No room is reserved for it."""
+        """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
         if self._declared > self._most:
             raise self._too_long()
         if self._gate.held + self._declared > _MOST_BODIES * self._most:

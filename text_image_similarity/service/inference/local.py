@@ -23,7 +23,7 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .model import ServedModel
-from .workers import Workers
+from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -55,7 +55,7 @@ class LocalModelPool:
     ) -> None:
         self._settings, self._metrics, self._load_encoder = settings, metrics, load
         self._transport = transport
-        self._workers: Workers | None = None
+        self._workers: ImageWorkers | None = None
         self._loaded: dict[str, ServedModel] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, Exception]] = {}
@@ -70,7 +70,7 @@ class LocalModelPool:
             ConfigError, ModelError: One of them cannot be loaded.
         """
         if self._workers is None:
-            self._workers = Workers(self._settings.models[self._settings.default], self._transport)
+            self._workers = ImageWorkers(self._settings.models[self._settings.default], self._transport)
         for name in self._settings.models:
             if name not in self._settings.lazy and name not in self._loaded:
                 self._loaded[name] = self._load(name)

@@ -30,7 +30,7 @@ from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .batcher import Batcher
-from .workers import Workers
+from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -54,7 +54,9 @@ class ServedModel:
         ModelError: The model does not work.
     """
 
-    def __init__(self, name: str, settings: Settings, encoder: Encoder, workers: Workers, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, settings: Settings, encoder: Encoder, workers: ImageWorkers, metrics: Metrics
+    ) -> None:
         config = settings.models[name]
         self.name = name
         self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}

@@ -22,7 +22,7 @@ logger = logging.getLogger("text_image_similarity")
 Task = Callable[[], None]
 
 
-class Workers:
+class ImageWorkers:
     """Many threads that wait for the network, and one for each usable core that decode.
 
     Args:

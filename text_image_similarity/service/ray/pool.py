@@ -188,13 +188,13 @@ async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None
     from ray.serve.exceptions import DeploymentUnavailableError
 
     try:
-        said = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
+        answers = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
     except DeploymentUnavailableError:
         return []  # it has no replica
     except Exception:  # the next time may succeed
         logger.warning("%s does not report", handle.deployment_name, exc_info=True)
         return None
-    return [report for report in said if isinstance(report, Report)]
+    return [report for report in answers if isinstance(report, Report)]
 
 
 class ClusterMetrics(Metrics):
