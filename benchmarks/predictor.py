@@ -51,7 +51,7 @@ def main() -> None:
     pictures, captions = ImageDatabase(names, rows, identity), CaptionDatabase(names, rows, identity)
     query = predictor.encoder.encode_text([QUERY])[0]
 
-    print(f"{identity}, {predictor.encoder.device}, {torch.get_num_threads()} threads, {platform.machine()}")
+    print(f"{identity}, {predictor.encoder.info.device}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(f"{'milliseconds':<58}{'min':>9}{'median':>9}{'max':>9}")
     for what, action in {
         f"search {given.pictures} pictures, once the query is encoded": partial(nearest, query, rows, 10),

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from text_image_similarity import Config, score_csv
+from text_image_similarity import Config, LocalEngine, score_csv
 from text_image_similarity.report import ReportRow, make_report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def make_page(folder: Path) -> Path:
             table.writerow([f"https://{host}/{number:05d}/{Path(row['url']).name}", caption])
     transport, config = httpx.MockTransport(serve), Config(model="mini", retries=0, chunk_size=50)
     paths = folder / "pairs.csv", folder / "scored.csv"
-    score_csv(*paths, config, transport=transport)
+    score_csv(*paths, config, engine=LocalEngine(transport=transport))
     summary = json.loads((folder / "scored.csv.summary.json").read_text(encoding="utf-8"))
     summary |= {"input": "pairs.csv", "output": "scored.csv"}
     with (folder / "scored.csv").open(newline="", encoding="utf-8") as file:

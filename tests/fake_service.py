@@ -7,7 +7,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 
 from text_image_similarity import Config, Limits, Record, ScoreResult, score_pairs
-from text_image_similarity.encoders import identify
 from text_image_similarity.encoders.testing import ColourEncoder
 
 ENCODER = ColourEncoder()
@@ -39,7 +38,7 @@ class FakeService:
     """
 
     def __init__(self, pictures: httpx.BaseTransport | None = None) -> None:
-        self.facts: dict[str, Any] = {**identify(ENCODER), "embed_dim": 3}
+        self.facts: dict[str, Any] = {**asdict(ENCODER.info), "embed_dim": 3}
         self.limits = {"max_pairs": 64, "max_queue": 160, "max_body_bytes": 1 << 20, "request_timeout_s": 30.0}
         self.faults: deque[Fault] = deque()
         self.asked: list[list[dict[str, Any]]] = []

@@ -137,7 +137,7 @@ def test_the_script_falls_back_to_mini_says_so_and_runs_from_anywhere(tmp_path: 
     assert summary["model"] == "mini"
     assert len(summary["warnings"]) == 1
     for text in (done.stdout, done.stderr, summary["warnings"][0]):  # the closing table, the log, the summary
-        assert "is out of reach, so mini scored instead" in text
+        assert "is unavailable; scored with mini instead" in text
     with out.open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 51
 
@@ -160,7 +160,7 @@ def test_a_stopped_run_goes_on_and_says_what_changed(
         cli.score.Stopping, "asked", lambda self: len(list(table.parent.glob("*.parts/part-*.csv"))) == 1
     )
     assert command(*arguments) == 143
-    assert "stopped as asked with 4 of 9 rows kept; the same command goes on" in capsys.readouterr().err
+    assert "stopped as asked with 4 of 9 rows kept; the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()
     assert command(*arguments, "--score", "unit") == 2
     assert 'score was "cosine" and is "unit"' in capsys.readouterr().err

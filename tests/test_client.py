@@ -22,10 +22,9 @@ from tests.conftest import make_png
 from tests.fake_service import ENCODER, FakeService, Fault, problem, running
 from tests.faults import Certificates
 from tests.server import Server, response
-from text_image_similarity import Config, Limits, Record, TableError, TableOptions, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, Record, TableError, TableOptions, score_csv
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
-from text_image_similarity.encoders import identify
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError, UsageError
 from text_image_similarity.tables import Summary
 
@@ -75,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def here(source: Path, target: Path, config: Config = CONFIG) -> Summary:
-    return score_csv(source, target, config, encoder=ENCODER, transport=PICTURES)
+    return score_csv(source, target, config, engine=LocalEngine(encoder=ENCODER, transport=PICTURES))
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def same(folder: Path) -> bool:
 def test_the_bytes_are_those_of_a_run_here(folder: Path, service: FakeService, connections: int) -> None:
     summary = through(service, folder, connections=connections)
     assert same(folder)
-    assert (summary.rows, summary.model, summary.device) == (95, "colour", "cpu")
+    assert (summary.rows, summary.info.model, summary.info.device) == (95, "colour", "cpu")
     codes = set(summary.failures)
     assert codes >= {"file_not_found", "http_4xx", "empty_body", "invalid_url", "unsupported_scheme", "not_an_image"}
     assert "empty_caption" in codes
@@ -444,7 +443,7 @@ def test_a_model_that_is_loaded_on_demand_is_asked_for(folder: Path, service: Fa
     service.loaded = False
     summary = through(slow, folder)
     assert next(asked) == 2
-    assert (summary.model, summary.device) == ("colour", "cpu")
+    assert (summary.info.model, summary.info.device) == ("colour", "cpu")
     assert same(folder)
 
 
@@ -518,7 +517,7 @@ def test_scores_of_two_models_are_not_mixed(folder: Path, service: FakeService) 
 
     with pytest.raises(TableError, match=r"colour at .* is another model than when this run began"):
         through(rolled, folder)
-    service.facts |= {"fingerprint": identify(ENCODER)["fingerprint"]}
+    service.facts |= {"fingerprint": ENCODER.info.fingerprint}
     asked = iter([False, True])
     with engine(service) as used, pytest.raises(StoppedError):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=used, stop=lambda: next(asked))

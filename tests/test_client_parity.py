@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.services import app_of, mini_settings, serving
-from text_image_similarity import Config, Encoder, load_encoder, score_csv
+from text_image_similarity import Config, Encoder, LocalEngine, load_encoder, score_csv
 from text_image_similarity.client import ServiceEngine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +67,7 @@ def url(watched: Watched) -> Iterator[str]:
 def here(mini: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     for name in ("out.csv", "out.parquet"):
-        score_csv(SOURCE, folder / name, CONFIG, encoder=mini)
+        score_csv(SOURCE, folder / name, CONFIG, engine=LocalEngine(encoder=mini))
     return folder
 
 
@@ -75,7 +75,7 @@ def here(mini: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_challenge_set_has_the_bytes_of_a_run_here(url: str, here: Path, tmp_path: Path, name: str) -> None:
     with ServiceEngine(url) as engine:
         summary = score_csv(SOURCE, tmp_path / name, CONFIG, engine=engine)
-    assert (summary.rows, summary.scored, summary.model) == (51, 49, "mini")
+    assert (summary.rows, summary.scored, summary.info.model) == (51, 49, "mini")
     assert (tmp_path / name).read_bytes() == (here / name).read_bytes()
 
 
@@ -90,7 +90,7 @@ def test_a_command_that_gets_sigterm_goes_on(url: str, watched: Watched, here: P
         watched.known.set()
         _, said = run.communicate(timeout=30)
     assert run.returncode == 143, said
-    kept = re.search(r"with (\d+) of 51 rows kept; the same command goes on", said)
+    kept = re.search(r"with (\d+) of 51 rows kept; the same command resumes", said)
     assert kept, said
     assert int(kept[1]) in (20, 40)
     subprocess.run(command, check=True, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT)})

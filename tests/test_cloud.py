@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, TableError, UsageError, score_csv
+from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 
@@ -61,7 +61,7 @@ def test_a_table_goes_from_the_store_to_the_store(bucket: object, tmp_path: Path
     bucket.pipe("pairs/in/a.csv", table(tmp_path, 4))
     bucket.pipe("pairs/in/b.csv", table(tmp_path, 5))
     for source in ("s3://pairs/in", "s3://pairs/in/*.csv"):
-        summary = score_csv(source, "s3://pairs/out.parquet", CONFIG, encoder=ColourEncoder())
+        summary = score_csv(source, "s3://pairs/out.parquet", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
         assert (summary.rows, summary.scored) == (9, 9)
     with bucket.open("pairs/out.parquet") as file:
         scored = pq.read_table(file)
@@ -79,14 +79,20 @@ def test_a_run_to_the_store_goes_on(bucket: object, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_csv("s3://pairs/in.csv", "s3://pairs/out.csv.gz", CONFIG, encoder=ColourEncoder(), progress=interrupt)
+        score_csv(
+            "s3://pairs/in.csv",
+            "s3://pairs/out.csv.gz",
+            CONFIG,
+            engine=LocalEngine(encoder=ColourEncoder()),
+            progress=interrupt,
+        )
     assert not bucket.exists("pairs/out.csv.gz")
     seen: list[int] = []
     score_csv(
         "s3://pairs/in.csv",
         "s3://pairs/out.csv.gz",
         CONFIG,
-        encoder=ColourEncoder(),
+        engine=LocalEngine(encoder=ColourEncoder()),
         progress=lambda n, *_: seen.append(n),
     )
     assert seen[0] == 6
@@ -98,13 +104,13 @@ def test_a_run_to_the_store_goes_on(bucket: object, tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_told(bucket: object, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"s3://pairs/none.csv does not exist"):
-        score_csv("s3://pairs/none.csv", tmp_path / "out.csv", CONFIG, encoder=ColourEncoder())
+        score_csv("s3://pairs/none.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
     bucket.pipe("pairs/in.csv", table(tmp_path, 1))
     with pytest.raises(TableError, match=r"s3://nobucket/out.csv cannot be written"):
         score_csv("s3://pairs/in.csv", "s3://nobucket/out.csv", Config(model="/no/such/model"))
     assert [name for name in bucket.ls("pairs") if "writable" in name] == []
     with pytest.raises(UsageError, match=r"nosuch://x/in.csv is no place that fsspec knows"):
-        score_csv("nosuch://x/in.csv", tmp_path / "out.csv", CONFIG, encoder=ColourEncoder())
+        score_csv("nosuch://x/in.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
 
 
 def test_a_folder_made_in_the_console_and_odd_names(bucket: object, tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_any_other_file_system_will_do(tmp_path: Path) -> None:
 
     memory = fsspec.filesystem("memory")
     memory.pipe("/t/in.csv", table(tmp_path, 4))
-    score_csv("memory://t/in.csv", "memory://t/out.csv", CONFIG, encoder=ColourEncoder())
+    score_csv("memory://t/in.csv", "memory://t/out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
     assert memory.cat("/t/out.csv").decode().splitlines()[1].endswith("red.png,red,1.0,")
 
 
@@ -151,5 +157,5 @@ def test_an_output_is_no_part_of_the_input_at_a_url_either(tmp_path: Path, sourc
     memory = fsspec.filesystem("memory")
     memory.pipe("/same/in.csv", table(tmp_path, 4))
     with pytest.raises(UsageError, match=r"is the input too|would be part of the input"):
-        score_csv(source, target, CONFIG, encoder=ColourEncoder())
+        score_csv(source, target, CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
     assert memory.cat("/same/in.csv") == table(tmp_path, 4)

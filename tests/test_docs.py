@@ -44,6 +44,13 @@ def test_the_predictor_page_prints_what_it_says(tmp_path: Path) -> None:
     assert done.stdout == promised
 
 
+def test_the_scoring_page_prints_what_it_says() -> None:
+    page = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == promised
+
+
 def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")

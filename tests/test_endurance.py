@@ -129,7 +129,7 @@ SOAK = """
 import json, os, sys, threading
 from pathlib import Path
 import psutil
-from text_image_similarity import Config, Limits, TableError, score_csv
+from text_image_similarity import LocalEngine, Config, Limits, TableError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 
 me, seen, every = psutil.Process(), [], int(sys.argv[1])
@@ -142,7 +142,7 @@ def look(done, failed, total):
 
 config = Config(batch_size=64, io_workers=32, retries=1, chunk_size=500, limits=Limits(allow_private_addresses=True, per_host=32))
 try:
-    score_csv("in.csv", "out.csv", config, encoder=ColourEncoder(), progress=look)
+    score_csv("in.csv", "out.csv", config, engine=LocalEngine(encoder=ColourEncoder()), progress=look)
 except TableError as error:
     print(error)
 finally:

@@ -46,7 +46,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) -> None:
     encoder = load_encoder(Config(model="mini", cache_dir=exports, backend="onnx", precision=precision))
-    assert encoder.precision == precision
+    assert encoder.info.precision == precision
     images, texts = noise(12), captions(12)
     image, text = encoder.encode_image(images), encoder.encode_text(texts)
     for i in range(12):
@@ -65,7 +65,7 @@ def test_int8_is_near_and_not_the_same(exports: Path) -> None:
         cosines = (one * other).sum(axis=1)
         assert (cosines > 0.98).all()
         assert np.abs(one - other).max() > 1e-4
-    assert exact.fingerprint != rounded.fingerprint
+    assert exact.info.fingerprint != rounded.info.fingerprint
 
 
 def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:

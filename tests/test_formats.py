@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_png
-from text_image_similarity import Config, TableError, UsageError, score_csv
+from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 from text_image_similarity.formats.json_lines import without
@@ -45,7 +45,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(source: Path | str, target: Path | str, config: Config = CONFIG, **given: object) -> object:
-    return score_csv(source, target, config, encoder=ENCODER, **given)
+    return score_csv(source, target, config, engine=LocalEngine(encoder=ENCODER), **given)
 
 
 # Text that UTF-8 can write; names of columns that are not ours.

@@ -25,7 +25,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import text_image_similarity.search as predictor_module
 import text_image_similarity.search.database as storage
 from tests.conftest import ROOT, make_png
 from tests.server import Server, response
@@ -38,6 +37,7 @@ from text_image_similarity import (
     Limits,
     Match,
     ModelError,
+    ModelInfo,
     Predictor,
     Record,
     RowError,
@@ -365,7 +365,12 @@ class Mirrored:
     """A colour encoder that takes red for blue: another model with the same name and the same size."""
 
     model: str = "colour"
+    embed_dim: int = 3
     inner: ColourEncoder = field(default_factory=ColourEncoder)
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(model=self.model)
 
     def encode_image(self, images: Sequence[object]) -> np.ndarray:
         return self.inner.encode_image(images)[:, ::-1]  # type: ignore[arg-type]
@@ -375,10 +380,25 @@ class Mirrored:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A colour encoder under another name."""
+
+    model: str
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(model=self.model)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(ColourEncoder(), name)
+
+
+@dataclass(frozen=True)
 class Wide(Mirrored):
     """A model of another size."""
 
     model: str = "wide"
+    embed_dim: int = 4
 
     def encode_image(self, images: Sequence[object]) -> np.ndarray:
         return np.pad(self.inner.encode_image(images), ((0, 0), (0, 1)))  # type: ignore[arg-type]
@@ -398,7 +418,7 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
         with pytest.raises(DatabaseError, match="cannot be compared"):
             predictor.search_captions(photos / "red.png", database=captions)
         assert foreign.search_captions(photos / "red.png", database=captions)
-    moved = create_predictor(encoder=ColourEncoder(model="a/new/name"))  # what a model is called does not matter
+    moved = create_predictor(encoder=Named("a/new/name"))  # what a model is called does not matter
     assert names(moved.search_database("red", 1, database)) == ["red"]
 
 
@@ -501,8 +521,8 @@ def test_a_calibrated_model_says_how_likely_a_match_is(photos: Path, tmp_path: P
         calibration_error=0.1,
         model="colour",
     )
-    assert curve.save(folder).name == predictor_module._CALIBRATION
-    encoder = ColourEncoder(model=str(folder))
+    assert curve.save(folder).name == "calibration.json"
+    encoder = Named(str(folder))
     for kind in ("cosine", "clip_score"):  # the probability is the cosine's, whatever the score kind
         predictor = create_predictor(config=replace(CONFIG, score=kind), encoder=encoder)
         found = predictor.rank_images("red", [photos / "red.png", photos / "blue.png"])

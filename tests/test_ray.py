@@ -23,9 +23,8 @@ from tests.conftest import ROOT, make_png
 from tests.pages import blocks
 from tests.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
-from text_image_similarity.encoders import describe
 from text_image_similarity.errors import ConfigError, TableError
-from text_image_similarity.pipeline.arrow import portable
+from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
@@ -245,11 +244,10 @@ def test_the_engine_scores_parts_in_order_from_several_threads(ray) -> None:
     records = [Record(*pair) for pair in rows()]
     parts = [records[start : start + 40] for start in range(0, 200, 40)]
     with RayEngine({}) as cluster:
-        facts = cluster.start(Config(model="mini", base_dir=ROOT))
+        info = cluster.start(Config(model="mini", base_dir=ROOT))
         encoder = load_encoder(MINI)
-        assert facts == {**describe(encoder), "fingerprint": encoder.fingerprint}
-        assert cluster.at_once == 4
-        with ThreadPoolExecutor(cluster.at_once) as threads:
+        assert info == encoder.info
+        with ThreadPoolExecutor(4) as threads:
             found = [result for part in threads.map(cluster.score, parts) for result in part]
         assert len(actors("_Worker")) == 2
     assert [repr(result) for result in found] == [repr(result) for result in score_pairs(records, MINI)]
@@ -347,7 +345,7 @@ def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path
     program = """
 import json, os, signal, psutil
 from text_image_similarity import Config, Record
-from text_image_similarity.pipeline.arrow import portable
+from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))

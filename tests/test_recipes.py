@@ -233,7 +233,7 @@ def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
-    assert "0 of 80 rows kept; the same command goes on" in said
+    assert "0 of 80 rows kept; the same command resumes" in said
 
 
 def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:

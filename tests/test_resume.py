@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, Limits, TableError, UsageError, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.formats.delimited import DelimitedTable
@@ -40,7 +40,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def score(folder: Path, name: str = "out.csv", config: Config = CONFIG, **given: object) -> object:
-    return score_csv(folder / "in.csv", folder / name, config, encoder=given.pop("encoder", ENCODER), **given)
+    return score_csv(
+        folder / "in.csv",
+        folder / name,
+        config,
+        engine=LocalEngine(encoder=given.pop("encoder", ENCODER), transport=given.pop("transport", None)),
+        **given,
+    )
 
 
 def stop_after(rows: int) -> Callable[[int, int, int], None]:
@@ -99,11 +105,11 @@ def test_a_model_whose_numbers_depend_on_neighbours_gives_the_same_bytes(folder:
             vectors[:, 0] += [1e-3 * i for i in range(len(pixels))]
             return vectors
 
-    score(folder, "whole.csv", encoder=Drifting())
+    score(folder, "whole.csv", encoder=Drifting(batch_invariant=False))
     for rows in (25, 55, 60):
         with pytest.raises(KeyboardInterrupt):
-            score(folder, encoder=Drifting(), progress=stop_after(rows))
-    score(folder, encoder=Drifting())
+            score(folder, encoder=Drifting(batch_invariant=False), progress=stop_after(rows))
+    score(folder, encoder=Drifting(batch_invariant=False))
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
     assert len({line.split(",")[3] for line in (folder / "out.csv").read_text().splitlines()}) > 5
 
@@ -127,15 +133,15 @@ def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path
         (folder / f"{i}.png").write_bytes(make_png(f"#{i:02x}{2 * i:02x}7f"))
     (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
     config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=2)
-    score(folder, "whole.csv", config, encoder=Drifting())
+    score(folder, "whole.csv", config, encoder=Drifting(batch_invariant=False))
     for path in folder.glob("cache.sqlite*"):
         path.unlink()
     for Drifting.stop_at in (2, 3, 2, 4, 5):
         Drifting.calls = 0
         with pytest.raises(KeyboardInterrupt):
-            score(folder, "out.csv", config, encoder=Drifting())
+            score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
     Drifting.stop_at = 0
-    score(folder, "out.csv", config, encoder=Drifting())
+    score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
@@ -221,7 +227,7 @@ def test_what_is_not_ours_stays_in_the_folder(folder: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from text_image_similarity import Config, score_csv
+from text_image_similarity import Config, LocalEngine, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 
 def hold(done, failed, total):
@@ -229,7 +235,7 @@ def hold(done, failed, total):
         print("holding", flush=True)
         sys.stdin.readline()
 
-score_csv("in.csv", "out.csv", Config(batch_size=4, io_workers=4, retries=0, chunk_size=10), encoder=ColourEncoder(), progress=hold)
+score_csv("in.csv", "out.csv", Config(batch_size=4, io_workers=4, retries=0, chunk_size=10), engine=LocalEngine(encoder=ColourEncoder()), progress=hold)
 """
 
 
@@ -250,7 +256,7 @@ def test_a_second_run_says_who_holds_the_output(folder: Path) -> None:
 
 def test_stopping_keeps_whole_parts(folder: Path) -> None:
     rows = []
-    with pytest.raises(StoppedError, match="stopped as asked with 20 of 95 rows kept; the same command goes on"):
+    with pytest.raises(StoppedError, match="stopped as asked with 20 of 95 rows kept; the same command resumes"):
         score(folder, progress=lambda done, *_: rows.append(done), stop=lambda: rows[-1] > 13)
     assert [line["rows"] for line in manifest(folder)[1:]] == [10, 10]
     assert score(folder).rows == ROWS
@@ -445,10 +451,10 @@ def test_the_same_table_in_another_folder_is_another_input(folder: Path, monkeyp
         (folder / "other" / path.name).write_bytes(path.read_bytes())
     monkeypatch.chdir(folder)
     with pytest.raises(KeyboardInterrupt):
-        score_csv("in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=stop_after(45))
+        score_csv("in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER), progress=stop_after(45))
     monkeypatch.chdir(folder / "other")
     with pytest.raises(UsageError, match="base_dir was"):
-        score_csv("in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv("in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert score(folder).rows == ROWS  # by its whole path it is the same one
 
 
@@ -518,7 +524,7 @@ def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: 
     lines = "".join(f"{i},red.png,red {i % 17} {i // 4}\n" for i in range(ROWS))
     (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
     config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=3)
-    score(folder, "whole.csv", config, encoder=Drifting())
+    score(folder, "whole.csv", config, encoder=Drifting(batch_invariant=False))
     for path in folder.glob("cache.sqlite*"):
         path.unlink()
     seen: list[int] = []
@@ -527,11 +533,11 @@ def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: 
         with pytest.raises(StoppedError):
             score(
                 *(folder, "out.csv", config),
-                encoder=Drifting(),
+                encoder=Drifting(batch_invariant=False),
                 progress=lambda done, *_: seen.append(done),
                 stop=lambda until=until: seen[-1] >= until,
             )
-    score(folder, "out.csv", config, encoder=Drifting())
+    score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
@@ -565,7 +571,7 @@ def test_finished_parts_are_not_kept_in_memory(folder: Path, monkeypatch: pytest
 
 def test_a_number_is_a_caption(folder: Path) -> None:
     (folder / "in.jsonl").write_text('{"url": "red.png", "caption": 7}\n{"url": "red.png", "caption": true}\n')
-    summary = score_csv(folder / "in.jsonl", folder / "out.csv", CONFIG, encoder=ENCODER)
+    summary = score_csv(folder / "in.jsonl", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert (summary.scored, summary.failures) == (1, {"empty_caption": 1})
 
 

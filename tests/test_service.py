@@ -8,7 +8,7 @@ import time
 from base64 import b64decode, b64encode, encodebytes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -20,7 +20,6 @@ from fastapi import Request, Response
 from tests.conftest import make_png
 from tests.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Record, load_encoder, score_pairs
-from text_image_similarity.encoders import identify
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 from text_image_similarity.service import create_app
@@ -232,7 +231,7 @@ def test_what_runs_here_is_told(service: httpx.Client) -> None:
     assert [(model["id"], model["loaded"], model["default"]) for model in models] == [("mini", True, True)]
     info = service.get("/v1/info").json()
     assert info["version"] == version("text-image-similarity")
-    assert info["models"]["mini"] == identify(load_encoder(MINI)) | {"embed_dim": 256}
+    assert info["models"]["mini"] == asdict(load_encoder(MINI).info) | {"embed_dim": 256}
     assert info["limits"]["max_pairs"] == 64
     assert service.get("/readyz").json() == service.get("/livez").json() == {"status": "ok"}
 

@@ -29,7 +29,6 @@ from text_image_similarity import (
     load_encoder,
     score_pairs,
 )
-from text_image_similarity.encoders import describe
 from text_image_similarity.spark import SparkEngine
 from text_image_similarity.spark import session as sessions
 from text_image_similarity.spark.engine import _advice
@@ -55,7 +54,7 @@ def engine(spark: SparkSession) -> Iterator[SparkEngine]:
 
 def test_it_starts_with_what_the_worker_says_of_the_model(engine: SparkEngine) -> None:
     encoder = load_encoder(CONFIG)
-    assert engine.start(CONFIG) == {**describe(encoder), "fingerprint": encoder.fingerprint}
+    assert engine.start(CONFIG) == encoder.info
     assert engine.at_once == 4  # of two cores
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from threading import Barrier, Event, Lock
-from typing import Any
 
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, Record, ScoreResult, TableError, score_csv, score_pairs
-from text_image_similarity.encoders import identify
+from text_image_similarity import (
+    Config,
+    LocalEngine,
+    ModelInfo,
+    Record,
+    ScoreResult,
+    TableError,
+    score_csv,
+    score_pairs,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError
+from text_image_similarity.errors import ModelUnavailableError, StoppedError
+from text_image_similarity.pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from text_image_similarity.tables import TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
@@ -30,12 +38,15 @@ class Pool:
         self.unavailable: set[str] = set()
         self._lock = Lock()
 
-    def start(self, config: Config) -> dict[str, Any]:
+    def start(self, config: Config) -> ModelInfo:
         self.started.append(str(config.model))
         if config.model in self.unavailable:
             raise ModelUnavailableError(f"{config.model} is nowhere")
         self.config = config
-        return identify(ENCODER)
+        return ENCODER.info
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        return score_concurrently(self.score, parts, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         with self._lock:
@@ -49,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / f"{colour}.png").write_bytes(make_png(colour))
     lines = [f"{i},{['red', 'none', 'blue', 'lime'][i % 4]}.png,{['red', 'lime', ''][i % 3]}" for i in range(95)]
     (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n")
-    score_csv(tmp_path / "in.csv", tmp_path / "here.csv", CONFIG, encoder=ENCODER)
+    score_csv(tmp_path / "in.csv", tmp_path / "here.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     return tmp_path
 
 
@@ -59,7 +70,11 @@ def test_an_engine_writes_the_same_bytes(folder: Path, at_once: int) -> None:
     summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool)
     assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
     assert sorted(pool.parts, reverse=True) == [10] * 9 + [5]
-    assert (summary.rows, summary.scored, summary.model) == (95, sum(summary.failures.values()) * -1 + 95, "colour")
+    assert (summary.rows, summary.scored, summary.info.model) == (
+        95,
+        sum(summary.failures.values()) * -1 + 95,
+        "colour",
+    )
 
 
 def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:
@@ -95,7 +110,7 @@ def test_a_run_goes_on_with_another_engine(folder: Path) -> None:
     asked = iter([False, False, True])
     with pytest.raises(StoppedError):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Pool(2), stop=lambda: next(asked))
-    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
 
 
@@ -127,7 +142,7 @@ def test_an_engine_that_is_ended_together_with_the_run_is_no_failure(folder: Pat
                 raise TableError("the cluster is gone")
             return super().score(records)
 
-    with pytest.raises(StoppedError, match="30 of 95 rows kept; the same command goes on") as raised:
+    with pytest.raises(StoppedError, match="30 of 95 rows kept; the same command resumes") as raised:
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Ended(1), stop=asked.is_set)
     assert str(raised.value.__cause__) == "the cluster is gone"
     rest = Pool()
@@ -150,11 +165,8 @@ def test_an_engine_falls_back_as_this_process_does(folder: Path) -> None:
     pool.unavailable = {CONFIG.model}
     with pytest.raises(ModelUnavailableError):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool)
-    summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=pool, fallback="mini")
+    summary = score_csv(
+        folder / "in.csv", folder / "out.csv", CONFIG, engine=pool, options=TableOptions(fallback_model="mini")
+    )
     assert pool.started[-1] == "mini"
-    assert "mini scored instead" in summary.warnings[0]
-
-
-def test_an_engine_takes_no_encoder(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="give it no encoder"):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Pool(), encoder=ENCODER)
+    assert "scored with mini instead" in summary.warnings[0]

@@ -22,8 +22,11 @@ from tests.server import Server, response
 from text_image_similarity import (
     Config,
     Limits,
+    LocalEngine,
+    ModelInfo,
     ModelUnavailableError,
     TableError,
+    TableOptions,
     UsageError,
     score_csv,
     score_pairs,
@@ -45,7 +48,13 @@ def folder(tmp_path: Path) -> Path:
 def scored(folder: Path, text: str | bytes, config: Config = CONFIG, **given: object) -> list[list[str]]:
     """Score a table given as text and return the output's rows."""
     (folder / "in.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    score_csv(folder / "in.csv", folder / "out.csv", config, encoder=ENCODER, **given)
+    score_csv(
+        folder / "in.csv",
+        folder / "out.csv",
+        config,
+        engine=LocalEngine(encoder=ENCODER, transport=given.pop("transport", None)),
+        **given,
+    )
     with (folder / "out.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
 
@@ -153,18 +162,18 @@ def test_what_is_no_table_is_refused_before_the_model_loads(
 
 def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.csv does not exist"):
-        score_csv(folder / "none.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "none.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     with pytest.raises(UsageError, match=r"cannot be written: the folder .*none does not exist"):
-        score_csv(folder / "in.csv", folder / "none" / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "in.csv", folder / "none" / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     for target in (folder, Path(), Path()):
         with pytest.raises(UsageError, match="is a folder"):
-            score_csv(folder / "in.csv", target, CONFIG, encoder=ENCODER)
+            score_csv(folder / "in.csv", target, CONFIG, engine=LocalEngine(encoder=ENCODER))
     for name in ("x" * 300 + ".csv", "x" * 244):  # the second is legal, but its summary's name is not
         with pytest.raises(UsageError, match="cannot be used"):
-            score_csv(folder / "in.csv", folder / name, CONFIG, encoder=ENCODER)
+            score_csv(folder / "in.csv", folder / name, CONFIG, engine=LocalEngine(encoder=ENCODER))
     with pytest.raises(UsageError, match="is the input too"):
-        score_csv(folder / "in.csv", folder / "in.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "in.csv", folder / "in.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
 
 
@@ -172,9 +181,9 @@ def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     os.mkfifo(folder / "pipe.csv")
     with pytest.raises(UsageError, match=r"pipe\.csv is not a regular file"):
-        score_csv(folder / "in.csv", folder / "pipe.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "in.csv", folder / "pipe.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     with pytest.raises(UsageError, match=r"pipe\.csv is not a regular file"):
-        score_csv(folder / "pipe.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "pipe.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     (folder / "out.csv.summary.json").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
         score_csv(folder / "in.csv", folder / "out.csv", Config(model="/no/such/model"))
@@ -190,17 +199,20 @@ def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
 def test_a_summary_never_replaces_the_input(folder: Path) -> None:
     (folder / "out.csv.summary.json").write_text("url,caption\nred.png,red\n")
     with pytest.raises(UsageError, match="is the input too"):
-        score_csv(folder / "out.csv.summary.json", folder / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "out.csv.summary.json", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
 
 
-def test_an_encoder_without_a_name_still_gives_a_table(folder: Path) -> None:
+def test_an_encoder_that_knows_its_name_alone_still_gives_a_table(folder: Path) -> None:
     class Bare:
+        info = ModelInfo(model="bare")
+        embed_dim = 3
         encode_image = staticmethod(ENCODER.encode_image)
         encode_text = staticmethod(ENCODER.encode_text)
 
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
-    summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=Bare())
-    assert (summary.scored, summary.model) == (1, None)
+    summary = score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=Bare()))
+    assert (summary.scored, summary.info) == (1, ModelInfo(model="bare", fingerprint=summary.job["weights"]))
+    assert summary.job["weights"].endswith("Bare")
 
 
 def test_a_link_stays_a_link(folder: Path) -> None:
@@ -218,14 +230,14 @@ def test_a_full_disk_and_a_broken_caller_are_told_apart(folder: Path, monkeypatc
         raise OSError("the terminal went away")
 
     with pytest.raises(OSError, match="the terminal went away"):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=broken)
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER), progress=broken)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TableError, match=r"out\.csv cannot be written: No space left"):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
 
 
@@ -238,7 +250,7 @@ def test_a_run_that_stops_leaves_the_old_output_and_no_litter(folder: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=stop)
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER), progress=stop)
     assert (folder / "out.csv").read_text() == "old"
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "out.csv", "red.png"]
 
@@ -247,7 +259,11 @@ def test_the_summary_says_what_was_done(folder: Path) -> None:
     seen = []
     (folder / "in.csv").write_text("url,caption\nred.png,red\nnone.png,red\nred.png,\n")
     summary = score_csv(
-        folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, progress=lambda *row: seen.append(row)
+        folder / "in.csv",
+        folder / "out.csv",
+        CONFIG,
+        engine=LocalEngine(encoder=ENCODER),
+        progress=lambda *row: seen.append(row),
     )
     assert seen == [(0, 0, 3), (1, 0, 3), (2, 1, 3), (3, 2, 3)]
     written = json.loads((folder / "out.csv.summary.json").read_text())
@@ -266,9 +282,9 @@ def test_a_fallback_is_taken_only_when_asked_for_and_is_written_down(
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     with pytest.raises(ModelUnavailableError, match="--model mini"):
         score_csv(folder / "in.csv", folder / "out.csv", Config())
-    summary = score_csv(folder / "in.csv", folder / "out.csv", Config(), fallback="mini")
-    assert summary.model == "mini"
-    assert "openai/clip-vit-base-patch32 is out of reach, so mini scored" in summary.warnings[0]
+    summary = score_csv(folder / "in.csv", folder / "out.csv", Config(), options=TableOptions(fallback_model="mini"))
+    assert summary.info.model == "mini"
+    assert "openai/clip-vit-base-patch32 is unavailable; scored with mini" in summary.warnings[0]
     assert summary.warnings[0] in caplog.text
 
 
@@ -312,7 +328,7 @@ def test_five_thousand_rows_with_ten_kinds_of_fault(server: Server, tmp_path: Pa
         writer.writerow(["url", "caption"])
         writer.writerows([server.url(f"/{code or 'red.png'}?{i}"), f"red {i}"] for i, code in enumerate(expected))
     config = Config(batch_size=32, io_workers=16, retries=0, limits=Limits(allow_private_addresses=True))
-    score_csv(tmp_path / "in.csv", tmp_path / "out.csv", config, encoder=ENCODER)
+    score_csv(tmp_path / "in.csv", tmp_path / "out.csv", config, engine=LocalEngine(encoder=ENCODER))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["caption"] for row in rows] == [f"red {i}" for i in range(5000)]
@@ -325,7 +341,7 @@ import resource, sys
 from dataclasses import dataclass
 from pathlib import Path
 import httpx, numpy as np
-from text_image_similarity import Config, score_csv
+from text_image_similarity import Config, LocalEngine, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 
 @dataclass(frozen=True)
@@ -338,7 +354,7 @@ class Wide(ColourEncoder):
 
 png = Path("red.png").read_bytes()
 answer = httpx.MockTransport(lambda request: httpx.Response(200, content=png))
-score_csv(sys.argv[1], "out.csv", Config(batch_size=8), encoder=Wide(), transport=answer)
+score_csv(sys.argv[1], "out.csv", Config(batch_size=8), engine=LocalEngine(encoder=Wide(), transport=answer))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
@@ -367,4 +383,4 @@ def test_a_folder_without_permission(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\n")
     (folder / "locked").mkdir(mode=0o500)
     with pytest.raises(TableError, match="Permission denied"):
-        score_csv(folder / "in.csv", folder / "locked" / "out.csv", CONFIG, encoder=ENCODER)
+        score_csv(folder / "in.csv", folder / "locked" / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))

@@ -17,7 +17,7 @@ from .system import lazy_names
 if TYPE_CHECKING:
     from .config import Config, Limits
     from .dataset import CaptionedImage, read_dataset, split_dataset
-    from .encoders import Encoder, load_encoder
+    from .encoders import Encoder, ModelInfo, load_encoder
     from .errors import (
         BusyError,
         ConfigError,
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
-    from .pipeline import RunStats, score_images, score_pairs
+    from .pipeline import LocalEngine, RunStats, Scorer, score_images, score_pairs
     from .records import Record, ScoreResult
     from .search import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
-    from .tables import Summary, TableOptions, score_csv
+    from .tables import Summary, TableOptions, score_csv, score_table
     from .training.config import TrainConfig
     from .training.loop import TrainProgress, TrainResult, train
 
@@ -56,9 +56,11 @@ __all__ = [
     "Evaluation",
     "ImageDatabase",
     "Limits",
+    "LocalEngine",
     "Match",
     "MissingExtraError",
     "ModelError",
+    "ModelInfo",
     "ModelUnavailableError",
     "Predictor",
     "RatingEvaluation",
@@ -66,6 +68,7 @@ __all__ = [
     "RowError",
     "RunStats",
     "ScoreResult",
+    "Scorer",
     "StoppedError",
     "Summary",
     "TableError",
@@ -83,6 +86,7 @@ __all__ = [
     "score_csv",
     "score_images",
     "score_pairs",
+    "score_table",
     "split_dataset",
     "train",
 ]
@@ -90,7 +94,7 @@ __all__ = [
 _HOMES = {
     "config": ("Config", "Limits"),
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
-    "encoders": ("Encoder", "load_encoder"),
+    "encoders": ("Encoder", "ModelInfo", "load_encoder"),
     "errors": (
         "BusyError",
         "ConfigError",
@@ -108,10 +112,10 @@ _HOMES = {
     ),
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
-    "pipeline": ("RunStats", "score_images", "score_pairs"),
+    "pipeline": ("LocalEngine", "RunStats", "Scorer", "score_images", "score_pairs"),
     "records": ("Record", "ScoreResult"),
     "search": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
-    "tables": ("Summary", "TableOptions", "score_csv"),
+    "tables": ("Summary", "TableOptions", "score_csv", "score_table"),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ErrorCode, RowError
 
@@ -21,6 +22,11 @@ class Record:
 
     url: str
     text: str
+
+    @classmethod
+    def of(cls, url: Any, text: Any) -> Record:
+        """Return a table's row as a record: a number counts as its text, as CSV would hold it."""
+        return cls(*(str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for v in (url, text)))
 
 
 @dataclass(frozen=True, slots=True)

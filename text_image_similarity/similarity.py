@@ -35,6 +35,16 @@ def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
     return products.clip(-1.0, 1.0)
 
 
+def as_floats(scores: Scores) -> list[float]:
+    """Return the shortest decimal that names each float32, so that a table, a notebook and a search show the same number.
+
+    Example:
+        >>> as_floats(np.array([0.1], np.float32))
+        [0.1]
+    """
+    return [float(str(value)) for value in scores]
+
+
 def score(cosines: Scores, kind: ScoreKind) -> Scores:
     """Turn cosines into the score kind asked for; every clamp is per pair.
 

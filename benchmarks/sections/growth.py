@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from text_image_similarity import Config, score_csv
+from text_image_similarity import Config, LocalEngine, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 
 from ..inputs import BUILD
@@ -25,7 +25,7 @@ def grow(rows: int) -> dict[str, Any]:
         source, target = Path(folder) / "rows.csv", Path(folder) / "scored.csv"
         _write(source, rows)
         with Meter() as meter:
-            summary = score_csv(source, target, Config(model="mini"), encoder=ColourEncoder())
+            summary = score_csv(source, target, Config(model="mini"), engine=LocalEngine(encoder=ColourEncoder()))
         if summary.scored != rows:
             raise RuntimeError(f"rows failed: {summary.failures}")
     return {"pairs": rows, "seconds": meter.seconds, "cpu_seconds": meter.cpu_seconds}

@@ -24,6 +24,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from text_image_similarity import (
     Config,
     Encoder,
     Limits,
+    LocalEngine,
     StoppedError,
     TableError,
     TableOptions,
@@ -43,7 +45,6 @@ from text_image_similarity import (
     score_csv,
 )
 from text_image_similarity.cli.stopping import Stopping
-from text_image_similarity.encoders import describe
 from text_image_similarity.formats import is_url, open_bytes, open_table, state_of, upload
 from text_image_similarity.formats.storage import canonical, expand, local_path
 
@@ -130,7 +131,14 @@ def score_file(
         Path(target).parent.mkdir(parents=True, exist_ok=True)
     how = TableOptions(work_dir=options.work_dir)
     summary = score_csv(
-        file, target, config, options.url_col, options.caption_col, options=how, encoder=encoder, stop=stop
+        file,
+        target,
+        config,
+        options.url_col,
+        options.caption_col,
+        options=how,
+        engine=LocalEngine(encoder=encoder),
+        stop=stop,
     )
     logger.info("%s: %d rows, %d scored, failed: %s", target, summary.rows, summary.scored, summary.failures)
 
@@ -146,15 +154,15 @@ def finished(file: str, target: str, config: Config, encoder: Encoder, options: 
     except (UsageError, ValueError, KeyError, TypeError):
         return False
     wanted = {
-        **describe(encoder),
+        **asdict(encoder.info),
         "score": config.score,
-        "url_col": options.url_col,
-        "caption_col": options.caption_col,
+        "col_url": options.url_col,
+        "col_text": options.caption_col,
     }
-    del wanted["device"]  # nodes differ
+    del wanted["device"], wanted["fingerprint"]  # nodes differ; and what is below
     if any(settings.get(name) != value for name, value in wanted.items()):
         return False
-    if weights != getattr(encoder, "fingerprint", None):
+    if weights != encoder.info.fingerprint:
         return False
     table = open_table(file)
     table.scan()

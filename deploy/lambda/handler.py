@@ -26,7 +26,7 @@ from urllib.parse import unquote_plus
 from fsspec.core import url_to_fs
 
 from text_image_similarity import Config, Limits, ScoreResult, TableOptions, load_encoder, score_csv, score_pairs
-from text_image_similarity.pipeline import record
+from text_image_similarity.records import Record
 
 logger = logging.getLogger("text_image_similarity")
 logger.setLevel(logging.INFO)
@@ -78,7 +78,7 @@ def score(pairs: Any) -> list[dict[str, Any]]:
 
 def results_of(pairs: list[dict[str, Any]]) -> list[ScoreResult]:
     """Score pairs whatever they hold: what lacks a URL or a caption fails alone."""
-    records = (record(pair.get("url"), pair.get("caption")) for pair in pairs)
+    records = (Record.of(pair.get("url"), pair.get("caption")) for pair in pairs)
     return list(score_pairs(records, CONFIG, encoder=ENCODER))
 
 

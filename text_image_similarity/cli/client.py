@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..client import Comparison, ServiceEngine
-    from ..tables import Engine
+    from ..pipeline import Engine
 
 _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
 _NAMES = {"timeout_s": "timeout", "total_s": "total-timeout"}  # of settings, as options

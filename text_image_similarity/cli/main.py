@@ -1,9 +1,4 @@
-"""The command line: one subcommand for each door, and no logic of its own.
-
-Each file here is one command: `add(commands)` adds its parser, whose `run` does the work and returns the exit code.
-Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 another run is writing the output, 4 `score --strict` and a row
-failed, 130 interrupted, 143 ended by SIGTERM.
-"""
+"""The command `text-image-similarity` and the batch script: parse, run, exit with the right code."""
 
 from __future__ import annotations
 

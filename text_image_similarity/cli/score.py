@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -28,7 +28,8 @@ from .stopping import Stopping
 from .terminal import lay_out
 
 if TYPE_CHECKING:
-    from ..tables import Engine, Summary
+    from ..pipeline import Engine
+    from ..tables import Summary
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -109,13 +110,18 @@ def run(options: argparse.Namespace) -> int:
         check_apart(options.in_path, str(path))
     config = replace(with_fetching(model_config(options), options), score=options.score, chunk_size=options.chunk_size)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
-    from ..tables import TableOptions, score_csv
+    from ..tables import TableOptions, score_table
 
-    how = TableOptions(start=options.start, overwrite_column=options.overwrite_column, work_dir=options.work_dir)
     falls_back = options.fall_back and options.model is None and options.service_url is None
+    how = TableOptions(
+        start=options.start,
+        overwrite_column=options.overwrite_column,
+        work_dir=options.work_dir,
+        fallback_model="mini" if falls_back else None,
+    )
     with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
         comparison = compare(options, config, engine)
-        summary = score_csv(
+        summary = score_table(
             options.in_path,
             options.out_path,
             config,
@@ -124,7 +130,6 @@ def run(options: argparse.Namespace) -> int:
             options=how,
             engine=engine,
             stop=stopping.asked,
-            fallback="mini" if falls_back else None,
             progress=None if options.quiet else bar.show,
         )
     if options.report is not None:
@@ -163,7 +168,7 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     columns = (options.url_col, options.caption_col)
     parts = open_table(options.out_path).read(0, config.chunk_size)
     rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
-    make_report(rows, asdict(summary), config, options.report)
+    make_report(rows, summary.as_dict(), config, options.report)
 
 
 def closing_table(summary: Summary, report: Path | None = None) -> str:
@@ -175,8 +180,8 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             *((f"failed: {code}", f"{count:,}") for code, count in summary.failures.items()),
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
-            ("model", summary.model),
-            ("device", ", ".join(filter(None, (summary.device, summary.precision, summary.backend)))),
+            ("model", summary.info.model),
+            ("device", ", ".join(filter(None, (summary.info.device, summary.info.precision, summary.info.backend)))),
             ("output", summary.output),
             *([("report", report)] if report else []),
             *(("warning", text) for text in summary.warnings),

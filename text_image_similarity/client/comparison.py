@@ -19,7 +19,6 @@ from pathlib import Path
 from ..config import Config
 from ..errors import TableError, UsageError
 from ..formats import check_columns, folder_of, open_table
-from ..pipeline import record
 from ..records import Record
 from .engine import ServiceEngine
 
@@ -79,7 +78,7 @@ def _first_rows(source: str, columns: tuple[str, str]) -> Iterator[Record]:
     if table.columns:
         check_columns(table.columns, columns, source)
     parts = ([rows.column(name) for name in columns] for rows in table.read(0, _LOOKED_AT))
-    return islice((record(*row) for part in parts for row in zip(*part, strict=True)), _LOOKED_AT)
+    return islice((Record.of(*row) for part in parts for row in zip(*part, strict=True)), _LOOKED_AT)
 
 
 def _compared(engine: ServiceEngine, singles: Sequence[Record], batch: Sequence[Record]) -> list[Comparison]:

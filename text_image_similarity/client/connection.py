@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -15,11 +14,8 @@ import httpx
 
 from ..config import Limits
 from ..errors import ConfigError, RowError, TableError, UsageError
-from ..fetch import USER_AGENT
-from ..fetch.references import http_url
-from ..fetch.responses import retry_after_s
-from ..fetch.stream import row_deadline
-from ..fetch.transport import GuardedTransport
+from ..fetch import USER_AGENT, GuardedTransport, http_url, retry_after_s, row_deadline
+from ..system import backoff_s
 
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
 _CONNECT_S = 10.0
@@ -125,7 +121,7 @@ class Connection:
                 if not self.closed:
                     raise
                 failure = str(exc)
-            wait += min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
+            wait += backoff_s(tries)
             if self.closed or time.monotonic() + wait > end or self._closing.wait(wait):
                 break
         if self.closed:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from ..config import Config, Limits, at_least
+from ..encoders import ModelInfo
 from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError
+from ..pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
 
-_FACTS = ("model", "revision", "device", "precision", "backend", "preprocess", "fingerprint")
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
@@ -65,7 +66,7 @@ class ServiceEngine:
         self._pool = ThreadPoolExecutor(connections, thread_name_prefix="score-service")
         self._pairs = Pairs(Config())
         self._config = Config()
-        self._facts: dict[str, Any] = {}
+        self._info = ModelInfo("")
         self.requests = 0
         self.max_pairs = self._max_queue = 1
         self._max_body = _MOST_BYTES
@@ -79,17 +80,12 @@ class ServiceEngine:
         self._pairs.close()
 
     @property
-    def at_once(self) -> int:
-        """How many parts keep all connections busy, once it is started."""
-        return 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
-
-    @property
     def _pairs_of_a_request(self) -> int:
         # All connections together have twice as many pairs under way as may wait there: never idle, seldom refused.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
-    def start(self, config: Config) -> dict[str, Any]:
-        """Choose the model, wait until it is loaded, and return what `identify` says of it there.
+    def start(self, config: Config) -> ModelInfo:
+        """Choose the model, wait until it is loaded, and say what it is.
 
         Raises:
             ConfigError: `config` has settings that belong to the service.
@@ -107,11 +103,16 @@ class ServiceEngine:
             self._max_body = int(limits["max_body_bytes"])
             self._service.answer_s = max(self._service.answer_s, 2 * float(limits["request_timeout_s"]))
         self._name = self._chosen(config)
-        self._facts = self._facts_when_loaded()
+        self._info = self._info_when_loaded()
         self._config = config
         self._pairs.close()
         self._pairs = Pairs(config)
-        return dict(self._facts)
+        return self._info
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, as many at once as keep all connections busy; see `Engine`."""
+        at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
+        return score_concurrently(self.score, parts, at_once=at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part and return one result per record, in order; may be called from several threads.
@@ -132,8 +133,8 @@ class ServiceEngine:
         finally:
             for future in work:
                 future.cancel()
-        now = self._facts_now()  # None of a replica that has not loaded it
-        if now is not None and {**now, "device": None} != {**self._facts, "device": None}:
+        now = self._info_now()  # None of a replica that has not loaded it
+        if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
                 f"{self._name} at {self._service.url} is another model than when this run began; put the earlier one "
                 "back, or score the table afresh with --overwrite (start='afresh')"
@@ -211,12 +212,12 @@ class ServiceEngine:
             )
         return name
 
-    def _facts_when_loaded(self) -> dict[str, Any]:
-        """Return the facts of the model; one that is loaded on demand is asked for first, of several replicas too."""
+    def _info_when_loaded(self) -> ModelInfo:
+        """Return what the model is; one that is loaded on demand is asked for first, of several replicas too."""
         content = json.dumps({"model": self._name, "input": "a"}).encode()
         for _ in range(_REPLICAS):
-            if (facts := self._facts_now()) is not None:
-                return facts
+            if (info := self._info_now()) is not None:
+                return info
             answer = self._service.ask("POST", "/v1/embeddings", content, insist=False)
             if answer.status != 200 or answer.body is None:
                 raise ModelUnavailableError(f"the service at {self._service.url} cannot load {self._name}: {answer}")
@@ -227,11 +228,11 @@ class ServiceEngine:
                 )
         raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
 
-    def _facts_now(self) -> dict[str, Any] | None:
-        """Return the facts of the model, or None if it is not loaded."""
+    def _info_now(self) -> ModelInfo | None:
+        """Return what the model is, or None if it is not loaded."""
         with self._understood("GET /v1/info"):
             model = self._get("/v1/info")["models"].get(self._name)
-            return model and {name: model[name] for name in _FACTS}
+            return model and ModelInfo(**{field.name: model[field.name] for field in fields(ModelInfo)})
 
     def _get(self, path: str, *, insist: bool = True) -> dict[str, Any]:
         answer = self._service.ask("GET", path, insist=insist)

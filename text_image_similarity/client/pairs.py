@@ -13,10 +13,9 @@ import httpx
 
 from ..config import Config
 from ..errors import ErrorCode, RowError
-from ..fetch import Fetcher
-from ..fetch.references import scheme_of
-from ..formats.rows import is_whole
-from ..pipeline.encoding import is_caption, no_caption
+from ..fetch import Fetcher, scheme_of
+from ..formats import is_whole
+from ..pipeline import is_caption, no_caption
 from ..records import Record, ScoreResult
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`

@@ -24,6 +24,7 @@ from PIL import Image
 
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError
+from ..system import usable_cores
 from .worker import ANSWER, FAILURE, IMAGE, REQUEST
 
 logger = logging.getLogger("text_image_similarity")
@@ -75,7 +76,7 @@ class IsolatedDecoder:
     def __init__(self, limits: Limits, *, workers: int | None = None, command: Sequence[str] | None = None) -> None:
         self._limits = limits
         self._command = command or worker_command(limits)
-        self._places = BoundedSemaphore(workers or os.cpu_count() or 1)
+        self._places = BoundedSemaphore(workers or usable_cores())
         self._lock = Lock()
         self._idle: list[_Worker] = []
         self._running: set[_Worker] = set()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from .cache import EmbeddingCache, Vector, content_key
-from .memory import EmbeddingMemory, Recent
+from .memory import REMEMBERED, EmbeddingMemory, PartEmbeddings, Recent
 
 __all__ = [
+    "REMEMBERED",
     "EmbeddingCache",
     "EmbeddingMemory",
+    "PartEmbeddings",
     "Recent",
     "Vector",
     "content_key",

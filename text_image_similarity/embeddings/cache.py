@@ -16,6 +16,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from threading import Lock
 from typing import Literal
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class EmbeddingCache:
             self._file = _opened(Path(path).expanduser())
         except (sqlite3.Error, OSError) as exc:
             raise ConfigError(f"embedding_cache={fspath(path)!r} cannot be used: {exc}") from exc
+        finalize(self, self._file.close).atexit = False  # of one that nobody closed
 
     def get(self, key: bytes) -> Vector | None:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""

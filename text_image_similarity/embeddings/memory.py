@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Generic, TypeVar
 
+from ..errors import RowError
 from .cache import EmbeddingCache, Vector
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+REMEMBERED = 8192  # embeddings in memory: 19 MB for CLIP ViT-B/32
 
 
 class Recent(Generic[Key, Value]):
@@ -73,3 +76,41 @@ class EmbeddingMemory:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+class PartEmbeddings:
+    """The embeddings of the part of a run that is being scored, in front of those that are remembered.
+
+    What a part made is remembered when it ends, all of it at once, so that a run which is stopped and goes on later finds
+    all of a part's embeddings or none. Not safe to share between threads.
+
+    Args:
+        memory: What is remembered beyond the part.
+    """
+
+    def __init__(self, memory: EmbeddingMemory) -> None:
+        self._memory = memory
+        self._made: Recent[bytes, Vector] = Recent(REMEMBERED)
+        self._unsaved: dict[bytes, Vector] = {}
+
+    def get(self, key: bytes, found: Vector | None = None) -> Vector | None:
+        """Return the embedding that this part made, or one that is remembered: `found`, if it was looked up already."""
+        vector = self._made.get(key)
+        if vector is None:
+            vector = found
+        return vector if vector is not None else self._memory.get(key)
+
+    def put(self, key: bytes, outcome: Vector | RowError) -> None:
+        """Keep what an encoder made, unless it is an error."""
+        if not isinstance(outcome, RowError):
+            self._unsaved[key] = self._made.put(key, outcome)
+
+    def save(self) -> None:
+        """Remember what was made since the last call."""
+        self._memory.put(self._unsaved)
+        self._unsaved.clear()
+
+    def end_part(self) -> None:
+        """Remember what the part made, and begin the next one."""
+        self.save()
+        self._made.clear()

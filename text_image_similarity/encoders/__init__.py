@@ -6,13 +6,16 @@ heavy libraries, so naming this package costs nothing.
 
 from __future__ import annotations
 
-from .load import Encoder, PreparingEncoder, describe, identify, load_encoder, model_folder
+from .adapter import UnpreparedEncoder, as_preparing
+from .load import load_encoder, model_folder
+from .protocols import Encoder, ModelInfo, PreparingEncoder
 
 __all__ = [
     "Encoder",
+    "ModelInfo",
     "PreparingEncoder",
-    "describe",
-    "identify",
+    "UnpreparedEncoder",
+    "as_preparing",
     "load_encoder",
     "model_folder",
 ]

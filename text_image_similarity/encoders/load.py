@@ -7,19 +7,16 @@ heavy libraries, so naming this package costs nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
-from ..preprocess import ImageLike, Pixels
-from ..similarity import Embeddings
+from .protocols import Encoder
 from .zipped import on_disk
 
 if TYPE_CHECKING:
@@ -32,90 +29,6 @@ _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
 }
-
-
-class Encoder(Protocol):
-    """A dual encoder: pictures and texts become vectors in one space. Safe to share between threads.
-
-    `score_pairs` needs no more than the two verbs; `score_csv` writes the other facts into its summary.
-    """
-
-    @property
-    def model(self) -> str:
-        """Hub id, folder or alias of the model."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit of a hub model, or None."""
-
-    @property
-    def device(self) -> str:
-        """Where it runs: `cpu`, `cuda:0`, `mps`."""
-
-    @property
-    def precision(self) -> str:
-        """`fp32`, `fp16` or `int8`."""
-
-    @property
-    def embed_dim(self) -> int:
-        """Width of the shared space."""
-
-    @property
-    def context_length(self) -> int:
-        """Longest caption in tokens; longer ones are cut."""
-
-    @property
-    def logit_scale(self) -> float:
-        """What cosines are multiplied with before a softmax or sigmoid."""
-
-    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
-        """Encode pictures (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
-
-        Pixels count as they are: EXIF orientation is a matter of files, which `score_pairs` and `score_images` read.
-
-        Returns:
-            Shape (n, embed_dim), float32; a row is not finite where the model gave no finite answer.
-        """
-
-    def encode_text(self, texts: Sequence[str]) -> Embeddings:
-        """Encode captions to unit vectors, shape (n, embed_dim), float32."""
-
-
-@runtime_checkable
-class PreparingEncoder(Encoder, Protocol):
-    """An encoder whose pictures and captions can be made ready ahead of time, on other threads."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """What its embeddings depend on besides pixels and words, or None; equal ones may share an embedding cache."""
-
-    @property
-    def decode_side(self) -> int | None:
-        """Shorter side, in pixels, that pictures may be reduced to while they are decoded; None: decode them whole."""
-
-    def prepare(self, image: Image.Image) -> Pixels:
-        """Bring one picture to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
-
-    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
-        """Encode what `prepare` returned, as `encode_image` would the pictures."""
-
-    def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
-        """Turn captions into what the model reads, one item each; safe to call on any thread."""
-
-    def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
-        """Encode items that `tokenize` returned, as `encode_text` would the captions."""
-
-
-def describe(encoder: Encoder) -> dict[str, Any]:
-    """Return what a report says of an encoder: model, revision, device, precision, backend and preprocess mode."""
-    facts = {name: getattr(encoder, name, None) for name in ("model", "revision", "device", "precision")}
-    backend = getattr(getattr(encoder, "backend", None), "name", None)
-    return {**facts, "backend": backend, "preprocess": "fast" if getattr(encoder, "decode_side", None) else "exact"}
-
-
-def identify(encoder: Encoder) -> dict[str, Any]:
-    """Return what `describe` does, and the encoder's `fingerprint`; one without has the name of its class for it."""
-    return {**describe(encoder), "fingerprint": getattr(encoder, "fingerprint", None) or type(encoder).__qualname__}
 
 
 def model_folder(name: str) -> Path:

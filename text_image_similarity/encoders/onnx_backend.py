@@ -224,6 +224,10 @@ class OnnxBackend:
     def device(self) -> str:
         return "cpu"
 
+    @property
+    def batch_invariant(self) -> bool:
+        return True  # see the module
+
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         step = self._at_once(len(pixels), _IMAGES)
         batches = [np.stack(pixels[start : start + step]) for start in range(0, len(pixels), step)]

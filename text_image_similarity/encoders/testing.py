@@ -17,6 +17,7 @@ from PIL import Image
 from ..decode import to_rgb
 from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
+from .protocols import ModelInfo
 
 COLOURS = {
     "red": (1, 0, 0),
@@ -39,15 +40,14 @@ class ColourEncoder:
         array([[0.7071, 0.7071, 0.    ]], dtype=float32)
     """
 
-    model: str = "colour"
-    revision: str | None = None
-    device: str = "cpu"
-    precision: str = "fp32"
     embed_dim: int = 3
-    context_length: int = 1000
-    logit_scale: float = 1.0
-    fingerprint: str = "colour"
     decode_side: int | None = None
+    batch_invariant: bool = True
+    fingerprint: str | None = "colour"
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(model="colour", device="cpu", precision="fp32", fingerprint=self.fingerprint)
 
     def prepare(self, image: Image.Image) -> Pixels:
         return Preprocess(size=(8, 8), crop=None, mean=(0.0,) * 3, std=(1.0,) * 3).pixels(to_rgb(image))

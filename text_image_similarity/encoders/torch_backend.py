@@ -197,6 +197,10 @@ class TorchBackend:
         return str(self.placement.device)
 
     @property
+    def batch_invariant(self) -> bool:
+        return False  # last digits may depend on the place in a batch, and on the batch that ran out of memory
+
+    @property
     def precision(self) -> str:
         return "fp16" if self.placement.dtype == torch.float16 else "fp32"
 

@@ -13,9 +13,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ..config import PreprocessMode
 from ..decode import to_rgb
 from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
+from .protocols import ModelInfo
 from .tokens import Ids, Tokens, by_length
 
 _ARITHMETIC = 2  # of decoding, preprocessing, tokens and backends; another number leaves old embeddings in caches aside
@@ -36,8 +38,12 @@ class Backend(Protocol):
     def precision(self) -> str:
         """`fp32`, `fp16` or `int8`."""
 
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether features are the same to the last bit whatever is encoded beside them."""
+
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
-        """Encode n > 0 pictures of the model's size to features (n, embed_dim), float32, of any length."""
+        """Encode n > 0 images of the model's size to features (n, embed_dim), float32, of any length."""
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
         """Encode n > 0 captions, given shortest first, to features (n, embed_dim), float32, of any length."""
@@ -48,7 +54,11 @@ class TwoTowerEncoder:
     """A `PreparingEncoder` over a backend.
 
     Args:
-        model, revision, embed_dim, context_length, logit_scale: As in `Encoder`.
+        model: Hub id, folder or alias.
+        revision: Commit of a hub model, or None.
+        embed_dim: Width of the shared space.
+        context_length: Longest caption in tokens; longer ones are cut.
+        logit_scale: What cosines are multiplied with before a softmax or sigmoid.
         preprocess: How the model wants its pictures.
         tokens: How it reads captions.
         backend: What runs it.
@@ -66,21 +76,23 @@ class TwoTowerEncoder:
     weights: str | None = None
 
     @property
-    def device(self) -> str:
-        return self.backend.device
-
-    @property
-    def precision(self) -> str:
-        return self.backend.precision
-
-    @property
-    def fingerprint(self) -> str | None:
-        if self.weights is None:
-            return None
-        mode = "fast" if self.preprocess.fast else "exact"
-        return (
-            f"{_ARITHMETIC} {self.weights} {self.backend.name} {self.device.partition(':')[0]} {self.precision} {mode}"
+    def info(self) -> ModelInfo:
+        backend = self.backend
+        mode: PreprocessMode = "fast" if self.preprocess.fast else "exact"
+        parts = (_ARITHMETIC, self.weights, backend.name, backend.device.partition(":")[0], backend.precision, mode)
+        return ModelInfo(
+            model=self.model,
+            revision=self.revision,
+            device=backend.device,
+            precision=backend.precision,
+            backend=backend.name,
+            preprocess=mode,
+            fingerprint=None if self.weights is None else " ".join(map(str, parts)),
         )
+
+    @property
+    def batch_invariant(self) -> bool:
+        return self.backend.batch_invariant
 
     @property
     def decode_side(self) -> int | None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..dataset import Table, open_table, read_dataset, reference
-from ..encoders import Encoder, describe, load_encoder
+from ..encoders import Encoder, load_encoder
 from ..errors import RowError, TableError, UsageError
 from ..metrics import (
     Calibration,
@@ -90,11 +90,11 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     text = vectors[[row for _, row in kept]]  # (m, d)
     encoded = time.perf_counter()
     found, pairs = retrieval(image, text, owner), pair_statistics(image, text, owner)
-    calibration = _fitted(image, text, owner, str(getattr(encoder, "model", config.model)))
+    calibration = _fitted(image, text, owner, encoder.info.model)
     return Evaluation(
         source=str(source),
         split=split,
-        **describe(encoder),
+        info=encoder.info,
         images=len(image),
         captions=len(text),
         failures=_counted(failures),
@@ -169,7 +169,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     return RatingEvaluation(
         source=str(table),
         ratings=names,
-        **describe(encoder),
+        info=encoder.info,
         rows=len(rated),
         failures=_counted(failures),
         agreement=agreement(scores, judged),

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..encoders import ModelInfo
 from ..files import write_whole
 from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
 
@@ -23,7 +24,8 @@ class Evaluation:
     Args:
         source: The data set.
         split: Which of its splits; None is all of it.
-        images: Pictures that were measured.
+        info: The model.
+        images: Images that were measured.
         captions: Their captions.
         failures: Pictures and captions that were left out, by error code.
         seconds: Spent on pictures, on captions and on the figures.
@@ -32,12 +34,7 @@ class Evaluation:
 
     source: str
     split: str | None
-    model: str | None
-    revision: str | None
-    device: str | None
-    precision: str | None
-    backend: str | None
-    preprocess: str | None
+    info: ModelInfo
     images: int
     captions: int
     failures: dict[str, int]
@@ -48,7 +45,7 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: what is not a number is None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return _flat(self)
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the report as JSON.
@@ -90,6 +87,7 @@ class RatingEvaluation:
     Args:
         source: The table.
         ratings: Its columns of ratings; every rating of a row counts as one pair.
+        info: The model.
         rows: Rows of the table.
         failures: Rows that were left out, by error code; a row without any rating counts under `no_rating`.
         agreement: The rank correlations.
@@ -97,19 +95,14 @@ class RatingEvaluation:
 
     source: str
     ratings: tuple[str, ...]
-    model: str | None
-    revision: str | None
-    device: str | None
-    precision: str | None
-    backend: str | None
-    preprocess: str | None
+    info: ModelInfo
     rows: int
     failures: dict[str, int]
     agreement: Agreement
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: what is not a number is None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return _flat(self)
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the report as JSON.
@@ -131,6 +124,18 @@ class RatingEvaluation:
         return "\n\n".join(_columns(part) for part in (about, figures))
 
 
+def _flat(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
+    """Return a report's values, the model's among them."""
+    found: dict[str, Any] = {}
+    for name, value in asdict(report).items():
+        found |= (
+            {key: fact for key, fact in value.items() if key != "fingerprint"}
+            if name == "info"
+            else {name: _plain(value)}
+        )
+    return found
+
+
 def _plain(value: Any) -> Any:
     """Return a value as JSON can hold it: keys are text, and what is not a finite number is None."""
     if isinstance(value, dict):
@@ -142,11 +147,11 @@ def _plain(value: Any) -> Any:
 
 def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
     split = f", {report.split}" if isinstance(report, Evaluation) and report.split else ""
-    revision = f" @ {report.revision}" if report.revision else ""
-    fast = ", fast preprocessing" if report.preprocess == "fast" else ""
+    revision = f" @ {report.info.revision}" if report.info.revision else ""
+    fast = ", fast preprocessing" if report.info.preprocess == "fast" else ""
     return [
         ("source", report.source + split),
-        ("model", f"{report.model}{revision} ({report.device}, {report.precision}{fast})"),
+        ("model", f"{report.info.model}{revision} ({report.info.device}, {report.info.precision}{fast})"),
         *((name, f"{count:,}") for name, count in counts),
         *((f"left out: {code}", f"{count:,}") for code, count in report.failures.items()),
     ]

@@ -1,12 +1,7 @@
-"""Reference -> bytes. The only door to the network and to image files.
-
-A reference is an http(s) URL, a path, a `file:` URL or a `data:` URL. Every limit of `Limits` holds while bytes arrive.
-Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTransport(handler))` never opens a socket.
-"""
+"""The fetcher: one call for every kind of reference, with retries, limits and one deadline a row."""
 
 from __future__ import annotations
 
-import random
 import ssl
 import stat
 import sys
@@ -22,6 +17,7 @@ import httpx
 
 from ..config import Config
 from ..errors import ErrorCode, RowError
+from ..system import backoff_s
 from .pacing import Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of
 from .responses import AGENT, RefusedError, check_bytes, check_opt_out, check_status, expanded
@@ -127,7 +123,7 @@ class Fetcher:
 
     def _wait(self, error: RowError, tries: int, clock: Clock) -> bool:
         """Wait before the next try; say no if there is no time for one, the host has had its share or the run is closing."""
-        pause = min(8.0, 0.25 * 2**tries) * random.random()
+        pause = backoff_s(tries)
         if isinstance(error, RefusedError) and error.retry_after is not None:
             if error.retry_after > self._limits.retry_after_s:
                 return False

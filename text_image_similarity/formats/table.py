@@ -1,7 +1,4 @@
-"""Table files: CSV, TSV, JSON Lines and Parquet, on this machine or at any fsspec URL, read in parts of rows.
-
-`open_table` reads one file, a folder or a pattern as one table; `output_for` writes what its name says.
-"""
+"""Open a file, a folder or a pattern as one table, whatever its format."""
 
 from __future__ import annotations
 

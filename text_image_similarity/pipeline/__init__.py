@@ -1,22 +1,42 @@
-"""Records in, scores out: `score_pairs` for references, `score_images` for pictures in memory.
+"""From records, images and captions to scores and embeddings: `Scorer`, and functions for a single call.
 
-`embed_images` and `embed_texts` stop half-way, at the embeddings, for doors that compare all with all.
+records -> distinct images -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
 """
 
 from __future__ import annotations
 
-from .rows import Outcome
-from .score import ImageSource, embed_images, embed_texts, record, score_images, score_pairs, score_parts
+from .embed import embed_images, embed_texts
+from .encoding import is_caption, no_caption
+from .engine import Engine, LocalEngine, TaggedRows, portable, score_concurrently
+from .loaders import Loaders
+from .rows import LoadedImage, Outcome, Tag
+from .score import score_images, score_pairs
+from .scorer import Scorer
+from .sources import EncodedImage, ImageSource
+from .stages import Stages, open_cache, pair_of
 from .stats import RunStats
 
 __all__ = [
+    "EncodedImage",
+    "Engine",
     "ImageSource",
+    "LoadedImage",
+    "Loaders",
+    "LocalEngine",
     "Outcome",
     "RunStats",
+    "Scorer",
+    "Stages",
+    "Tag",
+    "TaggedRows",
     "embed_images",
     "embed_texts",
-    "record",
+    "is_caption",
+    "no_caption",
+    "open_cache",
+    "pair_of",
+    "portable",
+    "score_concurrently",
     "score_images",
     "score_pairs",
-    "score_parts",
 ]

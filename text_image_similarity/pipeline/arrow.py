@@ -2,76 +2,45 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
-from os import PathLike
-from pathlib import Path
+from itertools import islice
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from ..config import Config
-from ..encoders import Encoder
 from ..formats import SCORE_FIELDS, score_arrays
 from ..records import Record, ScoreResult
-from .score import record, score_pairs
+from .scorer import Scorer
 
 
 def score_batches(
-    batches: Iterable[pa.RecordBatch], config: Config, columns: tuple[str, str], *, encoder: Encoder | None = None
+    batches: Iterable[pa.RecordBatch], scorer: Scorer, columns: tuple[str, str]
 ) -> Generator[pa.RecordBatch]:
     """Score the rows of Arrow batches, as one stream: downloads and encoding do not wait where a batch ends.
 
     Args:
         batches: Rows, in batches of any size; a batch is held until its last row is scored.
-        config: The settings of the run.
+        scorer: What scores them.
         columns: Their columns of references and of captions.
-        encoder: A loaded encoder to use and share; None loads the one that `config` names.
 
     Returns:
-        Each batch with two more columns, `similarity` (null for a failed row) and `error`, in order.
-
-    Raises:
-        ConfigError, ModelError: At once, before a batch is read.
+        Each batch with two more columns, `similarity` (null for a failed row) and `error`, in order; those without rows
+        come last.
     """
-    waiting: deque[pa.RecordBatch] = deque()
+    empty: list[pa.RecordBatch] = []
 
-    def records() -> Iterator[Record]:
+    def rows() -> Iterator[tuple[pa.RecordBatch, Record]]:
         for batch in batches:
-            waiting.append(batch)
-            yield from map(record, *(batch.column(name).to_pylist() for name in columns))
+            if not batch.num_rows:
+                empty.append(batch)
+            for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                yield batch, Record.of(*row)
 
-    results = score_pairs(records(), config, encoder=encoder)
-
-    def scored() -> Generator[pa.RecordBatch]:
-        done: list[ScoreResult] = []
-        with closing(results):
-            for result in results:
-                done.append(result)
-                while waiting and len(done) >= waiting[0].num_rows:  # also past batches without rows
-                    batch = waiting.popleft()
-                    yield _extended(batch, done[: batch.num_rows])
-                    done = done[batch.num_rows :]
-        yield from (_extended(batch, []) for batch in waiting)
-
-    return scored()
-
-
-def portable(config: Config) -> Config:
-    """Return settings that mean the same in a process with another working folder: their paths are absolute."""
-
-    def absolute(path: str | PathLike[str] | None) -> Path | None:
-        return None if path is None else Path(path).expanduser().absolute()
-
-    folder = absolute(config.model)
-    return replace(
-        config,
-        model=str(folder) if folder and folder.is_dir() and str(config.model) != "mini" else config.model,
-        base_dir=Path(config.base_dir or "").absolute(),
-        cache_dir=absolute(config.cache_dir),
-        embedding_cache=absolute(config.embedding_cache),
-    )
+    with closing(scorer.score_tagged(rows())) as results:
+        for batch, first in results:
+            others = islice(results, batch.num_rows - 1)
+            yield _extended(batch, [first, *(result for _, result in others)])
+    yield from (_extended(batch, []) for batch in empty)  # whose columns may be all that is known of a table
 
 
 def _extended(batch: pa.RecordBatch, results: list[ScoreResult]) -> pa.RecordBatch:

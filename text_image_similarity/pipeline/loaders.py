@@ -1,4 +1,4 @@
-"""Threads that load pictures ahead of the encoder.
+"""Threads that load images ahead of the encoder.
 
 Not a ThreadPoolExecutor: a process that ends with a run unfinished would wait there for every queued download. These
 threads are daemons, and a closed pool drops what it has not started.
@@ -8,47 +8,66 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
-from threading import Event, Thread
-from typing import Generic, TypeVar
+from threading import Event, Lock, Thread
+from typing import Any, TypeVar
+from weakref import finalize
 
-Item = TypeVar("Item")
-Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
+_Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
-class Loaders(Generic[Item, Loaded]):
-    """A fixed number of threads that turn items into what `load` returns; `load` must not raise."""
+class Loaders:
+    """A fixed number of threads that run what they are given, in order. Safe to share between threads.
 
-    def __init__(self, count: int, load: Callable[[Item], Loaded]) -> None:
-        self._load = load
+    Args:
+        count: How many threads.
+        name: What their names begin with.
+    """
+
+    def __init__(self, count: int, *, name: str = "score-io") -> None:
+        self._lock = Lock()
         self._closed = Event()
-        self._queue: SimpleQueue[tuple[Future[Loaded], Item] | None] = SimpleQueue()
-        self._threads = [Thread(target=self._work, name=f"score-io-{i}", daemon=True) for i in range(count)]
+        self._queue: _Queue = SimpleQueue()
+        work = partial(_work, self._queue, self._closed)  # without `self`, so that a forgotten pool is collected
+        self._threads = [Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(count)]
         for thread in self._threads:
             thread.start()
+        finalize(self, _end, self._queue, count).atexit = False
 
-    def submit(self, item: Item) -> Future[Loaded]:
-        """Queue an item and return where its result will be."""
-        future: Future[Loaded] = Future()
-        self._queue.put((future, item))
+    def submit(self, task: Callable[[], Result]) -> Future[Result]:
+        """Queue a task and return where its result will be; the future is cancelled if the pool is closed before."""
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._closed.is_set():
+                future.cancel()
+            else:
+                self._queue.put((future, task))
         return future
 
     def close(self) -> None:
         """Drop what has not started and wait for what has."""
-        self._closed.set()
-        for _ in self._threads:
-            self._queue.put(None)
+        with self._lock:
+            self._closed.set()
+            _end(self._queue, len(self._threads))
         for thread in self._threads:
             thread.join()
 
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            future, item = job
-            if self._closed.is_set():
-                future.cancel()
-            else:
-                try:
-                    future.set_result(self._load(item))
-                except BaseException as exc:  # a panic of a native library: told where the result is asked for
-                    future.set_exception(exc)
-            del job, future, item  # what was loaded is not kept until there is more to load
+
+def _work(queue: _Queue, closed: Event) -> None:
+    while (job := queue.get()) is not None:
+        future, task = job
+        if closed.is_set():
+            future.cancel()
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(task())
+            except BaseException as exc:  # a panic of a native library: raised again where the result is asked for
+                future.set_exception(exc)
+        del job, future, task  # what was loaded is not kept until there is more to load
+
+
+def _end(queue: _Queue, threads: int) -> None:
+    for _ in range(threads):
+        queue.put(None)

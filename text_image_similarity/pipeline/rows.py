@@ -1,27 +1,44 @@
-"""What a run holds on to: the rows within its reach, their pictures, and the last results."""
+"""What a run holds on to: the rows within its reach and their images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from ..embeddings import Vector
 from ..errors import RowError
+from ..records import ScoreResult
 
 Item = TypeVar("Item")
+Tag = TypeVar("Tag")
 Outcome = Vector | RowError
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A picture that was read.
+class Work(Generic[Item]):
+    """A row that is to be scored.
 
     Args:
-        key: Stands for its content and the model, or None for a picture that came without a file.
+        key: Rows with the same key share one image.
+        item: Where the image comes from.
+        text: The caption.
+    """
+
+    key: Hashable
+    item: Item
+    text: object
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedImage:
+    """An image that was read.
+
+    Args:
+        key: Stands for its content and the model, or None for an image that came without a file.
         pixels: What the encoder takes, or None if `vector` is known.
-        vector: Its embedding, where an earlier run kept it.
+        vector: Its embedding, where that is remembered.
     """
 
     key: bytes | None
@@ -29,18 +46,18 @@ class Loaded:
     vector: Vector | None = None
 
 
-class Picture:
-    """One distinct picture: loading, then loaded, then encoded or failed."""
+class PendingImage:
+    """One distinct image: loading, then loaded, then encoded or failed."""
 
     __slots__ = ("_loading", "content", "outcome")
 
-    def __init__(self, loading: Future[Loaded | RowError]) -> None:
-        self._loading: Future[Loaded | RowError] | None = loading
-        self.content: Loaded | None = None
+    def __init__(self, loading: Future[LoadedImage | RowError]) -> None:
+        self._loading: Future[LoadedImage | RowError] | None = loading
+        self.content: LoadedImage | None = None
         self.outcome: Outcome | None = None
 
-    def loaded(self) -> Loaded | None:
-        """Wait for the picture; None if it failed or is encoded already."""
+    def loaded(self) -> LoadedImage | None:
+        """Wait for the image; None if it failed or is encoded already."""
         if self._loading is not None:
             found, self._loading = self._loading.result(), None
             if isinstance(found, RowError):
@@ -49,40 +66,47 @@ class Picture:
                 self.content = found
         return self.content
 
+    def cancel(self) -> None:
+        """Drop the image if its loading has not started."""
+        if self._loading is not None:
+            self._loading.cancel()
+
     def finish(self, outcome: Outcome) -> None:
         """Keep the vector or the error, drop the pixels."""
         self.outcome, self.content = outcome, None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PendingRow(Generic[Tag]):
     """One row of a run.
 
     Args:
-        picture: Its picture, or what keeps the row from a score whatever the picture is.
+        tag: The caller's.
+        image: Its image; or what keeps the row from a score, whatever the image is; or the result that it has already.
         text: Its caption.
         size: Bytes of the row's own content.
     """
 
-    picture: Picture | RowError
+    tag: Tag
+    image: PendingImage | RowError | ScoreResult
     text: str
     size: int
 
     @property
-    def failed(self) -> bool:
-        """Whether the row is known to get no score."""
-        return isinstance(self.picture.outcome if isinstance(self.picture, Picture) else self.picture, RowError)
+    def needs_caption(self) -> bool:
+        """Whether the row's score depends on its caption, as far as is known."""
+        return isinstance(self.image, PendingImage) and not isinstance(self.image.outcome, RowError)
 
     @property
-    def image(self) -> Outcome:
-        """The picture's vector or its error; only after its batch is encoded."""
-        outcome = self.picture.outcome if isinstance(self.picture, Picture) else self.picture
-        if outcome is None:
-            raise AssertionError("a row is answered after its picture is encoded")
+    def outcome(self) -> Outcome:
+        """The image's vector or its error; only after its batch is encoded."""
+        outcome = self.image.outcome if isinstance(self.image, PendingImage) else self.image
+        if outcome is None or isinstance(outcome, ScoreResult):
+            raise AssertionError("a row is answered after its image is encoded")
         return outcome
 
 
-class Source(Generic[Item]):
+class DeferredErrors(Generic[Item]):
     """An iterable whose exception waits until the rows before it are answered."""
 
     def __init__(self, rows: Iterable[Item]) -> None:

@@ -7,9 +7,9 @@ decided here.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from threading import BoundedSemaphore
 from typing import Any
@@ -20,13 +20,14 @@ from PIL import Image
 from ..config import Config, ScoreKind
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
-from ..embeddings import Vector, content_key
-from ..encoders import Encoder, PreparingEncoder
-from ..errors import ErrorCode, RowError
+from ..embeddings import EmbeddingCache, Vector, content_key
+from ..encoders import Encoder, as_preparing
+from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
-from ..similarity import Embeddings, cosine, score
+from ..similarity import Embeddings, as_floats, cosine, score
+from ..system import usable_cores
 from .encoding import encode_each
-from .rows import Loaded, Outcome
+from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
 logger = logging.getLogger("text_image_similarity")
@@ -47,29 +48,27 @@ class Stages:
     ) -> None:
         self._find, self._stats = find, stats
         self._batch_size = config.batch_size
-        self._prepare: Callable[[Image.Image], Any] = lambda image: image
-        self._tokenize: Callable[[list[str]], Sequence[Any]] = lambda texts: texts
-        self._encode_prepared: Callable[[list[Any]], Embeddings] = encoder.encode_image
-        self._encode_tokens: Callable[[list[Any]], Embeddings] = encoder.encode_text
-        self._decode_side: int | None = None
-        self.prepares = isinstance(encoder, PreparingEncoder)  # if not, pictures wait at their full size
-        if isinstance(encoder, PreparingEncoder):
-            self._prepare, self._encode_prepared = encoder.prepare, encoder.encode_pixels
-            self._tokenize, self._encode_tokens = encoder.tokenize, encoder.encode_tokens
-            self._decode_side = encoder.decode_side
-        self._fingerprint: str = getattr(encoder, "fingerprint", None) or ""
+        self._encoder = as_preparing(encoder)
+        self.prepares = self._encoder is encoder  # if not, images wait at their full size
+        self._fingerprint = encoder.info.fingerprint or ""
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
-        self._decoders = BoundedSemaphore(os.cpu_count() or 1)  # large pictures are decoded a few at a time
+        self._decoders = BoundedSemaphore(usable_cores())  # large images are decoded a few at a time
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
+
+    def with_stats(self, stats: RunStats) -> Stages:
+        """Return the same steps, with other counters told how long they take."""
+        other = copy(self)
+        other._stats = stats
+        return other
 
     def close(self) -> None:
         """Stop the decoder's processes, if there are any."""
         if self._isolated is not None and not sys.is_finalizing():
             self._isolated.close()
 
-    def load(self, read: Callable[[], bytes | Image.Image]) -> Loaded | RowError:
+    def load(self, read: Callable[[], bytes | Image.Image]) -> LoadedImage | RowError:
         """Read, decode and resize one picture; never raises.
 
         Args:
@@ -79,13 +78,13 @@ class Stages:
             content = read()
             if not isinstance(content, bytes):
                 with self._decoders, self._stats.timed("decode"):
-                    return Loaded(None, self._prepare(content))
+                    return LoadedImage(None, self._encoder.prepare(content))
             key = content_key(self._image_scope, "image", content)
             if (vector := self._find(key)) is not None:
-                return Loaded(key, vector=vector)
+                return LoadedImage(key, vector=vector)
             with self._decoders, self._stats.timed("decode"):
-                image = self._decode(content, shorter_side=self._decode_side)
-                return Loaded(key, self._prepare(image))
+                image = self._decode(content, shorter_side=self._encoder.decode_side)
+                return LoadedImage(key, self._encoder.prepare(image))
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
@@ -100,7 +99,7 @@ class Stages:
         """Turn captions into tokens; None if one of them breaks the tokenizer."""
         try:
             with self._stats.timed("tokenize"):
-                tokens = list(self._tokenize(texts))
+                tokens = list(self._encoder.tokenize(texts))
                 return tokens if len(tokens) == len(texts) else None
         except Exception:  # found out and told caption by caption afterwards
             return None
@@ -112,7 +111,7 @@ class Stages:
             DeviceLostError: Nothing more can be encoded.
         """
         with self._stats.timed("encode_image"):
-            return encode_each(self._encode_prepared, pixels)
+            return encode_each(self._encoder.encode_pixels, pixels)
 
     def encode_captions(self, texts: list[str], tokens: list[Any] | None) -> list[Outcome]:
         """Encode captions, batch by batch.
@@ -124,7 +123,7 @@ class Stages:
         Raises:
             DeviceLostError: Nothing more can be encoded.
         """
-        encode, items = (self._encode_texts, texts) if tokens is None else (self._encode_tokens, tokens)
+        encode, items = (self._encode_texts, texts) if tokens is None else (self._encoder.encode_tokens, tokens)
         with self._stats.timed("encode_text"):
             return [
                 outcome
@@ -137,16 +136,15 @@ class Stages:
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self._stats.timed("score"):
             images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
-            scores = iter(score(cosine(images, texts), kind))
+            scores = iter(as_floats(score(cosine(images, texts), kind)))
         for vectors in found:
             if isinstance(vectors, RowError):
                 yield ScoreResult.failed(vectors)
             else:
-                # The shortest decimal that names the float32, so that a table and a notebook show the same number.
-                yield ScoreResult(float(str(next(scores))))
+                yield ScoreResult(next(scores))
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
-        return self._encode_tokens(list(self._tokenize(texts)))
+        return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
 
 
 def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
@@ -154,3 +152,18 @@ def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
     if isinstance(image, RowError):
         return image
     return text if isinstance(text, RowError) else (image, text)
+
+
+def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = None) -> EmbeddingCache | None:
+    """Open the embedding cache that `config` names, if it names one, to keep at most so many embeddings.
+
+    Raises:
+        ConfigError: It cannot be used, or not with this encoder.
+    """
+    if config.embedding_cache is None:
+        return None
+    if not encoder.info.fingerprint:
+        raise ConfigError(
+            "embedding_cache needs an encoder whose `info` has a `fingerprint`, what its embeddings depend on"
+        )
+    return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)

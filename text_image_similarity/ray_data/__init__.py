@@ -1,6 +1,6 @@
 """Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
 
-Either way a worker is an actor that loads the encoder once. It has two batches in work, so that its network is not idle
+Either way a worker is an actor that loads the encoder once. It has two batches under way, so that its network is not idle
 where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
 """
 

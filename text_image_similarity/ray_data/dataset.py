@@ -1,8 +1,4 @@
-"""Ray: `score_dataset` for Ray Data, and `RayEngine`, which scores the parts of a table on a cluster.
-
-Either way a worker is an actor that loads the encoder once. It has two batches in work, so that its network is not idle
-where one of them ends. Back-pressure, restarts of killed workers and the order of rows are left to Ray.
-"""
+"""Score a Ray dataset on actors, each of which loads the model once."""
 
 from __future__ import annotations
 
@@ -14,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..config import Config
-from ..encoders import load_encoder
 from ..errors import ConfigError, UsageError
 from ..formats import check_columns
-from ..pipeline.arrow import portable, score_batches
+from ..pipeline import Scorer, portable
+from ..pipeline.arrow import score_batches
 from ..records import OUT_COLUMNS
-from .engine import CALLS, require_ray
+from ..system import require
+from .engine import CALLS
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -65,7 +62,7 @@ def score_dataset(
             run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
         ConfigError: Ray is not installed, or `concurrency` makes no sense.
     """
-    require_ray()
+    require("scoring on Ray", "ray", extra="ray")
     from ray.data import ActorPoolStrategy
 
     columns = (col_url, col_text)
@@ -100,8 +97,8 @@ class ScoringActor:
     """
 
     def __init__(self, config: Config, columns: tuple[str, str]) -> None:
-        self._config, self._columns = config, columns
-        self._encoder = load_encoder(config)
+        self._columns = columns
+        self._scorer = Scorer(config)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Score one batch.
@@ -110,7 +107,7 @@ class ScoringActor:
             UsageError: It lacks a column, or has one of those that are added.
         """
         _check(table.column_names, self._columns)
-        with closing(score_batches(table.to_batches(), self._config, self._columns, encoder=self._encoder)) as scored:
+        with closing(score_batches(table.to_batches(), self._scorer, self._columns)) as scored:
             return pa.Table.from_batches(scored)
 
 

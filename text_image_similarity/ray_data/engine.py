@@ -8,22 +8,22 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from inspect import Parameter, signature
 from threading import Condition, current_thread, main_thread
 from types import TracebackType
 from typing import Any
 
 from ..config import Config
-from ..encoders import identify, load_encoder
-from ..errors import ConfigError, TableError, TextImageSimilarityError, UsageError
-from ..pipeline import score_pairs
-from ..pipeline.arrow import portable
+from ..encoders import ModelInfo
+from ..errors import TableError, TextImageSimilarityError, UsageError
+from ..pipeline import RunStats, Scorer, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
+from ..system import require
 
 logger = logging.getLogger("text_image_similarity")
+
 
 CALLS = 2  # batches in work in one actor
 _RETRIES = 10  # of a part whose worker died; more are the part's fault
@@ -48,7 +48,7 @@ class RayEngine:
     """
 
     def __init__(self, conf: Mapping[str, str]) -> None:
-        require_ray()
+        require("scoring on Ray", "ray", extra="ray")
         settings = {name: _value(value) for name, value in conf.items()}
         self._concurrency = _number(settings, "concurrency", None, (int,), least=1)
         self._cpus = _number(settings, "actor.num_cpus", 1, (int, float), least=0)
@@ -98,11 +98,11 @@ class RayEngine:
         """How many parts keep all actors busy."""
         return CALLS * self._actors
 
-    def start(self, config: Config) -> dict[str, Any]:
+    def start(self, config: Config) -> ModelInfo:
         """Start the actors, in the place of those of an earlier table, and wait for the first that has loaded the model.
 
         Returns:
-            What `identify` says of its encoder.
+            What its model is.
 
         Raises:
             UsageError: The cluster has no room for an actor.
@@ -122,14 +122,18 @@ class RayEngine:
         worker = worker.options(num_cpus=self._cpus, num_gpus=self._gpus, **options)
         config = portable(config)
         actors = [worker.remote(config) for _ in range(self._actors)]
-        self._pending = {actor.facts.remote(): actor for actor in actors}
+        self._pending = {actor.info.remote(): actor for actor in actors}
         (first, *_), _ = ray.wait(list(self._pending))
         try:
-            facts: dict[str, Any] = _answer(first, "no worker could start")
+            info: ModelInfo = _answer(first, "no worker could start")
         except Exception:
             self._end_actors()  # they hold their CPUs, and another model may be tried
             raise
-        return facts
+        return info
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, as many at once as keep all actors busy; see `Engine`."""
+        return score_concurrently(self.score, parts, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score one part on the actor that has least to do; may be called from several threads.
@@ -197,22 +201,21 @@ class _Worker:
     """The actor of `RayEngine`: one that cannot load its model says so when it is asked."""
 
     def __init__(self, config: Config) -> None:
-        self._config = config
         self._problem: TextImageSimilarityError | None = None
         try:
-            self._encoder = load_encoder(config)
+            self._scorer = Scorer(config)
         except TextImageSimilarityError as exc:
             self._problem = exc
 
-    def facts(self) -> dict[str, Any]:
+    def info(self) -> ModelInfo:
         if self._problem is not None:
             raise self._problem
-        return identify(self._encoder)
+        return self._scorer.encoder.info
 
     def score(self, records: list[Record]) -> list[ScoreResult]:
         if self._problem is not None:
             raise self._problem
-        return list(score_pairs(records, self._config, encoder=self._encoder))
+        return list(self._scorer.score_pairs(records))
 
 
 def _answer(reference: Any, failure: str) -> Any:
@@ -236,12 +239,6 @@ def _answer(reference: Any, failure: str) -> Any:
         raise TableError(
             f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if pictures crash the workers, isolate the decoder"
         ) from exc
-
-
-def require_ray() -> None:
-    """Raise a `ConfigError` unless Ray is installed."""
-    if find_spec("ray") is None:
-        raise ConfigError("Ray is not installed: pip install 'text-image-similarity[ray]'")
 
 
 def _value(text: str) -> Any:

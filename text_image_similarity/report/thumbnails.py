@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLateError
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import httpx
 from PIL import Image
@@ -19,7 +20,7 @@ from PIL import Image
 from ..config import Config
 from ..decode import decode
 from ..fetch import Fetcher
-from ..pipeline.loaders import Loaders
+from ..pipeline import Loaders
 from .tally import MOST_URL
 
 SIDE = 160  # pixels of the longer side, at most
@@ -49,8 +50,8 @@ def thumbnails(
 
     wanted = [url for url in dict.fromkeys(urls) if len(url) <= MOST_URL]
     end = time.monotonic() + seconds
-    with closing(Loaders(min(_THREADS, config.io_workers), load)) as loaders, closing(fetcher):
-        futures = {url: loaders.submit(url) for url in wanted}
+    with closing(Loaders(min(_THREADS, config.io_workers))) as loaders, closing(fetcher):
+        futures = {url: loaders.submit(partial(load, url)) for url in wanted}
         return {url: future.result() for url, future in futures.items() if _is_there(future, end)}
 
 

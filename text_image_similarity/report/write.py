@@ -1,9 +1,4 @@
-"""A finished table as one page to look at: scores, failures, throughput, and the rows worth a look with their pictures.
-
-The page is one HTML file. It opens from disk, asks no network for anything, and shows what strangers wrote as text.
-It does not edit, filter or compare tables; and it holds small copies of the pictures it shows, so pass it on as you would
-the pictures.
-"""
+"""A finished table, read once and counted, written as one page."""
 
 from __future__ import annotations
 

@@ -61,9 +61,7 @@ class ModelIdentity:
         checkers = squares[..., None] * np.array([230, 40, 60], np.uint8)  # (64, 64, 3), red on black
         texts = encoder.encode_text(["two dogs run on green grass", "a red car in front of a house"])
         probes = np.concatenate([texts, encoder.encode_image([stripes, checkers])])
-        # An encoder may know no more than the two verbs.
-        name, revision = getattr(encoder, "model", type(encoder).__name__), getattr(encoder, "revision", None)
-        return cls(name, revision, probes.astype(np.float32))
+        return cls(encoder.info.model, encoder.info.revision, probes.astype(np.float32))
 
     @property
     def embed_dim(self) -> int:

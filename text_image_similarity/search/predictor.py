@@ -1,14 +1,4 @@
-"""Rank pictures by words and captions by pictures, at once or against a database.
-
-    from text_image_similarity import create_predictor
-    predictor = create_predictor("mini")
-    predictor.build_image_database("photos/")
-    for match in predictor.search_database("a dog on grass", top_k=5):
-        print(match.similarity, match.item)
-
-Pictures take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
-similarities. The search is exact.
-"""
+"""Find images by words and captions by an image, at once or against a database."""
 
 from __future__ import annotations
 
@@ -20,16 +10,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..encoders import Encoder, load_encoder, model_folder
+from ..encoders import Encoder, model_folder
 from ..errors import DatabaseError, RowError, UsageError
-from ..pipeline import ImageSource, Outcome, embed_images, embed_texts
-from ..similarity import Embeddings, score
+from ..pipeline import ImageSource, Outcome, Scorer
+from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .nearest import nearest
 
@@ -94,15 +85,16 @@ def create_predictor(
         config = Config(model="mini" if model is None else model)
     elif model is not None:
         config = replace(config, model=model)
-    return Predictor(load_encoder(config) if encoder is None else encoder, config)
+    return Predictor(Scorer(config, encoder=encoder))
 
 
 class Predictor:
     """Finds pictures by words and captions by pictures; `create_predictor` makes one.
 
+    Threads and connections stay open from search to search; `close`, or a `with` block, ends them.
+
     Args:
-        encoder: The model.
-        config: The settings; its `model` is not used.
+        scorer: What encodes images and texts; it is closed with the predictor.
 
     Raises:
         ModelError: The calibration in the model's folder is damaged.
@@ -113,12 +105,22 @@ class Predictor:
         caption_database: The same for `search_captions`.
     """
 
-    def __init__(self, encoder: Encoder, config: Config) -> None:
-        self.encoder = encoder
-        self.config = config
-        self.calibration = _calibration(getattr(encoder, "model", ""))
+    def __init__(self, scorer: Scorer) -> None:
+        self.config, self.encoder = scorer.config, scorer.encoder
+        self._scorer = scorer
+        self.calibration = _calibration(scorer.encoder.info.model)
         self.image_database: ImageDatabase | None = None
         self.caption_database: CaptionDatabase | None = None
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        self._scorer.close()
 
     @cached_property
     def identity(self) -> ModelIdentity:
@@ -196,8 +198,7 @@ class Predictor:
             says so.
         """
         texts = dict.fromkeys([captions] if isinstance(captions, str) else captions)
-        outcomes = embed_texts(texts, self.config, encoder=self.encoder)
-        found, embeddings, failures = self._sorted_out(texts, outcomes)
+        found, embeddings, failures = self._sorted_out(texts, self._scorer.embed_texts(texts))
         self.caption_database = CaptionDatabase(found, embeddings, self.identity, failures)
         return self.caption_database
 
@@ -224,14 +225,13 @@ class Predictor:
             raise UsageError("there is no database yet: call build_caption_database, or give a database")
         _check_top_k(top_k)
         self._check_model(database.model)
-        alone = replace(self.config, io_workers=1)
-        (query,) = embed_images([image], alone, encoder=self.encoder)
+        (query,) = self._scorer.embed_images([image])
         return self._matches(_vector(query), database.captions, database.embeddings, top_k)
 
     def _encode_query(self, query: str) -> Embeddings:
         if not isinstance(query, str) or not query.strip():
             raise UsageError("the query is empty; say in words what to look for")
-        (outcome,) = embed_texts([query], self.config, encoder=self.encoder)
+        (outcome,) = self._scorer.embed_texts([query])
         return _vector(outcome)
 
     def _check_model(self, made_by: ModelIdentity) -> None:
@@ -243,7 +243,7 @@ class Predictor:
 
     def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
         references = dict.fromkeys(_references(paths, self.config))
-        with closing(embed_images(references, self.config, encoder=self.encoder)) as outcomes:
+        with closing(self._scorer.embed_images(references)) as outcomes:
             return self._sorted_out(references, outcomes)
 
     def _sorted_out(
@@ -265,8 +265,7 @@ class Predictor:
     def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[Match]:
         rows, cosines = nearest(query, embeddings, top_k)
         found = [items[int(row)] for row in rows]
-        # The shortest decimal that names the float32, as in score_pairs.
-        similarities = [float(str(value)) for value in score(cosines, self.config.score)]
+        similarities = as_floats(score(cosines, self.config.score))
         if self.calibration is None:
             return [Match(*pair) for pair in zip(found, similarities, strict=True)]
         probabilities = self.calibration.probability(cosines).tolist()

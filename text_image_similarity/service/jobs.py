@@ -11,8 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ..config import ScoreKind
 from ..errors import ErrorCode, ModelError, RowError
-from ..pipeline import Outcome
-from ..pipeline.rows import Loaded
+from ..pipeline import LoadedImage, Outcome
 from ..records import ScoreResult
 
 ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
@@ -93,7 +92,7 @@ class Item:
     job: Job
     image: ImageInput | None
     caption: str | None
-    loaded: Loaded | None = None
+    loaded: LoadedImage | None = None
     tokens: list[Any] | None = None
     image_outcome: Outcome | None = None
     text_outcome: Outcome | None = None

@@ -1,9 +1,4 @@
-"""Spark: score a DataFrame, score within SQL, run a table's parts on a cluster.
-
-Rows are scored in Spark's Python workers, as Arrow batches; the driver sees none of them. Neither RDDs nor the JVM are
-touched, so that both work with Spark Connect. What runs in the workers is in `worker`, the command line's engine in
-`engine`.
-"""
+"""Score a Spark DataFrame, or within SQL: Arrow batches through Spark's Python workers, none through the driver."""
 
 from __future__ import annotations
 
@@ -13,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import Config
 from ..errors import UsageError
 from ..formats import check_columns
-from ..pipeline.arrow import portable
+from ..pipeline import portable
 from ..records import OUT_COLUMNS
-from .session import require_pyspark
+from ..system import require
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -45,7 +40,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
     Example:
         >>> score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")  # doctest: +SKIP
     """
-    require_pyspark()
+    require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkNotImplementedError
     from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
@@ -84,7 +79,7 @@ def similarity_udf(config: Config) -> Any:
     Example:
         >>> spark.udf.register("similarity", similarity_udf(Config(model="mini")))  # doctest: +SKIP
     """
-    require_pyspark()
+    require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 
     from .worker import series_scorer

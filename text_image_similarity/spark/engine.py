@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from .. import errors
 from ..config import Config
+from ..encoders import ModelInfo
 from ..errors import TableError
-from ..pipeline.arrow import portable
+from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
 from .session import open_session
 
@@ -29,7 +29,7 @@ class SparkEngine:
         conf: Spark's settings, such as `spark.master` or `spark.remote`.
 
     Attributes:
-        at_once: How many parts to have in work, once it is started: two for each task that the cluster runs at once.
+        at_once: How many parts to have under way, once it is started: two for each task that the cluster runs at once.
 
     Raises:
         UsageError: A name is none of Spark's settings.
@@ -60,8 +60,8 @@ class SparkEngine:
         else:  # where a session's tag can be interrupted by the thread that set it alone
             self._spark.sparkContext.cancelJobsWithTag(self._tag)
 
-    def start(self, config: Config) -> dict[str, Any]:
-        """Load the model on one worker, and return what the encoder there says of itself.
+    def start(self, config: Config) -> ModelInfo:
+        """Load the model on one worker, and say what it is.
 
         Raises:
             ConfigError, ModelError: What the worker raised.
@@ -76,8 +76,11 @@ class SparkEngine:
             self.at_once = _parts_at_once(self._cores(), self._spark.conf.get("spark.task.cpus", "1"))
         if "kind" in found:
             raise getattr(errors, found["kind"])(found["message"])
-        facts: dict[str, Any] = found["facts"]
-        return facts
+        return ModelInfo(**found["info"])
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, as many at once as keep the cluster busy; see `Engine`."""
+        return score_concurrently(self.score, parts, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part as one task, which Spark runs again where its worker is lost; from any thread.
@@ -137,7 +140,7 @@ def _parts_at_once(cores: int, task_cpus: str | None) -> int:
 def _advice(exc: Exception) -> str:
     if "spark.rpc.message.maxSize" in str(exc):
         return "choose a smaller --chunk-size, or raise spark.rpc.message.maxSize (MiB)"
-    return "mend that, or raise spark.task.maxFailures"
+    return "fix that, or raise spark.task.maxFailures"
 
 
 def _reason(exc: Exception) -> str:

@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, UsageError
+from ..system import require
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -25,16 +25,6 @@ _LOOPBACK = {
     "spark.ui.enabled": "false",
 }
 _QUIET = {"spark.app.name": "text-image-similarity", "spark.ui.showConsoleProgress": "false"}
-
-
-def require_pyspark() -> None:
-    """Raise unless PySpark is installed.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if find_spec("pyspark") is None:
-        raise ConfigError("scoring on Spark needs PySpark: pip install 'text-image-similarity[spark]'")
 
 
 def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
@@ -50,7 +40,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     """
     if wrong := [name for name in conf if not name.startswith("spark.")]:
         raise UsageError(f"{wrong[0]!r} is no setting of Spark, whose names begin with 'spark.', such as spark.master")
-    require_pyspark()
+    require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -22,10 +22,10 @@ from pyspark import TaskContext
 
 from .. import errors
 from ..config import Config
-from ..encoders import Encoder, identify, load_encoder
+from ..encoders import Encoder, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
 from ..formats import SCORE_FIELDS, score_arrays
-from ..pipeline import score_pairs
+from ..pipeline import Scorer
 from ..pipeline.arrow import score_batches
 from ..records import Record
 
@@ -37,7 +37,8 @@ def score_task(batches: Iterator[pa.RecordBatch], config: Config, columns: tuple
     """Yield a partition's batches with their scores; one without rows loads no model."""
     for first in batches:
         config = placed(config)
-        yield from score_batches(chain([first], batches), config, columns, encoder=encoder_for(config))
+        with Scorer(config, encoder=encoder_for(config)) as scorer:
+            yield from score_batches(chain([first], batches), scorer, columns)
 
 
 def series_scorer(
@@ -58,7 +59,7 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
     for _ in batches:
         found: dict[str, Any]
         try:
-            found = {"facts": identify(encoder_for(placed(config)))}
+            found = {"info": asdict(encoder_for(placed(config)).info)}
         except (ConfigError, ModelError) as exc:
             kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows
             found = {"kind": kind.__name__, "message": str(exc)}
@@ -68,11 +69,12 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
 def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
     """Yield the results of records that `pack` made bytes of, under their numbers."""
     config = placed(config)
-    for batch in batches:
-        rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
-        results = list(score_pairs((Record(*row) for row in rows), config, encoder=encoder_for(config)))
-        columns = [batch.column("row"), *score_arrays(results)]
-        yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS)])
+    with Scorer(config, encoder=encoder_for(config)) as scorer:
+        for batch in batches:
+            rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
+            results = list(scorer.score_pairs(Record(*row) for row in rows))
+            columns = [batch.column("row"), *score_arrays(results)]
+            yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS)])
 
 
 def pack(value: object) -> bytes | None:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
 
-import httpx
 import platformdirs
 
-from ..config import Config, one_of
-from ..encoders import Encoder, identify, load_encoder
-from ..errors import ConfigError, ModelUnavailableError, TableError, UsageError
+from ..config import Config
+from ..encoders import ModelInfo
+from ..errors import ModelUnavailableError, TableError, UsageError
 from ..files import move_durably
 from ..formats import (
     Output,
@@ -33,50 +31,23 @@ from ..formats import (
     format_of,
     is_url,
     local_path,
-    open_bytes,
     open_table,
     output_for,
     state_of,
     upload,
 )
-from ..pipeline import score_parts
+from ..pipeline import Engine, LocalEngine
 from ..records import OUT_COLUMNS
-from ..workspace import Workspace, changes, digest_of
-from .job import Engine, Progress, Scorer, TableJob, score_elsewhere
+from ..workspace import Workspace, digest_of
+from .identity import earlier_output, identity_of
+from .job import Progress, TableJob
+from .options import TableOptions
 from .summary import Summary, outcome, versions
 
 logger = logging.getLogger("text_image_similarity")
 
-T = TypeVar("T")
-Start = Literal["resume", "afresh", "retry_failed"]
-# Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
-_PATIENCE = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
-_PATIENCE_LIMITS = {"connect_s", "total_s", "retry_after_s", "per_host", "decode_s", "decode_memory"}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableOptions:
-    """How a table's run begins, and what it may replace.
-
-    Args:
-        start: `resume` goes on from the finished parts of an earlier run, if there are any; `afresh` drops them;
-            `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
-        overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
-        work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
-
-    Raises:
-        ConfigError: `start` is none of its choices.
-    """
-
-    start: Start = "resume"
-    overwrite_column: bool = False
-    work_dir: str | PathLike[str] | None = None
-
-    def __post_init__(self) -> None:
-        one_of("start", self.start, get_args(Start))
-
-
-def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; settings are in Config and TableOptions
+def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings are in Config and TableOptions
     in_path: str | PathLike[str],
     out_path: str | PathLike[str],
     config: Config,
@@ -84,16 +55,14 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     col_text: str = "caption",
     *,
     options: TableOptions | None = None,
-    encoder: Encoder | None = None,
     engine: Engine | None = None,
-    fallback: str | None = None,
-    transport: httpx.BaseTransport | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
     Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`) and `.parquet`. Columns keep type and text.
+    `score_csv` is the same function under a shorter name.
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet`, as a path or an fsspec URL.
@@ -102,11 +71,8 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         col_url: The column of image references.
         col_text: The column of captions.
         options: How the run begins, and what it may replace.
-        encoder: A loaded encoder to use; None loads the one that `config` names.
-        engine: Scores the parts elsewhere, such as `SparkEngine`, `RayEngine` or `ServiceEngine`; None scores them here.
-        fallback: The model to take, with a warning in the log and in the summary, if the one that `config` names is
-            out of reach; None raises then.
-        transport: Where http requests go, for tests; None is the network. An engine's go to the network.
+        engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
+            `ServiceEngine`; None is this process, with the model that `config` names.
         progress: Called before the first row and after every row with rows done, rows failed and rows in all.
         stop: Asked after every part; once it says yes the run ends there, with a `StoppedError`.
 
@@ -116,14 +82,12 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
     Raises:
         UsageError: A column is missing, twice there, or would be overwritten; the input does not exist; the parts of an
             earlier run are of other settings or of another input.
-        TableError: The input is no readable table, or the output cannot be written.
+        TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
-        StoppedError: `stop` said so; the same call goes on.
+        StoppedError: `stop` said so; the same call resumes.
         ConfigError, ModelError: Before the first row.
     """
-    if engine is not None and encoder is not None:
-        raise ConfigError("an engine loads the model where it scores: give it no encoder")
-    options = options or TableOptions()
+    options, engine = options or TableOptions(), engine or LocalEngine()
     source, target = fspath(in_path), fspath(out_path)
     _check_places(source, target)
     ending = format_of(target).kind
@@ -131,25 +95,24 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         table, states = _checked(source, (col_url, col_text), options)
         output = output_for(target, table.columns, table.schema)
         config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
-        scorer, facts, warnings = _scorer(config, encoder, engine, fallback, transport)
-        weights = facts.pop("fingerprint")
-        identity = {**_identity(table, config, facts, (col_url, col_text)), "weights": weights}
+        info, warnings = _start(engine, config, options.fallback_model)
+        identity = identity_of(table, config, info, (col_url, col_text))
         earlier, content = None, None
         if options.start == "retry_failed":
-            earlier, content = _earlier(target, identity, work.begun())
+            earlier, content = earlier_output(target, identity, work.begun())
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
         work.begin(run, used, afresh=options.start == "afresh")
         job = TableJob(table, (col_url, col_text), output, work, earlier)
-        job.score(config.chunk_size, scorer, progress, stop)
+        job.score(config.chunk_size, engine, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
-                f"{source} was changed while it was scored, so its parts are of no use; start afresh with --overwrite "
+                f"{source} was changed while it was scored, so its parts are of no use; start again with --overwrite "
                 "(start='afresh')"
             )
         summary = Summary(
             input=source,
             output=target,
-            **facts,
+            info=info,
             **outcome(work.parts),
             score=config.score,
             versions=used,
@@ -160,6 +123,9 @@ def score_csv(  # noqa: PLR0913 - paths, columns and what a caller may inject; s
         _put_together(output, work, summary)
         work.finish()
     return summary
+
+
+score_csv = score_table
 
 
 def _check_places(source: str, target: str) -> None:
@@ -221,81 +187,16 @@ def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
             )
 
 
-def _scorer(
-    config: Config,
-    encoder: Encoder | None,
-    engine: Engine | None,
-    fallback: str | None,
-    transport: httpx.BaseTransport | None,
-) -> tuple[Scorer, dict[str, Any], list[str]]:
-    """Return what scores the parts, the facts of its model, and warnings; the model is loaded then."""
-    if engine is not None:
-        facts, warnings = _or_fallback(engine.start, config, fallback)
-        return lambda parts, stats: score_elsewhere(engine, parts), facts, warnings
-    loaded, warnings = (encoder, []) if encoder is not None else _or_fallback(load_encoder, config, fallback)
-    return (
-        lambda parts, stats: score_parts(parts, config, encoder=loaded, transport=transport, stats=stats),
-        identify(loaded),
-        warnings,
-    )
-
-
-def _or_fallback(load: Callable[[Config], T], config: Config, fallback: str | None) -> tuple[T, list[str]]:
+def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
+    """Start the engine, with the fallback model if that is allowed; return what its model is, and warnings."""
     try:
-        return load(config), []
+        return engine.start(config), []
     except ModelUnavailableError as error:
         if fallback is None:
             raise
-        warning = f"{config.model} is out of reach, so {fallback} scored instead: its scores are not comparable"
+        warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
-        return load(replace(config, model=fallback, revision=None)), [warning]
-
-
-def _identity(table: Table, config: Config, facts: dict[str, Any], columns: tuple[str, str]) -> dict[str, Any]:
-    """Return all that scores depend on but the weights, in values that JSON keeps."""
-    settings = {name: value for name, value in asdict(config).items() if name not in _PATIENCE}
-    limits = {name: value for name, value in asdict(config.limits).items() if name not in _PATIENCE_LIMITS}
-    model = {**facts, "device": (facts["device"] or "").partition(":")[0]}
-    found = {
-        "input_rows": table.row_count,
-        "input_content": table.digest,
-        "input_columns": list(table.columns),
-        "settings": {**settings, **limits, **model, "col_url": columns[0], "col_text": columns[1]},
-    }
-    same: dict[str, Any] = json.loads(json.dumps(found, default=str))
-    return same
-
-
-def _earlier(
-    target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None
-) -> tuple[Table | None, str]:
-    """Open the finished output of an earlier run of the same input and settings; return it with the hash of its file.
-
-    Args:
-        target: The output.
-        identity: What this run is.
-        begun: The run whose parts are there, and whether they are all of them.
-    """
-    try:
-        with open_bytes(f"{target}.summary.json") as file:
-            then = dict(json.load(file))
-        job, written = dict(then["job"]), str(then["output_content"])
-        content = content_of(target)
-    except (UsageError, ValueError, KeyError, TypeError) as exc:
-        raise UsageError(f"there is no finished run of {target} whose failures could be retried: {exc}") from exc
-    run, complete = begun or ({}, False)
-    if complete and run.get("retry_failed") not in (None, content):
-        return None, str(run["retry_failed"])  # stopped just when it had put its own output in the place of that one
-    if found := changes(job, identity):
-        raise UsageError(
-            f"{target} is of a run that differs: {'; '.join(found)}; failures are retried with what it was"
-        )
-    if content != written:
-        raise UsageError(
-            f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
-            "back, or start afresh with --overwrite"
-        )
-    return open_table(target), content
+        return engine.start(replace(config, model=fallback, revision=None)), [warning]
 
 
 def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
@@ -306,7 +207,7 @@ def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
         with whole.open("wb") as file:
             output.join(work.paths(), file)
         described = replace(summary, output_content=content_of(str(whole)))
-        text.write_text(json.dumps(asdict(described), indent=2) + "\n", encoding="utf-8")
+        text.write_text(json.dumps(described.as_dict(), indent=2) + "\n", encoding="utf-8")
         for source, target in ((whole, place), (text, note)):
             if is_url(target):
                 upload(source, target)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any
 
+from ..encoders import ModelInfo
 from ..workspace import Part
 
 _POINTS = 300
@@ -20,6 +21,7 @@ class Summary:
     """What a run did, all of its attempts together.
 
     Args:
+        info: The model.
         failures: Rows without a score, by error code.
         seconds: Per stage, summed over threads; `total` is the wall clock while rows were scored.
         throughput: Some [seconds, rows done by then], seconds as in `total`.
@@ -30,13 +32,8 @@ class Summary:
 
     input: str
     output: str
-    model: str | None
-    revision: str | None
-    device: str | None
-    precision: str | None
-    backend: str | None
+    info: ModelInfo
     score: str
-    preprocess: str | None
     rows: int
     scored: int
     failures: dict[str, int]
@@ -47,6 +44,13 @@ class Summary:
     job: dict[str, Any]
     output_content: str
     warnings: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the summary file holds; the model's facts are members of their own."""
+        values = asdict(self)
+        info = values.pop("info")
+        del info["fingerprint"]  # which `job` holds
+        return {"input": self.input, "output": self.output, **info, **values}
 
 
 def outcome(parts: Sequence[Part]) -> dict[str, Any]:

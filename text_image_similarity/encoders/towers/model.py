@@ -1,8 +1,4 @@
-"""A small dual encoder: an image tower and a text tower, chosen by name, that meet in one space.
-
-Tensors in, tensors out: no files, no devices. `config.json` holds a `DualEncoderConfig`, and `DualEncoder` builds the
-towers it names with random weights.
-"""
+"""The two towers with their projections and their temperature, and the shape that says what they are."""
 
 from __future__ import annotations
 

@@ -13,18 +13,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from ...embeddings import EmbeddingMemory, Vector
-from ...encoders import Encoder, identify
+from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
-from ...pipeline import Outcome, RunStats
-from ...pipeline.encoding import is_caption, no_caption
-from ...pipeline.run import open_cache
-from ...pipeline.stages import Stages, pair_of
+from ...pipeline import Outcome, RunStats, Stages, is_caption, no_caption, open_cache, pair_of
 from ...records import ScoreResult
 from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
@@ -59,7 +57,7 @@ class ServedModel:
     ) -> None:
         config = settings.models[name]
         self.name = name
-        self.facts = identify(encoder) | {"embed_dim": encoder.embed_dim}
+        self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
         self.problem: ModelError | None = None  # why it can do no more
         _self_test(name, encoder)
         self.succeeded = time.monotonic()  # when it last encoded something

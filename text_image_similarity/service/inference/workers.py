@@ -13,7 +13,7 @@ import httpx
 from ...config import Config
 from ...errors import ErrorCode, RowError
 from ...fetch import Fetcher
-from ...pipeline.loaders import Loaders
+from ...pipeline import Loaders
 from ...system import usable_cores
 from ..jobs import ImageInput
 
@@ -38,8 +38,8 @@ class ImageWorkers:
         decoders = usable_cores()
         self._room = BoundedSemaphore(4 * decoders)
         self._fetcher = Fetcher(config, transport=transport)
-        self._fetching: Loaders[Task, None] = Loaders(config.io_workers, _run)
-        self._decoding: Loaders[Task, None] = Loaders(decoders, _run)
+        self._fetching: Loaders = Loaders(config.io_workers)
+        self._decoding: Loaders = Loaders(decoders)
 
     def fetch(self, reference: str, task: Task) -> None:
         """Queue the download of a reference. Those that wait for a slow host take no thread from other hosts' downloads."""
@@ -102,7 +102,3 @@ class ImageWorkers:
         self._fetcher.close()
         self._fetching.close()
         self._decoding.close()
-
-
-def _run(task: Task) -> None:
-    task()

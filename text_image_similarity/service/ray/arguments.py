@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...config import Config, Limits, one_of
 from ...errors import ConfigError
-from ...pipeline.arrow import portable
+from ...pipeline import portable
 from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
 
 T = TypeVar("T")

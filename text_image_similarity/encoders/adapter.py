@@ -1,0 +1,56 @@
+"""An encoder that knows no more than the two verbs, in the place of one that prepares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ..similarity import Embeddings
+from .protocols import Encoder, ModelInfo, PreparingEncoder
+
+
+def as_preparing(encoder: Encoder) -> PreparingEncoder:
+    """Return the encoder itself if it prepares, else one whose images and captions wait as they are."""
+    return encoder if isinstance(encoder, PreparingEncoder) else UnpreparedEncoder(encoder)
+
+
+@dataclass(frozen=True, slots=True)
+class UnpreparedEncoder:
+    """A `PreparingEncoder` that prepares nothing, so that images wait at their full size.
+
+    Args:
+        encoder: Does the encoding.
+    """
+
+    encoder: Encoder
+    batch_invariant: bool = False
+    decode_side: int | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.encoder.info
+
+    @property
+    def embed_dim(self) -> int:
+        return self.encoder.embed_dim
+
+    def encode_image(self, images: Sequence[Any]) -> Embeddings:
+        return self.encoder.encode_image(images)
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        return self.encoder.encode_text(texts)
+
+    def prepare(self, image: Image.Image) -> Any:
+        return image
+
+    def encode_pixels(self, pixels: Sequence[Any]) -> Embeddings:
+        return self.encoder.encode_image(pixels)
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[str]:
+        return texts
+
+    def encode_tokens(self, rows: Sequence[str]) -> Embeddings:
+        return self.encoder.encode_text(rows)

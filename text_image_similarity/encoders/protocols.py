@@ -1,0 +1,86 @@
+"""What an encoder is, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+
+from ..config import PreprocessMode
+from ..preprocess import ImageLike, Pixels
+from ..similarity import Embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model is, where it runs, and how: the same in reports, summaries, HTTP answers and on clusters.
+
+    Args:
+        model: Hub id, folder or alias.
+        revision: Commit of a hub model, or None.
+        device: Where it runs: `cpu`, `cuda:0`, `mps`.
+        precision: `fp32`, `fp16` or `int8`.
+        backend: What runs it: `torch` or `onnx`.
+        preprocess: `exact` or `fast`.
+        fingerprint: What its embeddings depend on besides pixels and words, or None if that is unknown. Embeddings with
+            equal fingerprints may share a cache.
+    """
+
+    model: str
+    revision: str | None = None
+    device: str | None = None
+    precision: str | None = None
+    backend: str | None = None
+    preprocess: PreprocessMode = "exact"
+    fingerprint: str | None = None
+
+
+class Encoder(Protocol):
+    """A dual encoder: images and texts become vectors in one space. Safe to share between threads."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is; `ModelInfo(model="mine")` will do for one of your own."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the shared space."""
+
+    def encode_image(self, images: Sequence[ImageLike]) -> Embeddings:
+        """Encode images (PIL images of any size and mode, or RGB arrays (h, w, 3) uint8) to unit vectors.
+
+        Pixels count as they are: EXIF orientation is a matter of files, which `score_pairs` and `score_images` read.
+
+        Returns:
+            Shape (n, embed_dim), float32; a row is not finite where the model gave no finite answer.
+        """
+
+    def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        """Encode captions to unit vectors, shape (n, embed_dim), float32."""
+
+
+@runtime_checkable
+class PreparingEncoder(Encoder, Protocol):
+    """An encoder whose images and captions can be made ready ahead of time, on other threads."""
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a vector is the same to the last bit whatever is encoded beside it."""
+
+    @property
+    def decode_side(self) -> int | None:
+        """Shorter side, in pixels, that images may be reduced to while they are decoded; None: decode them whole."""
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        """Bring one image to the model's size, (h, w, 3) uint8: cheap to hold, safe to call on any thread."""
+
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+        """Encode what `prepare` returned, as `encode_image` would the images."""
+
+    def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
+        """Turn captions into what the model reads, one item each; safe to call on any thread."""
+
+    def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
+        """Encode items that `tokenize` returned, as `encode_text` would the captions."""

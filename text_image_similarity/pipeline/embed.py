@@ -1,0 +1,56 @@
+"""Images or captions in, unit vectors out, for doors that compare all with all."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+
+import httpx
+
+from ..config import Config
+from ..encoders import Encoder
+from .rows import Outcome
+from .scorer import Scorer, closing_after
+from .sources import ImageSource
+
+
+def embed_images(
+    images: Iterable[ImageSource],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Generator[Outcome]:
+    """Encode pictures as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+
+    Args:
+        images: References (paths, http(s), `file:` and `data:` URLs), pictures in memory or encoded files.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Returns:
+        For each picture, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+
+    Raises:
+        ConfigError, ModelError: At once, before a picture is read.
+    """
+    scorer = Scorer(config, encoder=encoder, transport=transport)
+    return closing_after(scorer, scorer.embed_images(images))
+
+
+def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None = None) -> Generator[Outcome]:
+    """Encode captions in batches of `config.batch_size`.
+
+    Args:
+        texts: Captions.
+        config: The settings of the run.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+
+    Returns:
+        For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+
+    Raises:
+        ConfigError, ModelError: At once.
+    """
+    scorer = Scorer(config, encoder=encoder)
+    return closing_after(scorer, scorer.embed_texts(texts))

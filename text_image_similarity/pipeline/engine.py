@@ -1,0 +1,125 @@
+"""Where the parts of a table are scored: the protocol that Spark, Ray and the service's client fulfil, and this process.
+
+A part goes to an engine as tagged rows and comes back as tagged results, so that nobody has to line them up again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from ..config import Config
+from ..encoders import Encoder, ModelInfo
+from ..errors import UsageError
+from ..records import Record, ScoreResult
+from .rows import Tag
+from .scorer import Scorer
+from .stats import RunStats
+
+# Rows of a part: a tag and a record each, or a tag and a result that is known already.
+TaggedRows = Iterable[tuple[Tag, Record | ScoreResult]]
+
+
+class Engine(Protocol):
+    """Scores the parts of a table, in this process or elsewhere."""
+
+    def start(self, config: Config) -> ModelInfo:
+        """Load the model where it scores, and say what it is.
+
+        Raises:
+            ConfigError, ModelError: It cannot be loaded there.
+        """
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, and yield each row's tag with its result, in order.
+
+        Args:
+            parts: Each to be used up before the next one is asked for.
+            stats: Counters to update, as far as the engine knows what to count.
+
+        Raises:
+            TableError: A part could not be scored, however often it was tried.
+        """
+
+
+class LocalEngine:
+    """Scores in this process.
+
+    Args:
+        encoder: A loaded encoder to use and share; None loads the one that the run's `Config` names.
+        transport: Where http requests go, for tests; None is the network.
+    """
+
+    def __init__(self, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        self._encoder, self._transport = encoder, transport
+        self._scorer: Scorer | None = None
+
+    def start(self, config: Config) -> ModelInfo:
+        """Load the model; see `Engine`."""
+        self._scorer = Scorer(config, encoder=self._encoder, transport=self._transport)
+        encoder = self._scorer.encoder
+        known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
+        return replace(encoder.info, fingerprint=known)
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score parts, downloads of the next one while this one is encoded; see `Engine`."""
+        if self._scorer is None:
+            raise UsageError("an engine scores after it is started")
+        with self._scorer as scorer:
+            yield from scorer.score_parts(parts, stats=stats)
+
+
+def score_concurrently(
+    score: Callable[[Sequence[Record]], list[ScoreResult]], parts: Iterable[TaggedRows[Tag]], *, at_once: int
+) -> Generator[tuple[Tag, ScoreResult]]:
+    """Score parts with several calls at once; yield each row's tag with its result, in order.
+
+    Args:
+        score: Scores the records of a part, one result each, in order; called on several threads.
+        parts: As for `Engine.score_parts`.
+        at_once: How many parts are under way.
+    """
+    work: deque[tuple[list[tuple[Tag, Record | ScoreResult]], Future[list[ScoreResult]]]] = deque()
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
+    try:
+        for part in parts:
+            rows = list(part)
+            records = [row for _, row in rows if isinstance(row, Record)]
+            work.append((rows, pool.submit(score, records) if records else pool.submit(list)))
+            if len(work) >= at_once:
+                yield from _answered(*work.popleft())
+        while work:
+            yield from _answered(*work.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # closing the engine ends what is under way
+
+
+def _answered(
+    rows: Iterable[tuple[Tag, Record | ScoreResult]], scored: Future[list[ScoreResult]]
+) -> Generator[tuple[Tag, ScoreResult]]:
+    results = iter(scored.result())
+    for tag, row in rows:
+        yield tag, row if isinstance(row, ScoreResult) else next(results)
+
+
+def portable(config: Config) -> Config:
+    """Return settings that mean the same in a process with another working folder: their paths are absolute."""
+
+    def absolute(path: str | PathLike[str] | None) -> Path | None:
+        return None if path is None else Path(path).expanduser().absolute()
+
+    folder = absolute(config.model)
+    return replace(
+        config,
+        model=str(folder) if folder and folder.is_dir() and str(config.model) != "mini" else config.model,
+        base_dir=Path(config.base_dir or "").absolute(),
+        cache_dir=absolute(config.cache_dir),
+        embedding_cache=absolute(config.embedding_cache),
+    )

@@ -1,0 +1,297 @@
+"""The session: a model with connections, threads and remembered embeddings, opened once and used for many calls."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import closing, contextmanager
+from itertools import islice
+from threading import Lock, RLock
+from types import TracebackType
+from weakref import finalize
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from ..config import Config
+from ..decode import decode_image
+from ..embeddings import REMEMBERED, EmbeddingMemory
+from ..encoders import Encoder, as_preparing, load_encoder
+from ..errors import RowError, UsageError
+from ..fetch import Fetcher
+from ..preprocess import ImageLike, as_image
+from ..records import Record, ScoreResult
+from ..similarity import Embeddings, cosine, score
+from .encoding import is_caption, no_caption
+from .loaders import Loaders
+from .rows import Outcome, Tag, Work
+from .run import Run, RunContext
+from .sources import EncodedImage, ImageSource, Item, in_parts, key_of, reference_of, work_of
+from .stages import Stages, open_cache
+from .stats import RunStats
+
+
+class Scorer:
+    """Scores and embeds, call after call, with one model, one pool of connections and threads, and one memory.
+
+    A context manager, and safe to share between threads. Threads and connections are opened when they are first needed.
+
+    Args:
+        config: The settings of all calls.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Raises:
+        ConfigError, ModelError: The model, or the embedding cache, cannot be used.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
+        >>> with Scorer(Config(), encoder=ColourEncoder()) as scorer:
+        ...     scorer.similarity_matrix([red], ["a red dot", "a magenta dot"]).round(4)
+        array([[1.    , 0.7071]], dtype=float32)
+    """
+
+    def __init__(
+        self, config: Config, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.config = config
+        self.encoder = load_encoder(config) if encoder is None else encoder
+        self._transport = transport
+        # Where a vector depends on what is encoded beside it, a resumed run would meet other vectors in memory.
+        entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
+        self._memory = EmbeddingMemory(entries, open_cache(config, self.encoder))
+        self._opening = RLock()  # held while one of the next three is made, or all are closed
+        self._made_stages: Stages | None = None
+        self._made_fetcher: Fetcher | None = None
+        self._made_context: RunContext | None = None
+        # An image that Image.open left unread may be given twice, and two threads must not read it.
+        self._reading = Lock()
+        self._closed = False
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop downloads and threads; calls that are under way end with a `UsageError`."""
+        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
+            return
+        with self._opening:
+            self._closed = True
+        if self._made_fetcher is not None:  # first, so that no thread stays in a download
+            self._made_fetcher.close()
+        if self._made_stages is not None:
+            self._made_stages.close()
+        if self._made_context is not None:
+            self._made_context.loaders.close()
+            self._made_context.tokenizer.close()
+        self._memory.close()
+
+    def score_pairs(self, records: Iterable[Record], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
+        """Score records as the function `score_pairs` does.
+
+        Args:
+            records: Images and captions.
+            stats: Counters to update while the call goes on.
+        """
+        return _untagged(self.score_tagged(((None, record) for record in records), stats=stats))
+
+    def score_tagged(
+        self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
+    ) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score records that carry whatever the caller needs to know with their results.
+
+        Args:
+            rows: A tag and a record each; or a tag and a result that is known already, which comes back in its place.
+            stats: Counters to update while the call goes on.
+
+        Returns:
+            Each tag with its result, in order.
+        """
+        return self.score_parts(in_parts(rows, self.config.chunk_size), stats=stats)
+
+    def score_parts(
+        self, parts: Iterable[Iterable[tuple[Tag, Record | ScoreResult]]], *, stats: RunStats | None = None
+    ) -> Generator[tuple[Tag, ScoreResult]]:
+        """Score tagged records part by part; what a part's numbers are does not depend on other parts.
+
+        So a job that keeps its finished parts may go on later and get the numbers of one that never stopped.
+
+        Args:
+            parts: Rows as for `score_tagged`, in parts that end with the iterable that holds them.
+            stats: Counters to update while the call goes on.
+        """
+        stats = stats or RunStats()
+
+        def read(url: str) -> bytes:
+            with stats.timed("fetch"):
+                return self._fetcher.fetch(url)
+
+        return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
+
+    def score_images(self, images: Iterable[ImageLike | EncodedImage], texts: Iterable[str]) -> Generator[ScoreResult]:
+        """Score images that are in memory already, as the function `score_images` does.
+
+        Args:
+            images: PIL images, RGB arrays (h, w, 3) uint8, or encoded files.
+            texts: One caption for each.
+        """
+        works = (
+            (None, Work(number, image, text)) for number, (image, text) in enumerate(zip(images, texts, strict=True))
+        )
+        return _untagged(self._score(self._read_memory, in_parts(works, self.config.chunk_size), RunStats()))
+
+    def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
+        """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+
+        Args:
+            images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.
+
+        Returns:
+            For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+        """
+        self._check_open()
+
+        def read(image: ImageSource) -> Image.Image | bytes:
+            if isinstance(image, (str, os.PathLike)):
+                return self._fetcher.fetch(reference_of(image))
+            return self._read_memory(image)
+
+        def outcomes() -> Generator[Outcome]:
+            run: Run[ImageSource, None] = Run(self._context, read, RunStats())
+            keyed = ((None, key_of(image, number), image) for number, image in enumerate(images))
+            with _telling_of_the_end():
+                yield from _untagged(run.embeddings(keyed))
+
+        return outcomes()
+
+    def embed_texts(self, texts: Iterable[str]) -> Generator[Outcome]:
+        """Encode captions in batches of `config.batch_size`, lazily.
+
+        Args:
+            texts: Captions.
+
+        Returns:
+            For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+        """
+        self._check_open()
+
+        def outcomes() -> Generator[Outcome]:
+            rest = iter(texts)
+            while chunk := list(islice(rest, self.config.batch_size)):
+                found = self._embedded(list(dict.fromkeys(filter(is_caption, chunk))))
+                yield from (found[text] if is_caption(text) else no_caption() for text in chunk)
+
+        return outcomes()
+
+    def similarity_matrix(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Embeddings:
+        """Score every image with every caption.
+
+        Args:
+            images: As for `embed_images`.
+            texts: Captions.
+
+        Returns:
+            Shape (images, captions), float32, in the score kind of `config.score`, each value as `score_pairs` gives it. The row of an
+            image, or the column of a caption, that could not be encoded is NaN; `embed_images` and `embed_texts` say why.
+        """
+        rows = [self._vector(outcome) for outcome in self.embed_images(images)]
+        columns = [self._vector(outcome) for outcome in self.embed_texts(texts)]
+        found = np.full((len(rows), len(columns)), np.nan, np.float32)
+        if columns:
+            text = np.stack(columns)  # (m, d)
+            for number, row in enumerate(rows):
+                found[number] = score(cosine(np.broadcast_to(row, text.shape), text), self.config.score)
+        return found
+
+    def _vector(self, outcome: Outcome) -> Embeddings:
+        return np.full(self.encoder.embed_dim, np.nan, np.float32) if isinstance(outcome, RowError) else outcome
+
+    def _score(
+        self,
+        read: Callable[[Item], bytes | Image.Image],
+        parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]],
+        stats: RunStats,
+    ) -> Generator[tuple[Tag, ScoreResult]]:
+        self._check_open()
+
+        def results() -> Generator[tuple[Tag, ScoreResult]]:
+            run: Run[Item, Tag] = Run(self._context, read, stats)
+            with _telling_of_the_end():
+                yield from run.results(parts)
+
+        return results()
+
+    def _embedded(self, texts: list[str]) -> dict[str, Outcome]:
+        """Return the vectors of distinct captions, those that are not known encoded together."""
+        keys = {text: self._stages.caption_key(text) for text in texts}
+        found: dict[str, Outcome] = {
+            text: vector for text, key in keys.items() if (vector := self._memory.get(key)) is not None
+        }
+        new = [text for text in texts if text not in found]
+        made = dict(zip(new, self._stages.encode_captions(new, self._stages.tokens(new)), strict=True))
+        self._memory.put({keys[text]: made_ for text, made_ in made.items() if not isinstance(made_, RowError)})
+        return found | made
+
+    def _read_memory(self, image: ImageLike | EncodedImage) -> Image.Image | bytes:
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return bytes(image)
+        with self._reading:
+            return decode_image(as_image(image), self.config.limits)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UsageError("this Scorer is closed; make another one")
+
+    @property
+    def _stages(self) -> Stages:
+        with self._opening:
+            if self._made_stages is None:
+                self._check_open()
+                self._made_stages = Stages(self.config, self.encoder, self._memory.get, RunStats())
+                finalize(self, self._made_stages.close).atexit = False  # where nobody closes this
+            return self._made_stages
+
+    @property
+    def _fetcher(self) -> Fetcher:
+        with self._opening:
+            if self._made_fetcher is None:
+                self._check_open()
+                self._made_fetcher = Fetcher(self.config, transport=self._transport)
+                finalize(self, self._made_fetcher.close).atexit = False
+            return self._made_fetcher
+
+    @property
+    def _context(self) -> RunContext:
+        with self._opening:
+            self._check_open()
+            if self._made_context is None:
+                loaders, tokenizer = Loaders(self.config.io_workers), Loaders(1, name="score-tokens")
+                self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer)
+            return self._made_context
+
+
+@contextmanager
+def _telling_of_the_end() -> Iterator[None]:
+    try:
+        yield
+    except CancelledError:  # of work that was queued when `close` was called
+        raise UsageError("this Scorer was closed while it was used") from None
+
+
+def closing_after(scorer: Scorer, results: Generator[Item]) -> Generator[Item]:
+    """Yield results and close the scorer that makes them, also if the caller stops half-way."""
+    with scorer, closing(results):
+        yield from results
+
+
+def _untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:
+    with closing(tagged):  # type: ignore[type-var]
+        for _, item in tagged:
+            yield item

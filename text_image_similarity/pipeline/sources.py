@@ -1,0 +1,49 @@
+"""What callers hand in, on its way into a run: references, images in memory, rows cut into parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterable, Iterator
+from hashlib import blake2b
+from itertools import chain, islice
+from typing import TypeVar
+
+from ..preprocess import ImageLike
+from ..records import Record, ScoreResult
+from .rows import Work
+
+Item = TypeVar("Item")
+
+EncodedImage = bytes | bytearray | memoryview
+# A path or URL, an image in memory, or an encoded file.
+ImageSource = str | os.PathLike[str] | ImageLike | EncodedImage
+
+
+def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
+    """Cut an iterable lazily; a part is to be used up before the next one is asked for."""
+    rest = iter(items)
+    for first in rest:
+        yield chain([first], islice(rest, size - 1))
+
+
+def work_of(record: Record | ScoreResult) -> Work[str] | ScoreResult:
+    """Return what a run does for a record; a result that is known already stays."""
+    if isinstance(record, ScoreResult):
+        return record
+    url = reference_of(record.url)
+    return Work(_key(url), url, record.text)
+
+
+def key_of(image: ImageSource, number: int) -> Hashable:
+    """Return what stands for an image among those within reach: its reference, or its number for one in memory."""
+    return _key(reference_of(image)) if isinstance(image, (str, os.PathLike)) else number
+
+
+def reference_of(url: object) -> str:
+    """Return a record's reference as text; anything but text or a path counts as empty."""
+    return str(url) if isinstance(url, (str, os.PathLike)) else ""
+
+
+def _key(url: str) -> Hashable:
+    """Return a reference, or the digest of a long data: URL."""
+    return url if len(url) <= 256 else blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).digest()

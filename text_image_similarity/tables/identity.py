@@ -1,0 +1,66 @@
+"""What a run is: everything that its scores depend on, so that only the same run goes on from its parts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ..config import Config
+from ..encoders import ModelInfo
+from ..errors import UsageError
+from ..formats import Table, content_of, open_bytes, open_table
+from ..workspace import changes
+
+# Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
+_UNSCORED_SETTINGS = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
+_UNSCORED_LIMITS = {"connect_s", "total_s", "retry_after_s", "per_host", "decode_s", "decode_memory"}
+
+
+def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[str, str]) -> dict[str, Any]:
+    """Return all that scores depend on, in values that JSON keeps."""
+    settings = {name: value for name, value in asdict(config).items() if name not in _UNSCORED_SETTINGS}
+    limits = {name: value for name, value in asdict(config.limits).items() if name not in _UNSCORED_LIMITS}
+    model = {**asdict(info), "device": (info.device or "").partition(":")[0]}
+    weights = model.pop("fingerprint")
+    found = {
+        "input_rows": table.row_count,
+        "input_content": table.digest,
+        "input_columns": list(table.columns),
+        "settings": {**settings, **limits, **model, "col_url": columns[0], "col_text": columns[1]},
+        "weights": weights,
+    }
+    same: dict[str, Any] = json.loads(json.dumps(found, default=str))
+    return same
+
+
+def earlier_output(
+    target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None
+) -> tuple[Table | None, str]:
+    """Open the finished output of an earlier run of the same input and settings; return it with the hash of its file.
+
+    Args:
+        target: The output.
+        identity: What this run is.
+        begun: The run whose parts are there, and whether they are all of them.
+    """
+    try:
+        with open_bytes(f"{target}.summary.json") as file:
+            then = dict(json.load(file))
+        job, written = dict(then["job"]), str(then["output_content"])
+        content = content_of(target)
+    except (UsageError, ValueError, KeyError, TypeError) as exc:
+        raise UsageError(f"there is no finished run of {target} whose failures could be retried: {exc}") from exc
+    run, complete = begun or ({}, False)
+    if complete and run.get("retry_failed") not in (None, content):
+        return None, str(run["retry_failed"])  # stopped just when it had put its own output in the place of that one
+    if found := changes(job, identity):
+        raise UsageError(
+            f"{target} is of a run that differs: {'; '.join(found)}; failures are retried with what it was"
+        )
+    if content != written:
+        raise UsageError(
+            f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
+            "back, or start again with --overwrite"
+        )
+    return open_table(target), content
