@@ -39,7 +39,7 @@ class FakeService:
 
     def __init__(self, pictures: httpx.BaseTransport | None = None) -> None:
         self.facts: dict[str, Any] = {**asdict(ENCODER.info), "embed_dim": 3}
-        self.limits = {"max_pairs": 64, "max_queue": 160, "max_body": 1 << 20, "request_timeout_s": 30.0}
+        self.limits = {"max_pairs": 64, "max_queue": 160, "max_body_bytes": 1 << 20, "request_timeout_s": 30.0}
         self.faults: deque[Fault] = deque()
         self.asked: list[list[dict[str, Any]]] = []
         self.heads: list[httpx.Headers] = []
@@ -70,7 +70,7 @@ class FakeService:
 
     def _scores(self, request: httpx.Request) -> httpx.Response:
         content = request.read()
-        if len(content) > self.limits["max_body"]:
+        if len(content) > self.limits["max_body_bytes"]:
             return problem(413, "too_many_bytes", "that is too much")
         asked = json.loads(content)
         try:

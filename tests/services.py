@@ -21,7 +21,7 @@ from fastapi import FastAPI
 
 from text_image_similarity import Config, Encoder, Limits
 from text_image_similarity.service import Settings, create_app
-from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ def app_of(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
     if encoder is None:
         return create_app(settings)
     metrics = Metrics()
-    return create_app(settings, backend=LocalBackend(settings, metrics, load=lambda config: encoder), metrics=metrics)
+    return create_app(settings, pool=LocalModelPool(settings, metrics, load=lambda config: encoder), metrics=metrics)
 
 
 @contextmanager
@@ -122,6 +122,6 @@ def process(*arguments: str, environment: dict[str, str] | None = None) -> Itera
         popen.stderr.close()
 
 
-def base64_pair(picture: bytes, caption: str, **more: Any) -> dict[str, Any]:
+def base64_pair(image: bytes, caption: str, **more: Any) -> dict[str, Any]:
     """Return a pair as a request holds it."""
-    return {"image_base64": b64encode(picture).decode(), "caption": caption, **more}
+    return {"image_base64": b64encode(image).decode(), "caption": caption, **more}

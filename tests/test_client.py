@@ -387,7 +387,7 @@ def test_a_request_has_half_of_what_the_service_takes(tmp_path: Path, service: F
     (tmp_path / "red.bmp").write_bytes(bmp(100))
     (tmp_path / "in.csv").write_text("url,caption\n" + "red.bmp,red\n" * 20)
     here(tmp_path / "in.csv", tmp_path / "here.csv")
-    service.limits["max_body"] = 200_000  # two pictures in Base64 are 80,000 bytes
+    service.limits["max_body_bytes"] = 200_000  # two pictures in Base64 are 80,000 bytes
     through(service, tmp_path)
     assert same(tmp_path)
     assert [len(pairs) for pairs in service.asked] == [2] * 10
@@ -407,7 +407,7 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
     (tmp_path / "red.png").write_bytes(make_png("red"))
     (tmp_path / "large.bmp").write_bytes(bmp(100))
     (tmp_path / "in.csv").write_text("url,caption\nred.png,red\nlarge.bmp,red\nred.png,blue\n")
-    service.limits["max_body"] = 30_000
+    service.limits["max_body_bytes"] = 30_000
     with engine(service) as used:
         summary = score_csv(tmp_path / "in.csv", tmp_path / "out.parquet", CONFIG, engine=used)
     assert summary.failures == {"too_many_bytes": 1}
@@ -416,7 +416,7 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
     assert [len(pairs) for pairs in service.asked] == [1, 1]
     assert max(int(head.get("content-length", 0)) for head in service.heads) < 30_000
     # A proxy before the service may take less than the service does: not three pairs, of two only one.
-    service.limits["max_body"] = 1 << 20
+    service.limits["max_body_bytes"] = 1 << 20
     refused = once(httpx.Response(413))
     service.faults.extend([refused, refused, refused, service._scores, refused])
     with engine(service) as used:

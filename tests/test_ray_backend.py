@@ -1,4 +1,4 @@
-"""The backend of the service on Ray, with deployments that are made up: arguments, lost replicas, and what is told of them."""
+"""The service on Ray with fake deployments: its arguments, its pool of models, lost replicas and their reports."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.services import mini_settings
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode, RowError
 from text_image_similarity.records import ScoreResult
-from text_image_similarity.service.inference.local import LocalBackend
-from text_image_similarity.service.jobs import Answer, Ask
+from text_image_similarity.service.inference.local import LocalModelPool
+from text_image_similarity.service.jobs import Answer, Pair
 from text_image_similarity.service.problems import ProblemError
-from text_image_similarity.service.ray.arguments import Replicas, read_arguments, with_environment
-from text_image_similarity.service.ray.pool import ClusterMetrics, RayBackend, Report
+from text_image_similarity.service.ray.arguments import Replicas, apply_environment, read_arguments
+from text_image_similarity.service.ray.pool import ClusterMetrics, RayModelPool, Report
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 # Ray's own, when its schemas are made
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
 )
-ASK = Ask("data:,x", "a")
+PAIR = Pair("data:,x", "a")
 ANSWER = Answer("mini", [ScoreResult(0.5)], [[]])
 
 
@@ -77,14 +77,16 @@ class Deployment:
     def __init__(self, *outcomes: Any, name: str = "model-mini", reports: Any = ()) -> None:
         self.deployment_name = name
         self._outcomes = list(outcomes)
-        self.calls: list[tuple[list[Ask], str, float]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.responses: list[Response] = []
         self.reports = reports
         self.asked = 0
 
     @property
-    def run(self) -> Deployment:
+    def score(self) -> Deployment:
         return self
+
+    embed_images = embed_texts = score
 
     def remote(self, *call: Any) -> Response:
         self.calls.append(call)
@@ -97,9 +99,9 @@ class Deployment:
         return Response(self.reports)
 
 
-def backend_of(*outcomes: Any, peers: Any = (), **changes: Any) -> tuple[RayBackend, Deployment]:
+def pool_of(*outcomes: Any, peers: Any = (), **changes: Any) -> tuple[RayModelPool, Deployment]:
     handle, gateways = Deployment(*outcomes), Deployment(name="gateway", reports=peers)
-    return RayBackend(mini_settings(**changes), {"mini": handle}, gateways, ClusterMetrics("gateway#1")), handle
+    return RayModelPool(mini_settings(**changes), {"mini": handle}, gateways, ClusterMetrics("gateway#1")), handle
 
 
 def dead() -> Exception:
@@ -116,18 +118,18 @@ def away() -> Exception:
 
 @pytest.mark.parametrize("lost", [[], [dead], [dead, away]])
 def test_a_request_that_is_lost_is_sent_again(lost: list[Callable[[], Exception]]) -> None:
-    backend, handle = backend_of(*(error() for error in lost), ANSWER)
-    assert asyncio.run(backend.run(None, [ASK], "unit")) is ANSWER
-    assert [call[:2] for call in handle.calls] == [([ASK], "unit")] * (len(lost) + 1)
+    pool, handle = pool_of(*(error() for error in lost), ANSWER)
+    assert asyncio.run(pool.score(None, [PAIR], "unit")) is ANSWER
+    assert [call[:2] for call in handle.calls] == [([PAIR], "unit")] * (len(lost) + 1)
     times = [call[2] for call in handle.calls]
     assert 29 < times[-1] <= times[0] <= 30
-    assert backend.refusal() is None
+    assert pool.refusal() is None
 
 
 def test_a_request_that_is_lost_three_times_is_refused() -> None:
-    backend, handle = backend_of(dead(), dead(), dead(), ANSWER)
+    pool, handle = pool_of(dead(), dead(), dead(), ANSWER)
     with pytest.raises(ProblemError) as found:
-        asyncio.run(backend.run("mini", [ASK], "cosine"))
+        asyncio.run(pool.score("mini", [PAIR], "cosine"))
     assert (found.value.code, found.value.status) == ("model_unavailable", 503)
     assert "Retry-After" in found.value.headers
     assert len(handle.calls) == 3
@@ -136,9 +138,9 @@ def test_a_request_that_is_lost_three_times_is_refused() -> None:
 def test_an_error_of_ours_is_not_tried_again() -> None:
     from ray.exceptions import RayTaskError
 
-    backend, handle = backend_of(RayTaskError("run", "", ValueError("ours")), ANSWER)
+    pool, handle = pool_of(RayTaskError("run", "", ValueError("ours")), ANSWER)
     with pytest.raises(RayTaskError):
-        asyncio.run(backend.run("mini", [ASK], "cosine"))
+        asyncio.run(pool.score("mini", [PAIR], "cosine"))
     assert len(handle.calls) == 1
 
 
@@ -148,11 +150,11 @@ def test_refusals_of_ray_and_of_a_replica_are_told() -> None:
 
     told = ProblemError("queue_full", "64 pairs wait for mini", retry_after_s=3, reason="queue_full")
     outcomes = (told, BackPressureError(8, 8), DeploymentUnavailableError(DeploymentID("model-mini", "x")))
-    backend, _ = backend_of(*outcomes)
+    pool, _ = pool_of(*outcomes)
     found = []
     for _ in outcomes:
         with pytest.raises(ProblemError) as problem:
-            asyncio.run(backend.run("mini", [ASK], "cosine"))
+            asyncio.run(pool.score("mini", [PAIR], "cosine"))
         found.append((problem.value.code, problem.value.reason, problem.value.headers["Retry-After"]))
     assert found == [
         ("queue_full", "queue_full", "3"),
@@ -160,36 +162,39 @@ def test_refusals_of_ray_and_of_a_replica_are_told() -> None:
         ("model_unavailable", None, "30"),
     ]
     with pytest.raises(ProblemError, match="unknown_model"):
-        asyncio.run(backend.run("x", [ASK], "cosine"))
+        asyncio.run(pool.score("x", [PAIR], "cosine"))
 
 
 def test_a_replica_that_hangs_costs_a_requests_time_and_no_more() -> None:
-    backend, handle = backend_of(None, request_timeout_s=0.01)
-    asks = [ASK, Ask(None, "a")]
-    answer = asyncio.run(backend.run("mini", asks, "cosine"))
-    assert answer.results[0].error == "timeout: not done within the service's 0.01 s"
-    assert isinstance(answer.results[1], RowError)
-    assert answer.results[1].code == ErrorCode.TIMEOUT
-    assert len(answer.marks) == 2
-    assert handle.responses[0].cancelled
+    pool, handle = pool_of(None, None, None, request_timeout_s=0.01)
+    scores = asyncio.run(pool.score("mini", [PAIR, PAIR], "cosine"))
+    assert [result.error for result in scores.results] == ["timeout: not done within the service's 0.01 s"] * 2
+    images = asyncio.run(pool.embed_images("mini", [b"x", "data:,x"]))
+    texts = asyncio.run(pool.embed_texts("mini", ["a"]))
+    for outcome in (*images.results, *texts.results):
+        assert isinstance(outcome, RowError)
+        assert outcome.code == ErrorCode.TIMEOUT
+    assert [len(answer.spans) for answer in (scores, images, texts)] == [2, 2, 1]
+    assert [call[0] for call in handle.calls] == [[PAIR, PAIR], [b"x", "data:,x"], ["a"]]
+    assert all(response.cancelled for response in handle.responses)
 
 
 def test_who_leaves_ends_the_call_and_makes_room() -> None:
-    backend, handle = backend_of(None, ANSWER, max_inflight=1)
+    pool, handle = pool_of(None, ANSWER, max_inflight=1)
 
     async def leave() -> None:
-        task = asyncio.create_task(backend.run("mini", [ASK], "cosine"))
+        task = asyncio.create_task(pool.score("mini", [PAIR], "cosine"))
         async with asyncio.timeout(10):
             while not handle.calls:
                 await asyncio.sleep(0)
         with pytest.raises(ProblemError) as found:
-            await backend.run("mini", [ASK], "cosine")
+            await pool.score("mini", [PAIR], "cosine")
         assert (found.value.code, found.value.reason) == ("queue_full", "inflight")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert handle.responses[0].cancelled
-        assert await backend.run("mini", [ASK], "cosine") is ANSWER
+        assert await pool.score("mini", [PAIR], "cosine") is ANSWER
 
     asyncio.run(leave())
 
@@ -200,21 +205,21 @@ def report(name: str, unready: ProblemError | None = None) -> Report:
     return Report(name, unready, {"embed_dim": 256}, list(metrics.registry.collect()))
 
 
-def watched(*reports: Any, peers: Any = ()) -> RayBackend:
-    """Return a backend that has looked at what is there, once after the other."""
-    backend, handle = backend_of(peers=peers)
+def watched(*reports: Any, peers: Any = ()) -> RayModelPool:
+    """Return a pool that has looked at what is there, once after the other."""
+    pool, handle = pool_of(peers=peers)
 
     async def look() -> None:
         for handle.reports in reports:
             handle.asked = 0
             async with asyncio.timeout(10):
-                await backend.start()
+                await pool.start()
                 while handle.asked < 2:
                     await asyncio.sleep(0.01)
-                await backend.close()
+                await pool.close()
 
     asyncio.run(look())
-    return backend
+    return pool
 
 
 def test_it_is_ready_while_each_model_has_a_replica_that_is() -> None:
@@ -225,11 +230,11 @@ def test_it_is_ready_while_each_model_has_a_replica_that_is() -> None:
         ([], "no replica of mini answers"),
         ([dead()], "no replica of mini answers"),
     ):
-        backend = watched(reports)
-        problem = backend.unready()
+        pool = watched(reports)
+        problem = pool.unready()
         assert problem is not None
         assert problem.detail == detail
-        assert backend.dead() is None
+        assert pool.dead() is None
 
 
 def test_only_who_is_known_to_be_gone_is_forgotten_at_once() -> None:
@@ -242,16 +247,16 @@ def test_only_who_is_known_to_be_gone_is_forgotten_at_once() -> None:
 
 
 def test_what_is_not_heard_of_for_a_while_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = watched([report("model-mini#a")])
-    assert backend.models() == {"mini": {"embed_dim": 256}}
+    pool = watched([report("model-mini#a")])
+    assert pool.models() == {"mini": {"embed_dim": 256}}
     monkeypatch.setattr("text_image_similarity.service.ray.pool._FRESH_S", 0.0)
-    assert backend.models() == {"mini": None}
-    assert backend.unready() is not None
+    assert pool.models() == {"mini": None}
+    assert pool.unready() is not None
 
 
 def test_metrics_are_those_of_all_replicas_each_with_its_name() -> None:
     peers = [report("gateway#1"), report("gateway#2")]  # the first is this one
-    text = watched([report("model-mini#a"), report("model-mini#b")], peers=peers)._metrics.text().decode()
+    text = watched([report("model-mini#a"), report("model-mini#b")], peers=peers)._metrics.render().decode()
     families = list(text_string_to_metric_families(text))
     names = [family.name for family in families]
     assert len(names) == len(set(names))
@@ -282,33 +287,35 @@ class Fragile(ColourEncoder):
 def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     from text_image_similarity.service.ray import deployment as ray_serve
 
-    load = partial(LocalBackend, load=lambda config: Fragile())
-    monkeypatch.setattr("text_image_similarity.service.inference.local.LocalBackend", load)
-    monkeypatch.setattr(ray_serve, "_replica_name", lambda: "model-mini#a")
+    load = partial(LocalModelPool, load=lambda config: Fragile())
+    monkeypatch.setattr("text_image_similarity.service.inference.local.LocalModelPool", load)
+    monkeypatch.setattr(ray_serve, "_get_replica_name", lambda: "model-mini#a")
     monkeypatch.setattr(ray_serve, "_log_with_ray", lambda: None)
     monkeypatch.setattr(ray_serve.logging, "shutdown", lambda: None)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    picture = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+    image = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 
     async def lose() -> None:
         replica = object.__new__(ray_serve.ModelReplica)
         await ray_serve.ModelReplica.__init__(replica, mini_settings())
         await replica.check_health()
         assert (await replica.report()).unready is None
-        answer = await replica.run([Ask(picture, "red")], "cosine", 30)
+        answer = await replica.score([Pair(image, "red")], "cosine", 30)
         assert isinstance(answer, Answer)
         assert answer.results == [ScoreResult(1.0)]
+        for embedded in (await replica.embed_images([image], 30), await replica.embed_texts(["red"], 30)):
+            assert embedded.results[0].tolist() == [1.0, 0.0, 0.0]
         full = ProblemError("queue_full", "full")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(replica._backend, "run", lambda *_, **__: _raise(full))
-            assert await replica.run([ASK], "cosine", 30) is full
+            patch.setattr(replica._pool, "score", lambda *_, **__: _raise(full))
+            assert await replica.score([PAIR], "cosine", 30) is full
         assert ended == []
-        await replica.run([Ask(picture, "the end")], "cosine", 30)
+        await replica.score([Pair(image, "the end")], "cosine", 30)
         assert ended == [1]
         with pytest.raises(RuntimeError, match="the device is gone"):
             await replica.check_health()
-        await replica._backend.close()
+        await replica._pool.close()
 
     asyncio.run(lose())
 
@@ -373,9 +380,9 @@ def test_the_command_lines_texts_are_read() -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ({"modles": "fast"}, "the service has no argument 'modles'; there are api_keys, batch_size, "),
+        ({"modles": "fast"}, "the service has no argument 'modles'; there are api_keys, backend, batch_size, "),
         ({"lazy": True}, "the service has no argument 'lazy'"),
-        ({"models": {"a": {"replicas": 2}}}, "model a has no argument 'replicas'; there are batch_size, "),
+        ({"models": {"a": {"replicas": 2}}}, "model a has no argument 'replicas'; there are backend, batch_size, "),
         ({"models": 3}, "models=3 must be a mapping of names to models"),
         ({"models": {"a": 3}}, "model a: 3 must be a model's name, or a mapping"),
         ({"models": {"a": {"min_replicas": 0}}}, "model a: min_replicas=0 must be at least 1"),
@@ -385,7 +392,7 @@ def test_the_command_lines_texts_are_read() -> None:
         ({"batch_size": 0}, "model fast: batch_size=0 must be a whole number of at least 1"),
         ({"max_queue": "many"}, "the service: max_queue: Input should be a valid integer"),
         ({"splits": {"x": {"no": 1}}}, "the service: splits: x names 'no'"),
-        ({"splits": "{x"}, "splits: {x is no JSON"),
+        ({"splits": "{x"}, "splits: {x is not valid JSON"),
         ({"limits": {"bytes": 1}}, "limits has no argument 'bytes'"),
         ({"gateway": 2}, "gateway=2 must be a mapping"),
         ({"gateway": {"max_ongoing_requests": 2}}, "the gateway has no argument 'max_ongoing_requests'"),
@@ -403,16 +410,16 @@ def test_keys_and_collector_come_from_the_environment_if_not_from_arguments() ->
         "TEXT_IMAGE_SIMILARITY_API_KEYS": " k1,k2 ,",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
     }
-    settings = with_environment(mini_settings(), environment)
+    settings = apply_environment(mini_settings(), environment)
     assert (settings.api_keys, settings.otlp_endpoint) == (frozenset({"k1", "k2"}), "http://127.0.0.1:4318")
-    assert with_environment(mini_settings(api_keys=frozenset({"own"})), environment).api_keys == frozenset({"own"})
-    assert with_environment(mini_settings(), {}).otlp_endpoint is None
+    assert apply_environment(mini_settings(api_keys=frozenset({"own"})), environment).api_keys == frozenset({"own"})
+    assert apply_environment(mini_settings(), {}).otlp_endpoint is None
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from text_image_similarity.service.ray import deployment as ray_serve
 
-    monkeypatch.setattr(ray_serve, "find_spec", lambda name: None if name == "fastapi" else object())
+    monkeypatch.setattr("text_image_similarity.system.is_installed", lambda name: name != "fastapi")
     with pytest.raises(ConfigError, match=r"needs fastapi: pip install 'text-image-similarity\[ray,serve\]'"):
         ray_serve.build({})
 

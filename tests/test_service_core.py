@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,17 +16,17 @@ import httpx
 import pytest
 
 from tests.conftest import make_png
-from tests.services import MINI, base64_pair, mini_settings
+from tests.services import MINI, mini_settings
 from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUnavailableError, RowError, ScoreResult
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service import Settings
-from text_image_similarity.service.http.bodies import reference_of
 from text_image_similarity.service.inference import batcher as batcher_module
 from text_image_similarity.service.inference import local as local_module
 from text_image_similarity.service.inference import model as served_module
 from text_image_similarity.service.inference.batcher import Batcher
-from text_image_similarity.service.inference.local import LocalBackend
-from text_image_similarity.service.jobs import Ask, Item, Job
+from text_image_similarity.service.inference.local import LocalModelPool
+from text_image_similarity.service.inference.workers import ImageWorkers
+from text_image_similarity.service.jobs import Item, Job, Pair
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.telemetry.metrics import Metrics
 
@@ -71,13 +72,13 @@ def settings(batch_size: int = 32, **changes: Any) -> Settings:
 
 
 @asynccontextmanager
-async def backend(
+async def pool(
     given: Settings, encoder: Encoder | None = None, handler: Callable[[httpx.Request], httpx.Response] | None = None
-) -> AsyncIterator[LocalBackend]:
-    """Run a backend with one encoder for all models, and pictures from a function."""
+) -> AsyncIterator[LocalModelPool]:
+    """Run a pool with one encoder for all models, and images from a function."""
     transport = httpx.MockTransport(handler or (lambda request: httpx.Response(404)))
     encoder = encoder or Watched()
-    running = LocalBackend(given, Metrics(), load=lambda config: encoder, transport=transport)
+    running = LocalModelPool(given, Metrics(), load=lambda config: encoder, transport=transport)
     await running.start()
     try:
         yield running
@@ -85,9 +86,9 @@ async def backend(
         await running.close()
 
 
-def ask(colour: str = "red", caption: str = "red", size: int = 16) -> Ask:
-    """Ask about a picture that differs with its size."""
-    return Ask(reference_of(base64_pair(make_png(colour, (size, size)), "")["image_base64"]), caption)
+def pair(colour: str = "red", caption: str = "red", size: int = 16) -> Pair:
+    """Return a pair whose image differs with its size."""
+    return Pair(make_png(colour, (size, size)), caption)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -96,7 +97,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def metric(running: LocalBackend, name: str, **labels: str) -> float:
+def metric(running: LocalModelPool, name: str, **labels: str) -> float:
     return running._metrics.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -134,7 +135,7 @@ class Batches:
 
 
 def job(items: int) -> Job:
-    return Job([Ask(None, "red")] * items, "cosine", lambda: None, lambda: None)
+    return Job([(None, "red")] * items, None, lambda: None, lambda: None)
 
 
 def test_the_oldest_requests_items_come_first_whenever_they_were_ready() -> None:
@@ -179,14 +180,14 @@ def test_a_batch_waits_for_what_is_on_its_way_but_not_for_ever() -> None:
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(batch_size=1, max_queue=2), encoder) as running:
+        async with pool(settings(batch_size=1, max_queue=2), encoder) as running:
             encoder.hold()
-            held = [asyncio.create_task(running.run("mini", [ask(size=8)], "cosine"))]
+            held = [asyncio.create_task(running.score("mini", [pair(size=8)], "cosine"))]
             await until(encoder.busy.is_set)
-            held += [asyncio.create_task(running.run("mini", [ask(size=9 + i)], "cosine")) for i in range(2)]
+            held += [asyncio.create_task(running.score("mini", [pair(size=9 + i)], "cosine")) for i in range(2)]
             await until(lambda: running._loaded["mini"].depth == 2)
             with pytest.raises(ProblemError) as refused:
-                await running.run("mini", [ask()], "cosine")
+                await running.score("mini", [pair()], "cosine")
             assert (refused.value.code, refused.value.status, refused.value.reason) == ("queue_full", 429, "queue_full")
             assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
             assert running.refusal() is not None
@@ -202,8 +203,8 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
 def test_a_request_is_taken_whole_or_not_at_all() -> None:
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(batch_size=4, max_queue=2), encoder) as running:
-            answer = await running.run("mini", [ask(size=8 + i) for i in range(9)], "cosine")
+        async with pool(settings(batch_size=4, max_queue=2), encoder) as running:
+            answer = await running.score("mini", [pair(size=8 + i) for i in range(9)], "cosine")
             assert similarities(answer.results) == [1.0] * 9
             assert max(encoder.batches) <= 4
 
@@ -218,12 +219,12 @@ def test_pairs_in_download_count_too() -> None:
             assert answered.wait(PATIENCE_S)
             return httpx.Response(200, content=make_png("red"))
 
-        async with backend(settings(max_inflight=2), handler=wait) as running:
-            asks = [Ask(f"http://pictures.example/{i}.png", "red") for i in range(2)]
-            first = asyncio.create_task(running.run("mini", asks, "cosine"))
+        async with pool(settings(max_inflight=2), handler=wait) as running:
+            pairs = [Pair(f"http://pictures.example/{i}.png", "red") for i in range(2)]
+            first = asyncio.create_task(running.score("mini", pairs, "cosine"))
             await until(lambda: metric(running, "tis_inflight_pairs") == 2)
             with pytest.raises(ProblemError) as refused:
-                await running.run("mini", [ask()], "cosine")
+                await running.score("mini", [pair()], "cosine")
             assert refused.value.reason == running.refusal().reason == "inflight"
             answered.set()
             assert similarities((await first).results) == [1.0, 1.0]
@@ -244,15 +245,15 @@ def test_a_picture_is_fetched_once_for_all_captions_of_a_request_and_encoded_onc
             return httpx.Response(200, content=make_png("red"))
 
         encoder = Watched()
-        async with backend(settings(), encoder, picture) as running:
+        async with pool(settings(), encoder, picture) as running:
             encoder.batches.clear()
-            asks = [Ask("http://pictures.example/a.png", caption) for caption in ("red", "blue", "yellow")]
-            first = await running.run("mini", asks, "cosine")
+            pairs = [Pair("http://pictures.example/a.png", caption) for caption in ("red", "blue", "yellow")]
+            first = await running.score("mini", pairs, "cosine")
             assert similarities(first.results) == [1.0, 0.0, 0.70710677]
             assert (hits, encoder.batches) == (["/a.png"], [1])
-            assert [mark.stage for mark in first.marks[2]] == ["fetch", "decode", "queue", "encode"]
+            assert [span.stage for span in first.spans[2]] == ["fetch", "decode", "queue", "encode"]
             captions = list(encoder.captions)
-            again = await running.run("mini", asks, "cosine")
+            again = await running.score("mini", pairs, "cosine")
             assert again.results == first.results
             assert (len(hits), encoder.batches, encoder.captions) == (2, [1], captions)
             assert metric(running, "tis_cache_hits_total", kind="image", model="mini") == 1
@@ -261,16 +262,25 @@ def test_a_picture_is_fetched_once_for_all_captions_of_a_request_and_encoded_onc
     asyncio.run(check())
 
 
+def test_as_many_threads_decode_as_the_process_may_use_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    workers = ImageWorkers(MINI)
+    assert len(workers._decoding._threads) == 1
+    workers.close()
+
+
 def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served_module, "_FILE_ENTRIES", 4)
     config = replace(MINI, embedding_cache=tmp_path / "cache.db")
 
     async def score(sizes: Sequence[int]) -> list[int]:
         encoder = Watched()
-        async with backend(settings(models={"mini": config}, cache_entries=4), encoder) as running:
+        async with pool(settings(models={"mini": config}, cache_entries=4), encoder) as running:
             encoder.batches.clear()
             for size in sizes:
-                await running.run("mini", [ask(size=size)], "cosine")
+                await running.score("mini", [pair(size=size)], "cosine")
             return encoder.batches
 
     assert asyncio.run(score([8, 8, 9, 10])) == [1, 1, 1]
@@ -281,14 +291,14 @@ def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(tmp_path, monk
 def test_work_of_clients_that_left_is_dropped() -> None:
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(batch_size=1), encoder) as running:
+        async with pool(settings(batch_size=1), encoder) as running:
             encoder.hold()
-            stays = asyncio.create_task(running.run("mini", [ask(size=8)], "cosine"))
+            stays = asyncio.create_task(running.score("mini", [pair(size=8)], "cosine"))
             await until(encoder.busy.is_set)
-            leaves = asyncio.create_task(running.run("mini", [ask(size=9), ask(size=10)], "cosine"))
+            leaves = asyncio.create_task(running.score("mini", [pair(size=9), pair(size=10)], "cosine"))
             await until(lambda: running._loaded["mini"].depth == 2)
             leaves.cancel()
-            last = asyncio.create_task(running.run("mini", [ask(size=11)], "cosine"))
+            last = asyncio.create_task(running.score("mini", [pair(size=11)], "cosine"))
             await until(lambda: running._loaded["mini"].depth == 3)
             encoder.go.set()
             assert similarities((await stays).results) == similarities((await last).results) == [1.0]
@@ -307,8 +317,8 @@ def test_what_is_not_done_in_time_is_answered_with_timeout_beside_what_is() -> N
             assert released.wait(PATIENCE_S)
             return httpx.Response(404)
 
-        async with backend(settings(request_timeout_s=0.3), handler=never) as running:
-            answer = await running.run("mini", [Ask("http://slow.example/a.png", "red"), ask()], "cosine")
+        async with pool(settings(request_timeout_s=0.3), handler=never) as running:
+            answer = await running.score("mini", [Pair("http://slow.example/a.png", "red"), pair()], "cosine")
             released.set()
             late, done = answer.results
             assert (late.error, done.similarity) == ("timeout: not done within the service's 0.3 s", 1.0)
@@ -333,22 +343,22 @@ def test_one_bad_item_of_a_batch_fails_alone() -> None:
             return super().encode_pixels(pixels)
 
     async def check() -> None:
-        async with backend(settings(), Choosy()) as running:
-            asks = [ask("red"), ask("blue"), ask("green", "green"), ask("red", "")]
-            found = (await running.run("mini", asks, "cosine")).results
+        async with pool(settings(), Choosy()) as running:
+            pairs = [pair("red"), pair("blue"), pair("green", "green"), pair("red", "")]
+            found = (await running.score("mini", pairs, "cosine")).results
             assert similarities(found) == [1.0, None, 1.0, None]
             assert [result.code for result in found] == [None, "encoder_error", None, "empty_caption"]
 
     asyncio.run(check())
 
 
-def test_a_lost_device_fails_requests_at_once_and_asks_to_be_replaced() -> None:
+def test_a_lost_device_fails_requests_at_once_and_pairs_to_be_replaced() -> None:
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(batch_size=1), encoder) as running:
+        async with pool(settings(batch_size=1), encoder) as running:
             encoder.hold()
             encoder.fault = DeviceLostError("the GPU fell off the bus")
-            waiting = [asyncio.create_task(running.run("mini", [ask(size=8 + i)], "cosine")) for i in range(2)]
+            waiting = [asyncio.create_task(running.score("mini", [pair(size=8 + i)], "cosine")) for i in range(2)]
             await until(lambda: encoder.busy.is_set() and running._loaded["mini"].depth == 1)
             assert running.dead() is None
             encoder.go.set()
@@ -369,19 +379,19 @@ class Panic(BaseException):
 
 def test_an_error_nobody_foresaw_costs_its_items_and_no_thread(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     async def check() -> None:
-        async with backend(settings()) as running:
+        async with pool(settings()) as running:
             stages = running._loaded["mini"]._stages
             for step, fault in (
-                ("encode_pictures", ValueError),
+                ("encode_images", ValueError),
                 ("load", ValueError),
                 ("score", ValueError),
                 ("load", Panic),
             ):
                 with monkeypatch.context() as broken:
                     broken.setattr(stages, step, Mock(side_effect=fault("broken")))
-                    (failed,) = (await running.run("mini", [ask()], "cosine")).results
+                    (failed,) = (await running.score("mini", [pair()], "cosine")).results
                     assert failed.code == "encoder_error", step
-                assert similarities((await running.run("mini", [ask()], "cosine")).results) == [1.0]
+                assert similarities((await running.score("mini", [pair()], "cosine")).results) == [1.0]
             await until(
                 lambda: metric(running, "tis_inflight_pairs") == metric(running, "tis_queue_depth", model="mini") == 0
             )
@@ -399,14 +409,14 @@ def test_a_lazy_model_is_loaded_once_for_all_who_wait() -> None:
         return Watched()
 
     async def check() -> None:
-        running = LocalBackend(given, Metrics(), load=load)
+        running = LocalModelPool(given, Metrics(), load=load)
         await running.start()
         assert loads == ["first"]
         assert [facts is not None for facts in running.models().values()] == [True, False]
-        impatient = asyncio.create_task(running.run("second", [ask()], "cosine"))
+        impatient = asyncio.create_task(running.score("second", [pair()], "cosine"))
         await asyncio.sleep(0)
         impatient.cancel()
-        answers = await asyncio.gather(*(running.run("second", [ask()], "cosine") for _ in range(5)))
+        answers = await asyncio.gather(*(running.score("second", [pair()], "cosine") for _ in range(5)))
         assert {answer.model for answer in answers} == {"second"}
         assert loads == ["first", "second"]
         await running.close()
@@ -425,17 +435,17 @@ def test_a_lazy_model_that_cannot_be_loaded_is_not_tried_for_every_request(monke
         return Watched()
 
     async def check() -> None:
-        running = LocalBackend(given, Metrics(), load=load)
+        running = LocalModelPool(given, Metrics(), load=load)
         await running.start()
         for _ in range(3):
             with pytest.raises(ProblemError, match="out of reach") as problem:
-                await running.run("second", [ask()], "cosine")
+                await running.score("second", [pair()], "cosine")
             assert (problem.value.status, problem.value.headers["Retry-After"]) == (503, "30")
         assert loads == ["second"]
         assert running.unready() is None, "the first model works"
-        monkeypatch.setattr(local_module, "_LOAD_AGAIN_S", 0.0)
+        monkeypatch.setattr(local_module, "_RELOAD_S", 0.0)
         with pytest.raises(ProblemError):
-            await running.run("second", [ask()], "cosine")
+            await running.score("second", [pair()], "cosine")
         assert loads == ["second"] * 2
         await running.close()
 
@@ -447,7 +457,7 @@ def test_a_model_that_does_not_work_is_not_served() -> None:
         def encode_text(self, texts: Sequence[str]) -> Any:
             return super().encode_text(texts) * float("nan")
 
-    running = LocalBackend(settings(), Metrics(), load=lambda config: Broken())
+    running = LocalModelPool(settings(), Metrics(), load=lambda config: Broken())
     with pytest.raises(Exception, match="no finite embeddings"):
         running.load()
     asyncio.run(running.close())
@@ -459,7 +469,7 @@ def test_readiness_wants_a_recent_success_and_idle_models_prove_themselves(monke
 
     async def check() -> None:
         encoder = Watched()
-        async with backend(
+        async with pool(
             settings(splits={"mini": {"other": 1}}, models={"mini": MINI, "other": MINI}), encoder
         ) as running:
             proofs = len(encoder.batches)
@@ -487,8 +497,8 @@ def test_hanging_downloads_are_no_sign_of_a_model_that_does_not_work(monkeypatch
         return httpx.Response(404)
 
     async def check() -> None:
-        async with backend(settings(max_inflight=2), handler=hang) as running:
-            hanging = asyncio.create_task(running.run("mini", [Ask("http://slow.example/a", "red")] * 2, "cosine"))
+        async with pool(settings(max_inflight=2), handler=hang) as running:
+            hanging = asyncio.create_task(running.score("mini", [Pair("http://slow.example/a", "red")] * 2, "cosine"))
             began = time.monotonic()
             await until(lambda: time.monotonic() - began > 0.5)
             assert running.refusal() is not None
@@ -509,11 +519,11 @@ def test_one_request_leaves_downloads_to_others() -> None:
 
     async def check() -> None:
         few = settings(models={"mini": replace(MINI, io_workers=20)})
-        async with backend(few, handler=answer) as running:
-            asks = [Ask(f"http://slow{i}.example/a.png", "red") for i in range(64)]
-            greedy = asyncio.create_task(running.run("mini", asks, "cosine"))
+        async with pool(few, handler=answer) as running:
+            pairs = [Pair(f"http://slow{i}.example/a.png", "red") for i in range(64)]
+            greedy = asyncio.create_task(running.score("mini", pairs, "cosine"))
             await until(lambda: metric(running, "tis_inflight_pairs") == 64)
-            quick = await running.run("mini", [Ask("http://quick.example/a.png", "red")], "cosine")
+            quick = await running.score("mini", [Pair("http://quick.example/a.png", "red")], "cosine")
             assert similarities(quick.results) == [1.0]
             assert not greedy.done()
             released.set()
@@ -525,10 +535,10 @@ def test_one_request_leaves_downloads_to_others() -> None:
 def test_a_caption_has_an_end() -> None:
     async def check() -> None:
         encoder = Watched()
-        async with backend(settings(), encoder) as running:
+        async with pool(settings(), encoder) as running:
             encoder.captions.clear()
-            asks = [ask(caption="red " * 2500), ask(caption="red " * 2501)]
-            longest, longer = (await running.run("mini", asks, "cosine")).results
+            pairs = [pair(caption="red " * 2500), pair(caption="red " * 2501)]
+            longest, longer = (await running.score("mini", pairs, "cosine")).results
             assert longest.similarity == 1.0
             assert longer.error == "encoder_error: the caption has 10,004 characters, and the service takes 10,000"
             assert [len(caption) for caption in encoder.captions] == [10_000]
@@ -540,12 +550,12 @@ def test_splits_share_requests_by_weight() -> None:
     given = settings(models={"old": MINI, "new": MINI}, splits={"fast": {"old": 3, "new": 1}, "all": {"new": 1}})
 
     async def check() -> None:
-        async with backend(given) as running:
-            chosen = [(await running.run("fast", [ask()], "cosine")).model for _ in range(200)]
+        async with pool(given) as running:
+            chosen = [(await running.score("fast", [pair()], "cosine")).model for _ in range(200)]
             assert 20 < chosen.count("new") < 90
-            assert {(await running.run("all", [ask()], "cosine")).model for _ in range(20)} == {"new"}
+            assert {(await running.score("all", [pair()], "cosine")).model for _ in range(20)} == {"new"}
             with pytest.raises(ProblemError, match="there are old, new, fast, all") as unknown:
-                await running.run("mini", [ask()], "cosine")
+                await running.score("mini", [pair()], "cosine")
             assert unknown.value.status == 404
 
     asyncio.run(check())
@@ -553,13 +563,10 @@ def test_splits_share_requests_by_weight() -> None:
 
 def test_embeddings_are_the_models_own() -> None:
     async def check() -> None:
-        async with backend(settings()) as running:
-            picture, text, bad, empty = (
-                await running.run(
-                    "mini", [replace(ask(), caption=None), Ask(None, "blue"), Ask("x", None), Ask(None, " ")], "cosine"
-                )
-            ).results
-            assert picture.tolist() == [1.0, 0.0, 0.0]
+        async with pool(settings()) as running:
+            image, bad = (await running.embed_images("mini", [make_png("red"), "x"])).results
+            text, empty = (await running.embed_texts("mini", ["blue", " "])).results
+            assert image.tolist() == [1.0, 0.0, 0.0]
             assert text.tolist() == [0.0, 0.0, 1.0]
             assert isinstance(bad, RowError)
             assert isinstance(empty, RowError)
@@ -568,14 +575,50 @@ def test_embeddings_are_the_models_own() -> None:
     asyncio.run(check())
 
 
+def test_embeddings_that_are_not_done_in_time_or_fail_unexpectedly_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        released = threading.Event()
+
+        def never(request: httpx.Request) -> httpx.Response:
+            assert released.wait(PATIENCE_S)
+            return httpx.Response(404)
+
+        async with pool(settings(request_timeout_s=0.3), handler=never) as running:
+            late, done = (await running.embed_images("mini", ["http://slow.example/a.png", make_png("red")])).results
+            released.set()
+            assert str(late) == "timeout: not done within the service's 0.3 s"
+            assert done.tolist() == [1.0, 0.0, 0.0]
+            await until(lambda: metric(running, "tis_inflight_pairs") == 0)
+            monkeypatch.setattr(
+                running._loaded["mini"]._stages, "encode_captions", Mock(side_effect=ValueError("broken"))
+            )
+            (failed,) = (await running.embed_texts("mini", ["green"])).results
+            assert str(failed) == "encoder_error: ValueError: broken"
+
+    asyncio.run(check())
+
+
+def test_images_of_a_request_that_are_alike_are_decoded_once_however_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        async with pool(settings()) as running:
+            stages = running._loaded["mini"]._stages
+            load = Mock(side_effect=stages.load)
+            monkeypatch.setattr(stages, "load", load)
+            same = [Pair(make_png("red", (8, 8)), caption) for caption in ("red", "blue", "green")]
+            assert similarities((await running.score("mini", same, "cosine")).results) == [1.0, 0.0, 0.0]
+            assert load.call_count == 1
+
+    asyncio.run(check())
+
+
 def test_jobs_count_an_item_once() -> None:
     woken: list[int] = []
     released: list[int] = []
-    one = Job([Ask(None, "red")] * 2, "cosine", lambda: woken.append(1), lambda: released.append(1))
+    one = Job([(b"", "red")] * 2, "cosine", lambda: woken.append(1), lambda: released.append(1))
     first, second = one.items
     for result in (0.5, 0.25):
         one.finish(first, ScoreResult(result))
-    assert (first.result, len(released), woken) == (ScoreResult(0.5), 1, [])
+    assert (first.score, len(released), woken) == (ScoreResult(0.5), 1, [])
     one.finish(second, ScoreResult(1.0))
     assert (len(released), len(woken)) == (2, 1)
 

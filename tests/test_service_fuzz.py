@@ -22,7 +22,7 @@ from schemathesis.engine import events, from_schema
 from tests.conftest import make_png
 from tests.services import mini_settings, serving
 from text_image_similarity.service import create_app
-from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 CASES = int(os.environ.get("SCHEMATHESIS_CASES", "400"))
@@ -53,8 +53,8 @@ def isolated(**changes: Any) -> Iterator[tuple[httpx.Client, Counter[str]]]:
         return httpx.Response(200, content=make_png("red")) if len(str(request.url)) % 2 else httpx.Response(404)
 
     settings, metrics = mini_settings(**changes), Metrics()
-    backend = LocalBackend(settings, metrics, transport=httpx.MockTransport(fetched))
-    with serving(create_app(settings, backend=backend, metrics=metrics)) as client:
+    pool = LocalModelPool(settings, metrics, transport=httpx.MockTransport(fetched))
+    with serving(create_app(settings, pool=pool, metrics=metrics)) as client:
         yield client, asked
 
 

@@ -24,10 +24,10 @@ from tests.conftest import make_png
 from tests.server import Server, response
 from tests.services import MINI, Process, app_of, base64_pair, mini_settings, process, serving
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.service.http.bodies import reference_of
-from text_image_similarity.service.inference.local import LocalBackend
-from text_image_similarity.service.jobs import Ask, Item, Job
+from text_image_similarity.service.inference.local import LocalModelPool
+from text_image_similarity.service.jobs import Item, Job, Pair
 from text_image_similarity.service.telemetry.metrics import Metrics
+from text_image_similarity.system import usable_cores
 
 MIB = 1 << 20
 POST = b"POST /v1/similarity HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -387,7 +387,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
 
     encoder = Slow()
     encoder.go.set()
-    room = 4 * (os.cpu_count() or 1) + 4  # what is decoded or waits for that, and what was downloaded
+    room = 4 * usable_cores() + 4  # what is decoded or waits for that, and what was downloaded
     settings = mini_settings(models={"mini": replace(MINI, io_workers=4, limits=replace(MINI.limits, per_host=4))})
     server.routes["/red"] = response(make_png("red"))
     with serving(app_of(settings, encoder)) as client:
@@ -405,23 +405,24 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
 
 
 def test_what_was_asked_does_not_wait_for_a_garbage_collection() -> None:
-    picture = reference_of(base64_pair(make_png("red"), "")["image_base64"])
-    broken = reference_of(b64encode(make_png("red", (64, 64))[:80]).decode())
-    asks = [Ask(picture, "red"), Ask(broken, "red"), Ask("http://x/1", "red"), Ask(picture, " "), Ask(broken, None)]
+    image, broken = make_png("red"), make_png("red", (64, 64))[:80]
+    url = "data:;base64," + b64encode(broken).decode()
+    pairs = [Pair(image, "red"), Pair(broken, "red"), Pair("http://x/1", "red"), Pair(image, " "), Pair(url, "red")]
 
     async def left_behind() -> list[object]:
         settings = mini_settings()
         transport = httpx.MockTransport(lambda request: httpx.Response(404))
-        running = LocalBackend(settings, Metrics(), load=lambda config: ColourEncoder(), transport=transport)
+        running = LocalModelPool(settings, Metrics(), load=lambda config: ColourEncoder(), transport=transport)
         await running.start()
         try:
-            answer = await running.run("mini", asks, "cosine")
+            answer = await running.score("mini", pairs, "cosine")
             assert len(answer.results) == 5
             del answer
+            await running.embed_images("mini", [image, broken])
             gc.collect()
             gc.disable()
-            await running.run("mini", asks, "cosine")
-            await running.run("mini", asks[:1], "cosine")  # the threads let go of the last one
+            await running.score("mini", pairs, "cosine")
+            await running.score("mini", pairs[:1], "cosine")  # the threads let go of the last one
             gc.set_debug(gc.DEBUG_SAVEALL)
             gc.collect()
             return [found for found in gc.garbage if isinstance(found, (Item, Job))]

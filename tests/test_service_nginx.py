@@ -20,7 +20,7 @@ from tests.processes import ROOT, Running, free_port, running, tool
 from tests.services import Process, process
 from text_image_similarity import Config
 from text_image_similarity.service import Settings, serve
-from text_image_similarity.service.inference.local import LocalBackend
+from text_image_similarity.service.inference.local import LocalModelPool
 
 SERVICE = ROOT / "deploy" / "service"
 CONFIGURATION = (SERVICE / "nginx.conf").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_its_limits_are_those_of_the_service(
     assert "non_idempotent" in parsed["proxy_next_upstream"][0]
     assert "http_429" not in parsed["proxy_next_upstream"][0]
     kept: list[int] = []
-    monkeypatch.setattr(LocalBackend, "load", lambda backend: None)
+    monkeypatch.setattr(LocalModelPool, "load", lambda pool: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: kept.append(server.config.timeout_keep_alive))
     serve(Settings(models={"mini": Config(model="mini")}), port=0)
     (shut,) = parsed["keepalive_timeout"][0]

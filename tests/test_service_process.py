@@ -56,7 +56,7 @@ def test_options_reach_the_settings() -> None:
         *given.split(), "--limit", "allow_private_addresses=true", "--timeout", "3", "--otlp-endpoint", "http://c:4318"
     )
     assert found.splits == {"fast": {"a": 95.0, "b": 5.0}}
-    assert (found.max_wait_s, found.max_queue, found.max_body) == (0.002, 10, 1 << 20)
+    assert (found.max_wait_s, found.max_queue, found.max_body_bytes) == (0.002, 10, 1 << 20)
     for config in found.models.values():
         assert (config.batch_size, config.timeout_s, config.limits.allow_private_addresses) == (8, 3.0, True)
     assert found.otlp_endpoint == "http://c:4318"
@@ -113,7 +113,7 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
         client.start()
         assert entered.wait(20)
         service.popen.send_signal(signal.SIGTERM)
-        while not any("about to end" in line for line in service.lines):
+        while not any("draining" in line for line in service.lines):
             threading.Event().wait(0.01)
         released.set()
         client.join(20)
@@ -136,7 +136,7 @@ def hang(config):
     except Exception:
         pass  # as libraries do
 
-local.LocalBackend.__init__.__kwdefaults__["load"] = hang
+local.LocalModelPool.__init__.__kwdefaults__["load"] = hang
 main(["serve", "--model", "mini", "--port", "0"])
 """
 
@@ -151,7 +151,7 @@ def test_sigterm_ends_a_service_that_is_still_loading() -> None:
 
 
 def test_a_decoder_that_hangs_does_not_keep_the_service_from_ending() -> None:
-    program = HANGING.replace("local.LocalBackend.__init__.__kwdefaults__", "unused").replace(
+    program = HANGING.replace("local.LocalModelPool.__init__.__kwdefaults__", "unused").replace(
         'unused["load"] = hang', "model.Stages.load = lambda self, read: hang(None)"
     )
     program = program.replace("inference import local", "inference import local, model").replace(

@@ -20,7 +20,7 @@ from benchmarks.sections.restarts import behind_balancer
 from tests.pictures import make_png
 from tests.services import app_of, mini_settings
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.service import server as server_module
+from text_image_similarity.service.http import server as server_module
 
 RESTARTS = int(os.environ.get("RESTARTS", "2"))
 

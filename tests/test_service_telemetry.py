@@ -280,7 +280,7 @@ def samples(client: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]
 
 
 def test_counters_move_with_what_happens(server: Server) -> None:
-    with serving(app_of(mini_settings(max_body=100_000), ColourEncoder())) as client:
+    with serving(app_of(mini_settings(max_body_bytes=100_000), ColourEncoder())) as client:
         before = samples(client)
 
         def moved(name: str, **labels: str) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import Config
 from ..errors import UsageError
-from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, keys_in
+from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_service_options(command)
     add_log_format(command)
     command.add_argument(
-        "--quiet", action="store_true", help="no line for each request; warnings and errors are still said"
+        "--quiet", action="store_true", help="no line for each request; warnings and errors are still shown"
     )
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
@@ -112,7 +112,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_queue=options.max_queue,
         max_inflight=options.max_inflight,
         max_pairs=options.max_pairs,
-        max_body=options.max_body_mb * _MEGABYTE,
+        max_body_bytes=options.max_body_mb * _MEGABYTE,
         request_timeout_s=options.request_timeout_s,
         drain_delay_s=options.drain_delay_s,
         api_keys=_keys(options.api_key_file, environment),
@@ -142,12 +142,12 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
 
 def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
     if file is None:
-        keys = keys_in(environment.get(KEYS_VARIABLE, "").split(","))
+        keys = parse_keys(environment.get(KEYS_VARIABLE, "").split(","))
         if environment.get(KEYS_VARIABLE) and not keys:
             raise UsageError(f"{KEYS_VARIABLE} holds no key")
         return keys
     try:
-        keys = keys_in(file.read_text(encoding="utf-8").splitlines())
+        keys = parse_keys(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeError) as exc:
         raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
     if not keys:

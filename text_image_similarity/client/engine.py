@@ -101,7 +101,7 @@ class ServiceEngine:
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]
             self.max_pairs, self._max_queue = int(limits["max_pairs"]), int(limits["max_queue"])
-            self._max_body = int(limits["max_body"])
+            self._max_body = int(limits["max_body_bytes"])
             self._service.answer_s = max(self._service.answer_s, 2 * float(limits["request_timeout_s"]))
         self._name = self._chosen(config)
         self._info = self._info_when_loaded()

@@ -53,12 +53,14 @@ class Fetcher:
         )
         self._hosts = Hosts(config.limits.per_host, self._closing)
 
-    def fetch(self, url: str) -> bytes:
-        """Return the bytes a reference points to.
+    def fetch(self, url: str | bytes) -> bytes:
+        """Return the bytes that a reference points to; those of an encoded file are checked and returned.
 
         Raises:
             RowError: With the code of what stopped it.
         """
+        if isinstance(url, bytes):
+            return self._checked(url)
         url = url.strip()
         if not url:
             raise RowError(ErrorCode.INVALID_URL, "the image reference is empty")

@@ -14,11 +14,11 @@ from ..system import lazy_names
 
 if TYPE_CHECKING:
     from .http.app import create_app
-    from .server import serve
+    from .http.server import serve
     from .settings import Settings
 
 __all__ = ["Settings", "create_app", "serve"]
 
 __getattr__, __dir__ = lazy_names(
-    __name__, {"http.app": ("create_app",), "server": ("serve",), "settings": ("Settings",)}
+    __name__, {"http.app": ("create_app",), "http.server": ("serve",), "settings": ("Settings",)}
 )

@@ -1,4 +1,4 @@
-"""The values on their way through the service: what a request asks, and the work that this makes."""
+"""The values on their way through the service: what a request asks, the work that this makes, and the answer."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Lock
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..config import ScoreKind
 from ..errors import ErrorCode, ModelError, RowError
 from ..pipeline import LoadedImage, Outcome
 from ..records import ScoreResult
 
+ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
+Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None where a request has none
+ResultT = TypeVar("ResultT")
+
 _numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request wants to know of a picture, a caption, or both together.
+class Pair:
+    """An image and a caption to score.
 
     Args:
-        image: The picture's reference, an http(s) or `data:` URL; None where only the caption is asked about.
-        caption: The caption; None where only the picture is asked about.
+        image: An http(s) or `data:` URL, or an encoded file.
+        caption: The caption.
     """
 
-    image: str | None
-    caption: str | None
+    image: ImageInput
+    caption: str
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Span:
     """When an item was in a stage.
 
     Args:
@@ -45,18 +49,18 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Generic[ResultT]):
     """What a model said to a request.
 
     Args:
         model: The served model's name.
-        results: For each `Ask`, in order: a score where both were given, else an embedding or what went wrong.
-        marks: For each `Ask`, when it was in which stage.
+        results: A result for each pair, image or caption, in order.
+        spans: For each of them, when it was in which stage.
     """
 
     model: str
-    results: list[ScoreResult | Outcome]
-    marks: list[list[Mark]]
+    results: list[ResultT]
+    spans: list[list[Span]]
 
 
 class ClientLeftError(Exception):
@@ -65,10 +69,10 @@ class ClientLeftError(Exception):
 
 @dataclass(slots=True)
 class Call:
-    """One request, for those who tell about it.
+    """One HTTP request, as logs, metrics and traces report it.
 
     Args:
-        request_id: The client's `X-Request-Id`, or ours.
+        request_id: The client's `X-Request-Id`, or one of ours.
         began: Seconds since the epoch.
         answers: What the models said.
         pairs: How many pairs it asked about, and `failed`, how many of them got no score.
@@ -76,65 +80,71 @@ class Call:
 
     request_id: str
     began: float = field(default_factory=time.time)
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[Answer[Any]] = field(default_factory=list)
     pairs: int = 0
     failed: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One `Ask` in work: what has been made of it so far."""
+    """A pair, an image or a caption in progress, with everything found out about it so far."""
 
-    ask: Ask
     job: Job
+    image: ImageInput | None
+    caption: str | None
     loaded: LoadedImage | None = None
     tokens: list[Any] | None = None
-    image: Outcome | None = None
-    text: Outcome | None = None
-    ready: float = 0.0  # when it was, to be encoded; seconds since the epoch
-    result: ScoreResult | Outcome | None = None
+    image_outcome: Outcome | None = None
+    text_outcome: Outcome | None = None
+    score: ScoreResult | None = None  # of a pair
+    ready: float = 0.0  # when it could be encoded; seconds since the epoch
     finished: bool = False
-    marks: list[Mark] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
 
     @property
-    def settled(self) -> bool:
+    def is_done(self) -> bool:
         """Whether it needs no encoder any more."""
-        if isinstance(self.image, RowError):
+        if isinstance(self.image_outcome, RowError):
             return True
-        return (self.ask.image is None or self.image is not None) and (
-            self.ask.caption is None or self.text is not None
+        return (self.image is None or self.image_outcome is not None) and (
+            self.caption is None or self.text_outcome is not None
         )
+
+    @property
+    def embedding(self) -> Outcome | None:
+        """The outcome of the image or caption of an item that is not a pair."""
+        return self.text_outcome if self.image is None else self.image_outcome
 
 
 class Job:
     """The work of one request.
 
     Args:
-        asks: What it wants to know.
-        kind: The score that pairs get.
-        wake: Called once, on any thread: when all is answered, or when the model is lost.
+        inputs: The image and the caption of each item.
+        kind: The score that pairs get; None where embeddings are asked for.
+        wake: Called once, on any thread: when all items are finished, or when the model is lost.
         release: Called for each item that needs no room any more.
     """
 
     def __init__(
-        self, asks: Sequence[Ask], kind: ScoreKind, wake: Callable[[], None], release: Callable[[], None]
+        self, inputs: Inputs, kind: ScoreKind | None, wake: Callable[[], None], release: Callable[[], None]
     ) -> None:
         self.number = next(_numbers)  # the older, the smaller
         self.kind = kind
-        self.items = [Item(ask, self) for ask in asks]
+        self.items = [Item(self, image, caption) for image, caption in inputs]
         self.gone = False  # nobody waits for it any more
-        self.late = False  # its time was over: what was not done is answered and counted
+        self.timed_out = False  # its unfinished items have been answered and counted
         self.problem: ModelError | None = None
         self._wake, self._release = wake, release
         self._left = len(self.items)
         self._lock = Lock()
 
-    def finish(self, item: Item, result: ScoreResult | Outcome | None) -> None:
-        """Take an item's result, or None for one that was dropped; the first one counts."""
+    def finish(self, item: Item, score: ScoreResult | None = None) -> None:
+        """Take a pair's score; None for an item that is not a pair, or that was dropped. The first call counts."""
         with self._lock:
             if item.finished:
                 return
-            item.finished, item.result, item.loaded, item.tokens = True, result, None, None
+            item.finished, item.score, item.loaded, item.tokens = True, score, None, None
             self._left -= 1
             last = self._left == 0
         self._release()
@@ -149,7 +159,6 @@ class Job:
             self._wake()
 
 
-def late(ask: Ask, timeout_s: float) -> ScoreResult | Outcome:
-    """Return the result of an `Ask` that was not answered within so many seconds."""
-    error = RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")
-    return error if ask.image is None or ask.caption is None else ScoreResult.failed(error)
+def timeout_error(timeout_s: float) -> RowError:
+    """Return the error of an item that was not done within so many seconds."""
+    return RowError(ErrorCode.TIMEOUT, f"not done within the service's {timeout_s:g} s")

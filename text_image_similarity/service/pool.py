@@ -7,38 +7,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config import ScoreKind
-from .jobs import Answer, Ask
+from ..pipeline import Outcome
+from ..records import ScoreResult
+from .jobs import Answer, ImageInput, Pair
 from .problems import ProblemError
 from .settings import Settings
 
 
-class Backend(Protocol):
-    """Models that answer requests."""
+class ModelPool(Protocol):
+    """Models that answer requests.
+
+    `score`, `embed_images` and `embed_texts` take a served model's name, or None for the default, and raise a `ProblemError`
+    `unknown_model`, `queue_full` or `model_unavailable`. Cancelling one abandons the request.
+    """
 
     async def start(self) -> None:
-        """Load the models that are to be there from the start; to be called once more if need be.
+        """Load the models that are needed from the start; may be called again after it failed.
 
         Raises:
             ConfigError, ModelError: One of them cannot be loaded.
         """
 
     async def close(self) -> None:
-        """Stop; requests in work are lost."""
+        """Stop; requests in progress are lost."""
 
-    async def run(self, model: str | None, asks: Sequence[Ask], kind: ScoreKind) -> Answer:
-        """Answer a request. Who cancels this does not want the answer any more.
+    async def score(self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind) -> Answer[ScoreResult]:
+        """Score pairs."""
 
-        Args:
-            model: A served model's name; None is the default.
-            asks: What the request wants to know.
-            kind: The score that pairs get.
+    async def embed_images(self, model: str | None, images: Sequence[ImageInput]) -> Answer[Outcome]:
+        """Embed images."""
 
-        Raises:
-            ProblemError: `unknown_model`, `queue_full` or `model_unavailable`.
-        """
+    async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Answer[Outcome]:
+        """Embed captions."""
 
     def refusal(self) -> ProblemError | None:
-        """Return what any request would be refused with now, before its body is read; None if there is room."""
+        """Return the problem that any request would get now, before its body is read; None if there is room."""
 
     def unready(self) -> ProblemError | None:
         """Return why no requests should be sent here, or None."""
@@ -47,10 +50,10 @@ class Backend(Protocol):
         """Return why this process should be replaced, or None."""
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
-        """Return what is known of each model by name, the default first; None for one that is not loaded."""
+        """Return the facts of each model by name, the default first; None for one that is not loaded."""
 
 
-def choose(settings: Settings, name: str | None) -> str:
+def choose_model(settings: Settings, name: str | None) -> str:
     """Return the model that a request's name stands for; of a split, one of its models by weight.
 
     Raises:
@@ -65,6 +68,6 @@ def choose(settings: Settings, name: str | None) -> str:
     return name
 
 
-def crowded(pairs: int) -> ProblemError:
-    """Return what a request is refused with while so many pairs are in work."""
-    return ProblemError("queue_full", f"{pairs} pairs are in work", retry_after_s=1, reason="inflight")
+def inflight_problem(pairs: int) -> ProblemError:
+    """Return the problem of a request that came while so many pairs are in progress."""
+    return ProblemError("queue_full", f"{pairs} pairs are in progress", retry_after_s=1, reason="inflight")

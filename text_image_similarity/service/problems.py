@@ -1,4 +1,4 @@
-"""What a request is refused with: RFC 9457 problem details, with a code of ours that programs can rely on."""
+"""Why a request is refused: RFC 9457 problem details, with a code of ours that programs can rely on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from http import HTTPStatus
 from math import ceil
 from typing import Any, Literal
 
-Reason = Literal["queue_full", "inflight", "body_memory"]  # what there was no room in
+Reason = Literal["queue_full", "inflight", "body_memory"]  # what had no room
 
 CONTENT_TYPE = "application/problem+json"
 STATUS = {
@@ -34,9 +34,9 @@ class ProblemError(Exception):
     Args:
         code: One of `STATUS`.
         detail: What happened and what to do, for a person to read.
-        retry_after_s: When the same request may fare better, in seconds; it is told as 1..60 whole ones.
-        reason: What there was no room in, for the metrics.
-        members: What else the problem says.
+        retry_after_s: When the same request may succeed, in seconds; sent as a whole number from 1 to 60.
+        reason: What had no room for it, for the metrics.
+        members: Further members of the problem.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ProblemError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's headers say besides its type."""
+        """The answer's headers besides its type."""
         headers = dict(self._headers)
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(min(max(1, ceil(self.retry_after_s)), 60))

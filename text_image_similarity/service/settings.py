@@ -22,22 +22,21 @@ class Settings:
     """The settings of a service.
 
     Args:
-        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; what is
-            fetched, and how, is as the default model's config says. Local files are never read.
-        lazy: Names of the models that are loaded when they are first asked for, instead of at the start.
+        models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images are
+            fetched for all models as the default model's config says. Local files are never read.
+        lazy: Names of the models that are loaded on their first request instead of at the start.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
         max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
             further batch adds its time to the wait.
         max_inflight: Further requests are refused while this many pairs are in progress, downloads included.
         max_pairs: Most pairs of a request.
-        max_body: Longest body of a request, in bytes.
-        max_bodies: Bytes that all bodies in work may take together.
+        max_body_bytes: Longest body of a request, in bytes; all bodies in progress together may have eight times as many.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
-        api_keys: What clients must show one of; none lets everybody in.
+        api_keys: Clients must send one of these keys; an empty set admits everybody.
         cache_entries: Embeddings kept in memory for each model. The file that `Config.embedding_cache` names is kept to a million.
-        otlp_endpoint: Where traces are sent, as OTLP over HTTP, such as http://collector:4318; None sends none.
+        otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -54,8 +53,7 @@ class Settings:
     max_queue: int = 32
     max_inflight: int = 256
     max_pairs: int = 64
-    max_body: int = 32 * 1024 * 1024
-    max_bodies: int = 256 * 1024 * 1024
+    max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
     api_keys: frozenset[str] = field(default=frozenset(), repr=False)
@@ -67,19 +65,21 @@ class Settings:
             raise ConfigError("a service needs at least one model")
         for name in (*self.models, *self.splits):
             if not _NAME.fullmatch(name):
-                raise ConfigError(f"{name!r} is no name for a model: give one of letters and digits, as in NAME=MODEL")
+                raise ConfigError(
+                    f"{name!r} is not a valid model name; use letters, digits and . _ / -, as in NAME=MODEL"
+                )
         for name in self.lazy - set(self.models):
             raise ConfigError(f"lazy={name!r} is not one of the models {', '.join(self.models)}")
         for name, weights in self.splits.items():
             _check_split(name, weights, self.models)
-        for setting in ("max_queue", "max_inflight", "max_pairs", "max_body", "max_bodies", "cache_entries"):
+        for setting in ("max_queue", "max_inflight", "max_pairs", "max_body_bytes", "cache_entries"):
             at_least(setting, getattr(self, setting), 1)
         for setting in ("max_wait_s", "drain_delay_s"):
             seconds(setting, getattr(self, setting), 0.0)
         seconds("request_timeout_s", self.request_timeout_s, 0.001)
         if not all(isinstance(key, str) and key.strip() == key != "" for key in self.api_keys):
-            raise ConfigError("api_keys must be texts that are not empty and have no spaces around them")
-        private = {name: _without_files(config) for name, config in self.models.items()}
+            raise ConfigError("api_keys must be strings that are not empty and have no spaces around them")
+        private = {name: _forbid_files(config) for name, config in self.models.items()}
         object.__setattr__(self, "models", MappingProxyType(private))
 
     @property
@@ -90,19 +90,19 @@ class Settings:
     def __reduce__(self) -> tuple[object, ...]:
         # A MappingProxyType cannot be pickled, and Ray sends settings to its workers.
         values = {name: getattr(self, name) for name in self.__slots__}
-        return _restored, (values | {"models": dict(self.models)},)
+        return _restore, (values | {"models": dict(self.models)},)
 
 
-def keys_in(texts: Iterable[str]) -> frozenset[str]:
-    """Return the keys in some lines or parts, without the space around them and without what is empty."""
+def parse_keys(texts: Iterable[str]) -> frozenset[str]:
+    """Return the keys in some lines or parts: stripped, without empty ones."""
     return frozenset(text.strip() for text in texts if text.strip())
 
 
-def _restored(values: dict[str, object]) -> Settings:
+def _restore(values: dict[str, object]) -> Settings:
     return Settings(**values)  # type: ignore[arg-type]
 
 
-def _without_files(config: Config) -> Config:
+def _forbid_files(config: Config) -> Config:
     return replace(config, limits=replace(config.limits, allow_local_files=False))
 
 
@@ -111,6 +111,6 @@ def _check_split(name: str, weights: Mapping[str, float], models: Mapping[str, C
         if model not in models:
             raise ConfigError(f"splits: {name} names {model!r}, which is not one of the models {', '.join(models)}")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e9:
-            raise ConfigError(f"splits: the weight of {model} in {name} is {weight!r}, and must be a number from 0 on")
+            raise ConfigError(f"splits: the weight of {model} in {name} is {weight!r}; it must be a number from 0 on")
     if not sum(weights.values()) > 0:
         raise ConfigError(f"splits: {name} gives no model any weight")

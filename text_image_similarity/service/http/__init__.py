@@ -1,1 +1,5 @@
-"""The service's HTTP: routes, what requests and answers look like, and what every request passes on its way."""
+"""The service's HTTP side: the application, its routes and the server. It needs the extra `serve`."""
+
+from ...system import require
+
+require("the service", "fastapi", "fastapi_swagger", "prometheus_client", "python_multipart", "uvicorn", extra="serve")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
+from starlette.routing import Route
 
 from ...system import package_version
-from ..inference.local import LocalBackend
-from ..page.static import add_page
-from ..pool import Backend
+from ..inference.local import LocalModelPool
+from ..page.static import make_page_router
+from ..pool import ModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from . import legacy, routes
-from .bodies import add_problems
+from .bodies import WorkRoute, add_problems
 from .middleware import Gate
-from .openapi import add_document
+from .openapi import complete_document
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
@@ -26,13 +28,13 @@ Errors of whole requests are RFC 9457 problem details with a `code`; a pair's ow
 scores. Every answer carries `X-Request-Id`."""
 
 
-def create_app(settings: Settings, *, backend: Backend | None = None, metrics: Metrics | None = None) -> FastAPI:
+def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
     """Return the service; its models are loaded when it starts.
 
     Args:
         settings: Those of the service.
-        backend: Answers the requests; None keeps the models in this process.
-        metrics: What the backend tells its metrics to, where one is given.
+        pool: Answers the requests; None keeps the models in this process.
+        metrics: Those that a given pool records to.
 
     Example:
         >>> from text_image_similarity import Config
@@ -40,16 +42,16 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
         'text_image_similarity'
     """
     metrics = metrics or Metrics()
-    backend = backend or LocalBackend(settings, metrics)
+    pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await backend.start()
+        await pool.start()
         try:
             yield
         finally:
-            await backend.close()
+            await pool.close()
             tracing.close()
 
     app = FastAPI(
@@ -62,14 +64,25 @@ def create_app(settings: Settings, *, backend: Backend | None = None, metrics: M
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.state.settings, app.state.backend, app.state.metrics = settings, backend, metrics
+    app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.draining = False  # set when the service is about to end
-    for router in (routes.work, routes.about, legacy.work, legacy.about):
-        app.include_router(router)
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
-    add_page(app)
+    documentation = list(app.routes)  # all that there is so far
+    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches)
+    open_to_all = (routes.probes, legacy.about, make_page_router())
+    for router in (*keyed, *open_to_all):
+        app.include_router(router)
+    open_routes = [*documentation, *chain.from_iterable(router.routes for router in open_to_all)]
+    work_routes = [route for router in keyed for route in router.routes if isinstance(route, WorkRoute)]
     add_problems(app)
-    add_document(app, settings)
-
-    app.add_middleware(Gate, settings=settings, backend=backend, metrics=metrics, tracing=tracing)
+    complete_document(app, settings, {route.path for route in open_routes if isinstance(route, Route)})
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        pool=pool,
+        metrics=metrics,
+        tracing=tracing,
+        work_routes=work_routes,
+        open_routes=open_routes,
+    )
     return app

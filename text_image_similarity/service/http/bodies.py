@@ -1,28 +1,24 @@
-"""What the routes have in common: reading bodies, asking the backend, and stopping when the client leaves."""
+"""What the routes have in common: reading bodies, waiting for answers, and stopping when the client leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Coroutine
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from ...config import ScoreKind
 from ...errors import RowError
 from ...records import ScoreResult
-from ..jobs import Answer, Ask, Call, ClientLeftError
-from ..pool import Backend
+from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
-from .schema import MOST_EVALUATIONS
-
-T = TypeVar("T")
 
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
@@ -38,16 +34,16 @@ _CODES = {
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in {
-        400: "The body is no JSON.",
-        401: "A key is wanted.",
-        404: "There is no such model.",
-        408: "The body took too long.",
+        400: "The body is not valid JSON.",
+        401: "An API key is required.",
+        404: "The service has no model of this name.",
+        408: "The body took too long to arrive.",
         413: "The body is too long.",
-        415: "The body is of another type.",
-        422: "The request is not as described here.",
-        429: "There is no room now; come back after `Retry-After` seconds.",
-        500: "An error of the service.",
-        503: "The model cannot be used now.",
+        415: "The body's media type is wrong.",
+        422: "The request does not match this description.",
+        429: "The service is at capacity; retry after `Retry-After` seconds.",
+        500: "Internal error.",
+        503: "The model is unavailable.",
     }.items()
 }
 
@@ -62,51 +58,66 @@ class _WorkRequest(Request):
 
 
 class WorkRoute(APIRoute):
-    """A route that refuses a body of another kind, takes it in, and refuses one of too many parts."""
+    """A route whose requests cost a model work: it checks and reads the body before the framework looks at it.
+
+    A full service refuses its requests before their bodies are read. Routes with another kind of body have a subclass.
+    """
+
+    media_type: ClassVar[str] = "application/json"
+    most_items: ClassVar[int | None] = None  # of a list in the body; None is the service's `max_pairs`
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def handle_work(request: Request) -> Response:
             request = _WorkRequest(request.scope, request.receive)
-            kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            wanted = "multipart/form-data" if self.path.endswith("/upload") else "application/json"
-            if kind != wanted:
-                raise ProblemError(
-                    "unsupported_media_type", f"the body must be {wanted}, and its Content-Type must say so"
-                )
-            if wanted == "multipart/form-data":
-                await request.form(max_files=1, max_fields=100)  # piece by piece; the framework asks for it again
-            else:
-                request.asked = _read_json(await request.body())
-                most = request.app.state.settings.max_pairs
-                _check_size(request.asked, MOST_EVALUATIONS if self.path.endswith("/batch") else most)
+            given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if given != self.media_type:
+                detail = f"the body must be {self.media_type}, and its Content-Type must say so"
+                raise ProblemError("unsupported_media_type", detail)
+            await self.read(request)
             return await handle(request)
 
         return handle_work
+
+    async def read(self, request: _WorkRequest) -> None:
+        """Read the body, and refuse one with too many parts."""
+        request.asked = _read_json(await request.body())
+        most = request.app.state.settings.max_pairs if self.most_items is None else self.most_items
+        _check_size(request.asked, most)
+
+
+class FormRoute(WorkRoute):
+    """A route that takes a form with a file."""
+
+    media_type = "multipart/form-data"
+
+    async def read(self, request: _WorkRequest) -> None:
+        """Read the form piece by piece; the framework asks for it again."""
+        await request.form(max_files=1, max_fields=100)
 
 
 def _read_json(body: bytes) -> Any:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
     try:
-        found = json.loads(body.decode("utf-8-sig"), parse_constant=_not_json)
+        found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if _SURROGATE.search(body):
-            json.dumps(found, ensure_ascii=False).encode()  # no half of a pair can be sent back
+            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be sent back
     except json.JSONDecodeError as exc:
-        raise ProblemError("invalid_json", f"the body is no valid JSON: {exc}") from None
+        raise ProblemError("invalid_json", f"the body is not valid JSON: {exc}") from None
     except (ValueError, RecursionError):
         detail = "the body's JSON is nested too deeply, not all UTF-8, or has a number too long or not finite"
         raise ProblemError("invalid_json", detail) from None
     return found
 
 
-def _not_json(constant: str) -> None:
-    raise ValueError(f"{constant} is no value of JSON")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 def _check_size(asked: Any, most: int) -> None:
-    """Refuse what has more parts than anything may have, before each of them is looked at and complained about."""
+    """Refuse a body with more parts than any may have, before each of them is validated and reported."""
     lists = [value for value in asked.values() if isinstance(value, list)] if isinstance(asked, dict) else []
     for items in lists:
         if len(items) > most:
@@ -116,29 +127,28 @@ def _check_size(asked: Any, most: int) -> None:
             raise ProblemError("invalid_request", f"an object has {len(found):,} members")
 
 
-async def ask(request: Request, model: str | None, asks: Sequence[Ask], kind: ScoreKind = "cosine") -> Answer:
-    """Ask the backend, and give up when the client leaves.
+async def ask(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> Answer[ResultT]:
+    """Wait for a pool's answer, and give up when the client leaves.
 
     Raises:
         ProblemError: The request is refused.
-        ClientLeftError: Nobody waits for the answer any more.
+        ClientLeftError: The client has left.
     """
     call: Call = request.state.call
-    backend: Backend = request.app.state.backend
-    answer = await _while_connected(request, backend.run(model, asks, kind))
-    call.pairs += len(asks)
-    call.failed += sum(_failed(result) for result in answer.results)
+    answer = await _while_connected(request, work)
+    call.pairs += len(answer.results)
+    call.failed += sum(_has_failed(result) for result in answer.results)
     call.answers.append(answer)
     return answer
 
 
-def _failed(result: object) -> bool:
+def _has_failed(result: object) -> bool:
     return isinstance(result, RowError) or (isinstance(result, ScoreResult) and result.error is not None)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> Answer[ResultT]:
     task = asyncio.create_task(work)
-    leaving = asyncio.create_task(_leaving(request))
+    leaving = asyncio.create_task(_wait_for_disconnect(request))
     try:
         await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -149,22 +159,31 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
 
 
-async def _leaving(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def reference_of(image: str) -> str:
-    """Return the reference of a picture that came as base64, or as a data: URL."""
-    return image if image[:5].lower() == "data:" else f"data:;base64,{image}"
+def decode_base64(text: str) -> ImageInput:
+    """Return the file that a text in base64 holds.
+
+    A `data:` URL is returned as it is. Other text, such as base64 with line breaks or with errors, becomes a `data:` URL: the
+    fetcher reads it, or reports the pair's error.
+    """
+    if text[:5].lower() == "data:":
+        return text
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        return f"data:;base64,{text}"
 
 
 def add_problems(app: FastAPI) -> None:
-    """Let the framework's own refusals be problems too."""
+    """Turn the framework's own refusals into problems."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
-        found = [_place(error) for error in exc.errors()[:20]]
+        found = [_locate(error) for error in exc.errors()[:20]]
         first = found[0]
         raise ProblemError("invalid_request", f"{first['pointer']}: {first['detail']}", errors=found) from None
 
@@ -177,7 +196,7 @@ def add_problems(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, refused)
 
 
-def _place(error: Any) -> dict[str, str]:
-    """Return where a request is wrong, as a JSON pointer, and how; not what it said there, which may be long."""
+def _locate(error: Any) -> dict[str, str]:
+    """Return where a request is wrong, as a JSON pointer, and how; not the value there, which may be long."""
     where = [str(part) for part in error["loc"][1:] if part not in ("url", "base64")]
     return {"pointer": "/" + "/".join(where)[:200], "detail": error["msg"]}

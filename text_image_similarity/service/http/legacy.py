@@ -10,28 +10,45 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
-from ...records import ScoreResult
 from ...system import package_version
-from ..jobs import Ask
+from ..jobs import Pair
+from ..pool import ModelPool
 from ..problems import ProblemError
 from .bodies import PROBLEMS, WorkRoute, ask
-from .routes import image_of, metrics, unready
-from .schema import Evaluation, EvaluationBatch, EvaluationBatchResult, EvaluationResult, Health
+from .routes import metrics, parse_image, unready
+from .schema import (
+    MOST_EVALUATIONS,
+    Health,
+    LegacyEvaluation,
+    LegacyEvaluationBatch,
+    LegacyEvaluationBatchResult,
+    LegacyEvaluationResult,
+)
 
-work = APIRouter(prefix="/evaluator/v1/evaluation", route_class=WorkRoute, responses=PROBLEMS, tags=["earlier service"])
+_PREFIX = "/evaluator/v1/evaluation"
+
+
+class BatchRoute(WorkRoute):
+    """A route whose requests may have as many pairs as the earlier service took."""
+
+    most_items = MOST_EVALUATIONS
+
+
+work = APIRouter(prefix=_PREFIX, route_class=WorkRoute, responses=PROBLEMS, tags=["earlier service"])
+batches = APIRouter(prefix=_PREFIX, route_class=BatchRoute, responses=PROBLEMS, tags=["earlier service"])
 about = APIRouter(tags=["earlier service"])
 _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 
 
-@work.post("/single", response_model=EvaluationResult)
-async def single(asked: Evaluation, request: Request) -> Response:
+@work.post("/single", response_model=LegacyEvaluationResult)
+async def single(asked: LegacyEvaluation, request: Request) -> Response:
     """Score one pair."""
-    found = await _evaluate_some(request, asked.model_config_name, {0: asked})
+    found = await _evaluate_chunk(request, asked.model_config_name, {0: asked})
     return JSONResponse(found[0])
 
 
-@work.post("/batch", response_model=EvaluationBatchResult)
-async def batch(asked: EvaluationBatch, request: Request) -> Response:
+@batches.post("/batch", response_model=LegacyEvaluationBatchResult)
+async def batch(asked: LegacyEvaluationBatch, request: Request) -> Response:
     """Score pairs, together for each model that they name."""
     began = time.perf_counter()
     results = await _evaluate(request, asked.evaluations)
@@ -55,7 +72,7 @@ async def health(request: Request) -> Response:
     body = {
         "status": "healthy" if problem is None else "unhealthy",
         "version": package_version(),
-        "models": [name for name, facts in request.app.state.backend.models().items() if facts is not None],
+        "models": [name for name, facts in request.app.state.pool.models().items() if facts is not None],
         "error": None if problem is None else problem.detail,
     }
     return JSONResponse(body, status_code=200 if problem is None else 503)
@@ -66,11 +83,11 @@ about.get("/evaluator/metrics", response_class=PlainTextResponse)(metrics)
 
 @about.get("/evaluator/docs", include_in_schema=False)
 async def docs() -> Response:
-    """Lead to the documentation."""
+    """Redirect to the documentation."""
     return RedirectResponse("/docs")
 
 
-async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[str, Any]]:
+async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
     """Score pairs, model by model; results are in order."""
     found: dict[int, dict[str, Any]] = {}
     for name in dict.fromkeys(evaluation.model_config_name for evaluation in asked):
@@ -79,33 +96,33 @@ async def _evaluate(request: Request, asked: Sequence[Evaluation]) -> list[dict[
         for start in range(0, len(numbers), most):
             some = {number: asked[number] for number in numbers[start : start + most]}
             try:
-                found |= await _evaluate_some(request, name, some, begun=bool(found))
+                found |= await _evaluate_chunk(request, name, some, in_progress=bool(found))
             except ProblemError as problem:
                 if problem.code != "unknown_model":
                     raise
-                found |= {number: _unknown(evaluation, problem) for number, evaluation in some.items()}
+                found |= {number: _unknown_model(evaluation, problem) for number, evaluation in some.items()}
     return [found[number] for number in range(len(asked))]
 
 
-async def _evaluate_some(
-    request: Request, name: str | None, asked: Mapping[int, Evaluation], *, begun: bool = False
+async def _evaluate_chunk(
+    request: Request, name: str | None, asked: Mapping[int, LegacyEvaluation], *, in_progress: bool = False
 ) -> dict[int, dict[str, Any]]:
-    """Score as many pairs as a request may have; a batch that has begun waits for room, for as long as a request may take."""
+    """Score as many pairs as a request may have; a batch in progress waits for room, for as long as a request may take."""
     began = time.perf_counter()
-    asks = [Ask(image_of(evaluation.image_input), evaluation.text_prompt) for evaluation in asked.values()]
+    pool: ModelPool = request.app.state.pool
+    pairs = [Pair(parse_image(evaluation.image_input), evaluation.text_prompt) for evaluation in asked.values()]
     while True:
         try:
-            answer = await ask(request, name, asks, "clip_score")
+            answer = await ask(request, pool.score(name, pairs, "clip_score"))
             break
         except ProblemError as problem:
             waited = time.perf_counter() - began
-            if problem.code != "queue_full" or not begun or waited > request.app.state.settings.request_timeout_s:
+            if problem.code != "queue_full" or not in_progress or waited > request.app.state.settings.request_timeout_s:
                 raise
             await asyncio.sleep(0.05)
     took = _milliseconds(began)
     found = {}
     for (number, evaluation), result in zip(asked.items(), answer.results, strict=True):
-        assert isinstance(result, ScoreResult)
         found[number] = {
             "image_input": evaluation.image_input,
             "text_prompt": evaluation.text_prompt,
@@ -117,8 +134,8 @@ async def _evaluate_some(
     return found
 
 
-def _unknown(evaluation: Evaluation, problem: ProblemError) -> dict[str, Any]:
-    """Return the result of a pair whose model there is not, beside others that have theirs."""
+def _unknown_model(evaluation: LegacyEvaluation, problem: ProblemError) -> dict[str, Any]:
+    """Return the result of a pair that names an unknown model, beside those of the others."""
     return {
         "image_input": evaluation.image_input,
         "text_prompt": evaluation.text_prompt,

@@ -1,6 +1,6 @@
-"""The door that every request passes: identity, refusal, limits, problems, and what is told about it afterwards.
+"""The door that every request passes: its id, refusals, limits and problems, and its metrics, trace and log line afterwards.
 
-Plain ASGI, in front of the routes, so that a request for which there is no room is refused before anything is done for it.
+Plain ASGI, in front of the routes, so that a request without room is refused before anything is done for it.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import json
 import logging
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from starlette.routing import BaseRoute, Match
+
 from ..jobs import Call, ClientLeftError
-from ..pool import Backend
+from ..pool import ModelPool
 from ..problems import CONTENT_TYPE, ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -28,19 +31,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# What needs no key. All else does, what does not exist included.
-OPEN = frozenset(
-    {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"}
-    | {"/evaluator/health", "/evaluator/metrics", "/evaluator/docs", "/system/health"}
-)
-_OPEN_UNDER = ("/page/", "/swagger/")
-# What costs the models work.
-WORK = frozenset({"/v1/similarity", "/v1/similarity/upload", "/v1/embeddings"}) | {
-    "/evaluator/v1/evaluation/single",
-    "/evaluator/v1/evaluation/batch",
-}
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
+_MOST_BODIES = 8  # of the longest, held at a time
 
 
 @dataclass(slots=True)
@@ -48,18 +41,26 @@ class Gate:
     """See the module.
 
     Args:
-        app: The routes.
+        app: The application behind it.
         settings: Limits and keys.
-        backend: Says whether there is room.
-        metrics, tracing: Told what happened.
+        pool: Says whether there is room.
+        metrics, tracing: Record what happened.
+        work_routes: Those whose requests cost a model work.
+        open_routes: Those that need no key. All others do, and paths that do not exist.
     """
 
     app: ASGIApp
     settings: Settings
-    backend: Backend
+    pool: ModelPool
     metrics: Metrics
     tracing: Tracing
-    held: int = 0  # bytes of the bodies in work
+    work_routes: Sequence[BaseRoute]
+    open_routes: Sequence[BaseRoute]
+    held: int = 0  # bytes of the bodies in progress
+    _digests: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._digests = [sha256(key.encode()).digest() for key in self.settings.api_keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,10 +70,13 @@ class Gate:
         given = headers.get(b"x-request-id", b"")
         call = Call(given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex)
         scope.setdefault("state", {})["call"] = call
+        work = _find_route(self.work_routes, scope)
         body = _Body(self, receive, headers)
         reply = _Reply(send, call, closing=scope["app"].state.draining)
         try:
-            self._refuse(scope, headers)
+            self._check_key(scope, headers)
+            if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
+                raise refusal
             body.check()
             await self.app(scope, body.receive, reply.send)
         except ClientLeftError:
@@ -84,38 +88,32 @@ class Gate:
         except Exception:
             extra = {"request_id": call.request_id}
             logger.exception("an error in text_image_similarity, please report it", extra=extra)
-            await reply.refuse(ProblemError("internal_error", "an error of ours; it is in the log"))
+            await reply.refuse(ProblemError("internal_error", "internal error; see the server log for this request id"))
         finally:
             self.held -= body.held
-            self._tell(scope, headers, call, reply.status)
+            self._record(scope, headers, call, reply.status, work)
 
-    def _refuse(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Raise the problem of a request that is not to be looked at."""
-        path = scope["path"]
-        if self.settings.api_keys and path not in OPEN and not path.startswith(_OPEN_UNDER):
-            self._check_key(headers)
-        if scope["method"] == "POST" and path in WORK and (refusal := self.backend.refusal()) is not None:
-            raise refusal
-
-    def _check_key(self, headers: dict[bytes, bytes]) -> None:
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        if not self._digests or _find_route(self.open_routes, scope) is not None:
+            return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = sha256(given).digest()
-        # All are compared, so that the time tells nothing.
-        known = [compare_digest(digest, sha256(key.encode()).digest()) for key in self.settings.api_keys]
-        if not any(known):
-            raise ProblemError("unauthorized", "this service wants a key: Authorization: Bearer KEY, or X-API-Key: KEY")
+        matches = [compare_digest(digest, known) for known in self._digests]  # all, so that the time reveals nothing
+        if not any(matches):
+            raise ProblemError("unauthorized", "send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
 
-    def _tell(self, scope: Scope, headers: dict[bytes, bytes], call: Call, status: int) -> None:
+    def _record(
+        self, scope: Scope, headers: dict[bytes, bytes], call: Call, status: int, work: BaseRoute | None
+    ) -> None:
         """Count, trace and log a request that is over."""
-        route = getattr(scope.get("route"), "path", None) or (scope["path"] if scope["path"] in WORK else "none")
+        route = getattr(scope.get("route"), "path", None) or getattr(work, "path", "none")
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
         seconds = time.time() - call.began
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.request_seconds.labels(route).observe(max(seconds, 0.0))
-        work = scope["path"] in WORK
-        trace_id = self.tracing.record(call, headers, f"{method} {route}", status) if work else None
-        level = logging.INFO if (work and status not in (429, 503)) or status >= 500 else logging.DEBUG
+        trace_id = None if work is None else self.tracing.record(call, headers, f"{method} {route}", status)
+        level = logging.INFO if (work is not None and status not in (429, 503)) or status >= 500 else logging.DEBUG
         logger.log(
             level,
             "%s %s %d in %.0f ms",
@@ -133,6 +131,11 @@ class Gate:
         )
 
 
+def _find_route(routes: Sequence[BaseRoute], scope: Scope) -> BaseRoute | None:
+    """Return the route for a request's path, whatever its method; None if it is not among these."""
+    return next((route for route in routes if route.matches(scope)[0] is not Match.NONE), None)
+
+
 class _Body:
     """A request's body on its way in, within the limits.
 
@@ -141,7 +144,7 @@ class _Body:
     """
 
     def __init__(self, gate: Gate, receive: Receive, headers: dict[bytes, bytes]) -> None:
-        self._gate, self._receive = gate, receive
+        self._gate, self._receive, self._most = gate, receive, gate.settings.max_body_bytes
         length = headers.get(b"content-length", b"")
         self._declared = int(length) if length.isdigit() else 0
         self._end: float | None = None
@@ -149,14 +152,14 @@ class _Body:
         self.held = 0
 
     def check(self) -> None:
-        """Refuse a body that is too long, or for which there is no room now. None is kept for what has yet to come."""
-        if self._declared > self._gate.settings.max_body:
+        """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
+        if self._declared > self._most:
             raise self._too_long()
-        if self._gate.held + self._declared > self._gate.settings.max_bodies and self._gate.held:
-            raise self._crowded()
+        if self._gate.held + self._declared > _MOST_BODIES * self._most:
+            raise self._no_room()
 
     async def receive(self) -> Message:
-        """Take the next message in; the time for the whole body is limited."""
+        """Receive the next message; the time for the whole body is limited."""
         if self._whole:
             return await self._receive()
         loop = asyncio.get_running_loop()
@@ -176,17 +179,16 @@ class _Body:
     def _hold(self, size: int) -> None:
         self.held += size
         self._gate.held += size
-        if self.held > self._gate.settings.max_body:
+        if self.held > self._most:
             raise self._too_long()
-        if self._gate.held > max(self._gate.settings.max_bodies, self.held):
-            raise self._crowded()
+        if self._gate.held > _MOST_BODIES * self._most:
+            raise self._no_room()
 
     def _too_long(self) -> ProblemError:
-        most = self._gate.settings.max_body
-        return ProblemError("too_many_bytes", f"a request may have {most:,} bytes; send fewer pairs at a time")
+        return ProblemError("too_many_bytes", f"a request may have {self._most:,} bytes; send fewer pairs at a time")
 
-    def _crowded(self) -> ProblemError:
-        detail = f"the requests in work leave no room for {max(self._declared, self.held):,} bytes"
+    def _no_room(self) -> ProblemError:
+        detail = f"the requests in progress leave no room for {max(self._declared, self.held):,} bytes"
         return ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
 
 

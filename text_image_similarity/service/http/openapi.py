@@ -1,14 +1,13 @@
-"""The OpenAPI document: what the framework makes of the routes, and what only the service's settings know."""
+"""The OpenAPI document: what the framework derives from the routes, completed from the service's settings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from fastapi import FastAPI
 
 from ..settings import Settings
-from .middleware import OPEN
 from .schema import Problem
 
 _HEADERS = {
@@ -18,7 +17,7 @@ _HEADERS = {
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     },
     "Retry-After": {
-        "description": "When the same request may fare better, in seconds.",
+        "description": "When to send the same request again, in seconds.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 60},
     },
 }
@@ -28,8 +27,14 @@ _KEYS = {
 }
 
 
-def add_document(app: FastAPI, settings: Settings) -> None:
-    """Let an application's document tell of its limits, headers, problems and keys."""
+def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[str]) -> None:
+    """Add limits, headers, problems and keys to an application's OpenAPI document.
+
+    Args:
+        app: The application.
+        settings: Its settings.
+        open_paths: The paths that need no key.
+    """
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -45,7 +50,7 @@ def add_document(app: FastAPI, settings: Settings) -> None:
                 components["securitySchemes"] = _KEYS
             for path, operations in document["paths"].items():
                 for operation in operations.values():
-                    _complete(operation, keyed=bool(settings.api_keys) and path not in OPEN)
+                    _complete(operation, keyed=bool(settings.api_keys) and path not in open_paths)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

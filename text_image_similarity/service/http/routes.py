@@ -13,9 +13,10 @@ from ...config import ScoreKind
 from ...errors import RowError
 from ...records import ScoreResult
 from ...system import package_version
-from ..jobs import Ask
+from ..jobs import ImageInput, Pair
+from ..pool import ModelPool
 from ..problems import ProblemError
-from .bodies import PROBLEMS, WorkRoute, ask, reference_of
+from .bodies import PROBLEMS, FormRoute, WorkRoute, ask, decode_base64
 from .schema import (
     Base64Pair,
     EmbeddingsAnswer,
@@ -32,22 +33,27 @@ from .schema import (
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 
 work = APIRouter(route_class=WorkRoute, responses=PROBLEMS)
-about = APIRouter()
+uploads = APIRouter(route_class=FormRoute, responses=PROBLEMS)
+about = APIRouter(tags=["about"])
+probes = APIRouter(tags=["probes"])
 
 
 @work.post("/v1/similarity", response_model=SimilarityAnswer, tags=["scores"])
 async def similarity(asked: SimilarityRequest, request: Request) -> Response:
     """Score pairs; each gets its similarity or its own error, and one bad pair harms no other."""
-    asks = [
-        Ask(reference_of(pair.image_base64) if isinstance(pair, Base64Pair) else pair.image_url, pair.caption)
+    pool: ModelPool = request.app.state.pool
+    pairs = [
+        Pair(decode_base64(pair.image_base64) if isinstance(pair, Base64Pair) else pair.image_url, pair.caption)
         for pair in asked.pairs
     ]
-    answer = await ask(request, asked.model, asks, asked.score)
-    results = [{"id": pair.id, **_result(result)} for pair, result in zip(asked.pairs, answer.results, strict=True)]
+    answer = await ask(request, pool.score(asked.model, pairs, asked.score))
+    results = [
+        {"id": pair.id, **_format_result(result)} for pair, result in zip(asked.pairs, answer.results, strict=True)
+    ]
     return JSONResponse({"model": answer.model, "score": asked.score, "results": results})
 
 
-@work.post("/v1/similarity/upload", response_model=UploadAnswer, tags=["scores"])
+@uploads.post("/v1/similarity/upload", response_model=UploadAnswer, tags=["scores"])
 async def upload(
     request: Request,
     image: Annotated[UploadFile, File(description="The picture's file.")],
@@ -56,27 +62,30 @@ async def upload(
     score: Annotated[ScoreKind, Form()] = "cosine",
 ) -> Response:
     """Score one picture, sent as a file of a form, with its caption."""
-    reference = reference_of(b64encode(await image.read()).decode())
-    answer = await ask(request, model, [Ask(reference, caption)], score)
-    return JSONResponse({"model": answer.model, "score": score, **_result(answer.results[0])})
+    pool: ModelPool = request.app.state.pool
+    answer = await ask(request, pool.score(model, [Pair(await image.read(), caption)], score))
+    return JSONResponse({"model": answer.model, "score": score, **_format_result(answer.results[0])})
 
 
 @work.post("/v1/embeddings", response_model=EmbeddingsAnswer, tags=["embeddings"])
 async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
     """Embed captions or pictures, in the shape of OpenAI's embeddings API."""
+    pool: ModelPool = request.app.state.pool
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
-    pictures = asked.modality == "image"
-    asks = [Ask(image_of(text), None) if pictures else Ask(None, text) for text in inputs]
-    answer = await ask(request, asked.model, asks)
-    failed = [
-        {"index": index, **failure_of(error)}
-        for index, error in enumerate(answer.results)
-        if isinstance(error, RowError)
-    ]
+    if asked.modality == "image":
+        images = [parse_image(text) for text in inputs]
+        answer = await ask(request, pool.embed_images(asked.model, images))
+    else:
+        answer = await ask(request, pool.embed_texts(asked.model, inputs))
+    vectors, failed = [], []  # (embed_dim,) float32 each
+    for index, outcome in enumerate(answer.results):
+        if isinstance(outcome, RowError):
+            failed.append({"index": index, **failure_of(outcome)})
+        else:
+            vectors.append(outcome)
     if failed:
         first = f"input {failed[0]['index']}: {failed[0]['code']}: {failed[0]['detail']}"
         raise ProblemError("invalid_request", first, errors=failed)
-    vectors: list[Any] = list(answer.results)  # (embed_dim,) float32 each
     if asked.dimensions not in (None, len(vectors[0])):
         raise ProblemError("invalid_request", f"/dimensions: {answer.model} has {len(vectors[0])}, and no others")
     data = [
@@ -95,10 +104,10 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data, "model": answer.model, "usage": usage})
 
 
-@about.get("/v1/models", response_model=ModelsAnswer, responses={401: PROBLEMS[401]}, tags=["about"])
+@about.get("/v1/models", response_model=ModelsAnswer, responses={401: PROBLEMS[401]})
 async def models(request: Request) -> Response:
     """Name the models that requests may name, the default first."""
-    settings, found = request.app.state.settings, request.app.state.backend.models()
+    settings, found = request.app.state.settings, request.app.state.pool.models()
     facts = {name: loaded is not None for name, loaded in found.items()}
     facts |= {name: all(facts[model] for model in weights) for name, weights in settings.splits.items()}
     data = [
@@ -114,7 +123,7 @@ async def models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data})
 
 
-@about.get("/v1/info", response_model=InfoAnswer, responses={401: PROBLEMS[401]}, tags=["about"])
+@about.get("/v1/info", response_model=InfoAnswer, responses={401: PROBLEMS[401]})
 async def info(request: Request) -> Response:
     """Say what runs here: the version, the loaded models, the limits."""
     settings = request.app.state.settings
@@ -122,10 +131,10 @@ async def info(request: Request) -> Response:
     return JSONResponse(
         {
             "version": package_version(),
-            "models": {name: facts for name, facts in request.app.state.backend.models().items() if facts is not None},
+            "models": {name: facts for name, facts in request.app.state.pool.models().items() if facts is not None},
             "limits": {
                 "max_pairs": settings.max_pairs,
-                "max_body": settings.max_body,
+                "max_body_bytes": settings.max_body_bytes,
                 "max_queue": settings.max_queue,
                 "max_inflight": settings.max_inflight,
                 "request_timeout_s": settings.request_timeout_s,
@@ -137,15 +146,15 @@ async def info(request: Request) -> Response:
     )
 
 
-@about.get("/livez", response_model=Status, responses={503: PROBLEMS[503]}, tags=["probes"])
+@probes.get("/livez", response_model=Status, responses={503: PROBLEMS[503]})
 async def livez(request: Request) -> Response:
     """Say whether this process should go on living."""
-    if (problem := request.app.state.backend.dead()) is not None:
+    if (problem := request.app.state.pool.dead()) is not None:
         raise problem
     return JSONResponse({"status": "ok"})
 
 
-@about.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]}, tags=["probes"])
+@probes.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]})
 async def readyz(request: Request) -> Response:
     """Say whether requests should be sent here: the model works, there is room, and the service is not about to end."""
     if (problem := unready(request)) is not None:
@@ -153,31 +162,30 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-@about.get("/metrics", response_class=PlainTextResponse, tags=["probes"])
+@probes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Give the metrics in Prometheus' text format."""
     request.app.state.metrics.ready.set(unready(request) is None)
-    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(request.app.state.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def unready(request: Request) -> ProblemError | None:
     """Return why no requests should be sent here, or None."""
     if request.app.state.draining:
         return ProblemError("draining", "the service is about to end", retry_after_s=1)
-    problem: ProblemError | None = request.app.state.backend.unready()
+    problem: ProblemError | None = request.app.state.pool.unready()
     return problem
 
 
-def image_of(text: str) -> str:
-    """Return the reference in a text that may be a URL or a file in base64; a path is a reference that is refused."""
+def parse_image(text: str) -> ImageInput:
+    """Return the URL or the base64 file in a text that may be either; a path is a reference that is refused."""
     if text[:8].lower().startswith(("http://", "https://", "data:")) or not _BASE64.fullmatch(text[:1000]):
         return text
     padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
-    return reference_of(text) if padded else text
+    return decode_base64(text) if padded else text
 
 
-def _result(result: Any) -> dict[str, Any]:
-    assert isinstance(result, ScoreResult)
+def _format_result(result: ScoreResult) -> dict[str, Any]:
     if result.error is None:
         return {"similarity": result.similarity, "error": None}
     code, _, detail = result.error.partition(": ")

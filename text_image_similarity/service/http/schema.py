@@ -45,13 +45,13 @@ def _kind_of_pair(pair: Any) -> str:
     return "base64" if has else "url"
 
 
-Pair = Annotated[Annotated[UrlPair, Tag("url")] | Annotated[Base64Pair, Tag("base64")], Discriminator(_kind_of_pair)]
+AnyPair = Annotated[Annotated[UrlPair, Tag("url")] | Annotated[Base64Pair, Tag("base64")], Discriminator(_kind_of_pair)]
 
 
 class SimilarityRequest(_Strict):
     """Pairs to score."""
 
-    pairs: Annotated[list[Pair], Field(min_length=1)]
+    pairs: Annotated[list[AnyPair], Field(min_length=1)]
     model: ModelName | None = None
     score: Annotated[ScoreKind, Field(description="The score kind, as `Config.score`.")] = "cosine"
 
@@ -170,7 +170,7 @@ class Problem(BaseModel):
     errors: Annotated[list[dict[str, Any]] | None, Field(description="The places or items that are wrong.")] = None
 
 
-class Evaluation(BaseModel):
+class LegacyEvaluation(BaseModel):
     """A pair, as the earlier service took it."""
 
     image_input: Annotated[str, Field(description="An http(s) or data: URL, or a file in standard base64.")]
@@ -180,7 +180,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class EvaluationResult(BaseModel):
+class LegacyEvaluationResult(BaseModel):
     """A pair's result, as the earlier service gave it; `clip_score` is 100 * max(cos, 0)."""
 
     image_input: str
@@ -193,18 +193,18 @@ class EvaluationResult(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
-class EvaluationBatch(BaseModel):
+class LegacyEvaluationBatch(BaseModel):
     """Pairs, as the earlier service took them."""
 
-    evaluations: Annotated[list[Evaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
+    evaluations: Annotated[list[LegacyEvaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
     batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
     show_progress: Annotated[Any, Field(description="True or false; changes nothing.")] = None
 
 
-class EvaluationBatchResult(BaseModel):
+class LegacyEvaluationBatchResult(BaseModel):
     """Results, as the earlier service gave them."""
 
-    results: list[EvaluationResult]
+    results: list[LegacyEvaluationResult]
     total_processed: int
     total_successful: int
     total_failed: int

@@ -1,1 +1,1 @@
-"""The service's models at work: threads that fetch and decode, batches, embeddings that are known."""
+"""The service's models at work: threads that fetch and decode, batches, known embeddings."""

@@ -1,7 +1,7 @@
-"""Items into batches, the oldest request's first, as soon as the model is free.
+"""Groups items into batches, the oldest request's first, as soon as the model is free.
 
 While a batch is encoded the next one gathers, so that batches grow with the load by themselves. A batch that is not full
-waits for items that are being decoded, but no longer than it is told to; if none are, it starts at once.
+waits for items that are being decoded, up to a limit; if none are, it starts at once.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread after the batch in work; what waits is left."""
+        """End the thread after the batch in progress; waiting items stay where they are."""
         with self._changed:
             self._closed = True
             self._changed.notify()

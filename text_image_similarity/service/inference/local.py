@@ -1,4 +1,4 @@
-"""The backend whose models are in this process."""
+"""The pool whose models are in this process."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from ...config import Config, ScoreKind
 from ...encoders import Encoder, load_encoder
+from ...pipeline import Outcome
 from ...records import ScoreResult
-from ..jobs import Answer, Ask, Job, late
-from ..pool import choose, crowded
+from ...system import start_daemon
+from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
+from ..pool import choose_model, inflight_problem
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .model import ServedModel
-from .workers import Threads, on_daemon
+from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
-_PROVEN_S = 60.0  # how long a success counts; an idle model proves itself more often
+T = TypeVar("T")
+
+_PROVEN_S = 60.0  # how long a success counts; an idle model tests itself more often
 _STUCK_S = 300.0  # a model that had work and no success for so long is not expected to recover
-_LOAD_AGAIN_S = 30.0  # after a model could not be loaded
+_RELOAD_S = 30.0  # pause after a model could not be loaded
 _CLOSING_S = 3.0
 
 
-class LocalBackend:
-    """Models in this process, behind a limit on what they take on.
+class LocalModelPool:
+    """Models in this process, behind a limit on the work they accept.
 
     Args:
         settings: Those of the service.
-        metrics: Told what happens.
+        metrics: Records what happens.
         load: Loads a model; for tests.
-        transport: Where http requests for pictures go, for tests; None is the network.
+        transport: Where http requests for images go, for tests; None is the network.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class LocalBackend:
     ) -> None:
         self._settings, self._metrics, self._load_encoder = settings, metrics, load
         self._transport = transport
-        self._threads: Threads | None = None
+        self._workers: ImageWorkers | None = None
         self._loaded: dict[str, ServedModel] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._failed: dict[str, tuple[float, Exception]] = {}
@@ -60,71 +64,96 @@ class LocalBackend:
         metrics.inflight.set_function(lambda: self._inflight)
 
     def load(self) -> None:
-        """Load the models that are to be there from the start, and wait for them.
+        """Load the models that are needed from the start, and wait for them.
 
         Raises:
             ConfigError, ModelError: One of them cannot be loaded.
         """
-        if self._threads is None:
-            self._threads = Threads(self._settings.models[self._settings.default], self._transport)
+        if self._workers is None:
+            self._workers = ImageWorkers(self._settings.models[self._settings.default], self._transport)
         for name in self._settings.models:
             if name not in self._settings.lazy and name not in self._loaded:
                 self._loaded[name] = self._load(name)
 
     async def start(self) -> None:
-        """See `Backend`."""
-        await on_daemon(self.load)
+        """See `ModelPool`."""
+        await _on_daemon(self.load)
 
     async def close(self) -> None:
-        """See `Backend`; what hangs is not waited for."""
+        """See `ModelPool`; does not wait for a stuck model."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(on_daemon(self._close), _CLOSING_S)
-        self._threads, self._loaded = None, {}
+            await asyncio.wait_for(_on_daemon(self._close), _CLOSING_S)
+        self._workers, self._loaded = None, {}
 
-    async def run(
-        self, model: str | None, asks: Sequence[Ask], kind: ScoreKind, *, within_s: float | None = None
-    ) -> Answer:
-        """See `Backend`; `within_s` is what is left of `request_timeout_s`, where some of it is spent already."""
-        timeout_s = self._settings.request_timeout_s
+    async def score(
+        self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
+    ) -> Answer[ScoreResult]:
+        """See `ModelPool`; `within_s` is what is left of `request_timeout_s`, where some of it is spent already."""
+        name, items = await self._run(model, [(pair.image, pair.caption) for pair in pairs], kind, within_s)
+        late = ScoreResult.failed(timeout_error(self._settings.request_timeout_s))
+        results = [late if item.score is None else item.score for item in items]
+        for result in results:
+            if result is late:
+                self._metrics.count_pair(name, late, None)
+        return Answer(name, results, [item.spans for item in items])
+
+    async def embed_images(
+        self, model: str | None, images: Sequence[ImageInput], *, within_s: float | None = None
+    ) -> Answer[Outcome]:
+        """See `ModelPool`, and `score`."""
+        return await self._embed(model, [(image, None) for image in images], within_s)
+
+    async def embed_texts(
+        self, model: str | None, captions: Sequence[str], *, within_s: float | None = None
+    ) -> Answer[Outcome]:
+        """See `ModelPool`, and `score`."""
+        return await self._embed(model, [(None, caption) for caption in captions], within_s)
+
+    async def _embed(self, model: str | None, inputs: Inputs, within_s: float | None) -> Answer[Outcome]:
+        name, items = await self._run(model, inputs, None, within_s)
+        late = timeout_error(self._settings.request_timeout_s)
+        results = [late if (found := item.embedding) is None else found for item in items]
+        return Answer(name, results, [item.spans for item in items])
+
+    async def _run(
+        self, model: str | None, inputs: Inputs, kind: ScoreKind | None, within_s: float | None
+    ) -> tuple[str, list[Item]]:
+        """Have a model work on a request; return its name and the items, of which some may not be finished in time."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + (timeout_s if within_s is None else within_s)
-        name = choose(self._settings, model)
-        self._enter(len(asks))
+        end = loop.time() + (self._settings.request_timeout_s if within_s is None else within_s)
+        name = choose_model(self._settings, model)
+        self._enter(len(inputs))
         try:
-            served = await self._served(name, end)
-            if (refused := self._queue_full(served)) is not None:
+            served = await self._get_served(name, end)
+            if (refused := self._queue_problem(served)) is not None:
                 raise refused
         except BaseException:
-            self._leave(len(asks))
+            self._leave(len(inputs))
             raise
         done = loop.create_future()
-        job = Job(asks, kind, lambda: _tell(loop, done), lambda: self._leave(1))
+        job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(1))
         served.submit(job)
         try:
             async with asyncio.timeout_at(end):
                 await done
         except TimeoutError:  # what is done is answered
-            job.late = True
+            job.timed_out = True
         finally:
             job.gone = True
-            items, job.items = job.items, []  # which know the job: their pictures would wait for a garbage collection
+            items, job.items = job.items, []  # which refer to the job: their images would wait for a garbage collection
         if job.problem is not None:
-            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_LOAD_AGAIN_S)
-        results = [late(item.ask, timeout_s) if item.result is None else item.result for item in items]
-        for item, result in zip(items, results, strict=True):
-            if item.result is None and isinstance(result, ScoreResult):
-                self._metrics.pair(served.name, result, None)
-        return Answer(served.name, results, [item.marks for item in items])
+            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_RELOAD_S)
+        return served.name, items
 
     def refusal(self) -> ProblemError | None:
-        """See `Backend`: whether no model, or nothing at all, has room."""
+        """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
         if self._inflight >= self._settings.max_inflight:
-            return crowded(self._inflight)
-        refusals = [self._queue_full(served) for served in self._loaded.values()]
+            return inflight_problem(self._inflight)
+        refusals = [self._queue_problem(served) for served in self._loaded.values()]
         return refusals[0] if refusals and all(refusals) else None
 
     def unready(self) -> ProblemError | None:
-        """See `Backend`."""
+        """See `ModelPool`."""
         if not self._loaded:
             return ProblemError("model_unavailable", "no model is loaded yet", retry_after_s=5)
         if (dead := self.dead()) is not None:
@@ -139,7 +168,7 @@ class LocalBackend:
         return None
 
     def dead(self) -> ProblemError | None:
-        """See `Backend`."""
+        """See `ModelPool`."""
         for served in self._loaded.values():
             if served.problem is not None:
                 return ProblemError("model_unavailable", f"{served.name}: {served.problem}")
@@ -148,14 +177,14 @@ class LocalBackend:
         return None
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
-        """See `Backend`."""
+        """See `ModelPool`."""
         return {name: self._loaded[name].facts if name in self._loaded else None for name in self._settings.models}
 
-    async def _served(self, name: str, end: float) -> ServedModel:
-        """Return a model, which is loaded if it is not; requests wait for it together, until a time of the loop's."""
+    async def _get_served(self, name: str, end: float) -> ServedModel:
+        """Return a model, loading it if need be; requests wait for it together, until the loop time `end`."""
         if (served := self._loaded.get(name)) is not None:
             return served
-        if name not in self._loading and not self._failed_lately(name):
+        if name not in self._loading and not self._failed_recently(name):
             self._loading[name] = asyncio.create_task(self._load_later(name))
         if (loading := self._loading.get(name)) is not None:
             with suppress(TimeoutError):
@@ -164,17 +193,17 @@ class LocalBackend:
         if (served := self._loaded.get(name)) is not None:
             return served
         if name in self._loading:
-            raise ProblemError("model_unavailable", f"{name} is still being loaded", retry_after_s=_LOAD_AGAIN_S)
+            raise ProblemError("model_unavailable", f"{name} is still being loaded", retry_after_s=_RELOAD_S)
         _, problem = self._failed[name]
-        raise ProblemError("model_unavailable", f"{name}: {problem}", retry_after_s=_LOAD_AGAIN_S)
+        raise ProblemError("model_unavailable", f"{name}: {problem}", retry_after_s=_RELOAD_S)
 
-    def _failed_lately(self, name: str) -> bool:
-        return name in self._failed and time.monotonic() - self._failed[name][0] < _LOAD_AGAIN_S
+    def _failed_recently(self, name: str) -> bool:
+        return name in self._failed and time.monotonic() - self._failed[name][0] < _RELOAD_S
 
     async def _load_later(self, name: str) -> None:
         try:
-            self._loaded[name] = await on_daemon(lambda: self._load(name))
-        except Exception as exc:  # a full disk is no reason to try again at once either
+            self._loaded[name] = await _on_daemon(lambda: self._load(name))
+        except Exception as exc:  # also a full disk: do not try again at once
             logger.error("%s cannot be loaded: %s", name, exc)
             self._failed[name] = (time.monotonic(), exc)
         finally:
@@ -182,34 +211,39 @@ class LocalBackend:
 
     def _load(self, name: str) -> ServedModel:
         encoder = self._load_encoder(self._settings.models[name])
-        assert self._threads is not None, "the backend is closed"
-        return ServedModel(name, self._settings, encoder, self._threads, self._metrics)
+        assert self._workers is not None, "the pool is closed"
+        return ServedModel(name, self._settings, encoder, self._workers, self._metrics)
 
     def _enter(self, pairs: int) -> None:
-        """Make room for a request, whole, or refuse it."""
+        """Reserve room for a whole request, or refuse it."""
         with self._lock:
             if self._inflight >= self._settings.max_inflight:
-                raise crowded(self._inflight)
+                raise inflight_problem(self._inflight)
             self._inflight += pairs
 
     def _leave(self, pairs: int) -> None:
         with self._lock:
             self._inflight -= pairs
 
-    def _queue_full(self, served: ServedModel) -> ProblemError | None:
+    def _queue_problem(self, served: ServedModel) -> ProblemError | None:
         if served.depth < self._settings.max_queue:
             return None
         detail = f"{served.depth} pairs wait for {served.name}"
         return ProblemError("queue_full", detail, retry_after_s=served.backlog_s, reason="queue_full")
 
     def _close(self) -> None:
-        if self._threads is not None:
-            self._threads.close()
+        if self._workers is not None:
+            self._workers.close()
         for served in self._loaded.values():
             served.close()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
+async def _on_daemon(function: Callable[[], T]) -> T:
+    """Run a function on a thread that the process does not wait for when it ends."""
+    return await asyncio.wrap_future(start_daemon(function, name="service"))
+
+
+def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
     """Finish a future of a loop, from any thread."""
 
     def finish() -> None:

@@ -1,9 +1,9 @@
-"""One model at work: pictures are fetched and decoded on threads, batches are encoded as the model gets free.
+"""One model at work: images are fetched and decoded on threads, batches are encoded as the model gets free.
 
-    Job -> distinct pictures -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
+    Job -> distinct images -> fetch (threads) -> decode + tokenize (threads) -> Batcher -> encode -> score
 
-The steps and their numbers are the pipeline's. An item that is settled early, by a failure or by embeddings that are
-known, takes no place in a batch; nor does one that nobody waits for any more.
+The steps and their numbers are the pipeline's. An item that is done early, through a failure or known embeddings, takes no
+place in a batch; nor does one whose client has left.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
 from ...pipeline import Outcome, RunStats, Stages, is_caption, no_caption, open_cache, pair_of
 from ...records import ScoreResult
-from ..jobs import Item, Job, Mark
+from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .batcher import Batcher
-from .workers import Threads
+from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -44,27 +44,29 @@ class ServedModel:
         name: What requests call it.
         settings: Those of the service.
         encoder: Does the encoding.
-        threads: Fetch and decode; shared by the models of a service.
-        metrics: Told what happens.
+        workers: Fetch and decode; shared by the models of a service.
+        metrics: Records what happens.
 
     Raises:
         ConfigError: An embedding cache is asked for that cannot be used, or not with this encoder.
         ModelError: The model does not work.
     """
 
-    def __init__(self, name: str, settings: Settings, encoder: Encoder, threads: Threads, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, settings: Settings, encoder: Encoder, workers: ImageWorkers, metrics: Metrics
+    ) -> None:
         config = settings.models[name]
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
         self.problem: ModelError | None = None  # why it can do no more
-        _prove(name, encoder)
+        _self_test(name, encoder)
         self.succeeded = time.monotonic()  # when it last encoded something
-        self._threads, self._metrics = threads, metrics
+        self._workers, self._metrics = workers, metrics
         self._known = EmbeddingMemory(settings.cache_entries, open_cache(config, encoder, max_entries=_FILE_ENTRIES))
         self._stages = Stages(config, encoder, partial(self._find, "image"), RunStats())
         self._rate = 0.0  # items a second, lately
         self._encoder = encoder
-        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._prove)
+        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
     @property
@@ -78,50 +80,51 @@ class ServedModel:
         return self.depth / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
-        """Take a job on; it hears of its results on other threads."""
-        loads: dict[str | None, list[Item]] = {}
+        """Accept a job; its items are finished on other threads."""
+        loads: dict[ImageInput | None, list[Item]] = {}
         for item in job.items:
-            if (problem := _problem_of(item.ask.caption)) is None:
-                loads.setdefault(item.ask.image, []).append(item)
+            if (problem := _check_caption(item.caption)) is None:
+                loads.setdefault(item.image, []).append(item)
             else:
-                item.image = item.text = problem
+                item.image_outcome = item.text_outcome = problem
                 self._answer([item])
         downloads: deque[tuple[str, list[Item]]] = deque()
-        for reference, items in loads.items():
-            if reference is not None and reference[:5].lower() != "data:":
-                downloads.append((reference, items))
+        for image, items in loads.items():
+            if isinstance(image, str) and image[:5].lower() != "data:":
+                downloads.append((image, items))
             else:
                 self._batcher.announce(len(items))
-                self._threads.decode(partial(self._decode, items, partial(self._threads.read, reference or "")))
+                read = partial(self._workers.read, image or b"")  # not called where there is only a caption
+                self._workers.decode(partial(self._decode, items, read))
         for _ in range(min(_DOWNLOADS, len(downloads))):
             self._fetch_next(downloads)
 
     def close(self) -> None:
-        """Stop after the batch in work; jobs that are not finished stay so."""
+        """Stop after the batch in progress; unfinished jobs stay so."""
         self._batcher.close()
         self._stages.close()
         self._known.close()
 
     def _fetch_next(self, downloads: deque[tuple[str, list[Item]]]) -> None:
-        """Begin the next download of a request, if there is one."""
+        """Start the next download of a request, if there is one."""
         with suppress(IndexError):
             reference, items = downloads.popleft()
-            self._threads.fetch(reference, partial(self._fetch, reference, items, downloads))
+            self._workers.fetch(reference, partial(self._fetch, reference, items, downloads))
 
     def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
-        """Download the picture of some items; runs on a fetching thread."""
+        """Download the image of some items; runs on a fetching thread."""
         if items[0].job.gone:
             self._drop(items)
             self._fetch_next(downloads)
             return
         with self._stage("fetch", items):
-            content = self._threads.read(reference)
+            content = self._workers.read(reference)
         self._fetch_next(downloads)
         self._batcher.announce(len(items))
-        self._threads.decode_fetched(partial(self._decode, items, lambda: content))
+        self._workers.decode_fetched(partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
-        """Make the items of one picture, or of none, ready for the encoder; runs on a decoding thread."""
+        """Prepare the items of one image, or of none, for the encoder; runs on a decoding thread."""
         ready: list[Item] = []
         try:
             if items[0].job.gone:
@@ -131,10 +134,10 @@ class ServedModel:
                     self._read_image(items, read)
                     for item in items:
                         self._read_caption(item)
-                self._answer(item for item in items if item.settled)
-                ready = [item for item in items if not item.settled]
-        except BaseException as exc:  # a panic of a native library is no Exception
-            self._blunder(items, exc)
+                self._answer(item for item in items if item.is_done)
+                ready = [item for item in items if not item.is_done]
+        except BaseException as exc:  # a panic of a native library is not an Exception
+            self._fail_unexpectedly(items, exc)
         now = time.time()
         for item in ready:
             item.ready = now
@@ -142,7 +145,7 @@ class ServedModel:
         self._batcher.put(ready)
 
     def _read_image(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
-        if items[0].ask.image is None:
+        if items[0].image is None:
             return
 
         def content() -> bytes:
@@ -154,22 +157,22 @@ class ServedModel:
         loaded = self._stages.load(content)
         for item in items:
             if isinstance(loaded, RowError):
-                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # whose frames hold the picture
-                item.image = loaded
+                loaded.__traceback__ = loaded.__context__ = loaded.__cause__ = None  # whose frames hold the image
+                item.image_outcome = loaded
             elif loaded.vector is not None:
-                item.image = loaded.vector
+                item.image_outcome = loaded.vector
             else:
                 item.loaded = loaded
 
     def _read_caption(self, item: Item) -> None:
-        if item.ask.caption is not None and not isinstance(item.image, RowError):
-            item.text = self._find("text", self._stages.caption_key(item.ask.caption))
-            if item.text is None:
-                item.tokens = self._stages.tokens([item.ask.caption])
+        if item.caption is not None and not isinstance(item.image_outcome, RowError):
+            item.text_outcome = self._find("text", self._stages.caption_key(item.caption))
+            if item.text_outcome is None:
+                item.tokens = self._stages.tokens([item.caption])
 
     def _find(self, kind: Literal["image", "text"], key: bytes) -> Vector | None:
         vector = self._known.get(key)
-        self._metrics.looked_up(self.name, kind, found=vector is not None)
+        self._metrics.count_lookup(self.name, kind, found=vector is not None)
         return vector
 
     def _encode(self, batch: list[Item]) -> None:
@@ -182,19 +185,19 @@ class ServedModel:
             if items:
                 self._encode_items(items)
         except ModelError as exc:
-            self._lose(items, exc)
+            self._mark_lost(items, exc)
         except BaseException as exc:  # as above
-            self._blunder(items, exc)
+            self._fail_unexpectedly(items, exc)
 
     def _encode_items(self, items: list[Item]) -> None:
-        self._metrics.batch(self.name, len(items))
+        self._metrics.observe_batch(self.name, len(items))
         began = time.time()
         for item in items:
-            item.marks.append(Mark("queue", item.ready, began))
-            self._metrics.stage(self.name, "queue", began - item.ready)
+            item.spans.append(Span("queue", item.ready, began))
+            self._metrics.observe_stage(self.name, "queue", began - item.ready)
         with self._stage("encode", items):
-            self._encode_images([item for item in items if item.image is None and item.ask.image is not None])
-            self._encode_captions([item for item in items if item.text is None and item.ask.caption is not None])
+            self._encode_images([item for item in items if item.image is not None and item.image_outcome is None])
+            self._encode_captions([item for item in items if item.caption is not None and item.text_outcome is None])
         rate = len(items) / max(time.time() - began, 1e-3)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
         self._answer(items)
@@ -204,17 +207,17 @@ class ServedModel:
         found = dict(zip(distinct, self._stages.encode_images(list(distinct.values())), strict=True))
         self._keep({key: outcome for key, outcome in found.items() if key is not None})
         for item in items:
-            item.image = found[item.loaded.key] if item.loaded is not None else None
+            item.image_outcome = found[item.loaded.key] if item.loaded is not None else None
 
     def _encode_captions(self, items: Sequence[Item]) -> None:
-        distinct = {str(item.ask.caption): item.tokens for item in items}
-        texts = sorted(distinct, key=len)  # those of like length together
+        distinct = {str(item.caption): item.tokens for item in items}
+        texts = sorted(distinct, key=len)  # those of similar length together
         tokens = [row for text in texts for row in distinct[text] or ()]
         outcomes = self._stages.encode_captions(texts, tokens if len(tokens) == len(texts) else None)
         found = dict(zip(texts, outcomes, strict=True))
         self._keep({self._stages.caption_key(text): outcome for text, outcome in found.items()})
         for item in items:
-            item.text = found[str(item.ask.caption)]
+            item.text_outcome = found[str(item.caption)]
 
     def _keep(self, found: Mapping[bytes, Outcome]) -> None:
         vectors = {key: outcome for key, outcome in found.items() if not isinstance(outcome, RowError)}
@@ -223,53 +226,55 @@ class ServedModel:
             self._known.put(vectors)
 
     def _answer(self, items: Iterable[Item]) -> None:
-        """Finish items that are settled."""
+        """Finish items that are done."""
         for item in items:
-            outcome = item.text if item.ask.image is None else item.image
-            assert outcome is not None, "an item is answered when it is settled"
-            if item.ask.image is None or item.ask.caption is None:
-                item.job.finish(item, outcome)
+            if item.job.kind is None:
+                item.job.finish(item)
                 continue
-            pair = pair_of(outcome, outcome if item.text is None else item.text)
-            (result,) = self._stages.score([pair], item.job.kind)
-            if not item.job.late:
-                self._metrics.pair(self.name, result, None if isinstance(pair, RowError) else float(pair[0] @ pair[1]))
-            item.job.finish(item, result)
+            image = item.image_outcome
+            assert image is not None, "a pair is answered when it is done"
+            pair = pair_of(image, image if item.text_outcome is None else item.text_outcome)
+            (score,) = self._stages.score([pair], item.job.kind)
+            if not item.job.timed_out:
+                cosine = None if isinstance(pair, RowError) else float(pair[0] @ pair[1])
+                self._metrics.count_pair(self.name, score, cosine)
+            item.job.finish(item, score)
 
     def _drop(self, items: Iterable[Item]) -> None:
         for item in items:
-            if not item.job.late:
-                self._metrics.dropped(self.name, 1)
-            item.job.finish(item, None)
+            if not item.job.timed_out:
+                self._metrics.count_dropped(self.name, 1)
+            item.job.finish(item)
 
-    def _lose(self, items: Iterable[Item], problem: ModelError) -> None:
-        """Answer items of a model that can do no more."""
+    def _mark_lost(self, items: Iterable[Item], problem: ModelError) -> None:
+        """Record that the model can do no more, and fail the jobs of some items."""
         if self.problem is None:
             self.problem = problem
             logger.error("%s can do no more: %s", self.name, problem)
         for item in items:
             item.job.fail(problem)
-            item.job.finish(item, None)
+            item.job.finish(item)
 
-    def _prove(self) -> None:
-        """Show that the model still works, past the caches; runs on the batcher's thread while there is nothing else."""
+    def _self_test(self) -> None:
+        """Check that the model still works, past the caches; runs on the batcher's thread while it is idle."""
         if self.problem is not None:
             return
         try:
-            _prove(self.name, self._encoder)
+            _self_test(self.name, self._encoder)
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
-            self._lose([], exc)
+            self._mark_lost([], exc)
         except BaseException:  # it may pass, and if not, readiness ends by itself
-            logger.exception("%s could not prove that it works", self.name)
+            logger.exception("the self-test of %s failed", self.name)
 
-    def _blunder(self, items: Iterable[Item], exc: BaseException) -> None:
+    def _fail_unexpectedly(self, items: Iterable[Item], exc: BaseException) -> None:
         """Answer items after an error that nobody foresaw: it costs them, and no thread."""
         logger.error("an error in text_image_similarity, please report it", exc_info=exc)
-        failed = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
+        error = RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")
         for item in items:
-            both = item.ask.image is not None and item.ask.caption is not None
-            item.job.finish(item, ScoreResult.failed(failed) if both else failed)
+            if not item.finished:
+                item.image_outcome = item.text_outcome = error
+            item.job.finish(item, None if item.job.kind is None else ScoreResult.failed(error))
 
     @contextmanager
     def _stage(self, name: str, items: Sequence[Item]) -> Iterator[None]:
@@ -278,13 +283,13 @@ class ServedModel:
         try:
             yield
         finally:
-            mark = Mark(name, began, time.time())
-            self._metrics.stage(self.name, name, mark.ended - began)
+            span = Span(name, began, time.time())
+            self._metrics.observe_stage(self.name, name, span.ended - began)
             for item in items:
-                item.marks.append(mark)
+                item.spans.append(span)
 
 
-def _problem_of(caption: str | None) -> RowError | None:
+def _check_caption(caption: str | None) -> RowError | None:
     """Return why a caption cannot be encoded, or None."""
     if caption is None:
         return None
@@ -296,8 +301,8 @@ def _problem_of(caption: str | None) -> RowError | None:
     return RowError(ErrorCode.ENCODER_ERROR, reason)
 
 
-def _prove(name: str, encoder: Encoder) -> None:
-    """Encode something, so that a model that does not work is known before requests come."""
+def _self_test(name: str, encoder: Encoder) -> None:
+    """Encode something, so that a broken model is known before requests come."""
     try:
         vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["a picture"])]
     except ModelError:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
-from threading import BoundedSemaphore, Lock, Thread
-from typing import TypeVar
+from threading import BoundedSemaphore, Lock
 
 import httpx
 
@@ -18,18 +14,19 @@ from ...config import Config
 from ...errors import ErrorCode, RowError
 from ...fetch import Fetcher
 from ...pipeline import Loaders
+from ...system import usable_cores
+from ..jobs import ImageInput
 
 logger = logging.getLogger("text_image_similarity")
 
 Task = Callable[[], None]
-T = TypeVar("T")
 
 
-class Threads:
-    """Many threads that wait for the network, and as many as there are processors that decode.
+class ImageWorkers:
+    """Many threads that wait for the network, and one for each usable core that decode.
 
     Args:
-        config: How pictures are fetched; `io_workers` is the number of fetching threads.
+        config: How images are fetched; `io_workers` is the number of fetching threads.
         transport: Where http requests go, for tests; None is the network.
     """
 
@@ -38,15 +35,15 @@ class Threads:
         self._lock = Lock()
         self._hosts: dict[str, int] = {}  # tasks that have a thread, or are next to get one
         self._later: dict[str, deque[Task]] = {}
-        decoders = _processors()
+        decoders = usable_cores()
         self._room = BoundedSemaphore(4 * decoders)
         self._fetcher = Fetcher(config, transport=transport)
         self._fetching: Loaders = Loaders(config.io_workers)
         self._decoding: Loaders = Loaders(decoders)
 
     def fetch(self, reference: str, task: Task) -> None:
-        """Queue the download of a reference. What waits for a slow host takes no thread from what asks others."""
-        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # or nearly so; the fetcher knows
+        """Queue the download of a reference. Those that wait for a slow host take no thread from other hosts' downloads."""
+        host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # roughly; the fetcher parses it
         with self._lock:
             if self._hosts.get(host, 0) >= self._per_host:
                 self._later.setdefault(host, deque()).append(task)
@@ -74,11 +71,11 @@ class Threads:
             return None
 
     def decode(self, task: Task) -> None:
-        """Queue something that keeps a processor busy."""
+        """Queue a task that keeps a core busy."""
         self._decoding.submit(task)
 
     def decode_fetched(self, task: Task) -> None:
-        """Queue it with what was downloaded for it; wait while much of that waits already."""
+        """Queue a decode that holds downloaded bytes; blocks while too many are queued."""
         self._room.acquire()
         self._decoding.submit(partial(self._decode, task))
 
@@ -88,16 +85,16 @@ class Threads:
         finally:
             self._room.release()
 
-    def read(self, reference: str) -> bytes | RowError:
-        """Return what a reference points to, or what went wrong; never raises."""
+    def read(self, image: ImageInput) -> bytes | RowError:
+        """Return an image's encoded bytes, or the error that prevents it; never raises."""
         try:
-            return self._fetcher.fetch(reference)
+            return self._fetcher.fetch(image)
         except RowError as error:
-            if error.code is ErrorCode.BLOCKED_ADDRESS:  # what names stand for inside is not told outside
+            if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what names stand for inside
                 return RowError(error.code, "the address is not a public one")
             return error
         except Exception as exc:  # a row's fault must stay a row's
-            logger.debug("a picture could not be fetched", exc_info=True)
+            logger.debug("an image could not be fetched", exc_info=True)
             return RowError(ErrorCode.BAD_RESPONSE, f"{type(exc).__name__}: {exc}")
 
     def close(self) -> None:
@@ -105,24 +102,3 @@ class Threads:
         self._fetcher.close()
         self._fetching.close()
         self._decoding.close()
-
-
-def _processors() -> int:
-    """Return how many processors are ours: a container sees all of the machine's, and is told by OMP_NUM_THREADS."""
-    told = os.environ.get("OMP_NUM_THREADS", "")
-    return int(told) if told.isdecimal() and int(told) else os.cpu_count() or 1
-
-
-async def on_daemon(function: Callable[[], T]) -> T:
-    """Run a function on a thread that a process does not wait for when it ends."""
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()  # who stops waiting does not stop the function
-
-    def run() -> None:
-        try:
-            done.set_result(function())
-        except BaseException as exc:
-            done.set_exception(exc)
-
-    Thread(target=run, name="service", daemon=True).start()
-    return await asyncio.wrap_future(done)

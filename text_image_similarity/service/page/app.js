@@ -48,7 +48,7 @@ async function begin() {
   const limits = state.info.limits ?? {};
   return {
     asked: { model: byId("model").value, score: byId("score").value },
-    limits: { pairs: limits.max_pairs ?? 64, bytes: limits.max_body ?? 32 * 2 ** 20 },
+    limits: { pairs: limits.max_pairs ?? 64, bytes: limits.max_body_bytes ?? 32 * 2 ** 20 },
   };
 }
 

@@ -1,4 +1,4 @@
-"""The web page at `/`: plain files of this package, with headers that let them ask this service and nobody else.
+"""The web page at `/`: plain files of this package, with headers that let them talk to this service only.
 
 There is no build step and no template. The browser checks its copy by ETag on every visit, so a new version of the service
 shows its own page at once.
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-# Pictures are those that the visitor handed over (blob:) or pasted (data:); no address of a stranger is ever asked.
+# Images are files (blob:) or pasted data: URLs of the visitor; no other host is ever contacted.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -48,29 +48,30 @@ class _File:
     etag: str
 
 
-def add_page(app: FastAPI) -> None:
-    """Serve the web page at `/` and what it loads under `/page/`.
+def make_page_router() -> APIRouter:
+    """Return the routes of the web page at `/` and of its files under `/page/`.
 
-    Args:
-        app: Gets two routes, which are not in its OpenAPI document. An unknown file raises `HTTPException(404)`.
+    They are not in the OpenAPI document. An unknown file raises `HTTPException(404)`.
     """
-    found = _read()
+    found = _read_files()
+    router = APIRouter(include_in_schema=False, default_response_class=Response)
 
     async def index(request: Request) -> Response:
-        return _answer(request, found["index.html"])
+        return _respond(request, found["index.html"])
 
     async def part(request: Request, name: str) -> Response:
         if name not in found:
             raise HTTPException(404, "the page has no such file")
-        return _answer(request, found[name])
+        return _respond(request, found[name])
 
     methods = ["GET", "HEAD"]
-    app.add_api_route("/", index, methods=methods, include_in_schema=False, response_class=Response)
-    app.add_api_route("/page/{name}", part, methods=methods, include_in_schema=False, response_class=Response)
+    router.add_api_route("/", index, methods=methods)
+    router.add_api_route("/page/{name}", part, methods=methods)
+    return router
 
 
-def _read() -> dict[str, _File]:
-    """Return the page's files by name, from a folder or from a place in a zip."""
+def _read_files() -> dict[str, _File]:
+    """Return the page's files by name, from a folder or a zip."""
     found = {}
     for place in files(__package__).iterdir():
         media_type = _TYPES.get(place.name.rpartition(".")[2])
@@ -80,7 +81,7 @@ def _read() -> dict[str, _File]:
     return found
 
 
-def _answer(request: Request, file: _File) -> Response:
+def _respond(request: Request, file: _File) -> Response:
     headers = {**_HEADERS, "ETag": file.etag}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if file.etag in known or "*" in known:

@@ -1,4 +1,4 @@
-"""What `serve run` and Serve's config files say to the service on Ray: arguments by name, checked and typed."""
+"""The arguments that `serve run` and Serve's config files give the service on Ray, by name, checked and typed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from ...config import Config, Limits, one_of
 from ...errors import ConfigError
 from ...pipeline import portable
-from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, keys_in
+from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
 
 T = TypeVar("T")
 
@@ -24,9 +24,9 @@ class Replicas:
     Args:
         num_cpus: CPUs of a replica, which encodes with as many threads.
         num_gpus: GPUs of a replica; replicas share one by a fraction.
-        min_replicas: Fewest replicas, from 1 on: a request for a model that is yet to be loaded would time out.
+        min_replicas: Fewest replicas, at least 1: a request for a model without any would time out while one is loaded.
         max_replicas: Most replicas; None is as many as the fewest.
-        target_ongoing_requests: Requests of a replica that Ray aims at by adding replicas and taking them away; None is
+        target_ongoing_requests: Requests in progress per replica that Ray aims at by adding and removing replicas; None is
             the batch size for a model, and 64 for the gateway.
         max_ongoing_requests: Most requests that a replica takes at a time; None is four batches for a model. The gateway
             takes as many as `max_inflight` lets through.
@@ -57,7 +57,7 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be deployed.
+    """What to deploy.
 
     Args:
         settings: Those of the service.
@@ -72,69 +72,69 @@ class Plan:
     log_format: str
 
 
-def _names(kind: type) -> frozenset[str]:
+def _field_names(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-_SERVICE = _names(Settings) - {"models", "lazy", "drain_delay_s"}
-_SHARED = (_names(Config) | _names(Replicas)) - {"model", "revision", "score", "chunk_size", "base_dir"}
+_SERVICE = _field_names(Settings) - {"models", "lazy", "drain_delay_s"}
+_SHARED = (_field_names(Config) | _field_names(Replicas)) - {"model", "revision", "score", "chunk_size", "base_dir"}
 _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
 
 def read_arguments(args: Mapping[str, Any]) -> Plan:
-    """Return what some arguments ask for.
+    """Return the plan that some arguments ask for.
 
     Args:
-        args: See `build`. Values may be texts, as those of the command line are; mappings and lists are JSON there.
+        args: See `build`. Values may be strings, as on the command line; mappings and lists are JSON there.
 
     Raises:
         ConfigError: One is unknown or wrong.
     """
-    given = {name: _value(name, value) for name, value in args.items()}
+    given = {name: _parse_value(name, value) for name, value in args.items()}
     _check("the service", given, _SERVICE | _SHARED | {"models", "gateway", "log_format"})
     shared: dict[str, Any] = {"io_workers": 64} | {name: given[name] for name in given if name in _SHARED}
-    models = _models(given.get("models", "fast"))
+    models = _read_models(given.get("models", "fast"))
     service = {name: given[name] for name in given if name in _SERVICE}
     gateway = given.get("gateway", {})
     if not isinstance(gateway, Mapping):
         raise ConfigError(f"gateway={gateway!r} must be a mapping, such as {{min_replicas: 2}}")
-    _check("the gateway", gateway, _names(Replicas) - {"max_ongoing_requests"})
+    _check("the gateway", gateway, _field_names(Replicas) - {"max_ongoing_requests"})
     if isinstance(limits := given.get("limits", {}), Mapping):
-        _check("limits", limits, _names(Limits))
+        _check("limits", limits, _field_names(Limits))
     configs, replicas = {}, {}
     for name, own in models.items():
         where = f"model {name}"
         _check(where, own, _OWN)
         every = shared | own
-        configs[name] = portable(_made(where, Config, every))
-        replicas[name] = _made(where, Replicas, every)
-    settings = _made("the service", Settings, service | {"models": configs})
+        configs[name] = portable(_build(where, Config, every))
+        replicas[name] = _build(where, Replicas, every)
+    settings = _build("the service", Settings, service | {"models": configs})
     log_format = given.get("log_format", "text")
     one_of("log_format", log_format, ("text", "json"))
-    return Plan(settings, replicas, _made("the gateway", Replicas, gateway), log_format)
+    return Plan(settings, replicas, _build("the gateway", Replicas, gateway), log_format)
 
 
-def with_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return settings with the keys and the collector that an environment names, where they name none themselves."""
+def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Return settings with an environment's keys and collector, where they have none of their own."""
     return replace(
         settings,
-        api_keys=settings.api_keys or keys_in(environment.get(KEYS_VARIABLE, "").split(",")),
+        api_keys=settings.api_keys or parse_keys(environment.get(KEYS_VARIABLE, "").split(",")),
         otlp_endpoint=settings.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 
 
-def _value(name: str, value: Any) -> Any:
-    """Read JSON where the command line's text holds some."""
+def _parse_value(name: str, value: Any) -> Any:
+    """Parse a string that holds JSON."""
     if not isinstance(value, str) or not value.startswith(("{", "[")):
         return value
     try:
         return json.loads(value)
     except ValueError as exc:
-        raise ConfigError(f"{name}: {value[:100]} is no JSON: {exc}") from exc
+        raise ConfigError(f"{name}: {value[:100]} is not valid JSON: {exc}") from exc
 
 
-def _models(given: Any) -> dict[str, dict[str, Any]]:
-    """Return the arguments of each model by its name, from any of the ways to say it."""
+def _read_models(given: Any) -> dict[str, dict[str, Any]]:
+    """Return each model's arguments by its name, from any of the accepted forms."""
     if isinstance(given, str):
         given = given.split(",")
     if isinstance(given, list):
@@ -156,12 +156,12 @@ def _check(where: str, given: Mapping[str, Any], known: frozenset[str]) -> None:
             raise ConfigError(f"{where} has no argument {name!r}; there are {', '.join(sorted(known))}")
 
 
-def _made(where: str, kind: type[T], given: Mapping[str, Any]) -> T:
-    """Return a dataclass's instance, its values typed; what it has no field for is left out."""
+def _build(where: str, kind: type[T], given: Mapping[str, Any]) -> T:
+    """Return an instance of a dataclass, its values converted; arguments without a field are left out."""
     try:
-        return TypeAdapter(kind).validate_python({name: given[name] for name in given if name in _names(kind)})
+        return TypeAdapter(kind).validate_python({name: given[name] for name in given if name in _field_names(kind)})
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        told = first["ctx"]["error"] if first["type"] == "value_error" else f"{place}: {first['msg']}"
-        raise ConfigError(f"{where}: {told}") from exc
+        message = first["ctx"]["error"] if first["type"] == "value_error" else f"{place}: {first['msg']}"
+        raise ConfigError(f"{where}: {message}") from exc

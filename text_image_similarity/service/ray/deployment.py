@@ -1,21 +1,20 @@
 """The service on Ray Serve: a gateway that speaks HTTP, and a deployment for each model, scaled on its own.
 
-    Ray's HTTP proxy -> Gateway: Gate -> routes -> RayBackend -> Ray's router -> ModelReplica: LocalBackend
+    Ray's HTTP proxy -> Gateway: Gate -> routes -> RayModelPool -> Ray's router -> ModelReplica: LocalModelPool
 
-All that clients see is the gateway's and equals the plain service. It needs the extras `ray` and `serve`.
+Clients see only the gateway, which equals the plain service. It needs the extras `ray` and `serve`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ...config import ScoreKind
-from ...errors import ConfigError
+from ...system import require
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ..jobs import Answer, Ask
+    from ...pipeline import Outcome
+    from ...records import ScoreResult
+    from ..jobs import Answer, ImageInput, Pair, ResultT
     from ..problems import ProblemError
     from .arguments import Plan, Replicas
     from .pool import Report
@@ -35,7 +36,7 @@ GATEWAY = "gateway"  # the deployments' names
 MODEL = "model-{}"
 _HEALTH_EVERY_S = 5.0
 _HEALTH_S = 15.0  # for the answer
-_REFUSED = 256  # requests at a gateway besides those in work: probes, and those that are being refused
+_REFUSED = 256  # requests at a gateway besides those in progress: probes, and those that are being refused
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -43,16 +44,14 @@ def build(args: dict[str, Any]) -> Application:
 
     Args:
         args: `models`: some names such as `fast,accurate`, or a mapping of names to models, or to mappings of a `model` and
-            of what it has for itself. For all models: fields of `Config` (such as `device`, `batch_size`, `timeout_s`,
+            its own arguments. For all models: fields of `Config` (such as `device`, `batch_size`, `timeout_s`,
             `limits`) and of `Replicas` (such as `num_gpus`, `max_replicas`). For the service: fields of `Settings` (such as
             `splits`, `max_queue`, `api_keys`). `gateway`: a mapping of fields of `Replicas`. `log_format`: `text` or `json`.
 
     Raises:
         ConfigError: An argument is unknown or wrong, or an extra is missing.
     """
-    for name in ("ray", "fastapi", "prometheus_client"):
-        if find_spec(name) is None:
-            raise ConfigError(f"the service on Ray needs {name}: pip install 'text-image-similarity[ray,serve]'")
+    require("the service on Ray", "ray", "fastapi", "prometheus_client", extra="ray,serve")
     from ray import serve
 
     from .arguments import read_arguments
@@ -65,7 +64,7 @@ def build(args: dict[str, Any]) -> Application:
         deployment = serve.deployment(
             name=MODEL.format(name.replace("/", "-")),
             max_ongoing_requests=replicas.max_ongoing_requests or 4 * batch,
-            **_options(plan, replicas, batch),
+            **_make_options(plan, replicas, batch),
         )
         own = replace(settings, models={name: settings.models[name]}, splits={})
         models[name] = deployment(ModelReplica).bind(own)
@@ -73,13 +72,13 @@ def build(args: dict[str, Any]) -> Application:
         name=GATEWAY,
         max_ongoing_requests=settings.max_inflight + _REFUSED,
         backpressure_config={"status_code": 429, "retry_after_s": 1},
-        **_options(plan, plan.gateway, 64),
+        **_make_options(plan, plan.gateway, 64),
     )
     return deployment(serve.ingress()(Gateway)).bind(settings, models)
 
 
-def _options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
-    """Return a deployment's options that say how many replicas there are, on what, and when one is given up."""
+def _make_options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
+    """Return a deployment's options: how many replicas, on what, and when one is given up."""
     return {
         "autoscaling_config": {
             "min_replicas": replicas.min_replicas,
@@ -96,42 +95,55 @@ def _options(plan: Plan, replicas: Replicas, target: float) -> dict[str, Any]:
 
 
 class ModelReplica:
-    """A process with one model. It may be killed at any time: what it keeps on disk is whole, and its decoders end with it.
+    """A process with one model. It may be killed at any time: its files on disk stay whole, and its decoders end with it.
 
     Args:
-        settings: Those of the service, with this model alone.
+        settings: The service's, with this model alone.
 
     Raises:
         ConfigError, ModelError: It cannot be loaded.
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Ray awaits it
-        from ..inference.local import LocalBackend
+        from ..inference.local import LocalModelPool
         from ..telemetry.metrics import Metrics
 
         _log_with_ray()
-        self._name = _replica_name()
+        self._name = _get_replica_name()
         self._metrics = Metrics()
-        self._backend = LocalBackend(settings, self._metrics)
-        await self._backend.start()
+        self._pool = LocalModelPool(settings, self._metrics)
+        await self._pool.start()
 
-    async def run(self, asks: Sequence[Ask], kind: ScoreKind, within_s: float) -> Answer | ProblemError:
-        """Answer a request as `Backend.run` does, in the time that is left; a refusal is returned."""
+    async def score(
+        self, pairs: Sequence[Pair], kind: ScoreKind, within_s: float
+    ) -> Answer[ScoreResult] | ProblemError:
+        """Score pairs in the time that is left; a refusal is returned, not raised."""
+        return await self._answer(self._pool.score(None, pairs, kind, within_s=within_s))
+
+    async def embed_images(self, images: Sequence[ImageInput], within_s: float) -> Answer[Outcome] | ProblemError:
+        """Embed images in the time that is left; a refusal is returned, not raised."""
+        return await self._answer(self._pool.embed_images(None, images, within_s=within_s))
+
+    async def embed_texts(self, captions: Sequence[str], within_s: float) -> Answer[Outcome] | ProblemError:
+        """Embed captions in the time that is left; a refusal is returned, not raised."""
+        return await self._answer(self._pool.embed_texts(None, captions, within_s=within_s))
+
+    async def _answer(self, work: Awaitable[Answer[ResultT]]) -> Answer[ResultT] | ProblemError:
         from ..problems import ProblemError
 
         try:
-            return await self._backend.run(None, asks, kind, within_s=within_s)
+            return await work
         except ProblemError as problem:
-            if self._backend.dead() is not None:
-                # It would refuse faster than others answer, and so get all requests until Ray finds it unhealthy. When it is
-                # gone, the gateways send what it had to other replicas.
+            if self._pool.dead() is not None:
+                # It would refuse faster than others answer, and so get all requests until Ray finds it unhealthy. Once it is
+                # gone, the gateways send its requests to other replicas.
                 logger.critical("%s ends: %s", self._name, problem.detail)
                 logging.shutdown()
                 os._exit(1)
             return problem
 
     async def report(self) -> Report:
-        """Say how it is."""
+        """Report its state, facts and metrics."""
         from .pool import Report
 
         families = [
@@ -139,51 +151,50 @@ class ModelReplica:
             for family in self._metrics.registry.collect()
             if family.name.startswith("process_") or any("model" in sample.labels for sample in family.samples)
         ]
-        facts = next(iter(self._backend.models().values()))
-        return Report(self._name, self._backend.unready(), facts, families)
+        facts = next(iter(self._pool.models().values()))
+        return Report(self._name, self._pool.unready(), facts, families)
 
     async def check_health(self) -> None:
-        """Tell Ray whether this replica is to be replaced."""
-        if (problem := self._backend.dead()) is not None:
+        """Raise if Ray should replace this replica."""
+        if (problem := self._pool.dead()) is not None:
             raise RuntimeError(problem.detail)
 
 
 class Gateway:
-    """The process that speaks HTTP: the plain service, but for its backend.
+    """The process that speaks HTTP: the plain service with a `RayModelPool`.
 
     Args:
-        settings: Those of the service.
+        settings: The service's.
         models: A handle for each model's deployment, by the model's name.
     """
 
     def __init__(self, settings: Settings, models: Mapping[str, DeploymentHandle[Any]]) -> None:
         from ray import serve
 
-        from .arguments import with_environment
-        from .pool import ClusterMetrics, RayBackend
+        from .arguments import apply_environment
+        from .pool import ClusterMetrics, RayModelPool
 
         _log_with_ray()
         context = serve.get_replica_context()
-        self._settings = settings = with_environment(
-            settings, os.environ
-        )  # its own one, so that no key passes through Ray
-        self._metrics = ClusterMetrics(_replica_name())
+        # The gateway's own environment, so that no key passes through Ray.
+        self._settings = settings = apply_environment(settings, os.environ)
+        self._metrics = ClusterMetrics(_get_replica_name())
         peers = serve.get_deployment_handle(context.deployment, context.app_name)
-        self._backend = RayBackend(settings, models, peers, self._metrics)
+        self._pool = RayModelPool(settings, models, peers, self._metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the service; Ray calls it."""
         from ..http.app import create_app
 
-        app = create_app(self._settings, backend=self._backend, metrics=self._metrics)
+        app = create_app(self._settings, pool=self._pool, metrics=self._metrics)
         app.add_middleware(_OneRequestId)
         return app
 
     async def report(self) -> Report:
-        """Say what it counted, to another gateway that is asked for metrics."""
+        """Report its metrics to another gateway that is asked for all of them."""
         from .pool import Report
 
-        unready = self._backend.unready()
+        unready = self._pool.unready()
         self._metrics.ready.set(unready is None)
         return Report(self._metrics.replica, unready, None, list(self._metrics.registry.collect()))
 
@@ -207,7 +218,7 @@ class _OneRequestId:
         await self._app(scope, receive, send_without)
 
 
-def _replica_name() -> str:
+def _get_replica_name() -> str:
     from ray import serve
 
     context = serve.get_replica_context()

@@ -1,11 +1,11 @@
-"""The backend whose models are Ray Serve deployments, as a gateway sees them: handles to call, and reports of what is there."""
+"""The pool whose models are Ray Serve deployments, as a gateway sees them: handles to call, and reports of their replicas."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,11 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from ...config import ScoreKind
-from ..jobs import Answer, Ask, late
-from ..pool import choose, crowded
+from ...errors import RowError
+from ...pipeline import Outcome
+from ...records import ScoreResult
+from ..jobs import Answer, ImageInput, Pair, ResultT, timeout_error
+from ..pool import choose_model, inflight_problem
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 _TRIES = 3  # replicas that a request may be lost with; more are the request's fault
-_GRACE_S = 1.0  # for a replica's answer at the end of a request's time, which says what is done by then
+_GRACE_S = 1.0  # for a replica's answer at the end of a request's time, with the results that are done by then
 _LOOK_EVERY_S = 1.0
 _LOOK_S = 5.0  # for all replicas of a deployment to report
 _FRESH_S = 15.0  # how long a report counts
@@ -35,12 +38,12 @@ _FRESH_S = 15.0  # how long a report counts
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a replica says of itself.
+    """A replica's report on itself.
 
     Args:
         replica: Its name.
-        unready: Why it wants no requests, or None.
-        facts: What is known of its model.
+        unready: Why it should get no requests, or None.
+        facts: Those of its model.
         families: Its metrics.
     """
 
@@ -50,11 +53,11 @@ class Report:
     families: list[Metric] = field(repr=False)
 
 
-class RayBackend:
+class RayModelPool:
     """Models in other processes: a request that is lost with a replica is sent to another one.
 
     Args:
-        settings: Those of the service.
+        settings: The service's.
         models: A handle for each model's deployment, by the model's name.
         peers: A handle for the gateways, this one included.
         metrics: Those of this gateway; it shows what the others report.
@@ -70,45 +73,39 @@ class RayBackend:
         self._settings, self._metrics = settings, metrics
         self._models, self._peers = models, peers
         self._inflight = 0
-        self._known: dict[str, tuple[float, list[Report]]] = {}  # when it was learned, by deployment
+        self._known: dict[str, tuple[float, list[Report]]] = {}  # with the time they came, by deployment
         self._watching: asyncio.Task[None] | None = None
         metrics.inflight.set_function(lambda: self._inflight)
 
     async def start(self) -> None:
-        """See `Backend`; the models start by themselves."""
+        """See `ModelPool`; the models start by themselves."""
         self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """See `Backend`."""
+        """See `ModelPool`."""
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watching
 
-    async def run(self, model: str | None, asks: Sequence[Ask], kind: ScoreKind) -> Answer:
-        """See `Backend`."""
-        name = choose(self._settings, model)
-        if (refused := self.refusal()) is not None:
-            raise refused
-        timeout_s = self._settings.request_timeout_s
-        self._inflight += len(asks)
-        try:
-            async with asyncio.timeout(timeout_s + _GRACE_S):
-                answer = await self._ask(name, list(asks), kind)
-        except TimeoutError:
-            return Answer(name, [late(ask, timeout_s) for ask in asks], [[] for _ in asks])
-        finally:
-            self._inflight -= len(asks)
-        if isinstance(answer, ProblemError):
-            raise answer
-        return answer
+    async def score(self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind) -> Answer[ScoreResult]:
+        """See `ModelPool`."""
+        return await self._answer(model, ScoreResult.failed, "score", list(pairs), kind)
+
+    async def embed_images(self, model: str | None, images: Sequence[ImageInput]) -> Answer[Outcome]:
+        """See `ModelPool`."""
+        return await self._answer(model, lambda error: error, "embed_images", list(images))
+
+    async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Answer[Outcome]:
+        """See `ModelPool`."""
+        return await self._answer(model, lambda error: error, "embed_texts", list(captions))
 
     def refusal(self) -> ProblemError | None:
-        """See `Backend`: whether this gateway has room."""
-        return crowded(self._inflight) if self._inflight >= self._settings.max_inflight else None
+        """See `ModelPool`: whether this gateway has room."""
+        return inflight_problem(self._inflight) if self._inflight >= self._settings.max_inflight else None
 
     def unready(self) -> ProblemError | None:
-        """See `Backend`: a model none of whose replicas is ready."""
+        """See `ModelPool`: a model none of whose replicas is ready."""
         for name, handle in self._models.items():
             problems = [report.unready for report in self._reports(handle)]
             if all(problems):
@@ -116,28 +113,47 @@ class RayBackend:
         return None
 
     def dead(self) -> ProblemError | None:
-        """See `Backend`: Ray replaces the replicas of models, and a new gateway would find the same ones."""
+        """See `ModelPool`: Ray replaces the replicas of models, and a new gateway would find the same ones."""
         return None
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
-        """See `Backend`."""
+        """See `ModelPool`."""
         found = {name: self._reports(handle) for name, handle in self._models.items()}
         return {name: reports[0].facts if reports else None for name, reports in found.items()}
 
-    async def _ask(self, name: str, asks: list[Ask], kind: ScoreKind) -> Answer | ProblemError:
-        """Ask a replica, and another one if that is lost: to score a pair twice does no harm."""
+    async def _answer(
+        self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
+    ) -> Answer[ResultT]:
+        """Have a replica answer a request; `fail` makes an item's result of the error that it has when time is over."""
+        name = choose_model(self._settings, model)
+        if (refused := self.refusal()) is not None:
+            raise refused
+        timeout_s = self._settings.request_timeout_s
+        self._inflight += len(items)
+        try:
+            async with asyncio.timeout(timeout_s + _GRACE_S):
+                answer: Answer[ResultT] | ProblemError = await self._call(name, method, items, *more)
+        except TimeoutError:
+            return Answer(name, [fail(timeout_error(timeout_s)) for _ in items], [[] for _ in items])
+        finally:
+            self._inflight -= len(items)
+        if isinstance(answer, ProblemError):
+            raise answer
+        return answer
+
+    async def _call(self, name: str, method: str, *arguments: Any) -> Any:
+        """Call a replica, and another one if that is lost: to score a pair twice does no harm."""
         from ray.exceptions import ObjectLostError, RayActorError
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
         end = time.monotonic() + self._settings.request_timeout_s
         for _ in range(_TRIES):
-            response = self._models[name].run.remote(asks, kind, max(end - time.monotonic(), 0.0))
+            response = getattr(self._models[name], method).remote(*arguments, max(end - time.monotonic(), 0.0))
             try:
-                answer: Answer | ProblemError = await response
-                return answer
+                return await response
             except asyncio.CancelledError:
                 with suppress(Exception):  # whatever came of it meanwhile
-                    response.cancel()  # type: ignore[no-untyped-call]
+                    response.cancel()
                 raise
             except BackPressureError as exc:
                 return ProblemError("queue_full", f"{name}: {exc.message}", retry_after_s=1, reason="queue_full")
@@ -154,31 +170,31 @@ class RayBackend:
         return reports if time.monotonic() - learned < _FRESH_S else []
 
     async def _watch(self) -> None:
-        """Keep asking what is there."""
+        """Collect reports, again and again."""
         handles = [*self._models.values(), self._peers]
         while True:
-            await asyncio.gather(*map(self._look, handles))
+            await asyncio.gather(*map(self._update_reports, handles))
             reports = [report for handle in handles for report in self._reports(handle)]
             self._metrics.others = [report for report in reports if report.replica != self._metrics.replica]
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def _look(self, handle: DeploymentHandle[Any]) -> None:
-        if (reports := await _ask_all(handle)) is not None:
+    async def _update_reports(self, handle: DeploymentHandle[Any]) -> None:
+        if (reports := await _collect_reports(handle)) is not None:
             self._known[handle.deployment_name] = time.monotonic(), reports
 
 
-async def _ask_all(handle: DeploymentHandle[Any]) -> list[Report] | None:
+async def _collect_reports(handle: DeploymentHandle[Any]) -> list[Report] | None:
     """Return the reports of a deployment's replicas; None if that cannot be known now."""
     from ray.serve.exceptions import DeploymentUnavailableError
 
     try:
-        said = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
+        answers = await handle.broadcast("report").results_async(timeout_s=_LOOK_S, return_exceptions=True)
     except DeploymentUnavailableError:
         return []  # it has no replica
-    except Exception:  # the next look may fare better
+    except Exception:  # the next time may succeed
         logger.warning("%s does not report", handle.deployment_name, exc_info=True)
         return None
-    return [report for report in said if isinstance(report, Report)]
+    return [report for report in answers if isinstance(report, Report)]
 
 
 class ClusterMetrics(Metrics):
@@ -193,7 +209,7 @@ class ClusterMetrics(Metrics):
         self.replica = replica
         self.others: list[Report] = []
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
         whole: dict[str, Metric] = {}
         for replica, families in (
@@ -209,7 +225,7 @@ class ClusterMetrics(Metrics):
 
 
 class _Collected(Collector):
-    """Metrics that are there already."""
+    """Metrics that have been collected."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

@@ -1,1 +1,1 @@
-"""What the service tells of itself: Prometheus metrics and OpenTelemetry traces."""
+"""The service's telemetry: Prometheus metrics and OpenTelemetry traces."""

@@ -75,7 +75,7 @@ class Metrics:
             self.rejected.labels(reason)  # a rate needs the 0 before the first one
 
     def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
-        """Show a model from now on."""
+        """Show a model from now on, with its queue."""
         self._depth.labels(model).set_function(depth)
         self._capacity.labels(model).set(capacity)
         for stage in ("fetch", "decode", "queue", "encode"):
@@ -87,21 +87,21 @@ class Metrics:
         for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
             self._pairs.labels(model, "failed", code.value)
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
+    def observe_stage(self, model: str, stage: str, seconds: float) -> None:
         """Count the time of a stage."""
         self._stage_seconds.labels(stage, model).observe(max(seconds, 0.0))
 
-    def batch(self, model: str, pairs: int) -> None:
+    def observe_batch(self, model: str, pairs: int) -> None:
         """Count a batch."""
         self._batch.labels(model).observe(pairs)
 
-    def looked_up(self, model: str, kind: Literal["image", "text"], *, found: bool) -> None:
+    def count_lookup(self, model: str, kind: Literal["image", "text"], *, found: bool) -> None:
         """Count a look into the embedding cache."""
         self._lookups.labels(kind, model).inc()
         if found:
             self._hits.labels(kind, model).inc()
 
-    def pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
+    def count_pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
         """Count an answered pair."""
         if result.code is None:
             self._pairs.labels(model, "scored", "").inc()
@@ -110,10 +110,10 @@ class Metrics:
         if cosine is not None:
             self._score.labels(model).observe(cosine)
 
-    def dropped(self, model: str, pairs: int) -> None:
+    def count_dropped(self, model: str, pairs: int) -> None:
         """Count pairs that nobody waited for any more."""
         self._pairs.labels(model, "dropped", "").inc(pairs)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Return everything in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,18 +1,22 @@
 """Requests as OpenTelemetry traces: a span for the request, and below it one for each stage of each pair.
 
-Spans are made when a request is over, from the times that were marked on the way, so that threads know nothing of traces.
-The caller's W3C trace context is taken up; fetched hosts are told none.
+Spans are exported when a request is over, from the times recorded on the way, so that threads know nothing of traces.
+The caller's W3C trace context is continued; hosts that images are fetched from get none.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from threading import Thread
 from typing import TYPE_CHECKING, Any
+
+from ...system import call_within
 
 if TYPE_CHECKING:
     from ..jobs import Call
+
+logger = logging.getLogger("text_image_similarity")
 
 _LAST_S = 2.0  # for the last spans
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
@@ -29,11 +33,11 @@ class Tracing:
         self._tracer: Any = None
         self._provider: Any = None
         if endpoint is not None:
-            self._provider = _provider(endpoint)
+            self._provider = _make_provider(endpoint)
             self._tracer = self._provider.get_tracer("text_image_similarity")
 
     def record(self, call: Call, headers: dict[bytes, bytes], name: str, status: int) -> str | None:
-        """Make the spans of a request that is over.
+        """Export the spans of a request that is over.
 
         Returns:
             Its trace id, for the log: 32 hexadecimal digits; None if neither the caller nor we have one.
@@ -57,34 +61,34 @@ class Tracing:
                 "tis.pairs": call.pairs,
                 "tis.failed": call.failed,
             },
-            start_time=_nanoseconds(call.began),
+            start_time=_to_nanoseconds(call.began),
         )
         if status >= 500:
             span.set_status(StatusCode.ERROR)
         below = set_span_in_context(span)
         for answer in call.answers:
-            for index, marks in enumerate(answer.marks):
-                for mark in marks:
+            for index, spans in enumerate(answer.spans):
+                for stage in spans:
                     facts = {"tis.model": answer.model, "tis.pair": index}
-                    stage = self._tracer.start_span(
-                        mark.stage, below, attributes=facts, start_time=_nanoseconds(mark.began)
-                    )
-                    stage.end(_nanoseconds(mark.ended))
+                    began = _to_nanoseconds(stage.began)
+                    child = self._tracer.start_span(stage.stage, below, attributes=facts, start_time=began)
+                    child.end(_to_nanoseconds(stage.ended))
         span.end()
         return f"{span.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Send what is left, if the collector takes it soon; one that is dead does not keep the service from its end."""
+        """Send the last spans, for a moment at most: a dead collector does not keep the service from ending."""
         if self._provider is not None:
-            sending = Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
-            sending.start()
-            sending.join(_LAST_S)
+            try:
+                call_within(_LAST_S, self._provider.shutdown, name="last-spans")
+            except Exception as exc:
+                logger.warning("the last spans were not sent: %s", exc)
 
 
 _CONTEXT = ("traceparent", "tracestate")
 
 
-def _provider(endpoint: str) -> Any:
+def _make_provider(endpoint: str) -> Any:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -97,5 +101,5 @@ def _provider(endpoint: str) -> Any:
     return provider
 
 
-def _nanoseconds(seconds: float) -> int:
+def _to_nanoseconds(seconds: float) -> int:
     return int(seconds * 1e9)

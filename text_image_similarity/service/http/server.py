@@ -16,58 +16,58 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from ..errors import UsageError
-from .http.app import create_app
-from .inference.local import LocalBackend
-from .settings import Settings
-from .telemetry.metrics import Metrics
+from ...errors import UsageError
+from ..inference.local import LocalModelPool
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+from .app import create_app
 
 logger = logging.getLogger("text_image_similarity")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_CLOSING_S = 0.01  # which the event loop takes to let go of a listening socket
+_CLOSING_S = 0.01  # until the event loop has released a listening socket
 _GRACE_S = 1.0  # for the first request of a connection that was made just before listening ended
 
 
 def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Load the models, listen, and return when SIGTERM or SIGINT came and all that was accepted is answered.
+    """Load the models, listen, and return after SIGTERM or SIGINT, when all accepted requests are answered.
 
-    On a first signal /readyz says no and answers ask for the connection's end; after `drain_delay_s` listening stops. A
-    second signal ends the delay, a third one everything.
+    On the first signal /readyz says no and answers ask clients to close their connections; after `drain_delay_s` listening
+    stops. A second signal ends the delay, a third one ends everything.
 
     Args:
-        settings: Those of the service.
-        host: The address to listen on; 0.0.0.0 is all of this machine's.
+        settings: The service's settings.
+        host: The address to listen on; 0.0.0.0 stands for all of this machine's.
         port: The port; 0 takes a free one, which the log names.
 
     Raises:
         ConfigError, ModelError: A model cannot be loaded.
         UsageError: The address cannot be listened on.
     """
-    listener = _listener(host, port)
+    listener = _bind(host, port)
     with listener:
-        for library in ("uvicorn.error", "python_multipart"):  # a line for each scanner that knocks is too much
+        for library in ("uvicorn.error", "python_multipart"):  # they log a line for each malformed request
             logging.getLogger(library).setLevel(logging.ERROR)
         signal.signal(signal.SIGTERM, _stop_loading)
         metrics = Metrics()
-        backend = LocalBackend(settings, metrics)
-        backend.load()
-        app = create_app(settings, backend=backend, metrics=metrics)
+        pool = LocalModelPool(settings, metrics)
+        pool.load()
+        app = create_app(settings, pool=pool, metrics=metrics)
         config = uvicorn.Config(
             app,
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=75,  # longer than load balancers keep a connection that they may use again
+            timeout_keep_alive=75,  # longer than load balancers keep an idle connection
             timeout_graceful_shutdown=max(1, round(2 * settings.request_timeout_s)),
         )
         _Server(config, app, settings.drain_delay_s).run(sockets=[listener])
-        gc.unfreeze()  # what is left is let go of in order; libraries complain at the end otherwise
+        gc.unfreeze()  # libraries complain at exit otherwise
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn's server, which goes on for a while after the signal to end."""
+    """Uvicorn's server, which keeps listening for a while after the signal to end."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_delay_s: float) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
         elif self._app.state.draining:
             self.should_exit = True
         else:
-            logger.info("about to end: %.0f s for load balancers to go elsewhere, then what is accepted", self._delay)
+            logger.info("draining: waiting %.0f s for load balancers, then finishing accepted requests", self._delay)
             self._app.state.draining = True
             asyncio.get_running_loop().call_later(self._delay, self._stop_listening)
 
@@ -108,13 +108,13 @@ class _Server(uvicorn.Server):
             logger.info("serving on http://%s:%d", *listener.getsockname()[:2])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening, hear out who was connected by then, and finish."""
+        """Stop listening, answer the clients that are connected by then, and finish."""
         queues = [listener.dup() for listener in sockets or []]
         for server in self.servers:
             server.close()
         await asyncio.sleep(_CLOSING_S)
         for queue in queues:
-            await self._take_last(queue)
+            await self._accept_pending(queue)
         end = time.monotonic() + _GRACE_S
         while time.monotonic() < end and not self.force_exit and any(c.cycle is None for c in self._connections()):
             await asyncio.sleep(0.01)
@@ -123,17 +123,17 @@ class _Server(uvicorn.Server):
     def _connections(self) -> list[Any]:
         return list(self.server_state.connections)
 
-    async def _take_last(self, queue: socket.socket) -> None:
-        """Take on the connections that the system made and that nobody took, for closing would break them."""
+    async def _accept_pending(self, queue: socket.socket) -> None:
+        """Accept the connections that the system has completed already: closing the socket would reset them."""
         last = []
         with queue, suppress(BlockingIOError):
             while True:
                 last.append(queue.accept()[0])
         for connection in last:
             connection.setblocking(False)
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+            await asyncio.get_running_loop().connect_accepted_socket(self._make_protocol, connection)
 
-    def _protocol(self) -> asyncio.Protocol:
+    def _make_protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
@@ -141,9 +141,9 @@ class _Server(uvicorn.Server):
 
 
 def _calm_collector() -> None:
-    """Let Python's collector come seldom, and leave what is here for good alone.
+    """Let Python's garbage collector run rarely, and skip the objects that stay for good.
 
-    It stops all threads while it looks. What libraries and models bring took it 50 to 100 ms, about every second under load.
+    It stops all threads while it runs: with libraries and models loaded 50 to 100 ms, about every second under load.
     """
     gc.collect()
     gc.freeze()
@@ -151,12 +151,12 @@ def _calm_collector() -> None:
 
 
 def _stop_loading(number: int, frame: FrameType | None) -> None:
-    """End while models are loaded; raised so that no library's `except Exception` keeps it."""
+    """Exit while models are loading; not an Exception, so that no library catches it."""
     raise SystemExit(128 + number)
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """Take the address before models are loaded, so that a wrong one is told at once."""
+def _bind(host: str, port: int) -> socket.socket:
+    """Bind the address before models are loaded, so that a wrong one is reported at once."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
