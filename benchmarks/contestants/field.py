@@ -27,7 +27,7 @@ def _loop(name: str, setting: str, **options: Any) -> Contestant:
 
 FIELD = (
     _ours(OURS, "default"),
-    _ours("ours-torch", "engine=torch", backend="torch"),
+    _ours("ours-torch", "backend=torch", backend="torch"),
     _ours("ours-fast", "preprocess=fast", preprocess="fast"),
     _ours("ours-int8", "precision=int8", precision="int8"),
     _ours("ours-int8-fast", "precision=int8, preprocess=fast", precision="int8", preprocess="fast"),
