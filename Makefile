@@ -1,4 +1,4 @@
-# make setup | score | test | check | coverage | wheel | diagram | mini | baseline | benchmark | endurance | recipes | tools
+# make setup | score | test | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance | recipes | tools
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
 
 PYTHON ?= python3
@@ -12,7 +12,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: setup score test check coverage lock wheel diagram mini baseline benchmark endurance recipes tools clean
+.PHONY: setup score test check coverage lock wheel docs diagram mini baseline benchmark endurance recipes tools clean
 .DELETE_ON_ERROR:
 
 setup: .venv/installed
@@ -47,6 +47,9 @@ lock: .poetry/installed
 
 wheel: setup
 	$(POETRY) build --format wheel
+
+docs: setup
+	$(RUN) -m scripts.document_options
 
 diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg

@@ -74,9 +74,9 @@ def test_an_error_is_text_whatever_the_path_holds() -> None:
 def test_portable_settings_mean_the_same_elsewhere(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
-    config = portable(Config(model="own", cache_dir="c", embedding_cache="e.sqlite", base_dir="pictures"))
+    config = portable(Config(model="own", model_cache="c", embedding_cache="e.sqlite", base_dir="pictures"))
     assert (config.model, config.base_dir) == (str(tmp_path / "own"), tmp_path / "pictures")
-    assert (config.cache_dir, config.embedding_cache) == (tmp_path / "c", tmp_path / "e.sqlite")
+    assert (config.model_cache, config.embedding_cache) == (tmp_path / "c", tmp_path / "e.sqlite")
     assert portable(Config()).base_dir == tmp_path
     assert portable(Config()).model == Config().model
     (tmp_path / "mini").mkdir()

@@ -9,12 +9,15 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import cli
+from text_image_similarity import Config, Limits, TrainConfig, cli
+from text_image_similarity.cli import options
+from text_image_similarity.cli.parser import field_texts
 from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.workspace import Workspace
 
@@ -97,6 +100,73 @@ def test_mistakes_are_named(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("total_s=60", 60.0),
+        ("per_host=2", 2),
+        ("max_pixels=1_000_000", 1_000_000),
+        ("max_bytes=50MiB", 50 << 20),
+        ("decode_memory=2GiB", 2 << 30),
+        ("allow_local_files=false", False),
+        ("respect_opt_out=true", True),
+    ],
+)
+def test_a_limit_is_read_as_its_field_is_typed(text: str, value: object) -> None:
+    name, read = options.limit(text)
+    assert (name, read, type(read)) == (text.partition("=")[0], value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("total=5", "'total' is not one of the limits connect_s, total_s, max_bytes"),
+        ("total_s", "total_s must be a number of seconds, not ''"),
+        ("total_s=soon", "total_s must be a number of seconds, not 'soon'"),
+        ("total_s=nan", "total_s=nan must be a number of seconds from 0.001 to 86400"),
+        ("max_bytes=5.5MiB", "max_bytes must be a whole number, such as 500, 50_000 or 20MiB, not '5.5MiB'"),
+        ("per_host=0", "per_host=0 must be a whole number of at least 1"),
+        ("allow_private_addresses=yes", "allow_private_addresses must be true or false, not 'yes'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "words", [["score", "in.csv", "out.csv"], ["evaluate", "in.csv"], ["train", "in.csv", "out"], ["serve"]]
+)
+def test_a_wrong_limit_is_named(words: list[str], text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*words, "--limit", text) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_limits_hold_and_the_last_of_a_name_counts(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--limit", "max_bytes=1MiB", "--limit", "max_side=1", "--limit", "max_bytes=10"]
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini", *limits) == 0
+    assert "failed: too_many_bytes  1" in capsys.readouterr().out
+    assert command("evaluate", table, "--model", "mini", "--limit", "max_side=1") == 1
+    assert "1 too_many_pixels" in capsys.readouterr().err
+
+
+def test_a_service_is_not_told_to_read_local_files(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("serve", "--limit", "allow_local_files=true") == 2
+    assert "which never reads local files" in capsys.readouterr().err
+
+
+def test_paths_may_start_from_another_folder(table: Path) -> None:
+    (table.parent / "deep").mkdir()
+    moved = table.rename(table.parent / "deep" / "in.csv")
+    out = table.with_name("out.csv")
+    for folder, scored in ((moved.parent, False), (table.parent, True)):
+        assert command("score", moved, out, "--model", "mini", "--quiet", "--base-dir", folder, "--restart") == 0
+        with out.open(newline="") as file:
+            assert bool(next(csv.DictReader(file))["similarity"]) is scored
+
+
+def test_every_setting_has_a_text_and_options_do_without() -> None:
+    for kind in (Config, Limits, TrainConfig):
+        assert [field.name for field in fields(kind)] == [name for name, text in field_texts(kind).items() if text]
+    done = subprocess.run([sys.executable, "-OO", "-m", "text_image_similarity", "score", "-h"], capture_output=True)
+    assert (done.returncode, b"--batch-size N" in done.stdout) == (0, True)
+
+
 def test_files_that_are_not_there(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("score", table.with_name("none.csv"), table.with_name("out.csv"), "--model", "mini") == 2
     assert command("score", table, table.parent / "none" / "out.csv", "--model", "mini") == 2
@@ -147,7 +217,7 @@ def test_the_module_runs_as_a_command() -> None:
         [sys.executable, "-m", "text_image_similarity", "score", "--help"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert "--allow-private-addresses" in done.stdout
+    assert "--limit NAME=VALUE" in done.stdout
 
 
 def test_a_stopped_run_goes_on_and_says_what_changed(
@@ -165,7 +235,7 @@ def test_a_stopped_run_goes_on_and_says_what_changed(
     assert command(*arguments, "--score", "unit") == 2
     assert 'score was "cosine" and is "unit"' in capsys.readouterr().err
     assert command(*arguments, "--work-dir", table.parent) == 0
-    assert command(*arguments, "--score", "unit", "--overwrite") == 0
+    assert command(*arguments, "--score", "unit", "--restart") == 0
     assert len(out.read_text().splitlines()) == 10
     assert not out.with_name("out.csv.parts").exists()
     assert command(*arguments, "--score", "unit", "--retry-failed") == 0
@@ -227,7 +297,7 @@ def test_sigterm_before_the_first_row_ends_at_once(
     table: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        "text_image_similarity.encoders.onnx_backend._open", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        "text_image_similarity.encoders.onnx_load._open", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
     )
     assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 143
     assert "ending before the first row" in caplog.text

@@ -225,7 +225,11 @@ def test_a_run_stops_and_goes_on_here_or_there(folder: Path, service: FakeServic
     asked = iter([False, True])
     with pytest.raises(StoppedError):
         score_csv(
-            folder / "in.csv", folder / "out.csv", CONFIG, encoder=ENCODER, transport=PICTURES, stop=lambda: next(asked)
+            folder / "in.csv",
+            folder / "out.csv",
+            CONFIG,
+            engine=LocalEngine(encoder=ENCODER, transport=PICTURES),
+            stop=lambda: next(asked),
         )
     service.asked.clear()
     through(service, folder)
@@ -543,8 +547,10 @@ def test_replicas_may_have_other_devices(folder: Path, service: FakeService) -> 
 
 def test_settings_of_the_service_are_not_the_clients() -> None:
     config = Config(timeout_s=5, device="cpu", batch_size=8, limits=Limits(max_side=9, total_s=60, max_bytes=1))
-    assert settings_of_the_service(config) == ["device", "batch_size", "timeout_s", "total_s", "max_side"]
-    with pytest.raises(ConfigError, match="device, batch_size, timeout_s, total_s, max_side would decide nothing here"):
+    assert settings_of_the_service(config) == ["device", "batch_size", "timeout_s", "limits.total_s", "limits.max_side"]
+    with pytest.raises(
+        ConfigError, match=r"device, batch_size, timeout_s, limits.total_s, limits.max_side would have no effect here"
+    ):
         engine(FakeService()).start(config)
     ours = Config(model="x", score="unit", chunk_size=3, base_dir="/", limits=Limits(allow_local_files=False))
     assert settings_of_the_service(ours) == []
@@ -572,7 +578,7 @@ def test_certificates_are_held_against_the_authorities_of_the_environment(
             used.start(CONFIG)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority"))
         with ServiceEngine(url) as used:
-            assert used.start(CONFIG)["model"] == "colour"
+            assert used.start(CONFIG).model == "colour"
 
 
 def test_closing_breaks_what_is_under_way(folder: Path, service: FakeService) -> None:
@@ -621,15 +627,15 @@ def test_the_command_writes_what_a_run_here_writes(
     with running(service) as url:
         assert command("score", source, target, "--service-url", url) == 2
         assert "wants an API key" in capsys.readouterr().err
-        assert command("score", source, target, "--service-url", url, "--api-key-file", source.parent / "key") == 0
+        assert command("score", source, target, "--service-url", url, "--service-key-file", source.parent / "key") == 0
         assert same(source.parent)
         assert "colour" in capsys.readouterr().out
         monkeypatch.setenv("TEXT_IMAGE_SIMILARITY_API_KEY", "s3cret\n")
-        assert command("score", source, target, "--service-url", url, "--overwrite", "--quiet") == 0
+        assert command("score", source, target, "--service-url", url, "--restart", "--quiet") == 0
         assert command("score", source, target, "--service-url", url, "--model", "mini") == 1
         assert "it serves colour" in capsys.readouterr().err
     assert same(source.parent)
-    assert command("score", source, target, "--service-url", url, "--overwrite") == 1
+    assert command("score", source, target, "--service-url", url, "--restart") == 1
     assert "cannot be reached" in capsys.readouterr().err
 
 
@@ -648,14 +654,14 @@ def test_the_client_needs_no_torch(small: Sequence[Path], service: FakeService) 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--timeout", "5"], "--timeout would decide nothing with --service-url"),
-        (["--total-timeout", "5", "--backend", "torch"], "--backend, --total-timeout would"),
-        (["--allow-private-addresses"], "--allow-private-addresses would"),
+        (["--timeout", "5"], "--timeout would have no effect with --service-url"),
+        (["--limit", "total_s=5", "--backend", "torch"], "--backend, --limit total_s would"),
+        (["--limit", "allow_private_addresses=true"], "--limit allow_private_addresses would"),
         (["--engine", "ray"], "--engine would"),
         (["--engine-conf", "a=b"], "--engine-conf would"),
         (["--service-connections", "0"], "connections=0 must be"),
-        (["--api-key-file", "none"], "none cannot be read: No such file"),
-        (["--api-key-file", "in.csv"], "in.csv holds 162 words"),
+        (["--service-key-file", "none"], "none cannot be read: No such file"),
+        (["--service-key-file", "in.csv"], "in.csv holds 162 words"),
         (["--compare", "out.csv"], "out.csv is a file of the run itself"),
         (["--compare", "none/c.csv"], "none/c.csv cannot be written"),
         (["--compare", "c.html", "--report", "c.html"], "c.html is a file of the run itself"),
@@ -674,9 +680,9 @@ def test_wrong_options_are_answered_before_anything_is_asked(
 
 
 def test_options_of_the_service_need_one(small: Sequence[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    for option in ("--compare", "--api-key-file"):
+    for option in ("--compare", "--service-key-file"):
         assert command("score", *small, option, small[0].parent / "x") == 2
-        assert f"{option} goes with --service-url" in capsys.readouterr().err
+        assert f"{option} needs --service-url" in capsys.readouterr().err
 
 
 def test_single_requests_are_compared_with_batches(

@@ -109,7 +109,7 @@ def test_what_is_not_there_is_told(bucket: object, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"s3://nobucket/out.csv cannot be written"):
         score_csv("s3://pairs/in.csv", "s3://nobucket/out.csv", Config(model="/no/such/model"))
     assert [name for name in bucket.ls("pairs") if "writable" in name] == []
-    with pytest.raises(UsageError, match=r"nosuch://x/in.csv is no place that fsspec knows"):
+    with pytest.raises(UsageError, match=r"nosuch://x/in.csv is not a URL that fsspec supports"):
         score_csv("nosuch://x/in.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
 
 

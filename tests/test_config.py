@@ -32,6 +32,11 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"model": ""}, "fast, accurate, mini"),
         ({"model": None}, "fast, accurate, mini"),
         ({"limits": None}, r"limits must be a Limits\(connect_s"),
+        ({"model": ""}, "model='' is not valid; give a hub id, a folder, or one of fast, accurate, mini"),
+        ({"model_cache": 3}, "model_cache must be a path, not 3"),
+        ({"embedding_cache": ""}, "embedding_cache must be a path, not ''"),
+        ({"base_dir": 3}, "base_dir must be a path, not 3"),
+        ({"isolate_decoder": 1}, "isolate_decoder must be True or False, not 1"),
     ],
 )
 def test_wrong_settings(given: dict[str, object], message: str) -> None:
@@ -46,6 +51,20 @@ def test_limits_are_whole_numbers(name: str) -> None:
     for value in (-1, 0.5, "1"):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "name", [field.name for field in dataclasses.fields(Limits) if isinstance(field.default, bool)]
+)
+def test_a_text_is_not_taken_for_true(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be True or False, not 'false'"):
+        Limits(**{name: "false"})
+
+
+def test_a_proxys_password_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="proxy must look like http://host:port") as caught:
+        Config(proxy="http://me:secret@proxy.test:3128")
+    assert "secret" not in str(caught.value)
 
 
 def test_config_is_frozen_and_takes_paths() -> None:

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import datasets
+import fsspec
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import make_png
-from text_image_similarity import Config, ErrorCode, RowError, TableError, UsageError
+from tests.tables import FORMS, write_form
+from text_image_similarity import Config, ErrorCode, Limits, RowError, TableError, UsageError
 from text_image_similarity.dataset import (
     CaptionedImage,
     ImageLoader,
@@ -23,9 +25,9 @@ from text_image_similarity.dataset import (
     load_image,
     own_splits,
     read_dataset,
-    reference,
     split_dataset,
 )
+from text_image_similarity.dataset.read import resolve_reference
 
 RED, GREEN, BLUE = (make_png(colour) for colour in ("red", "green", "blue"))
 
@@ -99,6 +101,45 @@ def test_a_table_of_references(tmp_path: Path) -> None:
     assert caught.value.code == ErrorCode.FILE_NOT_FOUND
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(RED)
+    (tmp_path / "green.png").write_bytes(GREEN)
+    rows = [
+        {"url": str(tmp_path / "green.png"), "caption": "grün"},
+        {"url": str(tmp_path / "red.png"), "caption": "red,\nand more"},
+        {"url": str(tmp_path / "green.png"), "caption": " "},
+        {"url": str(tmp_path / "green.png"), "caption": "a green square"},
+    ]
+    source = write_form(form, tmp_path, rows)
+    assert [(image.captions, image.source) for image in read_dataset(source)] == [
+        (("grün", "a green square"), str(tmp_path / "green.png")),
+        (("red,\nand more",), str(tmp_path / "red.png")),
+    ]
+    assert own_splits(source) == ()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_relative_references_start_from_the_folder_of_their_table(form: str, tmp_path: Path) -> None:
+    source = write_form(form, tmp_path, [{"url": "a.png", "caption": "one"}, {"url": "b.png", "caption": "two"}])
+    start = {"memory URL": "", "folder": f"{tmp_path}/parts/"}.get(form, f"{tmp_path}/")
+    assert [image.source for image in read_dataset(source)] == [f"{start}a.png", f"{start}b.png"]
+    assert [image.source for image in read_dataset(source, base_dir="/base")] == ["/base/a.png", "/base/b.png"]
+
+
+def test_json_lines_may_hold_lists_and_miss_members(tmp_path: Path) -> None:
+    lines = '{"url": "a.png", "captions": ["one", "two"]}\n{"url": "b.png"}\n{"url": "c.png", "captions": ["three"]}\n'
+    (tmp_path / "in.jsonl").write_text(lines)
+    assert [image.captions for image in read_dataset(tmp_path / "in.jsonl")] == [("one", "two"), ("three",)]
+
+
+def test_a_row_is_named_by_its_own_file(tmp_path: Path) -> None:
+    for name, url in (("a", "x.png"), ("b", "")):
+        (tmp_path / f"{name}.csv").write_text(f"url,caption\nx.png,one\n{url},two\n")
+    with pytest.raises(TableError, match=rf"row 2 of {tmp_path}/b.csv has neither bytes nor a reference in 'url'"):
+        read_dataset(tmp_path / "*.csv")
+
+
 def test_other_columns_and_another_base_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "red.png").write_bytes(RED)
@@ -112,11 +153,11 @@ def test_other_columns_and_another_base_folder(tmp_path: Path) -> None:
 
 
 def test_references() -> None:
-    assert reference(" http://h/a.png ", "/base") == "http://h/a.png"
-    assert reference("data:image/png;base64,AA==", "/base") == "data:image/png;base64,AA=="
-    assert reference("a.png", "/base") == "/base/a.png"
-    assert reference("/a.png", "/base") == "/a.png"
-    assert reference("a.png", None) == "a.png"
+    assert resolve_reference(" http://h/a.png ", "/base") == "http://h/a.png"
+    assert resolve_reference("data:image/png;base64,AA==", "/base") == "data:image/png;base64,AA=="
+    assert resolve_reference("a.png", "/base") == "/base/a.png"
+    assert resolve_reference("/a.png", "/base") == "/a.png"
+    assert resolve_reference("a.png", None) == "a.png"
 
 
 def test_pictures_come_over_one_transport() -> None:
@@ -125,6 +166,22 @@ def test_pictures_come_over_one_transport() -> None:
     with ImageLoader(Config(), transport=transport) as pictures:
         assert pictures.load(image).getpixel((0, 0)) == (0, 128, 0)
         assert pictures.load(CaptionedImage("near", ("near",), RED)).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_pictures_are_decoded_apart_where_that_is_asked_for() -> None:
+    image = CaptionedImage("near", ("near",), RED)
+    assert load_image(image, Config(isolate_decoder=True)).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(RowError, match="decoder_crash"):
+        load_image(image, Config(isolate_decoder=True, limits=Limits(decode_memory=1)))
+
+
+def test_local_files_are_compared_within_the_limits(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(RED)
+    (tmp_path / "in.csv").write_text("url,caption\na.png,red\nb.png,red\n")
+    assert len(read_dataset(tmp_path / "in.csv")) == 1
+    for limits in (Limits(allow_local_files=False), Limits(max_bytes=len(RED) - 1)):
+        assert len(read_dataset(tmp_path / "in.csv", limits=limits)) == 2  # nothing is read, so nothing is known
 
 
 @pytest.mark.parametrize(
@@ -144,10 +201,31 @@ def test_a_folder_of_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert [image.source for image in read_dataset(tmp_path)] == [RED, GREEN, BLUE]
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl.gz"])
+def test_splits_of_other_formats(ending: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        row = {"url": f"/{split}.png", "caption": split}
+        Path(write_form("tsv" if ending == "tsv" else ending, tmp_path, [row])).rename(tmp_path / f"{split}.{ending}")
+    (tmp_path / "README.md").write_text("A data set.")
+    assert own_splits(tmp_path) == ("train", "validation")
+    assert [image.source for image in read_dataset(tmp_path, split="validation")] == ["/val.png"]
+
+
+def test_splits_in_a_folder_at_a_url(tmp_path: Path) -> None:
+    for split, data in (("train", RED), ("test", GREEN)):
+        path = write(tmp_path / f"{split}.parquet", row(data, f"{split}.jpg", "a square"))
+        fsspec.filesystem("memory").pipe_file(f"memory://{tmp_path.name}/data/{split}.parquet", path.read_bytes())
+    source = f"memory://{tmp_path.name}"
+    assert own_splits(source) == ("train", "test")
+    assert [image.source for image in read_dataset(source, split="test")] == [GREEN]
+
+
 def test_pieces_of_a_split_are_one_table(tmp_path: Path) -> None:
     for i, data in enumerate((RED, GREEN)):
-        write(tmp_path / f"train-0000{i}-of-00002.parquet", row(data, f"{i}.jpg", "a square"))
-    assert [image.name for image in read_dataset(tmp_path, split="train")] == ["0.jpg", "1.jpg"]
+        # A piece without any path has a column of another type.
+        write(tmp_path / f"train-0000{i}-of-00002.parquet", row(data, "0.jpg" if i == 0 else None, "a square"))
+    second = f"row 1 of {tmp_path / 'train-00001-of-00002.parquet'}"
+    assert [image.name for image in read_dataset(tmp_path, split="train")] == ["0.jpg", second]
     write(tmp_path / "train-00001-of-00002.parquet", {"other": 1})
     with pytest.raises(TableError, match="has other columns than"):
         read_dataset(tmp_path, split="train")
@@ -231,25 +309,25 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "header.csv").write_text("url,caption\n")
     (tmp_path / "ragged.csv").write_text("url,caption\na.png,b,c\n")
-    (tmp_path / "twice.csv").write_text("url,url\na.png,b\n")
+    (tmp_path / "twice.csv").write_text("url,url,caption\na.png,b,c\n")
     (tmp_path / "latin.csv").write_bytes("url,caption\na.png,café\n".encode("latin-1"))
     (tmp_path / "none").mkdir()
     cases: list[tuple[str, type[Exception], str, dict[str, str]]] = [
-        ("missing.csv", UsageError, "does not exist; give a CSV or Parquet file", {}),
-        ("notes.txt", UsageError, "is neither a .csv nor a .parquet file", {}),
-        ("none", UsageError, "holds no train.parquet, validation.parquet or test.parquet", {}),
-        ("bad.parquet", TableError, "is no readable Parquet file", {}),
-        ("good.parquet", UsageError, "has no split 'train': a single file has no splits", {"split": "train"}),
+        ("missing.csv", UsageError, "missing.csv does not exist", {}),
+        ("notes.txt", UsageError, "cannot tell the format of .*notes.txt", {}),
+        ("none", UsageError, "none holds no table", {}),
+        ("bad.parquet", TableError, "cannot be read as Parquet", {}),
+        ("good.parquet", UsageError, "has no split 'train': a single table has no splits", {"split": "train"}),
         ("good.parquet", UsageError, "column 'text' is missing in .* it has the columns: image, caption_0", {"col_text": "text"}),
         ("bare.parquet", UsageError, "column 'caption' is missing", {}),
-        ("hollow.parquet", TableError, "row 1 of .* holds neither bytes nor a reference in 'image'", {}),
+        ("hollow.parquet", TableError, "row 1 of .*hollow.parquet has neither bytes nor a reference in 'image'", {}),
         ("mute.parquet", TableError, "holds no picture with a caption", {}),
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
         ("header.csv", TableError, "holds no picture with a caption", {}),
         ("header.csv", UsageError, "column 'link' is missing", {"col_url": "link"}),
         ("ragged.csv", TableError, "row 1 of .* has 3 fields, the header has 2", {}),
-        ("twice.csv", UsageError, "column 'url' is there more than once", {}),
-        ("latin.csv", TableError, "is not UTF-8", {}),
+        ("twice.csv", UsageError, "twice.csv has two columns named 'url'", {}),
+        ("latin.csv", TableError, "column 'caption' in row 1 of .*latin.csv is not UTF-8", {}),
     ]  # fmt: skip
     for name, kind, message, options in cases:
         with pytest.raises(kind, match=message):

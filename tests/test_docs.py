@@ -7,15 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from scripts import document_options
 from tests.pages import fenced as blocks
 from tests.services import process
-from text_image_similarity import Config, ErrorCode, score_csv
+from text_image_similarity import Config, ErrorCode, Limits, score_csv
+from text_image_similarity.cli.options import limit
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -94,16 +97,18 @@ def test_the_readme_names_make_targets_that_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-@pytest.mark.parametrize("command", ["score", "evaluate", "train", "serve"])
-def test_every_option_is_documented(command: str) -> None:
-    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
-    (section,) = re.findall(rf"^## {command}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
-    shown = subprocess.run(
-        [sys.executable, "-m", "text_image_similarity", command, "--help"], capture_output=True, text=True, check=True
-    )
-    options = set(re.findall(r"--[a-z][a-z-]+", shown.stdout)) - {"--help"}
-    assert len(options) >= 10
-    assert set(re.findall(r"`(--[a-z][a-z-]+)", section)) == options
+def test_the_tables_of_options_are_those_of_the_commands() -> None:
+    page = document_options.PAGE.read_text(encoding="utf-8")
+    assert page == document_options.documented(page), "run make docs"
+    assert page.count("| `--limit NAME=VALUE` |") == 4
+    with pytest.raises(ValueError, match="a mark for each of limits, score, evaluate, train, serve"):
+        document_options.documented(page.replace("<!-- serve:", "<!-- served:"))
+
+
+def test_every_limit_is_documented_as_it_is_read() -> None:
+    page = document_options.PAGE.read_text(encoding="utf-8").split("\n## Limits\n")[1]
+    shown = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page, re.MULTILINE)
+    assert dict(limit(f"{name}={value}") for name, value in shown) == asdict(Limits())
 
 
 def test_every_command_is_documented() -> None:
@@ -172,6 +177,14 @@ def test_every_error_code_is_documented() -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_links_name_headings_that_exist(path: Path) -> None:
+    for target, heading in re.findall(r"\]\(([\w./-]*\.md|)#([^)]+)\)", path.read_text(encoding="utf-8")):
+        page = (path.parent / target if target else path).read_text(encoding="utf-8")
+        titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+        assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, heading
 
 
 def test_the_quickstart_notebook_runs() -> None:

@@ -114,12 +114,12 @@ def test_a_second_sigterm_ends_at_once(server: Server, tmp_path: Path) -> None:
     server.routes["/x"] = server.hang
     (tmp_path / "in.csv").write_text(f"url,caption\n{server.url('/x')},red\n")
     command = [sys.executable, "-m", "text_image_similarity", "score", "in.csv", "out.csv", "--model", "mini"]
-    options = ["--allow-private-addresses", "--timeout", "600", "--total-timeout", "600"]
+    options = ["--limit", "allow_private_addresses=true", "--limit", "total_s=600", "--timeout", "600"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as run:
         server.wait_for("/x", 1, 120)
         run.send_signal(signal.SIGTERM)
-        assert any(b"SIGTERM: ending after the part in work" in line for line in run.stderr)
+        assert any(b"SIGTERM: ending after the current part" in line for line in run.stderr)
         assert run.poll() is None
         run.send_signal(signal.SIGTERM)
         assert run.wait(5) == 143

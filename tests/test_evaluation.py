@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import make_png
-from text_image_similarity import Config, TableError, UsageError, cli, load_encoder
+from tests.server import Server, response
+from tests.tables import FORMS, write_form
+from text_image_similarity import Config, Limits, TableError, UsageError, cli, load_encoder
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.evaluation import (
@@ -81,7 +83,7 @@ def test_an_evaluation_worked_by_hand(photos: Path) -> None:
     seen: list[tuple[int, int, int]] = []
     found = evaluate(photos, Config(), encoder=COLOUR, progress=lambda *at: seen.append(at))
     assert (found.images, found.captions, found.failures) == (3, 6, {})
-    assert (found.source, found.split, found.model, found.device) == (str(photos), None, "colour", "cpu")
+    assert (found.source, found.split, found.info.model, found.info.device) == (str(photos), None, "colour", "cpu")
     # Cosines with red, blue, yellow (r2 = 0.7071): red 1 0 r2 (twice), blue 0 1 0, magenta r2 r2 0 (a tie of its own
     # with red: rank 2), yellow r2 0 1, green 0 0 r2.
     there, back = found.retrieval.text_to_image, found.retrieval.image_to_text
@@ -133,6 +135,52 @@ def test_pictures_that_cannot_be_read_are_left_out_with_their_captions(tmp_path:
     assert found.retrieval.text_to_image.recall[1] == 1.0  # the owners are still the right ones
     assert seen[-1] == (4, 2, 4)
     assert "left out: truncated     1" in found.table()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
+    for name in ("red", "blue", "green"):
+        (tmp_path / f"{name}.png").write_bytes(make_png(name))
+    rows = [
+        {"url": str(tmp_path / f"{name}.png"), "caption": caption, "rating": rating}
+        for name, caption, rating in (("red", "red", "4"), ("blue", "magenta", "3"), ("green", "red", "1"))
+    ]
+    source = write_form(form, tmp_path, rows)
+    assert evaluate(source, Config(), encoder=COLOUR).images == 3
+    rated = evaluate_ratings(source, Config(), encoder=COLOUR)
+    assert (rated.rows, rated.agreement.pairs, rated.agreement.kendall_tau_b) == (3, 3, 1.0)
+    write_form(form, tmp_path, [{**row, "url": Path(row["url"]).name} for row in rows])
+    assert evaluate(source, Config(base_dir=tmp_path), encoder=COLOUR).images == 3
+    assert evaluate_ratings(source, Config(base_dir=tmp_path), encoder=COLOUR).agreement.pairs == 3
+
+
+@pytest.mark.parametrize("kind", ["captions", "ratings"])
+def test_pictures_are_fetched_as_the_config_says(kind: str, tmp_path: Path) -> None:
+    def measure(**settings: object) -> dict[str, int]:
+        config = Config(**settings)
+        found = (evaluate if kind == "captions" else evaluate_ratings)(tmp_path / "in.csv", config, encoder=COLOUR)
+        return found.failures
+
+    with Server() as server:
+        server.routes |= {f"/{name}.png": response(make_png(name)) for name in ("red", "blue")}
+        server.routes["/busy.png"] = response(status="503 Busy")
+        urls = [server.url(f"/{name}.png") for name in ("red", "blue", "busy")]
+        rows = [{"url": url, "caption": "red", "rating": "1"} for url in (*urls, str(tmp_path / "red.png"))]
+        write_form("csv", tmp_path, rows)
+        (tmp_path / "red.png").write_bytes(make_png("red", (8, 8)))
+        assert evaluate_ratings(tmp_path / "in.csv", Config(), encoder=COLOUR).failures == {"blocked_address": 3}
+        near = {"allow_private_addresses": True}
+        assert measure(limits=Limits(**near), retries=0) == {"http_5xx": 1}
+        assert server.hits["/busy.png"] == 1
+        assert measure(limits=Limits(**near), retries=1) == {"http_5xx": 1}
+        assert server.hits["/busy.png"] == 3
+        limits = Limits(**near, allow_local_files=False, max_bytes=len(make_png("red")) - 1)
+        assert measure(limits=Limits(**near, allow_local_files=False), retries=0) == {
+            "http_5xx": 1,
+            "unsupported_scheme": 1,
+        }
+        with pytest.raises(TableError, match="1 http_5xx, 2 too_many_bytes, 1 unsupported_scheme"):
+            measure(limits=limits, retries=0)
 
 
 class Picky(ColourEncoder):
@@ -193,7 +241,7 @@ def test_a_table_starts_from_its_own_folder_or_the_one_given(tmp_path: Path) -> 
 
 def test_the_default_is_the_model_that_the_config_names(photos: Path) -> None:
     found = evaluate(photos, Config(model="mini"))
-    assert found.model == "mini"
+    assert found.info.model == "mini"
     encoder = load_encoder(Config(model="mini"))
     image = encoder.encode_image([np.array(Image.new("RGB", (16, 16), name)) for name in PHOTOS])
     text = encoder.encode_text([text for texts in PHOTOS.values() for text in texts])
@@ -242,8 +290,8 @@ def test_ratings_in_parquet(rated: Path) -> None:
 
 def test_wrong_ratings_are_named(rated: Path) -> None:
     for change, kind, message in (
-        ("three", TableError, "row 1 of .* has 'three' in 'rating', which is no rating"),
-        ("inf", TableError, "which is no rating"),
+        ("three", TableError, "row 1 of .* has 'three' in 'rating', which is not a rating"),
+        ("inf", TableError, "which is not a rating"),
         ("", TableError, "no row of .* has both a rating and a score: 1 no_rating"),
     ):
         rated.write_text(f"url,caption,rating\nred.png,red,{change}\n")
@@ -266,7 +314,7 @@ def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for model in ("mini", "openai/clip-vit-base-patch32"):
         with pytest.raises(UsageError, match="has no folder of yours"):
             calibration_folder(Config(model=model))
-    with pytest.raises(UsageError, match="is no folder that can be written to"):
+    with pytest.raises(UsageError, match="is not a folder that can be written to"):
         calibration_folder(Config(model="mini"), tmp_path / "none")
 
 
@@ -338,9 +386,9 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--split", "test"], 2, "has no split 'test'"),
         (["--caption-col", "text"], 2, "it has the columns: image, caption_0, caption_1"),
         (["--calibrate"], 2, "model mini has no folder of yours"),
-        (["--calibrate", "/no/such"], 2, "/no/such is no folder that can be written to"),
+        (["--calibrate", "/no/such"], 2, "/no/such is not a folder that can be written to"),
         (["--rating-col", "rating"], 2, "column 'url' is missing"),
-        (["--rating-col", "rating", "--calibrate"], 2, "goes with neither --split nor --calibrate"),
+        (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),
         (["--out", "/no/such/report.json"], 2, "lies in a folder that does not exist"),
         (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
     ],

@@ -18,7 +18,7 @@ import pytest
 
 from tests.server import Server, response
 from text_image_similarity import Config, ConfigError, Limits, RowError
-from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch import Fetcher, pacing
 from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
 from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
 from text_image_similarity.fetch.stream import GuardedStream
@@ -74,10 +74,11 @@ def test_only_the_host_that_asked_is_waited_for(server: Server) -> None:
         assert time.monotonic() - began < 2
 
 
-def test_patience_has_an_end(server: Server) -> None:
-    """Whoever keeps asking for patience is asked all the same, once a row has stood for `retry_after_s` in all."""
+def test_patience_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that keeps asking for patience is asked all the same once a row has waited as long as the longest `Retry-After`."""
+    monkeypatch.setattr(pacing, "LONGEST_RETRY_AFTER_S", 1.0)
     server.routes["/x"] = response(status="503 Busy", retry_after="1")
-    with fetching(replace(PATIENT, limits=replace(LOOPBACK, retry_after_s=1.0))) as fetcher:
+    with fetching() as fetcher:
         failure(fetcher, server.url("/x?1"))
         fetcher._hosts.be_patient("127.0.0.1", 60.0)
         began = time.monotonic()
@@ -388,5 +389,5 @@ def test_the_environments_proxies_are_not_used(server: Server, monkeypatch: pyte
 @pytest.mark.parametrize("proxy", ["", "proxy.test:3128", "https://proxy.test:3128", "http://proxy.test", "http://proxy.test:0",
                                    "http://u:p@proxy.test:1", "http://proxy.test:99999", "http://proxy.test:1/x", 3128])  # fmt: skip
 def test_a_proxy_is_an_http_address_with_a_port(proxy: object) -> None:
-    with pytest.raises(ConfigError, match="proxy="):
+    with pytest.raises(ConfigError, match="proxy must look like http://host:port"):
         Config(proxy=proxy)

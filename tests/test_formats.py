@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tests.conftest import make_png
 from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.formats import open_table
+from text_image_similarity.files import without_nan
+from text_image_similarity.formats import check_columns, check_no_columns, open_table
 from text_image_similarity.formats.json_lines import without
 from text_image_similarity.tables import TableOptions
 
@@ -340,7 +341,7 @@ def test_ordered_categories_keep_their_order(folder: Path, group: int) -> None:
 def test_an_earlier_score_is_replaced_only_when_asked(folder: Path, ending: str) -> None:
     (folder / "in.csv").write_text("id,url,caption\n1,red.png,red\n2,none.png,red\n")
     score(folder / "in.csv", folder / f"once.{ending}")
-    with pytest.raises(UsageError, match="has a column 'similarity' already; --overwrite-column"):
+    with pytest.raises(UsageError, match="already has a column 'similarity'; --overwrite-column"):
         score(folder / f"once.{ending}", folder / f"twice.{ending}")
     score(folder / f"once.{ending}", folder / f"twice.{ending}", options=TableOptions(overwrite_column=True))
     assert (folder / f"once.{ending}").read_bytes() == (folder / f"twice.{ending}").read_bytes()
@@ -418,6 +419,19 @@ class TestSeveralFiles:
         score(folder / "t", folder / "out.parquet")
         notes = pq.read_table(folder / "out.parquet")["note"].to_pylist()
         assert notes == ([None, None, "x", "x"] if first == "none" else ["x", "x", None, None])
+
+    def test_a_nested_column_without_a_value_in_one_file(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        for name, path in (("a", None), ("b", "x"), ("c", None)):
+            row = {"url": "../red.png", "caption": "red", "image": {"path": path, "tags": [path], "size": 1}}
+            pq.write_table(pa.Table.from_pylist([row]), folder / "t" / f"{name}.parquet")
+        score(folder / "t", folder / "out.parquet")
+        found = pq.read_table(folder / "out.parquet")["image"].to_pylist()
+        assert found == [{"path": path, "tags": [path], "size": 1} for path in (None, "x", None)]
+        row["image"]["size"] = "1"
+        pq.write_table(pa.Table.from_pylist([row]), folder / "t" / "c.parquet")
+        with pytest.raises(TableError, match=r"c\.parquet has columns of other types than .*a\.parquet: 'image'"):
+            score(folder / "t", folder / "new.parquet")
 
     @pytest.mark.parametrize("chunk", [50, 1000])
     def test_more_categories_than_a_short_index_can_tell_apart(self, folder: Path, chunk: int) -> None:
@@ -534,7 +548,7 @@ class TestSeveralFiles:
         ("in.parquet", b"url,caption\n", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
         ("in.parquet.gz", b"", UsageError, "a Parquet file is compressed inside"),
-        ("in.txt", b"", UsageError, r"does not say which format it is; let it end in \.csv"),
+        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; give it one of the extensions \.csv"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_place(
@@ -570,7 +584,7 @@ def test_columns_of_one_name_stay_and_are_refused_in_json(folder: Path) -> None:
     (folder / "in.csv").write_text("a,url,a,caption\n1,red.png,2,red\n")
     score(folder / "in.csv", folder / "out.tsv")
     assert (folder / "out.tsv").read_text().splitlines()[1] == "1\tred.png\t2\tred\t1.0\t"
-    with pytest.raises(UsageError, match="column 'a' is there more than once, which JSON cannot hold"):
+    with pytest.raises(UsageError, match="JSON cannot hold two columns named 'a'"):
         score(folder / "in.csv", folder / "out.jsonl")
     for source, target in [("in.csv", "once.parquet"), ("once.parquet", "twice.parquet")]:
         score(folder / source, folder / target, options=TableOptions(overwrite_column=True))
@@ -586,12 +600,12 @@ def test_half_a_character_stays_in_json_and_is_refused_elsewhere(folder: Path) -
     score(folder / "in.jsonl", folder / "out.jsonl")
     assert (folder / "out.jsonl").read_text().splitlines()[4].startswith(line[:-1])
     for name in ("out.csv", "out.parquet"):
-        with pytest.raises(TableError, match="column 'note' in row 5 holds half a character"):
+        with pytest.raises(TableError, match="column 'note' in row 5 contains a lone surrogate"):
             score(folder / "in.jsonl", folder / name)
     (folder / "in.jsonl").write_text(r'{"url": "red.png", "caption": "red", "\ud800": 1}')
     score(folder / "in.jsonl", folder / "out.jsonl")
     for name in ("new.csv", "new.parquet"):
-        with pytest.raises(UsageError, match=r"column '\\ud800' has half a character in its name"):
+        with pytest.raises(UsageError, match=r"column '\\ud800' has a lone surrogate in its name"):
             score(folder / "in.jsonl", folder / name)
 
 
@@ -660,3 +674,30 @@ def test_two_colons_alone_make_no_url(folder: Path, monkeypatch: pytest.MonkeyPa
     Path("one::two.csv").write_text("url,caption\nred.png,red\n")
     assert score("one::two.csv", "three::four.csv").scored == 1
     assert Path("three::four.csv").exists()
+
+
+def test_columns_are_there_once() -> None:
+    check_columns(["url", "caption", "x", "x"], ["url", "caption"], "in.csv")
+    for columns, message in (
+        ([], "^in.csv is empty: it has no rows, and so no columns$"),
+        (["url"], "^column 'caption' is missing in in.csv; it has the columns: url$"),
+        (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
+        (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_columns(columns, ["url", "caption"], "in.csv")
+
+
+def test_columns_to_add_are_not_there() -> None:
+    check_no_columns(["url", "Error"], ["similarity", "error"], "the dataset", "rename it")
+    for columns, ignore_case, message in (
+        (["url", "error"], False, "^the dataset already has a column 'error'; rename it$"),
+        (["url", "Error"], True, "^the dataset already has a column 'Error'; rename it$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_no_columns(columns, ["similarity", "error"], "the dataset", "rename it", ignore_case=ignore_case)
+
+
+def test_json_has_no_nan() -> None:
+    value = {1: math.nan, "a": [math.inf, (1.5, -math.inf)], "b": {"c": math.nan}, "d": True}
+    assert without_nan(value) == {"1": None, "a": [None, [1.5, None]], "b": {"c": None}, "d": True}

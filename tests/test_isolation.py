@@ -343,7 +343,7 @@ def test_a_run_that_is_closed_early_leaves_no_worker() -> None:
 
 
 def test_the_setting_is_a_truth_value() -> None:
-    with pytest.raises(ConfigError, match="isolate_decoder='yes' is neither True nor False"):
+    with pytest.raises(ConfigError, match="isolate_decoder must be True or False, not 'yes'"):
         Config(isolate_decoder="yes")
     for name in ("decode_s", "decode_memory"):
         with pytest.raises(ConfigError, match=name):

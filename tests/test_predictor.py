@@ -481,6 +481,8 @@ def test_a_query_picture_that_cannot_be_read_says_why(predictor: Predictor, phot
 class Failing:
     """An encoder that cannot read one word and gives no numbers for another."""
 
+    info, embed_dim = ModelInfo(model="failing"), 3
+
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         if any("crash" in text for text in texts):
             raise ValueError("no such word")

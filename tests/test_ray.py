@@ -204,7 +204,7 @@ def test_wrong_columns_are_refused(ray) -> None:
     with pytest.raises(UsageError, match="column 'picture' is missing in the dataset; it has the columns: id, url"):
         score_dataset(ray.data.from_arrow(given), MINI, col_url="picture")
     taken = given.append_column("error", given["url"])
-    with pytest.raises(UsageError, match="the dataset has a column 'error' already"):
+    with pytest.raises(UsageError, match="the dataset already has a column 'error'"):
         score_dataset(ray.data.from_arrow(taken), MINI)
 
 

@@ -336,7 +336,7 @@ def function(store: object, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("function")
     settings = {**MINI, "retries": 0, "limits": {"allow_private_addresses": True}}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCORE_CONFIG", json.dumps({**settings, "cache_dir": str(folder / "cache")}))
+        patch.setenv("SCORE_CONFIG", json.dumps({**settings, "model_cache": str(folder / "cache")}))
         patch.setenv("RESULTS", "s3://scores/results")
         patch.setenv("TABLES", "s3://scores/tables/")
         patch.setenv("WORK_DIR", str(folder / "parts"))

@@ -51,7 +51,7 @@ def routes() -> set[str]:
 
 def time_to_end(found: argparse.Namespace) -> float:
     """Return the most seconds that a service takes to end: the delay, and a request whose body and answer take all they may."""
-    return found.drain_delay + 2 * found.request_timeout
+    return found.drain_delay_s + 2 * found.request_timeout_s
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -248,7 +248,7 @@ def test_the_pods_run_the_command_and_are_asked_for_routes_that_exist(manifests:
         assert probe["httpGet"]["path"] in routes()
         assert probe["httpGet"]["port"] == "http"
     unready = probes["readiness"]["periodSeconds"] * probes["readiness"]["failureThreshold"]
-    assert found.drain_delay >= unready
+    assert found.drain_delay_s >= unready
     assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts.values())
@@ -385,5 +385,5 @@ def test_the_times_on_the_page_are_those_of_the_files(manifests: dict[str, dict[
         ("systemd", [], 90),
     ):
         found = options(arguments)
-        assert times[name] == (found.drain_delay, found.request_timeout, killed)
+        assert times[name] == (found.drain_delay_s, found.request_timeout_s, killed)
         assert killed > time_to_end(found)

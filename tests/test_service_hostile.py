@@ -38,7 +38,7 @@ KEYS = ["first-key", "schlüssel"]
 @pytest.fixture(scope="module")
 def running() -> Iterator[Process]:
     """A service that any client may use, and that gives up a request after some seconds."""
-    options = ["--model", "mini", "--allow-private-addresses", "--retries", "0", "--timeout", "1"]
+    options = ["--model", "mini", "--limit", "allow_private_addresses=true", "--retries", "0", "--timeout", "1"]
     with process(*options, "--request-timeout", "3", "--drain-delay", "0") as found:
         yield found
         assert found.end() == 0

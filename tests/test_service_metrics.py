@@ -82,7 +82,7 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Process]:
-    options = ("--max-inflight", "8", "--allow-private-addresses", "--retries", "0", "--drain-delay", "0")
+    options = ("--max-inflight", "8", "--limit", "allow_private_addresses=true", "--retries", "0", "--drain-delay", "0")
     mini = ("--model", "mini", "--backend", "torch")
     with process(*mini, *options, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found

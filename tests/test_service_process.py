@@ -52,7 +52,9 @@ def test_models_have_names_and_revisions() -> None:
 
 def test_options_reach_the_settings() -> None:
     given = "--model a=mini --model b=mini --split fast=a:95,b:5 --max-wait-ms 2 --max-queue 10 --max-body-mb 1 --batch-size 8"
-    found = settings(*given.split(), "--allow-private-addresses", "--timeout", "3", "--otlp-endpoint", "http://c:4318")
+    found = settings(
+        *given.split(), "--limit", "allow_private_addresses=true", "--timeout", "3", "--otlp-endpoint", "http://c:4318"
+    )
     assert found.splits == {"fast": {"a": 95.0, "b": 5.0}}
     assert (found.max_wait_s, found.max_queue, found.max_body_bytes) == (0.002, 10, 1 << 20)
     for config in found.models.values():
@@ -102,7 +104,7 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
         connection.sendall(response(make_png("red"), content_type="image/png"))
 
     answers: list[httpx.Response] = []
-    with Server() as pictures, process(*QUICK, "--allow-private-addresses") as service:
+    with Server() as pictures, process(*QUICK, "--limit", "allow_private_addresses=true") as service:
         pictures.routes["/a.png"] = slow
         pairs = {"pairs": [{"image_url": pictures.url("/a.png"), "caption": "red"}]}
         client = threading.Thread(

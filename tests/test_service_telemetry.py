@@ -192,7 +192,7 @@ def test_a_dead_collector_costs_nothing(dead: str, server: Server, caplog: pytes
 
 def test_a_request_is_one_line_of_json(server: Server) -> None:
     keys = {"TEXT_IMAGE_SIMILARITY_API_KEYS": "secret-key", "OTEL_EXPORTER_OTLP_ENDPOINT": ""}
-    options = ["--model", "mini", "--allow-private-addresses", "--retries", "0", "--drain-delay", "0"]
+    options = ["--model", "mini", "--limit", "allow_private_addresses=true", "--retries", "0", "--drain-delay", "0"]
     with (
         process(*options, "--log-format", "json", environment=keys) as running,
         httpx.Client(base_url=running.url, trust_env=False, timeout=30) as client,

@@ -137,8 +137,8 @@ def test_numbers_are_texts(spark: SparkSession) -> None:
     ("query", "said"),
     [
         ("SELECT 1 AS x", "column 'url' is missing in the DataFrame; it has the columns: x"),
-        ("SELECT '' AS url, '' AS url, '' AS caption", "column 'url' is there more than once"),
-        ("SELECT '' AS url, '' AS caption, 1 AS Similarity", "has a column 'Similarity' already"),
+        ("SELECT '' AS url, '' AS url, '' AS caption", "the DataFrame has two columns named 'url'"),
+        ("SELECT '' AS url, '' AS caption, 1 AS Similarity", "already has a column 'Similarity'"),
         ("SELECT X'00' AS url, '' AS caption", "column 'url' is of type binary, not string"),
         ("SELECT '' AS url, array('') AS caption", "column 'caption' is of type array<string>"),
         ("SELECT '' AS url, date'2020-01-01' AS caption", "column 'caption' is of type date"),

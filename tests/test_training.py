@@ -27,6 +27,7 @@ from torch import nn
 from torchvision import models as torchvision_models
 from transformers import BertConfig, BertModel
 
+from tests.tables import FORMS, write_form
 from text_image_similarity import Calibration, Config, TrainConfig, load_encoder, score_images, train
 from text_image_similarity.cli import main
 from text_image_similarity.encoders.dual_encoder import dequantised, quantised, set_up, token_ids
@@ -292,7 +293,7 @@ def test_a_killed_run_resumes_to_the_same_weights(photos: Path, tmp_path: Path, 
     whole = train(photos, tmp_path / "whole", config)
     program = f"""
 import os, signal
-from text_image_similarity import TrainConfig, train
+from text_image_similarity import Config, Limits, TrainConfig, train
 steps = 0
 def count(at):
     global steps
@@ -393,7 +394,7 @@ def test_training_goes_on_from_a_trained_folder(photos: Path, tmp_path: Path) ->
     train(photos, tmp_path / "second", replace(small, init=tmp_path / "first", splits="random"))
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert torch.equal(first["text_head.1.weight"], second["text_head.1.weight"])
-    with pytest.raises(ConfigError, match=r"embed_dim: not with init"):
+    with pytest.raises(ConfigError, match=r"embed_dim cannot be set with init"):
         replace(small, init=tmp_path / "first", embed_dim=8)
 
 
@@ -403,6 +404,16 @@ def test_a_resumed_run_needs_nothing_it_started_from(photos: Path, tmp_path: Pat
     done = train(photos, tmp_path / "second", small)
     shutil.rmtree(tmp_path / "first")
     assert train(photos, tmp_path / "second", small, resume=True) == done
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_photos_come_from_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
+    rows = [{"url": f"/photos/{number}.png", "caption": f"number {number}"} for number in range(20)]
+    splits = load_splits(write_form(form, tmp_path, rows), replace(TINY, splits="auto", batch_size=4))
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 4, 4]
+    assert {image.source for part in (splits.train, splits.validation, splits.test) for image in part} == {
+        row["url"] for row in rows
+    }
 
 
 def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: Path) -> None:
@@ -539,6 +550,30 @@ def test_tracking_without_mlflow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UsageError, match=r"pip install 'text-image-similarity\[train\]'"):
         train(photos, tmp_path / "model", replace(TINY, tracking="sqlite:///runs.db"))
+
+
+def test_the_command_loads_images_within_the_limits(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", str(photos), str(tmp_path / "model"), "--image-weights", "none", "--image-size", "32"]
+    command += [
+        "--epochs",
+        "1",
+        "--batch-size",
+        "12",
+        "--tracking",
+        "none",
+        "--device",
+        "cpu",
+        "--limit",
+        "max_side=30",
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "photos could not be read: too_many_pixels" in said  # of the batches
+    assert "validation photos 0 can be used" in said
 
 
 def test_the_command_trains_resumes_and_says_what_it_came_to(

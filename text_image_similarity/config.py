@@ -27,26 +27,27 @@ class Limits:
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for a row's download in all: redirects, retries and waiting included.
-        retry_after_s: Longest `Retry-After` that is waited for, in seconds.
-        max_redirects: Redirects followed for one picture.
-        max_bytes: Largest picture file, in bytes after any content decoding.
-        max_pixels: Largest picture, in pixels.
-        max_side: Longest side of a picture, in pixels.
-        decode_s: Seconds of processor time that decoding one picture may take, with `isolate_decoder`; by the clock it
-            may take three times as long.
-        decode_memory: Bytes of memory that it may take, with `isolate_decoder`.
+        total_s: Seconds for all downloading of a row: tries, redirects and pauses, but not the wait for a place at a busy
+            host.
+        max_bytes: Largest image file, in bytes after any content decoding.
+        max_pixels: Largest image, in pixels.
+        max_side: Longest side of an image, in pixels.
+        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; by the clock it may take three times
+            as long.
+        decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
         per_host: Requests to one host at a time.
-        allow_private_addresses: Whether http(s) references may reach private, loopback and link-local addresses.
-        allow_local_files: Whether paths and `file:` references are read.
-        respect_opt_out: Whether a picture whose origin opts out with `X-Robots-Tag` (noai, noimageai, noindex,
-            noimageindex, none) fails with `disallowed_by_origin`.
+        allow_private_addresses: Let http(s) references reach private, loopback and link-local addresses, such as those of
+            your own network; in a service only if you trust its clients.
+        allow_local_files: Read paths and `file:` references; a service never does.
+        respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`, see
+            docs/scoring.md#opting-out.
+
+    Raises:
+        ConfigError: A value is outside its range.
     """
 
     connect_s: float = 3.0
     total_s: float = 25.0
-    retry_after_s: float = 30.0
-    max_redirects: int = 5
     max_bytes: int = 20 * 1024 * 1024
     max_pixels: int = 50_000_000
     max_side: int = 30_000
@@ -62,8 +63,8 @@ class Limits:
             seconds(name, getattr(self, name), 0.001)
         for name in ("max_bytes", "max_pixels", "max_side", "decode_memory", "per_host"):
             at_least(name, getattr(self, name), 1)
-        seconds("retry_after_s", self.retry_after_s, 0.0)
-        at_least("max_redirects", self.max_redirects, 0)
+        for name in ("allow_private_addresses", "allow_local_files", "respect_opt_out"):
+            true_or_false(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,31 +72,33 @@ class Config:
     """The settings of a run.
 
     Args:
-        model: A hub id, a local folder, or an alias: `fast` (CLIP ViT-B/32, the default), `accurate` (CLIP ViT-L/14),
-            `mini` (small, ships with this package, needs no download).
-        revision: Commit, tag or branch of a hub model; None takes the pinned one of an alias or of the default.
-        device: `auto` picks CUDA, then MPS, then the CPU; `cuda:1` names one of several.
-        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8` is for the CPU, twice as fast with CLIP,
-            and moves scores a little (docs/performance.md).
-        backend: What runs the model: `torch`, `onnx` (ONNX Runtime, on the CPU, with the extra of that name), or `auto`, the
-            faster one that is installed; their scores are equal.
-        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale and resizes with torch.
-        batch_size: Pictures encoded at once.
-        score: `cosine` (-1..1), `unit` ((cos+1)/2, four decimals), `clip_score` (100*max(cos,0)) or `clipscore`
-            (2.5*max(cos,0), Hessel et al. 2021).
-        timeout_s: Seconds for one try of a download; `limits.total_s`, for all tries together, ends it earlier.
-        retries: Further tries after the first, for failures that may pass.
-        io_workers: Threads that fetch and decode.
-        isolate_decoder: Whether encoded pictures are decoded in worker processes, where a crash or a hang of the decoder
-            costs one row; slower, see docs/scoring.md.
-        chunk_size: Rows of a part. A table's run keeps finished parts when it is stopped; batches end with their part.
-        proxy: `http://host:port` that http(s) references are fetched through; None goes to the hosts themselves, whatever
-            the environment says. The proxy resolves the names, so that only literal addresses are checked here.
-        base_dir: Folder that relative paths start from; None is the working directory.
-        cache_dir: Folder where exported models are kept, to be written by none but people you trust; None is the user's
-            cache folder.
-        embedding_cache: File that keeps embeddings from run to run, made if it is not there; None keeps them for the run
-            only. Runs and processes may share it.
+        model: Hub id, local folder, or one of `fast` (CLIP ViT-B/32, the default), `accurate` (CLIP ViT-L/14) and `mini`
+            (small, ships with this package, needs no download).
+        revision: Commit, tag or branch of a hub model; by default the pinned one of `fast` and `accurate`.
+        device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, for the CPU, is faster but moves scores a
+            little, see docs/performance.md#int8.
+        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra), or
+            `auto`, the faster one that is installed.
+        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
+            moves scores a little, see docs/performance.md#fast-preprocessing.
+        batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
+        score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`) or `clipscore`
+            (`2.5*max(cos,0)`, Hessel et al. 2021), see docs/scoring.md.
+        timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, ends it earlier.
+        retries: Further tries of a download, for failures that may pass.
+        io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
+        isolate_decoder: Decode in worker processes with limits of time and memory, where an image that crashes or hangs the
+            decoder costs one row; slower, see docs/scoring.md#what-the-decoder-reads.
+        chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
+            on a GPU.
+        proxy: `http://host:port` to fetch http(s) references through; by default none, whatever the environment says. The
+            proxy resolves the names, so only literal addresses are checked here, see docs/scoring.md#proxies.
+        base_dir: Folder that relative paths start from; by default the working directory, or the folder of the table.
+        model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
+            it is in the user's cache folder.
+        embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
+            it. By default they are kept for the run only.
         limits: What one row may cost, and what it may reach.
 
     Raises:
@@ -121,14 +124,14 @@ class Config:
     chunk_size: int = 1000
     proxy: str | None = None
     base_dir: str | PathLike[str] | None = None
-    cache_dir: str | PathLike[str] | None = None
+    model_cache: str | PathLike[str] | None = None
     embedding_cache: str | PathLike[str] | None = None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, (str, PathLike)) or not str(self.model):
             raise ConfigError(
-                f"model={self.model!r} is no model: give a hub id, a folder, or one of fast, accurate, mini"
+                f"model={self.model!r} is not valid; give a hub id, a folder, or one of fast, accurate, mini"
             )
         if not isinstance(self.device, str) or not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(f"device={self.device!r} is not one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
@@ -139,15 +142,14 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
-        if not isinstance(self.isolate_decoder, bool):
-            raise ConfigError(f"isolate_decoder={self.isolate_decoder!r} is neither True nor False")
-        for name in ("cache_dir", "embedding_cache"):
+        true_or_false("isolate_decoder", self.isolate_decoder)
+        for name in ("base_dir", "model_cache", "embedding_cache"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):
-                raise ConfigError(f"{name}={value!r} is no path")
+                raise ConfigError(f"{name} must be a path, not {value!r}")
         proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
-            raise ConfigError(f"proxy={self.proxy!r} is no address like http://proxy.example:3128")
+            raise ConfigError("proxy must look like http://host:port")  # the value may hold a password
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
@@ -163,6 +165,12 @@ def at_least(name: str, value: object, least: int) -> None:
     """Raise a `ConfigError` unless a setting is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def true_or_false(name: str, value: object) -> None:
+    """Raise a `ConfigError` unless a setting is a bool."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {value!r}")
 
 
 def seconds(name: str, value: object, least: float) -> None:

@@ -1,12 +1,14 @@
-"""Files that appear under their name complete, or not at all."""
+"""Files that appear under their name complete, or not at all, and values that JSON can hold."""
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import TableError
 
@@ -44,6 +46,15 @@ def write_whole(path: Path, text: str) -> None:
             partial.write_text(text, encoding="utf-8", newline="")
     except OSError as exc:
         raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value as JSON can hold it, at any depth: a number that is not finite is None, and names are text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(name): without_nan(inner) for name, inner in value.items()}
+    return [without_nan(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def move_durably(source: Path, place: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import ErrorCode, RowError
 
 OUT_COLUMNS = ("similarity", "error")  # of a scored table
+
+# (done, of these failed, in all), called before the first and after every one
+Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,13 +89,13 @@ class Workspace:
                 self._remove()
         self._lock.release()
 
-    def begin(self, run: dict[str, Any], versions: dict[str, str], *, afresh: bool) -> None:
+    def begin(self, run: dict[str, Any], versions: dict[str, str], *, restart: bool) -> None:
         """Go on from the parts of an earlier run, or start from nothing; `parts` then says what is done.
 
         Args:
             run: What the run is; only an equal one may go on.
             versions: Of what scores depend on; with others it may go on, with a warning.
-            afresh: Drop the parts of an earlier run.
+            restart: Drop the parts of an earlier run.
 
         Raises:
             UsageError: The parts are another run's; the message says what differs.
@@ -103,8 +103,8 @@ class Workspace:
         """
         header = {"layout": _LAYOUT, "versions": versions, "run": json.loads(json.dumps(run, default=str))}
         with self._explained():
-            lines = [] if afresh else self._read()
-            if not lines and not afresh and self._manifest.exists():
+            lines = [] if restart else self._read()
+            if not lines and not restart and self._manifest.exists():
                 logger.warning("%s cannot be read; all its parts are scored again", self._manifest)
             self._compare(lines, header)
             self.parts = self._intact(lines[1:])
@@ -120,7 +120,7 @@ class Workspace:
         if found := changes({**then, "versions": header["versions"]}, header):
             raise UsageError(
                 f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
-                "Go on with what it was, or drop the parts with --overwrite (start='afresh')"
+                "Go on with what it was, or drop the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
             warning = f"some rows were scored by other versions, which may move last digits: {'; '.join(found)}"

@@ -37,7 +37,7 @@ RESERVE_MS = 20_000  # to put a table's parts together and upload them
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
     **{
-        "cache_dir": "/tmp/cache",  # all else is read-only
+        "model_cache": "/tmp/cache",  # all else is read-only
         "chunk_size": 200,  # rows between two looks at the clock
         **GIVEN,
         # A message must not read the container's files.

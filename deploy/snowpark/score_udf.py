@@ -103,7 +103,7 @@ def loaded() -> tuple[Any, Any]:
         sys.path.insert(0, str(folder))
     from text_image_similarity import Config, Limits, load_encoder
 
-    settings = {"cache_dir": str(Path(tempfile.gettempdir()) / "cache"), **SETTINGS}
+    settings = {"model_cache": str(Path(tempfile.gettempdir()) / "cache"), **SETTINGS}
     if folder is not None and (folder / settings["model"]).is_dir():
         settings["model"] = str(folder / settings["model"])
     config = Config(**settings, limits=Limits(**LIMITS))

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
+from .parser import option_of
 
 if TYPE_CHECKING:
     from ..client import Comparison, ServiceEngine
     from ..pipeline import Engine
 
 _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
-_NAMES = {"timeout_s": "timeout", "total_s": "total-timeout"}  # of settings, as options
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
@@ -25,21 +25,28 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--service-url",
         metavar="URL",
-        help="let the service there score the rows, such as http://host:8000; --model names one of its models",
+        help="let the service there score the rows, such as `http://host:8000`; `--model` then names one of its models, "
+        "and how images are fetched and encoded is its own, see docs/service.md#a-table-through-a-service",
     )
     add(
         "--service-connections",
         metavar="N",
         type=int,
         default=8,
-        help="requests to the service at one time (default: %(default)s)",
+        help="requests to the service at one time",
     )
-    add("--api-key-file", metavar="FILE", type=Path, help=f"what the service wants to be shown (default: ${_KEY})")
+    add(
+        "--service-key-file",
+        metavar="FILE",
+        type=Path,
+        help=f"file with the API key that the service asks for; by default the environment variable `{_KEY}`",
+    )
     add(
         "--compare",
         metavar="FILE",
         type=Path,
-        help="first time single requests against batch requests, and write a small CSV about it",
+        help="first time single requests against batch requests, and write a small CSV about it, see "
+        "docs/service.md#single-requests-against-batches",
     )
 
 
@@ -47,19 +54,26 @@ def service_engine(options: argparse.Namespace, config: Config) -> ServiceEngine
     """Return the service that the options name.
 
     Raises:
-        UsageError: Another option would decide nothing, or the key cannot be read.
-        ConfigError: The URL, the key or the number of connections cannot be one.
+        UsageError: Another option would have no effect, or the key cannot be read.
+        ConfigError: The URL, the key or the number of connections is not valid.
     """
     from ..client import ServiceEngine, settings_of_the_service
 
-    theirs = [_NAMES.get(name, name.replace("_", "-")) for name in settings_of_the_service(config)]
-    theirs += ["engine"] * (options.engine != "local") + ["engine-conf"] * bool(options.engine_conf)
+    theirs = [
+        f"--limit {name.removeprefix('limits.')}" if name.startswith("limits.") else option_of(name)
+        for name in settings_of_the_service(config)
+    ]
+    theirs += ["--engine"] * (options.engine != "local") + ["--engine-conf"] * bool(options.engine_conf)
     if theirs:
         raise UsageError(
-            f"{', '.join(f'--{name}' for name in theirs)} would decide nothing with --service-url: the service fetches "
-            "the pictures and runs the model with settings of its own"
+            f"{', '.join(theirs)} would have no effect with --service-url: the service fetches images and runs the model "
+            "with its own settings"
         )
-    key = os.environ.get(_KEY, "").strip() or None if options.api_key_file is None else _key_of(options.api_key_file)
+    key = (
+        os.environ.get(_KEY, "").strip() or None
+        if options.service_key_file is None
+        else _key_of(options.service_key_file)
+    )
     return ServiceEngine(options.service_url, api_key=key, model=options.model, connections=options.service_connections)
 
 
@@ -69,12 +83,12 @@ def _key_of(path: Path) -> str:
     except (OSError, ValueError) as exc:
         raise UsageError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
     if len(keys) != 1:
-        raise UsageError(f"{path} holds {len(keys)} words; an API key file for --service-url holds one key")
+        raise UsageError(f"{path} holds {len(keys)} words; --service-key-file must hold exactly one key")
     return keys[0]
 
 
 def compare(options: argparse.Namespace, config: Config, engine: Engine | None) -> list[Comparison]:
-    """Compare single requests with batch requests if that is asked for, and write what came out."""
+    """Compare single requests with batch requests, if `--compare` is given, and write and return the result."""
     if options.compare is None:
         return []
     from ..client import ServiceEngine, compare_table, write_comparison

@@ -7,8 +7,18 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from ..config import Config
 from ..errors import TableError, UsageError
-from .options import add_column_options, add_log_options, add_model_options, check_output, model_config, progress_bar
+from .options import (
+    add_column_options,
+    add_fetch_options,
+    add_log_options,
+    add_model_options,
+    add_worker_options,
+    check_output,
+    config_of,
+    progress_bar,
+)
 from .terminal import lay_out
 
 
@@ -22,21 +32,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SOURCE",
         help="CSV or Parquet file, folder with train.parquet and the like, or hub id such as jxie/flickr8k",
     )
-    option("--split", help="train, validation or test, of a source that has splits (default: all of it)")
+    option("--split", help="`train`, `validation` or `test`, of a source that has splits; by default all of it")
     add_model_options(command)
     add_column_options(command)
+    add_fetch_options(command)
+    add_worker_options(command, io_workers=Config().io_workers)
     option(
         "--rating-col",
         metavar="COLUMN",
         action="append",
-        help="compare scores with the ratings in this column instead; may be given several times",
+        help="compare scores with people's ratings in this column instead; may be given again",
     )
     option(
         "--calibrate",
         metavar="FOLDER",
         nargs="?",
         const="",
-        help="save what a cosine of this model means as calibration.json, in the model's folder or in FOLDER",
+        help="save what a cosine of this model means as `calibration.json`, in the model's folder or in FOLDER",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
     add_log_options(command)
@@ -45,9 +57,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    config = model_config(options)
+    config = config_of(options)
     if options.rating_col and (options.split is not None or options.calibrate is not None):
-        raise UsageError("--rating-col goes with neither --split nor --calibrate; run evaluate twice")
+        raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
     if options.out is not None:
         check_output(options.out, besides=(options.source, options.embedding_cache))
     # Here, so that `--help` and a wrong option answer before torch is loaded.

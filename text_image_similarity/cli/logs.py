@@ -1,19 +1,20 @@
 """What goes to stderr: log lines and the command's own last words, as text for people or as JSON for machines.
 
-In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, whatever else was logged with
-it, and `exception` where there is one. Wrong options are answered by argparse, in plain text, before this is set up.
+In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, the extra fields of the log
+call, and `exception` if there is one. Wrong options are answered by argparse, in plain text, before this is set up.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from tqdm import tqdm
+
+from ..files import without_nan
 
 LogFormat = Literal["text", "json"]
 LOG_FORMATS = get_args(LogFormat)
@@ -26,8 +27,8 @@ def set_up(log_format: LogFormat, *, quiet: bool = False) -> None:
     """Send this process's log lines to stderr; calling it again replaces what it did before.
 
     Args:
-        log_format: `text`, with the time where stderr is no terminal, or `json`.
-        quiet: Leave out what is no warning.
+        log_format: `text`, with the time when stderr is not a terminal, or `json`.
+        quiet: Leave out everything below a warning.
     """
     handler = _Stderr()
     handler.setFormatter(_Json() if log_format == "json" else _Text(timed=not sys.stderr.isatty()))
@@ -47,7 +48,7 @@ def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: 
 
 
 class _Stderr(logging.Handler):
-    """Writes to what `sys.stderr` is at the moment, above a progress bar if there is one."""
+    """Writes to the current `sys.stderr`, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -58,7 +59,7 @@ class _Stderr(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    """`WARNING: message`, behind the time if asked."""
+    """`WARNING: message`, after the time if asked."""
 
     def __init__(self, *, timed: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s: %(message)s" if timed else "%(levelname)s: %(message)s")
@@ -81,15 +82,9 @@ class _Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         ordered = {name: line.pop(name) for name in ("time", "level", "logger", "message")} | line
-        return json.dumps(_finite(ordered), default=str)
+        return json.dumps(without_nan(ordered), default=str)
 
 
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN

@@ -9,33 +9,38 @@ from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
 from . import evaluate, logs, score, serve, train
+from .parser import Parser
 
 _CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `text-image-similarity` and exit."""
-    parser = argparse.ArgumentParser(
-        prog="text-image-similarity", description="Score how well each image matches its caption."
-    )
+    parser, _ = make_parser()
+    _run_and_exit(parser.parse_args(arguments))
+
+
+def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and that of each command by its name."""
+    parser = Parser(prog="text-image-similarity", description="Score how well each image matches its caption.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (score, evaluate, train, serve):
         command.add(commands)
-    _run_and_exit(parser.parse_args(arguments))
+    return parser, dict(commands.choices)
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
     """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
-    out of reach.
+    unavailable.
 
     Args:
         in_path: The default input.
         out_path: The default output.
         arguments: The command line; None is this process's own.
     """
-    parser = argparse.ArgumentParser(description=f"Score {in_path.name}, or any table of pictures and captions.")
-    parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="default: %(default)s")
-    parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="default: %(default)s")
+    parser = Parser(description=f"Score {in_path.name}, or any table of pictures and captions.")
+    parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="the table to score")
+    parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="the table to write")
     score.add_score_options(parser)
     parser.set_defaults(fall_back=True)
     _run_and_exit(parser.parse_args(arguments))

@@ -4,77 +4,99 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import get_type_hints
 
-from ..config import DEFAULT_MODEL, BackendName, Config, Limits, Precision, PreprocessMode
+from ..config import Config, Limits
 from ..errors import UsageError
 from .logs import LOG_FORMATS
+from .parser import add_field
 from .terminal import ProgressBar
+
+MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model and how it runs."""
-    add = parser.add_argument
-    add("--model", help=f"hub id, local folder, or one of fast, accurate, mini (default: fast, {DEFAULT_MODEL})")
-    add("--revision", help="commit, tag or branch of a hub model (default: the pinned one)")
+    add_field(parser, Config, "model", default=None)  # None says that nobody chose one
+    add_field(parser, Config, "revision")
     add_runtime_options(parser)
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs, whichever it is."""
-    config = Config()
-    add = parser.add_argument
-    add("--device", default=config.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
-    add("--precision", default=config.precision, choices=get_args(Precision), help="default: %(default)s")
-    add(
-        "--backend",
-        default=config.backend,
-        choices=get_args(BackendName),
-        help="what runs the model (default: %(default)s)",
-    )
-    add(
-        "--preprocess",
-        default=config.preprocess,
-        choices=get_args(PreprocessMode),
-        help="exact, or fast: large JPEGs at a reduced scale, scores move a little (default: %(default)s)",
-    )
-    add("--embedding-cache", metavar="FILE", help="keep embeddings in FILE, for later runs and other processes")
-    add("--cache-dir", metavar="FOLDER", help="where exported models are kept (default: the user's cache folder)")
-    add("--batch-size", type=int, default=config.batch_size, help="pictures encoded at once (default: %(default)s)")
+    for name in ("device", "precision", "backend", "preprocess"):
+        add_field(parser, Config, name)
+    add_field(parser, Config, "embedding_cache", metavar="FILE")
+    add_field(parser, Config, "model_cache", metavar="FOLDER")
+    add_field(parser, Config, "batch_size")
 
 
-def add_fetch_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:
-    """Add the options that say how pictures are fetched and decoded."""
-    config = Config()
-    add = parser.add_argument
-    add("--timeout", type=float, default=config.timeout_s, help="seconds a download try (default: %(default)s)")
-    add(
-        "--total-timeout", type=float, default=config.limits.total_s, help="seconds a row in all (default: %(default)s)"
+def add_fetch_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are fetched."""
+    add_field(parser, Config, "timeout_s")
+    add_field(parser, Config, "retries")
+    add_field(parser, Config, "proxy", metavar="URL")
+    parser.add_argument(
+        "--limit",
+        dest="limits",
+        metavar="NAME=VALUE",
+        type=limit,
+        action="append",
+        default=[],
+        help=f"what one row may cost or reach, such as `total_s=60`, `max_bytes=50MiB` or `allow_private_addresses=true`; "
+        f"may be given again. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}, see "
+        "docs/command_line.md#limits",
     )
-    add("--retries", type=int, default=config.retries, help="further tries of a download (default: %(default)s)")
-    add("--io-workers", type=int, default=io_workers, help="fetching threads (default: %(default)s)")
-    add("--isolate-decoder", action="store_true", help="decode in worker processes, so that a crash costs one row")
-    add("--allow-private-addresses", action="store_true", help="let URLs reach private and loopback addresses")
-    add("--respect-opt-out", action="store_true", help="fetch no picture whose site opts out with X-Robots-Tag")
-    add(
-        "--proxy",
-        metavar="URL",
-        help="http://host:port to fetch through (default: none, whatever the environment says)",
-    )
+
+
+def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:
+    """Add the options that say where images are fetched and decoded."""
+    add_field(parser, Config, "io_workers", default=io_workers)
+    add_field(parser, Config, "isolate_decoder")
+
+
+def limit(text: str) -> tuple[str, object]:
+    """Read `NAME=VALUE` for a field of `Limits`."""
+    name, _, value = text.partition("=")
+    kinds = get_type_hints(Limits)
+    if name not in kinds:
+        raise argparse.ArgumentTypeError(f"{name!r} is not one of the limits {', '.join(kinds)}")
+    read, form = _READERS[kinds[name]]
+    try:
+        return name, read(value)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{name} must be {form}, not {value!r}") from exc
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+def _whole_number(text: str) -> int:
+    return int(text[:-3]) * MULTIPLES[text[-3:]] if text[-3:] in MULTIPLES else int(text)
+
+
+_READERS: dict[type, tuple[Callable[[str], object], str]] = {
+    bool: (_flag, "true or false"),
+    float: (float, "a number of seconds"),
+    int: (_whole_number, "a whole number, such as 500, 50_000 or 20MiB"),
+}
 
 
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a table's columns."""
     add = parser.add_argument
-    add("--url-col", default="url", help="column of image references (default: %(default)s)")
-    add("--caption-col", default="caption", help="column of captions (default: %(default)s)")
+    add("--url-col", metavar="COLUMN", default="url", help="column of image references")
+    add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what a job with an end tells on its way."""
+    """Add the options that say how a job reports its progress."""
     add = parser.add_argument
     add_log_format(parser)
     add(
@@ -82,20 +104,19 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=seconds,
         default=60.0,
-        help="seconds between log lines about progress, where stderr is no terminal; 0 is never (default: 60)",
+        help="seconds between log lines about progress when stderr is not a terminal or gets JSON; 0 disables them",
     )
-    add("--quiet", action="store_true", help="no progress and no closing table")
+    add("--quiet", action="store_true", help="show neither progress nor a closing table, only warnings and errors")
 
 
 def add_log_format(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what stderr gets."""
-    parser.add_argument(
-        "--log-format", default="text", choices=LOG_FORMATS, help="what stderr gets (default: %(default)s)"
-    )
+    text = "what stderr gets: `text`, or `json`, one object a line, see docs/command_line.md#log-lines"
+    parser.add_argument("--log-format", default="text", choices=LOG_FORMATS, help=text)
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
-    """Return what shows the progress that the log options ask for."""
+    """Return the progress bar, or heartbeat, that the log options ask for."""
     return ProgressBar(unit, heartbeat_s=options.heartbeat, bar=draws_bars(options))
 
 
@@ -105,10 +126,10 @@ def draws_bars(options: argparse.Namespace) -> bool:
 
 
 def setting(text: str) -> tuple[str, str]:
-    """Read `key=value`."""
+    """Read `KEY=VALUE`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
-        raise argparse.ArgumentTypeError(f"{text} is not of the form key=value")
+        raise argparse.ArgumentTypeError(f"{text} must have the form KEY=VALUE")
     return key.strip(), value.strip()
 
 
@@ -116,11 +137,11 @@ def check_output(path: Path, *, besides: Iterable[str | Path | None] = ()) -> No
     """Refuse a file to write at the end of a long run, if it could not be written then.
 
     Args:
-        path: What is to be written.
+        path: The file.
         besides: Files that it must not replace; None is no file.
 
     Raises:
-        UsageError: It is a folder, or in none, or one of the others.
+        UsageError: It is a folder, lies in no folder that exists, or is one of the others.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
@@ -135,49 +156,12 @@ def seconds(text: str) -> float:
     return value
 
 
-def model_config(options: argparse.Namespace) -> Config:
-    """Return the settings that the model options ask for.
+def config_of(options: argparse.Namespace) -> Config:
+    """Return the settings that the options ask for; what has no option stays at its default.
 
     Raises:
         ConfigError: One is outside its choices or range.
     """
-    config = runtime_config(options)
-    return replace(config, model=options.model or config.model, revision=options.revision)
-
-
-def runtime_config(options: argparse.Namespace) -> Config:
-    """Return the settings that the runtime options ask for, with the default model.
-
-    Raises:
-        ConfigError: One is outside its choices or range.
-    """
-    return Config(
-        device=options.device,
-        precision=options.precision,
-        backend=options.backend,
-        preprocess=options.preprocess,
-        embedding_cache=options.embedding_cache,
-        cache_dir=options.cache_dir,
-        batch_size=options.batch_size,
-    )
-
-
-def with_fetching(config: Config, options: argparse.Namespace) -> Config:
-    """Return the settings with what the fetch options ask for.
-
-    Raises:
-        ConfigError: One is outside its choices or range.
-    """
-    return replace(
-        config,
-        timeout_s=options.timeout,
-        retries=options.retries,
-        io_workers=options.io_workers,
-        isolate_decoder=options.isolate_decoder,
-        proxy=options.proxy,
-        limits=Limits(
-            total_s=options.total_timeout,
-            allow_private_addresses=options.allow_private_addresses,
-            respect_opt_out=options.respect_opt_out,
-        ),
-    )
+    names = {field.name for field in fields(Config)} - {"limits"}
+    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    return Config(**given, limits=Limits(**dict(options.limits)))

@@ -7,9 +7,9 @@ import sys
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from ..config import Config, ScoreKind
+from ..config import Config
 from ..errors import UsageError
 from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
@@ -18,12 +18,13 @@ from .options import (
     add_fetch_options,
     add_log_options,
     add_model_options,
+    add_worker_options,
     check_output,
-    model_config,
+    config_of,
     progress_bar,
     setting,
-    with_fetching,
 )
+from .parser import add_field
 from .stopping import Stopping
 from .terminal import lay_out
 
@@ -47,41 +48,38 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Add all that the command and the batch script have in common."""
-    config = Config()
     add_model_options(parser)
-    add = parser.add_argument
-    add("--score", default=config.score, choices=get_args(ScoreKind), help="score kind (default: %(default)s)")
+    add_field(parser, Config, "score")
     add_column_options(parser)
-    add_fetch_options(parser, io_workers=config.io_workers)
-    add(
-        "--chunk-size",
-        type=int,
-        default=config.chunk_size,
-        help="rows of a part, the most that a stopped run loses (default: %(default)s)",
-    )
+    add_field(parser, Config, "base_dir", metavar="FOLDER")
+    add_fetch_options(parser)
+    add_worker_options(parser, io_workers=Config().io_workers)
+    add_field(parser, Config, "chunk_size")
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
-        "--overwrite",
+        "--restart",
         dest="start",
         action="store_const",
-        const="afresh",
+        const="restart",
         default="resume",
-        help="start afresh; without it a run goes on from the parts that an earlier one finished",
+        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
     )
     start.add_argument(
         "--retry-failed",
         dest="start",
         action="store_const",
         const="retry_failed",
-        help="score rows of the finished OUT again whose failure may have passed, such as timeouts",
+        help="score those rows of the finished OUT again whose failure may have passed, such as timeouts",
     )
-    add("--overwrite-column", action="store_true", help="replace columns similarity and error that IN has already")
-    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete (default: beside OUT)")
+    add = parser.add_argument
+    add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")
+    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     add(
         "--engine",
         default="local",
         choices=("local", "spark", "ray"),
-        help="where rows are scored: in this process, or on Spark or Ray (default: %(default)s)",
+        help="where rows are scored: `local` is in this process; `spark` and `ray` need the extras of those names, see "
+        "docs/distributed.md#the-command-line",
     )
     add(
         "--engine-conf",
@@ -89,14 +87,19 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         type=setting,
         action="append",
         default=[],
-        help="a setting of the engine, such as spark.master=local[4]; may be given again",
+        help="a setting of the engine, such as `spark.master=local[4]` or `concurrency=8`; may be given again",
     )
     add_client_options(parser)
-    add("--report", metavar="FILE", type=Path, help="write a page about the scored table: scores, failures, pictures")
+    add(
+        "--report",
+        metavar="FILE",
+        type=Path,
+        help="page to write about the scored table: scores, failures, throughput, pictures, see docs/report.md",
+    )
     add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
     parser.set_defaults(
-        run=run, fall_back=False, interrupted="finished parts, if any, are kept, and the same command goes on from them"
+        run=run, fall_back=False, interrupted="finished parts are kept, and the same command resumes from them"
     )
 
 
@@ -108,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         out, other = options.out_path, options.report if path is options.compare else None
         check_output(path, besides=(out, f"{out}.summary.json", options.embedding_cache, other))
         check_apart(options.in_path, str(path))
-    config = replace(with_fetching(model_config(options), options), score=options.score, chunk_size=options.chunk_size)
+    config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, score_table
 
@@ -144,8 +147,8 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
     conf = dict(options.engine_conf)
     if options.service_url is not None:
         return service_engine(options, config)
-    if given := [name for name in ("compare", "api_key_file") if getattr(options, name) is not None]:
-        raise UsageError(f"--{given[0].replace('_', '-')} goes with --service-url")
+    if given := [name for name in ("compare", "service_key_file") if getattr(options, name) is not None]:
+        raise UsageError(f"--{given[0].replace('_', '-')} needs --service-url")
     if options.engine == "spark":
         from ..spark import SparkEngine
 

@@ -7,15 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
-from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, parse_keys
-from .options import add_fetch_options, add_log_format, add_runtime_options, runtime_config, seconds, with_fetching
-
-if TYPE_CHECKING:
-    from ..service import Settings
+from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
+from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
+from .parser import add_field
 
 _MEGABYTE = 1 << 20
 
@@ -35,15 +32,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make the service's settings."""
     add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is all (default: %(default)s)")
-    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` is all addresses of the machine")
+    add(
+        "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
+    )
     add(
         "--model",
         dest="models",
         metavar="[NAME=]MODEL[@REVISION]",
         action="append",
-        help="a model and the name that requests give it; may be given again, the first is the default "
-        "(default: fast, and accurate on its first request)",
+        help="hub id, folder or alias of a model, and the name that requests give it; may be given again, the first is the "
+        "default. By default `fast`, and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
     add(
@@ -55,31 +54,34 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="a name whose requests are shared between models, for canaries; may be given again",
     )
     add_runtime_options(parser)
-    add("--max-wait-ms", type=float, default=5.0, help="longest wait for a fuller batch (default: %(default)s)")
-    add("--max-queue", type=int, default=32, help="pairs waiting from which requests get 429 (default: %(default)s)")
-    add("--max-inflight", type=int, default=256, help="pairs in progress from which they do (default: %(default)s)")
-    add("--max-pairs", type=int, default=64, help="most pairs of a request (default: %(default)s)")
-    add("--max-body-mb", type=int, default=32, help="longest request body, in MiB (default: %(default)s)")
-    add("--request-timeout", type=seconds, default=30.0, help="seconds a request may take (default: %(default)s)")
+    add_field(parser, Settings, "cache_entries")
     add(
-        "--drain-delay",
-        type=seconds,
+        "--max-wait-ms",
+        type=float,
+        metavar="N",
         default=5.0,
-        help="seconds from SIGTERM to the end of listening (default: %(default)s)",
+        help="longest time that a batch which is not full waits for more pairs, in milliseconds",
     )
-    add("--cache-entries", type=int, default=20_000, help="embeddings kept for each model (default: %(default)s)")
+    for name in ("max_queue", "max_inflight", "max_pairs"):
+        add_field(parser, Settings, name)
+    add("--max-body-mb", type=int, metavar="N", default=32, help="longest body of a request, in MiB")
+    add_field(parser, Settings, "request_timeout_s", type=seconds)
+    add_field(parser, Settings, "drain_delay_s", type=seconds)
     add(
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help=f"keys that clients must show one of, a line each (default: {KEYS_VARIABLE}, comma-separated)",
+        help="file with one API key a line; clients must send one of them. By default the keys are in the "
+        f"environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
         "--otlp-endpoint",
         metavar="URL",
-        help=f"OpenTelemetry collector for traces, OTLP/HTTP (default: {TRACES_VARIABLE})",
+        help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
+        f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
-    add_fetch_options(parser, io_workers=128)
+    add_fetch_options(parser)
+    add_worker_options(parser, io_workers=128)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,9 +99,9 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     Raises:
         UsageError: One is wrong.
     """
-    from ..service import Settings
-
-    base = with_fetching(runtime_config(options), options)
+    if ("allow_local_files", True) in options.limits:
+        raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
+    base = config_of(options)
     models = dict(_model(text, base) for text in options.models or ("fast", "accurate"))
     lazy = options.lazy or not options.models
     return Settings(
@@ -111,8 +113,8 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_inflight=options.max_inflight,
         max_pairs=options.max_pairs,
         max_body_bytes=options.max_body_mb * _MEGABYTE,
-        request_timeout_s=options.request_timeout,
-        drain_delay_s=options.drain_delay,
+        request_timeout_s=options.request_timeout_s,
+        drain_delay_s=options.drain_delay_s,
         api_keys=_keys(options.api_key_file, environment),
         cache_entries=options.cache_entries,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,

@@ -12,16 +12,16 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Stopping:
-    """While it is open, SIGTERM asks for an end instead of making one.
+    """While it is open, SIGTERM asks for an end instead of ending the process.
 
-    Nothing is lost at the second one either: what is finished is on disk.
+    A second one loses nothing that is finished: it is on disk.
     """
 
     def __init__(self) -> None:
         self._asked = self._at_work = False
 
     def asked(self) -> bool:
-        """Whether the run is to end; before this is first asked, there is no part to finish."""
+        """Say whether the run should end; before the first call there is no part to finish."""
         self._at_work = True
         return self._asked
 
@@ -36,7 +36,7 @@ class Stopping:
         if self._asked:
             os._exit(128 + signal.SIGTERM)
         if not self._at_work:
-            logger.warning("SIGTERM: ending before the first row; the same command begins, or goes on")
+            logger.warning("SIGTERM: ending before the first row; the same command starts, or resumes, the run")
             sys.exit(128 + signal.SIGTERM)  # passes through what handles a model's exceptions
         self._asked = True
-        logger.warning("SIGTERM: ending after the part in work; a second one ends at once and loses that part")
+        logger.warning("SIGTERM: ending after the current part; a second SIGTERM ends at once and loses that part")

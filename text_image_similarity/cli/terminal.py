@@ -1,4 +1,4 @@
-"""What every command shows: a progress bar, or a heartbeat in the log where nobody watches, and tables of values."""
+"""What every command shows: a progress bar on a terminal, elsewhere a heartbeat in the log, and tables of values."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class ProgressBar:
-    """A bar with rate and failures on a terminal, a line in the log now and then elsewhere.
+    """A bar with rate and failures on a terminal, elsewhere an occasional line in the log.
 
-    It starts with the first call, once the model is loaded, and counts from the rows that were done by then: the rate is
-    this process's own.
+    It starts with the first call, once the model is loaded. The rows that are done by then do not count towards the rate.
 
     Args:
         unit: What is counted: pairs, pictures.
@@ -54,7 +53,7 @@ class ProgressBar:
 
 
 class Heartbeat:
-    """Logs how far a run is, every so many seconds, when it is told of progress.
+    """Logs how far a run is, at most once in so many seconds.
 
     Args:
         unit: What is counted.
@@ -69,7 +68,7 @@ class Heartbeat:
         self._first = 0
 
     def beat(self, done: int, failed: int | None, total: int) -> None:
-        """Take note of progress; the first call says what was done before. None is for work that cannot fail in parts."""
+        """Record progress; the first call says what was done before. `failed` is None for work that cannot fail in parts."""
         if not self._every:
             return
         now = self._clock()

@@ -7,18 +7,33 @@ import sys
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tqdm import tqdm
 
-from ..training.config import Loss, TextTowerName, TrainConfig, TrainPrecision
-from .options import add_log_options, draws_bars
+from ..config import Config, Limits
+from ..training.config import MODEL_SETTINGS, TrainConfig
+from .options import add_fetch_options, add_log_options, draws_bars
+from .parser import add_field
 from .terminal import Heartbeat, lay_out, logger
 
 if TYPE_CHECKING:
     from ..training.loop import TrainProgress, TrainResult
 
-_DEFAULT = TrainConfig()
+# Where an option's name or words are not those of the setting.
+_OTHERWISE: dict[str, dict[str, Any]] = {
+    "augment": {
+        "option": "--no-augment",
+        "action": "store_false",
+        "default": True,
+        "help": "take every image as it is: no crops, mirroring or tint",
+    },
+    "col_url": {"option": "--url-col", "metavar": "COLUMN"},
+    "col_text": {"option": "--caption-col", "metavar": "COLUMN"},
+    "init": {"metavar": "MODEL"},
+    "tracking": {"metavar": "URI"},
+    "experiment": {"metavar": "NAME"},
+}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,83 +44,30 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "source", metavar="SOURCE", help="hub id such as jxie/flickr8k, Parquet file, folder with train.parquet, or CSV"
     )
     command.add_argument("out", metavar="OUT", type=Path, help="folder for the model; --model OUT uses it afterwards")
-    command.add_argument("--resume", action="store_true", help="go on from OUT's checkpoint")
+    command.add_argument(
+        "--resume", action="store_true", help="resume from OUT's checkpoint; start from scratch if there is none yet"
+    )
     add_log_options(command)
-    _add_model_options(command)
-    _add_course_options(command)
-    command.set_defaults(run=run, interrupted="go on with the same command and --resume")
+    _add_settings(command)
+    add_fetch_options(command)
+    command.set_defaults(run=run, interrupted="the same command with --resume goes on")
 
 
-def _add_model_options(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument_group("model").add_argument
-    default = _DEFAULT
-    option(
-        "--image-tower",
-        default=default.image_tower,
-        help="a classifier of torchvision, mobilenet_v2, efficientnet_lite0 or timm/NAME (default: %(default)s)",
-    )
-    option(
-        "--image-weights",
-        default=default.image_weights,
-        help="imagenet (downloaded), none, or a safetensors file in torchvision's naming (default: %(default)s)",
-    )
-    option("--text-tower", default=default.text_tower, choices=get_args(TextTowerName), help="default: %(default)s")
-    option("--init", help="go on from a trained folder, or from mini, with its towers and vocabulary")
-    option("--embed-dim", type=int, default=default.embed_dim, help="width of the shared space (default: %(default)s)")
-    option(
-        "--head-width", type=int, default=default.head_width, help="hidden width of the projections (default: linear)"
-    )
-    option("--text-width", type=int, default=default.text_width, help="width of the text tower (default: %(default)s)")
-    option("--text-layers", type=int, default=default.text_layers, help="its layers (default: %(default)s)")
-    option("--vocab-size", type=int, default=default.vocab_size, help="pieces to learn (default: %(default)s)")
-    option(
-        "--context-length", type=int, default=default.context_length, help="tokens of a caption (default: %(default)s)"
-    )
-    option("--image-size", type=int, default=default.image_size, help="side in pixels (default: %(default)s)")
-    option("--dropout", type=float, default=default.dropout, help="default: %(default)s")
-    option("--temperature", type=float, default=default.temperature, help="where it starts (default: %(default)s)")
-
-
-def _add_course_options(command: argparse.ArgumentParser) -> None:
-    option = command.add_argument_group("training").add_argument
-    default = _DEFAULT
-    option("--loss", default=default.loss, choices=get_args(Loss), help="default: %(default)s")
-    option("--epochs", type=int, default=default.epochs, help="passes over the photos (default: %(default)s)")
-    option("--batch-size", type=int, default=default.batch_size, help="pairs compared at once (default: %(default)s)")
-    option("--grad-accum", type=int, default=default.grad_accum, help="parts a batch is encoded in (default: 1)")
-    option("--lr", type=float, default=default.lr, help="peak learning rate (default: %(default)s)")
-    option("--image-lr", type=float, default=default.image_lr, help="the image tower's; 0 freezes it (default: 2e-4)")
-    option("--weight-decay", type=float, default=default.weight_decay, help="default: %(default)s")
-    option("--warmup", type=float, default=default.warmup, help="share of steps that warm up (default: %(default)s)")
-    option("--clip-norm", type=float, default=default.clip_norm, help="largest gradient norm (default: %(default)s)")
-    option("--ema", type=float, default=default.ema, help="decay of the averaged weights (default: %(default)s)")
-    option("--patience", type=int, default=default.patience, help="epochs without gain before stopping (default: 5)")
-    option("--no-augment", dest="augment", action="store_false", help="take every picture as it is")
-    option(
-        "--splits",
-        default=default.splits,
-        choices=("auto", "own", "random"),
-        help="the set's own splits, or 60/20/20 by photo (default: own ones where there are any)",
-    )
-    option("--url-col", dest="col_url", default=default.col_url, help="column of references (default: %(default)s)")
-    option("--caption-col", dest="col_text", default=default.col_text, help="column of captions (default: %(default)s)")
-    option("--device", default=default.device, help="auto, cpu, cuda, cuda:N or mps (default: %(default)s)")
-    option("--precision", default=default.precision, choices=get_args(TrainPrecision), help="default: %(default)s")
-    option("--seed", type=int, default=default.seed, help="default: %(default)s")
-    option("--workers", type=int, default=default.workers, help="threads that load pictures (default: %(default)s)")
-    option(
-        "--checkpoint-steps",
-        type=int,
-        default=default.checkpoint_steps,
-        help="steps between checkpoints, besides one at each epoch's end (default: %(default)s)",
-    )
-    option("--tracking", metavar="URI", default=default.tracking, help="MLflow store, or none (default: %(default)s)")
-    option("--experiment", default=default.experiment, help="MLflow experiment (default: %(default)s)")
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    model, training = command.add_argument_group("model"), command.add_argument_group("training")
+    for field in fields(TrainConfig):
+        if field.name != "loading":
+            group = model if field.name in MODEL_SETTINGS else training
+            add_field(group, TrainConfig, field.name, **_OTHERWISE.get(field.name, {}))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    config = TrainConfig(**{f.name: getattr(options, f.name) for f in fields(TrainConfig)})
+    given = {field.name: getattr(options, field.name) for field in fields(TrainConfig) if field.name != "loading"}
+    loading = Config(
+        timeout_s=options.timeout_s, retries=options.retries, proxy=options.proxy, limits=Limits(**dict(options.limits))
+    )
+    config = TrainConfig(**given, loading=loading)
     from ..training.loop import train  # here, so that `--help` and a wrong option answer before torch is loaded
 
     with closing(_EpochBars(options)) as bars:
@@ -116,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _EpochBars:
-    """A bar for each epoch, or a heartbeat in the log where there is no terminal, and a line when an epoch is over."""
+    """A bar for each epoch, or a heartbeat in the log when stderr is not a terminal, and a line when an epoch is over."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._quiet = options.quiet

@@ -151,7 +151,7 @@ class Connection:
             said = "does not accept this API key" if self._has_key else "wants an API key"
             raise UsageError(
                 f"the service at {self.url} {said} ({_answer(response)}); put the right one into a file for "
-                "--api-key-file, or into the environment variable TEXT_IMAGE_SIMILARITY_API_KEY (api_key=...)"
+                "--service-key-file, or into the environment variable TEXT_IMAGE_SIMILARITY_API_KEY (api_key=...)"
             )
         if response.is_redirect:
             raise UsageError(

@@ -21,7 +21,8 @@ from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
 
-_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits", "max_bytes", "allow_local_files"})
+_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits"})
+_OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
 _SPLIT = frozenset({408, 413})  # a smaller request may be answered
@@ -95,7 +96,7 @@ class ServiceEngine:
         """
         if theirs := settings_of_the_service(config):
             raise ConfigError(
-                f"{', '.join(theirs)} would decide nothing here: the service has settings of its own; leave the default"
+                f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave the default"
             )
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]
@@ -137,7 +138,7 @@ class ServiceEngine:
         if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
                 f"{self._name} at {self._service.url} is another model than when this run began; put the earlier one "
-                "back, or score the table afresh with --overwrite (start='afresh')"
+                "back, or score the table from the start with --restart (start='restart')"
             )
         return results
 
@@ -256,13 +257,15 @@ class ServiceEngine:
 
 def settings_of_the_service(config: Config) -> list[str]:
     """Return the names of settings that are not at their defaults and that a service decides for itself."""
-    pairs = ((config, Config()), (config.limits, Limits()))
     return [
-        field.name
-        for ours, default in pairs
-        for field in fields(ours)
-        if field.name not in _OURS and getattr(ours, field.name) != getattr(default, field.name)
+        *(name for name in _changed(config) if name not in _OURS),
+        *(f"limits.{name}" for name in _changed(config.limits) if name not in _OUR_LIMITS),
     ]
+
+
+def _changed(settings: Config | Limits) -> list[str]:
+    default = type(settings)()
+    return [f.name for f in fields(settings) if getattr(settings, f.name) != getattr(default, f.name)]
 
 
 def _result(said: dict[str, Any]) -> ScoreResult:

@@ -6,34 +6,32 @@ that the local cache holds is read from there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from ..errors import TableError, UsageError
-from .sources import Row, Table, split_name
+from ..system import call_within, require
+from .sources import SplitTable, split_name
 
 PROBE_S = 4.0  # how long the hub may take to say that it is there
 
 
-def hub_tables(name: str) -> dict[str, Table]:
+def hub_tables(name: str) -> dict[str, SplitTable]:
     """Open a set of the hub: one table for each of its splits, fetched into the cache of `datasets` when it is read.
 
     Raises:
-        UsageError: The extra is not installed, or there is no such set.
+        MissingExtraError: The extra is not installed.
+        UsageError: There is no such set.
         TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
     """
-    try:
-        import datasets  # type: ignore[import-untyped]
-    except ImportError as exc:
-        raise UsageError(
-            f"{name} does not exist here; reading a data set of the hub needs: pip install 'text-image-similarity[train]'"
-        ) from exc
+    require(f"{name} does not exist here; reading it from the hub", "datasets", extra="train")
+    import datasets  # type: ignore[import-untyped]
+
     if problem := _ask_hub(name):
         _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), problem)
     try:
@@ -42,43 +40,33 @@ def hub_tables(name: str) -> dict[str, Table]:
         features = builder.info.features or datasets.load_dataset(name, split=splits[0]).features
     except Exception as exc:  # datasets raises what its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
-    return {split_name(split): Table(f"{name} ({split})", tuple(features), _rows(name, split)) for split in splits}
+    return {
+        split_name(split): SplitTable(f"{name} ({split})", lambda: tuple(features), partial(_read_split, name, split))
+        for split in splits
+    }
 
 
-def _rows(name: str, split: str) -> Any:
-    def rows() -> Iterator[Row]:
-        import datasets
+def _read_split(name: str, split: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    import datasets
 
-        try:
-            table = datasets.load_dataset(name, split=split)
-            for column, feature in table.features.items():
-                if isinstance(feature, datasets.Image):
-                    table = table.cast_column(column, datasets.Image(decode=False))
-            yield from table
-        except Exception as exc:  # datasets raises what its many readers raise
-            raise TableError(f"the data set {name} cannot be read: {exc}") from exc
-
-    return rows
+    try:
+        table = datasets.load_dataset(name, split=split)
+        for column, feature in table.features.items():
+            if isinstance(feature, datasets.Image):
+                table = table.cast_column(column, datasets.Image(decode=False))
+        for number, row in enumerate(table.select_columns(list(columns)), 1):
+            yield f"row {number} of {name} ({split})", tuple(row[column] for column in columns)
+    except Exception as exc:  # datasets raises what its many readers raise
+        raise TableError(f"the data set {name} cannot be read: {exc}") from exc
 
 
 def _ask_hub(name: str) -> Exception | None:
     """Ask the hub whether it has a set, within `PROBE_S` seconds whatever the network does; return why it is unknown."""
-    answer: SimpleQueue[Exception | None] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            HfApi().dataset_info(name, timeout=PROBE_S)
-        except Exception as exc:  # whatever the hub's client raises is an answer to pass on
-            answer.put(exc)
-        else:
-            answer.put(None)
-
-    # A daemon thread, because a resolver that hangs can neither be timed out nor be joined.
-    Thread(target=ask, name="hub-probe", daemon=True).start()
     try:
-        return answer.get(timeout=PROBE_S)
-    except Empty:
-        return TimeoutError(f"no answer within {PROBE_S:g} s")
+        call_within(PROBE_S, lambda: HfApi().dataset_info(name, timeout=PROBE_S), name="hub-probe")
+    except Exception as exc:  # whatever the hub's client raises is an answer to pass on
+        return exc
+    return None
 
 
 def _require_cached(name: str, cache: Path, problem: Exception) -> None:
@@ -88,8 +76,8 @@ def _require_cached(name: str, cache: Path, problem: Exception) -> None:
     if any(_plain(folder.name) == _plain(wanted) for folder in folders):
         return
     if isinstance(problem, (RepositoryNotFoundError, GatedRepoError, HFValidationError)):
-        said = str(problem).strip().splitlines()[-1]
-        raise UsageError(f"{name} is neither a file or folder here nor a data set the hub gives out: {said}")
+        reason = str(problem).strip().splitlines()[-1]
+        raise UsageError(f"{name} is neither a file or folder here nor a data set available on the hub: {reason}")
     raise TableError(
         f"data set {name} is not in the local cache and the hub is out of reach ({type(problem).__name__}).\n"
         "Ways out:\n"

@@ -12,7 +12,7 @@ import httpx
 from PIL import Image
 
 from ..config import Config
-from ..decode import decode
+from ..decode import IsolatedDecoder, decode
 from ..fetch import Fetcher
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -45,13 +45,14 @@ class ImageLoader:
     """Loads the pixels of captioned images; safe to call from many threads. Close it, or use it in a `with`.
 
     Args:
-        config: Limits, waits and retries of the fetcher and the decoder.
+        config: The settings of fetching and decoding: limits, waits, retries, proxy, `isolate_decoder`.
         transport: Where http requests go, for tests; None is the network.
     """
 
     def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
         self._config, self._transport = config, transport
         self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
+        self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._lock = Lock()
 
     def __enter__(self) -> ImageLoader:
@@ -61,7 +62,9 @@ class ImageLoader:
         self.close()
 
     def close(self) -> None:
-        """Stop: running fetches fail within moments."""
+        """Stop: running fetches fail within moments, and the decoder's processes end."""
+        if self._isolated is not None:
+            self._isolated.close()
         with self._lock:
             if self._fetcher is not None:
                 self._fetcher.close()
@@ -73,7 +76,8 @@ class ImageLoader:
         Raises:
             RowError: It cannot be fetched or decoded.
         """
-        return decode(self.read(image), self._config.limits)
+        content = self.read(image)
+        return decode(content, self._config.limits) if self._isolated is None else self._isolated.decode(content)
 
     def read(self, image: CaptionedImage) -> bytes:
         """Return a picture's encoded file.
@@ -90,13 +94,13 @@ class ImageLoader:
 
 
 def load_image(image: CaptionedImage, config: Config) -> Image.Image:
-    """Return one picture in mode RGB, upright; `PictureLoader` does many of them faster.
+    """Return one picture in mode RGB, upright; `ImageLoader` loads many of them faster.
 
     Raises:
         RowError: It cannot be fetched or decoded.
     """
-    with ImageLoader(config) as pictures:
-        return pictures.load(image)
+    with ImageLoader(config) as loader:
+        return loader.load(image)
 
 
 def digest(data: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 The file is an SQLite database in write-ahead mode, so many runs and processes of one machine may read and write it at
 once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding, unless it is told where to end; to
-start afresh, delete it. It does not belong on a network file system, whose locks SQLite cannot rely on.
+start over, delete it. It does not belong on a network file system, whose locks SQLite cannot rely on.
 """
 
 from __future__ import annotations

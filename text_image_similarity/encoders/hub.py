@@ -5,14 +5,14 @@ Asked before torch and transformers are loaded, so that an unreachable model is 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
 
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..errors import ModelUnavailableError
+from ..system import call_within
 
 PROBE_S = 4.0  # how long the hub may take to say that it is there
 
@@ -26,7 +26,7 @@ def require_model(name: str, revision: str | None) -> None:
     try:
         cached = cached_folder(name, revision)
     except HFValidationError as exc:
-        raise ModelUnavailableError(f"{name} is neither a folder here nor a possible hub id") from exc
+        raise ModelUnavailableError(f"{name} is neither a folder here nor a valid hub id") from exc
     if cached is None:
         require_hub(name, revision)
 
@@ -43,29 +43,16 @@ def require_hub(name: str, revision: str | None) -> None:
     Raises:
         ModelUnavailableError: It has none, or it is out of reach; the message names the ways out.
     """
-    answer: SimpleQueue[Exception | None] = SimpleQueue()
-
-    def ask() -> None:
-        try:
-            HfApi().model_info(name, revision=revision, timeout=PROBE_S)
-        except Exception as exc:  # whatever the hub's client raises is an answer to pass on
-            answer.put(exc)
-        else:
-            answer.put(None)
-
-    # A daemon thread, because a resolver that hangs can neither be timed out nor be joined.
-    Thread(target=ask, name="hub-probe", daemon=True).start()
+    ask = partial(HfApi().model_info, name, revision=revision, timeout=PROBE_S)
     try:
-        problem = answer.get(timeout=PROBE_S)
-    except Empty as exc:
-        problem = TimeoutError(f"no answer within {PROBE_S:g} s")
-        problem.__cause__ = exc
-    if problem is None:
+        call_within(PROBE_S, ask, name="hub-probe")
         return
+    except Exception as exc:  # whatever the hub's client raises is an answer
+        problem = exc
     if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError)):
         said = str(problem).strip().splitlines()[-1]
         raise ModelUnavailableError(
-            f"{name} is neither a folder here nor a model the hub gives out: {said}"
+            f"{name} is neither a folder here nor a model available on the hub: {said}"
         ) from problem
     raise ModelUnavailableError(
         f"model {name} is not in the local cache and the model hub is out of reach ({type(problem).__name__}).\n"

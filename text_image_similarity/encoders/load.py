@@ -42,7 +42,7 @@ def load_encoder(config: Config) -> Encoder:
     """Load the model that `config` names onto its device.
 
     Args:
-        config: `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `cache_dir` are used.
+        config: `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `model_cache` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.
@@ -79,9 +79,9 @@ def load_encoder(config: Config) -> Encoder:
 
 def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config], TwoTowerEncoder]) -> TwoTowerEncoder:
     """Load a model on the backend that `config` asks for; `folder` is where its files are, as far as they are here."""
-    from .onnx_backend import load_onnx, wanted
+    from .onnx_load import load_onnx, runs_on_onnx
 
-    if not wanted(config, _shape(folder) if folder else {}):
+    if not runs_on_onnx(config, _shape(folder) if folder else {}):
         return load(config)
     return load_onnx(name, folder, config, load)
 

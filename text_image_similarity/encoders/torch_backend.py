@@ -235,7 +235,7 @@ class TorchBackend:
         try:
             features = self._features(towers, batches(items), fit, of)
             if self.placement.dtype == torch.float16:
-                self._mend(features, batches, items, of)
+                self._recompute_overflowed(features, batches, items, of)
         except RuntimeError as exc:
             if not is_device_lost(exc):
                 raise
@@ -243,7 +243,7 @@ class TorchBackend:
             raise self._lost(self.learned.lost) from exc
         return features
 
-    def _mend(
+    def _recompute_overflowed(
         self,
         features: Embeddings,
         batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]],

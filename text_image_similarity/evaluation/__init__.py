@@ -1,12 +1,13 @@
 """How good a model is on a data set: retrieval, matching against mismatching pairs, agreement with people's ratings.
 
 Pictures that cannot be read are counted by error code and left out with their captions; the figures are those of the
-others. What each figure means, and whom its definition follows, stands in `metrics`.
+others. What each figure means, and whose definition it follows, is in `metrics`.
 """
 
 from __future__ import annotations
 
-from .evaluate import calibration_folder, evaluate, evaluate_ratings
+from .evaluate import calibration_folder, evaluate
+from .ratings import evaluate_ratings
 from .report import Evaluation, RatingEvaluation
 
 __all__ = [

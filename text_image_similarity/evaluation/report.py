@@ -1,9 +1,9 @@
-"""What an evaluation found: values, as JSON and as a table to read."""
+"""The results of an evaluation: values, as JSON and as a table to read."""
 
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..encoders import ModelInfo
-from ..files import write_whole
+from ..files import without_nan, write_whole
 from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
 
 _SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
@@ -19,7 +19,7 @@ _SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What a model is worth on a data set.
+    """How good a model is on a data set.
 
     Args:
         source: The data set.
@@ -44,8 +44,8 @@ class Evaluation:
     calibration: Calibration | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: what is not a number is None."""
-        return _flat(self)
+        """Return plain values for JSON; a number that is not finite is None."""
+        return _flatten(self)
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the report as JSON.
@@ -53,7 +53,7 @@ class Evaluation:
         Raises:
             TableError: It cannot be written.
         """
-        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+        _write(self, path)
 
     def table(self) -> str:
         """Lay the report out for a person."""
@@ -74,10 +74,10 @@ class Evaluation:
             *((name, f"{match.quantiles[q]:.4f}", f"{other.quantiles[q]:.4f}") for name, q in _SHOWN),
             ("AUC", f"{self.pairs.auc:.4f}", ""),
         ]
-        parts = [_about(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
+        parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
         if self.calibration is not None:
-            parts.append(_curve(self.calibration))
-        return "\n\n".join(_columns(part) for part in parts)
+            parts.append(_describe_curve(self.calibration))
+        return "\n\n".join(_lay_out(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ class RatingEvaluation:
     agreement: Agreement
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON: what is not a number is None."""
-        return _flat(self)
+        """Return plain values for JSON; a number that is not finite is None."""
+        return _flatten(self)
 
     def write(self, path: str | PathLike[str]) -> None:
         """Write the report as JSON.
@@ -110,7 +110,7 @@ class RatingEvaluation:
         Raises:
             TableError: It cannot be written.
         """
-        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+        _write(self, path)
 
     def table(self) -> str:
         """Lay the report out for a person."""
@@ -120,32 +120,34 @@ class RatingEvaluation:
             ("Kendall tau-c", f"{found.kendall_tau_c:.4f}"),
             ("Spearman rho", f"{found.spearman:.4f}"),
         ]
-        about = _about(self, ("rows", self.rows), ("rated pairs", found.pairs))
-        return "\n\n".join(_columns(part) for part in (about, figures))
+        about = _list_facts(self, ("rows", self.rows), ("rated pairs", found.pairs))
+        return "\n\n".join(_lay_out(part) for part in (about, figures))
 
 
-def _flat(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
-    """Return a report's values, the model's among them."""
-    found: dict[str, Any] = {}
-    for name, value in asdict(report).items():
-        found |= (
-            {key: fact for key, fact in value.items() if key != "fingerprint"}
-            if name == "info"
-            else {name: _plain(value)}
-        )
+def _flatten(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
+    """Return a report's values, those of the model among them."""
+    values = asdict(report)
+    info = values.pop("info")
+    del info["fingerprint"]
+    found: dict[str, Any] = without_nan({"source": report.source, **info, **values})
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: keys are text, and what is not a finite number is None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _write(report: Evaluation | RatingEvaluation, path: str | PathLike[str]) -> None:
+    write_whole(Path(path), json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
 
 
-def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
+def sort_failures(failures: Counter[str]) -> dict[str, int]:
+    """Return the counts of the error codes that occurred, in alphabetical order."""
+    return {code: count for code, count in sorted(failures.items()) if count}
+
+
+def list_failures(failures: Counter[str]) -> str:
+    """Name the error codes that occurred with their counts, for a message."""
+    return ", ".join(f"{count} {code}" for code, count in sort_failures(failures).items()) or "there are no rows"
+
+
+def _list_facts(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> list[tuple[str, ...]]:
     split = f", {report.split}" if isinstance(report, Evaluation) and report.split else ""
     revision = f" @ {report.info.revision}" if report.info.revision else ""
     fast = ", fast preprocessing" if report.info.preprocess == "fast" else ""
@@ -157,7 +159,7 @@ def _about(report: Evaluation | RatingEvaluation, *counts: tuple[str, int]) -> l
     ]
 
 
-def _curve(calibration: Calibration) -> list[tuple[str, ...]]:
+def _describe_curve(calibration: Calibration) -> list[tuple[str, ...]]:
     return [
         ("where half of all pairs match, a pair matches", "at a cosine of"),
         *((f"in {100 * share:.0f} % of cases", f"{calibration.cosine(share):.4f}") for share in (0.1, 0.5, 0.9)),
@@ -170,7 +172,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+def _lay_out(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay rows out in columns: text to the left, figures of a table with a heading to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = str.ljust if len(widths) == 2 else str.rjust

@@ -18,13 +18,14 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..system import backoff_s
-from .pacing import Clock, Hosts
+from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of
 from .responses import AGENT, RefusedError, check_bytes, check_opt_out, check_status, expanded
 from .stream import row_deadline
 from .transport import GuardedTransport, Resolver
 
 USER_AGENT = f"{AGENT}/0.1"
+_MOST_REDIRECTS = 5  # of one picture
 
 
 class Fetcher:
@@ -125,7 +126,7 @@ class Fetcher:
         """Wait before the next try; say no if there is no time for one, the host has had its share or the run is closing."""
         pause = backoff_s(tries)
         if isinstance(error, RefusedError) and error.retry_after is not None:
-            if error.retry_after > self._limits.retry_after_s:
+            if error.retry_after > LONGEST_RETRY_AFTER_S:
                 return False
             pause = max(pause, error.retry_after)
         in_time = time.monotonic() + pause < clock.row_end
@@ -133,7 +134,7 @@ class Fetcher:
 
     def _try_once(self, url: httpx.URL, clock: Clock) -> bytes:
         """Send a request, follow its redirects, read the body."""
-        for _ in range(self._limits.max_redirects + 1):
+        for _ in range(_MOST_REDIRECTS + 1):
             with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
                 response = self._client.send(self._client.build_request("GET", url), stream=True)
                 try:
@@ -142,13 +143,13 @@ class Fetcher:
                 finally:
                     response.close()
             url = _redirected(url, response.headers.get_list("location"))
-        raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {self._limits.max_redirects} redirects")
+        raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {_MOST_REDIRECTS} redirects")
 
     def _read(self, response: httpx.Response, clock: Clock) -> bytes:
         try:
             check_status(response)
         except RefusedError as error:
-            if error.retry_after is not None and error.retry_after <= self._limits.retry_after_s:
+            if error.retry_after is not None and error.retry_after <= LONGEST_RETRY_AFTER_S:
                 self._hosts.be_patient(clock.host, error.retry_after)
             raise
         if self._limits.respect_opt_out:

@@ -11,6 +11,7 @@ from threading import Condition, Event
 from ..config import Limits
 from ..errors import ErrorCode, RowError
 
+LONGEST_RETRY_AFTER_S = 30.0  # that is waited for
 FREE_RETRIES = 10.0  # retries a host is given before it has earned any
 EARNED = 0.2  # of a retry, by each request
 _REMEMBERED = 4096  # hosts with something to remember, beside those that are being asked
@@ -28,7 +29,7 @@ class Clock:
         self._began = time.monotonic()
         self.row_end = self.end = self._began + limits.total_s
         self.host = ""
-        self.patience = limits.retry_after_s
+        self.patience = LONGEST_RETRY_AFTER_S
 
     def start_try(self, timeout_s: float) -> None:
         self._began = time.monotonic()

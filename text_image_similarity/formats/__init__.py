@@ -5,13 +5,23 @@
 
 from __future__ import annotations
 
-from .delimited import check_columns
-from .names import format_of
+from .columns import check_columns, check_no_columns
+from .names import ending_of, format_of
 from .output import SCORE_FIELDS, Output, output_for, score_arrays
 from .overlap import check_apart
 from .rows import Rows, is_whole
-from .storage import check_writable, content_of, folder_of, is_url, local_path, open_bytes, state_of, upload
-from .table import Table, open_table
+from .storage import (
+    check_writable,
+    content_of,
+    folder_of,
+    is_url,
+    list_folder,
+    local_path,
+    open_bytes,
+    state_of,
+    upload,
+)
+from .table import Table, columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "SCORE_FIELDS",
@@ -20,16 +30,22 @@ __all__ = [
     "Table",
     "check_apart",
     "check_columns",
+    "check_no_columns",
     "check_writable",
+    "columns_of",
     "content_of",
+    "ending_of",
     "folder_of",
     "format_of",
     "is_url",
     "is_whole",
+    "list_folder",
     "local_path",
     "open_bytes",
+    "open_files",
     "open_table",
     "output_for",
+    "read_rows",
     "score_arrays",
     "state_of",
     "upload",

@@ -28,6 +28,29 @@ def stored(kind: pa.DataType) -> pa.DataType:
     return dense(kind)
 
 
+def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the type that holds the values of two, or None; at any depth, one without any value is that of the other."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    both_lists = pa.types.is_list(one) and pa.types.is_list(other)
+    both_structs = pa.types.is_struct(one) and pa.types.is_struct(other)
+    if not (both_lists or both_structs) or one.num_fields != other.num_fields:
+        return None
+    fields = [_common_field(one.field(i), other.field(i)) for i in range(one.num_fields)]
+    if any(field is None for field in fields):
+        return None
+    return pa.list_(*fields) if both_lists else pa.struct(fields)
+
+
+def _common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
+    kind = common_type(one.type, other.type)
+    if kind is None or one.name != other.name:
+        return None
+    return one.with_type(kind).with_nullable(one.nullable or other.nullable)
+
+
 def holds_bytes(kind: pa.DataType) -> bool:
     """Whether there are bytes at any depth of a type."""
     types = pa.types

@@ -10,7 +10,8 @@ from typing import TextIO
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from ..errors import TableError, UsageError
+from ..errors import TableError
+from .columns import list_columns
 from .rows import TextRows, text_schema
 from .storage import one_digest
 from .text import in_parts, open_text, undecodable
@@ -43,7 +44,7 @@ class DelimitedTable:
         for other in self.files[1:]:
             if (found := self._first(other)) != self._header:
                 raise TableError(
-                    f"{other} has the columns {_listed(found)}, but {self.files[0]} has {_listed(self._header)}"
+                    f"{other} has the columns {list_columns(found)}, but {self.files[0]} has {list_columns(self._header)}"
                 )
 
     @property
@@ -54,7 +55,7 @@ class DelimitedTable:
         """Read the whole table: count its rows, check their shape, hash the files.
 
         Raises:
-            TableError: It is no table, with the row and the column that are at fault.
+            TableError: It is damaged; the message names the row and the column.
         """
         digests = []
         for place in self.files:
@@ -95,12 +96,12 @@ class DelimitedTable:
                 )
                 raise TableError(
                     f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; quote fields that "
-                    f"hold {'commas' if self.delimiter == ',' else 'tabs'}, or mend the row"
+                    f"hold {'commas' if self.delimiter == ',' else 'tabs'}, or fix the row"
                 )
             yield row
 
     def _rows(self, place: str, file: TextIO) -> Iterator[tuple[str, list[str]]]:
-        """Yield (lines, fields) of every row, the header first; blank lines are no rows."""
+        """Yield (lines, fields) of every row, the header first; blank lines do not count."""
         csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
         reader = csv.reader(file, delimiter=self.delimiter, strict=True)
         number = 0
@@ -133,37 +134,6 @@ class DelimitedTable:
                         column = repr(header[i]) if number and i < len(header) else str(i + 1)
                         return f"column {column} in {f'row {number}' if number else 'the header'} of {place}"
         return place
-
-
-def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> None:
-    """Raise unless each name is that of just one column.
-
-    Raises:
-        UsageError: It is not.
-    """
-    if not columns:
-        raise UsageError(f"{place} is empty: it has no row, and so no columns")
-    for name in names:
-        if columns.count(name) != 1:
-            found = "is there more than once" if name in columns else "is missing"
-            raise UsageError(
-                f"column {name!r} {found} in {place}; it has the columns: {_listed(columns)}{_hint(columns)}"
-            )
-
-
-def _hint(columns: Sequence[str]) -> str:
-    if any("\0" in column for column in columns):
-        return "; is it UTF-16 without a byte-order mark?"
-    if len(columns) == 1 and ";" in columns[0]:
-        return "; is it separated by semicolons?"
-    if len(columns) == 1 and "\t" in columns[0]:
-        return "; is it separated by tabs? Then name it .tsv"
-    return ""
-
-
-def _listed(columns: Sequence[str]) -> str:
-    """Name columns; quoted, where the eye would not see all of a name."""
-    return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
 
 
 def _lines(first: int, last: int) -> str:

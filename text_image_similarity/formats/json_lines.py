@@ -46,7 +46,7 @@ class JsonTable:
         """Read the whole table: count its rows, learn its columns, hash the files.
 
         Raises:
-            TableError: A line is no object.
+            TableError: A line is not an object.
         """
         digests = []
         for place in self.files:
@@ -71,7 +71,7 @@ class JsonTable:
                 yield from self._data(place, file)
 
     def _data(self, place: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (text, value) of every object; blank lines are no rows."""
+        """Yield (text, value) of every object; blank lines do not count."""
         number = 0
         try:
             for line in file:

@@ -1,4 +1,4 @@
-"""What a file's name says of its content."""
+"""What a file's name says about its content."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def format_of(place: str) -> Format:
     """Return the format that a name ends in.
 
     Raises:
-        UsageError: It ends in none.
+        UsageError: It ends in none of those that are known.
     """
     name = place.rstrip("/").lower()
     if name.startswith(("http://", "https://")):
@@ -55,8 +55,8 @@ def format_of(place: str) -> Format:
         if name.endswith(ending):
             return Format(kind)
     raise UsageError(
-        f"the name {place} does not say which format it is; let it end in {', '.join(_KINDS)}, or in one of the text "
-        "formats with .gz or .zst behind it"
+        f"cannot tell the format of {place}; give it one of the extensions {', '.join(_KINDS)}, and text formats may add "
+        ".gz or .zst"
     )
 
 

@@ -81,9 +81,9 @@ def _check(kind: TableKind, columns: Sequence[str], schema: pa.Schema) -> None:
                 )
     for name in columns:
         if kind == "jsonl" and columns.count(name) > 1:
-            raise UsageError(f"column {name!r} is there more than once, which JSON cannot hold; rename one")
+            raise UsageError(f"JSON cannot hold two columns named {name!r}; rename one")
         if kind != "jsonl" and not is_whole(name):
-            raise UsageError(f"column {name!r} has half a character in its name, which only JSON can hold; rename it")
+            raise UsageError(f"column {name!r} has a lone surrogate in its name, which only JSON can hold; rename it")
 
 
 @dataclass(frozen=True, slots=True)

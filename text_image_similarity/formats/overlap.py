@@ -16,7 +16,7 @@ def check_apart(source: str, *places: str) -> None:
         places: Files.
 
     Raises:
-        UsageError: It does; or there is no table.
+        UsageError: It does, or there is no table.
     """
     table, files = canonical(source), [canonical(file) for file in expand(source)]
     for place in places:

@@ -10,7 +10,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ..errors import TableError
-from .arrow_types import dense, stored
+from .arrow_types import common_type, dense, stored
 from .rows import PART_SIZE, ArrowRows
 from .storage import Hashed, one_digest, open_bytes, reading
 
@@ -124,7 +124,7 @@ class ParquetTable:
 
 
 def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str]) -> list[pa.Field]:
-    """Return the columns that hold the rows of two files; one without any value takes the other file's type.
+    """Return the columns that hold the rows of two files; what has no value in one file takes the other file's type.
 
     Raises:
         TableError: They do not agree; the message names the columns that do not.
@@ -134,16 +134,14 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
         found = f"not both have: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
         raise TableError(f"{places[1]} has other columns than {places[0]}; {found}")
+    kinds = [common_type(a.type, b.type) for a, b in zip(one, other, strict=True)]
     apart = [
-        f"{b.name!r} ({b.type}, there {a.type})"
-        for a, b in zip(one, other, strict=True)
-        if a.type != b.type and not pa.types.is_null(a.type) and not pa.types.is_null(b.type)
+        f"{b.name!r} ({b.type}, there {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
     ]
     if apart:
         raise TableError(f"{places[1]} has columns of other types than {places[0]}: {', '.join(apart)}")
     return [
-        (b if pa.types.is_null(a.type) else a).with_nullable(a.nullable or b.nullable)
-        for a, b in zip(one, other, strict=True)
+        a.with_type(kind).with_nullable(a.nullable or b.nullable) for a, b, kind in zip(one, other, kinds, strict=True)
     ]
 
 

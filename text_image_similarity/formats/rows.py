@@ -7,7 +7,6 @@ Arrow batch for Parquet. So the way from a format to itself changes nothing.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -15,6 +14,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..errors import TableError
+from ..files import without_nan
 from .arrow_types import plain_values
 
 PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
@@ -113,8 +113,8 @@ class JsonRows:
         for number, value in enumerate(values, self.first):
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(
-                    f"column {name!r} in row {number} holds half a character (a lone surrogate), which only JSON can "
-                    "hold; name an output that ends in .jsonl, or mend the row"
+                    f"column {name!r} in row {number} contains a lone surrogate (half of a UTF-16 pair), which only JSON "
+                    "can hold; name an output that ends in .jsonl, or fix the row"
                 )
         return values
 
@@ -137,7 +137,7 @@ class ArrowRows:
 
     def objects(self) -> list[str]:
         names = self.batch.schema.names
-        return [dump(_plain(dict(zip(names, row, strict=True)))) for row in self._plain_rows()]
+        return [dump(without_nan(dict(zip(names, row, strict=True)))) for row in self._plain_rows()]
 
     def arrow(self) -> pa.RecordBatch:
         return self.batch
@@ -192,12 +192,12 @@ def as_text(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, (bool, dict, list, tuple)):
-        return dump(_plain(value))
+        return dump(without_nan(value))
     return str(value)
 
 
 def dump(value: object) -> str:
-    """Write JSON on one line; what JSON has no words for, such as a decimal number, becomes text."""
+    """Write JSON on one line; a value that JSON cannot express, such as a decimal number, becomes text."""
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
@@ -208,12 +208,3 @@ def is_whole(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _plain(value: Any) -> Any:
-    """Return a value without numbers that JSON cannot hold; they become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -59,6 +59,23 @@ def expand(place: str) -> list[str]:
     return files
 
 
+def list_folder(place: str) -> list[str]:
+    """Return the files that lie directly in a folder, in order; of any other place nothing.
+
+    Raises:
+        TableError: It cannot be read.
+    """
+    with reading(place):
+        if not is_url(place):
+            folder = local_path(place)
+            return sorted(str(entry) for entry in folder.iterdir() if entry.is_file()) if folder.is_dir() else []
+        system, path = _system(place)
+        if place.startswith(("http://", "https://")) or not system.isdir(path):
+            return []
+        entries = system.ls(path, detail=True)
+        return sorted(system.unstrip_protocol(entry["name"]) for entry in entries if entry["type"] == "file")
+
+
 def open_bytes(place: str) -> IO[bytes]:
     """Open a file to read.
 
@@ -118,7 +135,7 @@ def content_of(place: str) -> str:
 
 
 def state_of(place: str) -> str:
-    """Return what changes when a file is written anew: its size and time, or what a store says of its version.
+    """Return what changes when a file is written again: its size and time, or what a store says of its version.
 
     Raises:
         UsageError, TableError: It cannot be asked.
@@ -200,7 +217,7 @@ def _system(url: str) -> tuple[Any, str]:
             f"{url} needs a library that is not installed ({exc}); s3:// needs: pip install 'text-image-similarity[cloud]'"
         ) from exc
     except ValueError as exc:
-        raise UsageError(f"{url} is no place that fsspec knows: {exc}") from exc
+        raise UsageError(f"{url} is not a URL that fsspec supports: {exc}") from exc
     return system, path
 
 

@@ -1,9 +1,9 @@
-"""Open a file, a folder or a pattern as one table, whatever its format."""
+"""A table to read, whatever its format and wherever its files are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
@@ -14,6 +14,8 @@ from .names import format_of
 from .parquet import ParquetTable
 from .rows import Rows
 from .storage import expand
+
+_AT_ONCE = 256  # rows that `read_rows` has in memory
 
 
 class Table(Protocol):
@@ -62,7 +64,21 @@ def open_table(place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
         UsageError: There is no table, or the names do not say one format.
         TableError: It cannot be read.
     """
-    files = expand(place)
+    return open_files(expand(place), place, dropped=dropped)
+
+
+def open_files(files: list[str], place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
+    """Open files that are pieces of one table.
+
+    Args:
+        files: Paths or fsspec URLs, at least one.
+        place: What messages call them together.
+        dropped: Columns that are passed over.
+
+    Raises:
+        UsageError: The names do not say one format.
+        TableError: They cannot be read, or do not belong together.
+    """
     kinds = {format_of(file).kind for file in files}
     if len(kinds) > 1:
         raise UsageError(
@@ -72,3 +88,31 @@ def open_table(place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
     if kind in DELIMITERS:
         return DelimitedTable(files, DELIMITERS[kind], dropped)
     return JsonTable(files, dropped) if kind == "jsonl" else ParquetTable(files, dropped)
+
+
+def columns_of(table: Table) -> Sequence[str]:
+    """Return the names of a table's columns; JSON Lines are read through for them.
+
+    Raises:
+        TableError: They cannot be read.
+    """
+    if not table.columns:
+        table.scan()
+    return table.columns
+
+
+def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield where each row is, such as "row 3 of pairs.csv", and its values in some columns.
+
+    Args:
+        table: Read from its beginning, a few rows at a time.
+        names: One or more of its columns.
+
+    Raises:
+        TableError: It is damaged.
+    """
+    for file in table.files:
+        parts = open_files([file], file).read(0, _AT_ONCE)
+        rows = (row for part in parts for row in zip(*map(part.column, names), strict=True))
+        for number, row in enumerate(rows, 1):
+            yield f"row {number} of {file}", row

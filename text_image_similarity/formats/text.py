@@ -62,5 +62,5 @@ def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
 
 
 def undecodable(text: str) -> bool:
-    """Whether a text read with `surrogateescape` holds bytes that are no text."""
+    """Whether a text read with `surrogateescape` holds bytes that are not text."""
     return any("\udc80" <= character <= "\udcff" for character in text)

@@ -120,6 +120,6 @@ def portable(config: Config) -> Config:
         config,
         model=str(folder) if folder and folder.is_dir() and str(config.model) != "mini" else config.model,
         base_dir=Path(config.base_dir or "").absolute(),
-        cache_dir=absolute(config.cache_dir),
+        model_cache=absolute(config.model_cache),
         embedding_cache=absolute(config.embedding_cache),
     )

@@ -176,12 +176,14 @@ class Run(Generic[Item, Tag]):
         """Finish a loaded image whose content is known, or put it to those that are to be encoded."""
         if image.outcome is not None or (content := image.loaded()) is None:
             return
-        # What this part encoded comes before what its threads found remembered, so that timing decides nothing.
-        vector = content.vector if content.key is None else self._embeddings.get(content.key, content.vector)
-        if vector is not None:
-            image.finish(vector)
-            return
-        twins = new.setdefault(content.key or id(image), [])
+        key: Hashable = content.key or id(image)
+        if key not in new:  # else it is in this batch, whatever another thread has remembered since
+            # What this part encoded comes before what its threads found remembered, so that timing decides nothing.
+            vector = content.vector if content.key is None else self._embeddings.get(content.key, content.vector)
+            if vector is not None:
+                image.finish(vector)
+                return
+        twins = new.setdefault(key, [])
         if image not in twins:
             twins.append(image)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from ..config import Config
-from ..errors import ConfigError, UsageError
-from ..formats import check_columns
+from ..errors import ConfigError
+from ..formats import check_columns, check_no_columns
 from ..pipeline import Scorer, portable
 from ..pipeline.arrow import score_batches
 from ..records import OUT_COLUMNS
@@ -114,9 +114,7 @@ class ScoringActor:
 def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
     """Raise a `UsageError` unless there are columns to read and no columns to overwrite."""
     check_columns(columns, names, "the dataset")
-    for name in OUT_COLUMNS:
-        if name in columns:
-            raise UsageError(f"the dataset has a column {name!r} already; drop or rename it")
+    check_no_columns(columns, OUT_COLUMNS, "the dataset", "drop or rename it")
 
 
 def _warn_if_full(actors: int, cpus: float) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import UsageError
-from ..formats import check_columns
+from ..formats import check_columns, check_no_columns
 from ..pipeline import portable
 from ..records import OUT_COLUMNS
 from ..system import require
@@ -98,9 +98,9 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
 
     fields = df.schema.fields
     check_columns([field.name for field in fields], columns, "the DataFrame")
-    same = str if df.sparkSession.conf.get("spark.sql.caseSensitive") == "true" else str.lower
-    if taken := [field.name for field in fields if same(field.name) in OUT_COLUMNS]:
-        raise UsageError(f"the DataFrame has a column {taken[0]!r} already; rename or drop it")
+    names = [field.name for field in fields]
+    ignore_case = df.sparkSession.conf.get("spark.sql.caseSensitive") != "true"
+    check_no_columns(names, OUT_COLUMNS, "the DataFrame", "rename or drop it", ignore_case=ignore_case)
     numbers = (types.ByteType, types.ShortType, types.IntegerType, types.LongType, types.FloatType, types.DoubleType)
     texts = (types.StringType, types.CharType, types.VarcharType, types.NullType)
     for field in fields:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from .job import Progress
 from .options import Start, TableOptions
 from .score import score_csv, score_table
 from .summary import Summary
 
-__all__ = ["Progress", "Start", "Summary", "TableOptions", "score_csv", "score_table"]
+__all__ = ["Start", "Summary", "TableOptions", "score_csv", "score_table"]

@@ -13,8 +13,17 @@ from ..formats import Table, content_of, open_bytes, open_table
 from ..workspace import changes
 
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
-_UNSCORED_SETTINGS = {"timeout_s", "retries", "io_workers", "cache_dir", "device", "proxy", "isolate_decoder", "limits"}
-_UNSCORED_LIMITS = {"connect_s", "total_s", "retry_after_s", "per_host", "decode_s", "decode_memory"}
+_UNSCORED_SETTINGS = {
+    "timeout_s",
+    "retries",
+    "io_workers",
+    "model_cache",
+    "device",
+    "proxy",
+    "isolate_decoder",
+    "limits",
+}
+_UNSCORED_LIMITS = {"connect_s", "total_s", "per_host", "decode_s", "decode_memory"}
 
 
 def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[str, str]) -> dict[str, Any]:
@@ -61,6 +70,6 @@ def earlier_output(
     if content != written:
         raise UsageError(
             f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
-            "back, or start again with --overwrite"
+            "back, or start over with --restart"
         )
     return open_table(target), content

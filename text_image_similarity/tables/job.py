@@ -12,11 +12,8 @@ from itertools import islice
 from ..errors import ErrorCode, StoppedError, TableError
 from ..formats import Output, Rows, Table
 from ..pipeline import Engine, RunStats, TaggedRows
-from ..records import OUT_COLUMNS, Record, ScoreResult
+from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
 from ..workspace import Part, Workspace, digest_of
-
-# (rows done, rows failed, rows in all), before the first row and after every row
-Progress = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

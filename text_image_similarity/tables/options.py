@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..config import one_of
 
-Start = Literal["resume", "afresh", "retry_failed"]
+Start = Literal["resume", "restart", "retry_failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class TableOptions:
     """How a table's run begins, and what it may replace.
 
     Args:
-        start: `resume` goes on from the finished parts of an earlier run, if there are any; `afresh` drops them;
+        start: `resume` goes on from the finished parts of an earlier run, if there are any; `restart` drops them;
             `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.

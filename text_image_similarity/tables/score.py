@@ -25,6 +25,7 @@ from ..formats import (
     Table,
     check_apart,
     check_columns,
+    check_no_columns,
     check_writable,
     content_of,
     folder_of,
@@ -37,10 +38,10 @@ from ..formats import (
     upload,
 )
 from ..pipeline import Engine, LocalEngine
-from ..records import OUT_COLUMNS
+from ..records import OUT_COLUMNS, Progress
 from ..workspace import Workspace, digest_of
 from .identity import earlier_output, identity_of
-from .job import Progress, TableJob
+from .job import TableJob
 from .options import TableOptions
 from .summary import Summary, outcome, versions
 
@@ -101,13 +102,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         if options.start == "retry_failed":
             earlier, content = earlier_output(target, identity, work.begun())
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
-        work.begin(run, used, afresh=options.start == "afresh")
+        work.begin(run, used, restart=options.start == "restart")
         job = TableJob(table, (col_url, col_text), output, work, earlier)
         job.score(config.chunk_size, engine, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
-                f"{source} was changed while it was scored, so its parts are of no use; start again with --overwrite "
-                "(start='afresh')"
+                f"{source} was changed while it was scored, so its parts are of no use; start over with --restart "
+                "(start='restart')"
             )
         summary = Summary(
             input=source,
@@ -179,12 +180,8 @@ def _checked(source: str, columns: tuple[str, str], options: TableOptions) -> tu
 
 def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
     check_columns(table.columns, columns, source)
-    for name in OUT_COLUMNS:
-        if name in table.columns:
-            raise UsageError(
-                f"{source} has a column {name!r} already; --overwrite-column (overwrite_column=True) replaces it, "
-                "or rename it"
-            )
+    hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
+    check_no_columns(table.columns, OUT_COLUMNS, source, hint)
 
 
 def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

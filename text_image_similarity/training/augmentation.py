@@ -1,4 +1,4 @@
-"""Change a training picture by chance, as a photographer might have: another crop, mirrored, other light."""
+"""Change a training image by chance, as a photographer might have: another crop, mirrored, other light."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import random
 from PIL import Image, ImageEnhance
 
 
-def augment(picture: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """Crop 50 to 100 % of a picture to a square, mirror it half of the time, and change brightness, contrast and colour.
+def augment(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
+    """Crop 50 to 100 % of a image to a square, mirror it half of the time, and change brightness, contrast and colour.
 
     Args:
-        picture: In mode RGB.
+        image: In mode RGB.
         side: Of the result, in pixels.
         rng: What decides.
     """
     area, aspect = rng.uniform(0.5, 1.0), math.exp(rng.uniform(-0.2, 0.2))
-    width = min(picture.width, picture.width * math.sqrt(area * aspect))
-    height = min(picture.height, picture.height * math.sqrt(area / aspect))
-    x, y = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
-    picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=(x, y, x + width, y + height))
+    width = min(image.width, image.width * math.sqrt(area * aspect))
+    height = min(image.height, image.height * math.sqrt(area / aspect))
+    x, y = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+    image = image.resize((side, side), Image.Resampling.BICUBIC, box=(x, y, x + width, y + height))
     if rng.random() < 0.5:
-        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        picture = enhance(picture).enhance(rng.uniform(0.7, 1.3))
-    return picture
+        image = enhance(image).enhance(rng.uniform(0.7, 1.3))
+    return image

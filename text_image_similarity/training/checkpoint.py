@@ -67,7 +67,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
             progress = json.loads((file.metadata() or {})["progress"])
             return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, progress)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as exc:
-        raise ModelError(f"{path} is damaged ({exc}); delete it and train afresh") from exc
+        raise ModelError(f"{path} is damaged ({exc}); delete it and train from scratch") from exc
 
 
 def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from ..config import at_least, one_of
+from ..config import Config, at_least, one_of
 from ..errors import ConfigError
 
 Loss = Literal["info_nce", "sigmoid"]
 TextTowerName = Literal["lstm", "gru", "transformer"]
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 
-_OF_THE_MODEL = (
-    "image_tower", "image_weights", "text_tower", "embed_dim", "head_width", "text_width", "text_layers", "vocab_size",
-    "context_length", "image_size", "dropout", "temperature",
+# Those of the model itself; all others say how it is trained.
+MODEL_SETTINGS = (
+    "image_tower", "image_weights", "text_tower", "init", "embed_dim", "head_width", "text_width", "text_layers",
+    "vocab_size", "context_length", "image_size", "dropout", "temperature",
 )  # fmt: skip
 
 
@@ -25,43 +26,44 @@ class TrainConfig:
 
     Args:
         image_tower: `mobilenet_v3_small` (Howard et al. 2019), another classifier of torchvision, `mobilenet_v2`,
-            `efficientnet_lite0`, or `timm/NAME`.
+            `efficientnet_lite0`, or `timm/NAME` (needs timm).
         image_weights: Where the image tower starts: `imagenet` downloads torchvision's or timm's weights, `none` starts
             from random ones, anything else is a safetensors file under torchvision's parameter names.
         text_tower: `lstm`, `gru` or `transformer`.
-        init: A trained folder, or `mini`, to go on from; it brings towers, vocabulary and temperature, so none of their
+        init: A trained folder, or `mini`, to start from; it brings towers, vocabulary and temperature, so none of their
             settings may be given.
         embed_dim: Width of the shared space.
-        head_width: Hidden width of the projections; 0 makes them linear.
-        text_width: Width of the text tower.
+        head_width: Hidden width of the projections into it; 0 makes them linear.
+        text_width: Width of the text tower; a multiple of 32 for a transformer.
         text_layers: Layers of the text tower.
         vocab_size: Pieces of the vocabulary that is learned from the training captions, at most.
-        context_length: Longest caption in tokens.
-        image_size: Side of the pictures, in pixels.
+        context_length: Tokens of a caption; longer ones are cut.
+        image_size: Side of the images, in pixels.
         dropout: Share of activations dropped, 0 to 0.9.
         temperature: Where the learned temperature starts.
         loss: `info_nce` (CLIP) or `sigmoid` (SigLIP).
-        epochs: Passes over the training photos, each with one caption drawn by chance.
+        epochs: Passes over the training photos, each with one caption drawn at random.
         batch_size: Pairs that the loss compares.
         grad_accum: Parts a batch is encoded in, to save memory; the loss still compares all its pairs.
         lr: Peak learning rate of the text tower and the projections.
-        image_lr: Peak learning rate of the image tower; 0 keeps it as it is.
-        weight_decay: Of AdamW.
+        image_lr: Peak learning rate of the image tower; 0 freezes it.
+        weight_decay: Weight decay of AdamW.
         warmup: Share of the steps in which the learning rate rises; then half a cosine brings it to zero.
         clip_norm: Largest norm of the gradient.
         ema: Weight of the past in the averaged weights, which are what is validated and saved; 0 turns averaging off.
         patience: Epochs without a better validation recall before training stops; 0 never stops early.
-        augment: Whether pictures are cropped, mirrored and tinted by chance.
-        splits: `own` uses the splits of the set, `random` cuts it 60/20/20 by photo, `auto` takes what there is.
-        col_url: Column of references, of a table.
+        augment: Whether images are cropped, mirrored and tinted at random.
+        splits: `own` uses the splits of the set, `random` cuts it 60/20/20 by photo, `auto` takes its own if it has any.
+        col_url: Column of image references, of a table.
         col_text: Column of captions, of a table.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        precision: `auto` is bf16 on CUDA and fp32 elsewhere.
-        seed: Of the split, the weights, the order, the augmentation and the dropout.
-        workers: Threads that load pictures while the model learns.
+        precision: `auto` is `bf16` on CUDA and `fp32` elsewhere; `fp16` needs CUDA.
+        seed: Seed of the split, the weights, the order, the augmentation and the dropout.
+        workers: Threads that load images while the model learns.
         checkpoint_steps: Steps between checkpoints within an epoch; there is always one at the end of an epoch.
-        tracking: MLflow's tracking URI; `none` turns tracking off.
+        tracking: MLflow store or server; `none` turns tracking off.
         experiment: Name of the MLflow experiment.
+        loading: How images are fetched and decoded: `timeout_s`, `retries`, `proxy` and `limits` are used.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -102,6 +104,7 @@ class TrainConfig:
     checkpoint_steps: int = 500
     tracking: str = "sqlite:///mlflow.db"
     experiment: str = "text-image-similarity"
+    loading: Config = field(default_factory=Config)
 
     def __post_init__(self) -> None:
         one_of("loss", self.loss, get_args(Loss))
@@ -124,13 +127,16 @@ class TrainConfig:
         if self.grad_accum > self.batch_size:
             raise ConfigError(f"grad_accum={self.grad_accum} must not exceed batch_size={self.batch_size}")
         if self.init is not None:
-            given = [f.name for f in fields(self) if f.name in _OF_THE_MODEL and getattr(self, f.name) != f.default]
+            brought = set(MODEL_SETTINGS) - {"init"}
+            given = [f.name for f in fields(self) if f.name in brought and getattr(self, f.name) != f.default]
             if given:
-                raise ConfigError(f"{', '.join(given)}: not with init={str(self.init)!r}, which brings its own")
+                raise ConfigError(
+                    f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which brings its own"
+                )
 
     def fixed(self) -> dict[str, object]:
         """Return what must not change when a run is resumed: all but where and how fast it runs, as text and numbers."""
-        free = ("device", "workers", "checkpoint_steps", "tracking", "experiment")
+        free = ("device", "workers", "checkpoint_steps", "tracking", "experiment", "loading")
         return {
             name: str(value) if isinstance(value, PathLike) else value
             for name, value in asdict(self).items()

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Config
 from ..dataset import CaptionedImage, ImageLoader, own_splits, read_dataset, read_splits, split_dataset
 from ..errors import RowError, UsageError
 from ..preprocess import Pixels, Preprocess
@@ -41,6 +40,10 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
     """Read a data set and split it by photo, or take its own splits.
 
     A set without validation photos gives a fifth of its training photos for them; its test photos stay apart.
+
+    Args:
+        source: As for `read_dataset`.
+        config: The columns, the seed and the kind of splits are used.
 
     Raises:
         UsageError: It has no splits of its own and they were asked for, or a split is too small for a batch.
@@ -100,7 +103,7 @@ def batches(
 
     Args:
         images: The training photos; what is left over beyond whole batches waits for another epoch.
-        config: Batch size, seed, workers and augmentation are used.
+        config: Batch size, seed, workers, augmentation and loading are used.
         side: Of the pictures, in pixels.
         epoch: From 0.
         first: The step of the epoch to begin with.
@@ -112,7 +115,7 @@ def batches(
     loading: deque[Future[tuple[Pixels, str] | RowError]] = deque()
     pool = ThreadPoolExecutor(config.workers)
     try:
-        with ImageLoader(Config()) as loader:
+        with ImageLoader(config.loading) as loader:
 
             def draw(number: int) -> tuple[Pixels, str] | RowError:
                 return _draw(images[number], random.Random(seed_of(config.seed, epoch, number)), loader, config, side)
@@ -132,12 +135,12 @@ def _draw(
     """Return a photo's pixels (s, s, 3) and one of its captions, both drawn by chance."""
     caption = rng.choice(image.captions)
     try:
-        picture = loader.load(image)
+        loaded = loader.load(image)
     except RowError as exc:
         return RowError(exc.code, f"{image.name}: {exc.detail}")
     if config.augment:
-        return np.array(augment(picture, side, rng)), caption
-    return square(side).pixels(picture), caption
+        return np.array(augment(loaded, side, rng)), caption
+    return square(side).pixels(loaded), caption
 
 
 def square(side: int) -> Preprocess:

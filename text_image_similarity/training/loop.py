@@ -60,7 +60,7 @@ class TrainProgress:
     metrics: Mapping[str, float] | None = None
 
 
-Progress = Callable[[TrainProgress], None]
+OnStep = Callable[[TrainProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> TrainResult:
     """Train a dual encoder on photos with captions.
 
     Args:
-        source: Hub id, Parquet file, folder of splits, or table; as for `read_dataset`.
+        source: A table, a folder of tables named after splits, or the id of a set on the hub; as for `read_dataset`.
         out: Folder for the model; afterwards `Config(model=out)` loads it.
         config: The settings of the run.
         resume: Go on from the folder's checkpoint; starts from the beginning where there is none yet.
@@ -133,7 +133,7 @@ def _check(config: TrainConfig) -> None:
     """Find what is wrong with the settings before the data is read.
 
     Raises:
-        ConfigError, UsageError: The device, precision or tower is not to be had, or MLflow is not installed.
+        ConfigError, UsageError: The device, precision or tower is not available, or MLflow is not installed.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
@@ -142,7 +142,7 @@ def _check(config: TrainConfig) -> None:
         require_mlflow()
 
 
-def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: Progress | None) -> TrainResult:
+def _tracked(run: _Run, parameters: Mapping[str, object], name: str, progress: OnStep | None) -> TrainResult:
     """Finish a run while MLflow keeps its course."""
     config, run_id = run.config, run.state.run_id
     tracker = MlflowTracker(
@@ -195,7 +195,7 @@ class _Run:
         parts = {f"{name}_photos": len(getattr(self._splits, name)) for name in ("train", "validation", "test")}
         return {**asdict(self._model.config), **parts}
 
-    def finish(self, tracker: Tracker, progress: Progress | None) -> TrainResult:
+    def finish(self, tracker: Tracker, progress: OnStep | None) -> TrainResult:
         """Train what is left, and measure the weights that were kept."""
         state, config = self.state, self.config
         state.run_id = tracker.run_id
@@ -208,8 +208,8 @@ class _Run:
             tracker.metrics({name: value for name, value in row.items() if name != "epoch"}, len(state.history))
             self._tell(progress, self._per_epoch, row)
             stopped = self._is_over()
-        for picture in draw_curves(state.history, self._folder):
-            tracker.artifact(picture)
+        for path in draw_curves(state.history, self._folder):
+            tracker.artifact(path)
         test = self._test()
         tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
         for name in ("config.json", "model.safetensors", "tokenizer.json", "calibration.json", "history.json"):
@@ -217,7 +217,7 @@ class _Run:
                 tracker.artifact(self._folder / name)
         return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
 
-    def _epoch(self, progress: Progress | None) -> None:
+    def _epoch(self, progress: OnStep | None) -> None:
         """Run the steps of an epoch that are still to do."""
         state, config, unreadable = self.state, self.config, []
         epoch, first = divmod(state.step, self._per_epoch)
@@ -239,7 +239,7 @@ class _Run:
     def _validate(self) -> dict[str, float]:
         """Measure the averaged weights after an epoch, keep them if they are the best, and save where the run stands."""
         state = self.state
-        found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation))
+        found = measure(encode(self._averaged(), self._tokenizer, self._splits.validation, self.config.loading))
         learning_rate = self._stepper.optimiser.param_groups[-1]["lr"]
         row = {"epoch": len(state.history) + 1, "loss": self._mean_loss(), "learning_rate": learning_rate, **found}
         state.history.append(row)
@@ -258,8 +258,9 @@ class _Run:
         """Calibrate the kept weights on the validation photos, and measure them on the test photos."""
         model, tokenizer = read_dual_encoder(self._folder)
         model = model.to(next(self._model.parameters()).device)
-        calibrate(encode(model, tokenizer, self._splits.validation), self._folder)
-        return measure(encode(model, tokenizer, self._splits.test)) if len(self._splits.test) > 1 else {}
+        loading = self.config.loading
+        calibrate(encode(model, tokenizer, self._splits.validation, loading), self._folder)
+        return measure(encode(model, tokenizer, self._splits.test, loading)) if len(self._splits.test) > 1 else {}
 
     def _averaged(self) -> DualEncoder:
         model = DualEncoder(self._model.config).to(next(self._model.parameters()).device)
@@ -284,7 +285,7 @@ class _Run:
     def _mean_loss(self) -> float:
         return self.state.loss / max(1, self.state.learnt)
 
-    def _tell(self, progress: Progress | None, done: int, row: dict[str, float] | None = None) -> None:
+    def _tell(self, progress: OnStep | None, done: int, row: dict[str, float] | None = None) -> None:
         if progress is not None:
             epoch = len(self.state.history) + (row is None)
             loss = row["loss"] if row else self._mean_loss()

@@ -83,13 +83,14 @@ class Vectors:
     owner: NDArray[np.int64]
 
 
-def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage]) -> Vectors:
+def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage], loading: Config) -> Vectors:
     """Encode photos and their captions as an `Encoder` does; photos that cannot be read are left out.
 
     Args:
         model: In float32 on its device; it is left in evaluation mode.
         tokenizer: Its tokenizer.
         images: Photos with captions.
+        loading: How they are fetched and decoded.
 
     Raises:
         ModelError: Fewer than two photos can be read, or a vector is not finite.
@@ -98,7 +99,7 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
     vectors: list[Embeddings] = []
     owners: list[int] = []
     captions: list[str] = []
-    outcomes = embed_images([image.source for image in images], Config(), encoder=encoder)
+    outcomes = embed_images([image.source for image in images], loading, encoder=encoder)
     for image, outcome in zip(images, outcomes, strict=True):
         if isinstance(outcome, RowError):
             logger.warning("left out of validation: %s: %s", image.name, outcome)

@@ -43,7 +43,7 @@ def load_image_weights(backbone: Backbone, tower: str, weights: str | PathLike[s
         try:
             given = load_file(path)
         except (OSError, SafetensorError) as exc:
-            raise ModelError(f"{path} is no readable safetensors file: {exc}") from exc
+            raise ModelError(f"{path} is not a readable safetensors file: {exc}") from exc
     if tower == "mobilenet_v2" and any("running_mean" in name for name in given):
         _fold(backbone.features, given, weights)
         return
@@ -90,7 +90,7 @@ def _download(tower: str) -> dict[str, Tensor]:
             raise ModelUnavailableError(f"the weights of {tower} cannot be downloaded ({exc}); {advice}") from exc
         return dict(network.state_dict())
     if tower in ("mobilenet_v2", "efficientnet_lite0"):
-        raise UsageError(f"image_weights='imagenet' is not to be had for {tower} with its SAME padding; {advice}")
+        raise UsageError(f"image_weights='imagenet' is not available for {tower} with its SAME padding; {advice}")
     from torchvision import models  # type: ignore[import-untyped]
 
     weights = models.get_model_weights(tower).DEFAULT

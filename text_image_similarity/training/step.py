@@ -149,7 +149,7 @@ def choose_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
         raise ConfigError("precision='fp16' needs CUDA in training; use auto, fp32 or bf16")
     bf16 = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
     if config.precision == "bf16" and not bf16:
-        raise ConfigError(f"precision='bf16' is not to be had on {device}; use fp32")
+        raise ConfigError(f"precision='bf16' is not supported on {device}; use fp32")
     if config.precision == "fp16":
         return torch.float16
     return (

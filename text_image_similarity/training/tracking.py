@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import UsageError
+from ..system import require
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -111,15 +112,10 @@ class MlflowTracker:
 
 
 def require_mlflow() -> None:
-    """Import MLflow.
+    """Make sure that MLflow is installed, and that it will send no telemetry.
 
     Raises:
-        UsageError: It is not installed.
+        MissingExtraError: It is not installed.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
-    try:
-        import mlflow  # noqa: F401
-    except ImportError as exc:
-        raise UsageError(
-            "tracking needs MLflow: pip install 'text-image-similarity[train]', or turn it off with --tracking none"
-        ) from exc
+    require("tracking (which --tracking none turns off)", "mlflow", extra="train")

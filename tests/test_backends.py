@@ -18,8 +18,8 @@ import pytest
 
 from tests.models import save_clip
 from tests.test_encoders import captions, noise
-from text_image_similarity import Config, ConfigError, ModelError, load_encoder
-from text_image_similarity.encoders import model_folder, onnx_backend, onnx_export
+from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
+from text_image_similarity.encoders import model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 
 
@@ -31,8 +31,10 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("model", ["mini", "tiny_clip"])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
-    torch, onnx = (load_encoder(Config(model=name, cache_dir=exports, engine=engine)) for engine in ("torch", "onnx"))
-    assert (torch.engine.name, onnx.backend.name) == ("torch", "onnx")
+    torch, onnx = (
+        load_encoder(Config(model=name, model_cache=exports, backend=engine)) for engine in ("torch", "onnx")
+    )
+    assert (torch.backend.name, onnx.backend.name) == ("torch", "onnx")
     for fact in ("model", "revision", "device", "precision", "embed_dim", "context_length", "logit_scale"):
         assert getattr(onnx, fact) == getattr(torch, fact)
     images = noise(11)
@@ -45,7 +47,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) -> None:
-    encoder = load_encoder(Config(model="mini", cache_dir=exports, backend="onnx", precision=precision))
+    encoder = load_encoder(Config(model="mini", model_cache=exports, backend="onnx", precision=precision))
     assert encoder.info.precision == precision
     images, texts = noise(12), captions(12)
     image, text = encoder.encode_image(images), encoder.encode_text(texts)
@@ -55,8 +57,8 @@ def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) ->
 
 
 def test_int8_is_near_and_not_the_same(exports: Path) -> None:
-    exact = load_encoder(Config(model="mini", cache_dir=exports, backend="onnx"))
-    rounded = load_encoder(Config(model="mini", cache_dir=exports, precision="int8"))
+    exact = load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
+    rounded = load_encoder(Config(model="mini", model_cache=exports, precision="int8"))
     texts = ["two dogs play with a ball", "a man rides a bicycle down a hill", "children at the beach"]
     for one, other in (
         (exact.encode_image(noise(6)), rounded.encode_image(noise(6))),
@@ -69,10 +71,10 @@ def test_int8_is_near_and_not_the_same(exports: Path) -> None:
 
 
 def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:
-    load_encoder(Config(model="mini", cache_dir=exports, backend="onnx"))
+    load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
     code = (
         "import sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', device='cpu', cache_dir={str(exports)!r}))\n"
+        f"encoder = load_encoder(Config(model='mini', device='cpu', model_cache={str(exports)!r}))\n"
         "encoder.encode_text(['a dog'])\n"
         "print(encoder.backend.name, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
     )
@@ -81,7 +83,7 @@ def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -
 
 
 def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
-    encoder = load_encoder(Config(model=tiny_clip, cache_dir=exports, backend="onnx"))
+    encoder = load_encoder(Config(model=tiny_clip, model_cache=exports, backend="onnx"))
     texts, images = captions(20), noise(20)
     text, image = encoder.encode_text(texts), encoder.encode_image(images)
     with ThreadPoolExecutor(4) as pool:
@@ -96,7 +98,7 @@ def test_a_model_is_exported_once_for_its_content(tiny_clip: Path, tmp_path: Pat
     made: list[Path] = []
     inner = onnx_export.export
     monkeypatch.setattr(onnx_export, "export", lambda *given, **more: (made.append(given[1]), inner(*given, **more)))
-    config = Config(model=tiny_clip, cache_dir=tmp_path / "cache", backend="onnx")
+    config = Config(model=tiny_clip, model_cache=tmp_path / "cache", backend="onnx")
     first = load_encoder(config).encode_text(["dog"])
     np.testing.assert_array_equal(load_encoder(config).encode_text(["dog"]), first)
     assert len(made) == 1
@@ -114,7 +116,7 @@ def test_an_export_that_differs_is_refused(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(onnx_export, "FP32_TOLERANCE", 0.0)
-    config = Config(model=tiny_clip, cache_dir=tmp_path, device="cpu")
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="other embeddings"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
@@ -126,28 +128,28 @@ def test_an_export_that_differs_is_refused(
 
 def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: Path, caplog) -> None:
     (tmp_path / "file").write_text("in the way")
-    config = Config(model=tiny_clip, cache_dir=tmp_path / "file", device="cpu")
+    config = Config(model=tiny_clip, model_cache=tmp_path / "file", device="cpu")
     with pytest.raises(ModelError, match="cannot be exported"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).engine.name == "torch"
+        assert load_encoder(config).backend.name == "torch"
     assert "runs on torch" in caplog.text
 
 
 def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog) -> None:
-    config = Config(model=tiny_clip, cache_dir=tmp_path, backend="onnx")
+    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
     load_encoder(config)
     graph = next((tmp_path / "onnx").glob("*/image.onnx"))
     graph.write_bytes(graph.read_bytes()[:1000])
-    with pytest.raises(ModelError, match="delete it to export anew"):
+    with pytest.raises(ModelError, match="delete it to export it again"):
         load_encoder(config)
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(replace(config, backend="auto", device="cpu")).engine.name == "torch"
-    assert "delete it to export anew" in caplog.text
+        assert load_encoder(replace(config, backend="auto", device="cpu")).backend.name == "torch"
+    assert "delete it to export it again" in caplog.text
 
 
 def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
-    config = Config(model=tiny_clip, cache_dir=tmp_path, backend="onnx")
+    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
     load_encoder(config)
     facts = next((tmp_path / "onnx").glob("*/encoder.json"))
     facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
@@ -160,11 +162,11 @@ def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Pa
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(onnx_export, "_graphs", broken)
-    config = Config(model=tiny_clip, cache_dir=tmp_path, device="cpu")
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="RuntimeError: no such operator"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).engine.name == "torch"
+        assert load_encoder(config).backend.name == "torch"
 
 
 def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tm
 def test_a_forked_process_encodes_too(exports: Path) -> None:
     code = (
         "import os, sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', backend='onnx', cache_dir={str(exports)!r}))\n"
+        f"encoder = load_encoder(Config(model='mini', backend='onnx', model_cache={str(exports)!r}))\n"
         "first = encoder.encode_text(['a dog'])\n"
         "if (child := os.fork()) == 0:\n"
         "    os._exit(0 if (encoder.encode_text(['a dog']) == first).all() else 1)\n"
@@ -189,7 +191,7 @@ def test_a_forked_process_encodes_too(exports: Path) -> None:
 
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_encoder(Config(model=tiny_siglip)).engine.name == "torch"
+    assert load_encoder(Config(model=tiny_siglip)).backend.name == "torch"
     with pytest.raises(ConfigError, match="backend='torch'"):
         load_encoder(Config(model=tiny_siglip, backend="onnx"))
     with pytest.raises(ConfigError, match="run on the CPU"):
@@ -198,15 +200,15 @@ def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
         load_encoder(Config(model="mini", precision="int8", backend="torch"))
-    inner = onnx_backend.find_spec
+    inner = system.find_spec
 
     def without(name: str) -> ModuleSpec | None:
         return None if name == "onnxruntime" else inner(name)
 
-    monkeypatch.setattr(onnx_backend, "find_spec", without)
-    with pytest.raises(ConfigError, match=r"need onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
+    monkeypatch.setattr(system, "find_spec", without)
+    with pytest.raises(ConfigError, match=r"needs onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
         load_encoder(Config(model="mini", backend="onnx"))
-    assert load_encoder(Config(model="mini", device="cpu")).engine.name == "torch"
+    assert load_encoder(Config(model="mini", device="cpu")).backend.name == "torch"
 
 
 def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Write the tables of options and limits in docs/command_line.md from the parsers: `make docs`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from text_image_similarity import Limits
+from text_image_similarity.cli.main import make_parser
+from text_image_similarity.cli.options import MULTIPLES
+from text_image_similarity.cli.parser import default_of, field_texts
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "command_line.md"
+MARKED = re.compile(r"(<!-- (\w+): written by make docs -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def documented(page: str) -> str:
+    """Return a page with the tables of today between its marks."""
+    tables = {"limits": _limits()} | {name: _options(parser) for name, parser in make_parser()[1].items()}
+    if sorted(name for _, name, _ in MARKED.findall(page)) != sorted(tables):
+        raise ValueError(f"the page must have a mark for each of {', '.join(tables)}")
+    return MARKED.sub(lambda found: f"{found[1]}{tables[found[2]]}{found[3]}", page)
+
+
+def _options(parser: argparse.ArgumentParser) -> str:
+    rows = []
+    for action in parser._actions:  # argparse has no public way to list them
+        if action.option_strings and action.dest != "help":
+            option = " ".join(filter(None, (action.option_strings[-1], _value(action))))
+            default = "off" if action.nargs == 0 else default_of(action) and f"`{default_of(action)}`"
+            rows.append((f"`{option}`", default, action.help or ""))
+    return _table("option", rows)
+
+
+def _value(action: argparse.Action) -> str:
+    if action.nargs == 0 or action.choices:
+        return ""
+    value = str(action.metavar or action.dest.upper())
+    return f"[{value}]" if action.nargs == "?" else value
+
+
+def _limits() -> str:
+    texts = field_texts(Limits)
+    return _table("limit", ((f"`{f.name}`", f"`{_limit(f.default)}`", texts[f.name]) for f in fields(Limits)))
+
+
+def _limit(value: object) -> str:
+    """Write a limit as `--limit` reads it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    multiples = (f"{value // size}{unit}" for unit, size in MULTIPLES.items() if value % size == 0)
+    return next(multiples, f"{value:_}")
+
+
+def _table(kind: str, rows: Iterable[tuple[str, str, str]]) -> str:
+    lines = [(kind, "default", "meaning"), ("---", "---", "---"), *rows]
+    return "".join(f"| {' | '.join(_linked(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def _linked(text: str) -> str:
+    """Make links of what a text says to see in the documentation."""
+
+    def link(found: re.Match[str]) -> str:
+        page, heading = found[1] if found[1] != PAGE.name else "", found[2] or ""
+        name = heading.removeprefix("#") or page.removesuffix(".md")
+        return f"[{re.sub('[-_]', ' ', name)}]({page}{heading})"
+
+    return re.sub(r"docs/(\w+\.md)(#[\w-]+)?", link, text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(documented(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Parsers whose options come from settings: a field's name, type, default and text are written once, where it is defined.
+
+The text is what the class's docstring says of the field under `Args`. `--help` shows it as plain text, and
+`scripts/document_options.py` writes it into docs/command_line.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import fields
+from functools import cache
+from inspect import cleandoc
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help shows defaults, and texts without the backticks that the documentation has."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"formatter_class": _HelpFormatter, **given})
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = (action.help or "").replace("`", "").replace("%", "%%"), default_of(action)
+        return f"{text} (default: {default})" if default else text
+
+
+def default_of(action: argparse.Action) -> str:
+    """Return an option's default as text, which is empty for a flag and for an option that has none."""
+    if action.nargs == 0 or action.default in (None, argparse.SUPPRESS) or action.default == []:
+        return ""
+    return f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
+
+
+def add_field(
+    group: argparse._ActionsContainer, kind: type, name: str, option: str | None = None, **changes: Any
+) -> None:
+    """Add the option for a field of a settings class; its value is found under the field's name.
+
+    Args:
+        group: A parser, or a group of one.
+        kind: The dataclass. Its fields are numbers, texts, literals or flags that are off.
+        name: The field.
+        option: The option's name; None makes `--batch-size` of `batch_size` and `--timeout` of `timeout_s`.
+        changes: What `add_argument` is told otherwise than the field says.
+    """
+    hint, option = _hints(kind)[name], option or option_of(name)
+    given: dict[str, Any] = {"dest": name, "help": _as_help(field_texts(kind).get(name, ""))}
+    if hint is bool:
+        given["action"] = "store_true"
+    else:
+        given["default"] = next(field.default for field in fields(kind) if field.name == name)
+        if get_origin(hint) is Literal:
+            given["choices"] = get_args(hint)
+        elif hint in (int, float):
+            given |= {"type": hint, "metavar": "N" if hint is int else "SECONDS" if name.endswith("_s") else "X"}
+        else:
+            given["metavar"] = option.rpartition("-")[2].upper()
+    group.add_argument(option, **{**given, **changes})
+
+
+_hints = cache(get_type_hints)
+
+
+def option_of(name: str) -> str:
+    """Return the option for a field, such as `--timeout` for `timeout_s`."""
+    return f"--{name.removesuffix('_s').replace('_', '-')}"
+
+
+@cache
+def field_texts(kind: type) -> dict[str, str]:
+    """Return what a class's docstring says of each field under `Args`; `python -OO` has no docstrings, and so no texts."""
+    _, _, behind = cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
+    section = re.match(r"(?: {4}.*(?:\n|\Z))*", behind)
+    found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section[0] if section else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _as_help(text: str) -> str:
+    """Write a sentence as argparse writes its own help: `hub id, or ...`."""
+    small = text[1:2].islower() or text[1:2] == " "
+    return (text[:1].lower() if small else text[:1]) + text[1:].removesuffix(".")

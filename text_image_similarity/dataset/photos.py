@@ -1,0 +1,97 @@
+"""Merge the rows of one photo, so that no photo can be in two splits."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ..config import Config, Limits
+from ..errors import RowError
+from .images import SCHEME, CaptionedImage, ImageLoader, digest
+
+logger = logging.getLogger("text_image_similarity")
+
+
+def merge_photos(
+    splits: Sequence[Iterable[CaptionedImage]],
+    limits: Limits,
+    *,
+    names: Sequence[str] = (),
+    wanted: Collection[str] = (),
+    source: str = "",
+) -> list[list[CaptionedImage]]:
+    """Merge the rows of one photo, in the order of first appearance, and leave it to the last split that has it.
+
+    A photo keeps the captions of that split alone; photos without a caption fall away.
+
+    Args:
+        splits: The rows of each split.
+        limits: Of the local files that are compared.
+        names: Those of the splits, for the log.
+        wanted: The splits whose left out photos are logged.
+        source: What the log calls them together.
+    """
+    rows = [(number, image) for number, split in enumerate(splits) for image in split]
+    content = _find_copies([image for _, image in rows], limits)
+    last: dict[Hashable, int] = {}
+    for number, image in rows:
+        key = content[_source_key(image)]
+        last[key] = max(number, last.get(key, 0))
+    found = []
+    for number in range(len(splits)):
+        keyed = [(content[_source_key(image)], image) for at, image in rows if at == number]
+        photos = _merge((key, image) for key, image in keyed if last[key] == number)
+        left = len({key for key, _ in keyed}) - len(photos)
+        if left and names[number] in wanted:
+            logger.warning(
+                "%s: %d of %d photos of the split %s are in a later split too and were left out",
+                *(source, left, left + len(photos), names[number]),
+            )
+        found.append([image for image in photos.values() if image.captions])
+    return found
+
+
+def _find_copies(images: Sequence[CaptionedImage], limits: Limits) -> dict[Hashable, Hashable]:
+    """Return for each source what stands for its content: files of equal size are read and compared."""
+    by_source = {_source_key(image): image for image in images}
+    sizes = {key: _size(image) for key, image in by_source.items()}
+    times = Counter(sizes.values())
+    content: dict[Hashable, Hashable] = {}
+    with ImageLoader(Config(limits=limits)) as loader:
+        for key, image in by_source.items():
+            content[key] = key
+            if isinstance(image.source, str) and sizes[key] is not None and times[sizes[key]] > 1:
+                with suppress(RowError):  # whoever loads it will hear why
+                    content[key] = digest(loader.read(image))
+    return content
+
+
+def _source_key(image: CaptionedImage) -> Hashable:
+    return digest(image.source) if isinstance(image.source, bytes) else image.source
+
+
+def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, CaptionedImage]:
+    found: dict[Hashable, CaptionedImage] = {}
+    for key, image in keyed:
+        if key in found:
+            # The smaller name, and its source: the same photo whatever the order of the rows.
+            first = min(found[key], image, key=lambda one: one.name)
+            image = CaptionedImage(first.name, found[key].captions + image.captions, first.source)
+        found[key] = image
+    return found
+
+
+def _size(image: CaptionedImage) -> int | None:
+    """Return the size in bytes of a picture that is here, as bytes or as a local file, else None."""
+    if isinstance(image.source, bytes):
+        return len(image.source)
+    if SCHEME.match(image.source):
+        return None
+    try:
+        path = Path(image.source)
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None

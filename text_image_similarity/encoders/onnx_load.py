@@ -1,0 +1,179 @@
+"""Load a model onto ONNX Runtime: export it once, open its exported form from then on.
+
+The exported form lies in a folder of the user's cache that is named by the fingerprint of the model's files; from then on
+neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who are trusted may
+write there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from PIL import Image
+from platformdirs import user_cache_path
+
+from ..config import Config
+from ..errors import ConfigError, ModelError
+from ..preprocess import Preprocess
+from ..system import is_installed, require
+from .fingerprint import fingerprint
+from .onnx_backend import open_backend, open_tokens
+from .two_tower import TwoTowerEncoder
+
+logger = logging.getLogger("text_image_similarity")
+
+_LIBRARIES = ("onnxruntime", "onnx", "onnxscript")
+_LAYOUT = 3  # of the exported folders; another number leaves old ones aside
+# NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
+
+
+def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
+    """Say whether a model is to run on ONNX Runtime.
+
+    Args:
+        config: `backend`, `precision` and `device` are used.
+        shape: The model's `config.json`, or an empty one while it is not known.
+
+    Raises:
+        ConfigError: ONNX Runtime was requested but is unavailable, or runs neither this model nor on this device.
+    """
+    asked = config.backend == "onnx" or config.precision == "int8"
+    if config.backend == "torch":
+        return False  # which refuses int8 itself
+    # SigLIP's tokenizer is no single file, and the exporter cannot trace packed sequences.
+    if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
+        if asked:
+            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
+        return False
+    if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
+        if asked:
+            raise ConfigError("backend='onnx' and precision='int8' run on the CPU, in fp32 or int8; set device='cpu'")
+        return False
+    if asked:
+        require("backend='onnx' or precision='int8'", *_LIBRARIES, extra="onnx")
+    return all(map(is_installed, _LIBRARIES))
+
+
+def _no_gpu() -> bool:
+    """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
+        return True
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def load_onnx(
+    name: str, folder: Path | None, config: Config, load_torch: Callable[[Config], TwoTowerEncoder]
+) -> TwoTowerEncoder:
+    """Open a model's exported form, which is made first if there is none.
+
+    Args:
+        name: What the encoder is called.
+        folder: Where the model's files are, as far as they are here.
+        config: `precision`, `preprocess`, `backend` and `model_cache` are used.
+        load_torch: Loads the model itself.
+
+    Returns:
+        The exported model; or, with `backend="auto"` in float32, what `load_torch` gives if the model cannot be exported or
+        its exported form cannot be opened.
+
+    Raises:
+        ModelError: The model cannot be loaded; or, where its exported form was asked for, it cannot be exported, not to
+            embeddings that are near enough, or not be opened.
+    """
+    precision = "int8" if config.precision == "int8" else "fp32"
+    for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
+    weights = fingerprint(folder) if folder else None
+    loaded: TwoTowerEncoder | None = None
+    if weights is None or not _folder(config, weights, precision).is_dir():  # or files that are not all here yet
+        loaded = load_torch(for_torch)
+        weights = loaded.weights
+    try:
+        if weights is None:
+            raise ModelError(f"the files of {name}, which its exported form is named by, were not found")
+        exported = _folder(config, weights, precision)
+        if loaded is not None:
+            _export_once(loaded, exported, precision)
+        return _open(name, exported, weights, config)
+    except ModelError as exc:
+        if config.backend == "onnx" or precision == "int8":
+            raise
+        logger.warning("%s runs on torch instead of ONNX Runtime, which is faster: %s", name, exc)
+        return loaded or load_torch(for_torch)
+
+
+def _folder(config: Config, weights: str, precision: str) -> Path:
+    cache = Path(config.model_cache).expanduser() if config.model_cache else user_cache_path("text-image-similarity")
+    return cache / "onnx" / f"{weights}-{precision}-{_LAYOUT}"
+
+
+def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
+    """Export a model unless another process has done so meanwhile.
+
+    Raises:
+        ModelError: It cannot be exported.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
+            if not folder.is_dir():
+                logger.info("exporting %s to ONNX, once, which takes half a minute: %s", encoder.model, folder)
+                from .onnx_export import export
+
+                export(encoder, folder, int8=precision == "int8")
+    except ModelError:
+        raise
+    except Exception as exc:  # the exporters have kinds of their own, and the folder may be full or not ours
+        raise ModelError(f"{encoder.model} cannot be exported to ONNX: {type(exc).__name__}: {exc}") from exc
+
+
+def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEncoder:
+    """Open an exported folder.
+
+    Raises:
+        ModelError: It is damaged, or not of this model.
+    """
+    try:
+        facts = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        if facts["weights"] != weights:
+            raise ValueError("it is of another model")
+        tokens = open_tokens(folder, facts)
+        return TwoTowerEncoder(
+            model=name,
+            revision=None,
+            embed_dim=facts["embed_dim"],
+            context_length=facts["context_length"],
+            logit_scale=facts["logit_scale"],
+            preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
+            tokens=tokens,
+            backend=open_backend(folder, tokens, precision="int8" if config.precision == "int8" else "fp32"),
+            weights=weights,
+        )
+    except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
+        raise ModelError(
+            f"the exported model in {folder} cannot be opened; delete it to export it again: {exc}"
+        ) from exc
+
+
+def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
+    if fast:
+        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first picture
+    size, crop = facts["size"], facts["crop"]
+    return Preprocess(
+        size=size if isinstance(size, int) else (size[0], size[1]),
+        crop=crop and (crop[0], crop[1]),
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+        resample=Image.Resampling(facts["resample"]),
+        fast=fast,
+    )

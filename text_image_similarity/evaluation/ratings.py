@@ -1,0 +1,105 @@
+"""Compare a model's scores with people's ratings of the same pairs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+
+from ..config import Config
+from ..encoders import Encoder
+from ..errors import TableError, UsageError
+from ..formats import Table, check_columns, columns_of, folder_of, open_table, read_rows
+from ..metrics import agreement
+from ..pipeline import Scorer
+from ..records import Progress, Record
+from .report import RatingEvaluation, list_failures, sort_failures
+
+
+def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a caller may inject; settings are in Config
+    table: str | PathLike[str],
+    config: Config,
+    col_rating: str | Sequence[str] = "rating",
+    *,
+    col_url: str = "url",
+    col_text: str = "caption",
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+) -> RatingEvaluation:
+    """Compare a model's cosines with people's ratings of the same pairs.
+
+    The table is read twice, so that a wrong rating is found before the model is loaded.
+
+    Args:
+        table: A table of any format that `score_csv` reads, with one pair a row.
+        config: The settings of the run, those of fetching included; the score is the cosine whatever `config.score` says.
+            Relative references start from the table's folder unless `base_dir` is set.
+        col_rating: The column of ratings, higher is better, or several: each rating of a row then counts as a pair of
+            its own, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.
+        col_url: The column of image references.
+        col_text: The column of captions.
+        encoder: A loaded encoder to use; None loads the one that `config` names.
+        progress: Called before the first rated row and after every one with rows done, failed and in all.
+
+    Raises:
+        UsageError: There is no such table or column.
+        TableError: The table cannot be read, a rating is not a number, or no rated row could be scored.
+        ConfigError, ModelError: The model cannot be used.
+    """
+    names = (col_rating,) if isinstance(col_rating, str) else tuple(col_rating)
+    if not names:
+        raise UsageError("col_rating names no column; give at least one")
+    place = os.path.expanduser(table)  # noqa: PTH111 - a Path would break a URL
+    opened, columns = open_table(place), (col_url, col_text, *names)
+    check_columns(columns_of(opened), columns, place)
+    rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
+    failures = Counter(no_rating=rated[False])
+    config = replace(config, score="cosine", base_dir=config.base_dir or folder_of(place))
+    scores: list[float] = []
+    judged: list[float] = []
+    if progress is not None:
+        progress(0, 0, rated[True])
+    with Scorer(config, encoder=encoder) as scorer:
+        rows = ((given, pair) for given, pair in _rated_records(opened, columns) if given)
+        for done, (given, result) in enumerate(scorer.score_tagged(rows), 1):
+            if result.code is not None:
+                failures[result.code.value] += 1
+            else:
+                scores += [result.similarity] * len(given)
+                judged += given
+            if progress is not None:
+                progress(done, failures.total() - rated[False], rated[True])
+    if not scores:
+        raise TableError(f"no row of {table} has both a rating and a score: {list_failures(failures)}")
+    return RatingEvaluation(
+        source=str(table),
+        ratings=names,
+        info=scorer.encoder.info,
+        rows=rated.total(),
+        failures=sort_failures(failures),
+        agreement=agreement(scores, judged),
+    )
+
+
+def _rated_records(table: Table, columns: Sequence[str]) -> Iterator[tuple[list[float], Record]]:
+    """Yield the ratings of each row, which may be none, and its pair."""
+    for where, (url, text, *ratings) in read_rows(table, columns):
+        given = [_read_rating(value, where, name) for value, name in zip(ratings, columns[2:], strict=True)]
+        yield [rating for rating in given if rating is not None], Record.of(url, text)
+
+
+def _read_rating(value: object, where: str, column: str) -> float | None:
+    """Return a cell's rating, or None for an empty cell."""
+    text = "" if value is None else str(value).strip()
+    try:
+        rating = float(text or "nan")
+    except ValueError:
+        rating = math.inf
+    if math.isinf(rating):
+        raise TableError(
+            f"{where} has {text[:40]!r} in {column!r}, which is not a rating; give a number or leave it empty"
+        )
+    return None if math.isnan(rating) else rating

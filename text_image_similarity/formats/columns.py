@@ -1,0 +1,64 @@
+"""Checks on the names of a table's columns, before anything expensive starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import UsageError
+
+
+def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> None:
+    """Make sure that a table has exactly one column of each name.
+
+    Args:
+        columns: The table's columns.
+        names: Those that are needed.
+        place: What messages call the table.
+
+    Raises:
+        UsageError: A column is missing, or two have the same name.
+    """
+    if not columns:
+        raise UsageError(f"{place} is empty: it has no rows, and so no columns")
+    for name in names:
+        if name not in columns:
+            raise UsageError(
+                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns)}"
+            )
+        if (count := columns.count(name)) > 1:
+            raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
+
+
+def check_no_columns(
+    columns: Sequence[str], names: Sequence[str], place: str, hint: str, *, ignore_case: bool = False
+) -> None:
+    """Make sure that a table has none of the columns that would be added to it.
+
+    Args:
+        columns: The table's columns.
+        names: Those to be added.
+        place: What messages call the table.
+        hint: What to do about it: "rename or drop it".
+        ignore_case: Whether names that differ in case alone are the same, as Spark has it.
+
+    Raises:
+        UsageError: One is there; the message ends with the hint.
+    """
+    for column in columns:
+        if (column.lower() if ignore_case else column) in names:
+            raise UsageError(f"{place} already has a column {column!r}; {hint}")
+
+
+def list_columns(columns: Sequence[str]) -> str:
+    """Name columns; quoted, where the eye would not see all of a name."""
+    return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
+
+
+def _hint(columns: Sequence[str]) -> str:
+    if any("\0" in column for column in columns):
+        return "; is it UTF-16 without a byte-order mark?"
+    if len(columns) == 1 and ";" in columns[0]:
+        return "; is it separated by semicolons?"
+    if len(columns) == 1 and "\t" in columns[0]:
+        return "; is it separated by tabs? Then name it .tsv"
+    return ""
