@@ -56,7 +56,6 @@ SERVICE_FLOORS = {
     "inference": 3,
     "http": 4,
     "ray": 5,
-    "server": 5,
     "__init__": 6,
 }
 # The only rooms that may hold these libraries.

@@ -136,7 +136,7 @@ const many = new Run(document.querySelector("#table-mode form"), {
   },
 });
 
-/** Return the picture that was handed over under a reference's file name, if the reference is no address. */
+/** Return the picture that was handed over under a reference's file name, if the reference is not a URL. */
 function handed(url) {
   return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : state.pictures.get(url.split(/[\\/]/).at(-1));
 }

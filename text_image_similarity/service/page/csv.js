@@ -2,7 +2,7 @@
 
 export class TableProblem extends Error {}
 
-/** Yield the rows of a text, each an array of fields; blank lines are no rows. */
+/** Yield the rows of a text, each an array of fields; blank lines are not rows. */
 export function* rows(text, delimiter = ",") {
   const plain = new RegExp(`[^${delimiter}\r\n]*`, "y");
   let at = 0;

@@ -8,8 +8,8 @@ const pairsOf = (number) => `${grouped(number)} pair${number === 1 ? "" : "s"}`;
 
 export class Run {
   /**
-   * `prepare()` returns the pairs or raises an Error with what is missing (and `field`, where to mend it); `begin()` returns
-   * {asked, limits}; `refused(problem)` is told what ended a run; `save(results)`, if any, returns the text to download.
+   * `prepare()` returns the pairs or raises an Error with what is missing (and `field`, where to fix it); `begin()` returns
+   * {asked, limits}; `refused(problem)` gets what ended a run; `save(results)`, if any, returns the text to download.
    */
   constructor(form, { prepare, begin, refused, save }) {
     Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), pictures: [] });
@@ -25,17 +25,17 @@ export class Run {
     this.part(".download").addEventListener("click", () => this.download());
   }
 
-  /** Score what the form holds, or go on with what is left of it. */
-  async go(afresh = false) {
+  /** Score the pairs of the form, or those that are left. */
+  async go(restart = false) {
     if (this.stopper) return; // a second press of Score
     const { signal } = (this.stopper = new AbortController());
-    if (afresh) this.clear();
+    if (restart) this.clear();
     this.part(".alert").textContent = "";
     this.part(".again").hidden = true;
     this.part(".running").hidden = false;
     try {
-      if (afresh) this.pairs = await this.prepare();
-      if (afresh) Object.assign(this, await this.begin());
+      if (restart) this.pairs = await this.prepare();
+      if (restart) Object.assign(this, await this.begin());
       this.count();
       const open = this.pairs.filter((pair) => !this.results.has(pair));
       for await (const part of score(open, this.asked, this.limits, { signal, say: (text) => this.say(text) })) {
