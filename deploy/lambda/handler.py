@@ -25,7 +25,16 @@ from urllib.parse import unquote_plus
 
 from fsspec.core import url_to_fs
 
-from text_image_similarity import Config, Limits, ScoreResult, TableOptions, load_encoder, score_csv, score_pairs
+from text_image_similarity import (
+    Config,
+    Limits,
+    LocalEngine,
+    ScoreResult,
+    TableOptions,
+    load_encoder,
+    score_csv,
+    score_pairs,
+)
 from text_image_similarity.records import Record
 
 logger = logging.getLogger("text_image_similarity")
@@ -144,7 +153,12 @@ def score_table(found: dict[str, Any], context: Any) -> dict[str, Any]:
     target = f"{os.environ['TABLES'].rstrip('/')}/{bucket}/{key}"
     options = TableOptions(work_dir=os.environ.get("WORK_DIR", "/tmp/parts"))
     summary = score_csv(
-        f"s3://{bucket}/{key}", target, CONFIG, options=options, encoder=ENCODER, stop=time_is_short(context)
+        f"s3://{bucket}/{key}",
+        target,
+        CONFIG,
+        options=options,
+        engine=LocalEngine(encoder=ENCODER),
+        stop=time_is_short(context),
     )
     return {"output": target, "rows": summary.rows, "scored": summary.scored, "failures": summary.failures}
 

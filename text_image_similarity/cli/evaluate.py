@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "source",
         metavar="SOURCE",
-        help="CSV or Parquet file, folder with train.parquet and the like, or hub id such as jxie/flickr8k",
+        help="a table that `score` reads, a folder with train.parquet and the like, or a hub id such as jxie/flickr8k",
     )
     option("--split", help="`train`, `validation` or `test`, of a source that has splits; by default all of it")
     add_model_options(command)

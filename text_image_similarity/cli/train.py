@@ -41,7 +41,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "Train a dual encoder on photos with captions; without options, the documented baseline."
     command = commands.add_parser("train", help=text, description=text)
     command.add_argument(
-        "source", metavar="SOURCE", help="hub id such as jxie/flickr8k, Parquet file, folder with train.parquet, or CSV"
+        "source",
+        metavar="SOURCE",
+        help="a table that `score` reads, a folder with train.parquet and the like, or a hub id such as jxie/flickr8k",
     )
     command.add_argument("out", metavar="OUT", type=Path, help="folder for the model; --model OUT uses it afterwards")
     command.add_argument(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
-from .protocols import Encoder
+from .protocols import PreparingEncoder
 from .zipped import on_disk
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def model_folder(name: str) -> Path:
     return Path(name).expanduser()
 
 
-def load_encoder(config: Config) -> Encoder:
+def load_encoder(config: Config) -> PreparingEncoder:
     """Load the model that `config` names onto its device.
 
     Args:
