@@ -298,7 +298,7 @@ def test_hosts_are_forgotten() -> None:
 
 def test_pauses_between_tries_grow_and_are_jittered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.routes["/x"] = response(status="500 Broken")
-    monkeypatch.setattr("text_image_similarity.fetch.random.random", lambda: 0.5)
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.5)
     fetcher = Fetcher(replace(PATIENT, retries=7, limits=replace(LOOPBACK, total_s=1000.0)))
     pauses: list[float] = []
     monkeypatch.setattr(fetcher._closing, "wait", lambda pause: pauses.append(pause))

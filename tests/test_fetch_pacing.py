@@ -111,7 +111,7 @@ def test_patience_ends_with_the_run(server: Server) -> None:
 
 
 def test_a_dead_host_is_not_asked_three_times_for_each_row(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text_image_similarity.fetch.random.random", lambda: 0.0)
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
     server.routes["/x"] = response(status="500 Broken")
     server.routes["/y"] = response(status="500 Broken")
     with fetching(replace(PATIENT, retries=2), resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
@@ -124,7 +124,7 @@ def test_a_dead_host_is_not_asked_three_times_for_each_row(server: Server, monke
 
 
 def test_a_budget_is_charged_to_the_host_that_failed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text_image_similarity.fetch.random.random", lambda: 0.0)
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
     server.routes["/door"] = response(b"", "302 Found", location=f"http://dead.test:{server.port}/x")
     server.routes["/x"] = response(status="500 Broken")
     with fetching(replace(PATIENT, retries=2), resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
@@ -150,7 +150,7 @@ def test_working_requests_earn_retries_up_to_the_allowance() -> None:
 
 
 def test_no_more_hosts_are_remembered_than_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text_image_similarity.fetch.random.random", lambda: 0.0)
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
     monkeypatch.setattr("text_image_similarity.fetch.pacing._REMEMBERED", 20)
     transport = httpx.MockTransport(lambda request: httpx.Response(500))
     with fetching(replace(PATIENT, retries=1), transport=transport) as fetcher:
