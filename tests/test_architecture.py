@@ -239,3 +239,23 @@ def test_public_names_are_sorted_and_real() -> None:
 def test_modules_can_be_read_in_one_sitting() -> None:
     for path in MODULES:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 330, path
+
+
+def test_functions_fit_a_screen() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                described = ast.get_docstring(node) is not None
+                first = node.body[0]
+                docstring = (first.end_lineno or 0) - first.lineno + 1 if described else 0
+                length = (node.end_lineno or 0) - node.lineno + 1 - docstring
+                assert length <= 55, f"{path}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_no_two_public_types_share_a_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
