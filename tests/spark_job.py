@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from tests.pictures import make_png
@@ -56,7 +57,7 @@ def main(conf: dict[str, str]) -> dict[str, Any]:
         session = SparkSession.active()
         session.sparkContext.setLogLevel("OFF")
         said["master"] = session.sparkContext.master
-        said["facts"] = engine.start(CONFIG)
+        said["info"] = asdict(engine.start(CONFIG))
         said["at_once"] = engine.at_once
 
         def part(rows: list[tuple[int, str | None, str | None]]) -> list[tuple[float, str | None]]:

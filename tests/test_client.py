@@ -201,7 +201,7 @@ def test_retry_after_is_waited_for(folder: Path, service: FakeService) -> None:
 )
 def test_patience_ends_and_the_same_call_goes_on(folder: Path, service: FakeService, name: str, text: str) -> None:
     service.faults.extend([service._scores, service._scores, *(LATER[name]() for _ in range(100))])
-    with pytest.raises(TableError, match=f"{text}.*finished parts are kept, and the same command goes on"):
+    with pytest.raises(TableError, match=f"{text}.*finished parts are kept; rerun the same command to resume"):
         through(service, folder, connections=1, patience_s=0.3)
     kept = len(list((folder / "out.csv.parts").glob("part-*.csv")))
     assert kept >= 1
@@ -282,7 +282,7 @@ def test_a_key_is_shown_and_never_told(folder: Path, service: FakeService) -> No
     ["localhost:8000", "ftp://x/", "http://", "http://me:pass@host:8000", "http://h:99999", "http://h/?x=1", "/x"],
 )
 def test_a_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="the service's URL is none like http://host:8000") as refused:
+    with pytest.raises(ConfigError, match="the service's URL must look like http://host:8000") as refused:
         ServiceEngine(url)
     assert "pass" not in str(refused.value).partition(": ")[2]
 
@@ -313,9 +313,9 @@ def test_what_cannot_be_reached_is_said_at_once(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "kind", "text"),
     [
-        (httpx.Response(200, text="<html>"), UsageError, "is no text-image-similarity service.*200: OK"),
-        (httpx.Response(404), UsageError, "is no text-image-similarity service.*404: Not Found"),
-        (httpx.Response(200, json=[1]), UsageError, "is no text-image-similarity service"),
+        (httpx.Response(200, text="<html>"), UsageError, "is not a text-image-similarity service.*200: OK"),
+        (httpx.Response(404), UsageError, "is not a text-image-similarity service.*404: Not Found"),
+        (httpx.Response(200, json=[1]), UsageError, "is not a text-image-similarity service"),
         (httpx.Response(200, json={"version": "3"}), TableError, "otherwise than.*KeyError: 'limits'"),
         (httpx.Response(307, headers={"location": "https://b.example/"}), UsageError, "307 to 'https://b.example/'"),
     ],

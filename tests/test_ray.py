@@ -234,7 +234,7 @@ def test_actors_that_leave_no_cpu_are_told(
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr("text_image_similarity.system.find_spec", lambda name: None)
     for call in (lambda: score_dataset(None, MINI), lambda: RayEngine({})):
         with pytest.raises(ConfigError, match=r"pip install 'text-image-similarity\[ray\]'"):
             call()
@@ -302,7 +302,7 @@ def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
 @pytest.mark.parametrize(
     ("conf", "message"),
     [
-        ({"adress": "auto"}, "'adress' is no setting for Ray; there are concurrency, actor.num_cpus, .* address"),
+        ({"adress": "auto"}, "'adress' is not a Ray setting; use one of concurrency, actor.num_cpus, .* address"),
         ({"concurrency": "none"}, "concurrency='none' must be a whole number of at least 1"),
         ({"concurrency": "2.5"}, "concurrency=2.5 must be a whole number of at least 1"),
         ({"actor.num_gpus": "-1"}, "actor.num_gpus=-1 must be"),

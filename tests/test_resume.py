@@ -386,7 +386,7 @@ def test_retrying_needs_the_same_run(folder: Path) -> None:
     with pytest.raises(UsageError, match="there is no finished run"):
         score(folder, options=retry)
     score(folder)
-    with pytest.raises(UsageError, match="is of a run that differs: score was"):
+    with pytest.raises(UsageError, match="was written with other settings: score was"):
         score(folder, options=retry, config=replace(CONFIG, score="unit"))
     (folder / "out.csv.summary.json").write_text("{}")
     with pytest.raises(UsageError, match="there is no finished run"):
@@ -405,7 +405,7 @@ def test_an_output_that_was_edited_is_not_retried(folder: Path, edit: str) -> No
         case _:
             lines[3] = lines[3].rpartition(",")[0].rpartition(",")[0] + ",999.0,"
     (folder / "out.csv").write_text("\n".join([header, *lines, ""]))
-    with pytest.raises(UsageError, match=r"out\.csv is not as its run wrote it"):
+    with pytest.raises(UsageError, match=r"out\.csv was changed after it was written"):
         score(folder, options=TableOptions(start="retry_failed"))
 
 

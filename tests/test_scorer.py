@@ -217,7 +217,7 @@ def test_bad_settings_raise_before_a_call(tmp_path: Path) -> None:
 
 
 def test_an_engine_scores_after_it_is_started() -> None:
-    with pytest.raises(UsageError, match="started"):
+    with pytest.raises(UsageError, match=r"call start\(\)"):
         next(LocalEngine(encoder=ColourEncoder()).score_parts([], scorer_module.RunStats()))
 
 

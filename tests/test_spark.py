@@ -271,7 +271,7 @@ def give_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None, address: str)
 
 
 def test_without_pyspark_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text_image_similarity.spark.session.find_spec", lambda _: None)
+    monkeypatch.setattr("text_image_similarity.system.find_spec", lambda _: None)
     for call in (lambda: similarity_udf(ALONE), lambda: score_dataframe(None, ALONE)):
         with pytest.raises(ConfigError, match=r"pip install 'text-image-similarity\[spark\]'"):
             call()

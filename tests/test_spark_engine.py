@@ -182,7 +182,7 @@ def test_what_somebody_chose_is_kept_and_on_this_machine_nothing_listens_beyond_
 
 
 def test_a_name_that_is_no_setting_of_spark_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"'concurrency' is no setting of Spark.*'spark.'"):
+    with pytest.raises(UsageError, match=r"'concurrency' is not a Spark setting.*'spark.'"):
         SparkEngine({"spark.master": "local[2]", "concurrency": "8"})
 
 

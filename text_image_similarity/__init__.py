@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
-    from .pipeline import LocalEngine, RunStats, Scorer, score_images, score_pairs
+    from .pipeline import Engine, LocalEngine, RunStats, Scorer, embed_images, embed_texts, score_images, score_pairs
     from .records import Record, ScoreResult
     from .search import CaptionDatabase, ImageDatabase, Match, Predictor, create_predictor
     from .tables import Summary, TableOptions, score_csv, score_table
@@ -52,6 +52,7 @@ __all__ = [
     "DatabaseError",
     "DeviceLostError",
     "Encoder",
+    "Engine",
     "ErrorCode",
     "Evaluation",
     "ImageDatabase",
@@ -79,6 +80,8 @@ __all__ = [
     "TrainResult",
     "UsageError",
     "create_predictor",
+    "embed_images",
+    "embed_texts",
     "evaluate",
     "evaluate_ratings",
     "load_encoder",
@@ -112,7 +115,16 @@ _HOMES = {
     ),
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
-    "pipeline": ("LocalEngine", "RunStats", "Scorer", "score_images", "score_pairs"),
+    "pipeline": (
+        "Engine",
+        "LocalEngine",
+        "RunStats",
+        "Scorer",
+        "embed_images",
+        "embed_texts",
+        "score_images",
+        "score_pairs",
+    ),
     "records": ("Record", "ScoreResult"),
     "search": ("CaptionDatabase", "ImageDatabase", "Match", "Predictor", "create_predictor"),
     "tables": ("Summary", "TableOptions", "score_csv", "score_table"),

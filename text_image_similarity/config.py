@@ -98,7 +98,7 @@ class Config:
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
-            it. By default they are kept for the run only.
+            it. By default they are kept in memory only, see docs/scoring.md#many-calls-one-session.
         limits: What one row may cost, and what it may reach.
 
     Raises:

@@ -62,7 +62,7 @@ def usable_cores() -> int:
 
 
 def backoff_s(tries: int) -> float:
-    """Return a pause before the next of `tries` + 2 tries, in seconds: full jitter under 0.25 * 2^tries, at most 8."""
+    """Return the seconds to wait after failed try number `tries`, counted from 0: full jitter under 0.25 * 2^n, at most 8."""
     pause: float = min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
     return pause
 

@@ -3,7 +3,7 @@
     out.csv.parts/
         manifest.jsonl      what the run is, then a line for each finished part
         part-000000.csv     the part's rows with their results, in the output's format
-        lock, holder.json   held by the run in work
+        lock, holder.json   held by the run in progress
 
 A part is written under another name, flushed to disk, renamed, and then entered into the manifest. Whatever ends a run,
 a part is in the manifest with the hash of its file, or it counts as never begun.
@@ -221,7 +221,10 @@ class Workspace:
                     raise ValueError("its content is not what it was")
             except (OSError, ValueError, TypeError) as exc:
                 logger.warning(
-                    "part %d of %s is lost (%s); it and those behind it are scored again", len(parts), self._folder, exc
+                    "part %d of %s is lost (%s); it and all later parts will be scored again",
+                    len(parts),
+                    self._folder,
+                    exc,
                 )
                 break
             parts.append(part)
@@ -235,7 +238,7 @@ class Workspace:
         try:
             yield
         except OSError as exc:
-            kept = f"; {len(self.parts):,} finished parts are kept, the same command goes on" if self.parts else ""
+            kept = f"; {len(self.parts):,} finished parts are kept, and the same command resumes" if self.parts else ""
             where = exc.filename or self._folder
             raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
 

@@ -19,6 +19,7 @@ from .options import (
     config_of,
     progress_bar,
 )
+from .parser import add_field
 from .terminal import lay_out
 
 
@@ -37,6 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_column_options(command)
     add_fetch_options(command)
     add_worker_options(command, io_workers=Config().io_workers)
+    add_field(command, Config, "base_dir", metavar="FOLDER")
     option(
         "--rating-col",
         metavar="COLUMN",
@@ -83,5 +85,5 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         sys.stdout.write("\n\n".join([report.table(), *([lay_out(saved)] if saved else [])]) + "\n")
     if keep is not None and isinstance(report, Evaluation) and report.calibration is None:
-        raise TableError(f"{options.source} has too few pairs, or too equal scores, for a calibration")
+        raise TableError(f"{options.source} has too few pairs, or scores too similar, to fit a calibration")
     return 0

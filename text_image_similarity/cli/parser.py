@@ -44,7 +44,7 @@ def add_field(
         kind: The dataclass. Its fields are numbers, texts, literals or flags that are off.
         name: The field.
         option: The option's name; None makes `--batch-size` of `batch_size` and `--timeout` of `timeout_s`.
-        changes: What `add_argument` is told otherwise than the field says.
+        changes: Overrides for `add_argument`.
     """
     hint, option = _hints(kind)[name], option or option_of(name)
     given: dict[str, Any] = {"dest": name, "help": _as_help(field_texts(kind).get(name, ""))}

@@ -69,7 +69,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         dest="start",
         action="store_const",
         const="retry_failed",
-        help="score those rows of the finished OUT again whose failure may have passed, such as timeouts",
+        help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
     )
     add = parser.add_argument
     add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")

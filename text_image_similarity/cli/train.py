@@ -52,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_log_options(command)
     _add_settings(command)
     add_fetch_options(command)
-    command.set_defaults(run=run, interrupted="the same command with --resume goes on")
+    command.set_defaults(run=run, interrupted="run the same command with --resume to continue")
 
 
 def _add_settings(command: argparse.ArgumentParser) -> None:

@@ -128,11 +128,11 @@ class Connection:
             raise TableError(f"the connection to {self.url} was closed")
         raise TableError(
             f"the service at {self.url} did not answer {method} {path} within {self.patience_s:g} s; the last of "
-            f"{tries + 1} tries: {failure}; finished parts are kept, and the same command goes on once it is well"
+            f"{tries + 1} tries: {failure}; finished parts are kept; rerun the same command to resume"
         )
 
     def close(self) -> None:
-        """Stop: requests in work fail within moments."""
+        """Stop: requests in progress fail within moments."""
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -180,7 +180,7 @@ def _checked(url: str) -> str:
         if found.query or found.fragment:
             raise ValueError("there is a query or a fragment in it")
     except ValueError as exc:  # the URL is not shown: what stands before an @ may be a password
-        raise ConfigError(f"the service's URL is none like http://host:8000: {exc}") from exc
+        raise ConfigError(f"the service's URL must look like http://host:8000: {exc}") from exc
     return url.strip(" ").rstrip("/")
 
 

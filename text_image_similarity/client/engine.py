@@ -239,7 +239,7 @@ class ServiceEngine:
         answer = self._service.ask("GET", path, insist=insist)
         if answer.status != 200 or answer.body is None:
             raise UsageError(
-                f"{self._service.url} is no text-image-similarity service: GET {path} was answered with {answer}"
+                f"{self._service.url} is not a text-image-similarity service: GET {path} was answered with {answer}"
             )
         return answer.body
 

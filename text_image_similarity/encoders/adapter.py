@@ -1,4 +1,4 @@
-"""An encoder that knows no more than the two verbs, in the place of one that prepares."""
+"""Adapts an encoder that has only `encode_image` and `encode_text` to `PreparingEncoder`."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class OnnxBackend:
 
 
 class Workers:
-    """A number of threads, started anew in a forked process, where a parent's threads do not follow."""
+    """A number of threads, restarted after a fork, which does not copy threads."""
 
     def __init__(self, count: int) -> None:
         self.count = count

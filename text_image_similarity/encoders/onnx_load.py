@@ -88,8 +88,8 @@ def load_onnx(
         its exported form cannot be opened.
 
     Raises:
-        ModelError: The model cannot be loaded; or, where its exported form was asked for, it cannot be exported, not to
-            embeddings that are near enough, or not be opened.
+        ModelError: The model cannot be loaded; or, where its exported form was asked for, the export fails, is
+            not accurate enough, or cannot be opened.
     """
     precision = "int8" if config.precision == "int8" else "fp32"
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")

@@ -25,7 +25,7 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
         return []
     try:
         vectors = list(encode(items))
-    except DeviceLostError:  # no row's fault, and no other row would fare better
+    except DeviceLostError:  # no row's fault, and every other row would fail too
         raise
     except Exception as exc:  # whatever a model raises belongs to rows, not to the run
         if len(items) == 1:

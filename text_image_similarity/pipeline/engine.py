@@ -71,7 +71,7 @@ class LocalEngine:
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, downloads of the next one while this one is encoded; see `Engine`."""
         if self._scorer is None:
-            raise UsageError("an engine scores after it is started")
+            raise UsageError("call start() before score_parts()")
         with self._scorer as scorer:
             yield from scorer.score_parts(parts, stats=stats)
 

@@ -1,6 +1,6 @@
 """Records in, scores out: `score_pairs` for references, `score_images` for images in memory.
 
-Each call opens a `Scorer` of its own and closes it at the end; who makes many calls keeps one open.
+Each call opens a `Scorer` of its own and closes it at the end; to make many calls, keep one open.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Scorer:
         def outcomes() -> Generator[Outcome]:
             run: Run[ImageSource, None] = Run(self._context, read, RunStats())
             keyed = ((None, key_of(image, number), image) for number, image in enumerate(images))
-            with _telling_of_the_end():
+            with _report_closing():
                 yield from _untagged(run.embeddings(keyed))
 
         return outcomes()
@@ -223,7 +223,7 @@ class Scorer:
 
         def results() -> Generator[tuple[Tag, ScoreResult]]:
             run: Run[Item, Tag] = Run(self._context, read, stats)
-            with _telling_of_the_end():
+            with _report_closing():
                 yield from run.results(parts)
 
         return results()
@@ -236,7 +236,7 @@ class Scorer:
         }
         new = [text for text in texts if text not in found]
         made = dict(zip(new, self._stages.encode_captions(new, self._stages.tokens(new)), strict=True))
-        self._memory.put({keys[text]: made_ for text, made_ in made.items() if not isinstance(made_, RowError)})
+        self._memory.put({keys[text]: outcome for text, outcome in made.items() if not isinstance(outcome, RowError)})
         return found | made
 
     def _read_memory(self, image: ImageLike | EncodedImage) -> Image.Image | bytes:
@@ -278,7 +278,7 @@ class Scorer:
 
 
 @contextmanager
-def _telling_of_the_end() -> Iterator[None]:
+def _report_closing() -> Iterator[None]:
     try:
         yield
     except CancelledError:  # of work that was queued when `close` was called
@@ -286,7 +286,7 @@ def _telling_of_the_end() -> Iterator[None]:
 
 
 def closing_after(scorer: Scorer, results: Generator[Item]) -> Generator[Item]:
-    """Yield results and close the scorer that makes them, also if the caller stops half-way."""
+    """Yield results and close the scorer that makes them, also if the caller stops early."""
     with scorer, closing(results):
         yield from results
 

@@ -60,7 +60,8 @@ def score_dataset(
     Raises:
         UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
             run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
-        ConfigError: Ray is not installed, or `concurrency` makes no sense.
+        MissingExtraError: Ray is not installed.
+        ConfigError: `concurrency` makes no sense.
     """
     require("scoring on Ray", "ray", extra="ray")
     from ray.data import ActorPoolStrategy
@@ -118,7 +119,7 @@ def _check(columns: Sequence[str], names: tuple[str, str]) -> None:
 
 
 def _warn_if_full(actors: int, cpus: float) -> None:
-    """Tell who would wait for ever: the tasks that read a dataset and cut it into parts need a CPU too."""
+    """Warn if the actors leave no CPU for the tasks that read the dataset and cut it into parts."""
     import ray
 
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:  # type: ignore[no-untyped-call]

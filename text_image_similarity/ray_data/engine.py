@@ -25,10 +25,10 @@ from ..system import require
 logger = logging.getLogger("text_image_similarity")
 
 
-CALLS = 2  # batches in work in one actor
+CALLS = 2  # parts in progress in one actor
 _RETRIES = 10  # of a part whose worker died; more are the part's fault
 _RESTARTS = 100  # of one worker; more are the machine's fault
-_LEAVE_S = 30.0  # for parts in work when the engine is closed
+_LEAVE_S = 30.0  # for parts in progress when the engine is closed
 
 
 class RayEngine:
@@ -43,7 +43,7 @@ class RayEngine:
             as `address`, or `num_cpus` of a Ray that is started. Values are JSON, or text where they are none.
 
     Raises:
-        ConfigError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
         UsageError: A key or a value is wrong.
     """
 
@@ -58,7 +58,7 @@ class RayEngine:
         self._started = False
         self._actors = 0
         self._pending: dict[Any, Any] = {}  # what an actor says once it is up -> the actor
-        self._busy: Counter[Any] = Counter()  # an actor that is up -> its parts in work
+        self._busy: Counter[Any] = Counter()  # an actor that is up -> its parts in progress
         self._change = Condition()
 
     def __enter__(self) -> RayEngine:
@@ -72,7 +72,9 @@ class RayEngine:
         for name in self._settings:
             if name not in known:
                 own = "concurrency, actor.num_cpus, actor.num_gpus"
-                raise UsageError(f"{name!r} is no setting for Ray; there are {own}, and of ray.init {', '.join(known)}")
+                raise UsageError(
+                    f"{name!r} is not a Ray setting; use one of {own}, or of ray.init's {', '.join(known)}"
+                )
         if not ray.is_initialized():
             quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
             local = {} if self._joins else {"include_dashboard": False}

@@ -40,7 +40,7 @@ class ModelIdentity:
     """Which model made a database: what it is called, and what it does.
 
     Two models are the same if they see the same in four probes. Names do not decide: a folder may be moved or trained
-    anew, and `mini` changes between releases.
+    again, and `mini` changes between releases.
 
     Args:
         model: Hub id, folder or alias.

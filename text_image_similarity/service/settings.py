@@ -35,7 +35,7 @@ class Settings:
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
         api_keys: Clients must send one of these keys; an empty set admits everybody.
-        cache_entries: Embeddings kept in memory for each model. The file that `Config.embedding_cache` names is kept to a million.
+        cache_entries: Embeddings kept in memory for each model. The file given by `embedding_cache` keeps the newest million.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:

@@ -35,7 +35,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
     Raises:
         UsageError: A column is missing or of another type, `similarity` or `error` is there already, or Spark cannot
             hand a column to Python.
-        ConfigError: PySpark is not installed.
+        MissingExtraError: PySpark is not installed.
 
     Example:
         >>> score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")  # doctest: +SKIP
@@ -74,7 +74,7 @@ def similarity_udf(config: Config) -> Any:
         A UDF that returns `struct<similarity: double, error: string>`, one of them null.
 
     Raises:
-        ConfigError: PySpark is not installed.
+        MissingExtraError: PySpark is not installed.
 
     Example:
         >>> spark.udf.register("similarity", similarity_udf(Config(model="mini")))  # doctest: +SKIP

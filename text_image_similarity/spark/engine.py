@@ -18,7 +18,7 @@ from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
 from .session import open_session
 
-_MOST_PARTS = 256  # in work at once; each is held here, and has a thread that waits for it
+_MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
 _RESULT = "row int, similarity double, error string"
 
 
@@ -33,7 +33,8 @@ class SparkEngine:
 
     Raises:
         UsageError: A name is none of Spark's settings.
-        ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
+        MissingExtraError: PySpark is not installed.
+        ConfigError: Spark cannot be started with these settings.
     """
 
     def __init__(self, conf: Mapping[str, str]) -> None:

@@ -36,10 +36,11 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
 
     Raises:
         UsageError: A name is none of Spark's settings.
-        ConfigError: PySpark is not installed, or Spark cannot be started with these settings.
+        MissingExtraError: PySpark is not installed.
+        ConfigError: Spark cannot be started with these settings.
     """
     if wrong := [name for name in conf if not name.startswith("spark.")]:
-        raise UsageError(f"{wrong[0]!r} is no setting of Spark, whose names begin with 'spark.', such as spark.master")
+        raise UsageError(f"{wrong[0]!r} is not a Spark setting; their names begin with 'spark.', such as spark.master")
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession

@@ -106,7 +106,9 @@ def _index(address: str) -> int:
     if address in visible:
         return visible.index(address)
     if not address.isdecimal():
-        raise ConfigError(f"Spark gave the GPU {address!r} to this task, which is no number; mend its discovery script")
+        raise ConfigError(
+            f"Spark gave the GPU {address!r} to this task, which is not a number; fix the discovery script"
+        )
     return int(address)
 
 

@@ -65,11 +65,11 @@ def earlier_output(
         return None, str(run["retry_failed"])  # stopped just when it had put its own output in the place of that one
     if found := changes(job, identity):
         raise UsageError(
-            f"{target} is of a run that differs: {'; '.join(found)}; failures are retried with what it was"
+            f"{target} was written with other settings: {'; '.join(found)}; use the same ones to retry failures"
         )
     if content != written:
         raise UsageError(
-            f"{target} is not as its run wrote it, so its rows cannot be told apart from other rows; put the original "
+            f"{target} was changed after it was written, so its rows cannot be matched; put the original "
             "back, or start over with --restart"
         )
     return open_table(target), content

@@ -24,7 +24,7 @@ class TableOptions:
             names is unavailable; None raises then.
 
     Raises:
-        ConfigError: `start` is none of its choices.
+        ConfigError: `start` is not one of the choices.
     """
 
     start: Start = "resume"

@@ -81,7 +81,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         The summary that was also written as JSON.
 
     Raises:
-        UsageError: A column is missing, twice there, or would be overwritten; the input does not exist; the parts of an
+        UsageError: A column is missing, duplicated, or would be overwritten; the input does not exist; the parts of an
             earlier run are of other settings or of another input.
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
@@ -107,7 +107,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         job.score(config.chunk_size, engine, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
-                f"{source} was changed while it was scored, so its parts are of no use; start over with --restart "
+                f"{source} was changed while it was scored, so its finished parts are invalid; start over with --restart "
                 "(start='restart')"
             )
         summary = Summary(
@@ -212,7 +212,7 @@ def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
                 move_durably(source, local_path(target).resolve())
     except OSError as exc:
         raise TableError(
-            f"{place} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command goes on from them"
+            f"{place} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command resumes"
         ) from exc
     finally:
         for path in (whole, text):

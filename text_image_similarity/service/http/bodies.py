@@ -121,7 +121,7 @@ def _check_size(asked: Any, most: int) -> None:
     lists = [value for value in asked.values() if isinstance(value, list)] if isinstance(asked, dict) else []
     for items in lists:
         if len(items) > most:
-            raise ProblemError("invalid_request", f"{len(items):,} items in a request, and there may be {most:,}")
+            raise ProblemError("invalid_request", f"{len(items):,} items in one list; the limit is {most:,}")
     for found in chain([asked], *lists):
         if isinstance(found, dict) and len(found) > _MOST_MEMBERS:
             raise ProblemError("invalid_request", f"an object has {len(found):,} members")

@@ -12,7 +12,7 @@ from .schema import Problem
 
 _HEADERS = {
     "X-Request-Id": {
-        "description": "The request's own, or one that the service gave it; the log has it too.",
+        "description": "The client's request id, or a generated one; also in the log.",
         "required": True,
         "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
     },
