@@ -61,7 +61,7 @@ SERVICE_FLOORS = {
 # The only rooms that may hold these libraries.
 DOORS = {
     # All but fetch and client only name an injected transport; the client's is fetch's.
-    "httpx": {"client", "fetch", "dataset", "pipeline", "report", "service", "tables"},
+    "httpx": {"client", "fetch", "dataset", "pipeline", "report", "service"},
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},

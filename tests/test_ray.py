@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
@@ -109,8 +110,12 @@ def expected(
 
 def actors(name: str) -> list[psutil.Process]:
     """Return the processes of this test's actors of a class; others on the machine have a Ray of their own."""
-    family = psutil.Process().children(recursive=True)
-    return [process for process in family if process.cmdline()[:1] and process.cmdline()[0].startswith(f"ray::{name}")]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{name}"):
+                found.append(process)
+    return found
 
 
 @pytest.mark.parametrize(("blocks", "chunk"), [(1, 1000), (1, 64), (9, 30)])

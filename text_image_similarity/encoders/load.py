@@ -1,8 +1,4 @@
-"""Models behind two verbs: `encode_image` and `encode_text`.
-
-`load_encoder` finds the model that a `Config` names and hands it to the file of its family; each family imports its own
-heavy libraries, so naming this package costs nothing.
-"""
+"""Find the model that a `Config` names, and load it with the file of its family on the backend asked for."""
 
 from __future__ import annotations
 

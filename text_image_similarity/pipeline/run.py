@@ -1,6 +1,4 @@
-"""One pass over the rows: fetch and decode on threads, encode in batches, answer in order.
-
-    records -> distinct images -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
+"""One pass over the rows, in which fetching, decoding and encoding overlap.
 
 While one batch is encoded the threads fetch and decode the next ones, up to a fixed look-ahead. Batches are filled in
 input order and end with their part. Nothing is kept per row.

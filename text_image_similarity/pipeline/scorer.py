@@ -27,9 +27,9 @@ from ..records import Record, ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .encoding import is_caption, no_caption
 from .loaders import Loaders
-from .rows import Outcome, Tag, Work
+from .rows import Item, Outcome, Tag, Work
 from .run import Run, RunContext
-from .sources import EncodedImage, ImageSource, Item, in_parts, key_of, reference_of, work_of
+from .sources import EncodedImage, ImageSource, in_parts, key_of, reference_of, work_of
 from .stages import Stages, open_cache
 from .stats import RunStats
 

@@ -6,13 +6,10 @@ import os
 from collections.abc import Hashable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, islice
-from typing import TypeVar
 
 from ..preprocess import ImageLike
 from ..records import Record, ScoreResult
-from .rows import Work
-
-Item = TypeVar("Item")
+from .rows import Item, Work
 
 EncodedImage = bytes | bytearray | memoryview
 # A path or URL, an image in memory, or an encoded file.

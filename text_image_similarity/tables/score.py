@@ -1,8 +1,8 @@
-"""Score whole tables: rows in, the same rows with `similarity` and `error` columns out.
+"""The run over a table: check it, score its parts, put the output together.
 
 The table is read twice: once to check its shape, count its rows and hash it before anything expensive starts, then part
 by part while it is scored. Finished parts are kept beside the output (`workspace`), so that a run which stops, for
-whatever reason, goes on with the same command; at the end they are put together, and the output appears complete.
+whatever reason, resumes with the same command; at the end they are put together, and the output appears complete.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def rebuild_model(shape: Mapping[str, Any], tokenizer: str) -> tuple[DualEncoder
 
 
 @dataclass(frozen=True, slots=True)
-class Vectors:
+class EncodedSplit:
     """Photos (n, d) and captions (m, d) as unit vectors, and which photo each caption belongs to, (m,)."""
 
     image: Embeddings
@@ -83,7 +83,7 @@ class Vectors:
     owner: NDArray[np.int64]
 
 
-def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage], loading: Config) -> Vectors:
+def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedImage], loading: Config) -> EncodedSplit:
     """Encode photos and their captions as an `Encoder` does; photos that cannot be read are left out.
 
     Args:
@@ -112,10 +112,10 @@ def encode(model: DualEncoder, tokenizer: Tokenizer, images: Sequence[CaptionedI
     text = np.concatenate([encoder.encode_text(captions[i : i + _CHUNK]) for i in range(0, len(captions), _CHUNK)])
     if not np.isfinite(text).all():
         raise ModelError("the model's vectors are no longer finite: start again with a lower --lr")
-    return Vectors(np.stack(vectors), text, np.array(owners))
+    return EncodedSplit(np.stack(vectors), text, np.array(owners))
 
 
-def measure(vectors: Vectors) -> dict[str, float]:
+def measure(vectors: EncodedSplit) -> dict[str, float]:
     """Return recall@1, 5 and 10, MRR and median rank both ways."""
     found = retrieval(vectors.image, vectors.text, vectors.owner)
     measured: dict[str, float] = {}
@@ -125,7 +125,7 @@ def measure(vectors: Vectors) -> dict[str, float]:
     return measured
 
 
-def calibrate(vectors: Vectors, folder: Path) -> None:
+def calibrate(vectors: EncodedSplit, folder: Path) -> None:
     """Save what a cosine of the model means beside it; too few pairs give no calibration, and a warning."""
     matching = matching_scores(vectors.image, vectors.text, vectors.owner)
     mismatching = mismatching_scores(vectors.image, vectors.text, vectors.owner)
