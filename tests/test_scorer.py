@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,14 @@ from text_image_similarity import (
     Record,
     Scorer,
     ScoreResult,
+    TableError,
     UsageError,
     score_csv,
     score_images,
     score_pairs,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.pipeline import embed_images, embed_texts
+from text_image_similarity.pipeline import embed_images, embed_texts, score_concurrently
 from text_image_similarity.pipeline import scorer as scorer_module
 
 
@@ -230,3 +233,111 @@ def test_a_forgotten_session_ends_its_threads() -> None:
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+
+
+def test_a_vector_that_a_caller_changes_changes_no_score() -> None:
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        for _ in range(2):
+            for vector in (*scorer.embed_texts(["red", "red"]), *scorer.embed_images([inline("red")] * 2)):
+                assert vector.tolist() == [1, 0, 0]
+                vector *= -1
+        assert next(scorer.score_pairs([Record(inline("red"), "red")])).similarity == 1.0
+
+
+def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
+    config = replace(CONFIG, embedding_cache=tmp_path / "cache.sqlite")
+    with Scorer(config, encoder=ColourEncoder(), transport=Web().transport()) as scorer:
+        expected = list(scorer.score_pairs(numbered(20)))
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a child that hangs ends too
+            try:
+                os._exit(0 if list(scorer.score_pairs(numbered(20))) == expected else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(scorer.score_pairs(numbered(20))) == expected
+
+
+def test_a_row_that_closing_cut_short_is_not_answered() -> None:
+    asked = threading.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/0.png":
+            asked.set()
+            return httpx.Response(503)
+        return httpx.Response(200, content=make_png("red"))
+
+    records = [Record(f"http://photos.test/{i}.png", "red") for i in range(40)]
+    config = replace(CONFIG, retries=8, timeout_s=20.0)
+    scorer = Scorer(config, encoder=ColourEncoder(), transport=httpx.MockTransport(answer))
+    closer = threading.Thread(target=lambda: (asked.wait(20), scorer.close()))
+    closer.start()
+    found: list[ScoreResult] = []
+    with pytest.raises(UsageError, match="closed"):
+        found.extend(scorer.score_pairs(records))
+    closer.join()
+    assert found == []
+
+
+def test_the_callers_own_cancellation_is_not_taken_for_a_closed_session() -> None:
+    def records() -> Any:
+        yield Record(inline("red"), "red")
+        raise CancelledError
+
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer, pytest.raises(CancelledError):
+        list(scorer.score_pairs(records()))
+
+
+def test_images_in_any_kind_of_bytes_count_for_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.pipeline.run._AHEAD_BYTES", 1000)
+    png = make_png("red")
+    for kind in (bytes, bytearray, memoryview):
+        pulled: list[int] = []
+        images = (pulled.append(i) or kind(png) for i in range(300))
+        with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+            results = scorer.score_images(images, ["red"] * 300)
+            next(results)
+            results.close()
+        assert len(pulled) < 60, kind
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda results: results[:8], "8 of 12 rows"),
+        (lambda results: [results[0], *results], "another part"),
+        (lambda results: results[1:], "another part"),
+        (lambda results: results[:6], "2 results for a part of 4"),
+    ],
+)
+def test_an_engine_that_loses_rows_ends_the_run(tmp_path: Path, change: Any, said: str) -> None:
+    class Wrong(LocalEngine):
+        def score_parts(self, parts: Any, stats: Any) -> Any:
+            yield from change(list(super().score_parts(parts, stats)))
+
+    (tmp_path / "red.png").write_bytes(make_png("red"))
+    (tmp_path / "in.csv").write_text("url,caption\n" + "red.png,red\n" * 12)
+    with pytest.raises(TableError, match=said):
+        score_csv(
+            tmp_path / "in.csv", tmp_path / "out.csv", Config(chunk_size=4), engine=Wrong(encoder=ColourEncoder())
+        )
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_part_with_too_few_or_too_many_results_is_refused(count: int) -> None:
+    rows = [(i, Record("a.png", "red")) for i in range(2)]
+    with pytest.raises(TableError, match=f"returned {count} results for 2 records"):
+        list(score_concurrently(lambda records: [ScoreResult(0.5)] * count, [rows], at_once=2))
+
+
+def test_parts_before_a_broken_source_are_answered() -> None:
+    def parts() -> Any:
+        yield from ([(i, Record("a.png", "red"))] for i in range(4))
+        raise OSError("the source broke")
+
+    results = score_concurrently(lambda records: [ScoreResult(0.5)], parts(), at_once=3)
+    assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="the source broke"):
+        next(results)

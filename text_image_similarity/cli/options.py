@@ -66,9 +66,11 @@ def limit(text: str) -> tuple[str, object]:
         raise argparse.ArgumentTypeError(f"{name!r} is not one of the limits {', '.join(kinds)}")
     read, form = _READERS[kinds[name]]
     try:
+        if not value.isascii():  # int() reads the digits of all scripts
+            raise ValueError
         return name, read(value)
     except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"{name} must be {form}, not {value!r}") from exc
+        raise argparse.ArgumentTypeError(f"{name} must be {form}, not {value[:40]!r}") from exc
 
 
 def _flag(text: str) -> bool:

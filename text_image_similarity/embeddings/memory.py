@@ -68,7 +68,9 @@ class EmbeddingMemory:
         """Keep embeddings by key, in the file too."""
         with self._lock:
             for key, vector in vectors.items():
-                self._recent.put(key, vector.copy())  # a row of a batch would keep all of the batch
+                kept = vector.copy()  # a row of a batch would keep all of the batch
+                kept.setflags(write=False)
+                self._recent.put(key, kept)
         if self._file is not None:
             self._file.put(vectors)
 

@@ -17,9 +17,9 @@ import httpx
 
 from ..config import Config
 from ..encoders import Encoder, ModelInfo
-from ..errors import UsageError
+from ..errors import TableError, UsageError
 from ..records import Record, ScoreResult
-from .rows import Tag
+from .rows import DeferredErrors, Tag
 from .scorer import Scorer
 from .stats import RunStats
 
@@ -63,6 +63,8 @@ class LocalEngine:
 
     def start(self, config: Config) -> ModelInfo:
         """Load the model; see `Engine`."""
+        if self._scorer is not None:  # of an earlier table
+            self._scorer.close()
         self._scorer = Scorer(config, encoder=self._encoder, transport=self._transport)
         encoder = self._scorer.encoder
         known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
@@ -89,22 +91,27 @@ def score_concurrently(
     work: deque[tuple[list[tuple[Tag, Record | ScoreResult]], Future[list[ScoreResult]]]] = deque()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
     try:
-        for part in parts:
-            rows = list(part)
+        source = DeferredErrors(list(part) for part in parts)
+        while (rows := source.next()) is not None:
             records = [row for _, row in rows if isinstance(row, Record)]
             work.append((rows, pool.submit(score, records) if records else pool.submit(list)))
             if len(work) >= at_once:
                 yield from _answered(*work.popleft())
         while work:
             yield from _answered(*work.popleft())
+        if source.problem is not None:
+            raise source.problem
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # closing the engine ends what is under way
 
 
 def _answered(
-    rows: Iterable[tuple[Tag, Record | ScoreResult]], scored: Future[list[ScoreResult]]
+    rows: list[tuple[Tag, Record | ScoreResult]], scored: Future[list[ScoreResult]]
 ) -> Generator[tuple[Tag, ScoreResult]]:
-    results = iter(scored.result())
+    found = scored.result()
+    if len(found) != (wanted := sum(isinstance(row, Record) for _, row in rows)):
+        raise TableError(f"the engine returned {len(found):,} results for {wanted:,} records")
+    results = iter(found)
     for tag, row in rows:
         yield tag, row if isinstance(row, ScoreResult) else next(results)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -52,7 +52,8 @@ class Loaders:
             self._closed.set()
             _end(self._queue, len(self._threads))
         for thread in self._threads:
-            thread.join()
+            if thread is not current_thread():  # where a garbage collection closes the pool
+                thread.join()
 
 
 def _work(queue: _Queue, closed: Event) -> None:

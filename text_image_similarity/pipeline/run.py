@@ -7,7 +7,7 @@ input order and end with their part. Nothing is kept per row.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -22,7 +22,7 @@ from ..errors import RowError
 from ..records import ScoreResult
 from .encoding import is_caption, no_caption
 from .loaders import Loaders
-from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work
+from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work, own
 from .stages import Stages, pair_of
 from .stats import RunStats
 
@@ -80,7 +80,7 @@ class Run(Generic[Item, Tag]):
 
     def results(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]]
-    ) -> Iterator[tuple[Tag, ScoreResult]]:
+    ) -> Generator[tuple[Tag, ScoreResult]]:
         """Yield one result per row with the row's tag, in order; a row that has its result already keeps it."""
         for batch, images, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if row.needs_caption)
@@ -95,13 +95,13 @@ class Run(Generic[Item, Tag]):
                     self._stats.count(result)
                 yield row.tag, result
 
-    def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Iterator[tuple[Tag, Outcome]]:
+    def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Generator[tuple[Tag, Outcome]]:
         """Yield the vector of each (tag, key, item), or what went wrong, in order."""
         started = (self._start_image(tag, Work(key, item, ""), "") for tag, key, item in items)
         for batch, images, _ in self._batches(started):
             self._encode_images(images)
             self._embeddings.save()
-            yield from ((row.tag, row.outcome) for row in batch)
+            yield from ((row.tag, own(row.outcome)) for row in batch)
 
     def _started(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]]
@@ -248,4 +248,6 @@ def _size(item: object) -> int:
     """Return roughly how many bytes a row's own image or reference takes."""
     if isinstance(item, Image.Image):
         return item.width * item.height * len(item.getbands())
-    return item.nbytes if isinstance(item, np.ndarray) else len(item) if isinstance(item, (bytes, str)) else 0
+    if isinstance(item, (np.ndarray, memoryview)):
+        return item.nbytes
+    return len(item) if isinstance(item, (bytes, bytearray, str)) else 0

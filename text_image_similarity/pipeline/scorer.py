@@ -27,7 +27,7 @@ from ..records import Record, ScoreResult
 from ..similarity import Embeddings, cosine, score
 from .encoding import is_caption, no_caption
 from .loaders import Loaders
-from .rows import Item, Outcome, Tag, Work
+from .rows import Item, Outcome, Tag, Work, own
 from .run import Run, RunContext
 from .sources import EncodedImage, ImageSource, in_parts, key_of, reference_of, work_of
 from .stages import Stages, open_cache
@@ -37,7 +37,9 @@ from .stats import RunStats
 class Scorer:
     """Scores and embeds, call after call, with one model, one pool of connections and threads, and one memory.
 
-    A context manager, and safe to share between threads. Threads and connections are opened when they are first needed.
+    A context manager, and safe to share between threads. Threads and connections are opened when they are first needed, and
+    again in a forked process. Calls at the same time share the threads: the images of one wait behind those that others
+    have queued, so give a long run over a table a session of its own.
 
     Args:
         config: The settings of all calls.
@@ -61,16 +63,21 @@ class Scorer:
         self.config = config
         self.encoder = load_encoder(config) if encoder is None else encoder
         self._transport = transport
+        self._closed = False
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begin with nothing opened but the file of the embedding cache."""
+        self._process = os.getpid()
         # Where a vector depends on what is encoded beside it, a resumed run would meet other vectors in memory.
         entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
-        self._memory = EmbeddingMemory(entries, open_cache(config, self.encoder))
+        self._memory = EmbeddingMemory(entries, open_cache(self.config, self.encoder))
         self._opening = RLock()  # held while one of the next three is made, or all are closed
         self._made_stages: Stages | None = None
         self._made_fetcher: Fetcher | None = None
         self._made_context: RunContext | None = None
         # An image that Image.open left unread may be given twice, and two threads must not read it.
         self._reading = Lock()
-        self._closed = False
 
     def __enter__(self) -> Scorer:
         return self
@@ -166,8 +173,8 @@ class Scorer:
         def outcomes() -> Generator[Outcome]:
             run: Run[ImageSource, None] = Run(self._context, read, RunStats())
             keyed = ((None, key_of(image, number), image) for number, image in enumerate(images))
-            with _report_closing():
-                yield from _untagged(run.embeddings(keyed))
+            with self._while_open(_untagged(run.embeddings(keyed))) as found:
+                yield from found
 
         return outcomes()
 
@@ -185,8 +192,11 @@ class Scorer:
         def outcomes() -> Generator[Outcome]:
             rest = iter(texts)
             while chunk := list(islice(rest, self.config.batch_size)):
+                self._check_open()
                 found = self._embedded(list(dict.fromkeys(filter(is_caption, chunk))))
-                yield from (found[text] if is_caption(text) else no_caption() for text in chunk)
+                for text in chunk:
+                    self._check_open()
+                    yield own(found[text]) if is_caption(text) else no_caption()
 
         return outcomes()
 
@@ -223,8 +233,8 @@ class Scorer:
 
         def results() -> Generator[tuple[Tag, ScoreResult]]:
             run: Run[Item, Tag] = Run(self._context, read, stats)
-            with _report_closing():
-                yield from run.results(parts)
+            with self._while_open(run.results(parts)) as found:
+                yield from found
 
         return results()
 
@@ -246,43 +256,65 @@ class Scorer:
             return decode_image(as_image(image), self.config.limits)
 
     def _check_open(self) -> None:
+        if self._process != os.getpid():
+            # A fork copies no threads. What the parent opened is kept as it is: to close it would break the parent's
+            # connections.
+            self._inherited = (self._memory, self._made_stages, self._made_fetcher, self._made_context)
+            self._begin()
         if self._closed:
             raise UsageError("this Scorer is closed; make another one")
 
+    @contextmanager
+    def _while_open(self, results: Generator[Item]) -> Iterator[Iterator[Item]]:
+        """Give the results of a run up to the moment when `close` is called; what comes then was cut short."""
+
+        def checked() -> Iterator[Item]:
+            for result in results:
+                self._check_open()
+                yield result
+
+        try:
+            with closing(results):
+                yield checked()
+        except CancelledError:
+            self._check_open()  # else the cancellation is the caller's own
+            raise
+
+    def _close_when_forgotten(self, close: Callable[[], None]) -> None:
+        finalize(self, _close_in, os.getpid(), close).atexit = False
+
     @property
     def _stages(self) -> Stages:
+        self._check_open()
         with self._opening:
             if self._made_stages is None:
-                self._check_open()
                 self._made_stages = Stages(self.config, self.encoder, self._memory.get, RunStats())
-                finalize(self, self._made_stages.close).atexit = False  # where nobody closes this
+                self._close_when_forgotten(self._made_stages.close)
             return self._made_stages
 
     @property
     def _fetcher(self) -> Fetcher:
+        self._check_open()
         with self._opening:
             if self._made_fetcher is None:
-                self._check_open()
                 self._made_fetcher = Fetcher(self.config, transport=self._transport)
-                finalize(self, self._made_fetcher.close).atexit = False
+                self._close_when_forgotten(self._made_fetcher.close)
             return self._made_fetcher
 
     @property
     def _context(self) -> RunContext:
+        self._check_open()
         with self._opening:
-            self._check_open()
             if self._made_context is None:
                 loaders, tokenizer = Loaders(self.config.io_workers), Loaders(1, name="score-tokens")
                 self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer)
             return self._made_context
 
 
-@contextmanager
-def _report_closing() -> Iterator[None]:
-    try:
-        yield
-    except CancelledError:  # of work that was queued when `close` was called
-        raise UsageError("this Scorer was closed while it was used") from None
+def _close_in(process: int, close: Callable[[], None]) -> None:
+    """Close something in the process that opened it, not in one that was forked from it."""
+    if process == os.getpid():
+        close()
 
 
 def closing_after(scorer: Scorer, results: Generator[Item]) -> Generator[Item]:

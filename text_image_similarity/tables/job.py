@@ -60,7 +60,7 @@ class TableJob:
                     if stop():
                         raise _stopped(kept, counter.total) from exc
                     raise
-                if counter.done == kept:  # the table has become shorter, which is found out afterwards
+                if counter.done == kept:  # no results are left; `score_table` finds out why
                     break
 
     def _score_part(
@@ -73,9 +73,15 @@ class TableJob:
         rows, first = head
         counter.count(first)
         found = [first]
-        for _, result in islice(results, len(rows) - 1):
+        for tag, result in islice(results, len(rows) - 1):
+            if tag is not rows:
+                raise TableError(
+                    "the engine returned results of another part among those of one; no row can be trusted"
+                )
             counter.count(result)
             found.append(result)
+        if len(found) < len(rows):
+            raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
         data = self.output.part(rows, found)
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = Counter(result.code.value for result in found if result.code is not None)

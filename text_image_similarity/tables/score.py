@@ -75,7 +75,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
         progress: Called before the first row and after every row with rows done, rows failed and rows in all.
-        stop: Asked after every part; once it says yes the run ends there, with a `StoppedError`.
+        stop: Asked before every part; once it says yes the run ends there, with a `StoppedError`.
 
     Returns:
         The summary that was also written as JSON.
@@ -110,6 +110,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
                 f"{source} was changed while it was scored, so its finished parts are invalid; start over with --restart "
                 "(start='restart')"
             )
+        if (done := sum(part.rows for part in work.parts)) != table.row_count:
+            raise TableError(f"the engine returned results for {done:,} of {table.row_count:,} rows")
         summary = Summary(
             input=source,
             output=target,
