@@ -26,7 +26,7 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
 
     Raises:
         MissingExtraError: The extra is not installed.
-        UsageError: There is no such set.
+        UsageError: The hub has no such data set.
         TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
     """
     require(f"{name} does not exist here; reading it from the hub", "datasets", extra="train")

@@ -30,7 +30,7 @@ from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
 FAMILIES = ("clip", "siglip")
-_IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more is no faster, and a last call is filled up
+_IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."

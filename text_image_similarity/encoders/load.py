@@ -44,7 +44,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
         An encoder that may be shared between calls and threads.
 
     Raises:
-        ModelUnavailableError: There is no such folder, or the hub is out of reach and the cache does not hold it.
+        ModelUnavailableError: The folder does not exist, or the hub is out of reach and the cache does not hold it.
         ModelError: The model is there but cannot be used.
         ConfigError: The device, backend or precision is not available here, or not for this model.
     """

@@ -49,7 +49,7 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
     asked = config.backend == "onnx" or config.precision == "int8"
     if config.backend == "torch":
         return False  # which refuses int8 itself
-    # SigLIP's tokenizer is no single file, and the exporter cannot trace packed sequences.
+    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences.
     if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
         if asked:
             raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
