@@ -12,6 +12,8 @@ from typing import Any
 
 from .errors import TableError
 
+CALIBRATION = "calibration.json"  # in the folder of a model, and no part of it
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

@@ -24,7 +24,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -154,12 +153,12 @@ def finished(file: str, target: str, config: Config, encoder: Encoder, options: 
     except (UsageError, ValueError, KeyError, TypeError):
         return False
     wanted = {
-        **asdict(encoder.info),
+        **encoder.info.as_dict(),
         "score": config.score,
         "col_url": options.url_col,
         "col_text": options.caption_col,
     }
-    del wanted["device"], wanted["fingerprint"]  # nodes differ; and what is below
+    del wanted["device"]  # nodes differ
     if any(settings.get(name) != value for name, value in wanted.items()):
         return False
     if weights != encoder.info.fingerprint:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,15 +162,13 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..formats import folder_of, open_table
+    from ..formats import open_table, with_base_dir
     from ..report import make_report, report_rows
 
-    if config.base_dir is None:
-        config = replace(config, base_dir=folder_of(options.in_path))
     columns = (options.url_col, options.caption_col)
     parts = open_table(options.out_path).read(0, config.chunk_size)
     rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
-    make_report(rows, summary.as_dict(), config, options.report)
+    make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 
 def closing_table(summary: Summary, report: Path | None = None) -> str:

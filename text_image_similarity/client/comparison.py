@@ -11,14 +11,14 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from os import PathLike
 from pathlib import Path
 
 from ..config import Config
 from ..errors import TableError, UsageError
-from ..formats import check_columns, folder_of, open_table
+from ..formats import check_columns, open_table, with_base_dir
 from ..records import Record
 from .engine import ServiceEngine
 
@@ -63,7 +63,7 @@ def compare_table(source: str, columns: tuple[str, str], config: Config, engine:
         UsageError: There are no three rows that the service is asked about, or a column is missing.
         TableError: The service could not be asked.
     """
-    config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
+    config = with_base_dir(config, source)
     engine.start(config)
     rows = list(islice(filter(engine.sends, _first_rows(source, columns)), 2 * MOST + 1))
     if len(rows) < 3:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
-from ..files import whole_file
+from ..files import CALIBRATION, whole_file
 from ..preprocess import Preprocess
 from .fingerprint import fingerprint
 from .tokens import Tokens, tokens_of
@@ -104,7 +104,7 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     config = {"model_type": "dual_encoder", **asdict(towers.config)}
     with whole_file(folder / "model.safetensors") as partial:
         save_file(quantised(state) if int8 else state, partial)
-    (folder / "calibration.json").unlink(missing_ok=True)  # it was of the weights before
+    (folder / CALIBRATION).unlink(missing_ok=True)  # it was of the weights before
     with whole_file(folder / "tokenizer.json") as partial:
         partial.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     with whole_file(folder / "config.json") as partial:

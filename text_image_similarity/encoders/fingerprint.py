@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ModelError
+from ..files import CALIBRATION
 
 # Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
-_APART = ("calibration.json",)  # of a model, but no part of it
 
 
 def fingerprint(folder: Path) -> str:
@@ -51,4 +51,4 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 def _files(folder: Path) -> list[Path]:
     found = {path for pattern in _PATTERNS for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.name not in _APART)
+    return sorted(path for path in found if path.name != CALIBRATION)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
@@ -35,6 +35,12 @@ class ModelInfo:
     backend: str | None = None
     preprocess: PreprocessMode = "exact"
     fingerprint: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what reports say of a model: all but its fingerprint."""
+        values = asdict(self)
+        del values["fingerprint"]
+        return values
 
 
 class Encoder(Protocol):

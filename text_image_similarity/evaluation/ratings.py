@@ -12,7 +12,7 @@ from os import PathLike
 from ..config import Config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
-from ..formats import Table, check_columns, columns_of, folder_of, open_table, read_rows
+from ..formats import Table, check_columns, columns_of, open_table, read_rows, with_base_dir
 from ..metrics import agreement
 from ..pipeline import Scorer
 from ..records import Progress, Record
@@ -57,7 +57,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     check_columns(columns_of(opened), columns, place)
     rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
     failures = Counter(no_rating=rated[False])
-    config = replace(config, score="cosine", base_dir=config.base_dir or folder_of(place))
+    config = with_base_dir(replace(config, score="cosine"), place)
     scores: list[float] = []
     judged: list[float] = []
     if progress is not None:

@@ -127,9 +127,8 @@ class RatingEvaluation:
 def _flatten(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
     """Return a report's values, those of the model among them."""
     values = asdict(report)
-    info = values.pop("info")
-    del info["fingerprint"]
-    found: dict[str, Any] = without_nan({"source": report.source, **info, **values})
+    del values["info"]
+    found: dict[str, Any] = without_nan({"source": report.source, **report.info.as_dict(), **values})
     return found
 
 

@@ -20,6 +20,7 @@ from .storage import (
     open_bytes,
     state_of,
     upload,
+    with_base_dir,
 )
 from .table import Table, columns_of, open_files, open_table, read_rows
 
@@ -49,4 +50,5 @@ __all__ = [
     "score_arrays",
     "state_of",
     "upload",
+    "with_base_dir",
 ]

@@ -7,12 +7,14 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from ..config import Config
 from ..errors import TableError, UsageError
 from .names import ending_of
 
@@ -42,6 +44,11 @@ def folder_of(place: str) -> Path | None:
     while not path.exists() and any(_WILD.search(part) for part in fixed):  # of a pattern, what stands before it
         fixed.pop()
     return Path(*fixed)
+
+
+def with_base_dir(config: Config, place: str) -> Config:
+    """Return the settings with the folder where a table's relative image paths start, unless they name another one."""
+    return replace(config, base_dir=Path(config.base_dir or folder_of(place) or "").resolve())
 
 
 def expand(place: str) -> list[str]:

@@ -20,10 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from ..errors import ModelError, UsageError
-from ..files import write_whole
+from ..files import CALIBRATION, write_whole
 from .retrieval import TIE
 
-FILE = "calibration.json"
 _BINS = 15
 _STEPS = 100
 
@@ -82,7 +81,7 @@ class Calibration:
         Raises:
             TableError: It cannot be written.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / CALIBRATION
         write_whole(path, json.dumps(asdict(self), indent=2, allow_nan=False) + "\n")
         return path
 
@@ -93,12 +92,12 @@ class Calibration:
         Raises:
             ModelError: There is none, or it is not valid.
         """
-        path = Path(folder) / FILE
+        path = Path(folder) / CALIBRATION
         try:
             given = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as exc:
             raise ModelError(
-                f"{folder} holds no {FILE}; make one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
+                f"{folder} holds no {CALIBRATION}; make one with: text-image-similarity evaluate SOURCE --model {folder} --calibrate"
             ) from exc
         except (OSError, ValueError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc

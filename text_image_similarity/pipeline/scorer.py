@@ -288,7 +288,7 @@ class Scorer:
         self._check_open()
         with self._opening:
             if self._made_stages is None:
-                self._made_stages = Stages(self.config, self.encoder, self._memory.get, RunStats())
+                self._made_stages = Stages(self.config, self.encoder, self._memory.get)
                 self._close_when_forgotten(self._made_stages.close)
             return self._made_stages
 

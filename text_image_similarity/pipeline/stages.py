@@ -40,13 +40,10 @@ class Stages:
 
     Args:
         find: Gives the embedding that is kept for a picture's content key, or None; called on loading threads.
-        stats: Told how long each step takes.
     """
 
-    def __init__(
-        self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None], stats: RunStats
-    ) -> None:
-        self._find, self._stats = find, stats
+    def __init__(self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None]) -> None:
+        self._find, self._stats = find, RunStats()
         self._batch_size = config.batch_size
         self._encoder = as_preparing(encoder)
         self.prepares = self._encoder is encoder  # if not, images wait at their full size

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..encoders import Encoder, model_folder
 from ..errors import DatabaseError, RowError, UsageError
+from ..files import CALIBRATION
 from ..pipeline import ImageSource, Outcome, Scorer
 from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
@@ -34,8 +35,6 @@ logger = logging.getLogger("text_image_similarity")
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
-
-_CALIBRATION = "calibration.json"
 
 References = str | PathLike[str] | Iterable[str | PathLike[str]]
 
@@ -275,7 +274,7 @@ class Predictor:
 def _calibration(model: str) -> Calibration | None:
     """Load the calibration of a model that is a folder, if it has one."""
     folder = model_folder(model)
-    if not model or not (folder / _CALIBRATION).is_file():
+    if not model or not (folder / CALIBRATION).is_file():
         return None
     from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
 

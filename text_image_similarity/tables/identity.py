@@ -30,14 +30,13 @@ def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[st
     """Return all that scores depend on, in values that JSON keeps."""
     settings = {name: value for name, value in asdict(config).items() if name not in _UNSCORED_SETTINGS}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _UNSCORED_LIMITS}
-    model = {**asdict(info), "device": (info.device or "").partition(":")[0]}
-    weights = model.pop("fingerprint")
+    model = {**info.as_dict(), "device": (info.device or "").partition(":")[0]}
     found = {
         "input_rows": table.row_count,
         "input_content": table.digest,
         "input_columns": list(table.columns),
         "settings": {**settings, **limits, **model, "col_url": columns[0], "col_text": columns[1]},
-        "weights": weights,
+        "weights": info.fingerprint,
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same

@@ -28,7 +28,6 @@ from ..formats import (
     check_no_columns,
     check_writable,
     content_of,
-    folder_of,
     format_of,
     is_url,
     local_path,
@@ -36,6 +35,7 @@ from ..formats import (
     output_for,
     state_of,
     upload,
+    with_base_dir,
 )
 from ..pipeline import Engine, LocalEngine
 from ..records import OUT_COLUMNS, Progress
@@ -95,7 +95,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     with Workspace(_work_folder(target, options), target, ending) as work:
         table, states = _checked(source, (col_url, col_text), options)
         output = output_for(target, table.columns, table.schema)
-        config = replace(config, base_dir=Path(config.base_dir or folder_of(source) or "").resolve())
+        config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = identity_of(table, config, info, (col_url, col_text))
         earlier, content = None, None

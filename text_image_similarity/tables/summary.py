@@ -48,9 +48,8 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Return what the summary file holds; the model's facts are members of their own."""
         values = asdict(self)
-        info = values.pop("info")
-        del info["fingerprint"]  # which `job` holds
-        return {"input": self.input, "output": self.output, **info, **values}
+        del values["info"]
+        return {"input": self.input, "output": self.output, **self.info.as_dict(), **values}
 
 
 def outcome(parts: Sequence[Part]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..encoders.torch_backend import choose_placement
 from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
 from ..errors import ModelError, UsageError
-from ..files import write_whole
+from ..files import CALIBRATION, write_whole
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
 from .config import TrainConfig
@@ -212,7 +212,7 @@ class _Run:
             tracker.artifact(path)
         test = self._test()
         tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
-        for name in ("config.json", "model.safetensors", "tokenizer.json", "calibration.json", "history.json"):
+        for name in ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "history.json"):
             if (self._folder / name).exists():
                 tracker.artifact(self._folder / name)
         return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)

@@ -22,7 +22,7 @@ import numpy as np
 from ...embeddings import EmbeddingMemory, Vector
 from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
-from ...pipeline import Outcome, RunStats, Stages, is_caption, no_caption, open_cache, pair_of
+from ...pipeline import Outcome, Stages, is_caption, no_caption, open_cache, pair_of
 from ...records import ScoreResult
 from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
@@ -63,7 +63,7 @@ class ServedModel:
         self.succeeded = time.monotonic()  # when it last encoded something
         self._workers, self._metrics = workers, metrics
         self._known = EmbeddingMemory(settings.cache_entries, open_cache(config, encoder, max_entries=_FILE_ENTRIES))
-        self._stages = Stages(config, encoder, partial(self._find, "image"), RunStats())
+        self._stages = Stages(config, encoder, partial(self._find, "image"))
         self._rate = 0.0  # items a second, lately
         self._encoder = encoder
         self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
