@@ -67,9 +67,9 @@ benchmark: setup
 	$(RUN) -m benchmarks --data $(DATA)
 
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 $(RUN) -m pytest -s tests/test_endurance.py tests/test_service_restarts.py
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py
 
-# Airflow and Snowpark, whose pins do not go with ours, for tests/test_recipes.py: 580 MB.
+# Airflow and Snowpark, whose pins do not go with ours, for tests/system/test_recipes.py: 580 MB.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
 
 build/recipes/%/installed: deploy/%/requirements-test.txt
@@ -77,7 +77,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
-# Debian's Prometheus and nginx, for tests/test_service_metrics.py and tests/test_service_deploy.py: 20 MB, no root needed.
+# Debian's Prometheus and nginx, for tests/service/test_metrics.py and tests/system/test_deploy.py: 20 MB, no root needed.
 tools: build/tools/installed
 
 build/tools/installed:

@@ -97,7 +97,7 @@ def make_photos(data: Path) -> None:
 def make_model() -> None:
     if MODEL.exists():
         return
-    from tests.models import save_clip  # torch and transformers, which only this needs
+    from tests.support.models import save_clip  # torch and transformers, which only this needs
 
     partial = MODEL.with_name("vitb32.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -16,10 +16,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
-ROOT = Path(__file__).resolve().parent.parent
 
-from tests.pictures import make_png  # noqa: E402 - after the environment is set
-from tests.server import Server  # noqa: E402 - after the environment is set
+from tests.support.images import make_png  # noqa: E402 - after the environment is set
+from tests.support.server import Server  # noqa: E402 - after the environment is set
 
 
 def pytest_sessionfinish() -> None:
@@ -33,14 +32,14 @@ def png() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.models import save_clip
+    from tests.support.models import save_clip
 
     return save_clip(tmp_path_factory.mktemp("tiny_clip"))
 
 
 @pytest.fixture(scope="session")
 def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.models import save_siglip
+    from tests.support.models import save_siglip
 
     return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
 
@@ -53,7 +52,7 @@ def server():
 
 @pytest.fixture(scope="session")
 def spark():
-    from tests.spark_sessions import local_session
+    from tests.support.spark_sessions import local_session
 
     with local_session() as session:
         yield session

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.paths import ROOT
 from text_image_similarity import Config, load_encoder, score_csv
 from text_image_similarity.decode import decode
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import pytest
 from nbclient import NotebookClient
 
 from scripts import document_options
-from tests.pages import fenced as blocks
-from tests.services import process
+from tests.support.pages import fenced as blocks
+from tests.support.paths import ROOT
+from tests.support.services import process
 from text_image_similarity import Config, ErrorCode, Limits, score_csv
 from text_image_similarity.cli.options import limit
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages import zip_package
+from tests.support.packages import zip_package
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.encoders.zipped import on_disk

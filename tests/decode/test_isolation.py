@@ -1,0 +1,350 @@
+"""A decoder in a process of its own: the same pixels, and a crash, a hang or a glutton costs one row."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.decode.test_images import SAMPLES, gradient, saved
+from tests.pipeline.test_score import CONFIG, codes, inline
+from tests.support.images import make_png
+from tests.support.paths import ROOT
+from text_image_similarity import Config, ConfigError, Limits, Record, RowError, score_images, score_pairs
+from text_image_similarity.decode import decode
+from text_image_similarity.decode import isolation as isolation_module
+from text_image_similarity.decode.isolation import IsolatedDecoder, worker_command
+from text_image_similarity.decode.worker import ANSWER, IMAGE, REQUEST
+from text_image_similarity.encoders.testing import ColourEncoder
+
+LIMITS = Limits(decode_s=20.0)
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
+
+# A worker that does what the file says, and answers a white dot to any other.
+PUPPET = f"""
+import os, signal, struct, sys, threading
+request, answer = struct.Struct({REQUEST.format!r}), struct.Struct({ANSWER.format!r})
+out = sys.stdout.buffer
+def send(data):
+    out.write(data)
+    out.flush()
+dot = answer.pack({IMAGE!r}, 1, 1, 3) + bytes([255, 255, 255])
+send(answer.pack({IMAGE!r}, 0, 0, 0))
+while head := sys.stdin.buffer.read(request.size):
+    data = sys.stdin.buffer.read(request.unpack(head)[1])
+    if data == b"crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif data == b"exit":
+        sys.exit(3)
+    elif data == b"hang":
+        threading.Event().wait()
+    elif data == b"half":
+        send(dot[:-1])
+        threading.Event().wait()
+    elif data == b"noise":
+        send(b"not an answer at all, but long enough to be taken for one")
+    elif data == b"claim":
+        send(answer.pack({IMAGE!r}, 100, 100, 3) + b"123")
+    elif data == b"endless":
+        send(answer.pack({IMAGE!r}, 1, 1, 1 << 60))
+    elif data == b"word":
+        send(answer.pack(b"FAIL", 0, 0, 13) + b"no_such_code!")
+    elif data == b"deaf":
+        os.close(0)
+        os.close(1)
+        threading.Event().wait()
+    else:
+        send(dot)
+"""
+
+
+def puppets(limits: Limits = LIMITS, workers: int = 1) -> IsolatedDecoder:
+    return IsolatedDecoder(limits, workers=workers, command=[sys.executable, "-I", "-S", "-c", PUPPET])
+
+
+@pytest.fixture(scope="module")
+def real() -> Iterator[IsolatedDecoder]:
+    decoder = IsolatedDecoder(LIMITS, workers=2)
+    yield decoder
+    decoder.close()
+
+
+def children() -> set[int]:
+    """Return the processes that this one has started, zombies too."""
+    listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(pid) for path in listed for pid in path.read_text().split()}
+
+
+def test_pixels_and_errors_are_those_of_this_process(real: IsolatedDecoder) -> None:
+    for sample in [*SAMPLES, saved(Image.new("CMYK", (9, 9), "red"), "JPEG"), saved(Image.new("I;16", (3, 5)), "PNG")]:
+        expected, found = decode(sample, LIMITS), real.decode(sample)
+        assert found.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+    large = saved(gradient(1400, 1400), "JPEG")
+    reduced = real.decode(large, shorter_side=336)
+    assert reduced.size == (350, 350)
+    np.testing.assert_array_equal(np.asarray(reduced), np.asarray(decode(large, LIMITS, shorter_side=336)))
+    for broken in (b"", b"<html>", b"%PDF", SAMPLES[1][:60], SAMPLES[3][:-9], b"GIF89a" + b"\xff" * 50 + b";"):
+        with pytest.raises(RowError) as expected:
+            decode(broken, LIMITS)
+        with pytest.raises(RowError) as found:
+            real.decode(broken)
+        assert str(found.value) == str(expected.value)
+
+
+def test_threads_share_the_workers(real: IsolatedDecoder) -> None:
+    colours = [(i, 255 - i, i // 2) for i in range(40)]
+    files = [make_png(colour, (i % 7 + 1, 3)) for i, colour in enumerate(colours)]
+    with ThreadPoolExecutor(8) as pool:
+        for colour, picture in zip(colours, pool.map(real.decode, files), strict=True):
+            assert picture.getpixel((0, 0)) == colour
+
+
+def test_the_caps_hold_in_the_worker() -> None:
+    decoder = IsolatedDecoder(replace(LIMITS, max_pixels=1000), workers=1)
+    with pytest.raises(RowError, match="too_many_pixels"):
+        decoder.decode(make_png(size=(40, 40)))
+    assert decoder.decode(make_png(size=(25, 40))).size == (25, 40)
+    decoder.close()
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (b"crash", r"decoder_crash: the decoder process died of signal 11 \(Segmentation fault\)"),
+        (b"exit", "decoder_crash: the decoder process ended with exit code 3"),
+        (b"noise", "decoder_crash: the decoder process answered nonsense"),
+        (b"claim", "decoder_crash: the decoder process answered nonsense"),
+        (b"endless", "decoder_crash: the decoder process answered nonsense"),
+        (b"word", "decoder_crash: the decoder process answered nonsense"),
+    ],
+)
+def test_a_worker_that_fails_costs_one_picture(does: bytes, said: str) -> None:
+    decoder = puppets()
+    try:
+        for _ in range(2):
+            assert decoder.decode(b"fine").getpixel((0, 0)) == (255, 255, 255)
+            with pytest.raises(RowError, match=said):
+                decoder.decode(does)
+        assert decoder.decode(b"fine").size == (1, 1)
+    finally:
+        decoder.close()
+
+
+@pytest.mark.parametrize("does", [b"hang", b"half", b"deaf"])
+def test_a_worker_that_takes_too_long_is_replaced(does: bytes) -> None:
+    decoder = puppets(Limits(decode_s=0.2))
+    try:
+        with pytest.raises(RowError, match=r"decoder_crash: the decoder (took longer than 0\.6 s|process ended)"):
+            decoder.decode(does)
+        assert decoder.decode(b"fine").size == (1, 1)
+    finally:
+        decoder.close()
+
+
+def test_a_request_that_nobody_reads_ends_in_time() -> None:
+    ready = f"import struct, threading\nprint({ANSWER.pack(IMAGE, 0, 0, 0)!r}.decode(), end='', flush=True)\n"
+    decoder = IsolatedDecoder(
+        Limits(decode_s=0.2), workers=1, command=[sys.executable, "-c", ready + "threading.Event().wait()"]
+    )
+    with pytest.raises(RowError, match=r"took longer than 0\.6 s"):
+        decoder.decode(bytes(1 << 22))  # more than a pipe holds
+    decoder.close()
+
+
+def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def read(self, size: int) -> bytes:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            self.pipe.close()
+
+    decoder, interrupted = puppets(), Interrupted()
+    process = decoder._idle[0]._process
+    interrupted.pipe = process.stdout
+    monkeypatch.setattr(process, "stdout", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.decode(b"fine")
+    assert process.poll() is not None
+    assert decoder.decode(b"fine").size == (1, 1)
+    decoder.close()
+
+
+@linux
+def test_a_picture_that_needs_too_much_memory_costs_one_row() -> None:
+    decoder = IsolatedDecoder(replace(LIMITS, decode_memory=48 << 20), workers=1)
+    with pytest.raises(RowError, match="decoder_crash: PNG: there is not enough memory"):
+        decoder.decode(saved(Image.new("RGB", (5000, 5000)), "PNG"))
+    assert decoder.decode(make_png()).size == (16, 16)
+    decoder.close()
+
+
+@linux
+def test_workers_are_bound_and_cannot_be_unbound(real: IsolatedDecoder) -> None:
+    real.decode(make_png())
+    limited = [
+        Path(f"/proc/{pid}/limits").read_text()
+        for pid in children()
+        if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert limited
+    for text in limited:
+        rows = {line[:26].strip(): line[26:].split() for line in text.splitlines()}
+        assert rows["Max core file size"][:2] == ["0", "0"]
+        soft, hard = rows["Max address space"][:2]
+        assert soft == hard
+        assert int(hard) < (1 << 30) + (4 << 30)
+        assert int(rows["Max cpu time"][0]) < 60
+
+
+@linux
+def test_nothing_is_left_behind() -> None:
+    before, pipes = children(), len(list(Path("/proc/self/fd").iterdir()))
+    decoder = puppets(Limits(decode_s=0.2), workers=2)
+    assert len(children() - before) == 1
+    for does in (b"fine", b"crash", b"fine", b"hang", b"noise", b"fine"):
+        with contextlib.suppress(RowError):
+            decoder.decode(does)
+    decoder.close()
+    assert children() == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == pipes
+
+
+def test_closing_ends_a_worker_that_is_busy() -> None:
+    decoder = puppets(Limits(decode_s=3600.0))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(decoder.decode, b"hang")
+        while decoder._idle:  # until the thread has taken the worker
+            threading.Event().wait(0.01)
+        decoder.close()
+        with pytest.raises(RowError, match="decoder_crash"):
+            asked.result(timeout=30)
+    with pytest.raises(RowError, match="closed"):
+        decoder.decode(b"fine")
+
+
+@linux
+def test_workers_end_with_their_parent() -> None:
+    code = (
+        "import os, signal\nfrom text_image_similarity import Limits\n"
+        "from text_image_similarity.decode.isolation import IsolatedDecoder\n"
+        "decoder = IsolatedDecoder(Limits(), workers=1)\n"
+        "print(next(iter(decoder._running))._process.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    worker = Path(f"/proc/{int(done.stdout)}")
+    deadline = time.monotonic() + 20
+    while worker.exists() and "\nState:\tZ" not in (worker / "status").read_text():
+        assert time.monotonic() < deadline, "the worker goes on without its parent"
+        threading.Event().wait(0.01)
+
+
+def test_a_worker_finds_the_package_wherever_it_came_from(tmp_path: Path) -> None:
+    (tmp_path / "library").symlink_to(ROOT)
+    code = (
+        "import sys\nsys.path.insert(0, 'library')\n"
+        "from text_image_similarity import Limits\nfrom text_image_similarity.decode.isolation import IsolatedDecoder\n"
+        "sys.path.remove('library')\ndecoder = IsolatedDecoder(Limits(), workers=1)\n"
+        f"print(decoder.decode({make_png()!r}).getpixel((0, 0)))\ndecoder.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.stdout, done.stderr) == ("(255, 0, 0)\n", "")
+
+
+def test_a_worker_loads_pillow_and_numpy_alone() -> None:
+    settings = worker_command(LIMITS)
+    program = settings[4].replace("serve(settings)", "print(sorted(sys.modules))")
+    done = subprocess.run([*settings[:4], program, settings[5]], capture_output=True, text=True, check=True)
+    for name in ("torch", "pandas", "httpx", "transformers", "multiprocessing"):
+        assert f"'{name}'" not in done.stdout
+    assert "'numpy'" in done.stdout
+
+
+def test_a_plug_in_for_heif_is_registered_in_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fake_heif.py").write_text(
+        "from PIL import Image, ImageFile\n"
+        "class Reader(ImageFile.ImageFile):\n"
+        "    def _open(self):\n"
+        "        self._size, self._mode = (3, 2), 'RGB'\n"
+        "        self.tile = [ImageFile._Tile('raw', (0, 0, 3, 2), 40, 'RGB')]\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('HEIF', Reader)\n"
+    )
+    heif = b"\x00\x00\x00\x1cftypheic" + b"\x00" * 28 + bytes(range(18))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    with pytest.raises(RowError, match="pillow-heif"):
+        decode(heif, LIMITS)
+    import fake_heif  # type: ignore[import-not-found]
+
+    fake_heif.register_heif_opener()
+    assert decode(heif, LIMITS).getpixel((2, 1)) == (15, 16, 17)
+    with pytest.raises(RowError, match="too_many_pixels"):
+        decode(heif, replace(LIMITS, max_pixels=5))
+    decoder = IsolatedDecoder(LIMITS, workers=1)
+    assert decoder.decode(heif).getpixel((2, 1)) == (15, 16, 17)
+    decoder.close()
+
+
+@pytest.mark.parametrize("command", [["/no/such/python"], [sys.executable, "-c", "raise SystemExit(4)"]])
+def test_workers_that_cannot_start_are_told_at_once(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation_module, "worker_command", lambda _: command)
+    with pytest.raises(ConfigError, match=r"isolate_decoder=True, but .*(cannot be started|exit code 4)"):
+        list(
+            score_pairs([Record(inline("red"), "red")], replace(CONFIG, isolate_decoder=True), encoder=ColourEncoder())
+        )
+
+
+def test_a_run_with_isolation_scores_the_same_and_survives_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(CONFIG, isolate_decoder=True)
+    truncated = "data:;base64," + base64.b64encode(make_png(size=(64, 64))[:80]).decode()
+    records = [Record(inline(colour), "yellow") for colour in ("red", "green", "white")] + [Record(truncated, "red")]
+    expected = list(score_pairs(records, CONFIG, encoder=ColourEncoder()))
+    assert list(score_pairs(records, config, encoder=ColourEncoder())) == expected
+    files = [make_png("red"), make_png("white"), make_png()[:50]]
+    in_memory = list(score_images(files, ["yellow"] * 3, config, encoder=ColourEncoder()))
+    assert in_memory == list(score_images(files, ["yellow"] * 3, CONFIG, encoder=ColourEncoder()))
+
+    monkeypatch.setattr(isolation_module, "worker_command", lambda _: [sys.executable, "-I", "-S", "-c", PUPPET])
+    config = replace(config, limits=replace(CONFIG.limits, decode_s=0.4))
+    does = [b"fine", b"crash", b"fine 2", b"hang", b"noise", b"fine 3"] * 2
+    results = list(score_images(does, ["white"] * len(does), config, encoder=ColourEncoder()))
+    assert codes(results) == [None, "decoder_crash", None, "decoder_crash", "decoder_crash", None] * 2
+
+
+@linux
+def test_a_run_that_is_closed_early_leaves_no_worker() -> None:
+    before = children()
+    config = Config(batch_size=1, io_workers=2, isolate_decoder=True)
+    results = score_pairs(
+        (Record(inline(("red", "yellow")[i % 2]), f"red {i}") for i in range(1000)), config, encoder=ColourEncoder()
+    )
+    assert next(results).similarity == 1.0
+    assert children() - before
+    results.close()
+    assert children() == before
+
+
+def test_the_setting_is_a_truth_value() -> None:
+    with pytest.raises(ConfigError, match="isolate_decoder must be True or False, not 'yes'"):
+        Config(isolate_decoder="yes")
+    for name in ("decode_s", "decode_memory"):
+        with pytest.raises(ConfigError, match=name):
+            Limits(**{name: 0})

@@ -1,0 +1,231 @@
+"""ONNX Runtime gives torch's embeddings; what cannot be exported says so or runs on torch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.encoders.test_load import captions, noise
+from tests.support.models import save_clip
+from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
+from text_image_similarity.encoders import model_folder, onnx_export
+from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.mark.parametrize("model", ["mini", "tiny_clip"])
+def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
+    name = "mini" if model == "mini" else request.getfixturevalue(model)
+    torch, onnx = (
+        load_encoder(Config(model=name, model_cache=exports, backend=engine)) for engine in ("torch", "onnx")
+    )
+    assert (torch.backend.name, onnx.backend.name) == ("torch", "onnx")
+    assert replace(onnx.info, backend="torch", fingerprint=torch.info.fingerprint) == torch.info
+    for fact in ("embed_dim", "context_length", "logit_scale"):
+        assert getattr(onnx, fact) == getattr(torch, fact)
+    images = noise(11)
+    texts = [*captions(11), "", " ", "日本語", "a [PAD] dog", "[UNK]", "<|endoftext|> after the end", "word " * 500]
+    assert np.abs(torch.encode_image(images)[1:] - torch.encode_image(images)[:-1]).max() > 1e-3  # pictures differ
+    np.testing.assert_allclose(onnx.encode_image(images), torch.encode_image(images), atol=2e-6)
+    np.testing.assert_allclose(onnx.encode_text(texts), torch.encode_text(texts), atol=2e-6)
+    assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, onnx.embed_dim)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) -> None:
+    encoder = load_encoder(Config(model="mini", model_cache=exports, backend="onnx", precision=precision))
+    assert encoder.info.precision == precision
+    images, texts = noise(12), captions(12)
+    image, text = encoder.encode_image(images), encoder.encode_text(texts)
+    for i in range(12):
+        np.testing.assert_allclose(encoder.encode_image([images[i]])[0], image[i], atol=2e-6)
+        np.testing.assert_allclose(encoder.encode_text([texts[i]])[0], text[i], atol=2e-6)
+
+
+def test_int8_is_near_and_not_the_same(exports: Path) -> None:
+    exact = load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
+    rounded = load_encoder(Config(model="mini", model_cache=exports, precision="int8"))
+    texts = ["two dogs play with a ball", "a man rides a bicycle down a hill", "children at the beach"]
+    for one, other in (
+        (exact.encode_image(noise(6)), rounded.encode_image(noise(6))),
+        (exact.encode_text(texts), rounded.encode_text(texts)),
+    ):
+        cosines = (one * other).sum(axis=1)
+        assert (cosines > 0.98).all()
+        assert np.abs(one - other).max() > 1e-4
+    assert exact.info.fingerprint != rounded.info.fingerprint
+
+
+def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:
+    load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
+    code = (
+        "import sys\nfrom text_image_similarity import Config, load_encoder\n"
+        f"encoder = load_encoder(Config(model='mini', device='cpu', model_cache={str(exports)!r}))\n"
+        "encoder.encode_text(['a dog'])\n"
+        "print(encoder.backend.name, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "onnx []"
+
+
+def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
+    encoder = load_encoder(Config(model=tiny_clip, model_cache=exports, backend="onnx"))
+    texts, images = captions(20), noise(20)
+    text, image = encoder.encode_text(texts), encoder.encode_image(images)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda i: (encoder.encode_image([images[i]]), encoder.encode_text([texts[i]])), range(20))
+        )
+    np.testing.assert_allclose(np.concatenate([one for one, _ in found]), image, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate([one for _, one in found]), text, atol=2e-6)
+
+
+def test_a_model_is_exported_once_for_its_content(tiny_clip: Path, tmp_path: Path, monkeypatch) -> None:
+    made: list[Path] = []
+    inner = onnx_export.export
+    monkeypatch.setattr(onnx_export, "export", lambda *given, **more: (made.append(given[1]), inner(*given, **more)))
+    config = Config(model=tiny_clip, model_cache=tmp_path / "cache", backend="onnx")
+    first = load_encoder(config).encode_text(["dog"])
+    np.testing.assert_array_equal(load_encoder(config).encode_text(["dog"]), first)
+    assert len(made) == 1
+    other = save_clip(tmp_path / "other")
+    settings = json.loads((other / "preprocessor_config.json").read_text())
+    (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
+    changed = load_encoder(replace(config, model=other))
+    assert len(made) == 2
+    assert changed.preprocess.mean == (0.1, 0.2, 0.3)
+    assert fingerprint(other) != fingerprint(tiny_clip)
+    assert not [path for path in (tmp_path / "cache" / "onnx").iterdir() if path.name.startswith(".exporting")]
+
+
+def test_an_export_that_differs_is_refused(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnx_export, "FP32_TOLERANCE", 0.0)
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
+    with pytest.raises(ModelError, match="other embeddings"):
+        load_encoder(replace(config, backend="onnx"))
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        encoder = load_encoder(config)
+    assert encoder.backend.name == "torch"
+    assert "runs on torch" in caplog.text
+    assert [path.suffix for path in (tmp_path / "onnx").iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: Path, caplog) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = Config(model=tiny_clip, model_cache=tmp_path / "file", device="cpu")
+    with pytest.raises(ModelError, match="cannot be exported"):
+        load_encoder(replace(config, backend="onnx"))
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert load_encoder(config).backend.name == "torch"
+    assert "runs on torch" in caplog.text
+
+
+def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog) -> None:
+    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
+    load_encoder(config)
+    graph = next((tmp_path / "onnx").glob("*/image.onnx"))
+    graph.write_bytes(graph.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="delete it to export it again"):
+        load_encoder(config)
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert load_encoder(replace(config, backend="auto", device="cpu")).backend.name == "torch"
+    assert "delete it to export it again" in caplog.text
+
+
+def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
+    load_encoder(config)
+    facts = next((tmp_path / "onnx").glob("*/encoder.json"))
+    facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
+    with pytest.raises(ModelError, match="of another model"):
+        load_encoder(config)
+
+
+def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(onnx_export, "_graphs", broken)
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
+    with pytest.raises(ModelError, match="RuntimeError: no such operator"):
+        load_encoder(replace(config, backend="onnx"))
+    with caplog.at_level(logging.WARNING, "text_image_similarity"):
+        assert load_encoder(config).backend.name == "torch"
+
+
+def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_clip, folder)
+    with pytest.raises(ModelError, match="written while it was read"), unchanged(folder):
+        (folder / "model.safetensors").write_bytes(b"another model")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_encodes_too(exports: Path) -> None:
+    code = (
+        "import os, sys\nfrom text_image_similarity import Config, load_encoder\n"
+        f"encoder = load_encoder(Config(model='mini', backend='onnx', model_cache={str(exports)!r}))\n"
+        "first = encoder.encode_text(['a dog'])\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os._exit(0 if (encoder.encode_text(['a dog']) == first).all() else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_encoder(Config(model=tiny_siglip)).backend.name == "torch"
+    with pytest.raises(ConfigError, match="backend='torch'"):
+        load_encoder(Config(model=tiny_siglip, backend="onnx"))
+    with pytest.raises(ConfigError, match="run on the CPU"):
+        load_encoder(Config(model="mini", backend="onnx", device="cuda"))
+    with pytest.raises(ConfigError, match="run on the CPU"):
+        load_encoder(Config(model="mini", precision="int8", device="mps"))
+    with pytest.raises(ConfigError, match="int8"):
+        load_encoder(Config(model="mini", precision="int8", backend="torch"))
+    inner = system.find_spec
+
+    def without(name: str) -> ModuleSpec | None:
+        return None if name == "onnxruntime" else inner(name)
+
+    monkeypatch.setattr(system, "find_spec", without)
+    with pytest.raises(ConfigError, match=r"needs onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
+        load_encoder(Config(model="mini", backend="onnx"))
+    assert load_encoder(Config(model="mini", device="cpu")).backend.name == "torch"
+
+
+def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:
+    for path in model_folder("mini").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    before = fingerprint(model_folder("mini"))
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "README.md").write_text("a model card")
+    (tmp_path / "calibration.json").unlink()
+    assert fingerprint(tmp_path) == before
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        kept = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(kept + b" ")
+        assert fingerprint(tmp_path) != before
+        (tmp_path / name).write_bytes(kept)
+    for name in ("vocab.txt", "tokenizer.model", "model-00002-of-00002.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_text("more of the model")
+        assert fingerprint(tmp_path) != before
+        (tmp_path / name).unlink()

@@ -1,0 +1,393 @@
+"""How the fetcher spares hosts and its own time: patience, a budget of retries, connections in turns, closing, proxies."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+
+import httpx
+import pytest
+
+from tests.support.server import Server, response
+from text_image_similarity import Config, ConfigError, Limits, RowError
+from text_image_similarity.fetch import Fetcher, pacing
+from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
+from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
+from text_image_similarity.fetch.stream import GuardedStream
+
+LOOPBACK = Limits(allow_private_addresses=True)
+PATIENT = Config(timeout_s=10.0, retries=0, limits=LOOPBACK)
+
+
+@contextmanager
+def fetching(config: Config = PATIENT, **given: object) -> Iterator[Fetcher]:
+    fetcher = Fetcher(config, **given)
+    try:
+        yield fetcher
+    finally:
+        fetcher.close()
+
+
+def failure(fetcher: Fetcher, url: str) -> RowError:
+    with pytest.raises(RowError) as caught:
+        fetcher.fetch(url)
+    return caught.value
+
+
+def asking(seconds: str) -> Callable[[socket.socket, str], None]:
+    """Answer a first request with a plea for patience, later ones with a picture."""
+    first = iter([response(status="503 Busy", retry_after=seconds)])
+    return lambda connection, _: connection.sendall(next(first, response(b"picture")))
+
+
+# Patience
+
+
+def test_other_rows_wait_too_when_a_host_asks_for_it(server: Server) -> None:
+    """Their clocks stand still: the wait is longer than all the time they have."""
+    server.routes["/x"] = asking("1")
+    with fetching(replace(PATIENT, limits=replace(LOOPBACK, total_s=0.7))) as fetcher:
+        assert failure(fetcher, server.url("/x?1")).code == "http_5xx"
+        refused = time.monotonic()
+        assert fetcher.fetch(server.url("/x?2")) == b"picture"
+        assert 0.9 < time.monotonic() - refused < 3
+        again = time.monotonic()
+        assert fetcher.fetch(server.url("/x?3")) == b"picture"
+        assert time.monotonic() - again < 0.5
+
+
+def test_only_the_host_that_asked_is_waited_for(server: Server) -> None:
+    server.routes["/x"] = asking("9")
+    server.routes["/y"] = response(b"picture")
+    with fetching(resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
+        assert failure(fetcher, f"http://busy.test:{server.port}/x").code == "http_5xx"
+        began = time.monotonic()
+        assert fetcher.fetch(f"http://free.test:{server.port}/y") == b"picture"
+        assert time.monotonic() - began < 2
+
+
+def test_patience_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that keeps asking for patience is asked all the same once a row has waited as long as the longest `Retry-After`."""
+    monkeypatch.setattr(pacing, "LONGEST_RETRY_AFTER_S", 1.0)
+    server.routes["/x"] = response(status="503 Busy", retry_after="1")
+    with fetching() as fetcher:
+        failure(fetcher, server.url("/x?1"))
+        fetcher._hosts.be_patient("127.0.0.1", 60.0)
+        began = time.monotonic()
+        assert failure(fetcher, server.url("/x?2")).code == "http_5xx"
+        assert 0.9 < time.monotonic() - began < 3
+
+
+def test_a_plea_that_is_too_long_keeps_nobody(server: Server) -> None:
+    server.routes["/x"] = asking("31")
+    with fetching() as fetcher:
+        failure(fetcher, server.url("/x?1"))
+        began = time.monotonic()
+        assert fetcher.fetch(server.url("/x?2")) == b"picture"
+        assert time.monotonic() - began < 2
+
+
+def test_patience_ends_with_the_run(server: Server) -> None:
+    server.routes["/x"] = asking("20")
+    with fetching() as fetcher, ThreadPoolExecutor(1) as pool:
+        failure(fetcher, server.url("/x?1"))
+        row = pool.submit(failure, fetcher, server.url("/x?2"))
+        with fetcher._hosts._changed:
+            assert fetcher._hosts._changed.wait_for(lambda: not row.done(), 5)
+        fetcher.close()
+        assert row.result(2).code == "connect_error"
+    assert server.hits.total() == 1
+
+
+# The budget of retries
+
+
+def test_a_dead_host_is_not_asked_three_times_for_each_row(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
+    server.routes["/x"] = response(status="500 Broken")
+    server.routes["/y"] = response(status="500 Broken")
+    with fetching(replace(PATIENT, retries=2), resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
+        for i in range(100):
+            assert failure(fetcher, server.url(f"/x?{i}")).code == "http_5xx"
+        requests = server.hits.total()
+        assert FREE_RETRIES < requests - 100 <= FREE_RETRIES + EARNED * requests
+        failure(fetcher, f"http://other.test:{server.port}/y")
+        assert server.hits["/y"] == 3  # another host has a budget of its own
+
+
+def test_a_budget_is_charged_to_the_host_that_failed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
+    server.routes["/door"] = response(b"", "302 Found", location=f"http://dead.test:{server.port}/x")
+    server.routes["/x"] = response(status="500 Broken")
+    with fetching(replace(PATIENT, retries=2), resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
+        for i in range(50):
+            failure(fetcher, f"http://door.test:{server.port}/door?{i}")
+        assert fetcher._hosts._known.keys() == {"dead.test"}
+        assert server.hits["/x"] - 50 <= FREE_RETRIES + EARNED * server.hits["/x"]
+
+
+def test_working_requests_earn_retries_up_to_the_allowance() -> None:
+    hosts = Hosts(8, threading.Event())
+    fetcher = Fetcher(PATIENT, transport=httpx.MockTransport(lambda request: httpx.Response(200, content=b"x")))
+    fetcher._hosts = hosts
+    while hosts.may_retry("photos.test"):
+        pass
+    for _ in range(round(1 / EARNED)):
+        assert not hosts.may_retry("photos.test")
+        fetcher.fetch("http://photos.test/")
+    assert hosts.may_retry("photos.test")
+    for _ in range(round((FREE_RETRIES + 5) / EARNED)):
+        fetcher.fetch("http://photos.test/")
+    assert not hosts._known  # full again, and so forgotten
+
+
+def test_no_more_hosts_are_remembered_than_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
+    monkeypatch.setattr("text_image_similarity.fetch.pacing._REMEMBERED", 20)
+    transport = httpx.MockTransport(lambda request: httpx.Response(500))
+    with fetching(replace(PATIENT, retries=1), transport=transport) as fetcher:
+        for i in range(50):
+            failure(fetcher, f"http://dead{i}.test/")
+        assert 0 < len(fetcher._hosts._known) <= 21
+        assert "dead49.test" in fetcher._hosts._known
+
+
+# Connections
+
+
+def test_families_take_turns_in_the_resolvers_order() -> None:
+    given = [ip_address(text) for text in ("2a00::1", "2a00::2", "2a00::1", "2a00::3", "1.0.0.1", "1.0.0.2")]
+    assert [str(ip) for ip in in_turns(given)] == ["2a00::1", "1.0.0.1", "2a00::2", "1.0.0.2", "2a00::3"]
+    assert [str(ip) for ip in in_turns(given[::-1])][:3] == ["1.0.0.2", "2a00::3", "1.0.0.1"]
+    assert in_turns([]) == []
+
+
+@pytest.fixture
+def slow_port() -> Iterator[int]:
+    """A port where 127.0.0.1 leaves a greeting unanswered and 127.0.0.2 takes it."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = full.getsockname()[1]
+        for _ in range(3):
+            queued = stack.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(("127.0.0.1", port))
+        stack.enter_context(socket.create_server(("127.0.0.2", port)))
+        yield port
+
+
+def test_a_slow_address_is_overtaken(slow_port: int) -> None:
+    began = time.monotonic()
+    with dial([ip_address("127.0.0.1"), ip_address("127.0.0.2")], slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+        assert STAGGER_S <= time.monotonic() - began < 1.5
+    began = time.monotonic()
+    with dial([ip_address("127.0.0.2"), ip_address("127.0.0.1")], slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+        assert time.monotonic() - began < STAGGER_S
+
+
+def test_a_refusal_makes_way_for_the_next_address_at_once(server: Server) -> None:
+    began = time.monotonic()
+    addresses = [ip_address(text) for text in ("127.0.0.3", "::1", "127.0.0.4", "127.0.0.1")]
+    with dial(addresses, server.port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.1"
+    assert time.monotonic() - began < 2 * STAGGER_S
+
+
+def test_a_refusal_makes_way_also_beside_a_slow_address(slow_port: int) -> None:
+    began = time.monotonic()
+    addresses = [ip_address(f"127.0.0.{last}") for last in (1, 3, 4, 5, 2)]  # slow, three that refuse, good
+    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+    assert STAGGER_S <= time.monotonic() - began < 3 * STAGGER_S
+
+
+def test_an_address_out_of_reach_makes_way_at_once(slow_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As IPv6 addresses are on a machine without IPv6: the failure comes with the call."""
+    real = socket.socket.connect_ex
+
+    def connect_ex(attempt: socket.socket, where: tuple[str, int]) -> int:
+        return errno.ENETUNREACH if where[0].startswith("127.0.1.") else real(attempt, where)
+
+    monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
+    began = time.monotonic()
+    addresses = [ip_address(f"127.0.{last}") for last in ("0.1", "1.1", "1.2", "1.3", "0.2")]
+    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
+        assert connected.getpeername()[0] == "127.0.0.2"
+    assert time.monotonic() - began < 3 * STAGGER_S
+
+
+def test_all_attempts_together_have_one_time(slow_port: int) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        dial([ip_address("127.0.0.1")], slow_port, 0.4, lambda: None)
+    assert 0.4 <= time.monotonic() - began < 0.9
+
+
+def test_when_all_refuse_the_last_reason_is_given(server: Server) -> None:
+    with pytest.raises(ConnectionRefusedError) as caught:
+        dial([ip_address("127.0.0.3"), ip_address("127.0.0.4")], server.port, 3.0, lambda: None)
+    assert caught.value.errno == errno.ECONNREFUSED
+    with pytest.raises(OSError, match="no address"):
+        dial([], server.port, 3.0, lambda: None)
+
+
+def test_no_more_than_ten_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    dialled: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect_ex", lambda self, where: dialled.append(where) or errno.ECONNREFUSED)
+    with pytest.raises(ConnectionRefusedError):
+        dial([ip_address(f"127.0.1.{i}") for i in range(200)], 80, 3.0, lambda: None)
+    assert len(dialled) == 10
+
+
+def test_a_fetch_takes_the_address_that_answers(slow_port: int) -> None:
+    with fetching(replace(PATIENT, timeout_s=1.0), resolve=lambda *_: ["127.0.0.1", "127.0.0.2"]) as fetcher:
+        assert "ReadTimeout" in failure(fetcher, f"http://photos.test:{slow_port}/").detail  # connected, and no answer
+
+
+# Closing
+
+
+def test_closing_ends_a_connection_in_the_making(slow_port: int) -> None:
+    asked = threading.Event()
+    limits = replace(LOOPBACK, connect_s=20.0)
+    given = replace(PATIENT, timeout_s=25.0, limits=limits)
+    with fetching(given, resolve=lambda *_: asked.set() or ["127.0.0.1"]) as fetcher, ThreadPoolExecutor(1) as pool:
+        row = pool.submit(failure, fetcher, f"http://photos.test:{slow_port}/")
+        assert asked.wait(5)
+        fetcher.close()
+        error = row.result(1.5)
+    assert str(error) == "connect_error: the run was closed"
+
+
+def test_closing_ends_a_handshake() -> None:
+    greeted = threading.Event()
+
+    def silent(connection: socket.socket) -> socket.socket:
+        while connection.recv(65536):
+            greeted.set()
+        return connection
+
+    limits = replace(LOOPBACK, connect_s=20.0)
+    config = replace(PATIENT, timeout_s=25.0, limits=limits)
+    with Server(silent) as server, fetching(config) as fetcher, ThreadPoolExecutor(1) as pool:
+        row = pool.submit(failure, fetcher, f"https://127.0.0.1:{server.port}/")
+        assert greeted.wait(5)
+        fetcher.close()
+        error = row.result(1.5)
+    assert str(error) == "connect_error: the run was closed"
+
+
+def test_closing_just_after_a_connection_was_made(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.routes["/x"] = server.hang
+    with fetching() as fetcher:
+
+        def dial_and_close(*given: object) -> socket.socket:
+            connected = dial(*given)
+            fetcher._transport.abort()
+            return connected
+
+        monkeypatch.setattr("text_image_similarity.fetch.transport.dial", dial_and_close)
+        assert str(failure(fetcher, server.url("/x"))) == "connect_error: the run was closed"
+
+
+def test_closing_between_a_connection_and_its_handshake() -> None:
+    """The moment in which TLS takes the socket over, and breaking the old one breaks nothing."""
+    ours, theirs = socket.socketpair()
+    stream = GuardedStream(ours)
+
+    class Context(ssl.SSLContext):
+        def wrap_socket(self, *given: object, **options: object) -> ssl.SSLSocket:
+            wrapped = super().wrap_socket(*given, **options)
+            stream.abort()
+            return wrapped
+
+    with theirs, pytest.raises(RowError, match="the run was closed"):
+        stream.start_tls(Context(ssl.PROTOCOL_TLS_CLIENT), "photos.test", 1.0)
+
+
+# Opting out
+
+
+@pytest.mark.parametrize(
+    ("said", "refused"),
+    [
+        (["noai"], True),
+        (["NoImageAI"], True),
+        (["noindex, nofollow"], True),
+        (["nofollow, noimageindex"], True),
+        (["none"], True),
+        (["all", "noai"], True),
+        (["text-image-similarity: noai"], True),
+        (["Text-Image-Similarity: nofollow, noai"], True),
+        (["*: noai"], True),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST, noai"], True),
+        (["max-image-preview: none"], False),
+        (["max-image-preview: large, noai"], True),
+        (["googlebot: noai"], False),
+        (["googlebot: nofollow, noai"], False),
+        (["googlebot: noai, text-image-similarity: noindex"], True),
+        (["googlebot: noai", "noindex"], True),
+        (["nofollow"], False),
+        (["noairplanes"], False),
+        ([""], False),
+        ([], False),
+    ],
+)
+def test_opt_outs_are_honoured_when_they_should_be(server: Server, said: list[str], refused: bool) -> None:
+    head = b"".join(b"X-Robots-Tag: %s\r\n" % line.encode() for line in said)
+    server.routes["/x"] = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n" + head + b"\r\npicture"
+    with fetching() as fetcher:
+        assert fetcher.fetch(server.url("/x")) == b"picture"
+    with fetching(replace(PATIENT, retries=2, limits=replace(LOOPBACK, respect_opt_out=True))) as fetcher:
+        if refused:
+            assert failure(fetcher, server.url("/x")).code == "disallowed_by_origin"
+        else:
+            assert fetcher.fetch(server.url("/x")) == b"picture"
+    assert server.hits["/x"] == 2
+
+
+# Proxies
+
+
+def test_a_proxy_is_used_if_it_is_configured(server: Server) -> None:
+    server.routes["http://photos.test/x"] = response(b"picture")
+    server.routes["http://photos.test/away"] = response(b"", "302 Found", location="http://10.0.0.7/secret")
+    server.routes["photos.test:443"] = response(status="403 Forbidden")
+    config = Config(retries=0, proxy=f"http://127.0.0.1:{server.port}")
+
+    def resolve(host: str, port: int) -> list[str]:
+        raise AssertionError("names are the proxy's to resolve")
+
+    with fetching(config, resolve=resolve) as fetcher:
+        assert fetcher.fetch("http://photos.test/x") == b"picture"
+        for url in ("http://10.0.0.7/", "https://[::1]/", "http://localhost/", "http://photos.test/away"):
+            assert failure(fetcher, url).code == "blocked_address", url
+        assert failure(fetcher, "http://127.1/").code == "invalid_url"
+        assert str(failure(fetcher, "https://photos.test/x")) == "connect_error: the proxy says 403 Forbidden"
+    assert set(server.hits) == {"http://photos.test/x", "http://photos.test/away", "photos.test:443"}
+
+
+def test_the_environments_proxies_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "")
+    server.routes["/x"] = response(b"picture")
+    with fetching() as fetcher:
+        assert fetcher.fetch(server.url("/x")) == b"picture"
+
+
+@pytest.mark.parametrize("proxy", ["", "proxy.test:3128", "https://proxy.test:3128", "http://proxy.test", "http://proxy.test:0",
+                                   "http://u:p@proxy.test:1", "http://proxy.test:99999", "http://proxy.test:1/x", 3128])  # fmt: skip
+def test_a_proxy_is_an_http_address_with_a_port(proxy: object) -> None:
+    with pytest.raises(ConfigError, match="proxy must look like http://host:port"):
+        Config(proxy=proxy)

@@ -1,0 +1,703 @@
+"""Tables of every format: what was in them comes out again, and what is no table is refused with its place."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import gzip
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support.images import make_png
+from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.files import without_nan
+from text_image_similarity.formats import check_columns, check_no_columns, open_table
+from text_image_similarity.formats.json_lines import without
+from text_image_similarity.tables import TableOptions
+
+CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
+ENCODER = ColourEncoder()
+DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+ROUND = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for colour in ("red", "blue"):
+        (tmp_path / f"{colour}.png").write_bytes(make_png(colour))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+def score(source: Path | str, target: Path | str, config: Config = CONFIG, **given: object) -> object:
+    return score_csv(source, target, config, engine=LocalEngine(encoder=ENCODER), **given)
+
+
+# Text that UTF-8 can write; names of columns that are not ours.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+NAMES = st.lists(TEXT.filter(lambda name: name not in ("url", "caption", "similarity", "error")), max_size=3)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
+    names = ["url", *draw(NAMES), "caption"]
+    row = st.tuples(*([st.just("data:,x"), *[TEXT] * (len(names) - 2), st.just("red")])).map(list)
+    return names, draw(st.lists(row, max_size=8))
+
+
+@ROUND
+@given(texts(), st.sampled_from([("csv", ","), ("tsv", "\t")]), st.sampled_from(["", ".gz", ".zst"]))
+def test_texts_round_trip(
+    scratch: Path, table: tuple[list[str], list[list[str]]], kind: tuple[str, str], codec: str
+) -> None:
+    names, rows = table
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=kind[1], quoting=csv.QUOTE_ALL).writerows([names, *rows])
+    place = scratch / f"in.{kind[0]}{codec}"
+    write(place, text.getvalue().encode())
+    score(place, scratch / f"out.{kind[0]}{codec}")
+    found = list(
+        csv.reader(io.StringIO(read(scratch / f"out.{kind[0]}{codec}").decode(), newline=""), delimiter=kind[1])
+    )
+    assert [row[:-2] for row in found] == [names, *rows]
+    assert found[0][-2:] == ["similarity", "error"]
+
+
+def write(place: Path, data: bytes) -> None:
+    if place.suffix in (".gz", ".zst"):
+        with pa.output_stream(str(place), compression="gzip" if place.suffix == ".gz" else "zstd") as file:
+            file.write(data)
+    else:
+        place.write_bytes(data)
+
+
+def read(place: Path) -> bytes:
+    with pa.input_stream(str(place), compression="detect") as file:
+        return file.read()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@ROUND
+@given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=4), min_size=1, max_size=8), st.booleans())
+def test_objects_keep_their_very_text(scratch: Path, rows: list[dict[str, object]], spaced: bool) -> None:
+    separators = (" , ", " :\t") if spaced else (",", ":")
+    lines = [json.dumps({**row, "url": "data:,x", "caption": "red"}, separators=separators) for row in rows]
+    (scratch / "in.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    score(scratch / "in.jsonl", scratch / "out.jsonl")
+    found = (scratch / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    for line, scored in zip(lines, found, strict=True):
+        assert scored.startswith(line[:-1].rstrip())
+        value = json.loads(scored)
+        assert value.pop("similarity") is None
+        assert value.pop("error").startswith("not_an_image")
+        assert value == json.loads(line)
+
+
+TYPES = {
+    pa.int8(): st.integers(-128, 127),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float32(): st.floats(width=32),
+    pa.float64(): st.floats(),
+    pa.bool_(): st.booleans(),
+    pa.string(): TEXT,
+    pa.large_string(): TEXT,
+    pa.binary(): st.binary(),
+    pa.date32(): st.dates(),
+    pa.timestamp("us", "UTC"): st.datetimes(timezones=st.just(datetime.UTC)),
+    pa.decimal128(20, 4): st.decimals(-(10**15), 10**15, places=4),
+    pa.list_(pa.int64()): st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3),
+    pa.struct([("a", pa.string()), ("b", pa.int32())]): st.fixed_dictionaries(
+        {"a": TEXT, "b": st.integers(-(2**31), 2**31 - 1)}
+    ),
+    pa.map_(pa.string(), pa.float64()): st.dictionaries(TEXT, st.floats(), max_size=2).map(lambda d: list(d.items())),
+    pa.dictionary(pa.int8(), pa.string()): TEXT,
+    pa.null(): st.none(),
+}
+
+
+@st.composite
+def typed(draw: st.DrawFn) -> pa.Table:
+    count = draw(st.integers(0, 8))
+    columns: dict[str, pa.Array] = {"url": pa.array(["data:,x"] * count, pa.string())}
+    for name in draw(st.lists(TEXT.filter(lambda n: n not in ("url", "caption")), max_size=3, unique=True)):
+        kind = draw(st.sampled_from(list(TYPES)))
+        values = draw(st.lists(st.none() | TYPES[kind], min_size=count, max_size=count))
+        if pa.types.is_dictionary(kind):
+            columns[name] = pa.array(values, kind.value_type).dictionary_encode().cast(kind)
+        else:
+            columns[name] = pa.array(values, kind)
+    columns["caption"] = pa.array(["red"] * count, pa.large_string())
+    return pa.table(columns).replace_schema_metadata({"who": "me"})
+
+
+@ROUND
+@given(typed(), st.integers(1, 5))
+def test_types_round_trip(scratch: Path, table: pa.Table, group: int) -> None:
+    pq.write_table(table, scratch / "in.parquet", row_group_size=group)
+    score(scratch / "in.parquet", scratch / "out.parquet")
+    found = pq.read_table(scratch / "out.parquet")
+    assert found.schema.names[-2:] == ["similarity", "error"]
+    assert found.schema.metadata[b"who"] == b"me"
+    kept = found.drop_columns(["similarity", "error"])
+    stored = pq.read_table(scratch / "in.parquet")  # what Parquet itself keeps of a type
+    for i, column in enumerate(stored.schema):
+        if pa.types.is_dictionary(column.type):  # only its indices become wider
+            wider = pa.dictionary(pa.int32(), column.type.value_type, column.type.ordered)
+            stored = stored.set_column(i, column.name, stored[i].cast(wider))
+    assert kept.schema == stored.schema
+    assert str(kept.to_pylist()) == str(stored.to_pylist())  # as text, because NaN is not equal to itself
+
+
+@ROUND
+@given(texts(), st.sampled_from(["csv", "tsv.zst", "jsonl", "jsonl.gz", "parquet"]), st.data())
+def test_formats_turn_into_each_other(
+    scratch: Path, table: tuple[list[str], list[list[str]]], ending: str, data: st.DataObject
+) -> None:
+    """Through any two formats, texts are what they were."""
+    names, rows = table
+    assume(len(set(names)) == len(names))
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([names, *rows])
+    (scratch / "a.csv").write_bytes(text.getvalue().encode())
+    score(scratch / "a.csv", scratch / f"b.{ending}")
+    assume(rows or not ending.startswith("jsonl"))  # no row, no column
+    last = data.draw(st.sampled_from(["csv", "parquet", "jsonl"]))
+    score(scratch / f"b.{ending}", scratch / f"c.{last}", options=TableOptions(overwrite_column=True))
+    got = open_table(str(scratch / f"c.{last}"))
+    got.scan()
+    values = [dict(zip(names, row, strict=True)) for row in rows]
+    found = [row for part in got.read(0, 100) for row in zip(*(part.column(name) for name in names), strict=True)]
+    assert [dict(zip(names, row, strict=True)) for row in found] == values
+
+
+def test_types_become_text_and_json(folder: Path) -> None:
+    table = pa.table(
+        {
+            "url": ["red.png"] * 2,
+            "caption": ["red", None],
+            "n": pa.array([1, None], pa.int64()),
+            "x": [0.1, math.nan],
+            "when": pa.array([datetime.datetime(2026, 1, 2, 3, 4, 5), None], pa.timestamp("ms")),
+            "price": pa.array([decimal.Decimal("1.50"), None]),
+            "tags": [["a", "b"], None],
+            "yes": [True, None],
+        }
+    )
+    pq.write_table(table, folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.csv")
+    assert list(csv.reader(io.StringIO((folder / "out.csv").read_text(), newline=""))) == [
+        ["url", "caption", "n", "x", "when", "price", "tags", "yes", "similarity", "error"],
+        ["red.png", "red", "1", "0.1", "2026-01-02 03:04:05.000", "1.50", '["a", "b"]', "true", "1.0", ""],
+        ["red.png", "", "", "nan", "", "", "", "", "", "empty_caption: the caption is empty or missing"],
+    ]
+    score(folder / "in.parquet", folder / "out.jsonl")
+    first, second = map(json.loads, (folder / "out.jsonl").read_text().splitlines())
+    assert (first["n"], first["x"], first["tags"], first["similarity"], first["error"]) == (
+        1,
+        0.1,
+        ["a", "b"],
+        1.0,
+        None,
+    )
+    assert (second["x"], second["similarity"]) == (None, None)
+
+
+def test_bytes_need_parquet(folder: Path) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": [b"\xff"]}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(UsageError, match=r"column 'raw' \(binary\) holds bytes, which only Parquet can"):
+            score(folder / "in.parquet", folder / name)
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pq.read_table(folder / "out.parquet")["raw"].to_pylist() == [b"\xff"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([{"bytes": b"a", "path": "x"}]),
+        pa.array([[b"a"]], pa.list_(pa.large_binary())),
+        pa.array([[("a", b"a")]], pa.map_(pa.string(), pa.binary(1))),
+        pa.array([b"a"]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_bytes_at_any_depth_need_parquet(folder: Path, column: pa.Array) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": column}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(UsageError, match=r"column 'raw' .* holds bytes"):
+            score(folder / "in.parquet", folder / name)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "value"),
+    [
+        (pa.array([0.1], pa.float32()), "0.1", 0.1),
+        (pa.array([math.inf], pa.float32()), "inf", None),
+        (pa.array([[0.1, math.nan]], pa.list_(pa.float32())), "[0.1, null]", [0.1, None]),
+        (pa.array([[("a", math.nan)]], pa.map_(pa.string(), pa.float64())), '[["a", null]]', [["a", None]]),
+        (pa.array([6600000], pa.int32()).cast(pa.date32()), "20040-03-09", "20040-03-09"),
+        (pa.array([123456789], pa.time64("ns")), "00:00:00.123456789", "00:00:00.123456789"),
+        (pa.array([1], pa.duration("ns")), "1", 1),
+        (pa.array([10**18 + 1], pa.timestamp("ns")), "2001-09-09 01:46:40.000000001", "2001-09-09 01:46:40.000000001"),
+        (pa.array([0], pa.timestamp("ms", "Asia/Tokyo")), "1970-01-01 00:00:00.000Z", "1970-01-01 00:00:00.000Z"),
+        (pa.array([0], pa.timestamp("ms", "Mars/Base")), "1970-01-01 00:00:00.000Z", "1970-01-01 00:00:00.000Z"),
+        (
+            pa.array(
+                [{"day": datetime.date(2026, 1, 2), "x": 0.1}], pa.struct({"day": pa.date32(), "x": pa.float32()})
+            ),
+            '{"day": "2026-01-02", "x": 0.1}',
+            {"day": "2026-01-02", "x": 0.1},
+        ),
+        (pa.array([datetime.date(2026, 1, 2)]).dictionary_encode(), "2026-01-02", "2026-01-02"),
+    ],
+    ids=lambda given: str(given.type) if isinstance(given, pa.Array) else "",
+)
+def test_values_are_spelled_out_without_loss(folder: Path, column: pa.Array, text: str, value: object) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "x": column}), folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.csv")
+    assert list(csv.reader(io.StringIO((folder / "out.csv").read_text())))[1][2] == text
+    score(folder / "in.parquet", folder / "out.jsonl")
+    assert json.loads((folder / "out.jsonl").read_text())["x"] == value
+    assert "NaN" not in (folder / "out.jsonl").read_text()
+
+
+def test_times_without_a_text_name_their_column(folder: Path) -> None:
+    when = pa.array([9 * 10**15], pa.timestamp("s"))
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "when": when}), folder / "in.parquet")
+    for name in ("out.csv", "out.jsonl"):
+        with pytest.raises(TableError, match=r"column 'when' \(timestamp\[ms\]\) cannot be written as text"):
+            score(folder / "in.parquet", folder / name)
+
+
+def test_integers_that_no_float_stands_for_stay_exact_beside_floats(folder: Path) -> None:
+    lines = [{"url": "red.png", "caption": "red", "n": n, "m": m} for n, m in [(2**53 + 1, 2**53), (0.5, 0.5)]]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score(folder / "in.jsonl", folder / "out.parquet")
+    found = pq.read_table(folder / "out.parquet")
+    assert found["n"].to_pylist() == ["9007199254740993", "0.5"]
+    assert found["m"].to_pylist() == [float(2**53), 0.5]
+
+
+def test_json_becomes_columns(folder: Path) -> None:
+    lines = [
+        {"url": "red.png", "caption": "red", "n": 1, "x": 1, "mixed": 1, "deep": {"a": [1]}},
+        {"url": "red.png", "caption": "red", "n": 2**60, "x": 0.5, "mixed": "one", "yes": True},
+    ]
+    (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    score(folder / "in.jsonl", folder / "out.parquet")
+    table = pq.read_table(folder / "out.parquet")
+    types = {name: str(table.schema.field(name).type) for name in table.schema.names}
+    assert types["n"] == "int64"
+    assert types["x"] == "double"
+    assert types["mixed"] == types["deep"] == "string"
+    assert types["yes"] == "bool"
+    assert table["n"].to_pylist() == [1, 2**60]
+    assert table["mixed"].to_pylist() == ["1", '"one"']
+    assert table["deep"].to_pylist() == ['{"a": [1]}', None]
+
+
+def test_pandas_reads_its_index_back(folder: Path) -> None:
+    frame = pd.DataFrame({"url": ["red.png"] * 5, "caption": ["red"] * 5}, index=pd.Index(list("abcde"), name="id"))
+    frame.to_parquet(folder / "in.parquet")
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pd.read_parquet(folder / "out.parquet").index.tolist() == list("abcde")
+
+
+@pytest.mark.parametrize("group", [2, 100])
+def test_ordered_categories_keep_their_order(folder: Path, group: int) -> None:
+    order = pd.CategoricalDtype(["low", "mid", "high"], ordered=True)
+    values = ["high", "high", "low", "high", "mid", "low", "high"]
+    frame = pd.DataFrame({"url": ["red.png"] * 7, "caption": ["red"] * 7, "size": pd.Series(values, dtype=order)})
+    frame.to_parquet(folder / "in.parquet", row_group_size=group)
+    score(folder / "in.parquet", folder / "out.parquet")
+    found = pd.read_parquet(folder / "out.parquet")["size"]
+    assert found.tolist() == values
+    assert found.dtype == pd.read_parquet(folder / "in.parquet")["size"].dtype == order
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_an_earlier_score_is_replaced_only_when_asked(folder: Path, ending: str) -> None:
+    (folder / "in.csv").write_text("id,url,caption\n1,red.png,red\n2,none.png,red\n")
+    score(folder / "in.csv", folder / f"once.{ending}")
+    with pytest.raises(UsageError, match="already has a column 'similarity'; --overwrite-column"):
+        score(folder / f"once.{ending}", folder / f"twice.{ending}")
+    score(folder / f"once.{ending}", folder / f"twice.{ending}", options=TableOptions(overwrite_column=True))
+    assert (folder / f"once.{ending}").read_bytes() == (folder / f"twice.{ending}").read_bytes()
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=5), st.sampled_from([(",", ":"), (" ,\t", "  : ")]))
+def test_members_are_taken_out_of_an_object(row: dict[str, object], separators: tuple[str, str]) -> None:
+    text = json.dumps({**row, "error": [1, {"error": "}"}]}, separators=separators)
+    left = {name: value for name, value in row.items() if name != "error"}
+    assert json.loads(without(text, frozenset({"error"}))) == left
+
+
+class TestSeveralFiles:
+    def test_a_folder_is_one_table(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        for i in range(3):
+            (folder / "t" / f"{i}.csv").write_text("url,caption\n" + f"../{'red' if i else 'none'}.png,red\n" * 4)
+        (folder / "t" / "_SUCCESS").write_text("")
+        (folder / "t" / ".crc").write_text("")
+        summary = score(folder / "t", folder / "out.csv")
+        assert (summary.rows, summary.scored) == (12, 8)
+
+    def test_a_pattern_is_one_table(self, folder: Path) -> None:
+        for i in range(3):
+            (folder / "deep" / str(i)).mkdir(parents=True)
+            (folder / "deep" / str(i) / "t.jsonl.gz").write_bytes(
+                gzip.compress(b'{"url": "red.png", "caption": "red"}\n' * 5)
+            )
+        summary = score(
+            str(folder / "deep" / "*" / "t.jsonl.gz"), folder / "out.parquet", replace(CONFIG, base_dir=folder)
+        )
+        assert (summary.rows, summary.scored) == (15, 15)
+        assert (
+            score(str(folder / "deep" / "**" / "*.gz"), folder / "out.csv", replace(CONFIG, base_dir=folder)).rows == 15
+        )
+
+    def test_files_that_do_not_agree(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        (folder / "t" / "a.csv").write_text("url,caption\n")
+        (folder / "t" / "b.csv").write_text("url,text\n")
+        with pytest.raises(TableError, match=r"b\.csv has the columns url, text, but .*a\.csv has url, caption"):
+            score(folder / "t", folder / "out.csv")
+        (folder / "t" / "b.csv").rename(folder / "t" / "b.tsv")
+        with pytest.raises(UsageError, match=r"several formats \(csv, tsv\)"):
+            score(folder / "t", folder / "out.csv")
+        (folder / "t" / "b.tsv").unlink()
+        (folder / "t" / "more").mkdir()
+        with pytest.raises(UsageError, match=r"holds the folder .*more; name the files by a pattern"):
+            score(folder / "t", folder / "out.csv")
+
+    def test_parquet_files_that_do_not_agree(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": [1]}), folder / "t" / "a.parquet")
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": ["1"]}), folder / "t" / "b.parquet")
+        with pytest.raises(
+            TableError, match=r"b\.parquet has columns of other types than .*a\.parquet: 'n' \(string, there int64\)$"
+        ):
+            score(folder / "t", folder / "out.csv")
+        pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
+        with pytest.raises(TableError, match=r"b\.parquet has other columns than .*; not both have: 'm', 'n'$"):
+            score(folder / "t", folder / "out.csv")
+        pq.write_table(pa.table({"url": ["red.png"], "n": [1], "caption": ["red"]}), folder / "t" / "b.parquet")
+        with pytest.raises(
+            TableError, match=r"b\.parquet has other columns than .*; the order of their columns differs$"
+        ):
+            score(folder / "t", folder / "out.csv")
+
+    @pytest.mark.parametrize("first", ["none", "some"])
+    def test_a_column_without_a_value_in_one_file(self, folder: Path, first: str) -> None:
+        (folder / "t").mkdir()
+        for name in ("none", "some"):
+            values = ["x" if name == "some" else None] * 2
+            frame = pd.DataFrame({"url": ["../red.png"] * 2, "caption": ["red"] * 2, "note": values})
+            frame.to_parquet(folder / "t" / f"{'a' if name == first else 'b'}.parquet")
+        score(folder / "t", folder / "out.parquet")
+        notes = pq.read_table(folder / "out.parquet")["note"].to_pylist()
+        assert notes == ([None, None, "x", "x"] if first == "none" else ["x", "x", None, None])
+
+    def test_a_nested_column_without_a_value_in_one_file(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        for name, path in (("a", None), ("b", "x"), ("c", None)):
+            row = {"url": "../red.png", "caption": "red", "image": {"path": path, "tags": [path], "size": 1}}
+            pq.write_table(pa.Table.from_pylist([row]), folder / "t" / f"{name}.parquet")
+        score(folder / "t", folder / "out.parquet")
+        found = pq.read_table(folder / "out.parquet")["image"].to_pylist()
+        assert found == [{"path": path, "tags": [path], "size": 1} for path in (None, "x", None)]
+        row["image"]["size"] = "1"
+        pq.write_table(pa.Table.from_pylist([row]), folder / "t" / "c.parquet")
+        with pytest.raises(TableError, match=r"c\.parquet has columns of other types than .*a\.parquet: 'image'"):
+            score(folder / "t", folder / "new.parquet")
+
+    @pytest.mark.parametrize("chunk", [50, 1000])
+    def test_more_categories_than_a_short_index_can_tell_apart(self, folder: Path, chunk: int) -> None:
+        (folder / "t").mkdir()
+        for i in range(2):
+            frame = pd.DataFrame(
+                {"url": ["none.png"] * 100, "caption": ["red"] * 100, "kind": [f"{i}-{j}" for j in range(100)]}
+            )
+            frame.astype({"kind": "category"}).to_parquet(folder / "t" / f"{i}.parquet")
+        score(folder / "t", folder / "out.parquet", replace(CONFIG, chunk_size=chunk))
+        wanted = [f"{i}-{j}" for i in range(2) for j in range(100)]
+        assert pq.read_table(folder / "out.parquet")["kind"].to_pylist() == wanted
+        found = pd.read_parquet(folder / "out.parquet")["kind"]
+        assert isinstance(found.dtype, pd.CategoricalDtype)
+        assert found.tolist() == wanted
+
+    @pytest.mark.parametrize("ending", ["tsv.gz", "jsonl", "parquet"])
+    def test_a_folder_of_folders_says_what_to_name(self, folder: Path, ending: str) -> None:
+        (folder / "t" / "more").mkdir(parents=True)
+        (folder / "t" / "more" / "README").write_text("")
+        (folder / "t" / "more" / f"a.{ending}").write_text("")
+        with pytest.raises(UsageError, match=rf"by a pattern such as .*/t/\*\*/\*\.{ending}$"):
+            open_table(str(folder / "t"))
+
+    @pytest.mark.parametrize("place", ["t", "t/*/*.csv", "t/**/*.csv", "t/day=*/a.csv", "t/day=1/*/*.csv"])
+    def test_partitions_are_refused(self, folder: Path, place: str) -> None:
+        (folder / "t" / "day=1" / "hour=2").mkdir(parents=True)
+        for name in ("day=1/a.csv", "day=1/hour=2/b.csv"):
+            (folder / "t" / name).write_text("url,caption\nnone.png,red\n")
+        with pytest.raises(UsageError, match=r"belongs to the partition \w+=\d, whose column .* would be lost"):
+            open_table(str(folder / place))
+
+    def test_one_partition_named_in_full_is_a_table(self, folder: Path) -> None:
+        (folder / "t" / "day=1").mkdir(parents=True)
+        (folder / "t" / "day=1" / "a=b.csv").write_text("url,caption\nnone.png,red\n")
+        for place in ("t/day=1", "t/day=1/*.csv", "t/day=1/a=b.csv"):
+            assert open_table(str(folder / place)).columns == ["url", "caption"]
+
+    @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+    def test_the_digest_notices_every_file(self, folder: Path, ending: str) -> None:
+        def digest_with(changed: int | None) -> str:
+            for i in range(3):
+                frame = pd.DataFrame({"url": ["x"], "caption": ["new" if i == changed else "old"]})
+                write = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(ending)
+                place = folder / "t" / f"{i}.{ending}"
+                write(place, index=False) if write else frame.to_json(place, orient="records", lines=True)
+            table = open_table(str(folder / "t"))
+            table.scan()
+            return table.digest
+
+        (folder / "t").mkdir()
+        digests = [digest_with(changed) for changed in (None, 0, 1, 2)]
+        assert len(set(digests)) == 4
+        assert digest_with(None) == digests[0]
+        assert {len(digest) for digest in digests} == {32}
+
+    def test_the_output_is_no_part_of_the_input(self, folder: Path) -> None:
+        (folder / "t").mkdir()
+        (folder / "t" / "a.csv").write_text("url,caption\n")
+        for source, target in [("t", "t/out.csv"), ("t/*.csv", "t/out.csv"), ("t/**/*.csv", "t/deep/out.csv")]:
+            (folder / target).parent.mkdir(exist_ok=True)
+            with pytest.raises(UsageError, match="would be part of the input"):
+                score(str(folder / source), folder / target)
+        assert score(str(folder / "t" / "*.csv"), folder / "t" / "deep" / "out.csv").rows == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        (
+            "in.tsv",
+            b"url\tcaption\na\tb\tc\n",
+            TableError,
+            "row 1 of .* has 3 fields, the header has 2: it goes on with 'c'",
+        ),
+        ("in.csv", b"url,caption\na\n", TableError, "row 1 of .*: it has no column 'caption'"),
+        ("in.csv", b"url;caption\na;b\n", UsageError, "is it separated by semicolons"),
+        ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
+        ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
+        ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
+        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(on line 3\) is not valid: [^;]*$"),
+        (
+            "in.csv",
+            b'url,caption\na,b\n\na,"b\nc\nd\n',
+            TableError,
+            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; is a quote left open\?",
+        ),
+        ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(on lines 2 to 3\) has 1 fields"),
+        ("in.csv", b"url\tcaption\na\tb\n", UsageError, "is it separated by tabs"),
+        (
+            "in.csv",
+            b"url, caption\na,b\n",
+            UsageError,
+            "'caption' is missing in .*; it has the columns: url, ' caption'$",
+        ),
+        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; convert it to UTF-8"),
+        ("in.csv.gz", b"url,caption\n", TableError, "cannot be read: .*header"),
+        ("in.csv.gz", gzip.compress(b"url,caption\n" + b"a,b\n" * 9999)[:-9], TableError, "cannot be read: Truncated"),
+        ("in.csv.zst", b"url,caption\n", TableError, "cannot be read: ZSTD"),
+        ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
+        ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
+        ("in.jsonl", b'{"url": "a", "text": "b"}\n', UsageError, "column 'caption' is missing in .*: url, text"),
+        ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "row 1 of .* is not UTF-8"),
+        (
+            "in.jsonl",
+            b'{"url": "a", "caption": "b"}\n\n' * 1000 + b'{"url": "\xe9"}\n' + b"{}\n" * 9999,
+            TableError,
+            "row 1001 of .* is not UTF-8",
+        ),
+        ("in.jsonl", b"", UsageError, "in.jsonl is empty"),
+        ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
+        ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
+        ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* is not valid JSON"),
+        ("in.parquet", b"url,caption\n", TableError, "cannot be read as Parquet"),
+        ("in.parquet", b"", TableError, "cannot be read as Parquet"),
+        ("in.parquet.gz", b"", UsageError, "a Parquet file is compressed inside"),
+        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; give it one of the extensions \.csv"),
+    ],
+)
+def test_what_is_no_table_is_refused_with_its_place(
+    folder: Path, name: str, content: bytes, error: type[Exception], message: str
+) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(error, match=message):
+        score_csv(folder / name, folder / "out.csv", Config(model="/no/such/model"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["blue.png", "red.png", name])
+
+
+def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.delimited._FIELD_CHARACTERS", 1000)
+    (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
+    with pytest.raises(
+        TableError, match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quote left open\?"
+    ):
+        score(folder / "in.csv", folder / "out.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(folder: Path, encoding: str, end: str) -> None:
+    text = end.join(["url,caption", 'red.png,"red\n\N{SNOWMAN}"', "red.png,blue", ""])
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (folder / "in.csv").write_bytes((mark + text).encode(encoding))
+    assert score(folder / "in.csv", folder / "out.csv").rows == 2
+    rows = list(csv.reader(io.StringIO((folder / "out.csv").read_bytes().decode(), newline="")))
+    assert [row[:3] for row in rows[1:]] == [["red.png", "red\n\N{SNOWMAN}", "1.0"], ["red.png", "blue", "0.0"]]
+
+
+def test_columns_of_one_name_stay_and_are_refused_in_json(folder: Path) -> None:
+    (folder / "in.csv").write_text("a,url,a,caption\n1,red.png,2,red\n")
+    score(folder / "in.csv", folder / "out.tsv")
+    assert (folder / "out.tsv").read_text().splitlines()[1] == "1\tred.png\t2\tred\t1.0\t"
+    with pytest.raises(UsageError, match="JSON cannot hold two columns named 'a'"):
+        score(folder / "in.csv", folder / "out.jsonl")
+    for source, target in [("in.csv", "once.parquet"), ("once.parquet", "twice.parquet")]:
+        score(folder / source, folder / target, options=TableOptions(overwrite_column=True))
+        with pq.ParquetFile(folder / target) as file:
+            found = file.read()
+        assert found.column_names == ["a", "url", "a", "caption", "similarity", "error"]
+        assert [column.to_pylist() for column in found.columns[:4]] == [["1"], ["red.png"], ["2"], ["red"]]
+
+
+def test_half_a_character_stays_in_json_and_is_refused_elsewhere(folder: Path) -> None:
+    line = r'{"url": "red.png", "caption": "red", "note": "\ud800"}'
+    (folder / "in.jsonl").write_text('{"url": "red.png", "caption": "red"}\n' * 4 + line)
+    score(folder / "in.jsonl", folder / "out.jsonl")
+    assert (folder / "out.jsonl").read_text().splitlines()[4].startswith(line[:-1])
+    for name in ("out.csv", "out.parquet"):
+        with pytest.raises(TableError, match="column 'note' in row 5 contains a lone surrogate"):
+            score(folder / "in.jsonl", folder / name)
+    (folder / "in.jsonl").write_text(r'{"url": "red.png", "caption": "red", "\ud800": 1}')
+    score(folder / "in.jsonl", folder / "out.jsonl")
+    for name in ("new.csv", "new.parquet"):
+        with pytest.raises(UsageError, match=r"column '\\ud800' has a lone surrogate in its name"):
+            score(folder / "in.jsonl", folder / name)
+
+
+def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
+    """Memory is bounded by bytes too: a part ends with the row that takes it over 64 MiB."""
+    long = "x" * (33 * 1024 * 1024)
+    (folder / "in.csv").write_text("url,caption,note\n" + f"red.png,red,{long}\n" * 3)
+    table = open_table(str(folder / "in.csv"))
+    assert [len(rows) for rows in table.read(0, 100)] == [2, 1]
+
+
+def test_parts_of_long_rows_are_shorter_in_parquet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that the file holds once is in memory as often as it occurs, and counts so."""
+    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 1 << 20)
+    rows = {"url": ["red.png"] * 300, "caption": ["red"] * 300, "note": ["x" * 10_000] * 300}
+    pq.write_table(pa.table(rows), folder / "in.parquet", row_group_size=110)
+    frame = pd.DataFrame(rows).astype({"note": "category"})
+    frame.to_parquet(folder / "categories.parquet", row_group_size=110)
+    for name in ("in.parquet", "categories.parquet"):
+        table = open_table(str(folder / name))
+        lengths = [len(part) for part in table.read(0, 1000)]
+        assert lengths == [105, 105, 90]  # of 10,0xx bytes each
+        assert [len(part) for part in table.read(105, 1000)] == lengths[1:]
+        assert [len(part) for part in table.read(0, 40)] == [40] * 7 + [20]
+
+
+def test_parquet_without_what_would_hide_the_new_columns(folder: Path) -> None:
+    table = pa.table({"url": ["red.png"], "caption": ["red"]})
+    with pq.ParquetWriter(folder / "in.parquet", table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"org.apache.spark.sql.parquet.row.metadata": "old", "kept": "yes"})
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert set(pq.read_metadata(folder / "out.parquet").metadata) == {b"kept", b"ARROW:schema"}
+
+
+def test_dictionaries_inside_other_types_can_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.output._GROUP_ROWS", 1)
+    deep = pa.StructArray.from_arrays([pa.array(list("abcd")).dictionary_encode()], ["k"])
+    pq.write_table(
+        pa.table({"url": ["red.png"] * 4, "caption": ["red"] * 4, "deep": deep}),
+        folder / "in.parquet",
+        row_group_size=2,
+    )
+    score(folder / "in.parquet", folder / "out.parquet")
+    assert pq.read_table(folder / "out.parquet")["deep"].to_pylist() == [{"k": letter} for letter in "abcd"]
+
+
+@pytest.mark.parametrize("start", range(12))
+def test_reading_begins_anywhere(folder: Path, start: int) -> None:
+    """Parts that begin at the same row are the same ones, whatever was read before."""
+    rows = [{"url": f"{i}", "caption": "x", "kind": "ab"[i % 2]} for i in range(11)]
+    frame = pd.DataFrame(rows)
+    frame.to_csv(folder / "in.csv", index=False)
+    frame.to_json(folder / "in.jsonl", orient="records", lines=True)
+    frame.astype({"kind": "category"}).to_parquet(folder / "in.parquet", row_group_size=4)
+    for name in ("in.csv", "in.jsonl", "in.parquet"):
+        parts = list(open_table(str(folder / name)).read(start, 3))
+        assert [value for part in parts for value in part.column("url")] == [row["url"] for row in rows[start:]]
+        assert {len(part) for part in parts[:-1]} <= {3}
+        if start < 8 and name == "in.parquet":
+            assert parts[0].arrow().column(2).dictionary.to_pylist() == ["ab"[start % 2], "ab"[1 - start % 2]]
+
+
+def test_two_colons_alone_make_no_url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("one::two.csv").write_text("url,caption\nred.png,red\n")
+    assert score("one::two.csv", "three::four.csv").scored == 1
+    assert Path("three::four.csv").exists()
+
+
+def test_columns_are_there_once() -> None:
+    check_columns(["url", "caption", "x", "x"], ["url", "caption"], "in.csv")
+    for columns, message in (
+        ([], "^in.csv is empty: it has no rows, and so no columns$"),
+        (["url"], "^column 'caption' is missing in in.csv; it has the columns: url$"),
+        (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
+        (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_columns(columns, ["url", "caption"], "in.csv")
+
+
+def test_columns_to_add_are_not_there() -> None:
+    check_no_columns(["url", "Error"], ["similarity", "error"], "the dataset", "rename it")
+    for columns, ignore_case, message in (
+        (["url", "error"], False, "^the dataset already has a column 'error'; rename it$"),
+        (["url", "Error"], True, "^the dataset already has a column 'Error'; rename it$"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_no_columns(columns, ["similarity", "error"], "the dataset", "rename it", ignore_case=ignore_case)
+
+
+def test_json_has_no_nan() -> None:
+    value = {1: math.nan, "a": [math.inf, (1.5, -math.inf)], "b": {"c": math.nan}, "d": True}
+    assert without_nan(value) == {"1": None, "a": [None, [1.5, None]], "b": {"c": None}, "d": True}

@@ -1,0 +1,390 @@
+"""Ray: the same scores as `score_pairs`, whatever the blocks are and whoever dies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.images import make_png
+from tests.support.pages import blocks
+from tests.support.paths import ROOT
+from tests.support.server import Server, response
+from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
+from text_image_similarity.errors import ConfigError, TableError
+from text_image_similarity.pipeline import portable
+from text_image_similarity.ray_data import RayEngine, engine, score_dataset
+from text_image_similarity.records import ScoreResult
+
+pytestmark = [
+    # Ray's own, when its DataContext is made and when its workers' pipes are closed
+    pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning:ray.data.context"),
+    pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning:ray.data"),
+]
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+MINI = Config(model="mini", base_dir=ROOT)
+LOCAL = Limits(allow_private_addresses=True, per_host=64)
+RED = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+FAULTS = [
+    (None, "no reference"),
+    (RED, None),
+    (RED, " "),
+    ("no-such.png", "a dog"),
+    ("gopher://x/y", "a"),
+    (RED, "red"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[object]:
+    """Run Ray with two CPUs, on loopback alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv(LOOPBACK, "0")
+        import ray
+        import ray.data
+
+        earlier = signal.getsignal(signal.SIGTERM)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield ray
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def rows() -> list[tuple[str | None, str | None]]:
+    """Return 200 rows, one in seven of which cannot be scored."""
+    with (ROOT / "challenge_set.csv").open(newline="", encoding="utf-8") as file:
+        good: list[tuple[str | None, str | None]] = [(row["url"], row["caption"]) for row in csv.DictReader(file)]
+    return [FAULTS[i // 7 % len(FAULTS)] if i % 7 == 0 else good[i % len(good)] for i in range(200)]
+
+
+def table(pairs: list[tuple[str | None, str | None]]) -> pa.Table:
+    return pa.table(
+        {
+            "id": pa.array(range(len(pairs)), pa.int16()),
+            "url": pa.array([url for url, _ in pairs], pa.string()),
+            "caption": pa.array([text for _, text in pairs], pa.string()),
+            "day": pa.array([17] * len(pairs), pa.date32()),
+            "tags": pa.array([["a", None]] * len(pairs), pa.large_list(pa.string())),
+            "raw": pa.array([b"\0x"] * len(pairs), pa.large_binary()),
+        }
+    )
+
+
+def cut(whole: pa.Table, blocks: int) -> list[pa.Table]:
+    edges = [whole.num_rows * i // blocks for i in range(blocks + 1)]
+    return [whole.slice(start, end - start) for start, end in pairwise(edges)]
+
+
+def whole(scored) -> pa.Table:
+    """Return a dataset's rows in the order of their ids."""
+    import ray
+
+    return pa.concat_tables(ray.get(scored.to_arrow_refs())).sort_by("id")
+
+
+def scores(found: pa.Table) -> list[tuple[float | None, str | None]]:
+    return list(zip(found["similarity"].to_pylist(), found["error"].to_pylist(), strict=True))
+
+
+def expected(
+    pairs: list[tuple[str | None, str | None]], config: Config = MINI
+) -> list[tuple[float | None, str | None]]:
+    results = score_pairs([Record(*pair) for pair in pairs], config)
+    return [(None if result.error is not None else result.similarity, result.error) for result in results]
+
+
+def actors(name: str) -> list[psutil.Process]:
+    """Return the processes of this test's actors of a class; others on the machine have a Ray of their own."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "".join(process.cmdline()[:1]).startswith(f"ray::{name}"):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(("blocks", "chunk"), [(1, 1000), (1, 64), (9, 30)])
+def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: int) -> None:
+    given = table(rows())
+    ds = ray.data.from_arrow(cut(given, blocks))
+    scored = score_dataset(ds, Config(model="mini", base_dir=ROOT, chunk_size=chunk)).materialize()
+    found = whole(scored)
+    assert found.drop_columns(["similarity", "error"]) == given
+    assert found.schema.field("similarity").type == pa.float64()
+    assert found.schema.field("error").type == pa.string()
+    assert scores(found) == expected(rows())
+    assert sum(error is not None for _, error in scores(found)) > 20
+    assert (scored.num_blocks() > 1) == (chunk < 200)
+    for block in ray.get(scored.to_arrow_refs()):
+        assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
+
+
+def test_parquet_in_parquet_out(ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").symlink_to(ROOT)
+    monkeypatch.chdir(tmp_path)  # where relative paths start from; workers have another folder
+    given = table(rows()[:80]).rename_columns({"url": "picture", "caption": "words"})
+    (tmp_path / "in").mkdir()
+    for number, part in enumerate(cut(given, 3)):
+        pq.write_table(part, tmp_path / "in" / f"{number}.parquet")
+    ds = ray.data.read_parquet(str(tmp_path / "in"))
+    config = Config(model="mini", base_dir="here")
+    scored = score_dataset(ds, config, col_url="picture", col_text="words", concurrency=1)
+    scored.write_parquet(str(tmp_path / "out"), min_rows_per_file=1000)
+    found = pq.read_table(tmp_path / "out").sort_by("id")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert scores(found) == expected(rows()[:80], portable(config))
+    assert found.select(["id", "picture", "words", "day"]) == given.select(["id", "picture", "words", "day"])
+
+
+def test_rows_come_out_while_others_are_still_to_be_read(ray, server: Server) -> None:
+    server.routes["/red.png"] = response(make_png())
+    url = server.url("/red.png")
+    ds = ray.data.range(100_000).map_batches(
+        lambda batch: {"url": [f"{url}?{i}" for i in batch["id"]], "caption": ["red"] * len(batch["id"])}
+    )
+    batches = iter(score_dataset(ds, Config(model="mini", chunk_size=200, limits=LOCAL)).iter_batches(batch_size=None))
+    first = next(batches)
+    assert len(first["url"]) == 200
+    assert len(set(first["similarity"])) == 1
+    batches.close()
+    assert server.hits.total() < 50_000
+
+
+def test_a_killed_actor_costs_no_row_and_doubles_none(ray, server: Server) -> None:
+    pictures = {f"/{name}.png": make_png(name) for name in ("red", "green", "blue")}
+    server.routes |= {path: response(content) for path, content in pictures.items()}
+    server.routes["/gate.png"] = server.hang
+    pairs = [(server.url(f"/{('red', 'green', 'blue')[i % 3]}.png?{i}"), f"number {i}") for i in range(90)]
+    pairs[50] = (server.url("/gate.png"), "the one that waits")
+    killed: list[int] = []
+
+    def kill() -> None:
+        server.wait_for("/gate.png", 1, 60)
+        for process in actors("MapWorker"):
+            process.kill()
+            killed.append(process.pid)
+        server.routes["/gate.png"] = response(make_png("white"))
+
+    killer = Thread(target=kill)
+    killer.start()
+    config = Config(model="mini", chunk_size=30, timeout_s=60, limits=Limits(**{**limits(), "total_s": 60.0}))
+    found = whole(score_dataset(ray.data.from_arrow(table(pairs)), config, concurrency=1))
+    killer.join()
+    assert len(killed) == 1
+    assert found["id"].to_pylist() == list(range(90))
+    assert scores(found) == expected(pairs, config)
+    assert all(error is None for _, error in scores(found))
+    assert server.hits.total() > 2 * 90 + 1  # with those of `expected`: some rows were scored twice
+
+
+def limits() -> dict[str, object]:
+    return {name: getattr(LOCAL, name) for name in ("allow_private_addresses", "per_host")}
+
+
+def test_a_model_that_is_not_there_ends_the_run(ray) -> None:
+    from ray.exceptions import RayError
+
+    scored = score_dataset(ray.data.from_arrow(table(rows())), Config(model="./no-such-model"))
+    with pytest.raises(RayError, match=r"ModelUnavailableError: model folder \./no-such-model does not exist"):
+        scored.materialize()
+
+
+def test_wrong_columns_are_refused(ray) -> None:
+    given = table(rows())
+    with pytest.raises(UsageError, match="column 'picture' is missing in the dataset; it has the columns: id, url"):
+        score_dataset(ray.data.from_arrow(given), MINI, col_url="picture")
+    taken = given.append_column("error", given["url"])
+    with pytest.raises(UsageError, match="the dataset already has a column 'error'"):
+        score_dataset(ray.data.from_arrow(taken), MINI)
+
+
+def test_a_dataset_without_rows_stays_without(ray) -> None:
+    assert score_dataset(ray.data.from_arrow(table([])), MINI).take_all() == []
+
+
+@pytest.mark.parametrize("concurrency", [0, (2, 1), (1, 2, 3), "2", 1.5, True])
+def test_a_wrong_concurrency_is_refused(ray, concurrency: object) -> None:
+    with pytest.raises(ConfigError, match="neither a number of actors"):
+        score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency)
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "options", "warnings"),
+    [(2, {}, 0), ((1, 2), {}, 0), ((1, 2), {"num_cpus": 2}, 1), (2, {"num_cpus": 1}, 1), (2, {"num_cpus": None}, 1)],
+)
+def test_actors_that_leave_no_cpu_are_told(
+    ray,
+    caplog: pytest.LogCaptureFixture,
+    concurrency: int | tuple[int, int],
+    options: dict[str, float | None],
+    warnings: int,
+) -> None:
+    score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency, **options)
+    assert sum("leave at least one" in message for message in caplog.messages) == warnings
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.system.find_spec", lambda name: None)
+    for call in (lambda: score_dataset(None, MINI), lambda: RayEngine({})):
+        with pytest.raises(ConfigError, match=r"pip install 'text-image-similarity\[ray\]'"):
+            call()
+
+
+def test_the_engine_scores_parts_in_order_from_several_threads(ray) -> None:
+    records = [Record(*pair) for pair in rows()]
+    parts = [records[start : start + 40] for start in range(0, 200, 40)]
+    with RayEngine({}) as cluster:
+        info = cluster.start(Config(model="mini", base_dir=ROOT))
+        encoder = load_encoder(MINI)
+        assert info == encoder.info
+        with ThreadPoolExecutor(4) as threads:
+            found = [result for part in threads.map(cluster.score, parts) for result in part]
+        assert len(actors("_Worker")) == 2
+    assert [repr(result) for result in found] == [repr(result) for result in score_pairs(records, MINI)]
+    assert all(isinstance(result, ScoreResult) for result in found)
+    assert ray.is_initialized()  # it was there before
+
+
+def test_the_engine_gets_over_a_killed_worker(ray, server: Server) -> None:
+    server.routes |= {"/gate.png": server.hang, "/red.png": response(make_png())}
+    records = [Record(server.url("/red.png"), "red"), Record(server.url("/gate.png"), "red")]
+    with RayEngine({"concurrency": "1"}) as cluster, ThreadPoolExecutor(1) as thread:
+        cluster.start(Config(model="mini", limits=LOCAL))
+        part = thread.submit(cluster.score, records)
+        server.wait_for("/gate.png", 1)
+        server.routes["/gate.png"] = response(make_png())
+        (worker,) = actors("_Worker")
+        worker.kill()
+        first, second = part.result()
+    assert first == second
+    assert first.error is None
+
+
+def test_a_part_that_always_kills_its_worker_ends_the_run(ray, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_RETRIES", 1)
+    server.routes["/deadly.png"] = lambda *_: [process.kill() for process in actors("_Worker")]
+    with RayEngine({"concurrency": "1"}) as cluster:
+        cluster.start(Config(model="mini", limits=LOCAL))
+        with pytest.raises(TableError, match="a part of the table was not scored: Ray gave up") as caught:
+            cluster.score([Record(server.url("/deadly.png"), "red")])
+    assert caught.value.__cause__ is not None
+    assert server.hits["/deadly.png"] == 2
+
+
+def test_the_engine_stops_while_parts_are_in_work(ray, server: Server) -> None:
+    server.routes["/gate.png"] = server.hang
+    with ThreadPoolExecutor(1) as thread:
+        with RayEngine({"concurrency": "1"}) as cluster:
+            cluster.start(Config(model="mini", limits=LOCAL))
+            part = thread.submit(cluster.score, [Record(server.url("/gate.png"), "red")])
+            server.wait_for("/gate.png", 1)
+        assert part.done()
+        with pytest.raises(TableError):
+            part.result()
+
+
+def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
+    told = pytest.raises(ModelUnavailableError, match=r"^model folder \./no-such-model does not exist$")
+    with RayEngine({"concurrency": "1"}) as cluster, told:
+        cluster.start(Config(model="./no-such-model"))
+
+
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        ({"adress": "auto"}, "'adress' is not a Ray setting; use one of concurrency, actor.num_cpus, .* address"),
+        ({"concurrency": "none"}, "concurrency='none' must be a whole number of at least 1"),
+        ({"concurrency": "2.5"}, "concurrency=2.5 must be a whole number of at least 1"),
+        ({"actor.num_gpus": "-1"}, "actor.num_gpus=-1 must be"),
+        ({"actor.num_cpus": "NaN"}, "actor.num_cpus=nan must be a number of at least 0"),
+        ({"actor.num_gpus": "1"}, "Ray has 2 CPUs and 0 GPUs, which is no room for a worker with 1 CPUs and 1 GPUs"),
+        ({"actor.num_gpus": "1", "concurrency": "1"}, "Ray has 2 CPUs and 0 GPUs, which is no room"),
+    ],
+)
+def test_wrong_settings_of_the_engine_are_told(ray, conf: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message), RayEngine(conf) as cluster:
+        cluster.start(MINI)
+
+
+def test_an_engine_takes_another_model_and_another_table(ray) -> None:
+    pairs = [Record(RED, "red"), Record(RED, "a red wall")]
+    with RayEngine({"concurrency": "2"}) as cluster:  # all CPUs of this Ray
+        with pytest.raises(ModelUnavailableError):
+            cluster.start(Config(model="./no-such-model"))
+        for _ in range(2):
+            cluster.start(MINI)
+            assert cluster.score(pairs) == list(score_pairs(pairs, MINI))
+
+
+def test_workers_without_a_cpu_are_as_many_as_cpus(ray) -> None:
+    with RayEngine({"actor.num_cpus": "0"}) as cluster:
+        cluster.start(MINI)
+        assert cluster.at_once == 4
+
+
+def test_columns_that_are_known_late_are_refused_late(ray) -> None:
+    """The last one with this Ray, which keeps an actor's CPU for 20 seconds after an error."""
+    from ray.exceptions import RayTaskError
+
+    ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
+    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
+        score_dataset(ds, MINI).materialize()
+
+
+def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
+    program = """
+import json, os, signal, psutil
+from text_image_similarity import Config, Record
+from text_image_similarity.pipeline import portable
+from text_image_similarity.ray_data import RayEngine
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
+with RayEngine({"num_cpus": "1"}) as cluster:
+    import ray
+    cluster.start(Config(model="mini"))
+    result = cluster.score([Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "red")])
+    family = psutil.Process().children(recursive=True)
+    listening = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"}
+    os.kill(os.getpid(), signal.SIGTERM)
+gone, left = psutil.wait_procs(family, 10)
+print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_initialized(), len(left)]))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, listening, at_once, told, there, left = json.loads(done.stdout.splitlines()[-1])
+    assert (count, at_once, told, there, left) == (1, 2, ["SIGTERM"], False, 0)
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
+    (program,), (promised,) = (blocks("distributed.md", "## Ray Data", kind) for kind in ("python", "text"))
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == promised

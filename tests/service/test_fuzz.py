@@ -1,0 +1,189 @@
+"""The service against its own OpenAPI document: what schemathesis makes of it is answered as the document says.
+
+SCHEMATHESIS_CASES=5000 asks for more requests than `make test` has time for.
+"""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import httpx
+import pytest
+import schemathesis
+from schemathesis.engine import events, from_schema
+
+from tests.support.images import make_png
+from tests.support.services import mini_settings, serving
+from text_image_similarity.service import create_app
+from text_image_similarity.service.inference.local import LocalModelPool
+from text_image_similarity.service.telemetry.metrics import Metrics
+
+CASES = int(os.environ.get("SCHEMATHESIS_CASES", "400"))
+WORK = 5  # operations with a body; each of the others has one request that can be made of its description
+PICTURES = ["data:image/png;base64," + b64encode(make_png(colour)).decode() for colour in ("red", "blue")]
+
+
+@dataclass
+class Found:
+    """What a run found.
+
+    Args:
+        statuses: How many requests to an operation were answered with a status.
+        failures: What was not as documented, each with the request that shows it.
+    """
+
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def isolated(**changes: Any) -> Iterator[tuple[httpx.Client, Counter[str]]]:
+    """Serve `mini` to a client; what it would fetch is made up here, and counted by host."""
+    asked: Counter[str] = Counter()
+
+    def fetched(request: httpx.Request) -> httpx.Response:
+        asked[request.url.host] += 1
+        return httpx.Response(200, content=make_png("red")) if len(str(request.url)) % 2 else httpx.Response(404)
+
+    settings, metrics = mini_settings(**changes), Metrics()
+    pool = LocalModelPool(settings, metrics, transport=httpx.MockTransport(fetched))
+    with serving(create_app(settings, pool=pool, metrics=metrics)) as client:
+        yield client, asked
+
+
+def run(client: httpx.Client, examples: int, **config: Any) -> Found:
+    """Send what the document gives rise to, and that many requests made at random to each operation."""
+    negative, positive = {"expected-statuses": ["4xx"]}, {"expected-statuses": ["2xx", "404"]}  # there is no such model
+    settings = {
+        "seed": 7,
+        "continue-on-failure": True,
+        "generation": {"max-examples": examples, "database": "none"},
+        "phases": {"stateful": {"enabled": False}},
+        "checks": {"negative_data_rejection": negative, "positive_data_acceptance": positive},
+        "operations": [
+            {  # any text may be a picture as far as a schema can tell, and what is none cannot be embedded
+                "include-path": "/v1/embeddings",
+                "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "422"]}},
+            },
+            {  # a value of a wrong type is text like any other when a form holds it; see below
+                "include-path": "/v1/similarity/upload",
+                "checks": {"negative_data_rejection": {"enabled": False}},
+            },
+        ],
+        **config,
+    }
+    url = f"{client.base_url}/openapi.json"
+    schema = schemathesis.openapi.from_url(url, config=schemathesis.Config.from_dict(settings))
+    schema.validate()
+    schema.hook(map_body)
+    found = Found()
+    for event in from_schema(schema).execute():
+        assert not isinstance(event, (events.NonFatalError, events.FatalError)), event
+        if isinstance(event, events.ScenarioFinished):
+            note(found, event)
+    return found
+
+
+def map_body(context: Any, body: Any) -> Any:
+    """Let a share of the texts that stand for pictures be pictures, so that more than refusals is seen."""
+    pairs = (
+        [pair for value in body.values() if isinstance(value, list) for pair in value] if isinstance(body, dict) else []
+    )
+    for pair in [body, *pairs]:
+        for name in ("image_url", "image_base64", "image_input"):
+            if isinstance(pair, dict) and isinstance(text := pair.get(name), str):
+                picture = PICTURES[len(text) % 2]
+                url = f"http://pictures.test/{len(text)}.png"
+                pair[name] = [text, picture, picture if name == "image_base64" else url][
+                    crc32(text.encode("utf-8", "replace")) % 3
+                ]
+    return body
+
+
+def note(found: Found, event: events.ScenarioFinished) -> None:
+    for interaction in event.recorder.interactions.values():
+        assert interaction.response is not None, "no answer came"
+        found.statuses[event.label or "", interaction.response.status_code] += 1
+    for checks in event.recorder.checks.values():
+        for check in checks:
+            if (info := check.failure_info) is not None:
+                found.failures.append(
+                    f"{event.label}: {info.failure.title}: {info.failure.message}\n{info.code_sample}"
+                )
+
+
+def test_every_answer_is_as_the_document_says() -> None:
+    with isolated() as (client, asked):
+        found = run(client, examples=max(1, (CASES - 250) // WORK))
+        assert client.get("/readyz").status_code == 200
+    assert not found.failures, "\n\n".join(found.failures[:10])
+    total = found.statuses.total()
+    by_status = sorted(Counter(status for _, status in found.statuses.elements()).items())
+    print(f"{total} requests, by status: {by_status}")  # noqa: T201 - the figures of a long run
+    assert total >= CASES
+    assert not [key for key in found.statuses if key[1] >= 500]
+    for operation in {operation for operation, _ in found.statuses}:
+        assert found.statuses[operation, 200], operation
+        assert found.statuses[operation, 405], operation
+    assert asked["pictures.test"], "no request had a picture to fetch"
+
+
+def test_keys_are_as_the_document_says() -> None:
+    with isolated(api_keys=frozenset({"a-key"})) as (client, _):
+        config = {"auth": {"openapi": {"bearer": {"bearer": "a-key"}}}, "phases": {"coverage": {"enabled": False}}}
+        found = run(client, 3, **config)
+        document = client.get("/openapi.json").json()
+        keyed = {
+            path for path, methods in document["paths"].items() for found in methods.values() if "security" in found
+        }
+        for path, methods in document["paths"].items():
+            for method in methods:
+                assert (client.request(method, path).status_code == 401) == (path in keyed), path
+    assert not found.failures, "\n\n".join(found.failures[:10])
+    assert {status for _, status in found.statuses} >= {200, 401}
+
+
+def test_the_document_tells_of_this_services_limits() -> None:
+    schemas = create_app(mini_settings(max_pairs=3)).openapi()["components"]["schemas"]
+    assert schemas["SimilarityRequest"]["properties"]["pairs"]["maxItems"] == 3
+    assert schemas["EmbeddingsRequest"]["properties"]["input"]["anyOf"][1]["maxItems"] == 3
+
+
+@pytest.mark.parametrize("path", ["/v1/similarity", "/v1/embeddings"])
+def test_as_many_items_are_taken_as_the_document_says(path: str) -> None:
+    with isolated(max_pairs=3) as (client, _):
+        pair = {"image_url": PICTURES[0], "caption": "a"}
+        for count, status in ((0, 422), (1, 200), (3, 200), (4, 422)):
+            body = {"input": ["a"] * count} if path.endswith("embeddings") else {"pairs": [pair] * count}
+            assert client.post(path, json=body).status_code == status
+
+
+def test_wrong_forms_are_refused() -> None:
+    image, caption = ("image", ("a.png", make_png("red"))), ("caption", (None, "a red square"))
+    forms: list[tuple[int, list[tuple[str, Any]]]] = [
+        (200, [image, caption]),
+        (200, [image, caption, ("score", (None, "unit")), ("model", (None, "mini")), ("other", (None, "x"))]),
+        (
+            200,
+            [image, caption, ("score", (None, "")), ("model", (None, ""))],
+        ),  # as a page's form sends what is not given
+        (422, [image]),
+        (422, [caption, ("other", ("a.png", b"x"))]),
+        (422, [image, ("caption", (None, ""))]),
+        (422, [image, ("caption", ("a.txt", b"a red square"))]),
+        (422, [("image", (None, "text")), caption]),
+        (422, [image, image, caption]),
+        (422, [image, caption, ("score", (None, "dot"))]),
+        (404, [image, caption, ("model", (None, "other"))]),
+    ]
+    with isolated() as (client, _):
+        for status, fields in forms:
+            answer = client.post("/v1/similarity/upload", files=fields)
+            assert answer.status_code == status, (fields, answer.text)

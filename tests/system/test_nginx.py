@@ -1,0 +1,217 @@
+"""nginx with the configuration of deploy/, before two real services."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import crossplane
+import httpx
+import pytest
+import uvicorn
+import yaml
+
+from tests.support.paths import ROOT
+from tests.support.processes import Running, free_port, running, tool
+from tests.support.services import Process, process
+from text_image_similarity import Config
+from text_image_similarity.service import Settings, serve
+from text_image_similarity.service.inference.local import LocalModelPool
+
+SERVICE = ROOT / "deploy" / "service"
+CONFIGURATION = (SERVICE / "nginx.conf").read_text(encoding="utf-8")
+COMPOSE = yaml.safe_load((SERVICE / "compose.yaml").read_text(encoding="utf-8"))
+MEBIBYTE = 1 << 20
+
+
+def directives(config: list[dict[str, object]]) -> Iterator[dict[str, object]]:
+    """Yield the directives of a configuration, those in blocks included."""
+    for directive in config:
+        yield directive
+        yield from directives(directive.get("block", []))
+
+
+@pytest.fixture(scope="module")
+def parsed() -> dict[str, list[list[str]]]:
+    """nginx's directives: name -> the arguments of each."""
+    payload = crossplane.parse(str(SERVICE / "nginx.conf"))
+    assert payload["status"] == "ok", payload["errors"]
+    found: dict[str, list[list[str]]] = {}
+    for directive in directives(payload["config"][0]["parsed"]):
+        found.setdefault(directive["directive"], []).append(directive["args"])
+    return found
+
+
+def test_its_limits_are_those_of_the_service(
+    parsed: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (command,) = {tuple(COMPOSE["services"][name]["command"]) for name in ("scorer-1", "scorer-2")}
+    limits = dict(zip(command[::2], command[1::2], strict=True))
+    assert parsed["client_max_body_size"] == [[f"{limits['--max-body-mb']}m"]]
+    (reading,) = parsed["proxy_read_timeout"][0]
+    assert float(reading.removesuffix("s")) > float(limits["--request-timeout"])
+    assert [server[0] for server in parsed["server"] if server] == ["scorer-1:8000", "scorer-2:8000"]
+    (listen,) = parsed["listen"][0]
+    assert COMPOSE["services"]["nginx"]["ports"] == [f"{listen}:{listen}"]
+    assert "non_idempotent" in parsed["proxy_next_upstream"][0]
+    assert "http_429" not in parsed["proxy_next_upstream"][0]
+    kept: list[int] = []
+    monkeypatch.setattr(LocalModelPool, "load", lambda pool: None)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: kept.append(server.config.timeout_keep_alive))
+    serve(Settings(models={"mini": Config(model="mini")}), port=0)
+    (shut,) = parsed["keepalive_timeout"][0]
+    assert float(shut.removesuffix("s")) < kept[0]
+
+
+@pytest.fixture(scope="module")
+def replicas() -> Iterator[list[Process]]:
+    with scorer() as first, scorer() as second:
+        yield [first, second]
+
+
+def scorer(port: int = 0) -> AbstractContextManager[Process]:
+    """Run a service with mini, without the delay at its end: nginx must cope alone."""
+    options = ("--model", "mini", "--backend", "torch", "--drain-delay", "0", "--log-format", "json")
+    return process(*options, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
+
+
+def port_of(replica: Process) -> int:
+    return int(replica.url.rpartition(":")[2])
+
+
+def running_nginx(folder: Path, replicas: list[Process], **changes: str) -> AbstractContextManager[Running]:
+    """Run nginx with its configuration, the names, paths and ports of which are those of here."""
+    port = free_port()
+    text = CONFIGURATION
+    for old, new in {
+        " /tmp/": f" {folder}/",
+        "/dev/stdout": str(folder / "access.log"),
+        "/dev/stderr": str(folder / "error.log"),
+        "listen 8080;": f"listen 127.0.0.1:{port};",
+        "server scorer-1:8000": f"server 127.0.0.1:{port_of(replicas[0])}",
+        "server scorer-2:8000": f"server 127.0.0.1:{port_of(replicas[1])}",
+        "worker_processes auto;": "worker_processes 1;",
+        **changes,
+    }.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+    as_root = "user root; " if os.geteuid() == 0 else ""  # else its workers could not write to this folder
+    command = [tool("nginx"), "-p", str(folder), "-c", "nginx.conf", "-e", "error.log", "-g", f"{as_root}daemon off;"]
+    return running(command, port, folder / "nginx.log", probe="/livez")
+
+
+@pytest.fixture(scope="module")
+def nginx(replicas: list[Process], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """nginx, with no limit on what one address may ask for."""
+    with running_nginx(tmp_path_factory.mktemp("nginx"), replicas, **{"rate=20r/s": "rate=100000r/s"}) as found:
+        yield found
+
+
+def one_pair(number: int) -> dict[str, object]:
+    """Return a request that takes no time."""
+    return {"pairs": [{"image_url": "data:,hello", "caption": "a cat", "id": number}]}
+
+
+def logged(request_id: str, lines: Iterable[str]) -> list[dict[str, object]]:
+    """Return the lines about a request, which are written when it is over."""
+    whole = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [found for found in whole if found.get("request_id") == request_id]
+
+
+def access_log(nginx: Running) -> list[str]:
+    return (nginx.log.parent / "access.log").read_text(encoding="utf-8").splitlines(keepends=True)
+
+
+def test_ids_and_traces_are_passed_on(nginx: Running, replicas: list[Process]) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"X-Request-Id": "from-the-client", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    answer = httpx.post(nginx.url("/v1/similarity"), json=one_pair(7), headers=headers)
+    assert answer.json()["results"][0]["id"] == 7
+    assert answer.headers["X-Request-Id"] == "from-the-client"
+    (line,) = nginx.wait_for(
+        lambda: logged("from-the-client", [line for replica in replicas for line in list(replica.lines)])
+    )
+    assert (line["trace_id"], line["route"], line["status"]) == (trace, "/v1/similarity", 200)
+    made = httpx.post(nginx.url("/v1/similarity"), json=one_pair(8), headers={"X-Request-Id": 'a "quoted" one'})
+    assert re.fullmatch(r"[0-9a-f]{32}", made.headers["X-Request-Id"])
+    assert nginx.wait_for(lambda: logged(made.headers["X-Request-Id"], access_log(nginx)))
+    (told,) = nginx.wait_for(lambda: logged("from-the-client", access_log(nginx)))
+    assert (told["status"], told["path"]) == ("200", "/v1/similarity")
+
+
+def test_large_bodies_are_refused_before_a_replica_sees_them(nginx: Running) -> None:
+    url, json_type = nginx.url("/v1/similarity"), {"content-type": "application/json"}
+    answer = httpx.post(url, content=b" " * 33 * MEBIBYTE, headers=json_type, timeout=30)
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+    assert (answer.json()["code"], answer.json()["status"]) == ("too_many_bytes", 413)
+    assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
+    most = httpx.post(url, content=b" " * 32 * MEBIBYTE, headers=json_type, timeout=30)
+    assert (most.status_code, most.json()["code"]) == (400, "invalid_json")  # the service's own answer
+
+
+def test_one_replica_s_metrics_are_not_passed_on(nginx: Running) -> None:
+    assert [httpx.get(nginx.url(path)).status_code for path in ("/metrics", "/evaluator/metrics")] == [404, 404]
+    assert httpx.get(nginx.url("/readyz")).json() == {"status": "ok"}
+
+
+def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
+    with running_nginx(tmp_path, replicas, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
+        answers = [client.get(limited.url("/v1/models")) for _ in range(12)]
+    assert {answer.status_code for answer in answers} == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.json()["code"] == "rate_limited"
+
+
+def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Process]) -> None:
+    failures: list[object] = []
+    answered, over = threading.Semaphore(0), threading.Event()
+
+    def stream() -> None:
+        number = 0
+        with httpx.Client(timeout=30) as client:
+            while not over.is_set():
+                number += 1
+                try:
+                    answer = client.post(nginx.url("/v1/similarity"), json=one_pair(number))
+                    if answer.status_code != 200 or answer.json()["results"][0]["id"] != number:
+                        failures.append(answer.text)
+                except httpx.TransportError as exc:
+                    failures.append(exc)
+                answered.release()
+
+    threads = [threading.Thread(target=stream) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for(answered, 40)
+        codes = [replicas[0].end()]
+        wait_for(answered, answered._value + 40)
+        with scorer(port_of(replicas[0])) as fresh:
+            codes.append(replicas[1].end())  # at once, when nginx has hardly heard of the other's return
+            wait_for(answered, answered._value + 40)
+            over.set()
+            for thread in threads:
+                thread.join(60)
+            codes.append(fresh.end())
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+    assert failures == []
+    assert codes == [0, 0, 0]
+    answer = httpx.post(nginx.url("/v1/similarity"), json=one_pair(0))
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
+    assert answer.headers["Retry-After"]
+
+
+def wait_for(counted: threading.Semaphore, times: int) -> None:
+    for _ in range(times):
+        assert counted.acquire(timeout=30)

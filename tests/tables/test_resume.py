@@ -1,0 +1,598 @@
+"""A run that stops goes on: same bytes, nothing scored twice, nobody else's parts."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.images import make_png
+from text_image_similarity import Config, Limits, LocalEngine, TableError, UsageError, score_csv
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
+from text_image_similarity.formats.delimited import DelimitedTable
+from text_image_similarity.tables import TableOptions
+
+CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
+ENCODER = ColourEncoder()
+ROWS = 95
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    colours = ["red", "blue", "lime", "navy", "tan", "teal", "gold"]
+    for colour in colours:
+        (tmp_path / f"{colour}.png").write_bytes(make_png(colour))
+    lines = [f"{i:03},{'none' if i % 9 == 0 else colours[i % 7]}.png,{colours[i % 5]}" for i in range(ROWS)]
+    (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n")
+    return tmp_path
+
+
+def score(folder: Path, name: str = "out.csv", config: Config = CONFIG, **given: object) -> object:
+    return score_csv(
+        folder / "in.csv",
+        folder / name,
+        config,
+        engine=LocalEngine(encoder=given.pop("encoder", ENCODER), transport=given.pop("transport", None)),
+        **given,
+    )
+
+
+def stop_after(rows: int) -> Callable[[int, int, int], None]:
+    def progress(done: int, failed: int, total: int) -> None:
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def manifest(folder: Path, name: str = "out.csv") -> list[dict[str, object]]:
+    lines = (folder / f"{name}.parts" / "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+class Counting(ColourEncoder):
+    """Says how many pictures it encoded."""
+
+    seen = 0
+
+    def encode_pixels(self, pixels):
+        type(self).seen += len(pixels)
+        return super().encode_pixels(pixels)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv.gz", "out.jsonl.zst", "out.parquet"])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(folder: Path, name: str) -> None:
+    score(folder, f"whole-{name}")
+    for rows in (1, 15, 38, 94, 95):
+        with pytest.raises(KeyboardInterrupt):
+            score(folder, name, progress=stop_after(rows))
+        assert not (folder / name).exists()
+    assert len(manifest(folder, name)) == 1 + 9
+    seen: list[tuple[int, int, int]] = []
+    summary = score(folder, name, progress=lambda *row: seen.append(row))
+    assert seen[0] == (90, 10, ROWS)
+    assert (folder / name).read_bytes() == (folder / f"whole-{name}").read_bytes()
+    assert (summary.rows, summary.scored, summary.failures) == (ROWS, 84, {"file_not_found": 11})
+    assert not (folder / f"{name}.parts").exists()
+
+
+def test_finished_parts_are_not_scored_again(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(65))
+    Counting.seen = 0
+    score(folder, encoder=Counting())
+    assert 0 < Counting.seen < 35
+
+
+def test_a_model_whose_numbers_depend_on_neighbours_gives_the_same_bytes(folder: Path) -> None:
+    class Drifting(ColourEncoder):
+        """Its embeddings depend on their place in the batch, as those of a GPU do in the last digits."""
+
+        def encode_pixels(self, pixels):
+            vectors = super().encode_pixels(pixels)
+            vectors[:, 0] += [1e-3 * i for i in range(len(pixels))]
+            return vectors
+
+    score(folder, "whole.csv", encoder=Drifting(batch_invariant=False))
+    for rows in (25, 55, 60):
+        with pytest.raises(KeyboardInterrupt):
+            score(folder, encoder=Drifting(batch_invariant=False), progress=stop_after(rows))
+    score(folder, encoder=Drifting(batch_invariant=False))
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+    assert len({line.split(",")[3] for line in (folder / "out.csv").read_text().splitlines()}) > 5
+
+
+def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path) -> None:
+    """The cache holds all of a part's embeddings or none, also if the run stops between its pictures and its captions."""
+
+    class Drifting(ColourEncoder):
+        calls = stop_at = 0
+
+        def encode_tokens(self, rows):
+            type(self).calls += 1
+            if self.calls == self.stop_at:
+                raise KeyboardInterrupt
+            vectors = super().encode_tokens(rows)
+            vectors[:, 0] += [1e-3 * i for i in range(len(rows))]
+            return vectors
+
+    lines = "".join(f"{i},red.png,red {i}\n" if i % 3 else f"{i},{i}.png,red {i}\n" for i in range(ROWS))
+    for i in range(0, ROWS, 3):
+        (folder / f"{i}.png").write_bytes(make_png(f"#{i:02x}{2 * i:02x}7f"))
+    (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=2)
+    score(folder, "whole.csv", config, encoder=Drifting(batch_invariant=False))
+    for path in folder.glob("cache.sqlite*"):
+        path.unlink()
+    for Drifting.stop_at in (2, 3, 2, 4, 5):
+        Drifting.calls = 0
+        with pytest.raises(KeyboardInterrupt):
+            score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
+    Drifting.stop_at = 0
+    score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"batch_size": 5}, "batch_size was 4 and is 5"),
+        ({"score": "unit"}, 'score was "cosine" and is "unit"'),
+        ({"chunk_size": 11}, "chunk_size was 10 and is 11"),
+        ({"limits": Limits(max_pixels=1000)}, "max_pixels was 50000000 and is 1000"),
+    ],
+)
+def test_other_settings_do_not_go_on(folder: Path, change: dict[str, object], said: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    before = manifest(folder)
+    with pytest.raises(UsageError, match=f"4 finished parts of a run that differs: {said}. .*--restart"):
+        score(folder, config=replace(CONFIG, **change))
+    assert manifest(folder) == before
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, config=replace(CONFIG, **change), options=TableOptions(start="restart"), progress=stop_after(1))
+    assert list(folder.glob("out.csv.parts/part-*")) == []
+    score(folder, config=replace(CONFIG, **change))
+    score(folder, "whole.csv", config=replace(CONFIG, **change))
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+def test_another_input_does_not_go_on(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    text = (folder / "in.csv").read_text()
+    (folder / "in.csv").write_text(text.replace("003,", "333,"))
+    with pytest.raises(UsageError, match=r'input_content was "[0-9a-f]{32}" and is "[0-9a-f]{32}"'):
+        score(folder)
+    (folder / "in.csv").write_text(text)
+    assert score(folder).rows == ROWS
+
+
+def test_another_model_does_not_go_on(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    with pytest.raises(UsageError, match='weights was "colour" and is "other"'):
+        score(folder, encoder=ColourEncoder(fingerprint="other"))
+
+
+def test_patience_may_change(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    patient = replace(CONFIG, timeout_s=20.0, retries=3, io_workers=2, limits=replace(CONFIG.limits, total_s=60.0))
+    assert score(folder, config=patient).rows == ROWS
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other", "torn line"])
+def test_a_damaged_part_is_scored_again(folder: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    score(folder, "whole.csv")
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(65))
+    part = folder / "out.csv.parts" / "part-000003.csv"
+    match damage:
+        case "cut":
+            part.write_bytes(part.read_bytes()[:-9])
+        case "gone":
+            part.unlink()
+        case "other":
+            part.write_bytes(part.with_name("part-000004.csv").read_bytes())
+        case _:
+            lines = (folder / "out.csv.parts" / "manifest.jsonl").read_text()
+            (folder / "out.csv.parts" / "manifest.jsonl").write_text(lines[: lines.index('"number": 3') + 20])
+    seen: list[int] = []
+    score(folder, progress=lambda done, *_: seen.append(done))
+    assert seen[0] == 30
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+    assert ("part 3 of" in caplog.text) == (damage != "torn line")
+
+
+def test_what_is_not_ours_stays_in_the_folder(folder: Path) -> None:
+    (folder / "out.csv.parts").mkdir()
+    (folder / "out.csv.parts" / "notes.txt").write_text("mine")
+    score(folder)
+    assert [path.name for path in (folder / "out.csv.parts").iterdir()] == ["notes.txt"]
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from text_image_similarity import Config, LocalEngine, score_csv
+from text_image_similarity.encoders.testing import ColourEncoder
+
+def hold(done, failed, total):
+    if done == 5:
+        print("holding", flush=True)
+        sys.stdin.readline()
+
+score_csv("in.csv", "out.csv", Config(batch_size=4, io_workers=4, retries=0, chunk_size=10), engine=LocalEngine(encoder=ColourEncoder()), progress=hold)
+"""
+
+
+def test_a_second_run_says_who_holds_the_output(folder: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout.readline() == "holding\n"
+        with pytest.raises(BusyError, match=rf"out\.csv is being written by process {first.pid} on .* since 20"):
+            score(folder)
+        with pytest.raises(BusyError):
+            score(folder, options=TableOptions(start="restart"))
+        first.communicate("go on\n")
+    assert first.returncode == 0
+    assert (folder / "out.csv").exists()
+    assert score(folder).rows == ROWS
+
+
+def test_stopping_keeps_whole_parts(folder: Path) -> None:
+    rows = []
+    with pytest.raises(StoppedError, match="stopped as asked with 20 of 95 rows kept; the same command resumes"):
+        score(folder, progress=lambda done, *_: rows.append(done), stop=lambda: rows[-1] > 13)
+    assert [line["rows"] for line in manifest(folder)[1:]] == [10, 10]
+    assert score(folder).rows == ROWS
+
+
+def test_a_lost_device_ends_the_run_with_its_parts_kept(folder: Path) -> None:
+    class Failing(ColourEncoder):
+        calls = 0
+
+        def encode_pixels(self, pixels):
+            type(self).calls += 1
+            if self.calls > 5:
+                raise DeviceLostError("the device cuda:0 has failed")
+            return super().encode_pixels(pixels)
+
+    score(folder, "whole.csv")
+    with pytest.raises(DeviceLostError):
+        score(folder, encoder=Failing(batch_invariant=False))
+    assert len(manifest(folder)) > 1
+    score(folder)
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space at the first write, flush or rename of a run, then at the second, and so on; each time it goes on."""
+    score(folder, "whole.csv")
+    left = 0
+
+    def failing(call: Callable[..., object]) -> Callable[..., object]:
+        def fail_when_it_is_time(*given: object, **named: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*given, **named)
+
+        return fail_when_it_is_time
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, failing(getattr(os, name)))
+    for name in ("write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, failing(getattr(Path, name)))
+    refused = at = 0
+    while left <= 0:
+        at += 1
+        left = at
+        done = 0
+        try:
+            score(folder)
+        except TableError as error:
+            refused += 1
+            assert "No space left on device" in str(error)  # noqa: PT017 - some writes may fail without harm
+            done = len(manifest(folder)) - 1 if (folder / "out.csv.parts").exists() else 0
+            assert done >= min((at - 6) // 5, 10), "a finished part was lost"  # five such calls a part, five before
+        finally:
+            reached, left = left, 0
+        seen: list[int] = []
+        score(folder, progress=lambda rows, *_: seen.append(rows))  # noqa: B023 - used up within the round
+        assert seen[0] == min(10 * done, ROWS)
+        assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+        assert [path.name for path in folder.iterdir() if path.is_dir() or path.name.startswith(".")] == []
+        (folder / "out.csv").unlink()
+        left = reached
+    assert refused > 30
+
+
+def test_a_part_is_on_disk_before_it_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    flush, rename = os.fsync, os.replace
+
+    def fsync(number: int) -> None:
+        done.append(f"flush {Path(f'/proc/self/fd/{number}').readlink().name}")
+        flush(number)
+
+    def replace_(source: object, place: object) -> None:
+        done.append(f"rename to {Path(str(place)).name}")
+        rename(source, place)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace_)
+    score(folder)
+    begin = done.index("flush part-000003.csv.partial")
+    assert done[begin + 1 : begin + 4] == ["rename to part-000003.csv", "flush out.csv.parts", "flush manifest.jsonl"]
+    assert done[-6:-3] == ["flush .out.csv.partial", "rename to out.csv", f"flush {folder.name}"]
+
+
+class Flaky:
+    """A transport that fails for the first so many requests."""
+
+    def __init__(self, failing: int) -> None:
+        import httpx
+
+        self.requests = 0
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            self.requests += 1
+            if self.requests <= failing:
+                return httpx.Response(503)
+            return httpx.Response(404 if "none" in str(request.url) else 200, content=make_png("red"))
+
+        self.transport = httpx.MockTransport(answer)
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.jsonl"])
+def test_failures_that_may_have_passed_are_retried(tmp_path: Path, name: str) -> None:
+    lines = [f"http://photos.test/{'none' if i % 4 == 0 else 'red'}{i}.png,red" for i in range(40)]
+    (tmp_path / "in.csv").write_text("url,caption\n" + "\n".join(lines) + "\n")
+    flaky = Flaky(25)
+    before = score(tmp_path, name, transport=flaky.transport)
+    assert before.failures == {"http_5xx": 25, "http_4xx": before.failures["http_4xx"]}
+    again = Flaky(0)
+    retry = TableOptions(start="retry_failed")
+    with pytest.raises(KeyboardInterrupt):
+        score(tmp_path, name, transport=again.transport, options=retry, progress=stop_after(15))
+    with pytest.raises(UsageError, match=r"retry_failed was .* and is null"):
+        score(tmp_path, name)
+    after = score(tmp_path, name, transport=again.transport, options=retry)
+    assert again.requests <= 25 + 15
+    assert (after.rows, after.failures) == (40, {"http_4xx": 10})
+    whole = Flaky(0)
+    score(tmp_path, f"whole-{name}", transport=whole.transport)
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
+
+
+def test_retrying_needs_the_same_run(folder: Path) -> None:
+    retry = TableOptions(start="retry_failed")
+    with pytest.raises(UsageError, match="there is no finished run"):
+        score(folder, options=retry)
+    score(folder)
+    with pytest.raises(UsageError, match="was written with other settings: score was"):
+        score(folder, options=retry, config=replace(CONFIG, score="unit"))
+    (folder / "out.csv.summary.json").write_text("{}")
+    with pytest.raises(UsageError, match="there is no finished run"):
+        score(folder, options=retry)
+
+
+@pytest.mark.parametrize("edit", ["sorted", "longer", "other score"])
+def test_an_output_that_was_edited_is_not_retried(folder: Path, edit: str) -> None:
+    score(folder)
+    header, *lines = (folder / "out.csv").read_text().splitlines()
+    match edit:
+        case "sorted":
+            lines.reverse()
+        case "longer":
+            lines.append(lines[-1])
+        case _:
+            lines[3] = lines[3].rpartition(",")[0].rpartition(",")[0] + ",999.0,"
+    (folder / "out.csv").write_text("\n".join([header, *lines, ""]))
+    with pytest.raises(UsageError, match=r"out\.csv was changed after it was written"):
+        score(folder, options=TableOptions(start="retry_failed"))
+
+
+def test_retrying_goes_on_after_its_output_is_in_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped between the two renames of the end, when the output is new and the summary is still the old one's."""
+    lines = [f"http://photos.test/red{i}.png,red" for i in range(30)]
+    (folder / "in.csv").write_text("url,caption\n" + "\n".join(lines) + "\n")
+    score(folder, transport=Flaky(12).transport)
+    retry = TableOptions(start="retry_failed")
+    rename = os.replace
+
+    def replace_(source: object, place: object) -> None:
+        if str(place).endswith("summary.json"):
+            raise KeyboardInterrupt
+        rename(source, place)
+
+    monkeypatch.setattr(os, "replace", replace_)
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, transport=Flaky(0).transport, options=retry)
+    monkeypatch.setattr(os, "replace", rename)
+    assert score(folder, transport=Flaky(0).transport, options=retry).scored == 30
+    assert json.loads((folder / "out.csv.summary.json").read_text())["scored"] == 30
+    assert score(folder, transport=Flaky(0).transport, options=retry).scored == 30
+
+
+def test_an_input_that_changes_under_the_run_is_noticed(folder: Path) -> None:
+    def append(done: int, failed: int, total: int) -> None:
+        if done == 50:
+            with (folder / "in.csv").open("a") as file:
+                file.write("099,red.png,red\n")
+
+    with pytest.raises(TableError, match="was changed while it was scored"):
+        score(folder, progress=append)
+    assert not (folder / "out.csv").exists()
+    with pytest.raises(UsageError, match="input_rows was 95 and is 96"):
+        score(folder)
+    assert score(folder, options=TableOptions(start="restart")).rows == 96
+
+
+def test_the_same_table_in_another_folder_is_another_input(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "other").mkdir()
+    for path in folder.glob("*.*"):
+        (folder / "other" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(folder)
+    with pytest.raises(KeyboardInterrupt):
+        score_csv("in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER), progress=stop_after(45))
+    monkeypatch.chdir(folder / "other")
+    with pytest.raises(UsageError, match="base_dir was"):
+        score_csv("in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
+    assert score(folder).rows == ROWS  # by its whole path it is the same one
+
+
+def test_other_columns_do_not_go_on(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    with pytest.raises(UsageError, match='col_text was "caption" and is "id"'):
+        score(folder, col_text="id")
+
+
+def test_an_encoder_without_a_fingerprint_is_known_by_its_class(folder: Path) -> None:
+    class Other(ColourEncoder):
+        pass
+
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, encoder=ColourEncoder(fingerprint=""), progress=stop_after(45))
+    with pytest.raises(UsageError, match="weights was"):
+        score(folder, encoder=Other(fingerprint=""))
+
+
+def test_other_versions_go_on_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    path = folder / "out.csv.parts" / "manifest.jsonl"
+    header, rest = path.read_text().split("\n", 1)
+    told = json.loads(header)
+    told["versions"]["pillow"] = "0.1"
+    path.write_text(f"{json.dumps(told)}\n{rest}")
+    (warning,) = score(folder).warnings
+    assert 'pillow was "0.1" and is' in warning
+    assert warning in caplog.text
+
+
+def test_a_manifest_that_cannot_be_read_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, progress=stop_after(45))
+    path = folder / "out.csv.parts" / "manifest.jsonl"
+    path.write_text("{" + path.read_text())
+    assert score(folder).rows == ROWS
+    assert "cannot be read; all its parts are scored again" in caplog.text
+
+
+def test_a_file_in_the_place_of_the_parts_is_told(folder: Path) -> None:
+    (folder / "out.csv.parts").write_text("mine")
+    with pytest.raises(TableError, match="a file is in its place"):
+        score(folder)
+    with pytest.raises(UsageError, match="name another --work-dir"):
+        score(folder, options=TableOptions(work_dir=folder / "in.csv"))
+    assert (folder / "out.csv.parts").read_text() == "mine"
+
+
+def test_the_last_part_is_in_the_embedding_cache_too(folder: Path) -> None:
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite")
+    score(folder, config=config)
+    Counting.seen = 0
+    score(folder, "again.csv", config, encoder=Counting())
+    assert Counting.seen == 0
+
+
+def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: Path) -> None:
+    class Drifting(ColourEncoder):
+        def encode_tokens(self, rows):
+            vectors = super().encode_tokens(rows)
+            vectors[:, 0] += [1e-3 * i for i in range(len(rows))]
+            return vectors
+
+    lines = "".join(f"{i},red.png,red {i % 17} {i // 4}\n" for i in range(ROWS))
+    (folder / "in.csv").write_text(f"id,url,caption\n{lines}")
+    config = replace(CONFIG, embedding_cache=folder / "cache.sqlite", batch_size=3)
+    score(folder, "whole.csv", config, encoder=Drifting(batch_invariant=False))
+    for path in folder.glob("cache.sqlite*"):
+        path.unlink()
+    seen: list[int] = []
+    for drains in range(1, 5):
+        until = 20 * drains
+        with pytest.raises(StoppedError):
+            score(
+                *(folder, "out.csv", config),
+                encoder=Drifting(batch_invariant=False),
+                progress=lambda done, *_: seen.append(done),
+                stop=lambda until=until: seen[-1] >= until,
+            )
+    score(folder, "out.csv", config, encoder=Drifting(batch_invariant=False))
+    assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+
+
+def test_finished_parts_are_not_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watched(list):  # one that can be referred to weakly
+        pass
+
+    made: list[weakref.ref[Watched]] = []
+    most = 0
+
+    read = DelimitedTable.read
+
+    def watched(self: DelimitedTable, start: int, most: int) -> Iterator[object]:
+        for rows in read(self, start, most):
+            values = Watched(rows.values)
+            made.append(weakref.ref(values))
+            yield replace(rows, values=values)
+
+    def look(done: int, failed: int, total: int) -> None:
+        nonlocal most
+        if done % 40 == 0:
+            gc.collect()
+            most = max(most, sum(values() is not None for values in made))
+
+    monkeypatch.setattr(DelimitedTable, "read", watched)
+    # One part is looked ahead into: 32 rows at most, in parts of 40.
+    (folder / "in.csv").write_text("url,caption\n" + "red.png,red\n" * 800)
+    score(folder, config=replace(CONFIG, chunk_size=40, io_workers=1), progress=look)
+    assert 1 <= most <= 4
+
+
+def test_a_number_is_a_caption(folder: Path) -> None:
+    (folder / "in.jsonl").write_text('{"url": "red.png", "caption": 7}\n{"url": "red.png", "caption": true}\n')
+    summary = score_csv(folder / "in.jsonl", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
+    assert (summary.scored, summary.failures) == (1, {"empty_caption": 1})
+
+
+def test_what_the_output_cannot_hold_is_told_before_the_model_loads(folder: Path) -> None:
+    pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "raw": [b"x"]}), folder / "in.parquet")
+    with pytest.raises(UsageError, match="'raw'"):
+        score_csv(folder / "in.parquet", folder / "out.csv", Config(model="/no/such/model"))
+
+
+def test_parts_go_where_one_wants_them(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        score(folder, options=TableOptions(work_dir=folder / "work"), progress=stop_after(45))
+    assert not (folder / "out.csv.parts").exists()
+    (parts,) = (folder / "work").iterdir()
+    assert len(list(parts.glob("part-*.csv"))) == 4
+    seen: list[int] = []
+    score(folder, options=TableOptions(work_dir=folder / "work"), progress=lambda done, *_: seen.append(done))
+    assert seen[0] == 40
+    assert list((folder / "work").iterdir()) == []
+
+
+def test_a_wrong_start_is_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="start='again' is not one of resume, restart, retry_failed"):
+        TableOptions(start="again")
