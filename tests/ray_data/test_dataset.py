@@ -31,6 +31,7 @@ from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
 pytestmark = [
+    pytest.mark.ray,
     # Ray's own, when its DataContext is made and when its workers' pipes are closed
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning:ray.data.context"),
     pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning:ray.data"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -24,6 +23,7 @@ from PIL import Image
 
 from tests.support.images import make_png
 from tests.support.paths import ROOT
+from tests.support.processes import tool
 from tests.support.server import Server, response
 from text_image_similarity import Config, ConfigError, ErrorCode, Limits, TableError
 from text_image_similarity.report import (
@@ -39,9 +39,6 @@ from text_image_similarity.report.charts import duration, histogram, throughput
 from text_image_similarity.report.markup import escape, fold, is_link, reference
 from text_image_similarity.report.tally import EXTREMES, FAILED_PER_CODE, host_of
 from text_image_similarity.report.thumbnails import SIDE
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 
 SUMMARY = {
     "input": "in.csv",
@@ -681,7 +678,7 @@ class Proxy:
 
 def opened(page: Path, profile: Path, *options: str) -> str:
     """Open a page from disk in a browser without a network; return its elements once all scripts have had time."""
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
+    command = [tool("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]
     command += ["--disable-background-networking", "--no-first-run", "--virtual-time-budget=3000"]
     command += [f"--user-data-dir={profile}", *(options or ("--host-resolver-rules=MAP * ~NOTFOUND",)), page.as_uri()]
     done = subprocess.run(command, capture_output=True, timeout=90, check=True)
@@ -708,7 +705,7 @@ def ran(dom: str) -> bool:
     )
 
 
-@needs_chromium
+@pytest.mark.browser
 def test_no_hostile_text_runs_or_loads_anything(tmp_path: Path) -> None:
     """Escaping holds by itself, so the pages are opened without their policy too."""
     with closing(Proxy()) as proxy:
@@ -722,7 +719,7 @@ def test_no_hostile_text_runs_or_loads_anything(tmp_path: Path) -> None:
         assert b"evil.example" not in proxy.asked
 
 
-@needs_chromium
+@pytest.mark.browser
 def test_the_browser_would_tell(tmp_path: Path) -> None:
     """The two probes of the test above work: unescaped and without the policy, texts run and hosts are asked."""
     page = tmp_path / "open.html"
@@ -749,7 +746,7 @@ def test_the_policy_admits_our_style_and_our_script_alone(tmp_path: Path) -> Non
     assert head.format(policy.format(*hashes)) in page
 
 
-@needs_chromium
+@pytest.mark.browser
 def test_the_policy_stops_what_escaping_would_miss(tmp_path: Path) -> None:
     page = tmp_path / "policy.html"
     write_report(page, tally_of(scored(1, 0.5, text="PLACE")), SUMMARY, {})
@@ -763,7 +760,7 @@ def test_the_policy_stops_what_escaping_would_miss(tmp_path: Path) -> None:
     assert 'data-sortable="ready"' in dom  # our own script is the one that is let in
 
 
-@needs_chromium
+@pytest.mark.browser
 def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
     page = tmp_path / "sort.html"
     scores = {1: 0.5, 2: -0.25, 1000: 0.125, 10: 0.12503, 11: 0.75, 12: 0.76}

@@ -29,9 +29,12 @@ from text_image_similarity.service.ray.pool import ClusterMetrics, RayModelPool,
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 # Ray's own, when its schemas are made
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
+    ),
+]
 PAIR = Pair("data:,x", "a")
 ANSWER = Answer("mini", [ScoreResult(0.5)], [[]])
 

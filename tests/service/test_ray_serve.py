@@ -22,9 +22,12 @@ from tests.support.services import MINI, base64_pair
 from text_image_similarity import Record, load_encoder, score_pairs
 
 # Ray's own, when its schemas are made
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
+pytestmark = pytest.mark.spark
 RECORDS = [Record(url, caption) for _, url, caption in faulty_rows(60)]
 
 

@@ -16,7 +16,7 @@ if __name__ == "__main__":
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.ui.enabled": "false",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "700",
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "70",
     }
     spark = SparkSession.builder.config(map=settings).getOrCreate()
     config = Config(model="mini", base_dir=base_dir, retries=0, limits=Limits(allow_private_addresses=True))
