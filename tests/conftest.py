@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 from tests.support.images import make_png  # noqa: E402 - after the environment is set
 from tests.support.server import Server  # noqa: E402 - after the environment is set
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def pytest_sessionfinish() -> None:
@@ -45,13 +49,13 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[Server]:
     with Server() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def spark():
+def spark() -> Iterator[SparkSession]:
     from tests.support.spark_sessions import local_session
 
     with local_session() as session:
