@@ -292,7 +292,7 @@ def test_a_plug_in_for_heif_is_registered_in_the_worker(tmp_path: Path, monkeypa
     monkeypatch.setattr(Image, "ID", list(Image.ID))
     with pytest.raises(RowError, match="pillow-heif"):
         decode(heif, LIMITS)
-    import fake_heif  # type: ignore[import-not-found]
+    import fake_heif
 
     fake_heif.register_heif_opener()
     assert decode(heif, LIMITS).getpixel((2, 1)) == (15, 16, 17)

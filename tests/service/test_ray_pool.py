@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,8 +105,10 @@ class Deployment:
 
 
 def pool_of(*outcomes: Any, peers: Any = (), **changes: Any) -> tuple[RayModelPool, Deployment]:
-    handle, gateways = Deployment(*outcomes), Deployment(name="gateway", reports=peers)
-    return RayModelPool(mini_settings(**changes), {"mini": handle}, gateways, ClusterMetrics("gateway#1")), handle
+    handle = Deployment(*outcomes)
+    handles: dict[str, Any] = {"mini": handle}
+    gateways: Any = Deployment(name="gateway", reports=peers)
+    return RayModelPool(mini_settings(**changes), handles, gateways, ClusterMetrics("gateway#1")), handle
 
 
 def dead() -> Exception:
@@ -294,7 +298,7 @@ def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pyt
     monkeypatch.setattr("text_image_similarity.service.inference.local.LocalModelPool", load)
     monkeypatch.setattr(ray_serve, "_get_replica_name", lambda: "model-mini#a")
     monkeypatch.setattr(ray_serve, "_log_with_ray", lambda: None)
-    monkeypatch.setattr(ray_serve.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     image = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
@@ -308,7 +312,8 @@ def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pyt
         assert isinstance(answer, Answer)
         assert answer.results == [ScoreResult(1.0)]
         for embedded in (await replica.embed_images([image], 30), await replica.embed_texts(["red"], 30)):
-            assert embedded.results[0].tolist() == [1.0, 0.0, 0.0]
+            assert isinstance(embedded, Answer)
+            assert np.asarray(embedded.results[0]).tolist() == [1.0, 0.0, 0.0]
         full = ProblemError("queue_full", "full")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replica._pool, "score", lambda *_, **__: _raise(full))

@@ -150,7 +150,7 @@ def test_no_room_is_told_at_once_and_who_leaves_makes_room(
     service: httpx.Client, url: str, server: Server, requests: list[tuple[dict[str, Any], float]]
 ) -> None:
     server.routes["/hang"] = server.hang
-    hanging = {"pairs": [{"image_url": server.url("/hang"), "caption": "a"}], "model": "org/other"}
+    hanging: dict[str, Any] = {"pairs": [{"image_url": server.url("/hang"), "caption": "a"}], "model": "org/other"}
 
     async def crowd() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:

@@ -536,7 +536,7 @@ def test_a_service_that_is_gone_ends_the_run_which_goes_on_later(table: Any) -> 
 
 
 def test_a_run_is_cancelled(table: Any) -> None:
-    held = []
+    held: list[Any] = []
     table.route(
         "**/v1/similarity",
         lambda route: (
@@ -651,7 +651,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab(visit: Callable[..., Any], serv
 def test_hostile_texts_do_nothing(visit: Callable[..., Any], bypass_csp: bool) -> None:
     """Without the policy as well: what strangers wrote is text by itself."""
     page = visit(bypass_csp=bypass_csp)
-    results = [{"similarity": None, "error": {"code": text, "detail": text}} for text in HOSTILE]
+    results: list[dict[str, Any]] = [{"similarity": None, "error": {"code": text, "detail": text}} for text in HOSTILE]
     results += [{"similarity": 0.5, "error": None} for _ in HOSTILE]
     answer = {"model": HOSTILE[0], "results": results}
     page.route("**/v1/similarity", lambda route: route.fulfill(json=answer))
@@ -696,7 +696,8 @@ def test_the_policy_stops_what_slips_through(browser: Any, service: str) -> None
     """The probes of these tests work: markup that gets in asks nobody and runs nothing, and is seen without the policy."""
     for bypass in (False, True):
         context = browser.new_context(bypass_csp=bypass)
-        page, asked = context.new_page(), []
+        page = context.new_page()
+        asked: list[str] = []
         page.route("https://evil.example/**", recording(asked))
         page.goto(service)
         script = (

@@ -101,7 +101,7 @@ class Workers:
 
 def open_backend(folder: Path, tokens: Tokens, *, precision: str) -> OnnxBackend:
     """Open the two graphs of an exported folder."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
