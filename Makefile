@@ -74,7 +74,7 @@ diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
 
 mini: setup
-	$(TRAINING_ENV) $(RUN) scripts/train_mini.py $(DATA)
+	$(TRAINING_ENV) $(RUN) -m scripts.train_mini $(DATA)
 	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
 
 baseline: setup

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -211,7 +211,7 @@ def test_alpha_on_white_equals_pillows_composition() -> None:
         (lambda data: data[:20] + data[-60:], "corrupt"),
     ],
 )
-def test_jpegs_that_end_in_their_header(cut, code: str) -> None:
+def test_jpegs_that_end_in_their_header(cut: Callable[[bytes], bytes], code: str) -> None:
     data = saved(Image.effect_noise((64, 64), 90), "JPEG")
     assert outcome(cut(data)) == code
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,11 +99,11 @@ def test_pixels_and_errors_are_those_of_this_process(real: IsolatedDecoder) -> N
     assert reduced.size == (350, 350)
     np.testing.assert_array_equal(np.asarray(reduced), np.asarray(decode(large, LIMITS, shorter_side=336)))
     for broken in (b"", b"<html>", b"%PDF", SAMPLES[1][:60], SAMPLES[3][:-9], b"GIF89a" + b"\xff" * 50 + b";"):
-        with pytest.raises(RowError) as expected:
+        with pytest.raises(RowError) as here:
             decode(broken, LIMITS)
-        with pytest.raises(RowError) as found:
+        with pytest.raises(RowError) as there:
             real.decode(broken)
-        assert str(found.value) == str(expected.value)
+        assert str(there.value) == str(here.value)
 
 
 def test_threads_share_the_workers(real: IsolatedDecoder) -> None:
@@ -171,12 +172,13 @@ def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.Mon
             raise KeyboardInterrupt
 
         def close(self) -> None:
-            self.pipe.close()
+            pipe.close()
 
-    decoder, interrupted = puppets(), Interrupted()
+    decoder = puppets()
     process = decoder._idle[0]._process
-    interrupted.pipe = process.stdout
-    monkeypatch.setattr(process, "stdout", interrupted)
+    assert process.stdout is not None
+    pipe = process.stdout
+    monkeypatch.setattr(process, "stdout", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         decoder.decode(b"fine")
     assert process.poll() is not None
@@ -344,7 +346,8 @@ def test_a_run_that_is_closed_early_leaves_no_worker() -> None:
 
 def test_the_setting_is_a_truth_value() -> None:
     with pytest.raises(ConfigError, match="isolate_decoder must be True or False, not 'yes'"):
-        Config(isolate_decoder="yes")
+        Config(isolate_decoder="yes")  # type: ignore[arg-type]
+    zero: Any = 0
     for name in ("decode_s", "decode_memory"):
         with pytest.raises(ConfigError, match=name):
-            Limits(**{name: 0})
+            Limits(**{name: zero})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_a_lost_device_says_so_and_is_not_asked_again(error: RuntimeError) -> No
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, ModelError)
     words.error = None
-    for ask in (lambda: model.text([[1]]), lambda: model.image([grey(1)])):
+    for ask in (partial(model.text, [[1]]), partial(model.image, [grey(1)])):
         with pytest.raises(DeviceLostError):
             ask()
     assert words.calls == 1

@@ -16,6 +16,7 @@ from contextlib import closing
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,7 +41,7 @@ from text_image_similarity.report.markup import escape, fold, is_link, reference
 from text_image_similarity.report.tally import EXTREMES, FAILED_PER_CODE, host_of
 from text_image_similarity.report.thumbnails import SIDE
 
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "input": "in.csv",
     "output": "out.csv",
     "model": "mini",
@@ -160,8 +161,8 @@ def test_the_histogram_adapts_to_where_the_scores_lie(kind: str, low: float, hig
 
 
 def test_a_score_on_an_edge_is_counted_above_it() -> None:
+    tally = Tally("unit")
     for number in range(10_000):
-        tally = Tally("unit") if number == 0 else tally  # noqa: F821 - one tally for all
         tally.add(scored(number, round(number / 10_000, 4)))
     assert set(tally.bins) == {1}
 
@@ -330,14 +331,14 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     ("points", "said"),
     [
         ([], "No record"),
-        ([[0, 0], [5, 10]], "No record"),
-        ([[0, 0], [0, 5], [10, 100], [5, 200], [20, 50], [float("nan"), 9], [20, 300]], "between 10.0 and 20.0"),
-        ([[0, 0], [10, 100], [20, 50], [30, 300], [40, 400]], "between 10.0 and 10.0"),
-        ([[0, 0], [10, 100], [20, 200], [15, 999]], "between 10.0 and 10.0"),
-        ([[n, 2 * n] for n in range(100_000)], "between 2.0 and 2.0"),
+        ([(0, 0), (5, 10)], "No record"),
+        ([(0, 0), (0, 5), (10, 100), (5, 200), (20, 50), (float("nan"), 9), (20, 300)], "between 10.0 and 20.0"),
+        ([(0, 0), (10, 100), (20, 50), (30, 300), (40, 400)], "between 10.0 and 10.0"),
+        ([(0, 0), (10, 100), (20, 200), (15, 999)], "between 10.0 and 10.0"),
+        ([(n, 2 * n) for n in range(100_000)], "between 2.0 and 2.0"),
     ],
 )
-def test_throughput(points: list[list[float]], said: str) -> None:
+def test_throughput(points: list[tuple[float, int]], said: str) -> None:
     drawn = throughput(points)
     assert said in drawn
     assert len(drawn) < 10_000
@@ -345,15 +346,15 @@ def test_throughput(points: list[list[float]], said: str) -> None:
 
 
 def test_throughput_of_an_interval() -> None:
-    drawn = throughput([[0, 0], [60, 6000], [600, 8700]])
+    drawn = throughput([(0, 0), (60, 6000), (600, 8700)])
     assert "between 5.0 and 100.0 rows per second" in drawn
     assert "minutes since the start" in drawn
 
 
 def test_the_end_of_a_run_does_not_tower_over_it() -> None:
-    steady = [[second, 10 * second] for second in range(101)]
-    assert "between 10.0 and 18.3 rows per second" in throughput([*steady, [100.1, 1012], [100.4, 1024]])
-    assert "between 10.0 and 50.0 rows per second" in throughput([*steady, [102, 1100]])
+    steady = [(second, 10 * second) for second in range(101)]
+    assert "between 10.0 and 18.3 rows per second" in throughput([*steady, (100.1, 1012), (100.4, 1024)])
+    assert "between 10.0 and 50.0 rows per second" in throughput([*steady, (102, 1100)])
 
 
 def test_durations() -> None:

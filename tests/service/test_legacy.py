@@ -80,7 +80,8 @@ def curl(*arguments: str, data: Any = None) -> tuple[int, str, str]:
 def asked(url: str, data: Any) -> dict[str, Any]:
     status, kind, text = curl("-X", "POST", url, data=data)
     assert (status, kind) == (200, "application/json"), text
-    return json.loads(text)
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def check(found: dict[str, Any], fields: dict[str, Any]) -> None:

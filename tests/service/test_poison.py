@@ -124,7 +124,7 @@ def mix(
         pairs = [pair | {"id": number} for number, (pair, _) in enumerate(request)]
         answer = client.post("/v1/similarity", json={"pairs": pairs}, timeout=60)
         assert answer.status_code == 200, answer.text
-        results = answer.json()["results"]
+        results: list[dict[str, Any]] = answer.json()["results"]
         assert [result["id"] for result in results] == list(range(len(pairs)))
         return results
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -48,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def scored(folder: Path, text: str | bytes, config: Config = CONFIG, **given: object) -> list[list[str]]:
+def scored(folder: Path, text: str | bytes, config: Config = CONFIG, **given: Any) -> list[list[str]]:
     """Score a table given as text and return the output's rows."""
     (folder / "in.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     score_csv(
