@@ -11,24 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.images import SAMPLES, gradient, saved
 from tests.support.paths import ROOT
 from text_image_similarity import ErrorCode, Limits, RowError
 from text_image_similarity.decode import decode, decode_image, to_rgb
 
 LIMITS = Limits()
 CHALLENGE = ROOT / "challenge_set"
-
-
-def gradient(width: int = 40, height: int = 24) -> Image.Image:
-    """Make a picture that is bright red at the top left, dark at the bottom right."""
-    values = np.linspace(255, 0, width * height).reshape(height, width).astype(np.uint8)
-    return Image.merge("RGB", [Image.fromarray(values), *(Image.new("L", (width, height)) for _ in range(2))])
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def code_of(data: bytes, limits: Limits = LIMITS) -> ErrorCode:
@@ -217,14 +206,6 @@ def test_sizes_are_checked_before_pixels_are_made() -> None:
     tight = replace(LIMITS, max_pixels=40 * 24 - 1)
     assert code_of(saved(gradient(), "PNG"), tight) == "too_many_pixels"
     assert decode(saved(gradient(), "PNG"), replace(LIMITS, max_pixels=40 * 24, max_side=40)).size == (40, 24)
-
-
-EXIF = Image.Exif()
-EXIF[0x0112], EXIF[0x010E] = 6, "a description"
-SAMPLES = [
-    *(saved(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")),
-    *(saved(gradient(), kind, exif=EXIF) for kind in ("JPEG", "PNG", "WEBP")),
-]
 
 
 def test_a_picture_in_memory_is_brought_to_rgb_like_its_file() -> None:

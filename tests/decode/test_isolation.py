@@ -20,60 +20,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.decode.test_images import SAMPLES, gradient, saved
-from tests.pipeline.test_score import CONFIG, codes, inline
-from tests.support.images import make_png
+from tests.support.images import SAMPLES, gradient, inline, make_png, saved
 from tests.support.paths import ROOT
+from tests.support.puppets import COMMAND, puppets
+from tests.support.records import CONFIG, codes
 from text_image_similarity import Config, ConfigError, Limits, Record, RowError, score_images, score_pairs
 from text_image_similarity.decode import decode
 from text_image_similarity.decode import isolation as isolation_module
 from text_image_similarity.decode.isolation import IsolatedDecoder, worker_command
-from text_image_similarity.decode.worker import ANSWER, IMAGE, REQUEST
+from text_image_similarity.decode.worker import ANSWER, IMAGE
 from text_image_similarity.encoders.testing import ColourEncoder
 
 LIMITS = Limits(decode_s=20.0)
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
-
-# A worker that does what the file says, and answers a white dot to any other.
-PUPPET = f"""
-import os, signal, struct, sys, threading
-request, answer = struct.Struct({REQUEST.format!r}), struct.Struct({ANSWER.format!r})
-out = sys.stdout.buffer
-def send(data):
-    out.write(data)
-    out.flush()
-dot = answer.pack({IMAGE!r}, 1, 1, 3) + bytes([255, 255, 255])
-send(answer.pack({IMAGE!r}, 0, 0, 0))
-while head := sys.stdin.buffer.read(request.size):
-    data = sys.stdin.buffer.read(request.unpack(head)[1])
-    if data == b"crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif data == b"exit":
-        sys.exit(3)
-    elif data == b"hang":
-        threading.Event().wait()
-    elif data == b"half":
-        send(dot[:-1])
-        threading.Event().wait()
-    elif data == b"noise":
-        send(b"not an answer at all, but long enough to be taken for one")
-    elif data == b"claim":
-        send(answer.pack({IMAGE!r}, 100, 100, 3) + b"123")
-    elif data == b"endless":
-        send(answer.pack({IMAGE!r}, 1, 1, 1 << 60))
-    elif data == b"word":
-        send(answer.pack(b"FAIL", 0, 0, 13) + b"no_such_code!")
-    elif data == b"deaf":
-        os.close(0)
-        os.close(1)
-        threading.Event().wait()
-    else:
-        send(dot)
-"""
-
-
-def puppets(limits: Limits = LIMITS, workers: int = 1) -> IsolatedDecoder:
-    return IsolatedDecoder(limits, workers=workers, command=[sys.executable, "-I", "-S", "-c", PUPPET])
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +93,7 @@ def test_the_caps_hold_in_the_worker() -> None:
     ],
 )
 def test_a_worker_that_fails_costs_one_picture(does: bytes, said: str) -> None:
-    decoder = puppets()
+    decoder = puppets(LIMITS)
     try:
         for _ in range(2):
             assert decoder.decode(b"fine").getpixel((0, 0)) == (255, 255, 255)
@@ -174,7 +133,7 @@ def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.Mon
         def close(self) -> None:
             pipe.close()
 
-    decoder = puppets()
+    decoder = puppets(LIMITS)
     process = decoder._idle[0]._process
     assert process.stdout is not None
     pipe = process.stdout
@@ -324,7 +283,7 @@ def test_a_run_with_isolation_scores_the_same_and_survives_crashes(monkeypatch: 
     in_memory = list(score_images(files, ["yellow"] * 3, config, encoder=ColourEncoder()))
     assert in_memory == list(score_images(files, ["yellow"] * 3, CONFIG, encoder=ColourEncoder()))
 
-    monkeypatch.setattr(isolation_module, "worker_command", lambda _: [sys.executable, "-I", "-S", "-c", PUPPET])
+    monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
     config = replace(config, limits=replace(CONFIG.limits, decode_s=0.4))
     does = [b"fine", b"crash", b"fine 2", b"hang", b"noise", b"fine 3"] * 2
     results = list(score_images(does, ["white"] * len(does), config, encoder=ColourEncoder()))

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.encoders.test_load import captions, noise
+from tests.support.images import noise
 from tests.support.models import save_clip
+from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
 from text_image_similarity.config import Precision
 from text_image_similarity.encoders import model_folder, onnx_export
@@ -36,7 +37,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
-        load_encoder(Config(model=name, model_cache=exports, backend=engine)) for engine in ("torch", "onnx")
+        load_encoder(Config(model=name, model_cache=exports, backend=backend)) for backend in ("torch", "onnx")
     )
     assert (torch.info.backend, onnx.info.backend) == ("torch", "onnx")
     assert replace(onnx.info, backend="torch", fingerprint=torch.info.fingerprint) == torch.info

@@ -15,49 +15,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
 
+from tests.support.images import noise
 from tests.support.models import save_clip
 from tests.support.paths import ROOT
+from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_backend import Placement, choose_placement
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.similarity import cosine
-
-WORDS = [
-    "a",
-    "the",
-    "photo",
-    "of",
-    "red",
-    "green",
-    "dogs",
-    "running",
-    "across",
-    "Ünïcode",
-    "grass,",
-    "3",
-    "times;",
-    "isn't",
-    "it?",
-    "犬",
-    "and-so-on",
-]
-
-
-def noise(count: int, seed: int = 0) -> list[Image.Image]:
-    """Make pictures of many sizes: coarse random blocks, so that resizing matters."""
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(20, 500, (count, 2))
-    coarse = [rng.integers(0, 256, (9, 13, 3), dtype=np.uint8) for _ in range(count)]
-    return [Image.fromarray(c).resize((int(w), int(h))) for c, (w, h) in zip(coarse, sizes, strict=True)]
-
-
-def captions(count: int) -> list[str]:
-    """Make captions of 1 to 200 words."""
-    lengths = np.linspace(1, 200, count).astype(int)
-    rng = np.random.default_rng(1)
-    return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
 def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,8 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import make_png
+from tests.support.images import inline, make_png
 from tests.support.paths import ROOT
+from tests.support.records import COLOURS, CONFIG, Web, codes, numbered
 from tests.support.server import Server, response
 from text_image_similarity import (
     Config,
@@ -44,37 +44,6 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 from text_image_similarity.pipeline.sources import EncodedImage, ImageSource
 from text_image_similarity.preprocess import ImageLike
-
-CONFIG = Config(batch_size=4, io_workers=4, timeout_s=0.5, retries=0, limits=Limits(allow_private_addresses=True))
-COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "white")
-
-
-def inline(colour: str) -> str:
-    return "data:image/png;base64," + base64.b64encode(make_png(colour)).decode()
-
-
-def numbered(count: int) -> list[Record]:
-    """Make records whose pictures and captions all differ as references and agree in colour."""
-    return [Record(f"http://photos.test/{COLOURS[i % 7]}/{i}.png", f"{COLOURS[i % 7]} {i}") for i in range(count)]
-
-
-@dataclass
-class Web:
-    """An injected transport that paints the picture its URL names."""
-
-    asked: Counter[str] = field(default_factory=Counter)
-
-    def transport(self) -> httpx.MockTransport:
-        def answer(request: httpx.Request) -> httpx.Response:
-            self.asked[request.url.path] += 1
-            colour = request.url.path.split("/")[1]
-            # "green" for Pillow is half as bright as for a screen; both have the same direction.
-            if colour not in COLOURS:
-                return httpx.Response(404)
-            number = int(request.url.path.split("/")[2].removesuffix(".png"))
-            return httpx.Response(200, content=make_png(colour, (1 + number % 25, 1 + number // 25)))
-
-        return httpx.MockTransport(answer)
 
 
 @dataclass(frozen=True)
@@ -103,10 +72,6 @@ class Recording(ColourEncoder):
 
 def run(records: Sequence[Record], config: Config = CONFIG, **given: Any) -> list[ScoreResult]:
     return list(score_pairs(records, config, encoder=given.pop("encoder", ColourEncoder()), **given))
-
-
-def codes(results: Sequence[ScoreResult]) -> list[str | None]:
-    return [None if result.code is None else result.code.value for result in results]
 
 
 def test_scores_are_what_a_person_predicts() -> None:

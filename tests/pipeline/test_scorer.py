@@ -16,8 +16,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.pipeline.test_score import COLOURS, CONFIG, Web, inline, numbered
-from tests.support.images import make_png
+from tests.support.images import inline, make_png
+from tests.support.records import COLOURS, CONFIG, Web, numbered
 from text_image_similarity import (
     Config,
     ConfigError,

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.corpus import saved
-from tests.support.images import make_png
+from tests.support.images import make_png, saved
 from tests.support.processes import tool
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, mini_settings, serving

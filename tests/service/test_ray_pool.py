@@ -292,20 +292,20 @@ class Fragile(ColourEncoder):
 
 
 def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service.ray import deployment as ray_serve
+    from text_image_similarity.service.ray import deployment
 
     load = partial(LocalModelPool, load=lambda config: Fragile())
     monkeypatch.setattr("text_image_similarity.service.inference.local.LocalModelPool", load)
-    monkeypatch.setattr(ray_serve, "_get_replica_name", lambda: "model-mini#a")
-    monkeypatch.setattr(ray_serve, "_log_with_ray", lambda: None)
+    monkeypatch.setattr(deployment, "_get_replica_name", lambda: "model-mini#a")
+    monkeypatch.setattr(deployment, "_log_with_ray", lambda: None)
     monkeypatch.setattr(logging, "shutdown", lambda: None)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     image = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 
     async def lose() -> None:
-        replica = object.__new__(ray_serve.ModelReplica)
-        await ray_serve.ModelReplica.__init__(replica, mini_settings())
+        replica = object.__new__(deployment.ModelReplica)
+        await deployment.ModelReplica.__init__(replica, mini_settings())
         await replica.check_health()
         assert (await replica.report()).unready is None
         answer = await replica.score([Pair(image, "red")], "cosine", 30)
@@ -425,11 +425,11 @@ def test_keys_and_collector_come_from_the_environment_if_not_from_arguments() ->
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service.ray import deployment as ray_serve
+    from text_image_similarity.service.ray import deployment
 
     monkeypatch.setattr("text_image_similarity.system.is_installed", lambda name: name != "fastapi")
     with pytest.raises(ConfigError, match=r"needs fastapi: pip install 'text-image-similarity\[ray,serve\]'"):
-        ray_serve.build({})
+        deployment.build({})
 
 
 # The page, and the files in deploy/ray

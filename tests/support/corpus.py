@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.support.images import saved
 
 MIB = 1 << 20
 WIDTH, HEIGHT = 40, 24
@@ -24,12 +25,6 @@ class Case:
     data: bytes
     pixels: NDArray[np.uint8]
     within: int = 0
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def ramp(*, colours: int = 3) -> NDArray[np.uint8]:
