@@ -28,27 +28,33 @@ SMALLEST = 16  # values; constants of the graphs are smaller, weights are not
 
 def main() -> None:
     """Write the graphs and their facts beside mini's weights."""
-    write_graphs(model_folder("mini"), model_folder("mini"))
+    mini = model_folder("mini")
+    with tempfile.TemporaryDirectory() as folder:
+        write_graphs(mini, export_whole(mini, Path(folder) / "whole"), mini)
 
 
-def write_graphs(model: Path, out: Path) -> None:
-    """Export a dual encoder's folder to `image.onnx`, `text.onnx` and `encoder.json` without its weights.
+def export_whole(model: Path, out: Path) -> Path:
+    """Export a dual encoder's folder as the library would, and return where that is."""
+    export(load_dual_encoder(model, Config(model=model, device="cpu", backend="torch")), out, int8=False)
+    return out
+
+
+def write_graphs(model: Path, whole: Path, out: Path) -> None:
+    """Write `image.onnx`, `text.onnx` and `encoder.json` of an exported dual encoder without its weights.
 
     Args:
         model: The model's folder.
+        whole: Its exported form.
         out: Where to.
     """
     weights = read_weights(model / "model.safetensors")
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder) / "exported"
-        export(load_dual_encoder(model, Config(model=model, device="cpu", backend="torch")), exported, int8=False)
-        facts = json.loads((exported / FACTS).read_text(encoding="utf-8"))
-        facts["initializers"] = {}
-        for tower in ("image", "text"):
-            graph = onnx.load(exported / f"{tower}.onnx")
-            facts["initializers"][tower] = take_weights_out(graph, weights)
-            drop_notes(graph)
-            (out / f"{tower}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    facts = json.loads((whole / FACTS).read_text(encoding="utf-8"))
+    facts["initializers"] = {}
+    for tower in ("image", "text"):
+        graph = onnx.load(whole / f"{tower}.onnx")
+        facts["initializers"][tower] = take_weights_out(graph, weights)
+        drop_notes(graph)
+        (out / f"{tower}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
     (out / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

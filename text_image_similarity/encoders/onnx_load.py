@@ -189,8 +189,9 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             weights=weights,
         )
     except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
+        delete = f"its {FACTS}" if (folder / "model.safetensors").is_file() else "it"
         raise ModelError(
-            f"the exported model in {folder} cannot be opened; delete it to export it again: {exc}"
+            f"the exported model in {folder} cannot be opened; delete {delete} to export it again: {exc}"
         ) from exc
 
 
