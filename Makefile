@@ -56,6 +56,7 @@ diagram:
 
 mini: setup
 	$(TRAINING_ENV) $(RUN) scripts/train_mini.py $(DATA)
+	$(RUN) -m scripts.export_mini
 	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
 
 baseline: setup
