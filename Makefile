@@ -75,6 +75,7 @@ diagram:
 
 mini: setup
 	$(TRAINING_ENV) $(RUN) -m scripts.train_mini $(DATA)
+	$(RUN) -m scripts.export_mini
 	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
 
 baseline: setup

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from tests.support.images import noise
+from tests.support.missing import run_without
 from tests.support.models import save_clip
 from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
@@ -76,16 +77,27 @@ def test_int8_is_near_and_not_the_same(exports: Path) -> None:
     assert exact.info.fingerprint != rounded.info.fingerprint
 
 
-def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:
-    load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
+def test_an_exported_model_needs_nothing_that_exported_it(tiny_clip: Path, exports: Path) -> None:
+    texts = ["a dog", "two cats"]
+    exported = load_encoder(Config(model=tiny_clip, model_cache=exports, backend="onnx")).encode_text(texts)
     code = (
-        "import sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', device='cpu', model_cache={str(exports)!r}))\n"
-        "encoder.encode_text(['a dog'])\n"
-        "print(encoder.info.backend, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
+        "from text_image_similarity import Config, load_encoder\n"
+        f"encoder = load_encoder(Config(model={str(tiny_clip)!r}, device='cpu', model_cache={str(exports)!r}))\n"
+        f"print(encoder.info.backend, encoder.encode_text({texts}).tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "onnx []"
+    done = run_without(("torch", "torchvision", "transformers", "onnx", "onnxscript", "huggingface_hub"), code)
+    assert (done.stdout.strip(), done.stderr) == (f"onnx {exported.tolist()}", "")
+
+
+def test_what_cannot_be_exported_for_want_of_a_library_runs_on_torch(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(system, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
+    assert load_encoder(config).info.backend == "torch"
+    assert not caplog.records
+    with pytest.raises(ConfigError, match=r"to ONNX needs onnxscript: pip install 'text-image-similarity\[onnx\]'"):
+        load_encoder(replace(config, backend="onnx"))
 
 
 def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
