@@ -59,12 +59,3 @@ def test_a_missing_library_is_told_with_the_command_that_brings_it() -> None:
     ):
         system.require("flying", "wings", "json", "tail", extra="birds")
     assert issubclass(MissingExtraError, ImportError)
-
-
-def test_the_version_is_the_installed_one_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(name: str) -> str:
-        raise system.PackageNotFoundError(name)
-
-    assert system.package_version()[0].isdigit()
-    monkeypatch.setattr(system, "version", gone)
-    assert system.package_version() == "unknown"
