@@ -65,7 +65,7 @@ lock: .poetry/installed
 	$(POETRY_ENV) $(POETRY) lock
 
 wheel: setup
-	$(POETRY) build --format wheel
+	$(POETRY) build --clean --format wheel
 
 docs: setup
 	$(RUN) -m scripts.document_options

@@ -188,7 +188,12 @@ def test_only_decode_opens_images() -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["import text_image_similarity", "from text_image_similarity import Config, Record"]
+    "statement",
+    [
+        "import text_image_similarity",
+        "from text_image_similarity import Config, Record",
+        "from text_image_similarity import __version__",
+    ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     code = (

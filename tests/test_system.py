@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -62,12 +61,3 @@ def test_a_missing_library_is_told_with_the_command_that_brings_it() -> None:
     ):
         system.require("flying", "wings", "json", "tail", extra="birds")
     assert issubclass(MissingExtraError, ImportError)
-
-
-def test_the_version_is_the_installed_one_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    assert system.package_version()[0].isdigit()
-    monkeypatch.setattr(system, "version", gone)
-    assert system.package_version() == "unknown"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .system import lazy_names
+from .system import lazy_names, package_version
 
 if TYPE_CHECKING:
     from .config import Config, Limits
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .tables import Summary, TableOptions, score_csv, score_table
     from .training.config import TrainConfig
     from .training.loop import TrainProgress, TrainResult, train
+
+    __version__: str
 
 __all__ = [
     "BusyError",
@@ -130,4 +132,4 @@ _HOMES = {
     "tables": ("Summary", "TableOptions", "score_csv", "score_table"),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, {"__version__": package_version})

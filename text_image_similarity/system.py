@@ -1,4 +1,6 @@
-"""What every room may need of Python and of the machine: daemon threads with deadlines, cores, pauses, optional libraries."""
+"""What every room may need of Python and of the machine: daemon threads with deadlines, cores, pauses, optional libraries,
+the package's own version.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from sys import modules
 from threading import Thread
+from types import MappingProxyType
 from typing import TypeVar
 
 from .errors import MissingExtraError
@@ -88,33 +92,49 @@ def is_installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
+@cache
 def package_version() -> str:
-    """Return this package's version, or `unknown` where it is not installed but lies on the path."""
-    try:
-        return version("text-image-similarity")
-    except PackageNotFoundError:
-        return "unknown"
+    """Return this package's version, which is written in pyproject.toml and nowhere else.
+
+    What lies beside this package counts, whatever else is installed: in a source tree that file, elsewhere the metadata of the
+    installation, or of a wheel that is imported as a zip. A copy that has neither is `unknown`.
+    """
+    import tomllib  # both take longer to import than this module, and few processes ask for the version
+    from importlib.metadata import distributions
+
+    name, home = "text-image-similarity", Path(__file__).parents[1]
+    if (home / "pyproject.toml").is_file():
+        project = tomllib.loads((home / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
+        if project.get("name") == name:
+            return str(project["version"])
+    return next((found.version for found in distributions(name=name, path=[str(home)])), "unknown")
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, tuple[str, ...]]
+    package: str,
+    homes: Mapping[str, tuple[str, ...]],
+    values: Mapping[str, Callable[[], object]] = MappingProxyType({}),
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package whose names are imported when they are first used (PEP 562).
 
     Args:
         package: The package's `__name__`.
         homes: For each module of the package the names that it defines.
+        values: For each name of the package's own the function that returns its value.
     """
     home = {name: module for module, names in homes.items() for name in names}
 
     def get(name: str) -> object:
-        if name not in home:
+        if name in values:
+            value = values[name]()
+        elif name in home:
+            value = getattr(import_module(f".{home[name]}", package), name)
+        else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value: object = getattr(import_module(f".{home[name]}", package), name)
         setattr(modules[package], name, value)
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(modules[package]), *home})
+        return sorted({*vars(modules[package]), *home, *values})
 
     return get, names

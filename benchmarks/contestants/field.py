@@ -17,7 +17,7 @@ _RETRIEVAL = ("clip-retrieval", "open_clip_torch", "torch")
 
 
 def _ours(name: str, setting: str, **options: Any) -> Contestant:
-    used = ("text-image-similarity", "torch", "transformers")
+    used = ("torch", "transformers")
     return Contestant(name, "text_image_similarity", setting, "ours", options, used)
 
 

@@ -1,7 +1,8 @@
 """Score pictures and captions inside Snowflake: two vectorised UDFs, and a loop that fills a table with their results.
 
     from score_udf import register, score_table
-    register(session, "@ml.code", access=["PICTURES"])  # once
+    (wheel,) = session.file.put("dist/text_image_similarity-*.whl", "@ml.code", auto_compress=False)  # once, as the next line
+    register(session, "@ml.code", wheel=wheel.target, access=["PICTURES"])
     score_table(session, "pairs", "pairs_scored", key="id")
 
     select score_pair(url, caption):similarity::float from pairs;
@@ -32,7 +33,7 @@ LIMITS = {"allow_local_files": False}  # a row must not read the sandbox's files
 
 ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
-WHEEL = "text_image_similarity-0.1.0-py3-none-any.whl"
+WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [
     *("torch>=2.8", "torchvision>=0.23", "transformers>=5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
     *("safetensors>=0.5", "sentencepiece>=0.2", "protobuf>=5", "pillow>=13,<14", "httpx>=0.28,<0.29"),
@@ -118,9 +119,9 @@ def unpacked() -> Path | None:
         The folder, or None where the library is installed already.
     """
     imports = Path(sys._xoptions.get("snowflake_import_directory", ""))
-    if not (imports / WHEEL).is_file():
+    archives = [*imports.glob(WHEELS), *imports.glob("model.zip")]
+    if not any(path.suffix == ".whl" for path in archives):
         return None
-    archives = [path for path in (imports / WHEEL, imports / "model.zip") if path.is_file()]
     content = hashlib.blake2b(b"".join(path.read_bytes() for path in archives), digest_size=8).hexdigest()
     place = Path(tempfile.gettempdir()) / f"text-image-similarity-{content}"
     if not place.is_dir():
@@ -136,18 +137,19 @@ def unpacked() -> Path | None:
     return place
 
 
-def register(session: Any, stage: str, *, access: Sequence[str] = (), permanent: bool = True) -> None:
+def register(session: Any, stage: str, *, wheel: str, access: Sequence[str] = (), permanent: bool = True) -> None:
     """Make `score_pair` and `score_staged_file` known, from this file and what lies on the stage.
 
     Args:
         session: A Snowpark session.
         stage: Where the wheel is (and model.zip, if there is one), and this file goes to.
+        wheel: The wheel's name there.
         access: External access integrations that name the hosts of the pictures.
         permanent: Whether the functions outlive the session.
     """
     from snowflake.snowpark.types import PandasSeriesType, StringType, VariantType
 
-    on_stage = f"{stage}/{WHEEL}"
+    on_stage = f"{stage}/{wheel}"
     more = [f"{stage}/model.zip"] if SETTINGS["model"] == "model" else []
     for name in ("score_pair", "score_staged_file"):
         session.udf.register_from_file(

@@ -9,7 +9,6 @@ from base64 import b64decode, b64encode, encodebytes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import httpx
@@ -19,7 +18,7 @@ from fastapi import Request, Response
 
 from tests.support.images import make_png
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
-from text_image_similarity import Record, load_encoder, score_pairs
+from text_image_similarity import Record, __version__, load_encoder, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 from text_image_similarity.service import create_app
@@ -236,7 +235,7 @@ def test_what_runs_here_is_told(service: httpx.Client) -> None:
     models = service.get("/v1/models").json()["data"]
     assert [(model["id"], model["loaded"], model["default"]) for model in models] == [("mini", True, True)]
     info = service.get("/v1/info").json()
-    assert info["version"] == version("text-image-similarity")
+    assert info["version"] == service.get("/openapi.json").json()["info"]["version"] == __version__
     assert info["models"]["mini"] == asdict(load_encoder(MINI).info) | {"embed_dim": 256}
     assert info["limits"]["max_pairs"] == 64
     assert service.get("/readyz").json() == service.get("/livez").json() == {"status": "ok"}

@@ -56,7 +56,7 @@ class FakeService:
         match request.method, request.url.path:
             case "GET", "/v1/info":
                 models = {"colour": self.facts} if self.loaded else {}
-                return httpx.Response(200, json={"version": "0.1.0", "models": models, "limits": self.limits})
+                return httpx.Response(200, json={"version": "of a fake", "models": models, "limits": self.limits})
             case "GET", "/v1/models":
                 return httpx.Response(200, json={"object": "list", "data": [{"id": "colour", "default": True}]})
             case "POST", "/v1/embeddings":

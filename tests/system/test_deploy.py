@@ -100,11 +100,12 @@ def test_the_image_starts_the_service_as_a_user_without_rights() -> None:
 def test_the_image_gets_what_the_wheel_and_its_extras_are_called() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wheel = f"{project['name'].replace('-', '_')}-{project['version']}-py3-none-any.whl"
-    installs = [extras for line in of("RUN") for extras in re.findall(rf"/tmp/{re.escape(wheel)}\[([\w,]+)\]", line)]
-    assert [extras.split(",") for extras in installs] == [["serve", "onnx"], ["serve"]]
+    installs = [found for line in of("RUN") for found in re.findall(r"\$\(echo (/tmp/\S+)\)\[([\w,]+)\]", line)]
+    assert all(fnmatch.fnmatch(f"/tmp/{wheel}", pattern) for pattern, _ in installs)
+    assert [extras.split(",") for _, extras in installs] == [["serve", "onnx"], ["serve"]]
     assert {"serve", "onnx"} <= project["optional-dependencies"].keys()
     tags = {service["image"].partition(":")[2] for service in SCORERS.values()}
-    assert tags == {f"{project['version']}-cpu"}
+    assert tags == {"cpu"}
 
 
 def test_every_stage_is_used_and_the_last_one_is_for_the_processor() -> None:
@@ -145,7 +146,8 @@ def test_the_image_gets_the_versions_that_are_tested_here() -> None:
 def test_images_are_pinned_and_what_is_mounted_exists(compose: dict[str, dict[str, dict[str, Any]]]) -> None:
     folder = SERVICE if compose is COMPOSE else OBSERVABILITY
     for service in compose["services"].values():
-        assert re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service["image"]), service["image"]
+        if "build" not in service:  # what is built here has the version of what is here
+            assert re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service["image"]), service["image"]
         for volume in service.get("volumes", []):
             source, _, *mode = volume.split(":")
             if source.startswith("."):
@@ -359,7 +361,7 @@ def test_a_changed_key_or_setting_rolls_the_pods_over(manifests: dict[str, dict[
         names.add(built["spec"]["template"]["spec"]["volumes"][-1]["secret"]["secretName"])
     assert len(names) == 2
     (image,) = images
-    assert image == f"{kustomization['images'][0]['newName']}:{version('text-image-similarity')}-cpu"
+    assert image == f"{kustomization['images'][0]['newName']}:VERSION-cpu"
 
 
 # What the page says
@@ -369,8 +371,7 @@ def test_the_commands_on_the_page_are_understood() -> None:
     commands = [line for block in fenced(OPERATING, "sh") for line in block.splitlines()]
     served = [shlex.split(line)[2:] for line in commands if line.startswith("text-image-similarity serve ")]
     served += [
-        [*entrypoint(), *words.split()]
-        for words in re.findall(r"text-image-similarity:\S+-cpu (--model \w+)`", OPERATING)
+        [*entrypoint(), *words.split()] for words in re.findall(r"text-image-similarity:cpu (--model \w+)`", OPERATING)
     ]
     assert len(served) == 2
     for arguments in served:

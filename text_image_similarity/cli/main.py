@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
+from ..system import package_version
 from . import evaluate, logs, score, serve, train
 from .parser import Parser
 
 _CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
+
+
+class _PrintVersion(argparse.Action):
+    """Prints the version, which argparse's own action would look up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(f"{parser.prog} {package_version()}\n")
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Return the parser of the command line, and that of each command by its name."""
     parser = Parser(prog="text-image-similarity", description="Score how well each image matches its caption.")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (score, evaluate, train, serve):
         command.add(commands)

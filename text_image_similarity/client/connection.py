@@ -14,7 +14,7 @@ import httpx
 
 from ..config import Limits
 from ..errors import ConfigError, RowError, TableError, UsageError
-from ..fetch import USER_AGENT, GuardedTransport, http_url, retry_after_s, row_deadline
+from ..fetch import GuardedTransport, http_url, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
@@ -72,7 +72,7 @@ class Connection:
         )
         self._client = httpx.Client(
             transport=self._transport,
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json", **_authorization(api_key)},
+            headers={"User-Agent": user_agent(), "Accept": "application/json", **_authorization(api_key)},
             cookies=CookieJar(
                 policy=DefaultCookiePolicy(allowed_domains=[])
             ),  # those of a balancer tie us to one replica

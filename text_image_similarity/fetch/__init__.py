@@ -6,18 +6,18 @@ Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTran
 
 from __future__ import annotations
 
-from .fetcher import USER_AGENT, Fetcher
+from .fetcher import Fetcher
 from .references import http_url, scheme_of
-from .responses import retry_after_s
+from .responses import retry_after_s, user_agent
 from .stream import row_deadline
 from .transport import GuardedTransport
 
 __all__ = [
-    "USER_AGENT",
     "Fetcher",
     "GuardedTransport",
     "http_url",
     "retry_after_s",
     "row_deadline",
     "scheme_of",
+    "user_agent",
 ]

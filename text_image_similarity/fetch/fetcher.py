@@ -20,11 +20,10 @@ from ..errors import ErrorCode, RowError
 from ..system import backoff_s
 from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of
-from .responses import AGENT, RefusedError, check_bytes, check_opt_out, check_status, expanded
+from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, user_agent
 from .stream import row_deadline
 from .transport import GuardedTransport, Resolver
 
-USER_AGENT = f"{AGENT}/0.1"
 _MOST_REDIRECTS = 5  # of one picture
 
 
@@ -47,7 +46,7 @@ class Fetcher:
         self._client = httpx.Client(
             transport=self._transport,
             timeout=httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None),
-            headers={"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
+            headers={"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
         )
@@ -136,7 +135,9 @@ class Fetcher:
         """Send a request, follow its redirects, read the body."""
         for _ in range(_MOST_REDIRECTS + 1):
             with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
-                response = self._client.send(self._client.build_request("GET", url), stream=True)
+                response = self._client.send(
+                    self._client.build_request("GET", url, headers={"User-Agent": user_agent()}), stream=True
+                )
                 try:
                     if not response.has_redirect_location:
                         return self._read(response, clock)

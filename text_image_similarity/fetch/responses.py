@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 import httpx
 
 from ..errors import ErrorCode, RowError
+from ..system import package_version
 
-AGENT = "text-image-similarity"
+_AGENT = "text-image-similarity"
 
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 _STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
@@ -27,6 +28,11 @@ class RefusedError(RowError):
     def __init__(self, code: ErrorCode, detail: str, retry_after: float | None):
         super().__init__(code, detail)
         self.retry_after = retry_after
+
+
+def user_agent() -> str:
+    """Return what this package calls itself in requests."""
+    return f"{_AGENT}/{package_version()}"
 
 
 def check_status(response: httpx.Response) -> None:
@@ -63,7 +69,7 @@ def check_opt_out(response: httpx.Response) -> None:
         for part in line.lower().split(","):
             named = _FOR_AGENT.fullmatch(part)
             if named and named.group(1) not in _WITH_A_VALUE:  # a name holds for the rest of its line
-                ours, part = named.group(1) in ("*", AGENT), named.group(2)
+                ours, part = named.group(1) in ("*", _AGENT), named.group(2)
             if ours and part.strip() in _OPT_OUTS:
                 raise RowError(ErrorCode.DISALLOWED_BY_ORIGIN, f"X-Robots-Tag: {line[:200]}")
 

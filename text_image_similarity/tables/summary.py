@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..encoders import ModelInfo
+from ..system import package_version
 from ..workspace import Part
 
 _POINTS = 300
@@ -75,8 +76,8 @@ def outcome(parts: Sequence[Part]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what scores depend on."""
-    found = {"python": platform.python_version()}
-    for name in ("text-image-similarity", "torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
+    found = {"python": platform.python_version(), "text-image-similarity": package_version()}
+    for name in ("torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -27,7 +27,7 @@ def main(folder: str, wheel: str, pictures: str, sites: str) -> None:
     session = Session.builder.config("local_testing", True).create()
     session.file.put(wheel, "@code", auto_compress=False)
     session.file.put(f"{pictures}/*.png", "@photos", auto_compress=False)
-    score_udf.register(session, "@code", permanent=False)
+    score_udf.register(session, "@code", wheel=Path(wheel).name, permanent=False)
     url = (Path(pictures) / "red.txt").read_text()
     rows: list[list[Any]] = [
         [1, url, "a red square"],
