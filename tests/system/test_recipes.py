@@ -536,7 +536,7 @@ def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
             if path.is_file() and "__pycache__" not in path.parts:
                 file.write(path, path.relative_to(ROOT))
     script = ROOT / "tests" / "system" / "recipes" / "snowpark_run.py"
-    command = [python, script, DEPLOY / "snowpark", wheel, tmp_path, sysconfig.get_path("purelib")]
+    command: list[str | Path] = [python, script, DEPLOY / "snowpark", wheel, tmp_path, sysconfig.get_path("purelib")]
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, env={**bare, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
