@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -22,8 +24,9 @@ def test_a_call_that_hangs_is_left_behind() -> None:
 
 def test_a_call_returns_or_raises_what_it_did() -> None:
     assert system.call_within(20, lambda: 7, name="quick") == 7
+    nothing: dict[str, int] = {}
     with pytest.raises(KeyError, match="gone"):
-        system.call_within(20, lambda: {}["gone"], name="quick")
+        system.call_within(20, lambda: nothing["gone"], name="quick")
 
 
 def test_a_time_out_of_the_calls_own_says_what_it_said() -> None:
@@ -46,9 +49,9 @@ def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pauses_grow_to_a_cap_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.random, "random", lambda: 1.0)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
     assert [system.backoff_s(tries) for tries in (0, 1, 2, 5, 6, 1000)] == [0.25, 0.5, 1.0, 8.0, 8.0, 8.0]
-    monkeypatch.setattr(system.random, "random", lambda: 0.0)
+    monkeypatch.setattr(random, "random", lambda: 0.0)
     assert system.backoff_s(5) == 0.0
 
 
@@ -63,7 +66,7 @@ def test_a_missing_library_is_told_with_the_command_that_brings_it() -> None:
 
 def test_the_version_is_the_installed_one_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(name: str) -> str:
-        raise system.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     assert system.package_version()[0].isdigit()
     monkeypatch.setattr(system, "version", gone)

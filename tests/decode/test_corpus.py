@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from tests.support import corpus
-from tests.support.corpus import Case, chunk, png, saved
+from tests.support.corpus import Case, chunk, png
+from tests.support.images import saved
 from tests.support.paths import ROOT
 from text_image_similarity import ErrorCode, Limits, RowError
 from text_image_similarity.decode import decode, to_rgb
@@ -181,7 +182,7 @@ def test_nothing_is_written_to_the_terminal() -> None:
     """But by libtiff, whose handler is the process's."""
     code = (
         "import logging, sys, warnings\nwarnings.simplefilter('always')\nlogging.getLogger().setLevel(1)\n"
-        "from tests import corpus\nfrom text_image_similarity import Limits, RowError\n"
+        "from tests.support import corpus\nfrom text_image_similarity import Limits, RowError\n"
         "from text_image_similarity.decode import decode\n"
         "for case in corpus.pictures():\n"
         "    for at in range(4, min(len(case.data), 400), 3) if 'tiff' not in case.name or 'raw' in case.name else ():\n"
@@ -211,7 +212,7 @@ def test_alpha_on_white_equals_pillows_composition() -> None:
         (lambda data: data[:20] + data[-60:], "corrupt"),
     ],
 )
-def test_jpegs_that_end_in_their_header(cut, code: str) -> None:
+def test_jpegs_that_end_in_their_header(cut: Callable[[bytes], bytes], code: str) -> None:
     data = saved(Image.effect_noise((64, 64), 90), "JPEG")
     assert outcome(cut(data)) == code
 

@@ -12,16 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.embeddings import key, vector
 from text_image_similarity import ConfigError
 from text_image_similarity.embeddings.cache import EmbeddingCache, content_key
-
-
-def vector(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=7).astype(np.float32)
-
-
-def key(number: int, model: str = "model") -> bytes:
-    return content_key(model, "image", str(number).encode())
 
 
 def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:
@@ -49,7 +42,7 @@ def test_a_key_stands_for_model_kind_and_content() -> None:
 WRITER = """
 import sys
 import threading
-from tests.embeddings.test_cache import key, vector
+from tests.support.embeddings import key, vector
 from text_image_similarity.embeddings.cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], 7)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from scripts import export_mini
-from tests.encoders.test_load import captions, noise
+from tests.support.images import noise
 from tests.support.missing import run_without
 from tests.support.paths import ROOT
+from tests.support.records import captions
 from text_image_similarity import Config, ModelError, Record, load_encoder, score_pairs
 from text_image_similarity.encoders import model_folder, onnx_export
 from text_image_similarity.encoders.onnx_backend import open_backend
+from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
 NEEDLESS = ("torch", "torchvision", "transformers", "onnx", "onnxscript", "huggingface_hub", "pandas", "scipy")
 RECORD = Record(url=str(ROOT / "challenge_set" / "farm.jpg"), text="a farm with a cow")
@@ -46,6 +48,7 @@ def test_the_graphs_in_the_wheel_are_those_of_an_export_of_today(tmp_path: Path)
     for name in ("image.onnx", "text.onnx", "encoder.json"):
         assert (tmp_path / name).read_bytes() == (mini / name).read_bytes(), "python -m scripts.export_mini writes them"
     ours = load_encoder(Config(model="mini", backend="onnx"))
+    assert isinstance(ours, TwoTowerEncoder)
     exported = open_backend(whole, ours.tokens, precision="fp32")
     pixels = [ours.prepare(image) for image in noise(32)]
     rows = sorted(ours.tokenize([*captions(30), "", "日本語"]), key=len)

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import httpx
 import pytest
@@ -90,7 +91,12 @@ def test_a_head_is_bounded_in_all_and_to_the_byte(server: Server) -> None:
 def test_a_fault_of_the_resolver_has_its_code_in_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     code, resolve = DNS_FAULTS[name]
     dialled: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda self, address: dialled.append(address) or 111)
+
+    def refuse(self: socket.socket, address: object) -> int:
+        dialled.append(address)
+        return 111
+
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     fetcher = Fetcher(Config(timeout_s=0.4, retries=0), resolve=resolve)
     assert row(fetcher, "http://photos.test/x", 0.4).code == code
     fetcher.close()
@@ -120,9 +126,9 @@ def tls(context: ssl.SSLContext, connection: socket.socket) -> socket.socket:
 @pytest.mark.parametrize("name", TLS_FAULTS)
 def test_a_fault_of_tls_has_its_code_in_time(certificates: Certificates, name: str) -> None:
     fault = TLS_FAULTS[name]
-    context = certificates.server(fault.certificate) if fault.certificate else None
+    wrap = fault.wrap or partial(tls, certificates.server(fault.certificate))
     with (
-        Server(fault.wrap or (lambda connection: tls(context, connection))) as server,
+        Server(wrap) as server,
         fetching(fault.slow) as (fetcher, deadline),
     ):
         server.routes["/x"] = response(b"picture")
@@ -171,6 +177,7 @@ def test_a_connection_that_is_not_accepted_ends_in_time() -> None:
 def test_a_deadline_holds_across_redirects_and_retries(server: Server) -> None:
     """Each hop is quick and each try within its time; only the sum is not."""
     pause = FAULTS["a body byte by byte"].answer
+    assert callable(pause)
 
     def hop(connection: socket.socket, head: str) -> None:
         if server.hits.total() % 5:

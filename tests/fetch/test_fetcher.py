@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from tests.support.images import make_png
-from tests.support.server import Server, response
+from tests.support.server import Answer, Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher
 
@@ -103,7 +103,7 @@ def test_a_picture_comes_over_one_kept_alive_connection(server: Server) -> None:
         (drip, "timeout"),
     ],
 )
-def test_faults_have_their_codes(server: Server, answer: object, code: str) -> None:
+def test_faults_have_their_codes(server: Server, answer: Answer, code: str) -> None:
     server.routes["/x"] = answer
     began = time.monotonic()
     config = replace(HASTY if code == "timeout" else PATIENT, limits=replace(LOOPBACK, max_bytes=1_000_000))
@@ -368,7 +368,12 @@ def test_a_connection_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_resolver_that_hangs_ends_with_the_row() -> None:
     never = threading.Event()
-    fetcher = Fetcher(HASTY, resolve=lambda host, port: never.wait() and [])
+
+    def resolve(host: str, port: int) -> list[str]:
+        never.wait()
+        return []
+
+    fetcher = Fetcher(HASTY, resolve=resolve)
     began = time.monotonic()
     assert failure(fetcher, "http://photos.test/").code == "dns_error"
     assert time.monotonic() - began < 3

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import httpx
 import pytest
@@ -22,13 +23,14 @@ from text_image_similarity.fetch import Fetcher, pacing
 from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
 from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
 from text_image_similarity.fetch.stream import GuardedStream
+from text_image_similarity.fetch.transport import GuardedTransport
 
 LOOPBACK = Limits(allow_private_addresses=True)
 PATIENT = Config(timeout_s=10.0, retries=0, limits=LOOPBACK)
 
 
 @contextmanager
-def fetching(config: Config = PATIENT, **given: object) -> Iterator[Fetcher]:
+def fetching(config: Config = PATIENT, **given: Any) -> Iterator[Fetcher]:
     fetcher = Fetcher(config, **given)
     try:
         yield fetcher
@@ -243,7 +245,12 @@ def test_when_all_refuse_the_last_reason_is_given(server: Server) -> None:
 
 def test_no_more_than_ten_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda self, where: dialled.append(where) or errno.ECONNREFUSED)
+
+    def refuse(self: socket.socket, where: object) -> int:
+        dialled.append(where)
+        return errno.ECONNREFUSED
+
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     with pytest.raises(ConnectionRefusedError):
         dial([ip_address(f"127.0.1.{i}") for i in range(200)], 80, 3.0, lambda: None)
     assert len(dialled) == 10
@@ -261,7 +268,12 @@ def test_closing_ends_a_connection_in_the_making(slow_port: int) -> None:
     asked = threading.Event()
     limits = replace(LOOPBACK, connect_s=20.0)
     given = replace(PATIENT, timeout_s=25.0, limits=limits)
-    with fetching(given, resolve=lambda *_: asked.set() or ["127.0.0.1"]) as fetcher, ThreadPoolExecutor(1) as pool:
+
+    def resolve(*_: object) -> list[str]:
+        asked.set()
+        return ["127.0.0.1"]
+
+    with fetching(given, resolve=resolve) as fetcher, ThreadPoolExecutor(1) as pool:
         row = pool.submit(failure, fetcher, f"http://photos.test:{slow_port}/")
         assert asked.wait(5)
         fetcher.close()
@@ -291,8 +303,9 @@ def test_closing_just_after_a_connection_was_made(server: Server, monkeypatch: p
     server.routes["/x"] = server.hang
     with fetching() as fetcher:
 
-        def dial_and_close(*given: object) -> socket.socket:
+        def dial_and_close(*given: Any) -> socket.socket:
             connected = dial(*given)
+            assert isinstance(fetcher._transport, GuardedTransport)
             fetcher._transport.abort()
             return connected
 
@@ -306,7 +319,7 @@ def test_closing_between_a_connection_and_its_handshake() -> None:
     stream = GuardedStream(ours)
 
     class Context(ssl.SSLContext):
-        def wrap_socket(self, *given: object, **options: object) -> ssl.SSLSocket:
+        def wrap_socket(self, *given: Any, **options: Any) -> ssl.SSLSocket:
             wrapped = super().wrap_socket(*given, **options)
             stream.abort()
             return wrapped
@@ -388,6 +401,6 @@ def test_the_environments_proxies_are_not_used(server: Server, monkeypatch: pyte
 
 @pytest.mark.parametrize("proxy", ["", "proxy.test:3128", "https://proxy.test:3128", "http://proxy.test", "http://proxy.test:0",
                                    "http://u:p@proxy.test:1", "http://proxy.test:99999", "http://proxy.test:1/x", 3128])  # fmt: skip
-def test_a_proxy_is_an_http_address_with_a_port(proxy: object) -> None:
+def test_a_proxy_is_an_http_address_with_a_port(proxy: Any) -> None:
     with pytest.raises(ConfigError, match="proxy must look like http://host:port"):
         Config(proxy=proxy)

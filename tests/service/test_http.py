@@ -64,7 +64,7 @@ def test_pairs_get_their_scores_and_their_errors(service: httpx.Client) -> None:
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check a refusal and return it."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    found = answer.json()
+    found: dict[str, Any] = answer.json()
     assert (found["status"], found["code"], found["type"]) == (status, code, "about:blank")
     assert found["request_id"] == answer.headers["x-request-id"]
     return found
@@ -151,6 +151,12 @@ class Recording:
         self.images += images
         raise ProblemError("unknown_model", "there is none")
 
+    async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Any:
+        raise ProblemError("unknown_model", "there is none")
+
+    def models(self) -> dict[str, None]:
+        return {}
+
     def refusal(self) -> ProblemError | None:
         return inflight_problem(1) if self.full else None
 
@@ -213,9 +219,9 @@ def test_embeddings_are_the_encoders_in_both_formats(service: httpx.Client) -> N
         found = service.post("/v1/embeddings", json=asked).json()
         assert (found["object"], found["model"]) == ("list", "mini")
         assert [entry["index"] for entry in found["data"]] == [0, 1]
-        assert np.array(found["data"][1]["embedding"], np.float32).tolist() == vector.tolist()
+        assert np.array(found["data"][1]["embedding"], np.float32).tolist() == np.asarray(vector).tolist()
         coded = service.post("/v1/embeddings", json=asked | {"encoding_format": "base64"}).json()
-        assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == vector.tolist()
+        assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == np.asarray(vector).tolist()
 
 
 def test_a_bad_embedding_input_is_named(service: httpx.Client) -> None:

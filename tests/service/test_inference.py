@@ -9,10 +9,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.support.images import make_png
@@ -191,7 +193,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
             assert (refused.value.code, refused.value.status, refused.value.reason) == ("queue_full", 429, "queue_full")
             assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
             assert running.refusal() is not None
-            assert running.unready().status == 503
+            assert told(running.unready()).status == 503
             encoder.go.set()
             for answer in await asyncio.gather(*held):
                 assert similarities(answer.results) == [1.0]
@@ -225,7 +227,7 @@ def test_pairs_in_download_count_too() -> None:
             await until(lambda: metric(running, "tis_inflight_pairs") == 2)
             with pytest.raises(ProblemError) as refused:
                 await running.score("mini", [pair()], "cosine")
-            assert refused.value.reason == running.refusal().reason == "inflight"
+            assert refused.value.reason == told(running.refusal()).reason == "inflight"
             answered.set()
             assert similarities((await first).results) == [1.0, 1.0]
             assert metric(running, "tis_inflight_pairs") == 0
@@ -271,7 +273,9 @@ def test_as_many_threads_decode_as_the_process_may_use_cores(monkeypatch: pytest
     workers.close()
 
 
-def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embeddings_are_kept_up_to_a_number_in_memory_and_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(served_module, "_FILE_ENTRIES", 4)
     config = replace(MINI, embedding_cache=tmp_path / "cache.db")
 
@@ -366,18 +370,25 @@ def test_a_lost_device_fails_requests_at_once_and_pairs_to_be_replaced() -> None
                 with pytest.raises(ProblemError, match="fell off the bus") as lost:
                     await task
                 assert (lost.value.code, lost.value.status) == ("model_unavailable", 503)
-            assert running.dead().status == running.unready().status == 503
+            assert told(running.dead()).status == told(running.unready()).status == 503
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             assert len(encoder.batches) == 1, "it is not asked again"
 
     asyncio.run(check())
 
 
+def told(problem: ProblemError | None) -> ProblemError:
+    assert problem is not None
+    return problem
+
+
 class Panic(BaseException):
     """What a library in Rust raises when it gives up."""
 
 
-def test_an_error_nobody_foresaw_costs_its_items_and_no_thread(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+def test_an_error_nobody_foresaw_costs_its_items_and_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def check() -> None:
         async with pool(settings()) as running:
             stages = running._loaded["mini"]._stages
@@ -477,7 +488,7 @@ def test_readiness_wants_a_recent_success_and_idle_models_prove_themselves(monke
             assert running.unready() is None
             encoder.hold()
             await until(lambda: running.unready() is not None)
-            assert "has encoded nothing" in running.unready().detail
+            assert "has encoded nothing" in told(running.unready()).detail
             encoder.go.set()
             await until(lambda: running.unready() is None)
             assert metric(running, "tis_cache_lookups_total", kind="image", model="mini") == 0, "proofs are no requests"
@@ -566,8 +577,8 @@ def test_embeddings_are_the_models_own() -> None:
         async with pool(settings()) as running:
             image, bad = (await running.embed_images("mini", [make_png("red"), "x"])).results
             text, empty = (await running.embed_texts("mini", ["blue", " "])).results
-            assert image.tolist() == [1.0, 0.0, 0.0]
-            assert text.tolist() == [0.0, 0.0, 1.0]
+            assert np.asarray(image).tolist() == [1.0, 0.0, 0.0]
+            assert np.asarray(text).tolist() == [0.0, 0.0, 1.0]
             assert isinstance(bad, RowError)
             assert isinstance(empty, RowError)
             assert (bad.code, empty.code) == ("unsupported_scheme", "empty_caption")
@@ -587,7 +598,7 @@ def test_embeddings_that_are_not_done_in_time_or_fail_unexpectedly_are_errors(mo
             late, done = (await running.embed_images("mini", ["http://slow.example/a.png", make_png("red")])).results
             released.set()
             assert str(late) == "timeout: not done within the service's 0.3 s"
-            assert done.tolist() == [1.0, 0.0, 0.0]
+            assert np.asarray(done).tolist() == [1.0, 0.0, 0.0]
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             monkeypatch.setattr(
                 running._loaded["mini"]._stages, "encode_captions", Mock(side_effect=ValueError("broken"))

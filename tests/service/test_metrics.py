@@ -11,6 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
@@ -109,11 +110,15 @@ def prometheus(service: Process, tmp_path_factory: pytest.TempPathFactory) -> It
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     pictures = Server()
     pictures.routes["/red.png"] = response(make_png("red"))
+
+    def has_read(found: Running, sent: int) -> bool:
+        return count(found, 'tis_requests_total{route="/v1/models"}') > sent
+
     with pictures, running(command, port, folder / "prometheus.log", probe="/-/ready") as found:
         for sent, colour in enumerate(("green", "blue")):
             wave(service, pictures, colour)
             httpx.get(f"{service.url}/v1/models")
-            found.wait_for(lambda sent=sent: count(found, 'tis_requests_total{route="/v1/models"}') > sent)
+            found.wait_for(partial(has_read, found, sent))
         yield found
 
 
@@ -177,7 +182,9 @@ def test_the_figures_are_those_of_what_was_sent(prometheus: Running) -> None:
 
 def test_the_models_to_choose_from_on_the_dashboard(prometheus: Running) -> None:
     (variable,) = DASHBOARD["templating"]["list"]
-    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+    query = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+    assert query is not None
+    metric, label = query.groups()
     values = httpx.get(prometheus.url(f"/api/v1/label/{label}/values"), params={"match[]": metric}).json()["data"]
     assert values == ["mini"]
 

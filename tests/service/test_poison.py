@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 import socket
-import sys
 import time
 from base64 import b64encode
 from collections import Counter
@@ -20,11 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.decode.test_isolation import PUPPET
 from tests.support import corpus
-from tests.support.corpus import saved
 from tests.support.faults import FAULTS, MANY
-from tests.support.images import make_png
+from tests.support.images import make_png, saved
+from tests.support.puppets import COMMAND
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, RowError, score_pairs
@@ -35,7 +33,8 @@ from text_image_similarity.encoders.testing import ColourEncoder
 CLIENTS = 8
 PAIRS = 16  # of a request, half of them poison
 HASTY = replace(MINI, timeout_s=3.0, limits=replace(MINI.limits, total_s=3.0))
-SLOW_BOMBS = {"jpeg exif", "png chunks", "tiff many strips", "bigtiff tags", "bmp many runs"}  # see test_decode_corpus
+# They take seconds each, and tests/decode/test_corpus.py decodes them.
+SLOW_BOMBS = {"jpeg exif", "png chunks", "tiff many strips", "bigtiff tags", "bmp many runs"}
 
 
 @contextmanager
@@ -124,7 +123,7 @@ def mix(
         pairs = [pair | {"id": number} for number, (pair, _) in enumerate(request)]
         answer = client.post("/v1/similarity", json={"pairs": pairs}, timeout=60)
         assert answer.status_code == 200, answer.text
-        results = answer.json()["results"]
+        results: list[dict[str, Any]] = answer.json()["results"]
         assert [result["id"] for result in results] == list(range(len(pairs)))
         return results
 
@@ -252,7 +251,7 @@ def test_an_isolated_decoder_gives_the_same(good: list[bytes], alone: list[float
 
 
 def test_a_decoder_that_crashes_costs_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation_module, "worker_command", lambda _: [sys.executable, "-I", "-S", "-c", PUPPET])
+    monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
     config = replace(MINI, isolate_decoder=True, limits=replace(MINI.limits, decode_s=0.5))
     pairs = [base64_pair(b"fine %d" % number, "white") for number in range(64)]  # the puppet says a white dot
     does = [b"crash", b"exit", b"noise", b"claim", b"word", b"crash", b"endless", b"exit"] * 3 + [b"hang", b"half"]

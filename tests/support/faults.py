@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -289,7 +289,7 @@ def _raise(exc: Exception) -> Callable[[str, int], list[str]]:
     return resolve
 
 
-DNS_FAULTS: dict[str, tuple[str, Callable[[str, int], Iterable[str]]]] = {
+DNS_FAULTS: dict[str, tuple[str, Callable[[str, int], list[str]]]] = {
     "no such name": ("dns_error", _raise(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))),
     "try again": ("dns_error", _raise(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))),
     "a name too long": ("dns_error", _raise(UnicodeError("label empty or too long"))),

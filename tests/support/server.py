@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 
-Answer = bytes | Callable[[socket.socket, str], None]
+Answer = bytes | Callable[[socket.socket, str], object]
 
 
 def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
@@ -50,7 +50,8 @@ class Server:
 
     @property
     def port(self) -> int:
-        return self._listener.getsockname()[1]
+        port: int = self._listener.getsockname()[1]
+        return port
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from tests.support.paths import ROOT
 from text_image_similarity import Config, Encoder, Limits
@@ -41,7 +42,7 @@ def app_of(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
+def serving(app: ASGIApp) -> Iterator[httpx.Client]:
     """Serve an application on a thread; yield a client whose `base_url` is its address."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)

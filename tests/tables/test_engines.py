@@ -35,7 +35,7 @@ class Pool:
         self.at_once = at_once
         self.parts: list[int] = []
         self.started: list[str] = []
-        self.unavailable: set[str] = set()
+        self.unavailable: set[object] = set()
         self._lock = Lock()
 
     def start(self, config: Config) -> ModelInfo:

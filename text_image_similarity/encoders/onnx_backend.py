@@ -111,7 +111,7 @@ def open_backend(
         precision: `fp32` or `int8`.
         initializers: For each graph that holds no weights, which of `model.safetensors` each of its initializers is.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     weights = read_weights(folder / "model.safetensors") if initializers else {}
     sessions = []

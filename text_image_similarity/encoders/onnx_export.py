@@ -118,7 +118,7 @@ def _save(graph: Any, path: Path, *, int8: bool) -> None:
     if not int8:
         graph.save(path)
         return
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = graph.model_proto
     del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
