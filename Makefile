@@ -69,6 +69,7 @@ wheel: setup
 
 docs: setup
 	$(RUN) -m scripts.document_options
+	$(RUN) -m scripts.run_notebook
 
 diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
