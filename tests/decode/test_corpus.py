@@ -181,7 +181,7 @@ def test_nothing_is_written_to_the_terminal() -> None:
     """But by libtiff, whose handler is the process's."""
     code = (
         "import logging, sys, warnings\nwarnings.simplefilter('always')\nlogging.getLogger().setLevel(1)\n"
-        "from tests import corpus\nfrom text_image_similarity import Limits, RowError\n"
+        "from tests.support import corpus\nfrom text_image_similarity import Limits, RowError\n"
         "from text_image_similarity.decode import decode\n"
         "for case in corpus.pictures():\n"
         "    for at in range(4, min(len(case.data), 400), 3) if 'tiff' not in case.name or 'raw' in case.name else ():\n"
