@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.clock import HANG_S
 from tests.support.images import SAMPLES, gradient, inline, make_png, saved
 from tests.support.paths import ROOT
-from tests.support.puppets import COMMAND, puppets
+from tests.support.puppets import COMMAND, let_hangs_end, puppets
 from tests.support.records import CONFIG, codes
 from text_image_similarity import Config, ConfigError, Limits, Record, RowError, score_images, score_pairs
 from text_image_similarity.decode import decode
@@ -105,24 +106,39 @@ def test_a_worker_that_fails_costs_one_picture(does: bytes, said: str) -> None:
 
 
 @pytest.mark.parametrize("does", [b"hang", b"half", b"deaf"])
-def test_a_worker_that_takes_too_long_is_replaced(does: bytes) -> None:
-    decoder = puppets(Limits(decode_s=0.2))
+def test_a_worker_that_takes_too_long_is_replaced(does: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_hangs_end(monkeypatch, does)
+    decoder = puppets(LIMITS)
     try:
-        with pytest.raises(RowError, match=r"decoder_crash: the decoder (took longer than 0\.6 s|process ended)"):
+        with pytest.raises(RowError, match=r"decoder_crash: the decoder (took longer than 60 s|process ended)"):
             decoder.decode(does)
         assert decoder.decode(b"fine").size == (1, 1)
     finally:
         decoder.close()
 
 
-def test_a_request_that_nobody_reads_ends_in_time() -> None:
+def test_a_request_that_nobody_reads_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = bytes(1 << 22)  # more than a pipe holds
+    let_hangs_end(monkeypatch, large)
     ready = f"import struct, threading\nprint({ANSWER.pack(IMAGE, 0, 0, 0)!r}.decode(), end='', flush=True)\n"
-    decoder = IsolatedDecoder(
-        Limits(decode_s=0.2), workers=1, command=[sys.executable, "-c", ready + "threading.Event().wait()"]
-    )
-    with pytest.raises(RowError, match=r"took longer than 0\.6 s"):
-        decoder.decode(bytes(1 << 22))  # more than a pipe holds
+    decoder = IsolatedDecoder(LIMITS, workers=1, command=[sys.executable, "-c", ready + "threading.Event().wait()"])
+    with pytest.raises(RowError, match="took longer than 60 s"):
+        decoder.decode(large)
     decoder.close()
+
+
+def test_a_worker_has_three_times_the_processor_time_that_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def timer(seconds: float, function: Callable[..., None], args: Sequence[object]) -> threading.Timer:
+        given.append(seconds)
+        return threading.Timer(seconds, function, args)
+
+    decoder = puppets(LIMITS)
+    monkeypatch.setattr(isolation_module, "Timer", timer)
+    decoder.decode(b"fine")
+    decoder.close()
+    assert given == [3 * LIMITS.decode_s]
 
 
 def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +189,10 @@ def test_workers_are_bound_and_cannot_be_unbound(real: IsolatedDecoder) -> None:
 
 
 @linux
-def test_nothing_is_left_behind() -> None:
+def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_hangs_end(monkeypatch, b"hang")
     before, pipes = children(), len(list(Path("/proc/self/fd").iterdir()))
-    decoder = puppets(Limits(decode_s=0.2), workers=2)
+    decoder = puppets(LIMITS, workers=2)
     assert len(children() - before) == 1
     for does in (b"fine", b"crash", b"fine", b"hang", b"noise", b"fine"):
         with contextlib.suppress(RowError):
@@ -193,7 +210,7 @@ def test_closing_ends_a_worker_that_is_busy() -> None:
             threading.Event().wait(0.01)
         decoder.close()
         with pytest.raises(RowError, match="decoder_crash"):
-            asked.result(timeout=30)
+            asked.result(HANG_S)
     with pytest.raises(RowError, match="closed"):
         decoder.decode(b"fine")
 
@@ -210,7 +227,7 @@ def test_workers_end_with_their_parent() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == -signal.SIGKILL
     worker = Path(f"/proc/{int(done.stdout)}")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_S
     while worker.exists() and "\nState:\tZ" not in (worker / "status").read_text():
         assert time.monotonic() < deadline, "the worker goes on without its parent"
         threading.Event().wait(0.01)
@@ -284,7 +301,7 @@ def test_a_run_with_isolation_scores_the_same_and_survives_crashes(monkeypatch: 
     assert in_memory == list(score_images(files, ["yellow"] * 3, CONFIG, encoder=ColourEncoder()))
 
     monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
-    config = replace(config, limits=replace(CONFIG.limits, decode_s=0.4))
+    let_hangs_end(monkeypatch, b"hang")
     does = [b"fine", b"crash", b"fine 2", b"hang", b"noise", b"fine 3"] * 2
     results = list(score_images(does, ["white"] * len(does), config, encoder=ColourEncoder()))
     assert codes(results) == [None, "decoder_crash", None, "decoder_crash", "decoder_crash", None] * 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.embeddings import key, vector
 from text_image_similarity import ConfigError
 from text_image_similarity.embeddings.cache import EmbeddingCache, content_key
@@ -42,6 +43,7 @@ def test_a_key_stands_for_model_kind_and_content() -> None:
 WRITER = """
 import sys
 import threading
+from tests.support.clock import HANG_S
 from tests.support.embeddings import key, vector
 from text_image_similarity.embeddings.cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], 7)
@@ -125,6 +127,6 @@ def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     assert waiting.is_alive()
     maker.execute("ROLLBACK")
     maker.close()
-    waiting.join(10)
+    waiting.join(HANG_S)
     opened[0].put({key(1): vector(1)})
     opened[0].close()

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.images import inline, make_png
 from tests.support.records import COLOURS, CONFIG, Web, numbered
 from text_image_similarity import (
@@ -180,11 +181,11 @@ def test_a_call_that_is_given_up_leaves_no_downloads_behind(own_threads: Callabl
     def answer(request: httpx.Request) -> httpx.Response:
         asked[request.url.path] += 1
         if request.url.path != "/0.png":
-            hold.wait(20)
+            hold.wait(HANG_S)
         return httpx.Response(200, content=make_png("red"))
 
     records = [Record(f"http://photos.test/{i}.png", "red") for i in range(1000)]
-    config = replace(CONFIG, batch_size=1, timeout_s=20.0)
+    config = replace(CONFIG, batch_size=1, timeout_s=600.0)
     with Scorer(config, encoder=ColourEncoder(), transport=httpx.MockTransport(answer)) as scorer:
         results = scorer.score_pairs(records)
         next(results)
@@ -243,7 +244,7 @@ def test_a_forgotten_session_ends_its_threads(own_threads: Callable[[], list[thr
     assert threads
     del scorer
     for thread in threads:
-        thread.join(20)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 
@@ -282,11 +283,11 @@ def test_a_row_that_closing_cut_short_is_not_answered() -> None:
         return httpx.Response(200, content=make_png("red"))
 
     records = [Record(f"http://photos.test/{i}.png", "red") for i in range(40)]
-    config = replace(CONFIG, retries=8, timeout_s=20.0)
+    config = replace(CONFIG, retries=8, timeout_s=600.0)
     scorer = Scorer(config, encoder=ColourEncoder(), transport=httpx.MockTransport(answer))
 
     def close() -> None:
-        asked.wait(20)
+        asked.wait(HANG_S)
         scorer.close()
 
     closer = threading.Thread(target=close)

@@ -22,7 +22,7 @@ from PIL import Image
 from tests.support import corpus
 from tests.support.faults import FAULTS, MANY
 from tests.support.images import make_png, saved
-from tests.support.puppets import COMMAND
+from tests.support.puppets import COMMAND, let_hangs_end
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, RowError, score_pairs
@@ -252,7 +252,8 @@ def test_an_isolated_decoder_gives_the_same(good: list[bytes], alone: list[float
 
 def test_a_decoder_that_crashes_costs_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
-    config = replace(MINI, isolate_decoder=True, limits=replace(MINI.limits, decode_s=0.5))
+    let_hangs_end(monkeypatch, b"hang", b"half")
+    config = replace(MINI, isolate_decoder=True)
     pairs = [base64_pair(b"fine %d" % number, "white") for number in range(64)]  # the puppet says a white dot
     does = [b"crash", b"exit", b"noise", b"claim", b"word", b"crash", b"endless", b"exit"] * 3 + [b"hang", b"half"]
     poison = [(base64_pair(what, "white"), "decoder_crash") for what in does]

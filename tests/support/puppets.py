@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable, Sequence
 
+import pytest
+from PIL import Image
+
+from tests.support.clock import HANG_S
 from text_image_similarity import Limits
+from text_image_similarity.decode import isolation
 from text_image_similarity.decode.isolation import IsolatedDecoder
 from text_image_similarity.decode.worker import ANSWER, IMAGE, REQUEST
 
@@ -43,7 +50,26 @@ while head := sys.stdin.buffer.read(request.size):
     else:
         send(dot)
 """
+
 COMMAND = [sys.executable, "-I", "-S", "-c", _PROGRAM]
+
+
+def let_hangs_end(monkeypatch: pytest.MonkeyPatch, *does: bytes) -> None:
+    """Let the time of these files be over at once, and that of others never, whatever their decoder's limit is."""
+    asked, ask = threading.local(), isolation._Worker.ask
+
+    def note(worker: isolation._Worker, data: bytes, shorter_side: int) -> Image.Image:
+        asked.data = data
+        try:
+            return ask(worker, data, shorter_side)
+        finally:
+            asked.data = None
+
+    def timer(seconds: float, function: Callable[..., None], args: Sequence[object]) -> threading.Timer:
+        return threading.Timer(0.05 if getattr(asked, "data", None) in does else HANG_S, function, args)
+
+    monkeypatch.setattr(isolation._Worker, "ask", note)
+    monkeypatch.setattr(isolation, "Timer", timer)
 
 
 def puppets(limits: Limits, workers: int = 1) -> IsolatedDecoder:
