@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.support.clock import HANG_S
 from text_image_similarity import MissingExtraError, system
 
 
@@ -18,14 +19,14 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "hanging")
     assert thread.daemon
     hold.set()
-    thread.join(20)
+    thread.join(HANG_S)
 
 
 def test_a_call_returns_or_raises_what_it_did() -> None:
-    assert system.call_within(20, lambda: 7, name="quick") == 7
+    assert system.call_within(HANG_S, lambda: 7, name="quick") == 7
     nothing: dict[str, int] = {}
     with pytest.raises(KeyError, match="gone"):
-        system.call_within(20, lambda: nothing["gone"], name="quick")
+        system.call_within(HANG_S, lambda: nothing["gone"], name="quick")
 
 
 def test_a_time_out_of_the_calls_own_says_what_it_said() -> None:
@@ -33,7 +34,7 @@ def test_a_time_out_of_the_calls_own_says_what_it_said() -> None:
         raise TimeoutError("the host is slow")
 
     with pytest.raises(TimeoutError, match="the host is slow"):
-        system.call_within(20, slow, name="slow")
+        system.call_within(HANG_S, slow, name="slow")
 
 
 def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:

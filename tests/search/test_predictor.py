@@ -56,7 +56,7 @@ from text_image_similarity.preprocess import ImageLike
 from text_image_similarity.search import ModelIdentity
 from text_image_similarity.search.nearest import nearest
 
-CONFIG = Config(batch_size=2, io_workers=2, retries=0, timeout_s=0.5, limits=Limits(allow_private_addresses=True))
+CONFIG = Config(batch_size=2, io_workers=2, retries=0, limits=Limits(allow_private_addresses=True))
 HALF: Any = pytest.approx(0.7071, abs=1e-4)  # a named colour against one of the two it is made of
 
 

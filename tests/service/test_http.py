@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fastapi import Request, Response
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Record, __version__, load_encoder, score_pairs
@@ -313,7 +314,7 @@ def test_bodies_are_limited_one_by_one_and_together() -> None:
         assert client.post("/v1/similarity", json={"pairs": [pair]}).status_code == 200, "none is reserved for them"
         for connection in slow:
             connection.sendall(b" " * 8500)
-        end = time.monotonic() + 10
+        end = time.monotonic() + HANG_S
         while (refused := client.post("/v1/similarity", json={"pairs": [pair]})).status_code == 200:
             assert time.monotonic() < end
         found = problem(refused, 429, "queue_full")
@@ -326,7 +327,7 @@ def test_bodies_are_limited_one_by_one_and_together() -> None:
 def test_a_body_that_does_not_arrive_is_given_up() -> None:
     with (
         serving(app_of(mini_settings(request_timeout_s=0.2), ColourEncoder())) as client,
-        socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=HANG_S) as slow,
     ):
         slow.sendall(HEAD + b"content-length: 9000\r\n\r\n{")
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")

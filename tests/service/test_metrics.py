@@ -18,6 +18,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.processes import Running, free_port, running, tool
@@ -60,23 +61,23 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
         {"image_url": "data:,hello", "caption": "a dog"},
         {"image_url": pictures.url("/red.png"), "caption": ""},
     ]
-    answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
+    answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=HANG_S)
     errors = [result["error"] and result["error"]["code"] for result in answer.json()["results"]]
     assert errors == [None, None, "http_4xx", "not_an_image", "empty_caption"]
     held, released = threading.Event(), threading.Event()
 
     def hold(connection: socket.socket, head: str) -> None:
         held.set()
-        released.wait(30)
+        released.wait(HANG_S)
         connection.sendall(response(status="404 Not Found"))
 
     pictures.routes["/held.png"] = hold
     url = pictures.url("/held.png")
     full = {"pairs": [{"image_url": f"{url}?{i}", "caption": "a cat"} for i in range(8)]}
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=30)
-        assert held.wait(30)
-        refused = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
+        first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=HANG_S)
+        assert held.wait(HANG_S)
+        refused = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=HANG_S)
         released.set()
         assert first.result().status_code == 200
     assert refused.status_code == 429

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.support import corpus
+from tests.support.clock import HANG_S
 from tests.support.faults import FAULTS, MANY
 from tests.support.images import make_png, saved
 from tests.support.puppets import COMMAND, let_hangs_end
@@ -63,7 +64,7 @@ class Ready:
 
     def __exit__(self, *_: object) -> None:
         self._going = False
-        assert self._found.result(20) > 0
+        assert self._found.result(HANG_S) > 0
         self._pool.shutdown()
 
     def _look(self) -> int:

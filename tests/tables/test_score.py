@@ -38,7 +38,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.records import Record
 
-CONFIG = Config(batch_size=4, io_workers=4, retries=0, timeout_s=0.5)
+CONFIG = Config(batch_size=4, io_workers=4, retries=0)
 ENCODER = ColourEncoder()
 
 
