@@ -205,7 +205,7 @@ def large() -> dict[str, bytes]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
 def test_the_largest_pictures_fit_with_room() -> None:
-    decoder = IsolatedDecoder(Limits(decode_memory=800 << 20), workers=1)
+    decoder = IsolatedDecoder(Limits(decode_memory=800 << 20, decode_s=HANG_S * 10), workers=1)
     try:
         for name, data in large().items():
             image = decoder.decode(data)
