@@ -36,6 +36,7 @@ test: setup
 check: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m black --check --quiet .
+	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_architecture.py
 
