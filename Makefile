@@ -1,5 +1,5 @@
-# make setup | score | test | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance | recipes | tools
-# Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/ and the environment into .venv/.
+# make score | quick | test | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
@@ -8,14 +8,23 @@ POETRY := .poetry/bin/poetry
 # Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
+# How many tests run at once. A file's tests stay together, and so do those that share a Spark or a Ray.
+JOBS ?= 2
+PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: setup score test check coverage lock wheel docs diagram mini baseline benchmark endurance recipes tools clean
+.PHONY: score setup quick test systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools clean
 .DELETE_ON_ERROR:
 
-setup: .venv/installed
+# What scoring needs: the package and ONNX Runtime.
+score: .venv/scoring
+	$(RUN) execute_text_image_similarity_csv.py
+
+# What development needs: every extra, and the tools in pyproject.toml's group `dev`.
+setup: .venv/everything
 
 .poetry/installed:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; name one with make PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -23,15 +32,24 @@ setup: .venv/installed
 	.poetry/bin/python -m pip install --quiet $(POETRY_PACKAGES)
 	touch $@
 
-.venv/installed: .poetry/installed poetry.lock pyproject.toml
+.venv/scoring: .poetry/installed poetry.lock pyproject.toml
+	$(POETRY_ENV) $(POETRY) install --no-interaction --only main --extras onnx
+	touch $@
+
+.venv/everything: .venv/scoring
 	$(POETRY_ENV) $(POETRY) install --no-interaction --all-extras
 	touch $@
 
-score: setup
-	$(RUN) execute_text_image_similarity_csv.py
+# The rooms alone, without Spark, Ray, a browser, other people's servers, and whatever takes seconds.
+quick: setup
+	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or spark or ray or browser or server)"
 
-test: setup
-	$(RUN) -m pytest
+test: setup tools
+	$(PYTEST) --ignore tests/doors --ignore tests/system $(TEST_OPTIONS)
+
+# Whole processes, clusters and recipes.
+systems: setup tools build/recipes/airflow/installed build/recipes/snowpark/installed
+	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
 
 check: setup
 	$(RUN) -m ruff check .
@@ -40,8 +58,8 @@ check: setup
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_architecture.py
 
-coverage: setup
-	$(RUN) -m pytest --cov --cov-report=term-missing
+coverage: TEST_OPTIONS += --cov --cov-report=term-missing:skip-covered
+coverage: test
 
 lock: .poetry/installed
 	$(POETRY_ENV) $(POETRY) lock
@@ -57,7 +75,8 @@ diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
 
 mini: setup
-	$(TRAINING_ENV) $(RUN) scripts/train_mini.py $(DATA)
+	$(TRAINING_ENV) $(RUN) -m scripts.train_mini $(DATA)
+	$(RUN) -m scripts.export_mini
 	$(RUN) -m text_image_similarity evaluate $(DATA)/flickr8k --split validation --model mini --calibrate text_image_similarity/weights/mini
 
 baseline: setup
@@ -71,22 +90,17 @@ benchmark: setup
 endurance: setup
 	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py
 
-# Airflow and Snowpark, whose pins do not go with ours, for tests/system/test_recipes.py: 580 MB.
-recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
-
+# Airflow and Snowpark, whose pins do not go with ours: 580 MB.
 build/recipes/%/installed: deploy/%/requirements-test.txt
 	$(PYTHON) -m venv build/recipes/$*
 	build/recipes/$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
-# Debian's Prometheus and nginx, for tests/service/test_metrics.py and tests/system/test_deploy.py: 20 MB, no root needed.
+# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus.
 tools: build/tools/installed
 
-build/tools/installed:
-	mkdir -p build/tools/packages
-	cd build/tools/packages && apt-get download prometheus nginx
-	for package in build/tools/packages/*.deb; do dpkg -x $$package build/tools; done
-	rm -r build/tools/packages
+build/tools/installed: scripts/fetch_tools.sh
+	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
 	touch $@
 
 clean:

@@ -24,7 +24,6 @@ SHAPES = ("ellipse", "rectangle")
 SIDE = 96
 
 
-@events.init_command_line_parser.add_listener
 def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
         "--max-p95-ms", type=float, default=0.0, help="fail when 95 %% of requests take longer; 0 is any time"
@@ -32,9 +31,9 @@ def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--api-key", default=os.environ.get("TEXT_IMAGE_SIMILARITY_API_KEY", ""), is_secret=True)
 
 
-@events.quitting.add_listener
 def judge(environment: Environment, **_: Any) -> None:
     """Decide the exit code: 1 when a request failed, none was made, or they took too long."""
+    assert environment.parsed_options is not None
     total, bound = environment.stats.total, environment.parsed_options.max_p95_ms
     p95 = total.get_response_time_percentile(0.95) if total.num_requests else 0.0
     faults = [
@@ -45,6 +44,10 @@ def judge(environment: Environment, **_: Any) -> None:
     for fault in faults:
         print(f"FAILED: {fault}")
     environment.process_exit_code = 1 if faults else 0
+
+
+events.init_command_line_parser.add_listener(add_options)
+events.quitting.add_listener(judge)
 
 
 class Client(FastHttpUser):

@@ -45,7 +45,7 @@ def tree_cpu_seconds() -> float:
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time that one process has used."""
     times = psutil.Process(pid).cpu_times()
-    return times.user + times.system  # type: ignore[no-any-return]
+    return float(times.user + times.system)
 
 
 def family_mib(pid: int) -> float:

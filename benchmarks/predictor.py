@@ -53,7 +53,7 @@ def main() -> None:
 
     print(f"{identity}, {predictor.encoder.info.device}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(f"{'milliseconds':<58}{'min':>9}{'median':>9}{'max':>9}")
-    for what, action in {
+    actions: dict[str, Callable[[], object]] = {
         f"search {given.pictures} pictures, once the query is encoded": partial(nearest, query, rows, 10),
         "encode a text": partial(predictor.encoder.encode_text, [QUERY]),
         "search_database: encode and search": partial(predictor.search_database, QUERY, 10, pictures),
@@ -61,7 +61,8 @@ def main() -> None:
             predictor.search_captions, PICTURE, 10, captions
         ),
         "rank_images: a text and one cold picture": partial(predictor.rank_images, QUERY, PICTURE, 1),
-    }.items():
+    }
+    for what, action in actions.items():
         times = milliseconds(action, given.repeats)
         print(f"{what:<58}{min(times):>9.2f}{median(times):>9.2f}{max(times):>9.2f}")
 

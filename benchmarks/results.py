@@ -119,19 +119,19 @@ def at(*keys: str) -> Callable[[dict[str, Any]], float]:
     def read(found: dict[str, Any]) -> float:
         for key in keys[:-1]:
             found = found[key]
-        return found.get(keys[-1], 0.0)
+        return float(found.get(keys[-1], 0.0))
 
     return read
 
 
 def rate(found: dict[str, Any]) -> float:
     """Return pairs a second."""
-    return found["pairs"] / found["seconds"]
+    return float(found["pairs"] / found["seconds"])
 
 
 def cpu_per_1000(found: dict[str, Any]) -> float:
     """Return CPU seconds for 1,000 pairs."""
-    return 1000 * found["cpu_seconds"] / found["pairs"]
+    return float(1000 * found["cpu_seconds"] / found["pairs"])
 
 
 def ratios(

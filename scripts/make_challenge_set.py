@@ -1,6 +1,6 @@
 """Make challenge_set.csv and its 51 pictures: 46 rows that match, 3 with another picture's caption, 2 broken on purpose.
 
-    .venv/bin/python scripts/make_challenge_set.py
+    .venv/bin/python -m scripts.make_challenge_set
 
 Every scene is listed here by hand: things, place, caption. Among the files is every format that people meet. The
 pictures are composed from Noto Color Emoji (SIL Open Font License 1.1), so they may be shared freely.
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from scenes import compose
+
+from scripts.scenes import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "challenge_set"

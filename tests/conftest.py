@@ -1,13 +1,17 @@
-"""Fixtures: pictures with a known colour, tiny models on disk, a loopback server that misbehaves on demand."""
+"""Fixtures that several rooms use, where tests run, and the option that lets no test be skipped unnoticed."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,18 +20,61 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
-
-from tests.support.images import make_png  # noqa: E402 - after the environment is set
 from tests.support.server import Server  # noqa: E402 - after the environment is set
+
+_SHARED = ("spark", "ray")  # markers of tests that one process runs, because what they start is large
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped that needs no GPU or network")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-skips") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(NoSkips())
+
+
+class NoSkips:
+    """Fails a run in which a test was skipped, unless it is marked as in need of a GPU or of the network."""
+
+    def __init__(self) -> None:
+        self._skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail") and not {"gpu", "network"} & set(report.keywords):
+            self._skipped.append(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for nodeid in self._skipped:
+            terminalreporter.write_line(f"SKIPPED, which --no-skips forbids: {nodeid}", red=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one process, and all those of Spark or of Ray, which start first because they take longest."""
+    for item in items:
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker("spark")
+        group = next(filter(item.get_closest_marker, _SHARED), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, _SHARED)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let reports with half a character in their log pass from process to process, which takes UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 def pytest_sessionfinish() -> None:
     _CACHE.cleanup()
-
-
-@pytest.fixture
-def png() -> Callable[..., bytes]:
-    return make_png
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +92,13 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[Server]:
     with Server() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def spark():
+def spark() -> Iterator[SparkSession]:
     from tests.support.spark_sessions import local_session
 
     with local_session() as session:

@@ -51,7 +51,7 @@ def test_matching_captions_beat_shuffled_ones(rows: list[dict[str, str]]) -> Non
 
 
 def test_every_format_people_meet_is_there() -> None:
-    found = set()
+    found: set[object] = set()
     for path in (ROOT / "challenge_set").iterdir():
         if path.name == "not_a_picture.jpg":
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"isolate_decoder": 1}, "isolate_decoder must be True or False, not 1"),
     ],
 )
-def test_wrong_settings(given: dict[str, object], message: str) -> None:
+def test_wrong_settings(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config(**given)
 
@@ -48,17 +49,19 @@ def test_wrong_settings(given: dict[str, object], message: str) -> None:
     "name", [field.name for field in dataclasses.fields(Limits) if field.name.startswith(("max", "per"))]
 )
 def test_limits_are_whole_numbers(name: str) -> None:
-    for value in (-1, 0.5, "1"):
+    wrong: Any
+    for wrong in (-1, 0.5, "1"):
         with pytest.raises(ConfigError, match=name):
-            Limits(**{name: value})
+            Limits(**{name: wrong})
 
 
 @pytest.mark.parametrize(
     "name", [field.name for field in dataclasses.fields(Limits) if isinstance(field.default, bool)]
 )
 def test_a_text_is_not_taken_for_true(name: str) -> None:
+    wrong: Any = "false"
     with pytest.raises(ConfigError, match=f"{name} must be True or False, not 'false'"):
-        Limits(**{name: "false"})
+        Limits(**{name: wrong})
 
 
 def test_a_proxys_password_is_not_repeated() -> None:
@@ -70,7 +73,7 @@ def test_a_proxys_password_is_not_repeated() -> None:
 def test_config_is_frozen_and_takes_paths() -> None:
     config = Config(model=Path("models/mine"), device="cuda:1")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.model = "other"
+        config.model = "other"  # type: ignore[misc]
     with pytest.raises(ValueError, match="device"):  # a ConfigError is a ValueError too
         Config(device="")
 

@@ -134,7 +134,8 @@ def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for name in ("challenge_set", "challenge_set.csv"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "ratings.csv").write_text(*blocks(page, "csv"), encoding="utf-8")
+    (ratings,) = blocks(page, "csv")
+    (tmp_path / "ratings.csv").write_text(ratings, encoding="utf-8")
     for block in blocks(page, "console"):
         command, _, promised = block.removeprefix("$ text-image-similarity ").partition("\n")
         done = subprocess.run(

@@ -34,4 +34,4 @@ def test_score_kinds_by_hand() -> None:
     np.testing.assert_allclose(score(cosines, "clip_score"), [100, 30, 0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(score(cosines, "clipscore"), [2.5, 0.75, 0, 0, 0], rtol=1e-6)
     with pytest.raises(ConfigError, match="clipscore"):
-        score(cosines, "dot")
+        score(cosines, "dot")  # type: ignore[arg-type]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 
 import pytest
 
+from tests.support.clock import HANG_S
 from text_image_similarity import MissingExtraError, system
 
 
@@ -17,13 +19,14 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "hanging")
     assert thread.daemon
     hold.set()
-    thread.join(20)
+    thread.join(HANG_S)
 
 
 def test_a_call_returns_or_raises_what_it_did() -> None:
-    assert system.call_within(20, lambda: 7, name="quick") == 7
+    assert system.call_within(HANG_S, lambda: 7, name="quick") == 7
+    nothing: dict[str, int] = {}
     with pytest.raises(KeyError, match="gone"):
-        system.call_within(20, lambda: {}["gone"], name="quick")
+        system.call_within(HANG_S, lambda: nothing["gone"], name="quick")
 
 
 def test_a_time_out_of_the_calls_own_says_what_it_said() -> None:
@@ -31,7 +34,7 @@ def test_a_time_out_of_the_calls_own_says_what_it_said() -> None:
         raise TimeoutError("the host is slow")
 
     with pytest.raises(TimeoutError, match="the host is slow"):
-        system.call_within(20, slow, name="slow")
+        system.call_within(HANG_S, slow, name="slow")
 
 
 def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,9 +49,9 @@ def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pauses_grow_to_a_cap_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system.random, "random", lambda: 1.0)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
     assert [system.backoff_s(tries) for tries in (0, 1, 2, 5, 6, 1000)] == [0.25, 0.5, 1.0, 8.0, 8.0, 8.0]
-    monkeypatch.setattr(system.random, "random", lambda: 0.0)
+    monkeypatch.setattr(random, "random", lambda: 0.0)
     assert system.backoff_s(5) == 0.0
 
 

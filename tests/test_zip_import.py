@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.packages import zip_package
+from text_image_similarity import Config, load_encoder
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.fingerprint import fingerprint
 from text_image_similarity.encoders.zipped import on_disk
@@ -30,6 +31,13 @@ try:
     load_encoder(Config(model="/no/model"))
 except Exception as exc:
     print(exc)
+"""
+
+LOADED = """
+import sys
+from text_image_similarity import Config, load_encoder
+encoder = load_encoder(Config(model="mini", device="cpu"))
+print(encoder.info.backend, encoder.encode_text(["a dog"]).tolist(), "torch" in sys.modules)
 """
 
 
@@ -68,6 +76,13 @@ def test_without_a_cache_folder_mini_is_in_a_folder_for_the_process(package: Pat
     assert process.returncode == 0
     assert weights == fingerprint(model_folder("mini"))
     assert Path(folder).is_relative_to(package.parent)
+
+
+def test_mini_in_a_zip_needs_no_export_either(package: Path, tmp_path: Path) -> None:
+    process = start(package, tmp_path, LOADED)
+    printed, _ = process.communicate(timeout=100)
+    here = load_encoder(Config(model="mini", device="cpu")).encode_text(["a dog"]).tolist()
+    assert printed.strip() == f"onnx {here} False"
 
 
 def test_mini_stays_in_the_zip_if_another_model_is_used(package: Path, tmp_path: Path) -> None:

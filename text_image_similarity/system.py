@@ -71,19 +71,20 @@ def backoff_s(tries: int) -> float:
     return pause
 
 
-def require(purpose: str, *names: str, extra: str) -> None:
-    """Make sure that optional libraries are installed, without importing them.
+def require(purpose: str, *names: str, extra: str = "") -> None:
+    """Make sure that libraries are installed, without importing them.
 
     Args:
         purpose: What needs them, as the subject of a sentence: "scoring on Spark".
         names: The modules.
-        extra: The extra, or several with commas, that brings them.
+        extra: The extra, or several with commas, that brings them; none for those that this package always brings.
 
     Raises:
         MissingExtraError: One is missing; the message names the pip command.
     """
     if missing := [name for name in names if not is_installed(name)]:
-        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: pip install 'text-image-similarity[{extra}]'")
+        package = f"'text-image-similarity[{extra}]'" if extra else "text-image-similarity"
+        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: pip install {package}")
 
 
 def is_installed(name: str) -> bool:

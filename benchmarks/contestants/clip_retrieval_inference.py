@@ -76,7 +76,8 @@ def read_scores(folder: Path) -> list[float]:
     names = pd.read_parquet(folder / "metadata" / "metadata_0.parquet")["image_path"].str[-6:]
     images = np.load(folder / "img_emb" / "img_emb_0.npy").astype(np.float32)
     texts = np.load(folder / "text_emb" / "text_emb_0.npy").astype(np.float32)
-    return (images * texts).sum(axis=1)[names.argsort()].tolist()
+    scores: list[float] = (images * texts).sum(axis=1)[names.argsort()].tolist()
+    return scores
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -24,6 +24,7 @@ def load(**options: Any) -> Score:
     def score(rows: list[Row]) -> list[float]:
         images, _ = engines.image_embed(model=name, images=[Path(row.path).read_bytes() for row in rows]).result()
         texts, _ = engines.embed(model=name, sentences=[row.caption for row in rows]).result()
-        return (np.array(images) * np.array(texts)).sum(axis=1).tolist()
+        scores: list[float] = (np.array(images) * np.array(texts)).sum(axis=1).tolist()
+        return scores
 
     return score

@@ -22,6 +22,7 @@ def load(**options: Any) -> Score:
     def score(rows: list[Row]) -> list[float]:
         images = model.encode([Image.open(row.path) for row in rows], normalize_embeddings=True, **options)
         texts = model.encode([row.caption for row in rows], normalize_embeddings=True, **options)
-        return (images * texts).sum(axis=1).tolist()
+        scores: list[float] = (images * texts).sum(axis=1).tolist()
+        return scores
 
     return score

@@ -22,10 +22,12 @@ class TensorCLIP(CLIPModel):
     """CLIPModel with the return types of transformers 4."""
 
     def get_image_features(self, *args: Any, **options: Any) -> Tensor:
-        return super().get_image_features(*args, **options).pooler_output
+        features: Tensor = super().get_image_features(*args, **options).pooler_output
+        return features
 
     def get_text_features(self, *args: Any, **options: Any) -> Tensor:
-        return super().get_text_features(*args, **options).pooler_output
+        features: Tensor = super().get_text_features(*args, **options).pooler_output
+        return features
 
 
 def load(*, batch_size: int = 1) -> Score:

@@ -79,7 +79,8 @@ def _pycurl(connections: int) -> Callable[[list[str]], list[int]]:
         multi.add_handle(handle)
 
     def fetch(urls: list[str]) -> list[int]:
-        waiting, sizes = urls[::-1], []
+        waiting = urls[::-1]
+        sizes: list[int] = []
         while len(sizes) < len(urls):
             while waiting and idle:
                 start(waiting.pop())

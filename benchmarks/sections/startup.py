@@ -1,7 +1,4 @@
-"""From a command to its first score, and what importing costs.
-
-An exported model is in the cache already: the very first run on a machine, which exports it, is not what is timed.
-"""
+"""From a command to the first score of mini, which needs no export, and what importing costs."""
 
 from __future__ import annotations
 

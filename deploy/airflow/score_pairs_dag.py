@@ -72,7 +72,7 @@ def score_pairs() -> None:
         return {**filled, "model": params["model"], "work_dir": params["work_dir"]}
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
-    def list_files(places: dict) -> list:
+    def list_files(places: dict[str, str]) -> list[dict[str, str]]:
         """Return what each mapped task is told; no file at all is an error."""
         from pathlib import Path
 
@@ -102,14 +102,15 @@ def score_pairs() -> None:
     )
 
     @task.external_python(python=SCORING_PYTHON, expect_airflow=False, retries=2)
-    def read_summaries(tasks: list) -> dict:
+    def read_summaries(tasks: list[dict[str, str]]) -> dict[str, object]:
         """Return rows, scored rows and failures of all files together."""
         import json
         from collections import Counter
 
         from text_image_similarity.formats import open_bytes
 
-        rows, scored, failures = 0, 0, Counter()
+        rows, scored = 0, 0
+        failures: Counter[str] = Counter()
         for found in tasks:
             with open_bytes(found["OUT"] + ".summary.json") as file:
                 summary = json.load(file)

@@ -104,9 +104,11 @@ def score_share(options: argparse.Namespace) -> int:
     targets = targets_of(files, options.source, options.target)
     mine = files[options.index :: options.shards]
     logger.info("index %d of %d has %d of %d files", options.index, options.shards, len(mine), len(files))
+    if not mine:
+        return 0
     code = 0
     with Stopping() as stopping:
-        encoder = load_encoder(config) if mine else None
+        encoder = load_encoder(config)
         for file in mine:
             try:
                 score_file(file, targets[file], config, encoder, options, stopping.asked)

@@ -101,7 +101,8 @@ def answer(event: dict[str, Any]) -> dict[str, Any]:
     try:
         body = event.get("body") or ""
         asked = json.loads(base64.b64decode(body) if event.get("isBase64Encoded") else body)
-        status, said = 200, {"results": score(asked["pairs"])}
+        status = 200
+        said: dict[str, object] = {"results": score(asked["pairs"])}
     except (ValueError, KeyError, TypeError) as exc:
         status, said = 400, {"message": f'send {{"pairs": [{{"url": ..., "caption": ...}}]}}: {exc}'}
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(said)}

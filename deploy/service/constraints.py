@@ -12,6 +12,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from pip._vendor.packaging.markers import Marker  # pip's own copy: nothing else is installed yet
 
@@ -22,7 +23,7 @@ def constraints(lock: Path) -> list[str]:
     return sorted({f"{package['name']}=={package['version']}" for package in packages if _applies(package)})
 
 
-def _applies(package: dict[str, object]) -> bool:
+def _applies(package: dict[str, Any]) -> bool:
     markers = package.get("markers")
     of_groups = markers.values() if isinstance(markers, dict) else [markers]
     return any(marker is None or _holds(marker) for marker in of_groups)

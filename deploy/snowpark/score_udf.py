@@ -28,7 +28,7 @@ from typing import Any
 import pandas as pd
 
 # Any setting of Config. A model other than mini: add its folder as model.zip to the wheel's stage, and set "model": "model".
-SETTINGS = {"model": "mini", "io_workers": 32}
+SETTINGS: dict[str, Any] = {"model": "mini", "io_workers": 32}
 LIMITS = {"allow_local_files": False}  # a row must not read the sandbox's files
 
 ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
@@ -80,12 +80,13 @@ def content_of(file: Any) -> bytes | str:
     try:
         scoped = file.startswith("https://")
         with SnowflakeFile.open(file, "rb", require_scoped_url=scoped) as opened:
-            return opened.read()
+            content: bytes = opened.read()
+            return content
     except Exception as exc:  # Snowflake's own; the row fails, its neighbours do not
         return f"{file}: {type(exc).__name__}: {exc}"
 
 
-def text_of(value: Any) -> str | None:
+def text_of(value: Any) -> Any:
     """Return a text; SQL's NULL, which pandas may hold as NaN, is none."""
     return value if isinstance(value, str) else None
 

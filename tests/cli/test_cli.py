@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from text_image_similarity.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before():
+def _logging_as_before() -> Iterator[None]:
     before = logging.getLogger().handlers[:]
     yield
     logging.getLogger().handlers[:] = before
@@ -225,9 +226,7 @@ def test_a_stopped_run_goes_on_and_says_what_changed(
     table.write_text("url,caption\n" + "red.png,a red square\n" * 9)
     out = table.with_name("out.csv")
     arguments = ["score", table, out, "--model", "mini", "--chunk-size", "4", "--quiet"]
-    monkeypatch.setattr(
-        cli.score.Stopping, "asked", lambda self: len(list(table.parent.glob("*.parts/part-*.csv"))) == 1
-    )
+    monkeypatch.setattr(Stopping, "asked", lambda self: len(list(table.parent.glob("*.parts/part-*.csv"))) == 1)
     assert command(*arguments) == 143
     assert "stopped as asked with 4 of 9 rows kept; the same command resumes" in capsys.readouterr().err
     monkeypatch.undo()

@@ -6,7 +6,6 @@ import csv
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -18,6 +17,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.fake_service import ENCODER, FakeService, Fault, problem, running
 from tests.support.faults import Certificates
 from tests.support.images import make_png
@@ -187,11 +187,14 @@ def test_a_request_that_may_be_answered_later_is_sent_again(folder: Path, servic
     assert len(service.asked) == 5  # every part is one request, answered once
 
 
-def test_retry_after_is_waited_for(folder: Path, service: FakeService) -> None:
-    service.faults.append(once(problem(429, "queue_full", "later", **{"retry-after": "1"})))
-    began = time.monotonic()
-    through(service, folder)
-    assert time.monotonic() - began >= 1
+def test_retry_after_is_waited_for(folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.faults.append(once(problem(429, "queue_full", "later", **{"retry-after": "9"})))
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.5)
+    waits: list[float] = []
+    with engine(service) as used:
+        monkeypatch.setattr(used._service._closing, "wait", waits.append)
+        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=used)
+    assert waits == [9.125]
     assert same(folder)
 
 
@@ -251,7 +254,7 @@ def test_many_requests_are_under_way_at_once(folder: Path, service: FakeService)
     together = Barrier(4)
 
     def waits(request: httpx.Request) -> httpx.Response:
-        together.wait(20)
+        together.wait(HANG_S)
         return service._scores(request)
 
     service.faults.extend([waits] * 4)
@@ -301,13 +304,11 @@ def test_a_service_may_have_a_path(folder: Path, service: FakeService) -> None:
 def test_what_cannot_be_reached_is_said_at_once(folder: Path) -> None:
     with Server() as gone:
         port = gone.port
-    began = time.monotonic()
     with (
         pytest.raises(TableError, match=rf"127.0.0.1:{port} cannot be reached: .*refused; is it running"),
         ServiceEngine(f"http://127.0.0.1:{port}") as used,
     ):
         score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=used)
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -583,6 +584,7 @@ def test_certificates_are_held_against_the_authorities_of_the_environment(
 
 def test_closing_breaks_what_is_under_way(folder: Path, service: FakeService) -> None:
     """A run that ends must not wait for a service that hangs."""
+    service.limits["request_timeout_s"] = 600.0
     with Server() as slow:
         slow.routes |= {**about(service), "/v1/similarity": slow.hang}
         used = ServiceEngine(slow.url(""))
@@ -590,12 +592,10 @@ def test_closing_breaks_what_is_under_way(folder: Path, service: FakeService) ->
         with ThreadPoolExecutor(2) as threads:
             scores = [threads.submit(used.score, [Record("http://8.8.8.8/", "x")] * 999) for _ in range(2)]
             slow.wait_for("/v1/similarity", 8)
-            began = time.monotonic()
             used.__exit__()
             for future in scores:
                 with pytest.raises(TableError, match="was closed"):
-                    future.result(10)
-        assert time.monotonic() - began < 5
+                    future.result(HANG_S)
 
 
 def command(*arguments: object) -> int:

@@ -14,7 +14,9 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfApi
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.tables import FORMS, write_form
 from text_image_similarity import Config, ErrorCode, Limits, RowError, TableError, UsageError
@@ -350,7 +352,7 @@ def test_a_hub_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp
     over = Event()
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(hub, "PROBE_S", 0.05)
-    monkeypatch.setattr(hub.HfApi, "dataset_info", lambda *_, **__: over.wait(20))
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: over.wait(HANG_S))
     with pytest.raises(TableError, match=r"out of reach \(TimeoutError\)"):
         read_dataset("jxie/flickr8k")
     over.set()

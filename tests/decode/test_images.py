@@ -11,24 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.images import SAMPLES, gradient, saved
 from tests.support.paths import ROOT
 from text_image_similarity import ErrorCode, Limits, RowError
 from text_image_similarity.decode import decode, decode_image, to_rgb
 
 LIMITS = Limits()
 CHALLENGE = ROOT / "challenge_set"
-
-
-def gradient(width: int = 40, height: int = 24) -> Image.Image:
-    """Make a picture that is bright red at the top left, dark at the bottom right."""
-    values = np.linspace(255, 0, width * height).reshape(height, width).astype(np.uint8)
-    return Image.merge("RGB", [Image.fromarray(values), *(Image.new("L", (width, height)) for _ in range(2))])
-
-
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def code_of(data: bytes, limits: Limits = LIMITS) -> ErrorCode:
@@ -93,19 +82,26 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str) -> None:
     assert [image.getpixel((x, 0)) for x in range(4)] == [(v, v, v) for v in (0, 1, 128, 255)]
 
 
+def pixel(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
+    """Return a pixel of an image with several bands."""
+    found = image.getpixel((x, y))
+    assert isinstance(found, tuple)
+    return found
+
+
 def test_floats_and_bits() -> None:
     floats = Image.fromarray(np.array([[0.0, 0.5, 1.0, np.nan]], np.float32))
-    assert [to_rgb(floats).getpixel((x, 0))[0] for x in range(4)] == [0, 128, 255, 0]
+    assert [pixel(to_rgb(floats), x, 0)[0] for x in range(4)] == [0, 128, 255, 0]
     odd = Image.fromarray(np.array([[0x7F800001, 0xFF800000, 0x3F800000]], np.uint32).view(np.float32))
-    assert [to_rgb(odd).getpixel((x, 0))[0] for x in range(3)] == [0, 0, 255]  # a signalling NaN, -infinity, 1
+    assert [pixel(to_rgb(odd), x, 0)[0] for x in range(3)] == [0, 0, 255]  # a signalling NaN, -infinity, 1
     wide = Image.fromarray(np.array([[0.0, 127.6, 300.0]], np.float32))
-    assert [to_rgb(wide).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+    assert [pixel(to_rgb(wide), x, 0)[0] for x in range(3)] == [0, 128, 255]
     assert decode(saved(Image.new("1", (3, 3), 1), "PNG"), LIMITS).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_cmyk_keeps_its_colours() -> None:
     image = decode(saved(Image.new("RGB", (16, 16), "red").convert("CMYK"), "JPEG", quality=95), LIMITS)
-    red, green, blue = image.getpixel((8, 8))
+    red, green, blue = pixel(image, 8, 8)
     assert red > 240
     assert green < 15
     assert blue < 15
@@ -156,7 +152,7 @@ def test_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     for kind in ("GIF", "WEBP", "PNG", "TIFF"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-        red, _, blue = decode(data, LIMITS).getpixel((4, 4))
+        red, _, blue = pixel(decode(data, LIMITS), 4, 4)
         assert red > 200 > 50 > blue, kind
 
 
@@ -212,14 +208,6 @@ def test_sizes_are_checked_before_pixels_are_made() -> None:
     assert decode(saved(gradient(), "PNG"), replace(LIMITS, max_pixels=40 * 24, max_side=40)).size == (40, 24)
 
 
-EXIF = Image.Exif()
-EXIF[0x0112], EXIF[0x010E] = 6, "a description"
-SAMPLES = [
-    *(saved(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")),
-    *(saved(gradient(), kind, exif=EXIF) for kind in ("JPEG", "PNG", "WEBP")),
-]
-
-
 def test_a_picture_in_memory_is_brought_to_rgb_like_its_file() -> None:
     for sample in SAMPLES:
         opened = Image.open(io.BytesIO(sample))
@@ -261,11 +249,11 @@ def test_a_reduced_picture_is_turned_upright_and_matted_all_the_same() -> None:
     exif[0x0112] = 6
     turned = decode(saved(image, "JPEG", exif=exif), Limits(), shorter_side=336)
     assert turned.size == (400, 800)
-    assert turned.getpixel((200, 100))[2] > 200  # blue on top
+    assert pixel(turned, 200, 100)[2] > 200  # blue on top
     grey, cmyk = (decode(saved(image.convert(mode), "JPEG"), Limits(), shorter_side=336) for mode in ("L", "CMYK"))
     assert grey.size == cmyk.size == (800, 400)
     assert grey.mode == cmyk.mode == "RGB"
-    assert cmyk.getpixel((700, 200))[0] > 200
+    assert pixel(cmyk, 700, 200)[0] > 200
 
 
 def test_a_reduced_picture_still_meets_the_caps() -> None:

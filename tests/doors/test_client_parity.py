@@ -59,7 +59,7 @@ def watched(mini: Encoder) -> Watched:
 
 @pytest.fixture(scope="module")
 def url(watched: Watched) -> Iterator[str]:
-    with serving(watched) as client:  # type: ignore[arg-type]
+    with serving(watched) as client:
         yield str(client.base_url)
 
 

@@ -26,19 +26,17 @@ from text_image_similarity.client import ServiceEngine
 CONFIG = Config(model="mini", retries=0, limits=Limits(allow_private_addresses=True))
 
 
-@pytest.fixture(scope="module", params=["challenge set", "5,000 rows"])
-def table(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Parquet file (id, url, caption); what its relative URLs start from is `table.parent`."""
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Parquet file (id, url, caption) of 700 rows with faults and the challenge set; relative URLs start from its folder."""
     folder = tmp_path_factory.mktemp("doors")
-    if request.param == "challenge set":
-        found = pyarrow.csv.read_csv(ROOT / "challenge_set.csv")
-        (folder / "challenge_set").symlink_to(ROOT / "challenge_set")
-        path = folder / "pairs.parquet"
-        pq.write_table(found.add_column(0, "id", pa.array(range(len(found)), pa.int64())), path)
-        yield path
-        return
+    (folder / "challenge_set").symlink_to(ROOT / "challenge_set")
     with Server() as server:
-        yield faulty_table(folder, 5000, server)
+        faulty = pq.read_table(faulty_table(folder, 700, server))
+        challenge = pyarrow.csv.read_csv(ROOT / "challenge_set.csv")
+        challenge = challenge.add_column(0, "id", pa.array(range(700, 700 + len(challenge)), pa.int64()))
+        pq.write_table(pa.concat_tables([faulty, challenge]), folder / "both.parquet")
+        yield folder / "both.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +45,9 @@ def here(table: Path) -> dict[int, tuple[float | None, str | None]]:
     out = table.parent / "here.parquet"
     summary = score_csv(table, out, CONFIG)
     found = outcome(out)
-    assert len(found) == summary.rows
-    assert summary.scored > 0
-    assert len(summary.failures) >= (2 if summary.rows < 100 else 12)
+    assert len(found) == summary.rows == 751
+    assert summary.scored > 500
+    assert len(summary.failures) >= 12
     return found
 
 
@@ -98,7 +96,7 @@ def test_ray_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | N
         "ray.init(num_cpus=2, include_dashboard=False)\n"
         "config = Config(model='mini', base_dir=base_dir, retries=0, limits=Limits(allow_private_addresses=True))\n"
         "pairs = ray.data.read_parquet(source).repartition(7)\n"
-        "score_dataset(pairs, config, batch_size=300).write_parquet(target)\n"
+        "score_dataset(pairs, config, batch_size=60).write_parquet(target)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(table), str(out), str(table.parent)],
@@ -114,7 +112,7 @@ def test_ray_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | N
 def test_the_service_gives_the_same_numbers(table: Path, here: dict[int, tuple[float | None, str | None]]) -> None:
     out = table.parent / "service.parquet"
     with serving(app_of(mini_settings())) as client, ServiceEngine(str(client.base_url)) as engine:
-        score_csv(table, out, Config(chunk_size=300), engine=engine)
+        score_csv(table, out, Config(chunk_size=60), engine=engine)
     assert outcome(out) == here
 
 

@@ -12,16 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.clock import HANG_S
+from tests.support.embeddings import key, vector
 from text_image_similarity import ConfigError
 from text_image_similarity.embeddings.cache import EmbeddingCache, content_key
-
-
-def vector(number: int) -> np.ndarray:
-    return np.random.default_rng(number).normal(size=7).astype(np.float32)
-
-
-def key(number: int, model: str = "model") -> bytes:
-    return content_key(model, "image", str(number).encode())
 
 
 def test_what_is_put_in_comes_back_to_the_bit(tmp_path: Path) -> None:
@@ -49,7 +43,8 @@ def test_a_key_stands_for_model_kind_and_content() -> None:
 WRITER = """
 import sys
 import threading
-from tests.embeddings.test_cache import key, vector
+from tests.support.clock import HANG_S
+from tests.support.embeddings import key, vector
 from text_image_similarity.embeddings.cache import EmbeddingCache
 cache = EmbeddingCache(sys.argv[1], 7)
 for number in range(int(sys.argv[2]), int(sys.argv[2]) + 2000):
@@ -132,6 +127,6 @@ def test_a_cache_that_is_being_made_is_waited_for(tmp_path: Path) -> None:
     assert waiting.is_alive()
     maker.execute("ROLLBACK")
     maker.close()
-    waiting.join(10)
+    waiting.join(HANG_S)
     opened[0].put({key(1): vector(1)})
     opened[0].close()

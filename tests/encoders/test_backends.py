@@ -11,16 +11,22 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.encoders.test_load import captions, noise
+from tests.support.images import noise
+from tests.support.missing import run_without
 from tests.support.models import save_clip
+from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
+from text_image_similarity.config import Precision
 from text_image_similarity.encoders import model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
+from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +38,9 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
-        load_encoder(Config(model=name, model_cache=exports, backend=engine)) for engine in ("torch", "onnx")
+        load_encoder(Config(model=name, model_cache=exports, backend=backend)) for backend in ("torch", "onnx")
     )
-    assert (torch.backend.name, onnx.backend.name) == ("torch", "onnx")
+    assert (torch.info.backend, onnx.info.backend) == ("torch", "onnx")
     assert replace(onnx.info, backend="torch", fingerprint=torch.info.fingerprint) == torch.info
     for fact in ("embed_dim", "context_length", "logit_scale"):
         assert getattr(onnx, fact) == getattr(torch, fact)
@@ -47,7 +53,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_neighbours_do_not_move_an_onnx_vector(precision: str, exports: Path) -> None:
+def test_neighbours_do_not_move_an_onnx_vector(precision: Precision, exports: Path) -> None:
     encoder = load_encoder(Config(model="mini", model_cache=exports, backend="onnx", precision=precision))
     assert encoder.info.precision == precision
     images, texts = noise(12), captions(12)
@@ -71,16 +77,27 @@ def test_int8_is_near_and_not_the_same(exports: Path) -> None:
     assert exact.info.fingerprint != rounded.info.fingerprint
 
 
-def test_an_exported_model_loads_neither_torch_nor_transformers(exports: Path) -> None:
-    load_encoder(Config(model="mini", model_cache=exports, backend="onnx"))
+def test_an_exported_model_needs_nothing_that_exported_it(tiny_clip: Path, exports: Path) -> None:
+    texts = ["a dog", "two cats"]
+    exported = load_encoder(Config(model=tiny_clip, model_cache=exports, backend="onnx")).encode_text(texts)
     code = (
-        "import sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', device='cpu', model_cache={str(exports)!r}))\n"
-        "encoder.encode_text(['a dog'])\n"
-        "print(encoder.backend.name, [name for name in ('torch', 'transformers', 'onnx') if name in sys.modules])"
+        "from text_image_similarity import Config, load_encoder\n"
+        f"encoder = load_encoder(Config(model={str(tiny_clip)!r}, device='cpu', model_cache={str(exports)!r}))\n"
+        f"print(encoder.info.backend, encoder.encode_text({texts}).tolist())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "onnx []"
+    done = run_without(("torch", "torchvision", "transformers", "onnx", "onnxscript", "huggingface_hub"), code)
+    assert (done.stdout.strip(), done.stderr) == (f"onnx {exported.tolist()}", "")
+
+
+def test_what_cannot_be_exported_for_want_of_a_library_runs_on_torch(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(system, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
+    assert load_encoder(config).info.backend == "torch"
+    assert not caplog.records
+    with pytest.raises(ConfigError, match=r"to ONNX needs onnxscript: pip install 'text-image-similarity\[onnx\]'"):
+        load_encoder(replace(config, backend="onnx"))
 
 
 def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
@@ -95,10 +112,17 @@ def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
     np.testing.assert_allclose(np.concatenate([one for _, one in found]), text, atol=2e-6)
 
 
-def test_a_model_is_exported_once_for_its_content(tiny_clip: Path, tmp_path: Path, monkeypatch) -> None:
+def test_a_model_is_exported_once_for_its_content(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[Path] = []
     inner = onnx_export.export
-    monkeypatch.setattr(onnx_export, "export", lambda *given, **more: (made.append(given[1]), inner(*given, **more)))
+
+    def export(*given: Any, **more: Any) -> None:
+        made.append(given[1])
+        inner(*given, **more)
+
+    monkeypatch.setattr(onnx_export, "export", export)
     config = Config(model=tiny_clip, model_cache=tmp_path / "cache", backend="onnx")
     first = load_encoder(config).encode_text(["dog"])
     np.testing.assert_array_equal(load_encoder(config).encode_text(["dog"]), first)
@@ -108,6 +132,7 @@ def test_a_model_is_exported_once_for_its_content(tiny_clip: Path, tmp_path: Pat
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.1, 0.2, 0.3]}))
     changed = load_encoder(replace(config, model=other))
     assert len(made) == 2
+    assert isinstance(changed, TwoTowerEncoder)
     assert changed.preprocess.mean == (0.1, 0.2, 0.3)
     assert fingerprint(other) != fingerprint(tiny_clip)
     assert not [path for path in (tmp_path / "cache" / "onnx").iterdir() if path.name.startswith(".exporting")]
@@ -122,22 +147,24 @@ def test_an_export_that_differs_is_refused(
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
         encoder = load_encoder(config)
-    assert encoder.backend.name == "torch"
+    assert encoder.info.backend == "torch"
     assert "runs on torch" in caplog.text
     assert [path.suffix for path in (tmp_path / "onnx").iterdir()] == [".lock"]
 
 
-def test_a_cache_that_cannot_be_written_leaves_torch(tiny_clip: Path, tmp_path: Path, caplog) -> None:
+def test_a_cache_that_cannot_be_written_leaves_torch(
+    tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("in the way")
     config = Config(model=tiny_clip, model_cache=tmp_path / "file", device="cpu")
     with pytest.raises(ModelError, match="cannot be exported"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).backend.name == "torch"
+        assert load_encoder(config).info.backend == "torch"
     assert "runs on torch" in caplog.text
 
 
-def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog) -> None:
+def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
     load_encoder(config)
     graph = next((tmp_path / "onnx").glob("*/image.onnx"))
@@ -145,7 +172,7 @@ def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplo
     with pytest.raises(ModelError, match="delete it to export it again"):
         load_encoder(config)
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(replace(config, backend="auto", device="cpu")).backend.name == "torch"
+        assert load_encoder(replace(config, backend="auto", device="cpu")).info.backend == "torch"
     assert "delete it to export it again" in caplog.text
 
 
@@ -158,7 +185,9 @@ def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) 
         load_encoder(config)
 
 
-def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+def test_what_the_exporter_trips_over_leaves_torch(
+    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
 
@@ -167,7 +196,7 @@ def test_what_the_exporter_trips_over_leaves_torch(tiny_clip: Path, tmp_path: Pa
     with pytest.raises(ModelError, match="RuntimeError: no such operator"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
-        assert load_encoder(config).backend.name == "torch"
+        assert load_encoder(config).info.backend == "torch"
 
 
 def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
@@ -192,7 +221,7 @@ def test_a_forked_process_encodes_too(exports: Path) -> None:
 
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_encoder(Config(model=tiny_siglip)).backend.name == "torch"
+    assert load_encoder(Config(model=tiny_siglip)).info.backend == "torch"
     with pytest.raises(ConfigError, match="backend='torch'"):
         load_encoder(Config(model=tiny_siglip, backend="onnx"))
     with pytest.raises(ConfigError, match="run on the CPU"):
@@ -201,15 +230,14 @@ def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
         load_encoder(Config(model="mini", precision="int8", backend="torch"))
-    inner = system.find_spec
 
     def without(name: str) -> ModuleSpec | None:
-        return None if name == "onnxruntime" else inner(name)
+        return None if name == "onnxruntime" else find_spec(name)
 
     monkeypatch.setattr(system, "find_spec", without)
     with pytest.raises(ConfigError, match=r"needs onnxruntime: pip install 'text-image-similarity\[onnx\]'"):
         load_encoder(Config(model="mini", backend="onnx"))
-    assert load_encoder(Config(model="mini", device="cpu")).backend.name == "torch"
+    assert load_encoder(Config(model="mini", device="cpu")).info.backend == "torch"
 
 
 def test_the_fingerprint_is_of_the_files_that_matter(tmp_path: Path) -> None:

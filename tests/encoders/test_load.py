@@ -11,52 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
 
+from tests.support.images import noise
 from tests.support.models import save_clip
 from tests.support.paths import ROOT
+from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_backend import Placement, choose_placement
+from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.similarity import cosine
-
-WORDS = [
-    "a",
-    "the",
-    "photo",
-    "of",
-    "red",
-    "green",
-    "dogs",
-    "running",
-    "across",
-    "Ünïcode",
-    "grass,",
-    "3",
-    "times;",
-    "isn't",
-    "it?",
-    "犬",
-    "and-so-on",
-]
-
-
-def noise(count: int, seed: int = 0) -> list[Image.Image]:
-    """Make pictures of many sizes: coarse random blocks, so that resizing matters."""
-    rng = np.random.default_rng(seed)
-    sizes = rng.integers(20, 500, (count, 2))
-    coarse = [rng.integers(0, 256, (9, 13, 3), dtype=np.uint8) for _ in range(count)]
-    return [Image.fromarray(c).resize((int(w), int(h))) for c, (w, h) in zip(coarse, sizes, strict=True)]
-
-
-def captions(count: int) -> list[str]:
-    """Make captions of 1 to 200 words."""
-    lengths = np.linspace(1, 200, count).astype(int)
-    rng = np.random.default_rng(1)
-    return [" ".join(rng.choice(WORDS, length)) for length in lengths]
 
 
 def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
@@ -78,6 +47,7 @@ def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
 
     encoder = load_encoder(Config(model=folder, device="cpu"))
     assert encoder.embed_dim == 512
+    assert isinstance(encoder, TwoTowerEncoder)
     assert encoder.context_length == 77
     assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
     for size in (1, 7, 64):
@@ -94,6 +64,8 @@ def test_tiny_models_equal_transformers(family: str, request: pytest.FixtureRequ
     images, texts = noise(9), captions(9)
     encoder = load_encoder(Config(model=folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: CLIPModel | SiglipModel
+    processor: CLIPImageProcessorPil | SiglipImageProcessorPil
     if family == "clip":
         model, processor = CLIPModel.from_pretrained(folder), CLIPImageProcessorPil.from_pretrained(folder)
         tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
@@ -184,7 +156,7 @@ def test_a_stateful_tokenizer_is_used_by_one_thread_at_a_time(tiny_siglip: Path)
 
 
 def test_mini_ships_small_and_safe() -> None:
-    assert {path.suffix for path in model_folder("mini").iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in model_folder("mini").iterdir()} == {".json", ".onnx", ".safetensors"}
     assert sum(path.stat().st_size for path in model_folder("mini").iterdir()) <= 20_000_000
 
 
@@ -224,7 +196,7 @@ def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -
 
     never = threading.Event()
     monkeypatch.setattr(hub, "PROBE_S", 0.05)
-    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: never.wait())
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: never.wait())
     with pytest.raises(ModelUnavailableError, match="TimeoutError"):
         hub.require_model("openai/clip-vit-base-patch32", None)
     never.set()
@@ -247,7 +219,7 @@ def put_in_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *, 
 def test_a_filled_cache_needs_no_hub(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = put_in_cache(tiny_clip, tmp_path, monkeypatch)
     encoder = load_encoder(Config(model="somebody/tiny"))
-    assert (encoder.model, encoder.revision) == ("somebody/tiny", commit)
+    assert (encoder.info.model, encoder.info.revision) == ("somebody/tiny", commit)
     np.testing.assert_array_equal(
         encoder.encode_text(["dog"]), load_encoder(Config(model=tiny_clip)).encode_text(["dog"])
     )
@@ -371,6 +343,6 @@ def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fp16_on_cuda_is_close_to_the_cpu(tiny_clip: Path) -> None:
     images, texts = noise(8), captions(8)
     cpu, gpu = (load_encoder(Config(model=tiny_clip, device=device)) for device in ("cpu", "cuda"))
-    assert gpu.precision == "fp16"
+    assert gpu.info.precision == "fp16"
     np.testing.assert_allclose(gpu.encode_image(images), cpu.encode_image(images), atol=5e-3)
     np.testing.assert_allclose(gpu.encode_text(texts), cpu.encode_text(texts), atol=5e-3)

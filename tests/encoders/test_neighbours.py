@@ -18,13 +18,13 @@ CAPTIONS = [" ".join(["a", "red", "dog", "and", "two", "cats"][: 1 + n % 6] * (1
     scope="module", params=["mini onnx", "mini torch", "mini int8", "clip onnx", "clip torch", "siglip torch"]
 )
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparingEncoder:
-    model, engine = request.param.split()
+    model, backend = request.param.split()
     folder: str | Path = "mini"
     if model != "mini":
         folder = {"clip": save_clip, "siglip": save_siglip}[model](tmp_path_factory.mktemp(model))
-    if engine == "int8":
+    if backend == "int8":
         return load_encoder(Config(model=folder, precision="int8", device="cpu"))
-    return load_encoder(Config(model=folder, backend=engine, device="cpu"))
+    return load_encoder(Config(model=folder, backend=backend, device="cpu"))
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +39,7 @@ PHOTOS = {"red": ("a red square", "red"), "blue": ("something blue", "magenta"),
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before():
+def _logging_as_before() -> Iterator[None]:
     before = logging.getLogger().handlers[:]
     yield
     logging.getLogger().handlers[:] = before
@@ -156,7 +157,7 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["captions", "ratings"])
 def test_pictures_are_fetched_as_the_config_says(kind: str, tmp_path: Path) -> None:
-    def measure(**settings: object) -> dict[str, int]:
+    def measure(**settings: Any) -> dict[str, int]:
         config = Config(**settings)
         found = (evaluate if kind == "captions" else evaluate_ratings)(tmp_path / "in.csv", config, encoder=COLOUR)
         return found.failures
@@ -234,7 +235,7 @@ def test_a_table_starts_from_its_own_folder_or_the_one_given(tmp_path: Path) -> 
     here, there = tmp_path / "pictures" / "in.csv", tmp_path / "in.csv"
     for table in (here, there):
         table.write_text("file,text\nred.png,red\nblue.png,blue\n")
-    columns = {"col_url": "file", "col_text": "text"}
+    columns: dict[str, Any] = {"col_url": "file", "col_text": "text"}
     assert evaluate(here, Config(), encoder=COLOUR, **columns).images == 2
     assert evaluate(there, Config(base_dir=tmp_path / "pictures"), encoder=COLOUR, **columns).images == 2
 

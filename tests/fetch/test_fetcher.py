@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import email.utils
 import gzip
 import socket
 import ssl
 import threading
-import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpcore
 import httpx
 import pytest
 
+from tests.support.clock import HANG_S, ending, stop_fetchers_clock
 from tests.support.images import make_png
-from tests.support.server import Server, response
+from tests.support.server import Answer, Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
-from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch import Fetcher, responses, stream
 
-LOOPBACK = Limits(allow_private_addresses=True)
-PATIENT = Config(timeout_s=10.0, retries=0, limits=LOOPBACK)
+LOOPBACK = Limits(allow_private_addresses=True, connect_s=600.0, total_s=600.0)
+PATIENT = Config(timeout_s=600.0, retries=0, limits=LOOPBACK)
 HASTY = replace(PATIENT, timeout_s=0.5)  # for what must time out
 
 
@@ -103,12 +105,10 @@ def test_a_picture_comes_over_one_kept_alive_connection(server: Server) -> None:
         (drip, "timeout"),
     ],
 )
-def test_faults_have_their_codes(server: Server, answer: object, code: str) -> None:
+def test_faults_have_their_codes(server: Server, answer: Answer, code: str) -> None:
     server.routes["/x"] = answer
-    began = time.monotonic()
     config = replace(HASTY if code == "timeout" else PATIENT, limits=replace(LOOPBACK, max_bytes=1_000_000))
-    assert code_of(server.url("/x"), config) == code
-    assert time.monotonic() - began < 5
+    assert ending(lambda: code_of(server.url("/x"), config)) == code
 
 
 def test_a_silent_server_times_out(server: Server) -> None:
@@ -143,10 +143,14 @@ def test_cookies_are_not_kept(server: Server) -> None:
 
 
 def test_passing_failures_are_tried_again(server: Server) -> None:
-    answers = iter([response(status="503 Busy", retry_after="0"), response(b"", "200 OK", content_length="9"), b""])
+    answers = iter(
+        [response(status="503 Busy", retry_after="0"), response(b"", content_length="7"), response(b"picture")]
+    )
 
     def flaky(connection: socket.socket, _: str) -> None:
-        connection.sendall(next(answers) or response(b"picture"))
+        connection.sendall(next(answers))
+        if server.hits["/flaky"] == 2:
+            connection.shutdown(socket.SHUT_RDWR)
 
     server.routes["/flaky"] = flaky
     assert fetch_once(server.url("/flaky"), replace(PATIENT, retries=2)) == b"picture"
@@ -164,14 +168,19 @@ def test_tries_are_counted(server: Server) -> None:
     assert server.hits["/x"] == 2
 
 
-@pytest.mark.parametrize("kind", ["seconds", "date"])
-def test_retry_after_is_waited_for(server: Server, kind: str) -> None:
-    value = "1" if kind == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)
+@pytest.mark.parametrize("value", ["9", "Sun, 06 Nov 1994 08:49:37 GMT"])
+def test_retry_after_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    now = datetime(1994, 11, 6, 8, 49, 28, tzinfo=UTC).timestamp()
+    monkeypatch.setattr(responses, "time", SimpleNamespace(time=lambda: now))
     answers = iter([response(status="429 Slow Down", retry_after=value), response(b"picture")])
     server.routes["/x"] = lambda connection, _: connection.sendall(next(answers))
-    began = time.monotonic()
-    assert fetch_once(server.url("/x"), replace(PATIENT, retries=1)) == b"picture"
-    assert 0.9 < time.monotonic() - began < 4
+    fetcher = Fetcher(replace(PATIENT, retries=1))
+    clock = stop_fetchers_clock(monkeypatch)
+    clock.pass_over(fetcher._closing)
+    clock.pass_over(fetcher._hosts._changed)
+    assert fetcher.fetch(server.url("/x")) == b"picture"
+    assert clock.waits == [9.0]
+    fetcher.close()
 
 
 @pytest.mark.parametrize("value", ["31", "100000000000", "Fri, 31 Dec 9999 23:59:59 GMT", "24"])
@@ -182,12 +191,12 @@ def test_a_long_retry_after_ends_the_row(server: Server, value: str) -> None:
     assert server.hits["/x"] == 1
 
 
-def test_a_row_has_a_total_deadline(server: Server) -> None:
+def test_a_row_has_a_total_deadline(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.system.random.random", lambda: 0.0)
     server.routes["/x"] = server.hang
     config = Config(timeout_s=0.4, retries=50, limits=replace(LOOPBACK, total_s=1.0))
-    began = time.monotonic()
     assert code_of(server.url("/x"), config) == "timeout"
-    assert time.monotonic() - began < 3
+    assert 1 <= server.hits["/x"] <= 3  # with fifty tries left
 
 
 def test_one_host_gets_a_bounded_number_of_requests(server: Server) -> None:
@@ -196,7 +205,7 @@ def test_one_host_gets_a_bounded_number_of_requests(server: Server) -> None:
     def wait_for_company(connection: socket.socket, _: str) -> None:
         if server.busiest >= 3:
             full.set()
-        full.wait(2)
+        full.wait(HANG_S)
         connection.sendall(response(b"x"))
 
     server.routes["/x"] = wait_for_company
@@ -248,34 +257,30 @@ def test_closing_ends_a_download_at_once(server: Server) -> None:
         server.hang()
 
     server.routes["/x"] = hang
-    fetcher = Fetcher(replace(PATIENT, timeout_s=25.0, retries=5))
-    codes: list[ErrorCode] = []
-    thread = threading.Thread(target=lambda: codes.append(failure(fetcher, server.url("/x")).code))
-    thread.start()
-    assert asked.wait(5)
-    fetcher.close()
-    thread.join(3)
-    assert not thread.is_alive()
-    assert codes[0].retryable
+    fetcher = Fetcher(replace(PATIENT, retries=5))
+    with ThreadPoolExecutor(1) as pool:
+        row = pool.submit(failure, fetcher, server.url("/x"))
+        assert asked.wait(HANG_S)
+        fetcher.close()
+        assert str(row.result(HANG_S)) == "connect_error: the run was closed"
 
 
-def test_places_at_a_host_are_kept_across_redirects_and_cost_no_time_of_the_row(server: Server) -> None:
-    """Rows that wait for a place do not fail, also when it is a redirect that leads them to the busy host."""
+def test_places_at_a_host_are_kept_across_redirects(server: Server) -> None:
     served, place, crowded = threading.Semaphore(0), threading.Lock(), threading.Event()
 
     def slowly(connection: socket.socket, _: str) -> None:
         if not place.acquire(blocking=False):
             crowded.set()
-        served.acquire(timeout=0.1)  # never released: each answer takes a tenth of a second
+        served.acquire(timeout=0.01)  # never released: time for others to come, if they may
         if not crowded.is_set():
             place.release()  # before the answer, which lets the client go on
         connection.sendall(response(b"x"))
 
     server.routes["/door"] = response(b"", "302 Found", location=f"http://busy.test:{server.port}/x")
     server.routes["/x"] = slowly
-    limits = replace(LOOPBACK, per_host=1, total_s=1.0)
-    fetcher = Fetcher(replace(PATIENT, timeout_s=0.9, limits=limits), resolve=lambda host, port: ["127.0.0.1"])
-    with ThreadPoolExecutor(20) as pool:  # two seconds of work at one place, a second for each row
+    config = replace(PATIENT, limits=replace(LOOPBACK, per_host=1))
+    fetcher = Fetcher(config, resolve=lambda host, port: ["127.0.0.1"])
+    with ThreadPoolExecutor(20) as pool:
         found = list(pool.map(fetcher.fetch, [f"http://door{i}.test:{server.port}/door" for i in range(20)]))
     fetcher.close()
     assert found == [b"x"] * 20
@@ -289,7 +294,7 @@ def test_waiting_for_a_place_ends_with_the_run(server: Server) -> None:
         rows = [pool.submit(failure, fetcher, server.url(f"/x?{i}")) for i in range(3)]
         server.wait_for("/x?", 1)
         fetcher.close()
-        assert all(row.result(5).code.retryable for row in rows)
+        assert {row.result(HANG_S).code for row in rows} == {ErrorCode.CONNECT_ERROR}
 
 
 def test_hosts_are_forgotten() -> None:
@@ -349,9 +354,7 @@ def test_a_compression_bomb_is_not_unpacked(server: Server) -> None:
 
 def test_a_tls_handshake_that_never_comes_ends_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:  # accepts in the kernel, says nothing
-        began = time.monotonic()
-        assert code_of(f"https://127.0.0.1:{listener.getsockname()[1]}/", HASTY) == "timeout"
-    assert time.monotonic() - began < 3
+        assert ending(lambda: code_of(f"https://127.0.0.1:{listener.getsockname()[1]}/", HASTY)) == "timeout"
 
 
 def test_a_connection_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,10 +371,14 @@ def test_a_connection_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_resolver_that_hangs_ends_with_the_row() -> None:
     never = threading.Event()
-    fetcher = Fetcher(HASTY, resolve=lambda host, port: never.wait() and [])
-    began = time.monotonic()
-    assert failure(fetcher, "http://photos.test/").code == "dns_error"
-    assert time.monotonic() - began < 3
+
+    def resolve(host: str, port: int) -> list[str]:
+        never.wait()
+        return []
+
+    fetcher = Fetcher(HASTY, resolve=resolve)
+    error = ending(lambda: failure(fetcher, "http://photos.test/"))
+    assert str(error) == "dns_error: photos.test was not resolved in time"
     never.set()
     fetcher.close()
 
@@ -387,9 +394,9 @@ def test_closing_does_not_wait_for_a_resolver() -> None:
     fetcher = Fetcher(PATIENT, resolve=resolve)
     with ThreadPoolExecutor(1) as pool:
         row = pool.submit(failure, fetcher, "http://photos.test/")
-        assert asked.wait(5)
+        assert asked.wait(HANG_S)
         fetcher.close()
-        assert row.result(3).code == "connect_error"
+        assert row.result(HANG_S).code == "connect_error"
     never.set()
 
 
@@ -439,22 +446,30 @@ def test_an_injected_transport_needs_no_network(raised: Exception, code: str) ->
     assert failure(Fetcher(PATIENT, transport=httpx.MockTransport(answer)), "http://photos.test/a.jpg").code == code
 
 
-def test_the_deadline_holds_for_an_injected_stream_too() -> None:
+def test_the_deadline_holds_for_an_injected_stream_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = stop_fetchers_clock(monkeypatch)
+
     def drops() -> Iterator[bytes]:
         while True:
-            threading.Event().wait(0.02)
+            clock.move_on(2.0)
             yield b"x"
 
     transport = httpx.MockTransport(lambda request: httpx.Response(200, content=drops()))
-    began = time.monotonic()
-    assert (
-        failure(
-            Fetcher(replace(HASTY, limits=replace(LOOPBACK, max_bytes=300)), transport=transport),
-            "http://photos.test/a.jpg",
-        ).code
-        == "timeout"
-    )
-    assert time.monotonic() - began < 2
+    fetcher = Fetcher(replace(PATIENT, timeout_s=9.0), transport=transport)
+    error = failure(fetcher, "http://photos.test/a.jpg")
+    assert str(error) == "timeout: only 5 bytes within 10.0 s"
+
+
+def test_a_call_has_the_time_that_the_row_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = stop_fetchers_clock(monkeypatch)
+    with stream.row_deadline(clock.now + 5.0):
+        assert (stream.time_left(None), stream.time_left(7.0), stream.time_left(2.0)) == (5.0, 5.0, 2.0)
+        clock.move_on(4.0)
+        assert (stream.time_left(None), stream.time_left(2.0)) == (1.0, 1.0)
+        clock.move_on(1.0)
+        with pytest.raises(httpcore.ReadTimeout):
+            stream.time_left(2.0)
+    assert stream.time_left(2.0) == 2.0
 
 
 def test_tls_faults_of_an_injected_transport_are_told_apart() -> None:

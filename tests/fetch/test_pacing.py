@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import ssl
 import threading
@@ -11,24 +12,29 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
+from tests.support.clock import HANG_S, FakeClock, stop_fetchers_clock
 from tests.support.server import Server, response
 from text_image_similarity import Config, ConfigError, Limits, RowError
 from text_image_similarity.fetch import Fetcher, pacing
+from text_image_similarity.fetch import dial as dial_module
 from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
 from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
 from text_image_similarity.fetch.stream import GuardedStream
+from text_image_similarity.fetch.transport import GuardedTransport
 
-LOOPBACK = Limits(allow_private_addresses=True)
-PATIENT = Config(timeout_s=10.0, retries=0, limits=LOOPBACK)
+LOOPBACK = Limits(allow_private_addresses=True, connect_s=600.0, total_s=600.0)
+PATIENT = Config(timeout_s=600.0, retries=0, limits=LOOPBACK)
 
 
 @contextmanager
-def fetching(config: Config = PATIENT, **given: object) -> Iterator[Fetcher]:
+def fetching(config: Config = PATIENT, **given: Any) -> Iterator[Fetcher]:
     fetcher = Fetcher(config, **given)
     try:
         yield fetcher
@@ -51,60 +57,103 @@ def asking(seconds: str) -> Callable[[socket.socket, str], None]:
 # Patience
 
 
-def test_other_rows_wait_too_when_a_host_asks_for_it(server: Server) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The fetcher's clock, which stands still but for the waits that are passed over."""
+    return stop_fetchers_clock(monkeypatch)
+
+
+@contextmanager
+def passing_over_waits(clock: FakeClock, config: Config = PATIENT, **given: object) -> Iterator[Fetcher]:
+    with fetching(config, **given) as fetcher:
+        clock.pass_over(fetcher._hosts._changed)
+        yield fetcher
+
+
+def test_other_rows_wait_too_when_a_host_asks_for_it(server: Server, clock: FakeClock) -> None:
     """Their clocks stand still: the wait is longer than all the time they have."""
-    server.routes["/x"] = asking("1")
-    with fetching(replace(PATIENT, limits=replace(LOOPBACK, total_s=0.7))) as fetcher:
+    server.routes["/x"] = asking("25")
+    config = replace(PATIENT, limits=replace(LOOPBACK, total_s=20.0))
+    with passing_over_waits(clock, config) as fetcher:
         assert failure(fetcher, server.url("/x?1")).code == "http_5xx"
-        refused = time.monotonic()
+        assert clock.waits == []
         assert fetcher.fetch(server.url("/x?2")) == b"picture"
-        assert 0.9 < time.monotonic() - refused < 3
-        again = time.monotonic()
+        assert sum(clock.waits) == pytest.approx(25)
+        clock.waits.clear()
         assert fetcher.fetch(server.url("/x?3")) == b"picture"
-        assert time.monotonic() - again < 0.5
+        assert clock.waits == []
 
 
-def test_only_the_host_that_asked_is_waited_for(server: Server) -> None:
+def test_only_the_host_that_asked_is_waited_for(server: Server, clock: FakeClock) -> None:
     server.routes["/x"] = asking("9")
     server.routes["/y"] = response(b"picture")
-    with fetching(resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
+    with passing_over_waits(clock, resolve=lambda host, port: ["127.0.0.1"]) as fetcher:
         assert failure(fetcher, f"http://busy.test:{server.port}/x").code == "http_5xx"
-        began = time.monotonic()
         assert fetcher.fetch(f"http://free.test:{server.port}/y") == b"picture"
-        assert time.monotonic() - began < 2
+        assert clock.waits == []
 
 
-def test_patience_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_has_an_end(server: Server, clock: FakeClock) -> None:
     """A host that keeps asking for patience is asked all the same once a row has waited as long as the longest `Retry-After`."""
-    monkeypatch.setattr(pacing, "LONGEST_RETRY_AFTER_S", 1.0)
     server.routes["/x"] = response(status="503 Busy", retry_after="1")
-    with fetching() as fetcher:
+    with passing_over_waits(clock) as fetcher:
         failure(fetcher, server.url("/x?1"))
         fetcher._hosts.be_patient("127.0.0.1", 60.0)
-        began = time.monotonic()
         assert failure(fetcher, server.url("/x?2")).code == "http_5xx"
-        assert 0.9 < time.monotonic() - began < 3
+        assert sum(clock.waits) == pytest.approx(pacing.LONGEST_RETRY_AFTER_S)
 
 
-def test_a_plea_that_is_too_long_keeps_nobody(server: Server) -> None:
+def test_a_plea_that_is_too_long_keeps_nobody(server: Server, clock: FakeClock) -> None:
     server.routes["/x"] = asking("31")
-    with fetching() as fetcher:
+    with passing_over_waits(clock) as fetcher:
         failure(fetcher, server.url("/x?1"))
-        began = time.monotonic()
         assert fetcher.fetch(server.url("/x?2")) == b"picture"
-        assert time.monotonic() - began < 2
+        assert clock.waits == []
 
 
-def test_patience_ends_with_the_run(server: Server) -> None:
+def test_patience_ends_with_the_run(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.routes["/x"] = asking("20")
     with fetching() as fetcher, ThreadPoolExecutor(1) as pool:
         failure(fetcher, server.url("/x?1"))
+        waiting, wait = threading.Event(), fetcher._hosts._changed.wait
+
+        def wait_and_tell(seconds: float) -> bool:
+            waiting.set()
+            return wait(seconds)
+
+        monkeypatch.setattr(fetcher._hosts._changed, "wait", wait_and_tell)
         row = pool.submit(failure, fetcher, server.url("/x?2"))
-        with fetcher._hosts._changed:
-            assert fetcher._hosts._changed.wait_for(lambda: not row.done(), 5)
+        assert waiting.wait(HANG_S)
         fetcher.close()
-        assert row.result(2).code == "connect_error"
+        assert str(row.result(HANG_S)) == "connect_error: the run was closed"
     assert server.hits.total() == 1
+
+
+def test_waiting_for_a_place_costs_no_time_of_the_row(
+    server: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is a redirect that leads the row to the busy host."""
+    server.routes["/door"] = response(b"", "302 Found", location=f"http://busy.test:{server.port}/x")
+    server.routes["/x"] = response(b"picture")
+    limits = replace(LOOPBACK, per_host=1, total_s=20.0)
+    config = replace(PATIENT, limits=limits)
+    waited_long = threading.Event()
+    with fetching(config, resolve=lambda *_: ["127.0.0.1"]) as fetcher, ThreadPoolExecutor(1) as pool:
+        wait = fetcher._hosts._changed.wait
+
+        def pass_over(seconds: float) -> bool:
+            if clock.now > began + 3 * limits.total_s:
+                waited_long.set()
+                return wait(seconds)
+            return clock.wait(seconds)
+
+        monkeypatch.setattr(fetcher._hosts._changed, "wait", pass_over)
+        began = clock.now
+        with fetcher._hosts.slot("busy.test", pacing.Clock(limits)):
+            row = pool.submit(fetcher.fetch, f"http://door.test:{server.port}/door")
+            assert waited_long.wait(HANG_S)
+            assert not row.done()
+        assert row.result(HANG_S) == b"picture"
 
 
 # The budget of retries
@@ -171,8 +220,8 @@ def test_families_take_turns_in_the_resolvers_order() -> None:
 
 
 @pytest.fixture
-def slow_port() -> Iterator[int]:
-    """A port where 127.0.0.1 leaves a greeting unanswered and 127.0.0.2 takes it."""
+def slow_port() -> Iterator[tuple[int, socket.socket]]:
+    """A port where 127.0.0.1 leaves a greeting unanswered, and the listener that takes it at 127.0.0.2."""
     with ExitStack() as stack:
         full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         port = full.getsockname()[1]
@@ -180,38 +229,71 @@ def slow_port() -> Iterator[int]:
             queued = stack.enter_context(socket.socket())
             queued.setblocking(False)
             queued.connect_ex(("127.0.0.1", port))
-        stack.enter_context(socket.create_server(("127.0.0.2", port)))
-        yield port
+        yield port, stack.enter_context(socket.create_server(("127.0.0.2", port)))
 
 
-def test_a_slow_address_is_overtaken(slow_port: int) -> None:
+class Dialling:
+    """Dials loopback addresses, 127.0.x.y written as "x.y", and notes which were tried and for how long in vain."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tried: list[str] = []
+        self.idle: list[float] = []
+        begin, idle = dial_module._begin, self.idle
+
+        class Selector(selectors.DefaultSelector):
+            def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+                if not (found := super().select(timeout)):
+                    idle.append(timeout or 0.0)
+                return found
+
+        def note(ip: IPv4Address, port: int) -> socket.socket:
+            self.tried.append(str(ip).removeprefix("127.0."))
+            return begin(ip, port)
+
+        events = SimpleNamespace(DefaultSelector=Selector, EVENT_WRITE=selectors.EVENT_WRITE)
+        monkeypatch.setattr(dial_module, "selectors", events)
+        monkeypatch.setattr(dial_module, "_begin", note)
+
+    def __call__(self, port: int, *addresses: str, timeout: float = HANG_S) -> str:
+        """Return the address that a connection was made to."""
+        with dial([ip_address(f"127.0.{last}") for last in addresses], port, timeout, lambda: None) as connected:
+            return str(connected.getpeername()[0]).removeprefix("127.0.")
+
+
+@pytest.fixture
+def dialling(monkeypatch: pytest.MonkeyPatch) -> Dialling:
+    return Dialling(monkeypatch)
+
+
+def test_a_slow_address_is_overtaken(slow_port: tuple[int, socket.socket], dialling: Dialling) -> None:
     began = time.monotonic()
-    with dial([ip_address("127.0.0.1"), ip_address("127.0.0.2")], slow_port, 3.0, lambda: None) as connected:
-        assert connected.getpeername()[0] == "127.0.0.2"
-        assert STAGGER_S <= time.monotonic() - began < 1.5
-    began = time.monotonic()
-    with dial([ip_address("127.0.0.2"), ip_address("127.0.0.1")], slow_port, 3.0, lambda: None) as connected:
-        assert connected.getpeername()[0] == "127.0.0.2"
-        assert time.monotonic() - began < STAGGER_S
+    assert dialling(slow_port[0], "0.1", "0.2") == "0.2"
+    assert dialling.tried == ["0.1", "0.2"]
+    assert time.monotonic() - began >= STAGGER_S
+    dialling.tried.clear()
+    assert dialling(slow_port[0], "0.2", "0.1") == "0.2"
+    assert dialling.tried == ["0.2"]
 
 
-def test_a_refusal_makes_way_for_the_next_address_at_once(server: Server) -> None:
-    began = time.monotonic()
-    addresses = [ip_address(text) for text in ("127.0.0.3", "::1", "127.0.0.4", "127.0.0.1")]
-    with dial(addresses, server.port, 3.0, lambda: None) as connected:
-        assert connected.getpeername()[0] == "127.0.0.1"
-    assert time.monotonic() - began < 2 * STAGGER_S
+def test_a_refusal_makes_way_for_the_next_address_at_once(
+    server: Server, dialling: Dialling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dial_module, "STAGGER_S", 2 * HANG_S)  # more than there is time for
+    assert dialling(server.port, "0.3", "0.4", "0.5", "0.1") == "0.1"
+    assert dialling.tried == ["0.3", "0.4", "0.5", "0.1"]
 
 
-def test_a_refusal_makes_way_also_beside_a_slow_address(slow_port: int) -> None:
-    began = time.monotonic()
-    addresses = [ip_address(f"127.0.0.{last}") for last in (1, 3, 4, 5, 2)]  # slow, three that refuse, good
-    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
-        assert connected.getpeername()[0] == "127.0.0.2"
-    assert STAGGER_S <= time.monotonic() - began < 3 * STAGGER_S
+def test_a_refusal_makes_way_also_beside_a_slow_address(
+    slow_port: tuple[int, socket.socket], dialling: Dialling
+) -> None:
+    assert dialling(slow_port[0], "0.1", "0.3", "0.4", "0.5", "0.2") == "0.2"  # slow, three that refuse, good
+    assert dialling.tried == ["0.1", "0.3", "0.4", "0.5", "0.2"]
+    assert sum(dialling.idle) < 2 * STAGGER_S  # only the slow one was given its time
 
 
-def test_an_address_out_of_reach_makes_way_at_once(slow_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_out_of_reach_makes_way_at_once(
+    slow_port: tuple[int, socket.socket], dialling: Dialling, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As IPv6 addresses are on a machine without IPv6: the failure comes with the call."""
     real = socket.socket.connect_ex
 
@@ -219,18 +301,17 @@ def test_an_address_out_of_reach_makes_way_at_once(slow_port: int, monkeypatch: 
         return errno.ENETUNREACH if where[0].startswith("127.0.1.") else real(attempt, where)
 
     monkeypatch.setattr(socket.socket, "connect_ex", connect_ex)
-    began = time.monotonic()
-    addresses = [ip_address(f"127.0.{last}") for last in ("0.1", "1.1", "1.2", "1.3", "0.2")]
-    with dial(addresses, slow_port, 3.0, lambda: None) as connected:
-        assert connected.getpeername()[0] == "127.0.0.2"
-    assert time.monotonic() - began < 3 * STAGGER_S
+    assert dialling(slow_port[0], "0.1", "1.1", "1.2", "1.3", "0.2") == "0.2"
+    assert dialling.tried == ["0.1", "1.1", "1.2", "1.3", "0.2"]
+    assert sum(dialling.idle) < 2 * STAGGER_S
 
 
-def test_all_attempts_together_have_one_time(slow_port: int) -> None:
+def test_all_attempts_together_have_one_time(slow_port: tuple[int, socket.socket], dialling: Dialling) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
-        dial([ip_address("127.0.0.1")], slow_port, 0.4, lambda: None)
-    assert 0.4 <= time.monotonic() - began < 0.9
+        dialling(slow_port[0], "0.1", timeout=0.4)
+    assert time.monotonic() - began >= 0.4
+    assert sum(dialling.idle) <= 0.4
 
 
 def test_when_all_refuse_the_last_reason_is_given(server: Server) -> None:
@@ -243,30 +324,45 @@ def test_when_all_refuse_the_last_reason_is_given(server: Server) -> None:
 
 def test_no_more_than_ten_addresses_of_a_name_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     dialled: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect_ex", lambda self, where: dialled.append(where) or errno.ECONNREFUSED)
+
+    def refuse(self: socket.socket, where: object) -> int:
+        dialled.append(where)
+        return errno.ECONNREFUSED
+
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     with pytest.raises(ConnectionRefusedError):
         dial([ip_address(f"127.0.1.{i}") for i in range(200)], 80, 3.0, lambda: None)
     assert len(dialled) == 10
 
 
-def test_a_fetch_takes_the_address_that_answers(slow_port: int) -> None:
-    with fetching(replace(PATIENT, timeout_s=1.0), resolve=lambda *_: ["127.0.0.1", "127.0.0.2"]) as fetcher:
-        assert "ReadTimeout" in failure(fetcher, f"http://photos.test:{slow_port}/").detail  # connected, and no answer
+def test_a_fetch_takes_the_address_that_answers(slow_port: tuple[int, socket.socket]) -> None:
+    port, answering = slow_port
+    with (
+        fetching(resolve=lambda *_: ["127.0.0.1", "127.0.0.2"]) as fetcher,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        row = pool.submit(fetcher.fetch, f"http://photos.test:{port}/")
+        answering.settimeout(HANG_S)
+        with answering.accept()[0] as connection:
+            connection.sendall(response(b"picture"))
+            assert row.result(HANG_S) == b"picture"
 
 
 # Closing
 
 
-def test_closing_ends_a_connection_in_the_making(slow_port: int) -> None:
+def test_closing_ends_a_connection_in_the_making(slow_port: tuple[int, socket.socket]) -> None:
     asked = threading.Event()
-    limits = replace(LOOPBACK, connect_s=20.0)
-    given = replace(PATIENT, timeout_s=25.0, limits=limits)
-    with fetching(given, resolve=lambda *_: asked.set() or ["127.0.0.1"]) as fetcher, ThreadPoolExecutor(1) as pool:
-        row = pool.submit(failure, fetcher, f"http://photos.test:{slow_port}/")
-        assert asked.wait(5)
+
+    def resolve(host: str, port: int) -> list[str]:
+        asked.set()
+        return ["127.0.0.1"]
+
+    with fetching(PATIENT, resolve=resolve) as fetcher, ThreadPoolExecutor(1) as pool:
+        row = pool.submit(failure, fetcher, f"http://photos.test:{slow_port[0]}/")
+        assert asked.wait(HANG_S)
         fetcher.close()
-        error = row.result(1.5)
-    assert str(error) == "connect_error: the run was closed"
+        assert str(row.result(HANG_S)) == "connect_error: the run was closed"
 
 
 def test_closing_ends_a_handshake() -> None:
@@ -277,22 +373,20 @@ def test_closing_ends_a_handshake() -> None:
             greeted.set()
         return connection
 
-    limits = replace(LOOPBACK, connect_s=20.0)
-    config = replace(PATIENT, timeout_s=25.0, limits=limits)
-    with Server(silent) as server, fetching(config) as fetcher, ThreadPoolExecutor(1) as pool:
+    with Server(silent) as server, fetching(PATIENT) as fetcher, ThreadPoolExecutor(1) as pool:
         row = pool.submit(failure, fetcher, f"https://127.0.0.1:{server.port}/")
-        assert greeted.wait(5)
+        assert greeted.wait(HANG_S)
         fetcher.close()
-        error = row.result(1.5)
-    assert str(error) == "connect_error: the run was closed"
+        assert str(row.result(HANG_S)) == "connect_error: the run was closed"
 
 
 def test_closing_just_after_a_connection_was_made(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.routes["/x"] = server.hang
     with fetching() as fetcher:
 
-        def dial_and_close(*given: object) -> socket.socket:
+        def dial_and_close(*given: Any) -> socket.socket:
             connected = dial(*given)
+            assert isinstance(fetcher._transport, GuardedTransport)
             fetcher._transport.abort()
             return connected
 
@@ -306,7 +400,7 @@ def test_closing_between_a_connection_and_its_handshake() -> None:
     stream = GuardedStream(ours)
 
     class Context(ssl.SSLContext):
-        def wrap_socket(self, *given: object, **options: object) -> ssl.SSLSocket:
+        def wrap_socket(self, *given: Any, **options: Any) -> ssl.SSLSocket:
             wrapped = super().wrap_socket(*given, **options)
             stream.abort()
             return wrapped
@@ -388,6 +482,6 @@ def test_the_environments_proxies_are_not_used(server: Server, monkeypatch: pyte
 
 @pytest.mark.parametrize("proxy", ["", "proxy.test:3128", "https://proxy.test:3128", "http://proxy.test", "http://proxy.test:0",
                                    "http://u:p@proxy.test:1", "http://proxy.test:99999", "http://proxy.test:1/x", 3128])  # fmt: skip
-def test_a_proxy_is_an_http_address_with_a_port(proxy: object) -> None:
+def test_a_proxy_is_an_http_address_with_a_port(proxy: Any) -> None:
     with pytest.raises(ConfigError, match="proxy must look like http://host:port"):
         Config(proxy=proxy)

@@ -7,24 +7,24 @@ import gzip
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from tests.support.images import make_png
 from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 
-s3fs = pytest.importorskip("s3fs")
-moto_server = pytest.importorskip("moto.server")
-
 CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
@@ -32,7 +32,7 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[object]:
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     for name, value in {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
@@ -57,7 +57,7 @@ def table(folder: Path, rows: int) -> bytes:
     return text.getvalue().encode()
 
 
-def test_a_table_goes_from_the_store_to_the_store(bucket: object, tmp_path: Path) -> None:
+def test_a_table_goes_from_the_store_to_the_store(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe("pairs/in/a.csv", table(tmp_path, 4))
     bucket.pipe("pairs/in/b.csv", table(tmp_path, 5))
     for source in ("s3://pairs/in", "s3://pairs/in/*.csv"):
@@ -71,7 +71,7 @@ def test_a_table_goes_from_the_store_to_the_store(bucket: object, tmp_path: Path
     assert list((tmp_path / "cache").rglob("part-*")) == []
 
 
-def test_a_run_to_the_store_goes_on(bucket: object, tmp_path: Path) -> None:
+def test_a_run_to_the_store_goes_on(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe("pairs/in.csv", table(tmp_path, 10))
 
     def interrupt(done: int, failed: int, total: int) -> None:
@@ -102,7 +102,7 @@ def test_a_run_to_the_store_goes_on(bucket: object, tmp_path: Path) -> None:
     assert lines[0] == "id,url,caption,similarity,error"
 
 
-def test_what_is_not_there_is_told(bucket: object, tmp_path: Path) -> None:
+def test_what_is_not_there_is_told(bucket: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"s3://pairs/none.csv does not exist"):
         score_csv("s3://pairs/none.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
     bucket.pipe("pairs/in.csv", table(tmp_path, 1))
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_told(bucket: object, tmp_path: Path) -> None:
         score_csv("nosuch://x/in.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
 
 
-def test_a_folder_made_in_the_console_and_odd_names(bucket: object, tmp_path: Path) -> None:
+def test_a_folder_made_in_the_console_and_odd_names(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe("pairs/in/", b"")
     bucket.pipe("pairs/in/a.csv", table(tmp_path, 2))
     s3fs.S3FileSystem.clear_instance_cache()
@@ -124,7 +124,7 @@ def test_a_folder_made_in_the_console_and_odd_names(bucket: object, tmp_path: Pa
     assert open_table("s3://pairs/odd/a[1]?.csv").columns == ["id", "url", "caption"]
 
 
-def test_partitions_and_folders_in_the_store(bucket: object, tmp_path: Path) -> None:
+def test_partitions_and_folders_in_the_store(bucket: Any, tmp_path: Path) -> None:
     bucket.pipe("pairs/p/day=1/a.parquet", b"")
     bucket.pipe("pairs/q/deep/a.parquet", b"")
     for source in ("s3://pairs/p", "s3://pairs/p/*/*.parquet", "s3://pairs/*/day=1/*.parquet"):

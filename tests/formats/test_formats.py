@@ -11,6 +11,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -25,7 +26,7 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
 from text_image_similarity.formats import check_columns, check_no_columns, open_table
 from text_image_similarity.formats.json_lines import without
-from text_image_similarity.tables import TableOptions
+from text_image_similarity.tables import Summary, TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
 ENCODER = ColourEncoder()
@@ -45,7 +46,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tables")
 
 
-def score(source: Path | str, target: Path | str, config: Config = CONFIG, **given: object) -> object:
+def score(source: Path | str, target: Path | str, config: Config = CONFIG, **given: Any) -> Summary:
     return score_csv(source, target, config, engine=LocalEngine(encoder=ENCODER), **given)
 
 
@@ -89,7 +90,8 @@ def write(place: Path, data: bytes) -> None:
 
 def read(place: Path) -> bytes:
     with pa.input_stream(str(place), compression="detect") as file:
-        return file.read()
+        content: bytes = file.read()
+    return content
 
 
 JSON = st.recursive(
@@ -423,7 +425,8 @@ class TestSeveralFiles:
     def test_a_nested_column_without_a_value_in_one_file(self, folder: Path) -> None:
         (folder / "t").mkdir()
         for name, path in (("a", None), ("b", "x"), ("c", None)):
-            row = {"url": "../red.png", "caption": "red", "image": {"path": path, "tags": [path], "size": 1}}
+            image = {"path": path, "tags": [path], "size": 1}
+            row: dict[str, Any] = {"url": "../red.png", "caption": "red", "image": image}
             pq.write_table(pa.Table.from_pylist([row]), folder / "t" / f"{name}.parquet")
         score(folder / "t", folder / "out.parquet")
         found = pq.read_table(folder / "out.parquet")["image"].to_pylist()
@@ -475,7 +478,7 @@ class TestSeveralFiles:
         def digest_with(changed: int | None) -> str:
             for i in range(3):
                 frame = pd.DataFrame({"url": ["x"], "caption": ["new" if i == changed else "old"]})
-                write = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(ending)
+                write: Any = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(ending)
                 place = folder / "t" / f"{i}.{ending}"
                 write(place, index=False) if write else frame.to_json(place, orient="records", lines=True)
             table = open_table(str(folder / "t"))
@@ -529,7 +532,12 @@ class TestSeveralFiles:
         ),
         ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; convert it to UTF-8"),
         ("in.csv.gz", b"url,caption\n", TableError, "cannot be read: .*header"),
-        ("in.csv.gz", gzip.compress(b"url,caption\n" + b"a,b\n" * 9999)[:-9], TableError, "cannot be read: Truncated"),
+        (
+            "in.csv.gz",
+            gzip.compress(b"url,caption\n" + b"a,b\n" * 9999, mtime=0)[:-9],
+            TableError,
+            "cannot be read: Truncated",
+        ),
         ("in.csv.zst", b"url,caption\n", TableError, "cannot be read: ZSTD"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),

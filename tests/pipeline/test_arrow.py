@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
@@ -35,7 +38,7 @@ def test_batches_come_back_whole_whatever_their_sizes(sizes: tuple[int, ...]) ->
         scored = list(score_batches(given, scorer, ("picture", "words")))
     given.sort(key=lambda batch: batch.num_rows == 0)  # those without rows come last
     assert [batch.select(["id", "picture", "words"]) for batch in scored] == given
-    expected = list(score_pairs([Record(*row) for row in ROWS[: sum(sizes)]], config, encoder=ColourEncoder()))
+    expected = list(score_pairs([Record.of(*row) for row in ROWS[: sum(sizes)]], config, encoder=ColourEncoder()))
     found = [row for batch in scored for row in batch.to_pylist()]
     assert [row["error"] for row in found] == [result.error for result in expected]
     assert [row["similarity"] for row in found] == [
@@ -46,7 +49,7 @@ def test_batches_come_back_whole_whatever_their_sizes(sizes: tuple[int, ...]) ->
 def test_a_stream_ends_only_where_it_ends() -> None:
     asked: list[int] = []
 
-    def endless():
+    def endless() -> Iterator[pa.RecordBatch]:
         for number in range(10_000):
             asked.append(number)
             yield from batches(6)
@@ -71,7 +74,7 @@ def test_an_error_is_text_whatever_the_path_holds() -> None:
     assert "\\udcff" in (result.error or "")
 
 
-def test_portable_settings_mean_the_same_elsewhere(tmp_path, monkeypatch) -> None:
+def test_portable_settings_mean_the_same_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     config = portable(Config(model="own", model_cache="c", embedding_cache="e.sqlite", base_dir="pictures"))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.pipeline.test_score import COLOURS, CONFIG, codes, inline
+from tests.support.images import inline
+from tests.support.records import COLOURS, CONFIG, codes
 from text_image_similarity import DeviceLostError, ModelError, Record, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.encoders.tokens import Tokens
@@ -122,7 +124,7 @@ class Words(nn.Module):
         return ids[:, :1].to(self.weight.dtype) * self.weight
 
 
-def engine(dtype: torch.dtype) -> tuple[TorchBackend, Overflowing, Words]:
+def backend(dtype: torch.dtype) -> tuple[TorchBackend, Overflowing, Words]:
     runtime = Placement(torch.device("cpu"), dtype)
     picture, words = Overflowing().to(dtype), Words().to(dtype)
     tokens = Tokens(lambda texts: [[len(text)] for text in texts], pad=0, context_length=8)
@@ -134,12 +136,12 @@ def grey(value: int) -> np.ndarray:
 
 
 def test_what_float16_makes_infinite_is_computed_once_more_in_float32() -> None:
-    half, tower, _ = engine(torch.float16)
+    half, tower, _ = backend(torch.float16)
     pixels = [grey(100), grey(250), grey(0), grey(200), grey(255)]
     features = half.image(pixels)
     assert tower.seen == [(5, torch.float16)]  # the copy, not the tower, has done the rest
     assert np.isfinite(features).all(axis=1).tolist() == [True, True, False, True, True]
-    expected = engine(torch.float32)[0].image(pixels)
+    expected = backend(torch.float32)[0].image(pixels)
     np.testing.assert_allclose(features, expected, rtol=2e-3)
     assert (expected[[1, 3, 4], 0] ** 2 > np.finfo(np.float16).max).all()  # so float16 alone would not have done
     wide = half.learned.wide(half.image_tower, half.text_tower)
@@ -150,13 +152,13 @@ def test_what_float16_makes_infinite_is_computed_once_more_in_float32() -> None:
 
 
 def test_float32_is_not_computed_twice() -> None:
-    whole, tower, _ = engine(torch.float32)
+    whole, tower, _ = backend(torch.float32)
     assert not np.isfinite(whole.image([grey(0)])).any()
     assert len(tower.seen) == 1
 
 
 def test_no_memory_for_the_second_try_leaves_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    half, _, _ = engine(torch.float16)
+    half, _, _ = backend(torch.float16)
 
     def full(*_: object) -> None:
         raise CPU_FULL
@@ -173,14 +175,14 @@ def test_no_memory_for_the_second_try_leaves_the_first(monkeypatch: pytest.Monke
     ],
 )
 def test_a_lost_device_says_so_and_is_not_asked_again(error: RuntimeError) -> None:
-    model, _, words = engine(torch.float32)
+    model, _, words = backend(torch.float32)
     words.error = error
     with pytest.raises(DeviceLostError, match=r"cpu has failed \(CUDA error: [a-z ]+\).*start again") as caught:
         model.text([[1], [2]])
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, ModelError)
     words.error = None
-    for ask in (lambda: model.text([[1]]), lambda: model.image([grey(1)])):
+    for ask in (partial(model.text, [[1]]), partial(model.image, [grey(1)])):
         with pytest.raises(DeviceLostError):
             ask()
     assert words.calls == 1

@@ -9,19 +9,20 @@ import math
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import make_png
+from tests.support.clock import HANG_S, ending
+from tests.support.images import inline, make_png
 from tests.support.paths import ROOT
+from tests.support.records import COLOURS, CONFIG, Web, codes, numbered
 from tests.support.server import Server, response
 from text_image_similarity import (
     Config,
@@ -37,57 +38,25 @@ from text_image_similarity import (
     score_images,
     score_pairs,
 )
+from text_image_similarity.config import ScoreKind
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
-
-CONFIG = Config(batch_size=4, io_workers=4, timeout_s=0.5, retries=0, limits=Limits(allow_private_addresses=True))
-COLOURS = ("red", "green", "blue", "yellow", "magenta", "cyan", "white")
-
-
-def inline(colour: str) -> str:
-    return "data:image/png;base64," + base64.b64encode(make_png(colour)).decode()
+from text_image_similarity.pipeline.sources import EncodedImage, ImageSource
+from text_image_similarity.preprocess import ImageLike
 
 
-def numbered(count: int) -> list[Record]:
-    """Make records whose pictures and captions all differ as references and agree in colour."""
-    return [Record(f"http://photos.test/{COLOURS[i % 7]}/{i}.png", f"{COLOURS[i % 7]} {i}") for i in range(count)]
+@dataclass(frozen=True)
+class Recording(ColourEncoder):
+    """Notes its batches and can be told to fail."""
 
-
-@dataclass
-class Web:
-    """An injected transport that paints the picture its URL names."""
-
-    asked: Counter[str] = field(default_factory=Counter)
-
-    def transport(self) -> httpx.MockTransport:
-        def answer(request: httpx.Request) -> httpx.Response:
-            self.asked[request.url.path] += 1
-            colour = request.url.path.split("/")[1]
-            # "green" for Pillow is half as bright as for a screen; both have the same direction.
-            if colour not in COLOURS:
-                return httpx.Response(404)
-            number = int(request.url.path.split("/")[2].removesuffix(".png"))
-            return httpx.Response(200, content=make_png(colour, (1 + number % 25, 1 + number // 25)))
-
-        return httpx.MockTransport(answer)
-
-
-@dataclass
-class Recording:
-    """A ColourEncoder that notes its batches and can be told to fail."""
-
-    inner: ColourEncoder = field(default_factory=ColourEncoder)
     images: list[int] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
     poison: str = "nothing"
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.inner, name)
-
     def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         self.images.append(len(pixels))
-        return self.inner.encode_pixels(pixels)
+        return super().encode_pixels(pixels)
 
     def encode_tokens(self, texts: Sequence[str]) -> np.ndarray:
         return self.encode_text(texts)
@@ -96,17 +65,13 @@ class Recording:
         self.texts.append(list(texts))
         if any(self.poison in text for text in texts):
             raise RuntimeError("the model choked")
-        vectors = self.inner.encode_text(texts)
+        vectors = super().encode_text(texts)
         vectors[["infinite" in text for text in texts]] = np.inf
         return vectors
 
 
-def run(records: Sequence[Record], config: Config = CONFIG, **given: object) -> list[ScoreResult]:
+def run(records: Sequence[Record], config: Config = CONFIG, **given: Any) -> list[ScoreResult]:
     return list(score_pairs(records, config, encoder=given.pop("encoder", ColourEncoder()), **given))
-
-
-def codes(results: Sequence[ScoreResult]) -> list[str | None]:
-    return [None if result.code is None else result.code.value for result in results]
 
 
 def test_scores_are_what_a_person_predicts() -> None:
@@ -131,7 +96,7 @@ def test_numbers_print_short_and_are_float32() -> None:
 
 
 @pytest.mark.parametrize(("kind", "value"), [("unit", 0.8536), ("clip_score", 70.71068), ("clipscore", 1.767767)])
-def test_score_kinds(kind: str, value: float) -> None:
+def test_score_kinds(kind: ScoreKind, value: float) -> None:
     assert run([Record(inline("red"), "yellow")], replace(CONFIG, score=kind))[0].similarity == pytest.approx(
         value, 1e-6
     )
@@ -139,10 +104,12 @@ def test_score_kinds(kind: str, value: float) -> None:
 
 def test_a_bad_row_leaves_its_neighbours_alone() -> None:
     good = Record(inline("red"), "red")
+    nothing: Any = None
+    nan: Any = math.nan
     bad = {
-        "empty_caption": [Record(inline("red"), ""), Record(inline("red"), "  "), Record(inline("red"), None),
-                          Record(inline("red"), math.nan)],
-        "invalid_url": [Record("", "red"), Record(None, "red"), Record(math.nan, "red"), Record("http://", "red")],
+        "empty_caption": [Record(inline("red"), ""), Record(inline("red"), "  "), Record(inline("red"), nothing),
+                          Record(inline("red"), nan)],
+        "invalid_url": [Record("", "red"), Record(nothing, "red"), Record(nan, "red"), Record("http://", "red")],
         "unsupported_scheme": [Record("ftp://x/a.png", "red")],
         "file_not_found": [Record("none.png", "red")],
         "not_an_image": [Record("data:,hello%20world", "red")],
@@ -153,7 +120,8 @@ def test_a_bad_row_leaves_its_neighbours_alone() -> None:
         "encoder_error": [Record(inline("red"), "poison red")],
         "non_finite": [Record(inline("red"), "infinite red")],
     }  # fmt: skip
-    records, expected = [good], [None]
+    records = [good]
+    expected: list[str | None] = [None]
     for code, rows in bad.items():
         for row in rows:
             records += [row, good]
@@ -182,7 +150,7 @@ def test_unexpected_exceptions_cost_one_row() -> None:
     unlucky = "data:;base64," + base64.b64encode(make_png(size=(13, 13))).decode()
     results = run([Record(inline("red"), "red"), Record(unlucky, "red")], encoder=Fragile())
     assert codes(results) == [None, "decoder_crash"]
-    assert "ZeroDivisionError: unlucky" in results[1].error
+    assert "ZeroDivisionError: unlucky" in (results[1].error or "")
 
 
 def test_repeated_pictures_and_captions_are_worked_on_once() -> None:
@@ -222,7 +190,7 @@ def test_a_caption_that_breaks_the_tokenizer_breaks_only_itself() -> None:
 
     results = run([Record(inline("red"), text) for text in ("red 0", "poison red", "red 1")], encoder=Picky())
     assert codes(results) == [None, "encoder_error", None]
-    assert "no such token" in results[1].error
+    assert "no such token" in (results[1].error or "")
 
 
 def test_an_embedding_cache_leaves_only_what_is_new_to_encode(tmp_path: Path) -> None:
@@ -232,12 +200,12 @@ def test_an_embedding_cache_leaves_only_what_is_new_to_encode(tmp_path: Path) ->
     expected = run(records, config, encoder=first, transport=Web().transport())
     assert run(records, config, encoder=second, transport=Web().transport()) == expected
     assert sum(first.images) == 20
-    assert second.images == second.texts == []
+    assert (second.images, second.texts) == ([], [])
     again = [Record(record.url, f"{record.text} again") for record in records]
     run(again, config, encoder=second, transport=Web().transport())
     assert second.images == []
     assert sum(map(len, second.texts)) == 20
-    other = Recording(ColourEncoder(fingerprint="another model"))
+    other = Recording(fingerprint="another model")
     run(records, config, encoder=other, transport=Web().transport())
     assert sum(other.images) == 20
 
@@ -298,7 +266,7 @@ def test_batches_are_full_whatever_fails_or_repeats() -> None:
 def test_look_ahead_is_bounded_and_endless_records_are_fine() -> None:
     taken = 0
 
-    def endless():
+    def endless() -> Iterator[Record]:
         nonlocal taken
         for i in itertools.count():
             taken += 1
@@ -316,7 +284,7 @@ def test_large_rows_shorten_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("text_image_similarity.pipeline.run._AHEAD_BYTES", 10_000)
     taken = 0
 
-    def endless():
+    def endless() -> Iterator[Record]:
         nonlocal taken
         for i in itertools.count():
             taken += 1
@@ -344,7 +312,7 @@ def test_the_next_batch_is_fetched_while_one_is_encoded() -> None:
     class Waiting(ColourEncoder):
         def encode_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
             # The first batch is not finished before a picture of a later one has been asked for.
-            assert ahead.wait(10), "nothing was fetched while the encoder was busy"
+            assert ahead.wait(HANG_S), "nothing was fetched while the encoder was busy"
             return super().encode_pixels(pixels)
 
     inner = web.transport()
@@ -363,12 +331,10 @@ def test_closing_early_stops_the_threads(server: Server) -> None:
         server.routes[f"/{i}.png"] = response(make_png(size=(8 + i, 8)))
     before = set(threading.enumerate())
     records = [Record(server.url(f"/{i}.png" if i < 4 else f"/hang?{i}"), "red") for i in range(30)]
-    results = score_pairs(records, replace(CONFIG, timeout_s=60.0, limits=replace(CONFIG.limits, total_s=60.0)),
+    results = score_pairs(records, replace(CONFIG, timeout_s=600.0, limits=replace(CONFIG.limits, total_s=600.0)),
                           encoder=ColourEncoder())  # fmt: skip
     assert next(results).similarity == 1.0
-    began = time.monotonic()
-    results.close()
-    assert time.monotonic() - began < 10
+    ending(results.close)
     left = [t for t in threading.enumerate() if t not in before and t.name.startswith("score-")]
     assert left == []
 
@@ -395,13 +361,13 @@ def test_a_process_that_ends_unfinished_does_not_wait(server: Server) -> None:
 
 def test_bad_settings_and_models_raise_at_once() -> None:
     with pytest.raises(ConfigError, match="cosine, unit, clip_score, clipscore"):
-        Config(score="dot")
+        Config(score="dot")  # type: ignore[arg-type]
     with pytest.raises(ModelUnavailableError):
         score_pairs(iter([]), Config(model="/no/such/folder"))
 
 
 def test_an_exception_of_the_records_comes_after_the_rows_before_it() -> None:
-    def records():
+    def records() -> Iterator[Record]:
         yield from [Record(inline("red"), "red")] * 5
         raise OSError("the source broke")
 
@@ -433,7 +399,7 @@ def test_no_records_give_no_results() -> None:
 def test_paths_and_base_dir(tmp_path: Path) -> None:
     (tmp_path / "red.png").write_bytes(make_png())
     assert run([Record("red.png", "red")], replace(CONFIG, base_dir=tmp_path))[0].similarity == 1.0
-    assert run([Record(tmp_path / "red.png", "red")])[0].similarity == 1.0
+    assert run([Record.of(tmp_path / "red.png", "red")])[0].similarity == 1.0
 
 
 def test_stats_add_up() -> None:
@@ -450,7 +416,17 @@ def test_images_in_memory_score_like_files() -> None:
     clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     cut = Image.open(io.BytesIO(make_png(size=(64, 64))[:80]))
     yellow = make_png("yellow")
-    images = [picture, np.asarray(picture), yellow, bytearray(yellow), memoryview(yellow), picture, clear, b"none", cut]
+    images: list[ImageLike | EncodedImage] = [
+        picture,
+        np.asarray(picture),
+        yellow,
+        bytearray(yellow),
+        memoryview(yellow),
+        picture,
+        clear,
+        b"none",
+        cut,
+    ]
     texts = ["red"] * 6 + ["white", "red", "red"]
     results = list(score_images(images, texts, CONFIG, encoder=ColourEncoder()))
     assert [result.similarity for result in results[:7]] == pytest.approx([0.70710677] * 6 + [1.0])
@@ -461,9 +437,17 @@ def test_images_in_memory_score_like_files() -> None:
 
 def test_embeddings_come_in_order_with_errors_as_values() -> None:
     web = Web()
-    red, green = np.float32([1, 0, 0]), np.float32([0, 1, 0])
+    red, green = np.array([1, 0, 0], np.float32), np.array([0, 1, 0], np.float32)
     far = "http://photos.test/green/1.png"
-    images = [inline("red"), make_png("green"), far, "none.png", Image.new("RGB", (4, 4), "red"), far, b"text"]
+    images: list[ImageSource] = [
+        inline("red"),
+        make_png("green"),
+        far,
+        "none.png",
+        Image.new("RGB", (4, 4), "red"),
+        far,
+        b"text",
+    ]
     found = list(embed_images(images, CONFIG, encoder=ColourEncoder(), transport=web.transport()))
     for vector, expected in zip(found, [red, green, green, None, red, green, None], strict=True):
         if expected is not None:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +16,15 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.pipeline.test_score import COLOURS, CONFIG, Web, inline, numbered
-from tests.support.images import make_png
+from tests.support.clock import HANG_S
+from tests.support.images import inline, make_png
+from tests.support.records import COLOURS, CONFIG, Web, numbered
 from text_image_similarity import (
     Config,
     ConfigError,
     LocalEngine,
     Record,
+    RunStats,
     Scorer,
     ScoreResult,
     TableError,
@@ -32,8 +34,10 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.fetch import Fetcher
 from text_image_similarity.pipeline import embed_images, embed_texts, score_concurrently
 from text_image_similarity.pipeline import scorer as scorer_module
+from text_image_similarity.pipeline.sources import EncodedImage
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,12 @@ def test_connections_and_threads_are_opened_once_and_closed_at_the_end(
     monkeypatch: pytest.MonkeyPatch, own_threads: Callable[[], list[threading.Thread]]
 ) -> None:
     opened: list[int] = []
-    inner = scorer_module.Fetcher
-    monkeypatch.setattr(scorer_module, "Fetcher", lambda *args, **given: opened.append(1) or inner(*args, **given))
+
+    def fetcher(*args: Any, **given: Any) -> Fetcher:
+        opened.append(1)
+        return Fetcher(*args, **given)
+
+    monkeypatch.setattr(scorer_module, "Fetcher", fetcher)
     with Scorer(CONFIG, encoder=ColourEncoder(), transport=Web().transport()) as scorer:
         assert own_threads() == []  # until there is something to do
         list(scorer.embed_texts(["red"]))
@@ -173,11 +181,11 @@ def test_a_call_that_is_given_up_leaves_no_downloads_behind(own_threads: Callabl
     def answer(request: httpx.Request) -> httpx.Response:
         asked[request.url.path] += 1
         if request.url.path != "/0.png":
-            hold.wait(20)
+            hold.wait(HANG_S)
         return httpx.Response(200, content=make_png("red"))
 
     records = [Record(f"http://photos.test/{i}.png", "red") for i in range(1000)]
-    config = replace(CONFIG, batch_size=1, timeout_s=20.0)
+    config = replace(CONFIG, batch_size=1, timeout_s=600.0)
     with Scorer(config, encoder=ColourEncoder(), transport=httpx.MockTransport(answer)) as scorer:
         results = scorer.score_pairs(records)
         next(results)
@@ -226,7 +234,7 @@ def test_bad_settings_raise_before_a_call(tmp_path: Path) -> None:
 
 def test_an_engine_scores_after_it_is_started() -> None:
     with pytest.raises(UsageError, match=r"call start\(\)"):
-        next(LocalEngine(encoder=ColourEncoder()).score_parts([], scorer_module.RunStats()))
+        next(LocalEngine(encoder=ColourEncoder()).score_parts([], RunStats()))
 
 
 def test_a_forgotten_session_ends_its_threads(own_threads: Callable[[], list[threading.Thread]]) -> None:
@@ -236,7 +244,7 @@ def test_a_forgotten_session_ends_its_threads(own_threads: Callable[[], list[thr
     assert threads
     del scorer
     for thread in threads:
-        thread.join(20)
+        thread.join(HANG_S)
         assert not thread.is_alive()
 
 
@@ -244,6 +252,7 @@ def test_a_vector_that_a_caller_changes_changes_no_score() -> None:
     with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
         for _ in range(2):
             for vector in (*scorer.embed_texts(["red", "red"]), *scorer.embed_images([inline("red")] * 2)):
+                assert isinstance(vector, np.ndarray)
                 assert vector.tolist() == [1, 0, 0]
                 vector *= -1
         assert next(scorer.score_pairs([Record(inline("red"), "red")])).similarity == 1.0
@@ -274,9 +283,14 @@ def test_a_row_that_closing_cut_short_is_not_answered() -> None:
         return httpx.Response(200, content=make_png("red"))
 
     records = [Record(f"http://photos.test/{i}.png", "red") for i in range(40)]
-    config = replace(CONFIG, retries=8, timeout_s=20.0)
+    config = replace(CONFIG, retries=8, timeout_s=600.0)
     scorer = Scorer(config, encoder=ColourEncoder(), transport=httpx.MockTransport(answer))
-    closer = threading.Thread(target=lambda: (asked.wait(20), scorer.close()))
+
+    def close() -> None:
+        asked.wait(HANG_S)
+        scorer.close()
+
+    closer = threading.Thread(target=close)
     closer.start()
     found: list[ScoreResult] = []
     with pytest.raises(UsageError, match="closed"):
@@ -297,11 +311,16 @@ def test_the_callers_own_cancellation_is_not_taken_for_a_closed_session() -> Non
 def test_images_in_any_kind_of_bytes_count_for_the_look_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.pipeline.run._AHEAD_BYTES", 1000)
     png = make_png("red")
+
+    def images(kind: Callable[[bytes], EncodedImage], pulled: list[int]) -> Iterator[EncodedImage]:
+        for i in range(300):
+            pulled.append(i)
+            yield kind(png)
+
     for kind in (bytes, bytearray, memoryview):
         pulled: list[int] = []
-        images = (pulled.append(i) or kind(png) for i in range(300))
         with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
-            results = scorer.score_images(images, ["red"] * 300)
+            results = scorer.score_images(images(kind, pulled), ["red"] * 300)
             next(results)
             results.close()
         assert len(pulled) < 60, kind

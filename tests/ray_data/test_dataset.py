@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pyarrow as pa
@@ -30,7 +32,11 @@ from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
 pytestmark = [
+    pytest.mark.ray,
     # Ray's own, when its DataContext is made and when its workers' pipes are closed
     pytest.mark.filterwarnings("ignore:`use_:DeprecationWarning:ray.data.context"),
     pytest.mark.filterwarnings("ignore:The minimum number of concurrent actors:UserWarning:ray.data"),
@@ -50,7 +56,7 @@ FAULTS = [
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[object]:
+def ray() -> Iterator[Any]:
     """Run Ray with two CPUs, on loopback alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -59,7 +65,7 @@ def ray() -> Iterator[object]:
         import ray.data
 
         earlier = signal.getsignal(signal.SIGTERM)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
         ray.shutdown()
@@ -73,7 +79,7 @@ def rows() -> list[tuple[str | None, str | None]]:
     return [FAULTS[i // 7 % len(FAULTS)] if i % 7 == 0 else good[i % len(good)] for i in range(200)]
 
 
-def table(pairs: list[tuple[str | None, str | None]]) -> pa.Table:
+def table(pairs: Sequence[tuple[str | None, str | None]]) -> pa.Table:
     return pa.table(
         {
             "id": pa.array(range(len(pairs)), pa.int16()),
@@ -91,7 +97,7 @@ def cut(whole: pa.Table, blocks: int) -> list[pa.Table]:
     return [whole.slice(start, end - start) for start, end in pairwise(edges)]
 
 
-def whole(scored) -> pa.Table:
+def whole(scored: Dataset) -> pa.Table:
     """Return a dataset's rows in the order of their ids."""
     import ray
 
@@ -103,9 +109,9 @@ def scores(found: pa.Table) -> list[tuple[float | None, str | None]]:
 
 
 def expected(
-    pairs: list[tuple[str | None, str | None]], config: Config = MINI
+    pairs: Sequence[tuple[str | None, str | None]], config: Config = MINI
 ) -> list[tuple[float | None, str | None]]:
-    results = score_pairs([Record(*pair) for pair in pairs], config)
+    results = score_pairs([Record.of(*pair) for pair in pairs], config)
     return [(None if result.error is not None else result.similarity, result.error) for result in results]
 
 
@@ -120,7 +126,7 @@ def actors(name: str) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize(("blocks", "chunk"), [(1, 1000), (1, 64), (9, 30)])
-def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: int) -> None:
+def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chunk: int) -> None:
     given = table(rows())
     ds = ray.data.from_arrow(cut(given, blocks))
     scored = score_dataset(ds, Config(model="mini", base_dir=ROOT, chunk_size=chunk)).materialize()
@@ -135,7 +141,7 @@ def test_scores_and_columns_are_those_of_score_pairs(ray, blocks: int, chunk: in
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
 
 
-def test_parquet_in_parquet_out(ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_in_parquet_out(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").symlink_to(ROOT)
     monkeypatch.chdir(tmp_path)  # where relative paths start from; workers have another folder
     given = table(rows()[:80]).rename_columns({"url": "picture", "caption": "words"})
@@ -152,7 +158,7 @@ def test_parquet_in_parquet_out(ray, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.select(["id", "picture", "words", "day"]) == given.select(["id", "picture", "words", "day"])
 
 
-def test_rows_come_out_while_others_are_still_to_be_read(ray, server: Server) -> None:
+def test_rows_come_out_while_others_are_still_to_be_read(ray: Any, server: Server) -> None:
     server.routes["/red.png"] = response(make_png())
     url = server.url("/red.png")
     ds = ray.data.range(100_000).map_batches(
@@ -162,11 +168,12 @@ def test_rows_come_out_while_others_are_still_to_be_read(ray, server: Server) ->
     first = next(batches)
     assert len(first["url"]) == 200
     assert len(set(first["similarity"])) == 1
+    assert isinstance(batches, Generator)
     batches.close()
     assert server.hits.total() < 50_000
 
 
-def test_a_killed_actor_costs_no_row_and_doubles_none(ray, server: Server) -> None:
+def test_a_killed_actor_costs_no_row_and_doubles_none(ray: Any, server: Server) -> None:
     pictures = {f"/{name}.png": make_png(name) for name in ("red", "green", "blue")}
     server.routes |= {path: response(content) for path, content in pictures.items()}
     server.routes["/gate.png"] = server.hang
@@ -193,11 +200,11 @@ def test_a_killed_actor_costs_no_row_and_doubles_none(ray, server: Server) -> No
     assert server.hits.total() > 2 * 90 + 1  # with those of `expected`: some rows were scored twice
 
 
-def limits() -> dict[str, object]:
+def limits() -> dict[str, Any]:
     return {name: getattr(LOCAL, name) for name in ("allow_private_addresses", "per_host")}
 
 
-def test_a_model_that_is_not_there_ends_the_run(ray) -> None:
+def test_a_model_that_is_not_there_ends_the_run(ray: Any) -> None:
     from ray.exceptions import RayError
 
     scored = score_dataset(ray.data.from_arrow(table(rows())), Config(model="./no-such-model"))
@@ -205,7 +212,7 @@ def test_a_model_that_is_not_there_ends_the_run(ray) -> None:
         scored.materialize()
 
 
-def test_wrong_columns_are_refused(ray) -> None:
+def test_wrong_columns_are_refused(ray: Any) -> None:
     given = table(rows())
     with pytest.raises(UsageError, match="column 'picture' is missing in the dataset; it has the columns: id, url"):
         score_dataset(ray.data.from_arrow(given), MINI, col_url="picture")
@@ -214,12 +221,12 @@ def test_wrong_columns_are_refused(ray) -> None:
         score_dataset(ray.data.from_arrow(taken), MINI)
 
 
-def test_a_dataset_without_rows_stays_without(ray) -> None:
+def test_a_dataset_without_rows_stays_without(ray: Any) -> None:
     assert score_dataset(ray.data.from_arrow(table([])), MINI).take_all() == []
 
 
 @pytest.mark.parametrize("concurrency", [0, (2, 1), (1, 2, 3), "2", 1.5, True])
-def test_a_wrong_concurrency_is_refused(ray, concurrency: object) -> None:
+def test_a_wrong_concurrency_is_refused(ray: Any, concurrency: Any) -> None:
     with pytest.raises(ConfigError, match="neither a number of actors"):
         score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency)
 
@@ -229,10 +236,10 @@ def test_a_wrong_concurrency_is_refused(ray, concurrency: object) -> None:
     [(2, {}, 0), ((1, 2), {}, 0), ((1, 2), {"num_cpus": 2}, 1), (2, {"num_cpus": 1}, 1), (2, {"num_cpus": None}, 1)],
 )
 def test_actors_that_leave_no_cpu_are_told(
-    ray,
+    ray: Any,
     caplog: pytest.LogCaptureFixture,
     concurrency: int | tuple[int, int],
-    options: dict[str, float | None],
+    options: dict[str, Any],
     warnings: int,
 ) -> None:
     score_dataset(ray.data.from_arrow(table(rows())), MINI, concurrency=concurrency, **options)
@@ -241,13 +248,14 @@ def test_actors_that_leave_no_cpu_are_told(
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.system.find_spec", lambda name: None)
-    for call in (lambda: score_dataset(None, MINI), lambda: RayEngine({})):
+    nothing: Any = None
+    for call in (lambda: score_dataset(nothing, MINI), lambda: RayEngine({})):
         with pytest.raises(ConfigError, match=r"pip install 'text-image-similarity\[ray\]'"):
             call()
 
 
-def test_the_engine_scores_parts_in_order_from_several_threads(ray) -> None:
-    records = [Record(*pair) for pair in rows()]
+def test_the_engine_scores_parts_in_order_from_several_threads(ray: Any) -> None:
+    records = [Record.of(*pair) for pair in rows()]
     parts = [records[start : start + 40] for start in range(0, 200, 40)]
     with RayEngine({}) as cluster:
         info = cluster.start(Config(model="mini", base_dir=ROOT))
@@ -261,7 +269,7 @@ def test_the_engine_scores_parts_in_order_from_several_threads(ray) -> None:
     assert ray.is_initialized()  # it was there before
 
 
-def test_the_engine_gets_over_a_killed_worker(ray, server: Server) -> None:
+def test_the_engine_gets_over_a_killed_worker(ray: Any, server: Server) -> None:
     server.routes |= {"/gate.png": server.hang, "/red.png": response(make_png())}
     records = [Record(server.url("/red.png"), "red"), Record(server.url("/gate.png"), "red")]
     with RayEngine({"concurrency": "1"}) as cluster, ThreadPoolExecutor(1) as thread:
@@ -276,9 +284,16 @@ def test_the_engine_gets_over_a_killed_worker(ray, server: Server) -> None:
     assert first.error is None
 
 
-def test_a_part_that_always_kills_its_worker_ends_the_run(ray, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_always_kills_its_worker_ends_the_run(
+    ray: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "_RETRIES", 1)
-    server.routes["/deadly.png"] = lambda *_: [process.kill() for process in actors("_Worker")]
+
+    def kill(*_: object) -> None:
+        for process in actors("_Worker"):
+            process.kill()
+
+    server.routes["/deadly.png"] = kill
     with RayEngine({"concurrency": "1"}) as cluster:
         cluster.start(Config(model="mini", limits=LOCAL))
         with pytest.raises(TableError, match="a part of the table was not scored: Ray gave up") as caught:
@@ -287,7 +302,7 @@ def test_a_part_that_always_kills_its_worker_ends_the_run(ray, server: Server, m
     assert server.hits["/deadly.png"] == 2
 
 
-def test_the_engine_stops_while_parts_are_in_work(ray, server: Server) -> None:
+def test_the_engine_stops_while_parts_are_in_work(ray: Any, server: Server) -> None:
     server.routes["/gate.png"] = server.hang
     with ThreadPoolExecutor(1) as thread:
         with RayEngine({"concurrency": "1"}) as cluster:
@@ -299,7 +314,7 @@ def test_the_engine_stops_while_parts_are_in_work(ray, server: Server) -> None:
             part.result()
 
 
-def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
+def test_the_workers_error_is_raised_on_the_driver(ray: Any) -> None:
     told = pytest.raises(ModelUnavailableError, match=r"^model folder \./no-such-model does not exist$")
     with RayEngine({"concurrency": "1"}) as cluster, told:
         cluster.start(Config(model="./no-such-model"))
@@ -317,12 +332,12 @@ def test_the_workers_error_is_raised_on_the_driver(ray) -> None:
         ({"actor.num_gpus": "1", "concurrency": "1"}, "Ray has 2 CPUs and 0 GPUs, which is no room"),
     ],
 )
-def test_wrong_settings_of_the_engine_are_told(ray, conf: dict[str, str], message: str) -> None:
+def test_wrong_settings_of_the_engine_are_told(ray: Any, conf: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message), RayEngine(conf) as cluster:
         cluster.start(MINI)
 
 
-def test_an_engine_takes_another_model_and_another_table(ray) -> None:
+def test_an_engine_takes_another_model_and_another_table(ray: Any) -> None:
     pairs = [Record(RED, "red"), Record(RED, "a red wall")]
     with RayEngine({"concurrency": "2"}) as cluster:  # all CPUs of this Ray
         with pytest.raises(ModelUnavailableError):
@@ -332,13 +347,13 @@ def test_an_engine_takes_another_model_and_another_table(ray) -> None:
             assert cluster.score(pairs) == list(score_pairs(pairs, MINI))
 
 
-def test_workers_without_a_cpu_are_as_many_as_cpus(ray) -> None:
+def test_workers_without_a_cpu_are_as_many_as_cpus(ray: Any) -> None:
     with RayEngine({"actor.num_cpus": "0"}) as cluster:
         cluster.start(MINI)
         assert cluster.at_once == 4
 
 
-def test_columns_that_are_known_late_are_refused_late(ray) -> None:
+def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
     """The last one with this Ray, which keeps an actor's CPU for 20 seconds after an error."""
     from ray.exceptions import RayTaskError
 

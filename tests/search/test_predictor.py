@@ -13,8 +13,10 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,14 +48,16 @@ from text_image_similarity import (
     create_predictor,
     score_pairs,
 )
+from text_image_similarity.config import ScoreKind
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.metrics.calibration import Calibration
+from text_image_similarity.preprocess import ImageLike
 from text_image_similarity.search import ModelIdentity
 from text_image_similarity.search.nearest import nearest
 
-CONFIG = Config(batch_size=2, io_workers=2, retries=0, timeout_s=0.5, limits=Limits(allow_private_addresses=True))
-HALF = pytest.approx(0.7071, abs=1e-4)  # a named colour against one of the two it is made of
+CONFIG = Config(batch_size=2, io_workers=2, retries=0, limits=Limits(allow_private_addresses=True))
+HALF: Any = pytest.approx(0.7071, abs=1e-4)  # a named colour against one of the two it is made of
 
 
 @pytest.fixture
@@ -123,7 +127,17 @@ def test_any_reference_will_do_and_each_counts_once(predictor: Predictor, photos
     server.routes["/far.png"] = response(make_png("cyan"))
     inline = "data:image/png;base64," + b64encode(make_png("red") + bytes(5000)).decode()  # too long for a file's name
     far, missing = server.url("/far.png"), "http://127.0.0.1:1/x.png"
-    given = [inline, photos / "red.png", str(photos / "red.png"), far, missing, far, photos / "sub", missing, None]
+    given: list[Any] = [
+        inline,
+        photos / "red.png",
+        str(photos / "red.png"),
+        far,
+        missing,
+        far,
+        photos / "sub",
+        missing,
+        None,
+    ]
     database = predictor.build_image_database(given)
     assert database.paths == (
         inline,
@@ -166,13 +180,13 @@ def test_the_search_is_exact(count: int, top_k: int, seed: int) -> None:
     distinct = random.normal(size=(max(1, count // 3), 257)).astype(np.float32)
     distinct /= np.linalg.norm(distinct, axis=1, keepdims=True)
     rows = distinct[random.integers(0, len(distinct), count)]
-    rows[random.random(count) < 0.2] = random.choice(np.float32([np.nan, np.inf, -np.inf]))
+    rows[random.random(count) < 0.2] = random.choice(np.array([np.nan, np.inf, -np.inf], np.float32))
     query = distinct[0]
     found, cosines = nearest(query, rows, top_k)
     finite = [i for i in range(count) if np.isfinite(rows[i]).all()]
     cosine = {i: float((rows[i] * query).sum().clip(-1, 1)) for i in finite}
     assert list(found) == sorted(finite, key=lambda i: (-cosine[i], i))[:top_k]
-    assert list(cosines) == [cosine[i] for i in found]
+    assert list(cosines) == [cosine[int(i)] for i in found]
 
 
 def test_rows_near_the_last_place_are_told_apart() -> None:
@@ -191,7 +205,7 @@ def test_captions_for_a_picture(predictor: Predictor, photos: Path) -> None:
     assert database.captions == ("a blue sea", "a yellow and red fire", "a red door")
     assert database.failures == {"": "empty_caption: the caption is empty or missing"}
     best = Match("a red door", 1.0)
-    red = np.zeros((4, 4, 3), np.uint8) + np.uint8([255, 0, 0])
+    red = np.full((4, 4, 3), (255, 0, 0), np.uint8)
     for picture in (photos / "red.png", str(photos / "red.png"), make_png("red"), red, Image.fromarray(red)):
         assert predictor.search_captions(picture, top_k=1) == [best]
     assert [match.item for match in predictor.search_captions(photos / "red.png")] == [
@@ -373,15 +387,15 @@ class Mirrored:
     def info(self) -> ModelInfo:
         return ModelInfo(model=self.model)
 
-    def encode_image(self, images: Sequence[object]) -> np.ndarray:
-        return self.inner.encode_image(images)[:, ::-1]  # type: ignore[arg-type]
+    def encode_image(self, images: Sequence[ImageLike]) -> np.ndarray:
+        return self.inner.encode_image(images)[:, ::-1]
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         return self.inner.encode_text(texts)[:, ::-1]
 
 
-@dataclass(frozen=True)
-class Named:
+@dataclass(frozen=True, kw_only=True)
+class Named(ColourEncoder):
     """A colour encoder under another name."""
 
     model: str
@@ -389,9 +403,6 @@ class Named:
     @property
     def info(self) -> ModelInfo:
         return ModelInfo(model=self.model)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(ColourEncoder(), name)
 
 
 @dataclass(frozen=True)
@@ -401,8 +412,8 @@ class Wide(Mirrored):
     model: str = "wide"
     embed_dim: int = 4
 
-    def encode_image(self, images: Sequence[object]) -> np.ndarray:
-        return np.pad(self.inner.encode_image(images), ((0, 0), (0, 1)))  # type: ignore[arg-type]
+    def encode_image(self, images: Sequence[ImageLike]) -> np.ndarray:
+        return np.pad(self.inner.encode_image(images), ((0, 0), (0, 1)))
 
     def encode_text(self, texts: Sequence[str]) -> np.ndarray:
         return np.pad(self.inner.encode_text(texts), ((0, 0), (0, 1)))
@@ -419,7 +430,7 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
         with pytest.raises(DatabaseError, match="cannot be compared"):
             predictor.search_captions(photos / "red.png", database=captions)
         assert foreign.search_captions(photos / "red.png", database=captions)
-    moved = create_predictor(encoder=Named("a/new/name"))  # what a model is called does not matter
+    moved = create_predictor(encoder=Named(model="a/new/name"))  # what a model is called does not matter
     assert names(moved.search_database("red", 1, database)) == ["red"]
 
 
@@ -451,20 +462,24 @@ def test_mistakes_of_the_caller(predictor: Predictor, photos: Path) -> None:
         predictor.search_captions(photos / "red.png")
     predictor.build_image_database(photos)
     predictor.build_caption_database("red")
+    query: Any
     for query in ("", " \n", None):
         with pytest.raises(UsageError, match="the query is empty"):
-            predictor.search_database(query)  # type: ignore[arg-type]
+            predictor.search_database(query)
         with pytest.raises(UsageError, match="the query is empty"):
-            predictor.rank_images(query, photos)  # type: ignore[arg-type]
+            predictor.rank_images(query, photos)
+    top_k: Any
     for top_k in (0, -1, 1.5, True, None):
-        for ask in (
-            lambda: predictor.search_database("red", top_k),  # noqa: B023 - called at once
-            lambda: predictor.rank_images("red", photos, top_k),  # noqa: B023
-            lambda: predictor.search_captions(photos / "red.png", top_k),  # noqa: B023
-        ):
+        asks: list[Callable[[], object]] = [
+            partial(predictor.search_database, "red", top_k),
+            partial(predictor.rank_images, "red", photos, top_k),
+            partial(predictor.search_captions, photos / "red.png", top_k),
+        ]
+        for ask in asks:
             with pytest.raises(UsageError, match=r"top_k=.* must be a whole number of at least 1"):
                 ask()
-    assert len(predictor.search_database("red", np.int64(2))) == 2
+    top_k = np.int64(2)
+    assert len(predictor.search_database("red", top_k)) == 2
 
 
 def test_a_query_picture_that_cannot_be_read_says_why(predictor: Predictor, photos: Path) -> None:
@@ -489,12 +504,12 @@ class Failing:
             raise ValueError("no such word")
         return np.stack([np.full(3, np.nan if "nan" in text else 3**-0.5, np.float32) for text in texts])
 
-    def encode_image(self, images: Sequence[object]) -> np.ndarray:
-        return ColourEncoder().encode_image(images)  # type: ignore[arg-type]
+    def encode_image(self, images: Sequence[ImageLike]) -> np.ndarray:
+        return ColourEncoder().encode_image(images)
 
 
 def test_a_query_the_model_fails_on_says_so(photos: Path) -> None:
-    predictor = create_predictor(config=CONFIG, encoder=Failing())  # type: ignore[arg-type] # the two verbs alone
+    predictor = create_predictor(config=CONFIG, encoder=Failing())  # the two verbs alone
     predictor.build_image_database(photos)
     for query, code in (("crash", ErrorCode.ENCODER_ERROR), ("nan", ErrorCode.NON_FINITE)):
         with pytest.raises(RowError) as failed:
@@ -525,8 +540,9 @@ def test_a_calibrated_model_says_how_likely_a_match_is(photos: Path, tmp_path: P
         model="colour",
     )
     assert curve.save(folder).name == "calibration.json"
-    encoder = Named(str(folder))
-    for kind in ("cosine", "clip_score"):  # the probability is the cosine's, whatever the score kind
+    encoder = Named(model=str(folder))
+    kinds: tuple[ScoreKind, ...] = ("cosine", "clip_score")
+    for kind in kinds:  # the probability is the cosine's, whatever the score kind
         predictor = create_predictor(config=replace(CONFIG, score=kind), encoder=encoder)
         found = predictor.rank_images("red", [photos / "red.png", photos / "blue.png"])
         assert [match.probability for match in found] == [

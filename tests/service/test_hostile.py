@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
+import random
 import re
 import socket
 import threading
@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.server import Server, response
 from tests.support.services import MINI, Process, app_of, base64_pair, mini_settings, process, serving
@@ -48,7 +49,7 @@ def running() -> Iterator[Process]:
 @pytest.fixture
 def client(running: Process) -> Iterator[httpx.Client]:
     """Its client; whatever was done to the service, it works afterwards and has not grown much."""
-    with httpx.Client(base_url=running.url, timeout=20, trust_env=False) as found:
+    with httpx.Client(base_url=running.url, timeout=HANG_S, trust_env=False) as found:
         before = memory(running)
         yield found
         assert found.get("/readyz").status_code == 200
@@ -63,7 +64,7 @@ def memory(running: Process) -> int:
 
 def connect(url: str | httpx.URL) -> socket.socket:
     parts = httpx.URL(url)
-    return socket.create_connection((parts.host, parts.port), timeout=20)
+    return socket.create_connection((parts.host, parts.port), timeout=HANG_S)
 
 
 def told(url: str | httpx.URL, *pieces: bytes) -> bytes:
@@ -104,20 +105,21 @@ def test_a_body_of_millions_of_parts_is_refused_unseen(
     client: httpx.Client, route: str, member: bytes, item: bytes
 ) -> None:
     body = b'{"' + member + b'":[' + (item + b",") * (16 * MIB // (len(item) + 1)) + item + b"]}"
-    began = time.monotonic()
-    problem(client.post(route, content=body, headers=JSON), 422, "invalid_request")
-    assert time.monotonic() - began < 5
+    answer = client.post(route, content=body, headers=JSON)
+    problem(answer, 422, "invalid_request")
+    assert "items in one list; the limit is" in answer.json()["detail"]
 
 
 def test_what_is_complained_about_has_an_end(client: httpx.Client) -> None:
-    pair = {"image_url": "http://x", "caption": "x"}
-    for body in (
+    pair: dict[str, Any] = {"image_url": "http://x", "caption": "x"}
+    bodies: list[dict[str, Any]] = [
         {"pairs": [{}] * 20_000},
         {"pairs": [pair], **dict.fromkeys(map(str, range(20_000)), 0)},
         {"pairs": [pair | dict.fromkeys(map(str, range(20_000)), 0)]},
         {"pairs": [pair | {"x" * 100_000: 0}]},
         {"pairs": [pair | dict.fromkeys(map(str, range(90)), 0)] * 64},
-    ):
+    ]
+    for body in bodies:
         answer = client.post("/v1/similarity", json=body)
         problem(answer, 422, "invalid_request")
         assert len(answer.content) < 10_000
@@ -136,7 +138,7 @@ def test_what_is_complained_about_has_an_end(client: httpx.Client) -> None:
         b'{"pairs":[{"image_url":"http://x","caption":"a","id":"\\ud800"}]}',
         b'{"pairs":[{"image_url":"http://x","caption":"\\uDCff","id":1}]}',
         b'{"pairs":[{"image_url":"\xed\xa0\x80","caption":"a"}]}',
-        os.urandom(32 * MIB).replace(b",", b" ").replace(b"[", b" ").replace(b"{", b" "),
+        random.Random(5).randbytes(32 * MIB).replace(b",", b" ").replace(b"[", b" ").replace(b"{", b" "),
     ],
     ids=lambda body: repr(body[:20]),
 )
@@ -233,9 +235,7 @@ def test_idle_connections_keep_nobody_out(client: httpx.Client, running: Process
         idle = [stack.enter_context(connect(running.url)) for _ in range(500)]
         for connection in idle[::2]:
             connection.sendall(b"GET /livez HTTP/1.1\r\nX: ")
-        began = time.monotonic()
         assert client.get("/livez").status_code == 200
-        assert time.monotonic() - began < 5
 
 
 @pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="the limit of another process is set on Linux alone")
@@ -351,7 +351,7 @@ def test_what_a_client_that_left_had_asked_for_is_dropped(
     with connect(running.url) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         server.wait_for("/slow", 8)
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANG_S
     while dropped() - before < 30:
         assert time.monotonic() < end
     assert sum(server.hits.values()) == 8, "nobody waited for the other 22"
@@ -359,7 +359,8 @@ def test_what_a_client_that_left_had_asked_for_is_dropped(
 
 
 def test_a_host_that_does_not_answer_keeps_no_other_waiting(server: Server) -> None:
-    settings = mini_settings(models={"mini": replace(MINI, io_workers=10, timeout_s=20.0)})
+    config = replace(MINI, io_workers=10, timeout_s=600.0, limits=replace(MINI.limits, total_s=600.0))
+    settings = mini_settings(models={"mini": config}, request_timeout_s=600.0)
     with serving(app_of(settings, ColourEncoder())) as client, Server() as slow:
         slow.routes["/slow"] = slow.hang
         server.routes["/red"] = response(make_png("red"))
@@ -369,11 +370,9 @@ def test_a_host_that_does_not_answer_keeps_no_other_waiting(server: Server) -> N
         with connect(client.base_url) as connection:
             connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             slow.wait_for("/slow", 8)
-            began = time.monotonic()
             url = server.url("/red").replace("127.0.0.1", "localhost")
             answer = client.post("/v1/similarity", json={"pairs": [{"image_url": url, "caption": "red"}]})
             assert answer.json()["results"][0]["similarity"] == 1.0
-            assert time.monotonic() - began < 5
 
 
 def test_downloads_wait_for_the_decoder(server: Server) -> None:
@@ -382,7 +381,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
         go = threading.Event()
 
         def prepare(self, image: Any) -> Any:
-            assert self.go.wait(20)
+            assert self.go.wait(HANG_S)
             return super().prepare(image)
 
     encoder = Slow()
@@ -400,7 +399,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
         asking.join(0.3)
         assert sum(server.hits.values()) <= room
         encoder.go.set()
-        asking.join(20)
+        asking.join(HANG_S)
         assert [result["similarity"] for result in found[0].json()["results"]] == [1.0] * 64
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fastapi import Request, Response
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Record, __version__, load_encoder, score_pairs
@@ -63,7 +64,7 @@ def test_pairs_get_their_scores_and_their_errors(service: httpx.Client) -> None:
 def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     """Check a refusal and return it."""
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    found = answer.json()
+    found: dict[str, Any] = answer.json()
     assert (found["status"], found["code"], found["type"]) == (status, code, "about:blank")
     assert found["request_id"] == answer.headers["x-request-id"]
     return found
@@ -150,6 +151,12 @@ class Recording:
         self.images += images
         raise ProblemError("unknown_model", "there is none")
 
+    async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Any:
+        raise ProblemError("unknown_model", "there is none")
+
+    def models(self) -> dict[str, None]:
+        return {}
+
     def refusal(self) -> ProblemError | None:
         return inflight_problem(1) if self.full else None
 
@@ -212,9 +219,9 @@ def test_embeddings_are_the_encoders_in_both_formats(service: httpx.Client) -> N
         found = service.post("/v1/embeddings", json=asked).json()
         assert (found["object"], found["model"]) == ("list", "mini")
         assert [entry["index"] for entry in found["data"]] == [0, 1]
-        assert np.array(found["data"][1]["embedding"], np.float32).tolist() == vector.tolist()
+        assert np.array(found["data"][1]["embedding"], np.float32).tolist() == np.asarray(vector).tolist()
         coded = service.post("/v1/embeddings", json=asked | {"encoding_format": "base64"}).json()
-        assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == vector.tolist()
+        assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == np.asarray(vector).tolist()
 
 
 def test_a_bad_embedding_input_is_named(service: httpx.Client) -> None:
@@ -307,7 +314,7 @@ def test_bodies_are_limited_one_by_one_and_together() -> None:
         assert client.post("/v1/similarity", json={"pairs": [pair]}).status_code == 200, "none is reserved for them"
         for connection in slow:
             connection.sendall(b" " * 8500)
-        end = time.monotonic() + 10
+        end = time.monotonic() + HANG_S
         while (refused := client.post("/v1/similarity", json={"pairs": [pair]})).status_code == 200:
             assert time.monotonic() < end
         found = problem(refused, 429, "queue_full")
@@ -320,7 +327,7 @@ def test_bodies_are_limited_one_by_one_and_together() -> None:
 def test_a_body_that_does_not_arrive_is_given_up() -> None:
     with (
         serving(app_of(mini_settings(request_timeout_s=0.2), ColourEncoder())) as client,
-        socket.create_connection((client.base_url.host, client.base_url.port), timeout=10) as slow,
+        socket.create_connection((client.base_url.host, client.base_url.port), timeout=HANG_S) as slow,
     ):
         slow.sendall(HEAD + b"content-length: 9000\r\n\r\n{")
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")

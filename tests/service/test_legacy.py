@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from base64 import b64encode
 from collections.abc import Iterator
@@ -16,13 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.corpus import saved
-from tests.support.images import make_png
+from tests.support.images import make_png, saved
+from tests.support.processes import tool
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, mini_settings, serving
 from text_image_similarity import Record, score_pairs
-
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 FIELDS = {
     "image_input": str,
@@ -58,7 +55,17 @@ def pictures() -> list[bytes]:
 
 def curl(*arguments: str, data: Any = None) -> tuple[int, str, str]:
     """Run curl; return the status, the content type and the body."""
-    command = ["curl", "-sS", "--noproxy", "*", "--max-time", "60", "-w", "\n%{http_code} %{content_type}", *arguments]
+    command = [
+        tool("curl"),
+        "-sS",
+        "--noproxy",
+        "*",
+        "--max-time",
+        "60",
+        "-w",
+        "\n%{http_code} %{content_type}",
+        *arguments,
+    ]
     body = None
     if data is not None:
         command += ["-H", "Content-Type: application/json", "-d", "@-"]
@@ -72,7 +79,8 @@ def curl(*arguments: str, data: Any = None) -> tuple[int, str, str]:
 def asked(url: str, data: Any) -> dict[str, Any]:
     status, kind, text = curl("-X", "POST", url, data=data)
     assert (status, kind) == (200, "application/json"), text
-    return json.loads(text)
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def check(found: dict[str, Any], fields: dict[str, Any]) -> None:

@@ -11,12 +11,14 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.processes import Running, free_port, running, tool
@@ -59,23 +61,23 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
         {"image_url": "data:,hello", "caption": "a dog"},
         {"image_url": pictures.url("/red.png"), "caption": ""},
     ]
-    answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
+    answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=HANG_S)
     errors = [result["error"] and result["error"]["code"] for result in answer.json()["results"]]
     assert errors == [None, None, "http_4xx", "not_an_image", "empty_caption"]
     held, released = threading.Event(), threading.Event()
 
     def hold(connection: socket.socket, head: str) -> None:
         held.set()
-        released.wait(30)
+        released.wait(HANG_S)
         connection.sendall(response(status="404 Not Found"))
 
     pictures.routes["/held.png"] = hold
     url = pictures.url("/held.png")
     full = {"pairs": [{"image_url": f"{url}?{i}", "caption": "a cat"} for i in range(8)]}
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=30)
-        assert held.wait(30)
-        refused = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=30)
+        first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=HANG_S)
+        assert held.wait(HANG_S)
+        refused = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=HANG_S)
         released.set()
         assert first.result().status_code == 200
     assert refused.status_code == 429
@@ -109,11 +111,15 @@ def prometheus(service: Process, tmp_path_factory: pytest.TempPathFactory) -> It
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
     pictures = Server()
     pictures.routes["/red.png"] = response(make_png("red"))
+
+    def has_read(found: Running, sent: int) -> bool:
+        return count(found, 'tis_requests_total{route="/v1/models"}') > sent
+
     with pictures, running(command, port, folder / "prometheus.log", probe="/-/ready") as found:
         for sent, colour in enumerate(("green", "blue")):
             wave(service, pictures, colour)
             httpx.get(f"{service.url}/v1/models")
-            found.wait_for(lambda sent=sent: count(found, 'tis_requests_total{route="/v1/models"}') > sent)
+            found.wait_for(partial(has_read, found, sent))
         yield found
 
 
@@ -177,7 +183,9 @@ def test_the_figures_are_those_of_what_was_sent(prometheus: Running) -> None:
 
 def test_the_models_to_choose_from_on_the_dashboard(prometheus: Running) -> None:
     (variable,) = DASHBOARD["templating"]["list"]
-    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
+    query = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+    assert query is not None
+    metric, label = query.groups()
     values = httpx.get(prometheus.url(f"/api/v1/label/{label}/values"), params={"match[]": metric}).json()["data"]
     assert values == ["mini"]
 

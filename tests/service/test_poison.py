@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import random
 import socket
-import sys
 import time
 from base64 import b64encode
 from collections import Counter
@@ -20,11 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.decode.test_isolation import PUPPET
 from tests.support import corpus
-from tests.support.corpus import saved
+from tests.support.clock import HANG_S
 from tests.support.faults import FAULTS, MANY
-from tests.support.images import make_png
+from tests.support.images import make_png, saved
+from tests.support.puppets import COMMAND, let_hangs_end
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, RowError, score_pairs
@@ -35,7 +34,8 @@ from text_image_similarity.encoders.testing import ColourEncoder
 CLIENTS = 8
 PAIRS = 16  # of a request, half of them poison
 HASTY = replace(MINI, timeout_s=3.0, limits=replace(MINI.limits, total_s=3.0))
-SLOW_BOMBS = {"jpeg exif", "png chunks", "tiff many strips", "bigtiff tags", "bmp many runs"}  # see test_decode_corpus
+# They take seconds each, and tests/decode/test_corpus.py decodes them.
+SLOW_BOMBS = {"jpeg exif", "png chunks", "tiff many strips", "bigtiff tags", "bmp many runs"}
 
 
 @contextmanager
@@ -64,7 +64,7 @@ class Ready:
 
     def __exit__(self, *_: object) -> None:
         self._going = False
-        assert self._found.result(20) > 0
+        assert self._found.result(HANG_S) > 0
         self._pool.shutdown()
 
     def _look(self) -> int:
@@ -124,7 +124,7 @@ def mix(
         pairs = [pair | {"id": number} for number, (pair, _) in enumerate(request)]
         answer = client.post("/v1/similarity", json={"pairs": pairs}, timeout=60)
         assert answer.status_code == 200, answer.text
-        results = answer.json()["results"]
+        results: list[dict[str, Any]] = answer.json()["results"]
         assert [result["id"] for result in results] == list(range(len(pairs)))
         return results
 
@@ -252,8 +252,9 @@ def test_an_isolated_decoder_gives_the_same(good: list[bytes], alone: list[float
 
 
 def test_a_decoder_that_crashes_costs_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation_module, "worker_command", lambda _: [sys.executable, "-I", "-S", "-c", PUPPET])
-    config = replace(MINI, isolate_decoder=True, limits=replace(MINI.limits, decode_s=0.5))
+    monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
+    let_hangs_end(monkeypatch, b"hang", b"half")
+    config = replace(MINI, isolate_decoder=True)
     pairs = [base64_pair(b"fine %d" % number, "white") for number in range(64)]  # the puppet says a white dot
     does = [b"crash", b"exit", b"noise", b"claim", b"word", b"crash", b"endless", b"exit"] * 3 + [b"hang", b"half"]
     poison = [(base64_pair(what, "white"), "decoder_crash") for what in does]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pickle
 import re
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,9 +31,12 @@ from text_image_similarity.service.ray.pool import ClusterMetrics, RayModelPool,
 from text_image_similarity.service.telemetry.metrics import Metrics
 
 # Ray's own, when its schemas are made
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
+    ),
+]
 PAIR = Pair("data:,x", "a")
 ANSWER = Answer("mini", [ScoreResult(0.5)], [[]])
 
@@ -100,8 +105,10 @@ class Deployment:
 
 
 def pool_of(*outcomes: Any, peers: Any = (), **changes: Any) -> tuple[RayModelPool, Deployment]:
-    handle, gateways = Deployment(*outcomes), Deployment(name="gateway", reports=peers)
-    return RayModelPool(mini_settings(**changes), {"mini": handle}, gateways, ClusterMetrics("gateway#1")), handle
+    handle = Deployment(*outcomes)
+    handles: dict[str, Any] = {"mini": handle}
+    gateways: Any = Deployment(name="gateway", reports=peers)
+    return RayModelPool(mini_settings(**changes), handles, gateways, ClusterMetrics("gateway#1")), handle
 
 
 def dead() -> Exception:
@@ -285,27 +292,28 @@ class Fragile(ColourEncoder):
 
 
 def test_a_replica_whose_model_is_lost_fails_its_check_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service.ray import deployment as ray_serve
+    from text_image_similarity.service.ray import deployment
 
     load = partial(LocalModelPool, load=lambda config: Fragile())
     monkeypatch.setattr("text_image_similarity.service.inference.local.LocalModelPool", load)
-    monkeypatch.setattr(ray_serve, "_get_replica_name", lambda: "model-mini#a")
-    monkeypatch.setattr(ray_serve, "_log_with_ray", lambda: None)
-    monkeypatch.setattr(ray_serve.logging, "shutdown", lambda: None)
+    monkeypatch.setattr(deployment, "_get_replica_name", lambda: "model-mini#a")
+    monkeypatch.setattr(deployment, "_log_with_ray", lambda: None)
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
     image = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 
     async def lose() -> None:
-        replica = object.__new__(ray_serve.ModelReplica)
-        await ray_serve.ModelReplica.__init__(replica, mini_settings())
+        replica = object.__new__(deployment.ModelReplica)
+        await deployment.ModelReplica.__init__(replica, mini_settings())
         await replica.check_health()
         assert (await replica.report()).unready is None
         answer = await replica.score([Pair(image, "red")], "cosine", 30)
         assert isinstance(answer, Answer)
         assert answer.results == [ScoreResult(1.0)]
         for embedded in (await replica.embed_images([image], 30), await replica.embed_texts(["red"], 30)):
-            assert embedded.results[0].tolist() == [1.0, 0.0, 0.0]
+            assert isinstance(embedded, Answer)
+            assert np.asarray(embedded.results[0]).tolist() == [1.0, 0.0, 0.0]
         full = ProblemError("queue_full", "full")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(replica._pool, "score", lambda *_, **__: _raise(full))
@@ -417,11 +425,11 @@ def test_keys_and_collector_come_from_the_environment_if_not_from_arguments() ->
 
 
 def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from text_image_similarity.service.ray import deployment as ray_serve
+    from text_image_similarity.service.ray import deployment
 
     monkeypatch.setattr("text_image_similarity.system.is_installed", lambda name: name != "fastapi")
     with pytest.raises(ConfigError, match=r"needs fastapi: pip install 'text-image-similarity\[ray,serve\]'"):
-        ray_serve.build({})
+        deployment.build({})
 
 
 # The page, and the files in deploy/ray

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from pyspark import TaskContext
 from pyspark.errors import PythonException
 from pyspark.resource import ResourceInformation
 from pyspark.sql import types as T
@@ -38,7 +39,7 @@ NO_PICTURE = "not_an_image: the content is text: 'x'"
 
 @pytest.fixture(scope="module")
 def expected() -> dict[int, tuple[float | None, str | None]]:
-    results = score_pairs([Record(url, caption) for _, url, caption in ROWS], ALONE)
+    results = score_pairs([Record.of(url, caption) for _, url, caption in ROWS], ALONE)
     return {i: (None if r.error else r.similarity, r.error) for i, r in enumerate(results)}
 
 
@@ -264,7 +265,7 @@ def give_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None, address: str)
         def resources(self) -> dict[str, ResourceInformation]:
             return {"gpu": ResourceInformation("gpu", [address])}
 
-    monkeypatch.setattr(worker.TaskContext, "get", Task)
+    monkeypatch.setattr(TaskContext, "get", Task)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -272,6 +273,7 @@ def give_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None, address: str)
 
 def test_without_pyspark_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.system.find_spec", lambda _: None)
-    for call in (lambda: similarity_udf(ALONE), lambda: score_dataframe(None, ALONE)):
+    nothing: Any = None
+    for call in (lambda: similarity_udf(ALONE), lambda: score_dataframe(nothing, ALONE)):
         with pytest.raises(ConfigError, match=r"pip install 'text-image-similarity\[spark\]'"):
             call()

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
     from pyspark.sql import SparkSession
 
-RECORDS = [Record(url, caption) for _, url, caption in faulty_rows(60)]
+pytestmark = pytest.mark.spark
+RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
 
 
 def plain(results: Any) -> list[list[Any]]:
@@ -83,9 +84,9 @@ def test_a_model_of_another_family_is_a_model_error(engine: SparkEngine, tmp_pat
 def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkEngine) -> None:
     odd = [
         Record(RECORDS[0].url, "half a character \ud800"),
-        Record(None, "a"),
-        Record(Path("missing\udcff.png"), "a"),
-        Record(["no text"], {"no": "text"}),
+        Record.of(None, "a"),
+        Record.of(Path("missing\udcff.png"), "a"),
+        Record.of(["no text"], {"no": "text"}),
     ]
     parts = [[*RECORDS, *odd], RECORDS[10:50], odd, RECORDS[::-1], []]
     engine.start(CONFIG)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.support.images import saved
 
 MIB = 1 << 20
 WIDTH, HEIGHT = 40, 24
@@ -26,22 +27,16 @@ class Case:
     within: int = 0
 
 
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
 def ramp(*, colours: int = 3) -> NDArray[np.uint8]:
     """Make values (h, w, colours) that differ along both sides and between colours."""
     y, x, colour = np.mgrid[0:HEIGHT, 0:WIDTH, 0:colours]
-    return ((x * 6 + y * 3 + colour * 40) % 256).astype(np.uint8)
+    return np.asarray((x * 6 + y * 3 + colour * 40) % 256, np.uint8)
 
 
 def smooth(colours: int = 3) -> NDArray[np.uint8]:
     """Make values (h, w, colours) that survive lossy compression."""
     y, x, colour = np.mgrid[0:HEIGHT, 0:WIDTH, 0:colours]
-    return (x * 3 + y * 2 + colour * 20).astype(np.uint8)
+    return np.asarray(x * 3 + y * 2 + colour * 20, np.uint8)
 
 
 def grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -52,7 +47,7 @@ def grey(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def matted(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay RGBA values (h, w, 4) on white."""
     alpha = values[..., 3:].astype(float)
-    return np.round((values[..., :3] * alpha + 255 * (255 - alpha)) / 255).astype(np.uint8)
+    return np.asarray(np.round((values[..., :3] * alpha + 255 * (255 - alpha)) / 255), np.uint8)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -70,7 +65,7 @@ def png(size: tuple[int, int], depth: int, kind: int, rows: Iterable[bytes], *be
 
 
 def tiff(
-    tags: dict[int, tuple[int, ...]], body: bytes, *, order: str = "<", kinds: dict[int, int] | None = None
+    tags: Mapping[int, tuple[int, ...]], body: bytes, *, order: str = "<", kinds: dict[int, int] | None = None
 ) -> bytes:
     """Spell out a TIFF: whole numbers by tag (4 bytes each unless `kinds` says 3, 2 bytes), then `body` at `body_at`."""
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8) + struct.pack(order + "H", len(tags))
@@ -89,7 +84,7 @@ def raw_tiff(values: NDArray[np.generic], photometric: int, *, order: str = "<",
     """Spell out an uncompressed TIFF in one strip, of values (h, w) or (h, w, colours)."""
     height, width, colours = (*values.shape, 1)[:3]
     bits = 8 * values.dtype.itemsize
-    body = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    body = values.astype(f"{order}{values.dtype.kind}{values.dtype.itemsize}").tobytes()
     tags = {256: (width,), 257: (height,), 258: (bits,) * colours, 259: (1,), 262: (photometric,), 273: (0,),
             277: (colours,), 278: (height,), 279: (len(body),)}  # fmt: skip
     tags |= {int(name[1:]): value for name, value in more.items()}
@@ -207,8 +202,8 @@ def _tiff() -> Iterable[Case]:
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma"):
         yield Case(f"tiff {compression}", saved(image, "TIFF", compression=compression), rgb)
     yield Case("tiff jpeg", saved(Image.fromarray(smooth()), "TIFF", compression="jpeg", quality=98), smooth(), 16)
-    for compression in (None, "tiff_lzw"):
-        yield Case(f"bigtiff {compression}", saved(image, "TIFF", big_tiff=True, compression=compression), rgb)
+    for packing in (None, "tiff_lzw"):
+        yield Case(f"bigtiff {packing}", saved(image, "TIFF", big_tiff=True, compression=packing), rgb)
     for orientation, expected in ((3, rgb[::-1, ::-1]), (6, np.rot90(rgb, -1)), (5, rgb.transpose(1, 0, 2))):
         for compression in ("raw", "tiff_lzw"):
             data = saved(image, "TIFF", compression=compression, tiffinfo={274: orientation})

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.clock import HANG_S
 from text_image_similarity import Config, Limits, Record, ScoreResult, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 
@@ -137,4 +138,4 @@ def running(service: Fault) -> Iterator[str]:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(HANG_S)

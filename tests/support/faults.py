@@ -13,7 +13,7 @@ import ssl
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.clock import HANG_S
 from tests.support.server import Answer, response
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -277,8 +278,18 @@ TLS_FAULTS: dict[str, TlsFault] = {
 }
 
 
+@dataclass(frozen=True)
+class DnsFault:
+    """A fault of a resolver."""
+
+    code: str
+    resolve: Callable[[str, int], list[str]]
+    said: str
+    slow: bool = False
+
+
 def _hang(host: str, port: int) -> list[str]:
-    threading.Event().wait(3)
+    threading.Event().wait(HANG_S)
     return []
 
 
@@ -289,19 +300,33 @@ def _raise(exc: Exception) -> Callable[[str, int], list[str]]:
     return resolve
 
 
-DNS_FAULTS: dict[str, tuple[str, Callable[[str, int], Iterable[str]]]] = {
-    "no such name": ("dns_error", _raise(socket.gaierror(socket.EAI_NONAME, "Name or service not known"))),
-    "try again": ("dns_error", _raise(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))),
-    "a name too long": ("dns_error", _raise(UnicodeError("label empty or too long"))),
-    "a resolver with a fault": ("dns_error", _raise(KeyError("photos.test"))),
-    "no address": ("dns_error", lambda host, port: []),
-    "no answer": ("dns_error", _hang),
-    "garbage": ("dns_error", lambda host, port: ["\x00\xff"]),
-    "a name for an address": ("dns_error", lambda host, port: ["localhost"]),
-    "garbage behind an address": ("dns_error", lambda host, port: ["8.8.8.8", "127.1"]),
-    "public and private": ("blocked_address", lambda host, port: ["8.8.8.8", "2606:4700::1111", "10.0.0.1"]),
-    "private in disguise": ("blocked_address", lambda host, port: ["8.8.8.8", "64:ff9b::127.0.0.1"]),
-}  # fmt: skip
+def _say_addresses(*addresses: str) -> Callable[[str, int], list[str]]:
+    return lambda host, port: list(addresses)
+
+
+DNS_FAULTS: dict[str, DnsFault] = {
+    "no such name": DnsFault(
+        "dns_error", _raise(socket.gaierror(socket.EAI_NONAME, "Name or service not known")), "not known"
+    ),
+    "try again": DnsFault(
+        "dns_error",
+        _raise(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
+        "Temporary failure",
+    ),
+    "a name too long": DnsFault("dns_error", _raise(UnicodeError("label empty or too long")), "too long"),
+    "a resolver with a fault": DnsFault("dns_error", _raise(KeyError("photos.test")), "'photos.test'"),
+    "no address": DnsFault("dns_error", _say_addresses(), "has no address"),
+    "no answer": DnsFault("dns_error", _hang, "was not resolved in time", slow=True),
+    "garbage": DnsFault("dns_error", _say_addresses("\x00\xff"), "which is no address"),
+    "a name for an address": DnsFault("dns_error", _say_addresses("localhost"), "which is no address"),
+    "garbage behind an address": DnsFault("dns_error", _say_addresses("8.8.8.8", "127.1"), "which is no address"),
+    "public and private": DnsFault(
+        "blocked_address", _say_addresses("8.8.8.8", "2606:4700::1111", "10.0.0.1"), "a private network"
+    ),
+    "private in disguise": DnsFault(
+        "blocked_address", _say_addresses("8.8.8.8", "64:ff9b::127.0.0.1"), "a form of 127.0.0.1"
+    ),
+}
 
 
 class Certificates:

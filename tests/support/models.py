@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 from tokenizers import pre_tokenizers
 from transformers import (
+    BaseImageProcessor,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -25,7 +28,8 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def save_clip(folder: Path, *, full_size: bool = False) -> Path:
     """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32 with CLIP's own vocabulary."""
     vocab, merges = _clip_vocabulary() if full_size else _letter_vocabulary()
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    # Its annotation wants texts; what it hands them to takes pairs alone.
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)  # type: ignore[arg-type]
     special = {"bos_token_id": vocab[START], "eos_token_id": vocab[END], "pad_token_id": vocab[END]}
     text: dict[str, int] = {"vocab_size": len(vocab), **special}
     vision: dict[str, int] = {}
@@ -70,9 +74,9 @@ def save_siglip(folder: Path) -> Path:
     return _save(folder, model, tokenizer, SiglipImageProcessorPil(size={"height": 32, "width": 32}))
 
 
-def _save(folder: Path, *parts: object) -> Path:
+def _save(folder: Path, *parts: PreTrainedModel | PreTrainedTokenizerBase | BaseImageProcessor) -> Path:
     for part in parts:
-        part.save_pretrained(folder)  # type: ignore[attr-defined]
+        part.save_pretrained(folder)
     return folder
 
 

@@ -11,14 +11,16 @@ from text_image_similarity.spark import score_dataframe
 
 if __name__ == "__main__":
     master, source, target, base_dir, partitions = sys.argv[1:]
-    settings = {
-        "spark.master": master,
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.ui.enabled": "false",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "700",
-    }
-    spark = SparkSession.builder.config(map=settings).getOrCreate()
+    builder = SparkSession.builder.config(
+        map={
+            "spark.master": master,
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.sql.execution.arrow.maxRecordsPerBatch": "70",
+        }
+    )
+    spark = builder.getOrCreate()
     config = Config(model="mini", base_dir=base_dir, retries=0, limits=Limits(allow_private_addresses=True))
     pairs = spark.read.parquet(source).repartition(int(partitions))
     score_dataframe(pairs, config).write.parquet(target)

@@ -18,21 +18,22 @@ import pytest
 
 from tests.support.paths import ROOT
 
-_TOOLS = ROOT / "build" / "tools" / "usr"
+_TOOLS = ROOT / "build" / "tools" / "bin"
 
 
 def tool(name: str) -> str:
     """Return the path of a program that Debian has; the test is skipped where it is not."""
-    places = [*os.environ["PATH"].split(os.pathsep), "/usr/sbin", str(_TOOLS / "bin"), str(_TOOLS / "sbin")]
+    places = [str(_TOOLS), os.environ["PATH"], "/usr/sbin"]
     if (found := shutil.which(name, path=os.pathsep.join(places))) is None:
-        pytest.skip(f"{name} is neither on the PATH nor in build/tools, where `make tools` puts Prometheus and nginx")
+        pytest.skip(f"{name} is neither on the PATH nor in build/tools, where `make tools` puts it")
     return found
 
 
 def free_port() -> int:
     """Return a port of the loopback that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+    return port
 
 
 @dataclass

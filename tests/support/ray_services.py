@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -31,7 +32,7 @@ APP = "similarity"
 
 
 @contextmanager
-def ray_serve(num_cpus: float) -> Iterator[str]:
+def ray_serve(num_cpus: int) -> Iterator[str]:
     """Run Ray and Ray Serve, open to this machine alone; yield the address of Serve's proxy."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -45,7 +46,7 @@ def ray_serve(num_cpus: float) -> Iterator[str]:
             num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"worker_process_setup_hook": _loopback_hook()},
         )
         try:
@@ -66,7 +67,7 @@ def _loopback_hook() -> Callable[[], None]:
     def hook() -> None:  # sent by value: workers cannot import the tests
         from ray._common import tls_utils
 
-        add = tls_utils.add_port_to_grpc_server
+        add: Any = tls_utils.add_port_to_grpc_server
         # Each Serve replica opens a port for gRPC, on all addresses: ray.serve._private.replica.
         tls_utils.add_port_to_grpc_server = lambda server, address: add(server, address.replace("[::]", "127.0.0.1"))
 
@@ -90,7 +91,8 @@ def deploy(args: dict[str, Any], folder: Path) -> None:
 
 def family() -> list[psutil.Process]:
     """Return the processes of this test's Ray."""
-    return psutil.Process().children(recursive=True)
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found
 
 
 def replicas(deployment: str) -> list[psutil.Process]:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 
+from tests.support.clock import HANG_S
+
 Answer = bytes | Callable[[socket.socket, str], None]
 
 
@@ -50,7 +52,8 @@ class Server:
 
     @property
     def port(self) -> int:
-        return self._listener.getsockname()[1]
+        port: int = self._listener.getsockname()[1]
+        return port
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -59,7 +62,7 @@ class Server:
         """Answer nothing until the server stops."""
         self._stopping.wait()
 
-    def wait_for(self, start: str, count: int, seconds: float = 10) -> None:
+    def wait_for(self, start: str, count: int, seconds: float = HANG_S) -> None:
         """Wait until `count` requests for paths that start so have come."""
         with self._asked:
             assert self._asked.wait_for(
@@ -80,7 +83,7 @@ class Server:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
         for thread in list(self._threads):
-            thread.join(10)
+            thread.join(HANG_S)
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)

@@ -17,7 +17,9 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from tests.support.clock import HANG_S
 from tests.support.paths import ROOT
 from text_image_similarity import Config, Encoder, Limits
 from text_image_similarity.service import Settings, create_app
@@ -41,7 +43,7 @@ def app_of(settings: Settings, encoder: Encoder | None = None) -> FastAPI:
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
+def serving(app: ASGIApp) -> Iterator[httpx.Client]:
     """Serve an application on a thread; yield a client whose `base_url` is its address."""
     config = uvicorn.Config(app, host="127.0.0.1", port=0, ws="none", log_config=None, access_log=False)
     server = uvicorn.Server(config)
@@ -58,13 +60,13 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        assert started.wait(60), "the service did not start"
+        assert started.wait(HANG_S), "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S, trust_env=False) as client:
             yield client
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(HANG_S)
         assert not thread.is_alive(), "the service did not end"
 
 
@@ -84,7 +86,7 @@ class Process:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
         self.popen.send_signal(number)
-        return self.popen.wait(60)
+        return self.popen.wait(HANG_S)
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def process(*arguments: str, environment: dict[str, str] | None = None) -> Itera
     reader = threading.Thread(target=collect, daemon=True)
     reader.start()
     try:
-        assert started.wait(60)
+        assert started.wait(HANG_S)
         address = re.search(r"http://[\d.]+:\d+", "".join(lines))
         assert address, "".join(lines)
         yield Process(address[0], popen, lines)
@@ -116,7 +118,7 @@ def process(*arguments: str, environment: dict[str, str] | None = None) -> Itera
         if popen.poll() is None:
             popen.kill()
             popen.wait()
-        reader.join(10)
+        reader.join(HANG_S)
         assert popen.stderr is not None
         popen.stderr.close()
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.images import make_png
 from tests.support.server import Server, response
-from tests.support.spark_sessions import ON_LOOPBACK, SCHEMA, faulty_rows, kill_a_worker
+from tests.support.spark_sessions import ON_LOOPBACK, SCHEMA, Row, faulty_rows, kill_a_worker
 from text_image_similarity import Config, Limits, Record, TableError, TextImageSimilarityError
 from text_image_similarity.spark import SparkEngine, score_dataframe
 
@@ -31,7 +31,7 @@ CONFIG = Config(
 )
 
 
-def killed(path: str, work: Callable[[list[tuple[int, str, str]]], Any]) -> Any:
+def killed(path: str, work: Callable[[list[Row]], Any]) -> Any:
     """Return what some work on pictures gives under which a worker is killed; each failed try asks for pictures again."""
     go_on = threading.Event()
 
@@ -60,12 +60,13 @@ def main(conf: dict[str, str]) -> dict[str, Any]:
         said["info"] = asdict(engine.start(CONFIG))
         said["at_once"] = engine.at_once
 
-        def part(rows: list[tuple[int, str | None, str | None]]) -> list[tuple[float, str | None]]:
+        def part(rows: list[Row]) -> list[tuple[float, str | None]]:
             return [
-                (r.similarity if r.error is None else -9, r.error) for r in engine.score([Record(*r[1:]) for r in rows])
+                (r.similarity if r.error is None else -9, r.error)
+                for r in engine.score([Record.of(*r[1:]) for r in rows])
             ]
 
-        def frame(rows: list[tuple[int, str, str]]) -> list[Any]:
+        def frame(rows: list[Row]) -> list[Any]:
             df = session.createDataFrame(rows, SCHEMA).repartition(2)
             return sorted([r.number, r.similarity, r.error] for r in score_dataframe(df, CONFIG).collect())
 

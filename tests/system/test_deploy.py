@@ -15,6 +15,7 @@ import sysconfig
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import kubernetes_validate
 import pytest
@@ -27,6 +28,7 @@ from text_image_similarity import Config
 from text_image_similarity.cli import serve
 from text_image_similarity.fetch import addresses
 from text_image_similarity.service import Settings, create_app
+from text_image_similarity.service.settings import KEYS_VARIABLE, TRACES_VARIABLE
 
 SERVICE = ROOT / "deploy" / "service"
 OBSERVABILITY = ROOT / "deploy" / "observability"
@@ -52,7 +54,7 @@ def routes() -> set[str]:
 
 def time_to_end(found: argparse.Namespace) -> float:
     """Return the most seconds that a service takes to end: the delay, and a request whose body and answer take all they may."""
-    return found.drain_delay_s + 2 * found.request_timeout_s
+    return float(found.drain_delay_s + 2 * found.request_timeout_s)
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -68,6 +70,7 @@ def of(word: str) -> list[str]:
 
 
 def entrypoint() -> list[str]:
+    words: list[str]
     (words,) = map(json.loads, of("ENTRYPOINT"))
     assert words[:2] == ["text-image-similarity", "serve"]
     return words[2:]
@@ -88,7 +91,8 @@ def test_the_image_starts_the_service_as_a_user_without_rights() -> None:
     assert (found.host, found.port, found.log_format) == ("0.0.0.0", PORT, "json")
     assert of("EXPOSE") == [str(found.port)]
     assert of("USER") == ["10001"]
-    (probe,) = re.findall(rf"http://127\.0\.0\.1:{PORT}(/\w+)", *of("HEALTHCHECK"))
+    (check,) = of("HEALTHCHECK")
+    (probe,) = re.findall(rf"http://127\.0\.0\.1:{PORT}(/\w+)", check)
     assert probe == "/readyz"
     assert probe in routes()
 
@@ -139,7 +143,7 @@ def test_the_image_gets_the_versions_that_are_tested_here() -> None:
 
 
 @pytest.mark.parametrize("compose", [COMPOSE, WATCHERS], ids=["service", "observability"])
-def test_images_are_pinned_and_what_is_mounted_exists(compose: dict[str, dict[str, dict[str, object]]]) -> None:
+def test_images_are_pinned_and_what_is_mounted_exists(compose: dict[str, dict[str, dict[str, Any]]]) -> None:
     folder = SERVICE if compose is COMPOSE else OBSERVABILITY
     for service in compose["services"].values():
         if "build" not in service:  # what is built here has the version of what is here
@@ -167,7 +171,7 @@ def test_two_replicas_have_time_to_end_and_rights_to_nothing() -> None:
         assert all(default.endswith(":-}") for default in list(service["environment"].values())[1:])
     assert COMPOSE["services"]["nginx"]["depends_on"] == {name: {"condition": "service_healthy"} for name in SCORERS}
     used = {name for name in SCORERS["scorer-1"]["environment"] if name != "OMP_NUM_THREADS"}
-    assert used == {serve.KEYS_VARIABLE, serve.TRACES_VARIABLE}
+    assert used == {KEYS_VARIABLE, TRACES_VARIABLE}
 
 
 def test_who_watches_finds_what_is_watched() -> None:
@@ -219,14 +223,14 @@ def test_the_collector_s_pipelines_are_made_of_what_is_configured() -> None:
 
 
 @pytest.fixture(scope="module")
-def manifests() -> dict[str, dict[str, object]]:
+def manifests() -> dict[str, dict[str, Any]]:
     """The resources of the kustomization, by kind."""
     names = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))["resources"]
     found = [yaml.safe_load((KUBERNETES / name).read_text(encoding="utf-8")) for name in names]
     return {resource["kind"]: resource for resource in found}
 
 
-def test_the_manifests_are_valid_and_all_there(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_manifests_are_valid_and_all_there(manifests: dict[str, dict[str, Any]]) -> None:
     kinds = ["Deployment", "Service", "HorizontalPodAutoscaler", "PodDisruptionBudget", "NetworkPolicy"]
     assert list(manifests) == kinds
     for release in ("1.30", "1.33", "1.37"):
@@ -234,7 +238,7 @@ def test_the_manifests_are_valid_and_all_there(manifests: dict[str, dict[str, ob
             kubernetes_validate.validate(resource, release, strict=True)
 
 
-def test_the_pods_run_the_command_and_are_asked_for_routes_that_exist(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_pods_run_the_command_and_are_asked_for_routes_that_exist(manifests: dict[str, dict[str, Any]]) -> None:
     spec = manifests["Deployment"]["spec"]
     pod = spec["template"]["spec"]
     (container,) = pod["containers"]
@@ -262,7 +266,7 @@ def test_the_pods_run_the_command_and_are_asked_for_routes_that_exist(manifests:
     assert annotations["prometheus.io/path"] in routes()
 
 
-def test_the_pods_have_rights_to_nothing(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_pods_have_rights_to_nothing(manifests: dict[str, dict[str, Any]]) -> None:
     pod = manifests["Deployment"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"]
@@ -278,7 +282,7 @@ def test_the_pods_have_rights_to_nothing(manifests: dict[str, dict[str, object]]
     assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
 
 
-def test_the_manifests_select_the_pods_and_the_autoscaler_keeps_two(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_manifests_select_the_pods_and_the_autoscaler_keeps_two(manifests: dict[str, dict[str, Any]]) -> None:
     deployment = manifests["Deployment"]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
     selectors = [
@@ -308,7 +312,7 @@ def test_the_manifests_select_the_pods_and_the_autoscaler_keeps_two(manifests: d
     assert int(waiting["averageValue"]) == options(container["args"]).max_queue / 4
 
 
-def test_the_network_policy_lets_out_what_the_fetcher_may_dial(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_network_policy_lets_out_what_the_fetcher_may_dial(manifests: dict[str, dict[str, Any]]) -> None:
     policy = manifests["NetworkPolicy"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == [{"ports": [{"port": "http", "protocol": "TCP"}]}]
@@ -337,7 +341,7 @@ def test_the_network_policy_lets_out_what_the_fetcher_may_dial(manifests: dict[s
             assert reachable(ip) == (addresses.why_denied(ip) is None), ip
 
 
-def test_a_changed_key_or_setting_rolls_the_pods_over(manifests: dict[str, dict[str, object]], tmp_path: Path) -> None:
+def test_a_changed_key_or_setting_rolls_the_pods_over(manifests: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     pod = manifests["Deployment"]["spec"]["template"]["spec"]
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text(encoding="utf-8"))
     (secret,), (settings,) = kustomization["secretGenerator"], kustomization["configMapGenerator"]
@@ -376,7 +380,7 @@ def test_the_commands_on_the_page_are_understood() -> None:
         assert (ROOT / path.rstrip(".")).exists(), path
 
 
-def test_the_times_on_the_page_are_those_of_the_files(manifests: dict[str, dict[str, object]]) -> None:
+def test_the_times_on_the_page_are_those_of_the_files(manifests: dict[str, dict[str, Any]]) -> None:
     rows = re.findall(r"^\| (\w+) \| (\d+) s \| (\d+) s \| (\d+) s[^|]* \| `", OPERATING, re.MULTILINE)
     times = {name: tuple(map(int, numbers)) for name, *numbers in rows}
     pod = manifests["Deployment"]["spec"]["template"]["spec"]

@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,6 +120,7 @@ def test_a_second_sigterm_ends_at_once(server: Server, tmp_path: Path) -> None:
     with subprocess.Popen([*command, *options], cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as run:
         server.wait_for("/x", 1, 120)
         run.send_signal(signal.SIGTERM)
+        assert run.stderr is not None
         assert any(b"SIGTERM: ending after the current part" in line for line in run.stderr)
         assert run.poll() is None
         run.send_signal(signal.SIGTERM)
@@ -176,7 +178,7 @@ def test_a_long_run_grows_in_nothing(server: Server, tmp_path: Path) -> None:
             writer.writerow([server.url(f"/{path}?{i}"), f"red {i}"])
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SOAK, str(max(100, SOAK_ROWS // 40))]
-    run = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 3600, "capture_output": True}
+    run: dict[str, Any] = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 3600, "capture_output": True}
     blocked = subprocess.run([*command, "blocked"], **run)
     assert b"all its parts are kept" in blocked.stdout
     _, *lines = map(json.loads, (tmp_path / "out.csv.parts" / "manifest.jsonl").read_text().splitlines())

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import crossplane
 import httpx
@@ -29,7 +30,7 @@ COMPOSE = yaml.safe_load((SERVICE / "compose.yaml").read_text(encoding="utf-8"))
 MEBIBYTE = 1 << 20
 
 
-def directives(config: list[dict[str, object]]) -> Iterator[dict[str, object]]:
+def directives(config: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the directives of a configuration, those in blocks included."""
     for directive in config:
         yield directive

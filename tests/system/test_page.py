@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,18 +15,17 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from tests.support.images import make_png
 from tests.support.packages import zip_package
 from tests.support.paths import ROOT
+from tests.support.processes import tool
 from tests.support.services import app_of, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
 from text_image_similarity.service.page.static import POLICY
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+pytestmark = pytest.mark.browser
 PAGE = ROOT / "text_image_similarity" / "service" / "page"
 PICTURE = ROOT / "challenge_set" / "breakfast.jpg"
 CAPTIONS = [
@@ -55,8 +53,10 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+    with sync_playwright() as driver:
+        running = driver.chromium.launch(
+            executable_path=tool("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield running
         running.close()
 
@@ -210,7 +210,6 @@ def test_the_page_writes_no_markup() -> None:
 # A picture with captions
 
 
-@needs_chromium
 def test_a_dropped_picture_gets_sorted_bars_with_the_numbers_of_score_pairs(visit: Callable[..., Any]) -> None:
     page = visit()
     drop(page, ("breakfast.jpg", "image/jpeg", PICTURE.read_bytes()))
@@ -226,7 +225,6 @@ def test_a_dropped_picture_gets_sorted_bars_with_the_numbers_of_score_pairs(visi
     assert text_of(page, "#picture-mode .status") == "3 scored, 0 failed."
 
 
-@needs_chromium
 def test_bars_start_at_zero_and_are_as_long_as_their_scores(visit: Callable[..., Any]) -> None:
     page = visit()
     results = [{"similarity": score, "error": None} for score in (0.5, -0.25, 0.25, 0)]
@@ -243,7 +241,6 @@ def test_bars_start_at_zero_and_are_as_long_as_their_scores(visit: Callable[...,
     assert starts == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=0.01)
 
 
-@needs_chromium
 def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     page = visit()
     page.on("filechooser", lambda chooser: chooser.set_files(PICTURE))
@@ -281,7 +278,6 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
     assert saved.value.suggested_filename == "scored.csv"
 
 
-@needs_chromium
 def test_urls_are_pasted_and_dropped_and_failures_are_told_in_words(visit: Callable[..., Any]) -> None:
     page = visit()
     for kind, url, words in (
@@ -298,7 +294,6 @@ def test_urls_are_pasted_and_dropped_and_failures_are_told_in_words(visit: Calla
         assert bars(page) == []
 
 
-@needs_chromium
 def test_what_is_missing_is_said_and_focused(visit: Callable[..., Any]) -> None:
     page = visit()
     for fill, said, field in (
@@ -317,7 +312,6 @@ def test_what_is_missing_is_said_and_focused(visit: Callable[..., Any]) -> None:
 # A table
 
 
-@needs_chromium
 def test_a_table_becomes_a_sorted_gallery_and_the_file_that_score_csv_writes(
     visit: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -351,7 +345,6 @@ def test_a_table_becomes_a_sorted_gallery_and_the_file_that_score_csv_writes(
     assert written == (tmp_path / "out.csv").read_bytes()
 
 
-@needs_chromium
 def test_pictures_are_handed_over_with_the_table_that_names_them(visit: Callable[..., Any]) -> None:
     page = visit()
     drop(
@@ -385,7 +378,6 @@ WRONG_TABLES = [
 ]
 
 
-@needs_chromium
 def test_a_wrong_table_is_refused_in_words(visit: Callable[..., Any]) -> None:
     page = visit()
     for content, said in WRONG_TABLES:
@@ -395,7 +387,6 @@ def test_a_wrong_table_is_refused_in_words(visit: Callable[..., Any]) -> None:
         assert page.locator("#table-mode .results").is_hidden()
 
 
-@needs_chromium
 def test_a_long_text_is_kept_out_of_the_text_fields(visit: Callable[..., Any]) -> None:
     page = visit()
     rows = [[data_url(make_png()), "\U0001f600" * 69 + letter + "\U0001f600" * 2000, ""] for letter in ("", "x", "xy")]
@@ -412,7 +403,6 @@ def test_a_long_text_is_kept_out_of_the_text_fields(visit: Callable[..., Any]) -
     assert len(shown) < 3 * 2500
 
 
-@needs_chromium
 def test_tables_of_spreadsheets_are_read(visit: Callable[..., Any]) -> None:
     page, url = visit(), data_url(make_png())
     for content in (
@@ -432,7 +422,6 @@ def test_tables_of_spreadsheets_are_read(visit: Callable[..., Any]) -> None:
     assert row == ["red", url, repr(bars(page, "table")[0][0]), ""]
 
 
-@needs_chromium
 def test_csv_is_read_and_written_as_python_does(visit: Callable[..., Any]) -> None:
     page, chance = visit(), random.Random(5)
     texts = ["".join(chance.choices('a,"\n\r;', k=chance.randrange(16))) for _ in range(2000)]
@@ -495,7 +484,6 @@ def table(visit: Callable[..., Any]) -> Any:
     return page
 
 
-@needs_chromium
 def test_a_busy_service_is_asked_again_after_the_time_it_names(table: Any) -> None:
     answers = [problem(429, "queue_full", **{"retry-after": "7"}), problem(503, "draining", **{"retry-after": "2"})]
     table.route("**/v1/similarity", lambda route: route.fulfill(**answers.pop(0)) if answers else route.continue_())
@@ -514,7 +502,6 @@ def test_a_busy_service_is_asked_again_after_the_time_it_names(table: Any) -> No
     assert answers == []
 
 
-@needs_chromium
 def test_a_service_that_is_gone_ends_the_run_which_goes_on_later(table: Any) -> None:
     asked = []
 
@@ -548,9 +535,8 @@ def test_a_service_that_is_gone_ends_the_run_which_goes_on_later(table: Any) -> 
     assert len(bars(table, "table")) == 150
 
 
-@needs_chromium
 def test_a_run_is_cancelled(table: Any) -> None:
-    held = []
+    held: list[Any] = []
     table.route(
         "**/v1/similarity",
         lambda route: (
@@ -572,7 +558,6 @@ def test_a_run_is_cancelled(table: Any) -> None:
     assert len(bars(table, "table")) == 150
 
 
-@needs_chromium
 def test_one_bad_pair_does_not_fail_its_request(table: Any) -> None:
     def picky(route: Any) -> None:
         captions = [pair["caption"] for pair in route.request.post_data_json["pairs"]]
@@ -585,7 +570,6 @@ def test_one_bad_pair_does_not_fail_its_request(table: Any) -> None:
     assert text_of(table, "#table-mode .failed ul li").endswith("caption 70")
 
 
-@needs_chromium
 def test_a_refusal_and_an_answer_of_something_else_are_told(table: Any) -> None:
     for answer, said in (
         (problem(404, "unknown_model"), "because of unknown_model (unknown_model)"),
@@ -603,7 +587,6 @@ def test_a_refusal_and_an_answer_of_something_else_are_told(table: Any) -> None:
         assert table.locator("#table-mode .results").is_hidden()
 
 
-@needs_chromium
 def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..., Any]) -> None:
     page = visit()
     drop(page, ("a.png", "image/png", make_png()))
@@ -629,7 +612,6 @@ def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..
     assert len(bars(page)) == 1
 
 
-@needs_chromium
 def test_a_key_is_asked_for_and_kept_in_this_tab(visit: Callable[..., Any], service: str) -> None:
     page = visit()
 
@@ -665,12 +647,11 @@ def test_a_key_is_asked_for_and_kept_in_this_tab(visit: Callable[..., Any], serv
 # Strangers' texts
 
 
-@needs_chromium
 @pytest.mark.parametrize("bypass_csp", [False, True])
 def test_hostile_texts_do_nothing(visit: Callable[..., Any], bypass_csp: bool) -> None:
     """Without the policy as well: what strangers wrote is text by itself."""
     page = visit(bypass_csp=bypass_csp)
-    results = [{"similarity": None, "error": {"code": text, "detail": text}} for text in HOSTILE]
+    results: list[dict[str, Any]] = [{"similarity": None, "error": {"code": text, "detail": text}} for text in HOSTILE]
     results += [{"similarity": 0.5, "error": None} for _ in HOSTILE]
     answer = {"model": HOSTILE[0], "results": results}
     page.route("**/v1/similarity", lambda route: route.fulfill(json=answer))
@@ -693,7 +674,6 @@ def test_hostile_texts_do_nothing(visit: Callable[..., Any], bypass_csp: bool) -
     assert all(link.get_attribute("href").startswith("http") for link in page.locator("section a").all())
 
 
-@needs_chromium
 def test_only_plain_addresses_become_links(visit: Callable[..., Any]) -> None:
     page = visit()
     urls = [
@@ -712,12 +692,12 @@ def test_only_plain_addresses_become_links(visit: Callable[..., Any]) -> None:
     assert links.first.get_attribute("rel") == "noopener noreferrer nofollow"
 
 
-@needs_chromium
 def test_the_policy_stops_what_slips_through(browser: Any, service: str) -> None:
     """The probes of these tests work: markup that gets in asks nobody and runs nothing, and is seen without the policy."""
     for bypass in (False, True):
         context = browser.new_context(bypass_csp=bypass)
-        page, asked = context.new_page(), []
+        page = context.new_page()
+        asked: list[str] = []
         page.route("https://evil.example/**", recording(asked))
         page.goto(service)
         script = (
@@ -763,7 +743,6 @@ LOOK = """() => {
 }"""
 
 
-@needs_chromium
 def test_both_colour_schemes_have_contrast(visit: Callable[..., Any]) -> None:
     seen = {}
     for scheme in ("light", "dark"):
@@ -780,7 +759,6 @@ def test_both_colour_schemes_have_contrast(visit: Callable[..., Any]) -> None:
     assert seen["light"] != seen["dark"]
 
 
-@needs_chromium
 def test_a_phone_scrolls_only_downward(visit: Callable[..., Any]) -> None:
     page = visit(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
     long = "x" * 3000
@@ -805,7 +783,6 @@ def test_a_phone_scrolls_only_downward(visit: Callable[..., Any]) -> None:
     )
 
 
-@needs_chromium
 def test_motion_is_reduced_on_request(visit: Callable[..., Any]) -> None:
     for wish, moving in (("reduce", False), ("no-preference", True)):
         page = visit(reduced_motion=wish)
@@ -817,7 +794,6 @@ def test_motion_is_reduced_on_request(visit: Callable[..., Any]) -> None:
         ) is moving
 
 
-@needs_chromium
 def test_the_markup_says_what_it_is(visit: Callable[..., Any]) -> None:
     page = visit()
     found = page.evaluate("""() => ({

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import pytest
@@ -30,13 +31,20 @@ from text_image_similarity import Config, StoppedError, score_csv, score_images
 
 DEPLOY = ROOT / "deploy"
 SHARDS = DEPLOY / "kubernetes" / "shards.py"
-MINI = {"model": "mini", "backend": "torch", "chunk_size": 10}  # needs no export, which takes half a minute
+MINI: dict[str, Any] = {
+    "model": "mini",
+    "backend": "torch",
+    "chunk_size": 10,
+}  # needs no export, which takes half a minute
 COLOURS = ("red", "green", "blue", "white")
+T = TypeVar("T")
 
 
 def load(path: Path, name: str) -> ModuleType:
     """Import a recipe, which is in no package."""
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -65,7 +73,7 @@ def instructions(name: str) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[object]:
+def store() -> Iterator[Any]:
     """S3 on the loopback, as the environment's own."""
     import s3fs
     from moto.server import ThreadedMotoServer
@@ -154,7 +162,7 @@ def test_the_indices_of_a_job_score_every_file_once_whatever_ends_them(job: Path
     assert "out/4.csv: 6 rows" in said
 
 
-def wait_for(ready: Callable[[], object], process: subprocess.Popen[str]) -> object:
+def wait_for(ready: Callable[[], T], process: subprocess.Popen[str]) -> T:
     """Return what a process brings about while it runs."""
     until = time.monotonic() + 60
     while not (found := ready()):
@@ -237,7 +245,7 @@ def test_sigterm_ends_a_pod_between_two_parts(tmp_path: Path) -> None:
     assert "0 of 80 rows kept; the same command resumes" in said
 
 
-def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:
+def test_a_job_reads_and_writes_a_store(store: Any, tmp_path: Path) -> None:
     shards = load(SHARDS, "shards")
     table = write_table(tmp_path / "a.csv", 12)
     for name in ("a.csv", "deep/b.csv", "deep/c.csv"):
@@ -258,13 +266,13 @@ def test_a_job_reads_and_writes_a_store(store: object, tmp_path: Path) -> None:
     }
 
 
-def test_a_table_is_split_by_host(tmp_path: Path, store: object) -> None:
+def test_a_table_is_split_by_host(tmp_path: Path, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = load(SHARDS, "shards")
     hosts = [f"h{i % 23}.example" for i in range(3000)]
     lines = [f'{i:05},https://{host.upper() if i % 2 else host}/{i}.jpg,"a, {i}"' for i, host in enumerate(hosts)]
     (tmp_path / "in.csv").write_text("id,url,caption\n" + "\n".join(lines) + "\n09000,dog.jpg,NA\n09001,,\n")
-    shards.WAITING_BYTES = 50_000
-    shards.BATCH_ROWS = 400
+    monkeypatch.setattr(shards, "WAITING_BYTES", 50_000)
+    monkeypatch.setattr(shards, "BATCH_ROWS", 400)
     for target in (str(tmp_path / "split"), "s3://scores/split"):
         assert shards.main(["split", str(tmp_path / "in.csv"), target, "--shards=5"]) == 0
     assert shards.main(["split", str(tmp_path / "in.csv"), str(tmp_path / "split"), "--shards=6"]) == 2
@@ -325,7 +333,7 @@ class Context:
         return self._left.pop(0) if len(self._left) > 1 else self._left[0]
 
 
-def event(name: str, **replaced: str) -> dict[str, object]:
+def event(name: str, **replaced: str) -> Any:
     text = (ROOT / "tests" / "system" / "events" / f"{name}.json").read_text(encoding="utf-8")
     for word, value in replaced.items():
         text = text.replace(word, value)
@@ -333,7 +341,7 @@ def event(name: str, **replaced: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def function(store: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+def function(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     folder = tmp_path_factory.mktemp("function")
     settings = {**MINI, "retries": 0, "limits": {"allow_private_addresses": True}}
     with pytest.MonkeyPatch.context() as patch:
@@ -358,7 +366,7 @@ def test_lambda_answers_pairs(function: ModuleType) -> None:
         function.handler({"detail-type": "Scheduled Event"}, Context(60_000))
 
 
-def test_lambda_sends_back_only_what_may_pass(function: ModuleType, store: object, server: Server) -> None:
+def test_lambda_sends_back_only_what_may_pass(function: ModuleType, store: Any, server: Server) -> None:
     server.routes["/busy.png"] = response(status="503 Busy")
     messages = event("sqs", SERVER=server.url(""))
     (again,) = function.handler(messages, Context(60_000))["batchItemFailures"]
@@ -383,7 +391,7 @@ def coloured(rows: int) -> bytes:
     return ("id,url,caption\n" + "".join(f'{i:03},"{red}",a red square {i}\n' for i in range(rows))).encode()
 
 
-def test_lambda_stops_a_table_in_time_and_goes_on(function: ModuleType, store: object, tmp_path: Path) -> None:
+def test_lambda_stops_a_table_in_time_and_goes_on(function: ModuleType, store: Any, tmp_path: Path) -> None:
     store.pipe(f"lake/{KEY}", coloured(60))
     with pytest.raises(StoppedError, match="30 of 60 rows kept"):
         function.handler(event("s3"), Context(90_000, 85_000, 70_000, 60_000, 40_000))
@@ -395,7 +403,7 @@ def test_lambda_stops_a_table_in_time_and_goes_on(function: ModuleType, store: o
     assert store.cat(f"scores/tables/lake/{KEY}") == (tmp_path / "out.csv").read_bytes()
 
 
-def test_lambda_takes_tables_from_a_queue(function: ModuleType, store: object) -> None:
+def test_lambda_takes_tables_from_a_queue(function: ModuleType, store: Any) -> None:
     store.pipe(f"lake/{KEY}", coloured(5))
     messages = event("s3_through_sqs")
     (again,) = function.handler(messages, Context(90_000))["batchItemFailures"]
@@ -441,13 +449,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
         "SCORING_PYTHON": str(scoring),
         "PYTHONPATH": str(ROOT),
     }
-    migrate = [python.with_name("airflow"), "db", "migrate"]
+    migrate: list[str | Path] = [python.with_name("airflow"), "db", "migrate"]
     subprocess.run(migrate, env=settings, capture_output=True, check=True)
 
     def run(folder: Path, **params: object) -> subprocess.CompletedProcess[str]:
         places = {"input": f"{folder}/in/{{day}}/*.csv", "output": f"{folder}/out/{{day}}", "model": "mini"}
         script = ROOT / "tests" / "system" / "recipes" / "airflow_run.py"
-        command = [python, script, DEPLOY / "airflow", json.dumps({**places, **params})]
+        command: list[str | Path] = [python, script, DEPLOY / "airflow", json.dumps({**places, **params})]
         return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
 
     return run
@@ -470,7 +478,9 @@ exec "PYTHON" "$@"
 """
 
 
-def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: Callable, tmp_path: Path) -> None:
+def test_airflow_scores_a_day_and_goes_on_after_a_kill(
+    airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     day = tmp_path / "in" / "2026-01-02"
     day.mkdir(parents=True)
     write_table(day / "a.csv", 90)
@@ -494,7 +504,9 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: Callable, tmp_pa
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(airflow: Callable, tmp_path: Path) -> None:
+def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(
+    airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     day = tmp_path / "in" / "2026-01-02"
     day.mkdir(parents=True)
     write_table(day / "b.csv", 9)
@@ -524,7 +536,7 @@ def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
             if path.is_file() and "__pycache__" not in path.parts:
                 file.write(path, path.relative_to(ROOT))
     script = ROOT / "tests" / "system" / "recipes" / "snowpark_run.py"
-    command = [python, script, DEPLOY / "snowpark", wheel, tmp_path, sysconfig.get_path("purelib")]
+    command: list[str | Path] = [python, script, DEPLOY / "snowpark", wheel, tmp_path, sysconfig.get_path("purelib")]
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, env={**bare, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

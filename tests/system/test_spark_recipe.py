@@ -37,7 +37,7 @@ def submit(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     conf = [f"--conf={name}={value}" for name, value in ON_LOOPBACK.items()]
     environment = {**os.environ, **ENVIRONMENT, "SPARK_HOME": str(home)}
     environment.pop("PYTHONPATH")
-    command = [home / "bin" / "spark-submit", "--master=local[2,4]", *conf, "--py-files=text_image_similarity.zip"]
+    command = [str(home / "bin" / "spark-submit"), "--master=local[2,4]", *conf, "--py-files=text_image_similarity.zip"]
     return subprocess.run(
         [*command, RECIPE / "score_job.py", *arguments],
         cwd=folder,
@@ -70,7 +70,7 @@ def test_the_job_scores_a_table(tmp_path: Path) -> None:
     scored = pq.read_table(tmp_path / "scored").sort_by("number")
     assert scored.column_names == ["number", "picture", "text", "similarity", "error"]
     results = list(
-        score_pairs([Record(u, c) for _, u, c in ROWS], Config(model="mini", score="unit", base_dir=tmp_path))
+        score_pairs([Record.of(u, c) for _, u, c in ROWS], Config(model="mini", score="unit", base_dir=tmp_path))
     )
     assert scored["similarity"].to_pylist() == [None if r.error else r.similarity for r in results]
     assert scored["error"].to_pylist() == [r.error for r in results]
@@ -136,6 +136,6 @@ def test_the_sql_of_the_page_runs(spark: SparkSession) -> None:
     (program,), (query,) = (blocks("distributed.md", "### SQL", kind) for kind in ("python", "sql"))
     exec(program, {"spark": spark, "similarity_udf": similarity_udf, "Config": Config})
     spark.createDataFrame(ROWS, "number int, url string, caption string").createOrReplaceTempView("pairs")
-    results = list(score_pairs([Record(url, caption) for _, url, caption in ROWS], Config(model="mini")))
+    results = list(score_pairs([Record.of(url, caption) for _, url, caption in ROWS], Config(model="mini")))
     assert 0 < sum(result.similarity > 0.2 for result in results) < len(results)
     assert spark.sql(query).count() == sum(result.similarity > 0.2 for result in results)

@@ -8,6 +8,7 @@ from threading import Barrier, Event, Lock
 
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from text_image_similarity import (
     Config,
@@ -35,7 +36,7 @@ class Pool:
         self.at_once = at_once
         self.parts: list[int] = []
         self.started: list[str] = []
-        self.unavailable: set[str] = set()
+        self.unavailable: set[object] = set()
         self._lock = Lock()
 
     def start(self, config: Config) -> ModelInfo:
@@ -83,7 +84,7 @@ def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:
     class Busy(Pool):
         def score(self, records: Sequence[Record]) -> list[ScoreResult]:
             if len(self.parts) < 9:  # nine parts come in threes; the tenth would wait alone
-                together.wait(20)
+                together.wait(HANG_S)
             return super().score(records)
 
     assert score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Busy(3)).rows == 95
@@ -120,7 +121,7 @@ def test_stopping_does_not_wait_for_parts_in_work(folder: Path) -> None:
     class Stuck(Pool):
         def score(self, records: Sequence[Record]) -> list[ScoreResult]:
             if self.parts:
-                assert gone.wait(20)
+                assert gone.wait(HANG_S)
             return super().score(records)
 
     asked = iter([False, True])

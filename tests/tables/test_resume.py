@@ -9,9 +9,10 @@ import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,9 @@ from text_image_similarity import Config, Limits, LocalEngine, TableError, Usage
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import BusyError, ConfigError, DeviceLostError, StoppedError
 from text_image_similarity.formats.delimited import DelimitedTable
-from text_image_similarity.tables import TableOptions
+from text_image_similarity.preprocess import Pixels
+from text_image_similarity.similarity import Embeddings
+from text_image_similarity.tables import Summary, TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
@@ -39,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score(folder: Path, name: str = "out.csv", config: Config = CONFIG, **given: object) -> object:
+def score(folder: Path, name: str = "out.csv", config: Config = CONFIG, **given: Any) -> Summary:
     return score_csv(
         folder / "in.csv",
         folder / name,
@@ -67,7 +70,7 @@ class Counting(ColourEncoder):
 
     seen = 0
 
-    def encode_pixels(self, pixels):
+    def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
         type(self).seen += len(pixels)
         return super().encode_pixels(pixels)
 
@@ -100,7 +103,7 @@ def test_a_model_whose_numbers_depend_on_neighbours_gives_the_same_bytes(folder:
     class Drifting(ColourEncoder):
         """Its embeddings depend on their place in the batch, as those of a GPU do in the last digits."""
 
-        def encode_pixels(self, pixels):
+        def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
             vectors = super().encode_pixels(pixels)
             vectors[:, 0] += [1e-3 * i for i in range(len(pixels))]
             return vectors
@@ -120,7 +123,7 @@ def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path
     class Drifting(ColourEncoder):
         calls = stop_at = 0
 
-        def encode_tokens(self, rows):
+        def encode_tokens(self, rows: Sequence[str]) -> Embeddings:
             type(self).calls += 1
             if self.calls == self.stop_at:
                 raise KeyboardInterrupt
@@ -154,7 +157,7 @@ def test_a_stopped_run_with_an_embedding_cache_gives_the_same_bytes(folder: Path
         ({"limits": Limits(max_pixels=1000)}, "max_pixels was 50000000 and is 1000"),
     ],
 )
-def test_other_settings_do_not_go_on(folder: Path, change: dict[str, object], said: str) -> None:
+def test_other_settings_do_not_go_on(folder: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         score(folder, progress=stop_after(45))
     before = manifest(folder)
@@ -243,6 +246,7 @@ def test_a_second_run_says_who_holds_the_output(folder: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:
+        assert first.stdout is not None
         assert first.stdout.readline() == "holding\n"
         with pytest.raises(BusyError, match=rf"out\.csv is being written by process {first.pid} on .* since 20"):
             score(folder)
@@ -266,7 +270,7 @@ def test_a_lost_device_ends_the_run_with_its_parts_kept(folder: Path) -> None:
     class Failing(ColourEncoder):
         calls = 0
 
-        def encode_pixels(self, pixels):
+        def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
             type(self).calls += 1
             if self.calls > 5:
                 raise DeviceLostError("the device cuda:0 has failed")
@@ -331,7 +335,7 @@ def test_a_part_is_on_disk_before_it_counts(folder: Path, monkeypatch: pytest.Mo
         done.append(f"flush {Path(f'/proc/self/fd/{number}').readlink().name}")
         flush(number)
 
-    def replace_(source: object, place: object) -> None:
+    def replace_(source: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
         done.append(f"rename to {Path(str(place)).name}")
         rename(source, place)
 
@@ -417,7 +421,7 @@ def test_retrying_goes_on_after_its_output_is_in_place(folder: Path, monkeypatch
     retry = TableOptions(start="retry_failed")
     rename = os.replace
 
-    def replace_(source: object, place: object) -> None:
+    def replace_(source: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
         if str(place).endswith("summary.json"):
             raise KeyboardInterrupt
         rename(source, place)
@@ -516,7 +520,7 @@ def test_the_last_part_is_in_the_embedding_cache_too(folder: Path) -> None:
 
 def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: Path) -> None:
     class Drifting(ColourEncoder):
-        def encode_tokens(self, rows):
+        def encode_tokens(self, rows: Sequence[str]) -> Embeddings:
             vectors = super().encode_tokens(rows)
             vectors[:, 0] += [1e-3 * i for i in range(len(rows))]
             return vectors
@@ -542,7 +546,7 @@ def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: 
 
 
 def test_finished_parts_are_not_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Watched(list):  # one that can be referred to weakly
+    class Watched(list[Any]):  # one that can be referred to weakly
         pass
 
     made: list[weakref.ref[Watched]] = []
@@ -595,4 +599,4 @@ def test_parts_go_where_one_wants_them(folder: Path) -> None:
 
 def test_a_wrong_start_is_told_at_once() -> None:
     with pytest.raises(ConfigError, match="start='again' is not one of resume, restart, retry_failed"):
-        TableOptions(start="again")
+        TableOptions(start="again")  # type: ignore[arg-type]

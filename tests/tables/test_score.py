@@ -9,8 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -35,7 +38,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.records import Record
 
-CONFIG = Config(batch_size=4, io_workers=4, retries=0, timeout_s=0.5)
+CONFIG = Config(batch_size=4, io_workers=4, retries=0)
 ENCODER = ColourEncoder()
 
 
@@ -46,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def scored(folder: Path, text: str | bytes, config: Config = CONFIG, **given: object) -> list[list[str]]:
+def scored(folder: Path, text: str | bytes, config: Config = CONFIG, **given: Any) -> list[list[str]]:
     """Score a table given as text and return the output's rows."""
     (folder / "in.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     score_csv(
@@ -379,9 +382,19 @@ def test_the_transport_is_passed_on(folder: Path) -> None:
     assert scored(folder, "url,caption\nhttp://photos.test/a.png,red\n", transport=answer)[1][2] == "1.0"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_permission(folder: Path) -> None:
-    (folder / "in.csv").write_text("url,caption\n")
-    (folder / "locked").mkdir(mode=0o500)
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """Run a test as a user whom permissions hold back; yield a folder that this user may read but not write to."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        (folder := Path(name)).chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)
+        yield folder
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+def test_a_folder_without_permission(not_root: Path) -> None:
     with pytest.raises(TableError, match="Permission denied"):
-        score_csv(folder / "in.csv", folder / "locked" / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
+        score_csv(ROOT / "challenge_set.csv", not_root / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))

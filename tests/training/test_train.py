@@ -30,10 +30,12 @@ from transformers import BertConfig, BertModel
 from tests.support.tables import FORMS, write_form
 from text_image_similarity import Calibration, Config, TrainConfig, load_encoder, score_images, train
 from text_image_similarity.cli import main
-from text_image_similarity.encoders.dual_encoder import dequantised, quantised, set_up, token_ids
+from text_image_similarity.encoders.dual_encoder import quantised, set_up, token_ids
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 from text_image_similarity.encoders.towers.image import build_backbone
 from text_image_similarity.encoders.towers.text import PAD, TransformerTower, build_text_tower
+from text_image_similarity.encoders.two_tower import TwoTowerEncoder
+from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, load_splits
@@ -181,6 +183,8 @@ def test_folded_weights_compute_what_torchvision_computes(tmp_path: Path) -> Non
     network = torchvision_models.mobilenet_v2(weights=None).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -226,7 +230,9 @@ def test_int8_keeps_each_row_within_half_a_step() -> None:
     state["layer"] = torch.randn(64)
     stored = quantised(state)
     assert stored["matrix"].dtype == torch.int8
-    back = dequantised(stored)
+    back = {
+        name: torch.from_numpy(value) for name, value in dequantised({k: v.numpy() for k, v in stored.items()}).items()
+    }
     assert set(back) == set(state)
     steps = state["matrix"].abs().amax(dim=1) / 127
     assert ((back["matrix"] - state["matrix"]).abs().amax(dim=1) <= 0.501 * steps).all()
@@ -317,7 +323,7 @@ train({str(photos)!r}, {str(tmp_path / "killed")!r}, {config!r}, progress=count)
         assert torch.equal(ours[name], value), name
 
 
-def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one() -> None:
+def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # With dropout and batch norm: whole is the same parts, encoded once and compared together.
     config = replace(TINY, grad_accum=2, batch_size=6, dropout=0.3, clip_norm=1e6)
     tokenizer = learn_tokenizer(["red bar", "blue bar", "red", "blue", "bar", "red blue"], 30)
@@ -332,7 +338,8 @@ def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one() -> None:
     models = [DualEncoder(shape) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     steppers = [Stepper(model, tokenizer, config, steps=10) for model in models]
-    steppers[0].optimiser.step = steppers[1].optimiser.step = lambda: None  # type: ignore[method-assign, assignment]
+    for stepper in steppers:
+        monkeypatch.setattr(stepper.optimiser, "step", lambda: None)
     steppers[0].step(batch, 4)
     models[1].train()
     encoded = [steppers[1]._encode(batch, slice(start, start + 3), 4) for start in (0, 3)]
@@ -340,17 +347,20 @@ def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one() -> None:
     info_nce(image, text, models[1].log_logit_scale.exp()).backward()
     for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         if theirs.grad is not None:
+            assert ours.grad is not None
             assert (ours.grad - theirs.grad).norm() <= 1e-3 * theirs.grad.norm() + 1e-6, name
-    for (name, ours), theirs in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
+    for (name, our_buffer), their_buffer in zip(models[0].named_buffers(), models[1].buffers(), strict=True):
         if "num_batches" not in name:
-            torch.testing.assert_close(ours, theirs, msg=name)
+            torch.testing.assert_close(our_buffer, their_buffer, msg=name)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move() -> None:
     tokenizer = learn_tokenizer(["red bar"], 30)
     model = DualEncoder(DualEncoderConfig(vocab_size=30, embed_dim=8, text_width=16, image_size=32))
     stepper = Stepper(model, tokenizer, replace(TINY, batch_size=2), steps=10)
-    model.image_head[1].weight.register_hook(lambda gradient: gradient / 0)
+    linear = model.image_head[1]
+    assert isinstance(linear, nn.Linear)
+    linear.weight.register_hook(lambda gradient: gradient / 0)
     before = {name: value.clone() for name, value in model.named_parameters()}
     with pytest.raises(ModelError, match=r"at step 3 .* lower\s+--lr"):
         stepper.step(Batch(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), ["red", "bar"], []), 2)
@@ -539,6 +549,7 @@ def test_long_captions_are_cut_from_the_first_step(photos: Path, tmp_path: Path)
     config = replace(TINY, epochs=1, text_tower="transformer", text_width=32, context_length=8)
     train(tmp_path / "long.parquet", tmp_path / "model", config)
     encoder = load_encoder(Config(model=tmp_path / "model", backend="torch"))
+    assert isinstance(encoder, TwoTowerEncoder)
     assert encoder.context_length == 8
     words = "red blue green " * 20
     np.testing.assert_array_equal(encoder.encode_text([words]), encoder.encode_text([words + "and no other colour"]))

@@ -30,7 +30,7 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
         TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
     """
     require(f"{name} does not exist here; reading it from the hub", "datasets", extra="train")
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     if problem := _ask_hub(name):
         _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), problem)

@@ -79,7 +79,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     shape = AutoConfig.from_pretrained(name, **common)
     if shape.model_type not in FAMILIES:
         raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
-    processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)  # type: ignore[no-untyped-call]
+    processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
         raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -27,8 +27,8 @@ from .tokens import Tokens, tokens_of
 from .torch_backend import ImageTower, Placement, TorchBackend, Tower, choose_placement
 from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
+from .weights import SCALE, read_weights
 
-_SCALE = ".scale"
 # Pictures at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
 # out as a mobile network takes to compute with it. On 2 cores 32 at once take twice the time of 4.
 _IMAGES_PER_THREAD = 2
@@ -65,7 +65,8 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
         towers = DualEncoder(shape)
-        towers.load_state_dict(dequantised(load_file(folder / "model.safetensors")))
+        weights = read_weights(folder / "model.safetensors")
+        towers.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
         tokenizer = _read_tokenizer(folder / "tokenizer.json")
         set_up(tokenizer, shape.context_length)
     except (
@@ -188,18 +189,5 @@ def quantised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         rows = value.float().flatten(1)  # (rows, values)
         scale = (rows.abs().amax(dim=1, keepdim=True) / 127).clamp(min=1e-12)
         stored[name] = (rows / scale).round().to(torch.int8).view(value.shape)
-        stored[name + _SCALE] = scale.flatten()
+        stored[name + SCALE] = scale.flatten()
     return stored
-
-
-def dequantised(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring stored weights back to float32; integers without a scale, such as counters, stay."""
-    state: dict[str, Tensor] = {}
-    for name, value in stored.items():
-        scale = stored.get(name + _SCALE)
-        of = stored.get(name.removesuffix(_SCALE))
-        if value.dtype == torch.int8 and scale is not None:
-            state[name] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
-        elif not name.endswith(_SCALE) or of is None or of.dtype != torch.int8:  # some networks call a parameter so
-            state[name] = value.float() if value.is_floating_point() else value
-    return state

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import ModelError
 from ..files import CALIBRATION
 
+FACTS = "encoder.json"  # beside exported graphs, which change nothing: it names the model's fingerprint itself
 # Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
@@ -51,4 +52,4 @@ def _stamps(folder: Path) -> list[tuple[str, int, int]]:
 
 def _files(folder: Path) -> list[Path]:
     found = {path for pattern in _PATTERNS for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.name != CALIBRATION)
+    return sorted(path for path in found if path.name not in (CALIBRATION, FACTS))

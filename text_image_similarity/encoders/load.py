@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
+from ..system import is_installed, require
 from .protocols import PreparingEncoder
 from .zipped import on_disk
 
@@ -83,15 +84,29 @@ def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config
 
 
 def _dual_encoder(folder: Path, config: Config) -> TwoTowerEncoder:
+    _require_torch(config, "torch")
     from .dual_encoder import load_dual_encoder
 
     return load_dual_encoder(folder, config)
 
 
 def _clip(name: str, revision: str | None, config: Config, *, trusted: bool) -> TwoTowerEncoder:
+    _require_torch(config, "torch", "transformers")
     from .clip import load_clip
 
     return load_clip(name, config, revision=revision, trusted=trusted)
+
+
+def _require_torch(config: Config, *names: str) -> None:
+    """Make sure that a model can run on torch.
+
+    Raises:
+        MissingExtraError: A library is missing; where ONNX Runtime is too, that would do for `mini` and exported models.
+    """
+    if is_installed("onnxruntime"):
+        require(f"running {config.model} on torch", *names)
+    else:
+        require(f"running {config.model} without onnxruntime", *names, extra="onnx")
 
 
 def _shape(folder: Path) -> dict[str, Any]:

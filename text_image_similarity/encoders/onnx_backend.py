@@ -9,7 +9,7 @@ encoded together, and neighbours must not move a score.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..preprocess import Pixels
 from ..similarity import Embeddings
 from ..system import usable_cores
 from .tokens import Ids, Tokens, tokens_of
+from .weights import arranged, read_weights
 
 T = TypeVar("T")
 _IMAGES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
@@ -99,21 +100,38 @@ class Workers:
         return list(self._pool.map(work, items))
 
 
-def open_backend(folder: Path, tokens: Tokens, *, precision: str) -> OnnxBackend:
-    """Open the two graphs of an exported folder."""
-    import onnxruntime  # type: ignore[import-untyped]
+def open_backend(
+    folder: Path, tokens: Tokens, *, precision: str, initializers: Mapping[str, Mapping[str, str]] | None = None
+) -> OnnxBackend:
+    """Open the two graphs of an exported folder.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    image, text = (
-        onnxruntime.InferenceSession(folder / f"{tower}.onnx", options, providers=["CPUExecutionProvider"])
-        for tower in ("image", "text")
-    )
+    Args:
+        folder: Holds `image.onnx` and `text.onnx`.
+        tokens: What pads the ids.
+        precision: `fp32` or `int8`.
+        initializers: For each graph that holds no weights, which of `model.safetensors` each of its initializers is.
+    """
+    import onnxruntime
+
+    weights = read_weights(folder / "model.safetensors") if initializers else {}
+    sessions = []
+    for tower in ("image", "text"):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if initializers:
+            given = initializers[tower]
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(arranged(weights, name)) for name in given.values()]
+            options.add_external_initializers(list(given), values)
+        graph = folder / f"{tower}.onnx"
+        sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
+    image, text = sessions
     return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision)
 
 
-def open_tokens(folder: Path, facts: dict[str, Any]) -> Tokens:
+def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
     """Read the tokenizer of an exported folder."""
     tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
+    if tokenizer.truncation is None:  # a dual encoder's own file, as it lies beside graphs without weights
+        tokenizer.enable_truncation(facts["context_length"])
     return tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .fingerprint import FACTS
 from .onnx_backend import open_backend, open_tokens
 from .tokens import Tokens
 from .torch_backend import TorchBackend
@@ -117,7 +118,7 @@ def _save(graph: Any, path: Path, *, int8: bool) -> None:
     if not int8:
         graph.save(path)
         return
-    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = graph.model_proto
     del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
@@ -153,7 +154,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
             "resample": int(how.resample),
         },
     }
-    (folder / "encoder.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     _check_tokens(encoder, open_tokens(folder, facts), tokenizer)
 
 

@@ -2,7 +2,7 @@
 
 The exported form lies in a folder of the user's cache that is named by the fingerprint of the model's files; from then on
 neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who are trusted may
-write there.
+write there. `mini` is never exported in float32: its graphs lie beside its weights, in the wheel (`scripts/export_mini.py`).
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from PIL import Image
-from platformdirs import user_cache_path
 
 from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..preprocess import Preprocess
 from ..system import is_installed, require
-from .fingerprint import fingerprint
+from .fingerprint import FACTS, fingerprint
 from .onnx_backend import open_backend, open_tokens
 from .two_tower import TwoTowerEncoder
 
 logger = logging.getLogger("text_image_similarity")
 
-_LIBRARIES = ("onnxruntime", "onnx", "onnxscript")
+_EXPORTERS = ("torch", "onnx", "onnxscript")
 _LAYOUT = 3  # of the exported folders; another number leaves old ones aside
 # NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
@@ -59,14 +57,16 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
             raise ConfigError("backend='onnx' and precision='int8' run on the CPU, in fp32 or int8; set device='cpu'")
         return False
     if asked:
-        require("backend='onnx' or precision='int8'", *_LIBRARIES, extra="onnx")
-    return all(map(is_installed, _LIBRARIES))
+        require("backend='onnx' or precision='int8'", "onnxruntime", extra="onnx")
+    return is_installed("onnxruntime")
 
 
 def _no_gpu() -> bool:
     """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
     if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
         return True
+    if not is_installed("torch"):
+        return True  # nothing else here would use it
     import torch
 
     return not (torch.cuda.is_available() or torch.backends.mps.is_available())
@@ -90,31 +90,51 @@ def load_onnx(
     Raises:
         ModelError: The model cannot be loaded; or, where its exported form was asked for, the export fails, is
             not accurate enough, or cannot be opened.
+        MissingExtraError: The exported form was asked for and must be made, for which a library is missing.
     """
     precision = "int8" if config.precision == "int8" else "fp32"
+    asked = config.backend == "onnx" or precision == "int8"
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
     weights = fingerprint(folder) if folder else None
     loaded: TwoTowerEncoder | None = None
-    if weights is None or not _folder(config, weights, precision).is_dir():  # or files that are not all here yet
+    if weights is None or not _place(folder, weights, config).is_dir():  # or files that are not all here yet
+        if asked:
+            require(f"exporting {name} to ONNX", *_EXPORTERS, extra="onnx")
         loaded = load_torch(for_torch)
+        if not all(map(is_installed, _EXPORTERS)):
+            return loaded
         weights = loaded.weights
     try:
         if weights is None:
             raise ModelError(f"the files of {name}, which its exported form is named by, were not found")
-        exported = _folder(config, weights, precision)
+        exported = _place(folder, weights, config)
         if loaded is not None:
             _export_once(loaded, exported, precision)
         return _open(name, exported, weights, config)
     except ModelError as exc:
-        if config.backend == "onnx" or precision == "int8":
+        if asked:
             raise
         logger.warning("%s runs on torch instead of ONNX Runtime, which is faster: %s", name, exc)
         return loaded or load_torch(for_torch)
 
 
-def _folder(config: Config, weights: str, precision: str) -> Path:
+def _place(folder: Path | None, weights: str, config: Config) -> Path:
+    """Return where a model's exported form is, or is to be: in the cache, unless the model's own folder holds it."""
+    if folder and config.precision != "int8" and _named_by(folder) == weights:
+        return folder
+    from platformdirs import user_cache_path
+
     cache = Path(config.model_cache).expanduser() if config.model_cache else user_cache_path("text-image-similarity")
+    precision = "int8" if config.precision == "int8" else "fp32"
     return cache / "onnx" / f"{weights}-{precision}-{_LAYOUT}"
+
+
+def _named_by(folder: Path) -> object:
+    """Return the fingerprint of the model whose graphs lie in a folder, or None if there are none."""
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None:
@@ -123,6 +143,8 @@ def _export_once(encoder: TwoTowerEncoder, folder: Path, precision: str) -> None
     Raises:
         ModelError: It cannot be exported.
     """
+    from filelock import FileLock
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(folder.name + ".lock")):  # of several processes one exports and the others wait
@@ -143,8 +165,10 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
     Raises:
         ModelError: It is damaged, or not of this model.
     """
+    if config.preprocess == "fast":
+        require("preprocess='fast'", "torch")
     try:
-        facts = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if facts["weights"] != weights:
             raise ValueError("it is of another model")
         tokens = open_tokens(folder, facts)
@@ -156,12 +180,18 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             logit_scale=facts["logit_scale"],
             preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
-            backend=open_backend(folder, tokens, precision="int8" if config.precision == "int8" else "fp32"),
+            backend=open_backend(
+                folder,
+                tokens,
+                precision="int8" if config.precision == "int8" else "fp32",
+                initializers=facts.get("initializers"),
+            ),
             weights=weights,
         )
     except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
+        delete = f"its {FACTS}" if (folder / "model.safetensors").is_file() else "it"
         raise ModelError(
-            f"the exported model in {folder} cannot be opened; delete it to export it again: {exc}"
+            f"the exported model in {folder} cannot be opened; delete {delete} to export it again: {exc}"
         ) from exc
 
 

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from hashlib import blake2b
 from pathlib import Path
-from zipfile import ZipFile
-
-from platformdirs import user_cache_path
 
 
 def on_disk(folder: Path) -> Path:
@@ -16,6 +10,14 @@ def on_disk(folder: Path) -> Path:
     archive = next((place for place in folder.parents if place.is_file()), None)
     if archive is None:
         return folder
+    # Here, because whoever has the package as a folder needs none of them.
+    import shutil
+    import tempfile
+    from hashlib import blake2b
+    from zipfile import ZipFile
+
+    from platformdirs import user_cache_path
+
     inside = folder.relative_to(archive).as_posix() + "/"
     with ZipFile(archive) as zipped:
         members = sorted((m.filename, m.CRC, m.file_size) for m in zipped.infolist() if m.filename.startswith(inside))

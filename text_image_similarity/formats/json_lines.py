@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from ..errors import TableError
 from .rows import JsonRows, ValueKind, json_schema, kind_of, wider

@@ -215,7 +215,7 @@ def _explained(place: str, done: str, missing: UsageError | TableError) -> Itera
 
 
 def _system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # type: ignore[import-untyped]
+    from fsspec.core import url_to_fs
 
     try:
         system, path = url_to_fs(url)

@@ -56,7 +56,7 @@ def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
     codec = format_of(place).codec
     if codec is None:
         return io.BufferedReader(raw, 1 << 16)
-    from pyarrow import CompressedInputStream  # type: ignore[import-untyped]
+    from pyarrow import CompressedInputStream
 
     return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], raw), codec)), 1 << 16)
 

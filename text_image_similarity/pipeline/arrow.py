@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from ..formats import SCORE_FIELDS, score_arrays
 from ..records import Record, ScoreResult

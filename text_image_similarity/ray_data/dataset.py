@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from ..config import Config
 from ..errors import ConfigError
@@ -122,7 +122,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
     """Warn if the actors leave no CPU for the tasks that read the dataset and cut it into parts."""
     import ray
 
-    if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:  # type: ignore[no-untyped-call]
+    if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:
         logger.warning(
             "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait for ever: "
             "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",

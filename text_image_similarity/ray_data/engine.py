@@ -195,7 +195,7 @@ class RayEngine:
 def _cluster() -> dict[str, float]:
     import ray
 
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found: dict[str, float] = ray.cluster_resources()
     return {name: found.get(name, 0.0) for name in ("CPU", "GPU")}
 
 

@@ -38,7 +38,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         MissingExtraError: PySpark is not installed.
 
     Example:
-        >>> score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")  # doctest: +SKIP
+        score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")
     """
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkNotImplementedError
@@ -77,7 +77,7 @@ def similarity_udf(config: Config) -> Any:
         MissingExtraError: PySpark is not installed.
 
     Example:
-        >>> spark.udf.register("similarity", similarity_udf(Config(model="mini")))  # doctest: +SKIP
+        spark.udf.register("similarity", similarity_udf(Config(model="mini")))
     """
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 
 from .. import errors
 from ..config import Config

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 from pyspark import TaskContext
 
 from .. import errors

@@ -91,7 +91,7 @@ def _download(tower: str) -> dict[str, Tensor]:
         return dict(network.state_dict())
     if tower in ("mobilenet_v2", "efficientnet_lite0"):
         raise UsageError(f"image_weights='imagenet' is not available for {tower} with its SAME padding; {advice}")
-    from torchvision import models  # type: ignore[import-untyped]
+    from torchvision import models
 
     weights = models.get_model_weights(tower).DEFAULT
     cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]

@@ -29,7 +29,7 @@ def main(folder: str, wheel: str, pictures: str, sites: str) -> None:
     session.file.put(f"{pictures}/*.png", "@photos", auto_compress=False)
     score_udf.register(session, "@code", wheel=Path(wheel).name, permanent=False)
     url = (Path(pictures) / "red.txt").read_text()
-    rows = [
+    rows: list[list[Any]] = [
         [1, url, "a red square"],
         [2, "/etc/hostname", "a file of the sandbox"],
         [3, None, "no picture"],

@@ -144,7 +144,7 @@ def _mobile(name: str) -> nn.Sequential:
 
 
 def _torchvision(name: str, image_size: int) -> Backbone:
-    from torchvision import models  # type: ignore[import-untyped] # only a trained folder that names one of its networks needs it
+    from torchvision import models  # only a trained folder that names one of its networks needs it
 
     if name not in models.list_models(module=models):
         known = ", ".join(_STAGES)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import chain
 
 from fastapi import FastAPI
-from fastapi_swagger import patch_fastapi  # type: ignore[import-untyped]
+from fastapi_swagger import patch_fastapi
 from starlette.routing import Route
 
 from ...system import package_version

@@ -22,9 +22,12 @@ from tests.support.services import MINI, base64_pair
 from text_image_similarity import Record, load_encoder, score_pairs
 
 # Ray's own, when its schemas are made
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(
+        "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +150,7 @@ def test_no_room_is_told_at_once_and_who_leaves_makes_room(
     service: httpx.Client, url: str, server: Server, requests: list[tuple[dict[str, Any], float]]
 ) -> None:
     server.routes["/hang"] = server.hang
-    hanging = {"pairs": [{"image_url": server.url("/hang"), "caption": "a"}], "model": "org/other"}
+    hanging: dict[str, Any] = {"pairs": [{"image_url": server.url("/hang"), "caption": "a"}], "model": "org/other"}
 
     async def crowd() -> None:
         async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
