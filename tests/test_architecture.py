@@ -134,7 +134,7 @@ IMPORTS = {parts_of(path): imports(path) for path in MODULES}
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_strictly_downward(path: Path) -> None:
     own = parts_of(path)
-    assert own[0] in FLOORS, f"{own[0]} has no floor: give it one here and in the design"
+    assert own[0] in FLOORS, f"{own[0]} has no floor: give it one here and in docs/architecture.md"
     for other in imports(path):
         if other[0] != own[0]:
             assert FLOORS[other[0]] < FLOORS[own[0]], f"{own[0]} must not import {other[0]}"
@@ -166,6 +166,29 @@ def test_an_init_is_a_face_that_defines_nothing(path: Path) -> None:
     assert ast.get_docstring(tree)
     defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     assert not [node for node in ast.walk(tree) if isinstance(node, defining)]
+
+
+def table_of(page: str, heading: str) -> dict[str, int]:
+    """Return the rooms and their floors as the table says that begins with a heading."""
+    _, _, behind = page.partition(f"| {heading} |")
+    rows = re.match(r".*\n(?:\|.*\n)*", behind)
+    assert rows is not None
+    found = re.findall(r"^\| (\d) \| `(\w+)/?` \| (?=\S)", rows[0], re.MULTILINE)
+    assert len(found) == rows[0].count("\n") - 2, "each row has a floor, a room and its job"
+    return {name: int(floor) for floor, name in found}
+
+
+def test_the_documents_show_these_floors() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert table_of(page, "floor | room | its one job") == FLOORS
+    assert table_of(page, "floor | room of the service | its one job") == SERVICE_FLOORS
+    for name in FLOORS:
+        assert f"`{name}/`" in page or not (PACKAGE / name).is_dir(), "a folder's name ends in /"
+    picture = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = {int(floor): names.split(" · ") for floor, names in re.findall(r'\["(\d) · (.*)"\]', picture)}
+    assert {name: floor for floor, names in shown.items() for name in names} == {
+        name: floor for name, floor in FLOORS.items() if not name.startswith("__")
+    }
 
 
 def test_the_layering_test_sees_imports() -> None:

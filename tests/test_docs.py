@@ -22,7 +22,9 @@ from text_image_similarity.cli.options import limit
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NUMBER = re.compile(r"-?\b\d+\.\d+")
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCS = sorted(
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *(ROOT / "docs").glob("*.md")]
+)
 
 
 def test_the_readme_python_prints_what_the_readme_says() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,6 +164,17 @@ def test_mini_reads_any_caption() -> None:
     encoder = load_encoder(Config(model="mini"))
     vectors = encoder.encode_text(["", " ", "日本語", "word " * 500, "\x00"])
     assert np.isfinite(vectors).all()
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "configuration.OwnConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import PretrainedConfig as OwnConfig\n"
+    (tmp_path / "configuration.py").write_text(code)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_encoder(Config(model=str(tmp_path), backend="torch"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_unknown_folder_says_so(tmp_path: Path) -> None:

@@ -74,7 +74,8 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
 
 def _load(name: str, config: Config, revision: str | None, trusted: bool, *, local_files_only: bool) -> TwoTowerEncoder:
     placement = choose_placement(config)
-    common = {"revision": revision or "main", "local_files_only": local_files_only}
+    # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository.
+    common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
     if shape.model_type not in FAMILIES:
         raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
