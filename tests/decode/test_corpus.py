@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin
 
 from tests.support import corpus
+from tests.support.clock import HANG_S
 from tests.support.corpus import Case, chunk, png
 from tests.support.images import saved
 from tests.support.paths import ROOT
