@@ -93,9 +93,10 @@ def test_the_readme_shows_rows_as_they_are(tmp_path: Path) -> None:
         assert _rounded(line) in written
 
 
-def test_the_readme_names_make_targets_that_exist() -> None:
+def test_readme_and_contributing_name_make_targets_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"^\$? ?make ([a-z]+)", README, re.MULTILINE)):
+    pages = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for target in set(re.findall(r"(?:^|`)make ([a-z]+)", pages, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

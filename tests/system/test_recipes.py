@@ -429,7 +429,7 @@ def environment(name: str) -> Path:
     """Return the Python of a recipe's own environment."""
     python = ROOT / "build" / "recipes" / name / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"{name} is not installed: run make recipes")
+        pytest.skip(f"{name} is not installed: run make systems")
     return python
 
 
