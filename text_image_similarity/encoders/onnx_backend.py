@@ -111,6 +111,7 @@ def open_backend(
         precision: `fp32` or `int8`.
         initializers: For each graph that holds no weights, which of `model.safetensors` each of its initializers is.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import leaves a device id in the home folder
     import onnxruntime
 
     weights = read_weights(folder / "model.safetensors") if initializers else {}
