@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import make_png
-from tests.support.pages import blocks
 from tests.support.paths import ROOT
 from tests.support.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
@@ -360,46 +355,3 @@ def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
     ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
     with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
         score_dataset(ds, MINI).materialize()
-
-
-def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
-    program = """
-import json, os, signal, psutil
-from text_image_similarity import Config, Record
-from text_image_similarity.pipeline import portable
-from text_image_similarity.ray_data import RayEngine
-told = []
-signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
-with RayEngine({"num_cpus": "1"}) as cluster:
-    import ray
-    cluster.start(Config(model="mini"))
-    result = cluster.score([Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "red")])
-    family = psutil.Process().children(recursive=True)
-    listening = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"}
-    os.kill(os.getpid(), signal.SIGTERM)
-gone, left = psutil.wait_procs(family, 10)
-print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_initialized(), len(left)]))
-"""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    count, listening, at_once, told, there, left = json.loads(done.stdout.splitlines()[-1])
-    assert (count, at_once, told, there, left) == (1, 2, ["SIGTERM"], False, 0)
-    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
-
-
-def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    (program,), (promised,) = (blocks("distributed.md", "## Ray Data", kind) for kind in ("python", "text"))
-    for name in ("challenge_set", "challenge_set.csv"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == promised

@@ -1,0 +1,127 @@
+"""Spark and Ray as a process starts them for itself, and a cluster of Spark's with two workers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyspark
+import pytest
+
+from tests.support.packages import zip_package
+from tests.support.pages import blocks
+from tests.support.paths import ROOT
+from tests.support.spark_job import CONFIG
+from tests.support.spark_sessions import ENVIRONMENT, faulty_rows
+from text_image_similarity import Record, score_pairs
+
+RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+def plain(results: Any) -> list[list[Any]]:
+    return [[result.similarity if result.error is None else -9, result.error] for result in results]
+
+
+@pytest.mark.spark
+def test_spark_that_cannot_start_is_a_wrong_setting() -> None:
+    done = run_job({"spark.master": "nonsense"})
+    assert done.returncode == 1
+    assert "ConfigError: Spark cannot be started: " in done.stderr
+    assert "Master must either be" in done.stderr  # Spark's own message
+
+
+def run_job(conf: dict[str, str], **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.support.spark_job", json.dumps(conf)],
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def check(said: dict[str, Any]) -> None:
+    assert said["part"] == plain(score_pairs(RECORDS, CONFIG))
+    red = [score for score, _ in said["part, killed"]["found"]]
+    assert len(red) == 80
+    assert said["part, killed"]["tries"] == said["frame, killed"]["tries"] == 2
+    assert said["frame, killed"]["found"] == [[i, score, None] for i, score in enumerate(red)]
+    assert "1 rows could not be scored on Spark" in said["left"]
+    assert said["stopped"]
+
+
+@pytest.mark.spark
+def test_alone_it_starts_a_session_of_its_own_and_stops_it() -> None:
+    done = run_job({})
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["master"] == "local[*,4]"
+    assert said["auto"] == "cpu"
+    check(said)
+
+
+@pytest.mark.spark
+def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were_given(tmp_path: Path) -> None:
+    script = tmp_path / "gpus.sh"
+    script.write_text('#!/bin/sh\necho \'{"name": "gpu", "addresses": ["5"]}\'\n')
+    script.chmod(0o755)
+    resources = {f"spark.{who}.resource.gpu.amount": "1" for who in ("worker", "executor", "task")}
+    scripts = {f"spark.{who}.resource.gpu.discoveryScript": str(script) for who in ("worker", "executor")}
+    conf = {"spark.master": "local-cluster[2,1,1024]", "spark.submit.pyFiles": str(zip_package(tmp_path))}
+    done = run_job({**conf, **resources, **scripts}, SPARK_HOME=str(Path(pyspark.__file__).parent))
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["auto"] == "ConfigError: device='cuda:5' is not available on this machine; use auto or cpu"
+    assert (Path(os.environ["XDG_CACHE_HOME"]) / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
+    check(said)
+
+
+@pytest.mark.ray
+def test_a_ray_that_the_engine_starts_is_private_and_ends_with_it(tmp_path: Path) -> None:
+    program = """
+import json, os, signal, psutil
+from text_image_similarity import Config, Record
+from text_image_similarity.pipeline import portable
+from text_image_similarity.ray_data import RayEngine
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append("SIGTERM"))
+with RayEngine({"num_cpus": "1"}) as cluster:
+    import ray
+    cluster.start(Config(model="mini"))
+    result = cluster.score([Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "red")])
+    family = psutil.Process().children(recursive=True)
+    listening = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"}
+    os.kill(os.getpid(), signal.SIGTERM)
+gone, left = psutil.wait_procs(family, 10)
+print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_initialized(), len(left)]))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, listening, at_once, told, there, left = json.loads(done.stdout.splitlines()[-1])
+    assert (count, at_once, told, there, left) == (1, 2, ["SIGTERM"], False, 0)
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.ray
+def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
+    (program,), (promised,) = (blocks("distributed.md", "## Ray Data", kind) for kind in ("python", "text"))
+    for name in ("challenge_set", "challenge_set.csv"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == promised
