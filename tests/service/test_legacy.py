@@ -211,6 +211,7 @@ def test_wrong_requests_are_refused(url: str) -> None:
 
 
 def test_what_there_is_to_look_at(url: str) -> None:
+    asked(url + BATCH, {"evaluations": [{"image_input": inline(make_png()), "text_prompt": "a"}]})
     for path in ("/evaluator/health", "/system/health"):
         status, kind, text = curl(url + path)
         assert (status, kind) == (200, "application/json")
