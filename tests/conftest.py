@@ -56,13 +56,13 @@ class NoSkips:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all those of Spark or of Ray, which start first because they take longest."""
+    """Keep a file's tests in one process, and all those of Spark or of Ray; start with what takes longest."""
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker("spark")
         group = next(filter(item.get_closest_marker, _SHARED), str(item.path))
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, _SHARED)))
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, (*_SHARED, "slow"))))
 
 
 @pytest.hookimpl(wrapper=True)

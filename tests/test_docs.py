@@ -56,6 +56,7 @@ def test_the_scoring_page_prints_what_it_says() -> None:
     assert done.stdout == promised
 
 
+@pytest.mark.slow
 def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
@@ -131,6 +132,7 @@ def _masked(text: str) -> list[str]:
     return [re.sub(r" ?([\[\]]) ?", r"\1", line) for line in masked]  # NumPy pads inside its brackets
 
 
+@pytest.mark.slow
 def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for name in ("challenge_set", "challenge_set.csv"):
@@ -153,6 +155,7 @@ def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
     assert _masked(done.stdout) == _masked(promised)
 
 
+@pytest.mark.slow
 def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
     for name in ("challenge_set", "challenge_set.csv"):
@@ -191,6 +194,7 @@ def test_links_name_headings_that_exist(path: Path) -> None:
         assert heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, heading
 
 
+@pytest.mark.slow
 def test_the_quickstart_notebook_prints_what_is_committed() -> None:
     committed, fresh = _shown(nbformat.read(run_notebook.NOTEBOOK, as_version=4)), _shown(run_notebook.run())
     assert "file_not_found" in str(fresh)

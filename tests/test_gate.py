@@ -28,6 +28,7 @@ def test_unnoticed(): pass
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "processes", "forbidden"),
     [

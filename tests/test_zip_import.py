@@ -85,6 +85,7 @@ def test_mini_in_a_zip_needs_no_export_either(package: Path, tmp_path: Path) -> 
     assert printed.strip() == f"onnx {here} False"
 
 
+@pytest.mark.slow
 def test_mini_stays_in_the_zip_if_another_model_is_used(package: Path, tmp_path: Path) -> None:
     printed, _ = start(package, tmp_path, OTHER).communicate(timeout=100)
     assert "/no/model does not exist" in printed

@@ -192,6 +192,7 @@ def test_the_script_swaps_no_chosen_model(table: Path, capsys: pytest.CaptureFix
     assert not table.with_name("out.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_script_falls_back_to_mini_says_so_and_runs_from_anywhere(tmp_path: Path) -> None:
     out = tmp_path / "scored.csv"
     path = ROOT / "execute_text_image_similarity_csv.py"
@@ -220,6 +221,7 @@ def test_the_module_runs_as_a_command() -> None:
     assert "--limit NAME=VALUE" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_says_what_changed(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,7 @@ def sources(monkeypatch: pytest.MonkeyPatch) -> list[Source]:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_ends_by_what_is_counted(name: str) -> None:
     try:
@@ -204,6 +205,7 @@ def large() -> dict[str, bytes]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the address space is limited on Linux alone")
 def test_the_largest_pictures_fit_with_room() -> None:
     decoder = IsolatedDecoder(Limits(decode_memory=800 << 20, decode_s=HANG_S * 10), workers=1)
@@ -215,6 +217,7 @@ def test_the_largest_pictures_fit_with_room() -> None:
         decoder.close()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_the_terminal() -> None:
     """But by libtiff, whose handler is the process's."""
     code = (
@@ -297,6 +300,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mutated())
 def test_mutations_give_a_picture_or_a_code_after_few_reads(sources: list[Source], data: bytes) -> None:

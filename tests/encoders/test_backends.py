@@ -34,6 +34,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mini", "tiny_clip"])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
@@ -52,6 +53,7 @@ def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureReq
     assert onnx.encode_image([]).shape == onnx.encode_text([]).shape == (0, onnx.embed_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_neighbours_do_not_move_an_onnx_vector(precision: Precision, exports: Path) -> None:
     encoder = load_encoder(Config(model="mini", model_cache=exports, backend="onnx", precision=precision))
@@ -112,6 +114,7 @@ def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
     np.testing.assert_allclose(np.concatenate([one for _, one in found]), text, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_once_for_its_content(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_model_is_exported_once_for_its_content(
     assert not [path for path in (tmp_path / "cache" / "onnx").iterdir() if path.name.startswith(".exporting")]
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_refused(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +168,7 @@ def test_a_cache_that_cannot_be_written_leaves_torch(
     assert "runs on torch" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
     load_encoder(config)
@@ -176,6 +181,7 @@ def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplo
     assert "delete it to export it again" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
     config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
     load_encoder(config)

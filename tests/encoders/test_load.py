@@ -23,6 +23,7 @@ from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_backend import Placement, choose_placement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["clip", "siglip"])
 def test_tiny_models_equal_transformers(family: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"tiny_{family}")
@@ -46,6 +47,7 @@ def test_tiny_models_equal_transformers(family: str, request: pytest.FixtureRequ
     np.testing.assert_allclose(encoder.encode_text(texts), unit(text).numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mini", "tiny_clip", "tiny_siglip"])
 def test_neighbours_do_not_move_a_vector(model: str, request: pytest.FixtureRequest) -> None:
     encoder = load_encoder(Config(model="mini" if model == "mini" else request.getfixturevalue(model)))
@@ -246,6 +248,7 @@ def test_incomplete_folders_are_refused(tiny_clip: Path, tmp_path: Path) -> None
         load_encoder(Config(model=folder))
 
 
+@pytest.mark.slow
 def test_a_model_that_resizes_beyond_its_crop(tiny_clip: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_clip, tmp_path / "a")
     CLIPImageProcessorPil(size={"shortest_edge": 40}, crop_size=32).save_pretrained(folder)

@@ -40,6 +40,7 @@ def alone(encoder: PreparingEncoder, pictures: list[np.ndarray]) -> tuple[np.nda
     return images, np.concatenate([encoder.encode_text([caption]) for caption in CAPTIONS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_neighbours_move_no_bit(
     encoder: PreparingEncoder, pictures: list[np.ndarray], alone: tuple[np.ndarray, np.ndarray], seed: int

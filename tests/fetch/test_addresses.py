@@ -118,6 +118,7 @@ def test_an_odd_spelling_is_not_dialled(fetcher: Fetcher, recorder: Recorder, ho
     assert recorder.dialled == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 def test_no_redirect_leads_to_a_denied_address(
     server: Server, fetcher: Fetcher, recorder: Recorder, status: str

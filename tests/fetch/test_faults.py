@@ -66,6 +66,7 @@ def test_there_are_enough_faults() -> None:
     assert len(FAULTS) + len(TLS_FAULTS) + len(DNS_FAULTS) >= 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_has_its_code_in_time(server: Server, name: str) -> None:
     fault = FAULTS[name]

@@ -62,6 +62,7 @@ def texts(draw: st.DrawFn) -> tuple[list[str], list[list[str]]]:
     return names, draw(st.lists(row, max_size=8))
 
 
+@pytest.mark.slow
 @ROUND
 @given(texts(), st.sampled_from([("csv", ","), ("tsv", "\t")]), st.sampled_from(["", ".gz", ".zst"]))
 def test_texts_round_trip(
@@ -101,6 +102,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @ROUND
 @given(st.lists(st.dictionaries(st.text(max_size=3), JSON, max_size=4), min_size=1, max_size=8), st.booleans())
 def test_objects_keep_their_very_text(scratch: Path, rows: list[dict[str, object]], spaced: bool) -> None:
@@ -154,6 +156,7 @@ def typed(draw: st.DrawFn) -> pa.Table:
     return pa.table(columns).replace_schema_metadata({"who": "me"})
 
 
+@pytest.mark.slow
 @ROUND
 @given(typed(), st.integers(1, 5))
 def test_types_round_trip(scratch: Path, table: pa.Table, group: int) -> None:
@@ -172,6 +175,7 @@ def test_types_round_trip(scratch: Path, table: pa.Table, group: int) -> None:
     assert str(kept.to_pylist()) == str(stored.to_pylist())  # as text, because NaN is not equal to itself
 
 
+@pytest.mark.slow
 @ROUND
 @given(texts(), st.sampled_from(["csv", "tsv.zst", "jsonl", "jsonl.gz", "parquet"]), st.data())
 def test_formats_turn_into_each_other(

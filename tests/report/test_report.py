@@ -709,6 +709,7 @@ def ran(dom: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_no_hostile_text_runs_or_loads_anything(tmp_path: Path) -> None:
     """Escaping holds by itself, so the pages are opened without their policy too."""
@@ -764,6 +765,7 @@ def test_the_policy_stops_what_escaping_would_miss(tmp_path: Path) -> None:
     assert 'data-sortable="ready"' in dom  # our own script is the one that is let in
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
     page = tmp_path / "sort.html"

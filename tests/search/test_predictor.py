@@ -434,6 +434,7 @@ def test_a_database_of_another_model_is_refused(saved: Path, predictor: Predicto
     assert names(moved.search_database("red", 1, database)) == ["red"]
 
 
+@pytest.mark.slow
 def test_a_model_is_known_by_what_it_does(tmp_path: Path) -> None:
     """The same weights elsewhere or in half precision are the same model; other weights under its name are not."""
     encoder = create_predictor("mini").encoder

@@ -119,6 +119,7 @@ def note(found: Found, event: events.ScenarioFinished) -> None:
                 )
 
 
+@pytest.mark.slow
 def test_every_answer_is_as_the_document_says() -> None:
     with isolated() as (client, asked):
         found = run(client, examples=max(1, (CASES - 250) // WORK))

@@ -189,6 +189,7 @@ def test_odd_forms_are_refused(client: httpx.Client, running: Process) -> None:
         assert answer.status_code == expected, (content[:60], answer.text)
 
 
+@pytest.mark.slow
 def test_a_length_that_is_a_lie_is_found_out(client: httpx.Client, running: Process) -> None:
     body = json.dumps({"pairs": [{"image_url": "data:,", "caption": "a"}]}).encode()
     length = b"Content-Length: %d\r\n"
@@ -216,6 +217,7 @@ def test_an_endless_body_ends(client: httpx.Client, running: Process) -> None:
         assert status(connection.recv(MIB)) == 413
 
 
+@pytest.mark.slow
 def test_many_slow_bodies_keep_nobody_out(client: httpx.Client, running: Process) -> None:
     with ExitStack() as stack:
         slow = [stack.enter_context(connect(running.url)) for _ in range(40)]  # 1.3 GB, if it came
@@ -403,6 +405,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
         assert [result["similarity"] for result in found[0].json()["results"]] == [1.0] * 64
 
 
+@pytest.mark.slow
 def test_what_was_asked_does_not_wait_for_a_garbage_collection() -> None:
     image, broken = make_png("red"), make_png("red", (64, 64))[:80]
     url = "data:;base64," + b64encode(broken).decode()

@@ -97,6 +97,7 @@ def small() -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

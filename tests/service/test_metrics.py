@@ -30,6 +30,7 @@ OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads((OBSERVABILITY / "grafana" / "service.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']}: {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]}
+pytestmark = pytest.mark.server
 RULES = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
 ALERTS = {rule["alert"]: rule["expr"] for rule in RULES}
 JOB = "text-image-similarity"

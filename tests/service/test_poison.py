@@ -161,6 +161,7 @@ def broken_pictures() -> list[bytes]:
     return [make_png("red", (1, 1)), b"x", b"<html>no picture</html>", b"GIF89a", *cut, *changed]
 
 
+@pytest.mark.slow
 def test_broken_pictures_move_no_score(good: list[bytes], alone: list[float]) -> None:
     broken = broken_pictures()
     poison = [(base64_pair(picture, "noise"), code_alone(picture)) for picture in broken]
@@ -182,6 +183,7 @@ def test_broken_pictures_move_no_score(good: list[bytes], alone: list[float]) ->
             assert f'error_code="{code}",model="mini",result="failed"}} {float(count)}' in metrics
 
 
+@pytest.mark.slow
 def test_bombs_move_no_score(good: list[bytes], alone: list[float], server: Server) -> None:
     poison = []
     for number, (name, make) in enumerate(corpus.bombs().items()):
@@ -196,6 +198,7 @@ def test_bombs_move_no_score(good: list[bytes], alone: list[float], server: Serv
         assert mix(client, pairs, poison)[0] == alone[: len(poison)]
 
 
+@pytest.mark.slow
 def test_servers_that_misbehave_move_no_score(good: list[bytes], alone: list[float], server: Server) -> None:
     poison, pairs = [], []
     for number, (name, fault) in enumerate(FAULTS.items()):
@@ -245,6 +248,7 @@ def test_addresses_that_are_not_public_are_never_dialled(
     assert "/secret" not in server.hits
 
 
+@pytest.mark.slow
 def test_an_isolated_decoder_gives_the_same(good: list[bytes], alone: list[float]) -> None:
     poison = [(base64_pair(picture, "noise"), code_alone(picture)) for picture in broken_pictures()[:64]]
     with service(replace(MINI, isolate_decoder=True)) as client:

@@ -32,7 +32,6 @@ from text_image_similarity.service.telemetry.metrics import Metrics
 
 # Ray's own, when its schemas are made
 pytestmark = [
-    pytest.mark.ray,
     pytest.mark.filterwarnings(
         "ignore:Using extra keyword arguments on `Field`:DeprecationWarning:ray.serve._private.config"
     ),

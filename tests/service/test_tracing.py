@@ -169,6 +169,7 @@ def test_without_an_endpoint_nothing_is_sent_and_nothing_loaded(collector: Colle
     assert not collector.asked
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_gone_costs_nothing(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -178,6 +179,7 @@ def test_a_collector_that_is_gone_costs_nothing(server: Server, caplog: pytest.L
     assert not any(secret in caplog.text for secret in SECRETS)
 
 
+@pytest.mark.slow
 def test_a_collector_that_hangs_keeps_neither_requests_nor_the_end_waiting(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

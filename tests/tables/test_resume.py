@@ -75,6 +75,7 @@ class Counting(ColourEncoder):
         return super().encode_pixels(pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.csv", "out.tsv.gz", "out.jsonl.zst", "out.parquet"])
 def test_a_run_that_was_stopped_ends_with_the_same_bytes(folder: Path, name: str) -> None:
     score(folder, f"whole-{name}")
@@ -284,6 +285,7 @@ def test_a_lost_device_ends_the_run_with_its_parts_kept(folder: Path) -> None:
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing_that_was_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space at the first write, flush or rename of a run, then at the second, and so on; each time it goes on."""
     score(folder, "whole.csv")
@@ -545,6 +547,7 @@ def test_a_run_that_drains_with_an_embedding_cache_gives_the_same_bytes(folder: 
     assert (folder / "out.csv").read_bytes() == (folder / "whole.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_finished_parts_are_not_kept_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Watched(list[Any]):  # one that can be referred to weakly
         pass

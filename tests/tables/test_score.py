@@ -97,6 +97,7 @@ def test_every_field_keeps_its_exact_text(folder: Path) -> None:
     assert {row[3] for row in rows[1:]} == {"1.0"}
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.lists(st.text(), min_size=2, max_size=2), max_size=12))
 def test_any_text_round_trips(tmp_path_factory: pytest.TempPathFactory, notes: list[list[str]]) -> None:
@@ -321,6 +322,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_five_thousand_rows_with_ten_kinds_of_fault(server: Server, tmp_path: Path) -> None:
     server.routes |= {f"/{code}": answer for code, answer in FAULTS.items()}
     server.routes["/red.png"] = response(make_png())
@@ -363,6 +365,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_rows(folder: Path) -> None:
     """Every row has its own host, picture and long caption, so keeping any of them would show."""
     peaks = []

@@ -163,6 +163,7 @@ def test_a_longer_neighbour_changes_no_caption(name: str) -> None:
         torch.testing.assert_close(tower(beside)[:1], tower(alone), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mobilenet_v2", "efficientnet_lite0", "mobilenet_v3_small", "resnet18", "timm/resnet10t"]
 )
@@ -247,6 +248,7 @@ def test_a_learned_vocabulary_starts_with_padding_and_the_unknown() -> None:
     assert ids[2].tolist() == [1] + [0] * (ids.shape[1] - 1)
 
 
+@pytest.mark.slow
 def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Path) -> None:
     config = replace(
         TINY, image_tower="resnet18", epochs=20, lr=3e-3, image_lr=1e-3, patience=0, augment=False, ema=0.5
@@ -280,6 +282,7 @@ def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Pa
     assert sum(own) > sum(other)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(photos, tmp_path / name, replace(TINY, seed=seed, epochs=1))
@@ -287,12 +290,14 @@ def test_the_same_seed_gives_the_same_weights(photos: Path, tmp_path: Path) -> N
     assert weights(tmp_path / "a") != weights(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_loading_threads_change_nothing(photos: Path, tmp_path: Path) -> None:
     for name, workers in (("a", 1), ("b", 8)):
         train(photos, tmp_path / name, replace(TINY, workers=workers, epochs=1))
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 8])
 def test_a_killed_run_resumes_to_the_same_weights(photos: Path, tmp_path: Path, step: int) -> None:
     config = replace(TINY, epochs=3, checkpoint_steps=2, lr=1e-2, image_lr=1e-2)
@@ -323,6 +328,7 @@ train({str(photos)!r}, {str(tmp_path / "killed")!r}, {config!r}, progress=count)
         assert torch.equal(ours[name], value), name
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # With dropout and batch norm: whole is the same parts, encoded once and compared together.
     config = replace(TINY, grad_accum=2, batch_size=6, dropout=0.3, clip_norm=1e6)
@@ -354,6 +360,7 @@ def test_a_batch_in_parts_gives_the_gradient_of_a_whole_one(monkeypatch: pytest.
             torch.testing.assert_close(our_buffer, their_buffer, msg=name)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_move() -> None:
     tokenizer = learn_tokenizer(["red bar"], 30)
     model = DualEncoder(DualEncoderConfig(vocab_size=30, embed_dim=8, text_width=16, image_size=32))
@@ -368,6 +375,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_move() -> None:
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"loss": "sigmoid"}, {"text_tower": "transformer", "text_width": 32, "head_width": 24}, {"precision": "bf16"}],
@@ -379,12 +387,14 @@ def test_other_losses_towers_and_precisions_train(photos: Path, tmp_path: Path, 
     load_encoder(Config(model=tmp_path / "model"))
 
 
+@pytest.mark.slow
 def test_training_stops_when_validation_stops_improving(photos: Path, tmp_path: Path) -> None:
     result = train(photos, tmp_path / "model", replace(TINY, epochs=9, lr=0.0, image_lr=0.0, patience=2))
     assert result.stopped_early
     assert (result.best_epoch, len(result.history)) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_kept_image_tower_stays_as_it_is(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "kept", replace(TINY, epochs=1, image_lr=0.0))
     train(photos, tmp_path / "free", replace(TINY, epochs=1))
@@ -398,6 +408,7 @@ def test_a_kept_image_tower_stays_as_it_is(photos: Path, tmp_path: Path) -> None
     assert not any(torch.equal(free[name], start[name]) for name in ours if name.endswith("running_mean"))
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_trained_folder(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "first", replace(TINY, epochs=1))
     small = TrainConfig(epochs=1, batch_size=12, lr=0.0, image_lr=0.0, ema=0.0, device="cpu", tracking="none")
@@ -408,6 +419,7 @@ def test_training_goes_on_from_a_trained_folder(photos: Path, tmp_path: Path) ->
         replace(small, init=tmp_path / "first", embed_dim=8)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_nothing_it_started_from(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "first", replace(TINY, epochs=1))
     small = TrainConfig(epochs=1, batch_size=12, device="cpu", tracking="none", init=tmp_path / "first")
@@ -437,6 +449,7 @@ def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: P
     assert len(set.union(*names)) == 72
 
 
+@pytest.mark.slow
 def test_an_unreadable_photo_is_left_out_and_named(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -452,6 +465,7 @@ def test_an_unreadable_photo_is_left_out_and_named(
     assert len(result.history) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "model", replace(TINY, epochs=1))
     with pytest.raises(UsageError, match="go on with --resume"):
@@ -491,6 +505,7 @@ def test_wrong_settings_name_the_right_ones(change: dict[str, Any], message: str
         replace(TINY, **change)
 
 
+@pytest.mark.slow
 def test_mlflow_holds_parameters_curves_and_files(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,6 +540,7 @@ def test_mlflow_holds_parameters_curves_and_files(
     }
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_costs_its_curves_not_the_run(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -541,6 +557,7 @@ def test_a_store_that_fails_costs_its_curves_not_the_run(
     load_encoder(Config(model=tmp_path / "model"))
 
 
+@pytest.mark.slow
 def test_long_captions_are_cut_from_the_first_step(photos: Path, tmp_path: Path) -> None:
     rows = pq.read_table(photos).to_pylist()
     for row in rows:
@@ -587,6 +604,7 @@ def test_the_command_loads_images_within_the_limits(
     assert "validation photos 0 can be used" in said
 
 
+@pytest.mark.slow
 def test_the_command_trains_resumes_and_says_what_it_came_to(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
