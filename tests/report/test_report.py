@@ -603,7 +603,8 @@ def test_hidden_characters_are_spelled_out() -> None:
         ("file:///etc/passwd", False),
         ("//a.example/x", False),
         ("x.png", False),
-        ("https://a.example/" + "x" * 2000, False),
+        ("https://a.example/".ljust(2000, "x"), True),
+        ("https://a.example/".ljust(2001, "x"), False),
     ],
 )
 def test_only_plain_web_addresses_become_links(url: str, link: bool) -> None:
