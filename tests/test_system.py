@@ -46,6 +46,8 @@ def test_cores_are_those_that_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert system.usable_cores() == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert system.usable_cores() == 1
 
 
 def test_pauses_grow_to_a_cap_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:

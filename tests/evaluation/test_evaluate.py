@@ -98,6 +98,8 @@ def test_an_evaluation_worked_by_hand(photos: Path) -> None:
 
 def test_the_report_is_json_and_can_be_read(photos: Path, tmp_path: Path) -> None:
     found = evaluate(photos, Config(), encoder=COLOUR)
+    assert found.seconds == {stage: round(seconds, 3) for stage, seconds in found.seconds.items()}
+    assert list(found.seconds) == ["images", "captions", "figures"]
     found.write(tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report == found.as_dict()
