@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Before torch is: with as many processes as cores, its threads must sleep while they wait.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Exported models go to a cache of this session's own, not to the home of whoever runs the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name

@@ -39,7 +39,7 @@ from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, load_splits
-from text_image_similarity.training.loop import TrainProgress
+from text_image_similarity.training.loop import TrainProgress, TrainResult
 from text_image_similarity.training.losses import info_nce, sigmoid_loss
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
 from text_image_similarity.training.pretrained import load_image_weights
@@ -297,11 +297,19 @@ def test_loading_threads_change_nothing(photos: Path, tmp_path: Path) -> None:
     assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
+STEPWISE = replace(TINY, epochs=3, checkpoint_steps=2, lr=1e-2, image_lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A run that nothing interrupted."""
+    return train(photos, tmp_path_factory.mktemp("training") / "whole", STEPWISE)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 8])
-def test_a_killed_run_resumes_to_the_same_weights(photos: Path, tmp_path: Path, step: int) -> None:
-    config = replace(TINY, epochs=3, checkpoint_steps=2, lr=1e-2, image_lr=1e-2)
-    whole = train(photos, tmp_path / "whole", config)
+def test_a_killed_run_resumes_to_the_same_weights(photos: Path, whole: TrainResult, tmp_path: Path, step: int) -> None:
+    config = STEPWISE
     program = f"""
 import os, signal
 from text_image_similarity import Config, Limits, TrainConfig, train
@@ -321,8 +329,8 @@ train({str(photos)!r}, {str(tmp_path / "killed")!r}, {config!r}, progress=count)
     kept = {1: 0, 4: 4, 8: 8}[step]
     assert sum(at.metrics is None for at in seen) == 9 - kept
     assert resumed == replace(whole, folder=tmp_path / "killed")
-    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
-    ours, theirs = (load_file(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
+    assert weights(tmp_path / "killed") == weights(whole.folder)
+    ours, theirs = (load_file(folder / CHECKPOINT) for folder in (tmp_path / "killed", whole.folder))
     assert {name.partition(".")[0] for name in ours} == {"model", "average", "optimiser"}
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
