@@ -16,15 +16,11 @@ from tests.support.packages import zip_package
 from tests.support.pages import blocks
 from tests.support.paths import ROOT
 from tests.support.spark_job import CONFIG
-from tests.support.spark_sessions import ENVIRONMENT, faulty_rows
+from tests.support.spark_sessions import ENVIRONMENT, faulty_rows, plain
 from text_image_similarity import Record, score_pairs
 
 RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-
-
-def plain(results: Any) -> list[list[Any]]:
-    return [[result.similarity if result.error is None else -9, result.error] for result in results]
 
 
 @pytest.mark.spark

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.server import Server
 from tests.support.spark_job import CONFIG
-from tests.support.spark_sessions import faulty_rows
+from tests.support.spark_sessions import faulty_rows, plain
 from text_image_similarity import (
     Config,
     ConfigError,
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.spark
 RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
-
-
-def plain(results: Any) -> list[list[Any]]:
-    return [[result.similarity if result.error is None else -9, result.error] for result in results]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -70,3 +70,8 @@ def faulty_rows(count: int) -> list[Row]:
         )
         rows.append((i, url, caption))
     return rows
+
+
+def plain(results: Any) -> list[list[Any]]:
+    """Return results as JSON has them: similarity and error, with -9 for a similarity that is missing."""
+    return [[result.similarity if result.error is None else -9, result.error] for result in results]
