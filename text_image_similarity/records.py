@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from .errors import ErrorCode, RowError
@@ -29,8 +32,8 @@ class Record:
 
     @classmethod
     def of(cls, url: Any, text: Any) -> Record:
-        """Return a table's row as a record: a number counts as its text, as CSV would hold it."""
-        return cls(*(str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for v in (url, text)))
+        """Return a table's row as a record: a finite number counts as its text, as CSV would hold it."""
+        return cls(_text_of(url), _text_of(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,56 @@ class ScoreResult:
     def failed(cls, error: RowError) -> ScoreResult:
         """Turn a row's exception into its result, in text that every format can hold: a path may carry other bytes."""
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def checked(record: Record) -> Record | RowError:
+    """Return a record whose two values are texts, or why one of them is not."""
+    caption = caption_of(record.text)
+    reference = reference_of(record.url)
+    if isinstance(caption, RowError):
+        return caption
+    return reference if isinstance(reference, RowError) else Record(reference, caption)
+
+
+def caption_of(value: object) -> str | RowError:
+    """Return a caption as text, or why there is none to encode; a finite number counts as its text, as in CSV.
+
+    Example:
+        >>> caption_of(7), str(caption_of(math.nan))
+        ('7', 'empty_caption: the caption is missing (nan)')
+    """
+    text = _text_of(value)
+    if isinstance(text, str) and text.strip():
+        return text
+    return RowError(ErrorCode.EMPTY_CAPTION, f"the caption {_explain(text, 'caption')}")
+
+
+def reference_of(value: object) -> str | RowError:
+    """Return an image reference as text, or why there is none; a path and a finite number count as their text."""
+    text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
+    if isinstance(text, str) and text.strip():
+        return text
+    return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
+
+
+def _text_of(value: Any) -> Any:
+    """Return the text of a finite number; any other value stays as it is."""
+    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+        return value
+    return str(value) if isinstance(value, int) or math.isfinite(value) else value
+
+
+def _explain(value: object, noun: str) -> str:
+    """Say what a value that is not text is instead."""
+    kind = type(value).__name__
+    if value is None or isinstance(value, str):
+        return "is empty or missing"
+    if kind in ("NaTType", "NAType") or (isinstance(value, (Real, Decimal)) and math.isnan(value)):
+        return f"is missing ({value})"
+    if isinstance(value, (Real, Decimal)):
+        return f"is {value}, not text"
+    if isinstance(value, (list, tuple, set, dict)) or kind == "ndarray":
+        return f"is a {kind}; one row per {noun} is needed"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"is a {kind} value, not text"
+    return f"is a value of type {kind}, not text"

@@ -6,7 +6,6 @@ the same code as in a local run, and so with the same errors. What no request ca
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 
 import httpx
@@ -15,8 +14,7 @@ from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of
 from ..formats import is_whole
-from ..pipeline import is_caption, no_caption
-from ..records import Record, ScoreResult
+from ..records import Record, ScoreResult, checked
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
@@ -33,10 +31,10 @@ class Pairs:
 
     def pair(self, record: Record) -> PairPayload | ScoreResult:
         """Return what to send for a record, or its result, if that is known without the service."""
-        if not is_caption(record.text):
-            return ScoreResult.failed(no_caption())
-        url = str(record.url).strip() if isinstance(record.url, (str, os.PathLike)) else ""
-        caption = record.text.encode("utf-8", "replace").decode("utf-8")
+        pair = checked(record)
+        if isinstance(pair, RowError):
+            return ScoreResult.failed(pair)
+        url, caption = pair.url.strip(), pair.text.encode("utf-8", "replace").decode("utf-8")
         try:
             if scheme_of(url) in ("http", "https") and is_whole(url):
                 return {"image_url": url, "caption": caption}
@@ -47,7 +45,7 @@ class Pairs:
     @staticmethod
     def settled(record: Record, result: ScoreResult) -> ScoreResult:
         """Return a record's result, which is a failure if its caption could not be sent as it is."""
-        if result.error is not None or is_whole(record.text):
+        if result.error is not None or is_whole(str(record.text)):
             return result
         reason = "the caption holds half a character (a lone surrogate), which no request can carry"
         return ScoreResult.failed(RowError(ErrorCode.ENCODER_ERROR, reason))

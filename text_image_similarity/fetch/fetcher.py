@@ -62,7 +62,7 @@ class Fetcher:
             return self._checked(url)
         url = url.strip()
         if not url:
-            raise RowError(ErrorCode.INVALID_URL, "the image reference is empty")
+            raise RowError(ErrorCode.INVALID_URL, "the image reference is empty or missing")
         match scheme := scheme_of(url):
             case "http" | "https":
                 return self._fetch_http(url)

@@ -6,7 +6,6 @@ records -> distinct images -> fetch, decode, resize (threads) -> batches -> enco
 from __future__ import annotations
 
 from .embed import embed_images, embed_texts
-from .encoding import is_caption, no_caption
 from .engine import Engine, LocalEngine, TaggedRows, portable, score_concurrently
 from .loaders import Loaders
 from .rows import LoadedImage, Outcome, Tag
@@ -31,8 +30,6 @@ __all__ = [
     "TaggedRows",
     "embed_images",
     "embed_texts",
-    "is_caption",
-    "no_caption",
     "open_cache",
     "pair_of",
     "portable",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -36,13 +36,3 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
         vector if np.isfinite(vector).all() else RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
         for vector in vectors
     ]
-
-
-def is_caption(text: object) -> TypeGuard[str]:
-    """Say whether there is anything to encode."""
-    return isinstance(text, str) and bool(text.strip())
-
-
-def no_caption() -> RowError:
-    """Return the error of a row for which `is_caption` says no."""
-    return RowError(ErrorCode.EMPTY_CAPTION, "the caption is empty or missing")

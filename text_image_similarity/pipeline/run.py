@@ -19,8 +19,7 @@ from PIL import Image
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
 from ..errors import RowError
-from ..records import ScoreResult
-from .encoding import is_caption, no_caption
+from ..records import ScoreResult, caption_of
 from .loaders import Loaders
 from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work, own
 from .stages import Stages, pair_of
@@ -79,7 +78,7 @@ class Run(Generic[Item, Tag]):
         self._ahead_bytes = 0  # what they bring along: data: URLs and images in memory may be large
 
     def results(
-        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]]
+        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
     ) -> Generator[tuple[Tag, ScoreResult]]:
         """Yield one result per row with the row's tag, in order; a row that has its result already keeps it."""
         for batch, images, ends_part in self._batches(self._started(parts)):
@@ -104,7 +103,7 @@ class Run(Generic[Item, Tag]):
             yield from ((row.tag, own(row.outcome)) for row in batch)
 
     def _started(
-        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]]
+        self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
     ) -> Iterator[PendingRow[Tag] | _Mark]:
         """Set rows loading, one after the other, and mark where parts end."""
         for part in parts:
@@ -185,13 +184,14 @@ class Run(Generic[Item, Tag]):
         if image not in twins:
             twins.append(image)
 
-    def _start(self, tag: Tag, work: Work[Item] | ScoreResult) -> PendingRow[Tag]:
+    def _start(self, tag: Tag, work: Work[Item] | RowError | ScoreResult) -> PendingRow[Tag]:
         """Check a row's caption and set its image loading."""
-        if isinstance(work, ScoreResult):
+        if isinstance(work, (RowError, ScoreResult)):
             return PendingRow(tag, work, "", 0)
-        if not is_caption(work.text):
-            return PendingRow(tag, no_caption(), "", 0)
-        return self._start_image(tag, work, work.text)
+        caption = caption_of(work.text)
+        return (
+            PendingRow(tag, caption, "", 0) if isinstance(caption, RowError) else self._start_image(tag, work, caption)
+        )
 
     def _start_image(self, tag: Tag, work: Work[Item], text: str) -> PendingRow[Tag]:
         """Set an image loading, unless one with the same key is within reach."""

@@ -23,13 +23,12 @@ from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
 from ..fetch import Fetcher
 from ..preprocess import ImageLike, as_image
-from ..records import Record, ScoreResult
+from ..records import Record, ScoreResult, caption_of
 from ..similarity import Embeddings, cosine, score
-from .encoding import is_caption, no_caption
 from .loaders import Loaders
 from .rows import Item, Outcome, Tag, Work, own
 from .run import Run, RunContext
-from .sources import EncodedImage, ImageSource, in_parts, key_of, reference_of, work_of
+from .sources import EncodedImage, ImageSource, in_parts, key_of, work_of
 from .stages import Stages, open_cache
 from .stats import RunStats
 
@@ -167,7 +166,7 @@ class Scorer:
 
         def read(image: ImageSource) -> Image.Image | bytes:
             if isinstance(image, (str, os.PathLike)):
-                return self._fetcher.fetch(reference_of(image))
+                return self._fetcher.fetch(str(image))
             return self._read_memory(image)
 
         def outcomes() -> Generator[Outcome]:
@@ -193,10 +192,11 @@ class Scorer:
             rest = iter(texts)
             while chunk := list(islice(rest, self.config.batch_size)):
                 self._check_open()
-                found = self._embedded(list(dict.fromkeys(filter(is_caption, chunk))))
-                for text in chunk:
+                captions = [caption_of(text) for text in chunk]
+                found = self._embedded(list(dict.fromkeys(text for text in captions if isinstance(text, str))))
+                for caption in captions:
                     self._check_open()
-                    yield own(found[text]) if is_caption(text) else no_caption()
+                    yield own(found[caption]) if isinstance(caption, str) else caption
 
         return outcomes()
 
@@ -226,7 +226,7 @@ class Scorer:
     def _score(
         self,
         read: Callable[[Item], bytes | Image.Image],
-        parts: Iterable[Iterable[tuple[Tag, Work[Item] | ScoreResult]]],
+        parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]],
         stats: RunStats,
     ) -> Generator[tuple[Tag, ScoreResult]]:
         self._check_open()

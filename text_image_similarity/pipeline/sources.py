@@ -7,8 +7,9 @@ from collections.abc import Hashable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, islice
 
+from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import Record, ScoreResult
+from ..records import Record, ScoreResult, checked
 from .rows import Item, Work
 
 EncodedImage = bytes | bytearray | memoryview
@@ -23,22 +24,17 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
         yield chain([first], islice(rest, size - 1))
 
 
-def work_of(record: Record | ScoreResult) -> Work[str] | ScoreResult:
+def work_of(record: Record | ScoreResult) -> Work[str] | RowError | ScoreResult:
     """Return what a run does for a record; a result that is known already stays."""
     if isinstance(record, ScoreResult):
         return record
-    url = reference_of(record.url)
-    return Work(_key(url), url, record.text)
+    pair = checked(record)
+    return pair if isinstance(pair, RowError) else Work(_key(pair.url), pair.url, pair.text)
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:
     """Return what stands for an image among those within reach: its reference, or its number for one in memory."""
-    return _key(reference_of(image)) if isinstance(image, (str, os.PathLike)) else number
-
-
-def reference_of(url: object) -> str:
-    """Return a record's reference as text; anything but text or a path counts as empty."""
-    return str(url) if isinstance(url, (str, os.PathLike)) else ""
+    return _key(str(image)) if isinstance(image, (str, os.PathLike)) else number
 
 
 def _key(url: str) -> Hashable:

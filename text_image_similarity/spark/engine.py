@@ -13,9 +13,9 @@ import pyarrow as pa
 from .. import errors
 from ..config import Config
 from ..encoders import ModelInfo
-from ..errors import TableError
+from ..errors import RowError, TableError
 from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
-from ..records import Record, ScoreResult
+from ..records import OUT_COLUMNS, Record, ScoreResult, checked
 from .session import open_session
 
 _MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
@@ -92,10 +92,12 @@ class SparkEngine:
         from .worker import pack, score_records
 
         assert self._config is not None, "score is called before start"
-        texts = {"url": [pack(r.url) for r in records], "caption": [pack(r.text) for r in records]}
+        rows = [checked(record) for record in records]
+        pairs = [row for row in rows if isinstance(row, Record)]
+        texts = {"url": [pack(pair.url) for pair in pairs], "caption": [pack(pair.text) for pair in pairs]}
         part = pa.table(
             {
-                "row": pa.array(range(len(records)), pa.int32()),
+                "row": pa.array(range(len(pairs)), pa.int32()),
                 **{k: pa.array(v, pa.binary()) for k, v in texts.items()},
             }
         )
@@ -103,10 +105,13 @@ class SparkEngine:
             frame = self._spark.createDataFrame(part).coalesce(1)
             scored = frame.mapInArrow(partial(score_records, config=self._config), _RESULT)
             found = scored.toArrow().sort_by("row")
-        if found.column("row").to_pylist() != list(range(len(records))):
-            raise TableError(f"Spark returned {found.num_rows:,} rows for a part of {len(records):,}")
-        pairs = zip(found.column("similarity").to_pylist(), found.column("error").to_pylist(), strict=True)
-        return [ScoreResult(similarity) if error is None else ScoreResult(error=error) for similarity, error in pairs]
+        if found.column("row").to_pylist() != list(range(len(pairs))):
+            raise TableError(f"Spark returned {found.num_rows:,} rows for a part of {len(pairs):,}")
+        columns = (found.column(name).to_pylist() for name in OUT_COLUMNS)
+        results = (
+            ScoreResult(s) if error is None else ScoreResult(error=error) for s, error in zip(*columns, strict=True)
+        )
+        return [ScoreResult.failed(row) if isinstance(row, RowError) else next(results) for row in rows]
 
     def _cores(self) -> int:
         """Ask for Spark's default parallelism: its cores, unless a setting says otherwise."""

@@ -77,14 +77,13 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS)])
 
 
-def pack(value: object) -> bytes | None:
+def pack(text: str) -> bytes:
     """Return a record's text as bytes, half characters too, which JSON can hold and Arrow's texts cannot."""
-    text = str(value) if isinstance(value, os.PathLike) else value
-    return text.encode("utf-8", "surrogatepass") if isinstance(text, str) else None
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _unpack(value: bytes | None) -> Any:
-    return None if value is None else value.decode("utf-8", "surrogatepass")
+def _unpack(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass")
 
 
 def placed(config: Config) -> Config:

@@ -22,8 +22,8 @@ import numpy as np
 from ...embeddings import EmbeddingMemory, Vector
 from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
-from ...pipeline import Outcome, Stages, is_caption, no_caption, open_cache, pair_of
-from ...records import ScoreResult
+from ...pipeline import Outcome, Stages, open_cache, pair_of
+from ...records import ScoreResult, caption_of
 from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -293,8 +293,8 @@ def _check_caption(caption: str | None) -> RowError | None:
     """Return why a caption cannot be encoded, or None."""
     if caption is None:
         return None
-    if not is_caption(caption):
-        return no_caption()
+    if isinstance(found := caption_of(caption), RowError):
+        return found
     if len(caption) <= _MOST_CHARACTERS:
         return None
     reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
