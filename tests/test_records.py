@@ -9,14 +9,13 @@ import pandas as pd
 import pytest
 
 from tests.support.images import inline
-
-RED = inline("red")
 from text_image_similarity import Config, Record, Scorer, score_csv, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import RowError
 from text_image_similarity.pipeline import LocalEngine
 from text_image_similarity.records import caption_of, reference_of
 
+RED = inline("red")
 NOT_TEXT: list[tuple[Any, str]] = [
     (None, "is empty or missing"),
     (" \t", "is empty or missing"),
