@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .system import lazy_names, package_version
 
 if TYPE_CHECKING:
-    from .config import Config, Limits
+    from .config import Config, Dialect, Limits
     from .dataset import CaptionedImage, read_dataset, split_dataset
     from .encoders import Encoder, ModelInfo, load_encoder
     from .errors import (
@@ -53,6 +53,7 @@ __all__ = [
     "ConfigError",
     "DatabaseError",
     "DeviceLostError",
+    "Dialect",
     "Encoder",
     "Engine",
     "ErrorCode",
@@ -97,7 +98,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "config": ("Config", "Limits"),
+    "config": ("Config", "Dialect", "Limits"),
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
     "encoders": ("Encoder", "ModelInfo", "load_encoder"),
     "errors": (

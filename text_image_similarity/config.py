@@ -16,6 +16,7 @@ Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx"]
 PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
+Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _PROXY = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?", re.ASCII)
@@ -68,6 +69,45 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How CSV and TSV files are written.
+
+    Args:
+        delimiter: The character between two fields, or `tab`; by default a comma in CSV and a tab in TSV.
+        quoting: `minimal`: a field may be quoted, with quotation marks in it doubled; `backslash`: with a backslash before them;
+            `none`: quotation marks belong to the text. `auto` is `minimal`, but a table whose fields are separated by tabs is
+            refused if a field begins with a quotation mark, because such tables are written in both ways.
+        encoding: Their character encoding, such as `cp1252`; by default UTF-8, or UTF-16 with a byte-order mark.
+
+    Raises:
+        ConfigError: A value is outside its choices.
+
+    Example:
+        >>> Dialect(delimiter="tab").delimiter
+        '\\t'
+    """
+
+    delimiter: str | None = None
+    quoting: Quoting = "auto"
+    encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.delimiter in ("tab", "\\t"):
+            object.__setattr__(self, "delimiter", "\t")
+        if self.delimiter is not None and (
+            not isinstance(self.delimiter, str) or len(self.delimiter) != 1 or self.delimiter in '"\\\r\n\0'
+        ):
+            raise ConfigError(
+                f"delimiter={self.delimiter!r} must be tab or one character, not a quotation mark or backslash"
+            )
+        one_of("quoting", self.quoting, get_args(Quoting))
+        if self.encoding is not None and not _is_text_encoding(self.encoding):
+            raise ConfigError(
+                f"encoding={self.encoding!r} is not an encoding that Python knows; try utf-8, cp1252, gb18030 or utf-16"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of a run.
 
@@ -100,6 +140,7 @@ class Config:
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
             it. By default they are kept in memory only, see docs/scoring.md#many-calls-one-session.
         limits: What one row may cost, and what it may reach.
+        dialect: How the CSV and TSV files of a table are written.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -127,6 +168,7 @@ class Config:
     model_cache: str | PathLike[str] | None = None
     embedding_cache: str | PathLike[str] | None = None
     limits: Limits = field(default_factory=Limits)
+    dialect: Dialect = field(default_factory=Dialect)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, (str, PathLike)) or not str(self.model):
@@ -153,6 +195,15 @@ class Config:
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
+        if not isinstance(self.dialect, Dialect):
+            raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
+
+
+def _is_text_encoding(name: object) -> bool:
+    try:
+        return isinstance(name, str) and isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.support.images import make_png
-from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
+from text_image_similarity import Config, Dialect, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
 from text_image_similarity.formats import check_columns, check_no_columns, open_table
@@ -29,6 +29,7 @@ from text_image_similarity.formats.json_lines import without
 from text_image_similarity.tables import Summary, TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
+QUOTED = replace(CONFIG, dialect=Dialect(quoting="minimal"))
 ENCODER = ColourEncoder()
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
 ROUND = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -73,7 +74,7 @@ def test_texts_round_trip(
     csv.writer(text, delimiter=kind[1], quoting=csv.QUOTE_ALL).writerows([names, *rows])
     place = scratch / f"in.{kind[0]}{codec}"
     write(place, text.getvalue().encode())
-    score(place, scratch / f"out.{kind[0]}{codec}")
+    score(place, scratch / f"out.{kind[0]}{codec}", QUOTED)
     found = list(
         csv.reader(io.StringIO(read(scratch / f"out.{kind[0]}{codec}").decode(), newline=""), delimiter=kind[1])
     )
@@ -187,11 +188,12 @@ def test_formats_turn_into_each_other(
     text = io.StringIO(newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL).writerows([names, *rows])
     (scratch / "a.csv").write_bytes(text.getvalue().encode())
-    score(scratch / "a.csv", scratch / f"b.{ending}")
+    score(scratch / "a.csv", scratch / f"b.{ending}", QUOTED)
     assume(rows or not ending.startswith("jsonl"))  # no row, no column
     last = data.draw(st.sampled_from(["csv", "parquet", "jsonl"]))
-    score(scratch / f"b.{ending}", scratch / f"c.{last}", options=TableOptions(overwrite_column=True))
-    got = open_table(str(scratch / f"c.{last}"))
+    dialect = QUOTED if ending in ("csv", "tsv.zst") else CONFIG
+    score(scratch / f"b.{ending}", scratch / f"c.{last}", dialect, options=TableOptions(overwrite_column=True))
+    got = open_table(str(scratch / f"c.{last}"), dialect=QUOTED.dialect if last == "csv" else None)
     got.scan()
     values = [dict(zip(names, row, strict=True)) for row in rows]
     found = [row for part in got.read(0, 100) for row in zip(*(part.column(name) for name in names), strict=True)]
@@ -532,17 +534,17 @@ class TestSeveralFiles:
             "in.csv",
             b"url, caption\na,b\n",
             UsageError,
-            "'caption' is missing in .*; it has the columns: url, ' caption'$",
+            "'caption' is missing in .*; it has the columns: url, ' caption'; is ' caption' meant",
         ),
-        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; convert it to UTF-8"),
-        ("in.csv.gz", b"url,caption\n", TableError, "cannot be read: .*header"),
+        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; say so with --encoding utf-32"),
+        ("in.csv.gz", b"url,caption\n", TableError, "is not compressed with gzip, as its name says"),
         (
             "in.csv.gz",
             gzip.compress(b"url,caption\n" + b"a,b\n" * 9999, mtime=0)[:-9],
             TableError,
             "cannot be read: Truncated",
         ),
-        ("in.csv.zst", b"url,caption\n", TableError, "cannot be read: ZSTD"),
+        ("in.csv.zst", b"url,caption\n", TableError, "is not compressed with zstd, as its name says"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
         ("in.jsonl", b'{"url": "a", "text": "b"}\n', UsageError, "column 'caption' is missing in .*: url, text"),
@@ -557,10 +559,12 @@ class TestSeveralFiles:
         ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
         ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* is not valid JSON"),
-        ("in.parquet", b"url,caption\n", TableError, "cannot be read as Parquet"),
+        ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; name it .csv or .tsv"),
+        ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
         ("in.parquet.gz", b"", UsageError, "a Parquet file is compressed inside"),
-        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; give it one of the extensions \.csv"),
+        ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; name it .csv or .tsv"),
+        ("in.tab", b"", UsageError, r"cannot tell the format of .*in.tab; give it one of the extensions \.csv"),
     ],
 )
 def test_what_is_no_table_is_refused_with_its_place(

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import get_type_hints
 
-from ..config import Config, Limits
+from ..config import Config, Dialect, Limits
 from ..errors import UsageError
 from .logs import LOG_FORMATS
 from .parser import add_field
@@ -95,6 +95,8 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url-col", metavar="COLUMN", default="url", help="column of image references")
     add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
+    for field in fields(Dialect):
+        add_field(parser, Dialect, field.name)
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +166,7 @@ def config_of(options: argparse.Namespace) -> Config:
     Raises:
         ConfigError: One is outside its choices or range.
     """
-    names = {field.name for field in fields(Config)} - {"limits"}
+    names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    return Config(**given, limits=Limits(**dict(options.limits)))
+    dialect = Dialect(**{f.name: getattr(options, f.name) for f in fields(Dialect) if hasattr(options, f.name)})
+    return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect)

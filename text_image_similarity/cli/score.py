@@ -162,11 +162,12 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..formats import open_table, with_base_dir
+    from ..formats import open_output, open_table, with_base_dir
     from ..report import make_report, report_rows
 
     columns = (options.url_col, options.caption_col)
-    parts = open_table(options.out_path).read(0, config.chunk_size)
+    source = open_table(options.in_path, dialect=config.dialect)
+    parts = open_output(options.out_path, source, config.dialect).read(0, config.chunk_size)
     rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 

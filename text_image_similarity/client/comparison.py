@@ -16,7 +16,7 @@ from itertools import islice
 from os import PathLike
 from pathlib import Path
 
-from ..config import Config
+from ..config import Config, Dialect
 from ..errors import TableError, UsageError
 from ..formats import check_columns, open_table, with_base_dir
 from ..records import Record
@@ -65,7 +65,7 @@ def compare_table(source: str, columns: tuple[str, str], config: Config, engine:
     """
     config = with_base_dir(config, source)
     engine.start(config)
-    rows = list(islice(filter(engine.sends, _first_rows(source, columns)), 2 * MOST + 1))
+    rows = list(islice(filter(engine.sends, _first_rows(source, columns, config.dialect)), 2 * MOST + 1))
     if len(rows) < 3:
         raise UsageError(f"{source} has fewer than three rows that the service can be asked about, too few to compare")
     engine.score_some(rows[:1])  # the first request is slower than the others
@@ -73,8 +73,8 @@ def compare_table(source: str, columns: tuple[str, str], config: Config, engine:
     return _compared(engine, rows[1::2][:half], rows[2::2][:half])
 
 
-def _first_rows(source: str, columns: tuple[str, str]) -> Iterator[Record]:
-    table = open_table(source)
+def _first_rows(source: str, columns: tuple[str, str], dialect: Dialect) -> Iterator[Record]:
+    table = open_table(source, dialect=dialect)
     if table.columns:
         check_columns(table.columns, columns, source)
     parts = ([rows.column(name) for name in columns] for rows in table.read(0, _LOOKED_AT))

@@ -21,7 +21,7 @@ from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
 
-_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "limits"})
+_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "dialect", "limits"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own

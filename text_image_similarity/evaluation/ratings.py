@@ -53,7 +53,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     if not names:
         raise UsageError("col_rating names no column; give at least one")
     place = os.path.expanduser(table)  # noqa: PTH111 - a Path would break a URL
-    opened, columns = open_table(place), (col_url, col_text, *names)
+    opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)
     rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
     failures = Counter(no_rating=rated[False])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .columns import check_columns, check_no_columns
 from .names import ending_of, format_of
-from .output import SCORE_FIELDS, Output, output_for, score_arrays
+from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays
 from .overlap import check_apart
 from .rows import Rows, is_whole
 from .storage import (
@@ -44,6 +44,7 @@ __all__ = [
     "local_path",
     "open_bytes",
     "open_files",
+    "open_output",
     "open_table",
     "output_for",
     "read_rows",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 
+_DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
+
 
 def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> None:
     """Make sure that a table has exactly one column of each name.
@@ -23,7 +25,7 @@ def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> N
     for name in names:
         if name not in columns:
             raise UsageError(
-                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns)}"
+                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns, name)}"
             )
         if (count := columns.count(name)) > 1:
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
@@ -54,11 +56,19 @@ def list_columns(columns: Sequence[str]) -> str:
     return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
 
 
-def _hint(columns: Sequence[str]) -> str:
+def _hint(columns: Sequence[str], name: str) -> str:
     if any("\0" in column for column in columns):
-        return "; is it UTF-16 without a byte-order mark?"
-    if len(columns) == 1 and ";" in columns[0]:
-        return "; is it separated by semicolons?"
-    if len(columns) == 1 and "\t" in columns[0]:
-        return "; is it separated by tabs? Then name it .tsv"
+        return "; is it UTF-16 without a byte-order mark? Then add --encoding utf-16-le (Config(dialect=Dialect(encoding=...)))"
+    if columns[0].lower().startswith("sep="):
+        return "; delete the first line, sep=..., which only Excel reads"
+    if columns[0].lstrip().startswith(("{", "[")):
+        return "; is it JSON? Then name it .jsonl, if it holds one object a line"
+    if matches := [column for column in columns if column.strip().casefold() == name.strip().casefold()]:
+        return f"; is {matches[0]!r} meant? Then name it with --url-col or --caption-col (col_url, col_text)"
+    for delimiter, (spoken, option) in _DELIMITERS.items():
+        pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
+        if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):
+            return (
+                f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
+            )
     return ""

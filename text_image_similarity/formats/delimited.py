@@ -3,42 +3,70 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TextIO
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, TextIO
 
 import pyarrow as pa
 
+from ..config import Dialect
 from ..errors import TableError
 from .columns import list_columns
+from .names import TableKind, format_of
 from .rows import TextRows, text_schema
-from .storage import one_digest
+from .storage import Hashed, one_digest
 from .text import in_parts, open_text, undecodable
 
-DELIMITERS = {"csv": ",", "tsv": "\t"}
+logger = logging.getLogger("text_image_similarity")
+
+DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
 _FIELD_CHARACTERS = 256 * 1024 * 1024  # where a quote is left open, the rest of the file is one field
+_QUOTING: dict[str, dict[str, Any]] = {  # what the csv module calls them
+    "minimal": {},
+    "backslash": {"doublequote": False, "escapechar": "\\"},
+    "none": {"quoting": csv.QUOTE_NONE},
+}
+_NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
+_AMBIGUOUS = (
+    "if it belongs to the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
+    "(in Python, Config(dialect=Dialect(quoting=...)))"
+)
+_BACKSLASH = "if quotation marks are escaped with backslashes, add --quoting backslash (Dialect(quoting='backslash'))"
+
+
+def dialect_of(place: str, dialect: Dialect) -> Dialect:
+    """Return how a CSV or TSV file is written, with the default delimiter of its ending."""
+    return replace(dialect, delimiter=dialect.delimiter or DELIMITERS[format_of(place).kind])
 
 
 @dataclass(slots=True)
 class DelimitedTable:
-    """A table of texts, in one file or several with the same header.
+    """A table of texts, in one file or several with the same columns.
 
     Args:
         files: Where it is.
-        delimiter: What stands between two fields.
+        dialect: How its files are written.
         dropped: Columns that are passed over.
     """
 
     files: list[str]
-    delimiter: str
+    dialect: Dialect = field(default_factory=Dialect)
     dropped: frozenset[str] = frozenset()
     columns: list[str] = field(init=False)
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _header: list[str] = field(init=False)
+    _quoting: str = field(init=False)
+    _doubtful: int = field(init=False, default=0)  # rows that may be several, with the first of them
+    _first_doubtful: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
+        self.dialect = dialect_of(self.files[0], self.dialect)
+        unquoted = "none" if self.dialect.delimiter == "\t" else "minimal"
+        self._quoting = unquoted if self.dialect.quoting == "auto" else self.dialect.quoting
         self._header = self._first(self.files[0])
         self.columns = [name for name in self._header if name not in self.dropped]
         for other in self.files[1:]:
@@ -59,10 +87,17 @@ class DelimitedTable:
         """
         digests = []
         for place in self.files:
-            with open_text(place) as (file, raw):
+            with self._open(place) as (file, raw):
                 self.row_count += sum(1 for _ in self._data(place, file))
                 digests.append(raw.finish())
         self.digest = one_digest(digests)
+        if self._doubtful:
+            logger.warning(
+                "%s was read as one row; if quotation marks belong to the text, each of its lines is a row, as in %d like it: "
+                "then add --quoting none (Dialect(quoting='none')), else --quoting minimal",
+                self._first_doubtful,
+                self._doubtful,
+            )
 
     def read(self, start: int, most: int) -> Iterator[TextRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
@@ -73,11 +108,14 @@ class DelimitedTable:
 
     def _all(self) -> Iterator[list[str]]:
         for place in self.files:
-            with open_text(place) as (file, _):
+            with self._open(place) as (file, _):
                 yield from self._data(place, file)
 
+    def _open(self, place: str, errors: str = "strict") -> AbstractContextManager[tuple[TextIO, Hashed]]:
+        return open_text(place, encoding=self.dialect.encoding, errors=errors)
+
     def _first(self, place: str) -> list[str]:
-        with open_text(place) as (file, _):
+        with self._open(place) as (file, _):
             for _, header in self._rows(place, file):
                 return header
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
@@ -95,39 +133,79 @@ class DelimitedTable:
                     else f"goes on with {row[width][:40]!r}"
                 )
                 raise TableError(
-                    f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; quote fields that "
-                    f"hold {'commas' if self.delimiter == ',' else 'tabs'}, or fix the row"
+                    f"row {number} of {place} ({lines}) has {len(row)} fields, the header has {width}: it {where}; {self._cure(row)}"
                 )
             yield row
 
+    def _cure(self, row: list[str]) -> str:
+        """Say what to do about a row of another width."""
+        if self._quoting == "none":
+            return "without quoting no field can hold a delimiter or a line end; if fields are quoted, add --quoting minimal"
+        if self._quoting == "minimal" and any('\\"' in value or value.endswith("\\") for value in row):
+            return _BACKSLASH
+        return f"quote fields that hold {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
+
     def _rows(self, place: str, file: TextIO) -> Iterator[tuple[str, list[str]]]:
         """Yield (lines, fields) of every row, the header first; blank lines do not count."""
-        csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
-        reader = csv.reader(file, delimiter=self.delimiter, strict=True)
-        number = 0
-        first = 1
+        reader = self._reader(file)
+        number, first = 0, 1
         try:
             for row in reader:
                 if row:
-                    yield _lines(first, reader.line_num), row
+                    lines = _lines(first, reader.line_num)
+                    if self.dialect.quoting == "auto" and (self._quoting == "none" or reader.line_num > first):
+                        where = f"row {number}" if number else "the header"
+                        self._check_quotes(f"{where} of {place} ({lines})", row)
+                    yield lines, row
                     number += 1
                 first = reader.line_num + 1
-        except UnicodeDecodeError as exc:
+        except UnicodeError as exc:
+            encoding = self.dialect.encoding or str(getattr(exc, "encoding", "utf-16"))
             raise TableError(
-                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it, e.g. with iconv"
+                f"{self._undecodable(place)} is not {encoding.upper()}; name its encoding, e.g. --encoding cp1252 or utf-16-le "
+                "(in Python, Config(dialect=Dialect(encoding=...)))"
             ) from exc
         except csv.Error as exc:
             where = f"row {number}" if number else "the header"
-            hint = "; is a quote left open?" if reader.line_num > first else ""
             raise TableError(
-                f"{where} of {place} ({_lines(first, reader.line_num)}) is not valid: {exc}{hint}"
+                f"{where} of {place} ({_lines(first, reader.line_num)}) is not valid: {exc}{self._hint(place, first, reader.line_num)}"
             ) from exc
+
+    def _check_quotes(self, where: str, row: list[str]) -> None:
+        """Refuse a row that a table with another quoting would hold too, or note it if that is unlikely."""
+        if self._quoting == "none":
+            if any(value[:1] == '"' for value in row):
+                raise TableError(f"{where} has a field that begins with a quotation mark; {_AMBIGUOUS}")
+        elif any('\\"' in value for value in row):
+            raise TableError(f"{where} has a backslash before a quotation mark; {_BACKSLASH}, else --quoting minimal")
+        else:
+            delimiter = self.dialect.delimiter or ""
+            if all(line.count(delimiter) == len(row) - 1 for line in delimiter.join(row).splitlines()):
+                self._doubtful += 1
+                self._first_doubtful = self._first_doubtful or where
+
+    def _reader(self, file: TextIO) -> Any:
+        csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
+        assert self.dialect.delimiter is not None
+        return csv.reader(file, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
+
+    def _hint(self, place: str, first: int, last: int) -> str:
+        """Say what may be wrong with the quotation marks on some lines."""
+        with self._open(place) as (file, _):
+            lines = list(islice(file, first - 1, last))
+        if first == 1 and lines[0].lstrip().startswith(("{", "[")):
+            return "; is it JSON? Then name it .jsonl, if it holds one object a line"
+        if self._quoting == "minimal" and any('\\"' in line for line in lines):
+            return f"; {_BACKSLASH}"
+        return (
+            "; is a quote left open? If quotation marks belong to the text, add --quoting none" if last > first else ""
+        )
 
     def _undecodable(self, place: str) -> str:
         """Name the first field that holds bytes of another encoding."""
-        with suppress(csv.Error, UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
+        with suppress(csv.Error, UnicodeError), self._open(place, "surrogateescape") as (file, _):
             header: Sequence[str] = []
-            for number, row in enumerate(filter(None, csv.reader(file, delimiter=self.delimiter, strict=True))):
+            for number, row in enumerate(filter(None, self._reader(file))):
                 header = header or row
                 for i, value in enumerate(row):
                     if undecodable(value):

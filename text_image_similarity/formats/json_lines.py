@@ -85,7 +85,7 @@ class JsonTable:
                 yield text, row
         except UnicodeDecodeError as exc:
             raise TableError(
-                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it, e.g. with iconv"
+                f"{self._undecodable(place)} is not {exc.encoding.upper()}; convert it to UTF-8, e.g. with iconv"
             ) from exc
 
     def _undecodable(self, place: str) -> str:
@@ -100,10 +100,21 @@ class JsonTable:
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as exc:
-            raise TableError(f"row {number} of {place} is not valid JSON: {exc}") from exc
+            raise TableError(f"row {number} of {place} is not valid JSON: {exc}{_hint(text, number)}") from exc
         if not isinstance(row, dict):
-            raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}")
+            raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}{_hint(text, number)}")
         return row
+
+
+def _hint(text: str, number: int) -> str:
+    """Say what a file seems to be whose first line is not an object."""
+    if number > 1:
+        return ""
+    if text.startswith("["):
+        return "; the file holds an array: write one object a line, e.g. with jq -c '.[]'"
+    if text.startswith("{"):
+        return "; each object must be on one line, e.g. as jq -c . writes it"
+    return "; is it a CSV or TSV file? Then name it so"
 
 
 def without(text: str, dropped: frozenset[str]) -> str:

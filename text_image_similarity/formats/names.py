@@ -19,6 +19,21 @@ _KINDS: dict[str, TableKind] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+_OTHERS = {
+    ".json": "if it holds one object a line, name it .jsonl; if it holds an array, write one object a line first, e.g. with jq -c '.[]'",
+    ".txt": "name it .csv or .tsv, by what separates its fields",
+    ".xlsx": "save the sheet as CSV UTF-8",
+    ".xls": "save the sheet as CSV UTF-8",
+    ".ods": "save the sheet as CSV UTF-8",
+    ".bz2": "decompress it, or compress it with gzip or zstd",
+    ".xz": "decompress it, or compress it with gzip or zstd",
+    ".zip": "unpack it",
+    ".arrow": "write it as Parquet",
+    ".feather": "write it as Parquet",
+    ".orc": "write it as Parquet",
+    ".avro": "write it as Parquet",
+    ".pkl": "write it as Parquet",
+}
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
 _ENDING = re.compile(rf"({'|'.join(_KINDS)})({'|'.join(_CODECS)})?$".replace(".", r"\."), re.IGNORECASE)
 
@@ -54,10 +69,9 @@ def format_of(place: str) -> Format:
     for ending, kind in _KINDS.items():
         if name.endswith(ending):
             return Format(kind)
-    raise UsageError(
-        f"cannot tell the format of {place}; give it one of the extensions {', '.join(_KINDS)}, and text formats may add "
-        ".gz or .zst"
-    )
+    known = f"give it one of the extensions {', '.join(_KINDS)}, and text formats may add .gz or .zst"
+    hint = next((hint for ending, hint in _OTHERS.items() if name.endswith(ending)), known)
+    raise UsageError(f"cannot tell the format of {place}; {hint}")
 
 
 def ending_of(name: str) -> str:

@@ -10,20 +10,22 @@ import io
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config import Dialect
 from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS, ScoreResult
 from .arrow_types import holds_bytes
-from .delimited import DELIMITERS
+from .delimited import DELIMITERS, dialect_of
 from .json_lines import extended
 from .names import Codec, TableKind, format_of
 from .rows import Rows, dump, is_whole
+from .table import Table, open_table
 
 SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.string()))  # in Arrow
 _GROUP_ROWS = 1 << 16
@@ -51,21 +53,24 @@ def score_arrays(results: Sequence[ScoreResult]) -> list[pa.Array]:
     return [pa.array(column, field.type) for column, field in zip(columns, SCORE_FIELDS, strict=True)]
 
 
-def output_for(place: str, columns: Sequence[str], schema: pa.Schema) -> Output:
+def output_for(place: str, table: Table, dialect: Dialect) -> Output:
     """Return what writes the format that a name says.
 
     Args:
         place: Where the table will be.
-        columns: The input's columns.
-        schema: Their types in Arrow.
+        table: The input, which was scanned.
+        dialect: How the input was read; an output of its format is written so too, but always in UTF-8.
 
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
     found = format_of(place)
+    columns, schema = table.columns, table.schema
     _check(found.kind, columns, schema)
     if found.kind in DELIMITERS:
-        return DelimitedOutput([*columns, *OUT_COLUMNS], DELIMITERS[found.kind], found.codec)
+        return DelimitedOutput(
+            [*columns, *OUT_COLUMNS], dialect_of(place, _output_dialect(place, table, dialect)), found.codec
+        )
     if found.kind == "jsonl":
         return JsonOutput(found.codec)
     return ParquetOutput(pa.schema([*schema, *SCORE_FIELDS], schema.metadata))
@@ -91,7 +96,7 @@ class DelimitedOutput:
     """Writes CSV or TSV, in UTF-8, with line feeds."""
 
     columns: Sequence[str]
-    delimiter: str
+    dialect: Dialect
     codec: Codec | None
 
     def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
@@ -103,13 +108,28 @@ class DelimitedOutput:
             _copy(parts, out)
 
     def _encoded(self, rows: Iterable[Sequence[str]]) -> bytes:
+        assert self.dialect.delimiter is not None
+        if self.dialect.quoting == "none" or (self.dialect.quoting == "auto" and self.dialect.delimiter == "\t"):
+            return "".join(f"{self.dialect.delimiter.join(map(self._field, row))}\n" for row in rows).encode("utf-8")
         text = io.StringIO(newline="")
-        plain = csv.writer(text, delimiter=self.delimiter, lineterminator="\n")
-        quoted = csv.writer(text, delimiter=self.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        plain = csv.writer(text, delimiter=self.dialect.delimiter, lineterminator="\n")
+        quoted = csv.writer(text, delimiter=self.dialect.delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
         for row in rows:
             # Before Python 3.13 the csv module leaves a lone carriage return unquoted and reads it back as a row's end.
             (quoted if any("\r" in value for value in row) else plain).writerow(row)
         return text.getvalue().encode("utf-8")
+
+    def _field(self, value: str) -> str:
+        """Return a field that is quoted only where it could not be read otherwise."""
+        delimiter = self.dialect.delimiter or ""
+        if not any(character in value for character in (delimiter, "\n", "\r")):
+            return value if self.dialect.quoting == "none" or value[:1] != '"' else _quoted(value)
+        if self.dialect.quoting == "none":
+            raise TableError(
+                f"a field holds a delimiter or a line end, which cannot be written without quoting: {value[:80]!r}; name an "
+                "output that ends in .jsonl or .parquet, or leave out --quoting none"
+            )
+        return _quoted(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +187,33 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
             waiting = []
     if waiting:
         yield pa.concat_tables(waiting).unify_dictionaries()
+
+
+def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
+    if format_of(place).kind != format_of(table.files[0]).kind:
+        return Dialect()
+    return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)
+
+
+def open_output(place: str, table: Table, dialect: Dialect) -> Table:
+    """Open a table that `output_for` wrote.
+
+    Args:
+        place: Where it is.
+        table: The input that it was made of.
+        dialect: How the input was read.
+
+    Raises:
+        UsageError, TableError: As `open_table`.
+    """
+    if format_of(place).kind not in DELIMITERS:
+        return open_table(place)
+    found = _output_dialect(place, table, dialect)
+    return open_table(place, dialect=replace(found, quoting="none" if found.quoting == "none" else "minimal"))
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'
 
 
 def _cells(result: ScoreResult) -> tuple[str, str]:

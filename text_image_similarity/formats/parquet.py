@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ..errors import TableError
 from .arrow_types import common_type, dense, stored
 from .rows import PART_SIZE, ArrowRows
+from .signatures import LONGEST, text_format
 from .storage import Hashed, one_digest, open_bytes, reading
 
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
@@ -169,4 +170,7 @@ def _opened(place: str) -> Iterator[pq.ParquetFile]:
             with pq.ParquetFile(raw) as file:
                 yield file
         except pa.ArrowException as exc:
+            raw.seek(0)
+            if found := text_format(raw.read(LONGEST)):
+                raise TableError(f"{place} is {found}") from exc
             raise TableError(f"{place} cannot be read as Parquet: {exc}") from exc

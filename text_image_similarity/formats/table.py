@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from ..config import Dialect
 from ..errors import UsageError
 from .delimited import DELIMITERS, DelimitedTable
 from .json_lines import JsonTable
@@ -53,30 +54,34 @@ class Table(Protocol):
         """
 
 
-def open_table(place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
+def open_table(place: str, *, dialect: Dialect | None = None, dropped: frozenset[str] = frozenset()) -> Table:
     """Open the table that a file, a folder or a pattern stands for.
 
     Args:
         place: A path or an fsspec URL.
+        dialect: How CSV and TSV files are written; None is as their names say.
         dropped: Columns that are passed over.
 
     Raises:
-        UsageError: There is no table, or the names do not say one format.
+        UsageError: There is no table, the names do not say one format, or `dialect` is for another one.
         TableError: It cannot be read.
     """
-    return open_files(expand(place), place, dropped=dropped)
+    return open_files(expand(place), place, dialect=dialect, dropped=dropped)
 
 
-def open_files(files: list[str], place: str, *, dropped: frozenset[str] = frozenset()) -> Table:
+def open_files(
+    files: list[str], place: str, *, dialect: Dialect | None = None, dropped: frozenset[str] = frozenset()
+) -> Table:
     """Open files that are pieces of one table.
 
     Args:
         files: Paths or fsspec URLs, at least one.
         place: What messages call them together.
+        dialect: As for `open_table`.
         dropped: Columns that are passed over.
 
     Raises:
-        UsageError: The names do not say one format.
+        UsageError: The names do not say one format, or `dialect` is for another one.
         TableError: They cannot be read, or do not belong together.
     """
     kinds = {format_of(file).kind for file in files}
@@ -86,7 +91,9 @@ def open_files(files: list[str], place: str, *, dropped: frozenset[str] = frozen
         )
     kind = kinds.pop()
     if kind in DELIMITERS:
-        return DelimitedTable(files, DELIMITERS[kind], dropped)
+        return DelimitedTable(files, dialect or Dialect(), dropped)
+    if dialect not in (None, Dialect()):
+        raise UsageError(f"{place}: --delimiter, --quoting and --encoding (Dialect) are for CSV and TSV only")
     return JsonTable(files, dropped) if kind == "jsonl" else ParquetTable(files, dropped)
 
 
@@ -112,7 +119,8 @@ def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[A
         TableError: It is damaged.
     """
     for file in table.files:
-        parts = open_files([file], file).read(0, _AT_ONCE)
+        dialect = table.dialect if isinstance(table, DelimitedTable) else None
+        parts = open_files([file], file, dialect=dialect).read(0, _AT_ONCE)
         rows = (row for part in parts for row in zip(*map(part.column, names), strict=True))
         for number, row in enumerate(rows, 1):
             yield f"row {number} of {file}", row

@@ -10,29 +10,36 @@ from itertools import islice
 from typing import IO, TextIO, TypeVar, cast
 
 from ..errors import TableError
-from .names import format_of
+from .names import Codec, format_of
 from .rows import PART_SIZE
+from .signatures import LONGEST, other_format
 from .storage import Hashed, open_bytes, reading
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
+_MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 Row = TypeVar("Row")
 
 
 @contextmanager
-def open_text(place: str, *, errors: str = "strict") -> Iterator[tuple[TextIO, Hashed]]:
+def open_text(place: str, *, encoding: str | None = None, errors: str = "strict") -> Iterator[tuple[TextIO, Hashed]]:
     """Open a text file, with the hash of its bytes as far as they are read.
 
-    A byte-order mark says which encoding it is; without one it is UTF-8. Line ends stay as they are.
+    Where no encoding is given, a byte-order mark says which it is; without one it is UTF-8. Line ends stay as they are.
 
     Raises:
         UsageError, TableError: It cannot be read.
     """
     with reading(place), Hashed(open_bytes(place)) as raw, _expanded(place, raw) as data:
-        mark = data.peek(4)
-        if mark.startswith(_UTF32):
-            raise TableError(f"{place} is UTF-32; convert it to UTF-8, e.g. with iconv")
-        encoding = "utf-16" if mark.startswith(_UTF16) else "utf-8-sig"
+        head = data.peek(LONGEST)[:LONGEST]
+        if found := other_format(head):
+            raise TableError(f"{place} is {found}")
+        if encoding is None:
+            if head.startswith(_UTF32):
+                raise TableError(f"{place} is UTF-32; say so with --encoding utf-32 (Dialect(encoding=...))")
+            encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
+        elif codecs.lookup(encoding).name == "utf-8":
+            encoding = "utf-8-sig"
         with io.TextIOWrapper(data, encoding, errors, newline="") as file:
             yield file, raw
 
@@ -54,11 +61,14 @@ def in_parts(rows: Iterable[Row], start: int, most: int, length: Callable[[Row],
 def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
     """Return a file's content as it was before it was compressed."""
     codec = format_of(place).codec
+    buffered: io.BufferedReader = io.BufferedReader(raw, 1 << 16)
     if codec is None:
-        return io.BufferedReader(raw, 1 << 16)
+        return buffered
+    if (head := buffered.peek(4)) and not head.startswith(_MAGIC[codec]):
+        raise TableError(f"{place} is not compressed with {codec}, as its name says; take the ending off its name")
     from pyarrow import CompressedInputStream
 
-    return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], raw), codec)), 1 << 16)
+    return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], buffered), codec)), 1 << 16)
 
 
 def undecodable(text: str) -> bool:

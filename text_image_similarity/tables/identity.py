@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import UsageError
-from ..formats import Table, content_of, open_bytes, open_table
+from ..formats import Table, content_of, open_bytes
 from ..workspace import changes
 
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
@@ -43,7 +44,7 @@ def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[st
 
 
 def earlier_output(
-    target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None
+    target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None, read: Callable[[], Table]
 ) -> tuple[Table | None, str]:
     """Open the finished output of an earlier run of the same input and settings; return it with the hash of its file.
 
@@ -51,6 +52,7 @@ def earlier_output(
         target: The output.
         identity: What this run is.
         begun: The run whose parts are there, and whether they are all of them.
+        read: Opens the output.
     """
     try:
         with open_bytes(f"{target}.summary.json") as file:
@@ -71,4 +73,4 @@ def earlier_output(
             f"{target} was changed after it was written, so its rows cannot be matched; put the original "
             "back, or start over with --restart"
         )
-    return open_table(target), content
+    return read(), content

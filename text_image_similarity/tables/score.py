@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ..formats import (
     format_of,
     is_url,
     local_path,
+    open_output,
     open_table,
     output_for,
     state_of,
@@ -93,14 +95,16 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     _check_places(source, target)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
-        table, states = _checked(source, (col_url, col_text), options)
-        output = output_for(target, table.columns, table.schema)
+        table, states = _checked(source, (col_url, col_text), config, options)
+        output = output_for(target, table, config.dialect)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = identity_of(table, config, info, (col_url, col_text))
         earlier, content = None, None
         if options.start == "retry_failed":
-            earlier, content = earlier_output(target, identity, work.begun())
+            earlier, content = earlier_output(
+                target, identity, work.begun(), partial(open_output, target, table, config.dialect)
+            )
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
         work.begin(run, used, restart=options.start == "restart")
         job = TableJob(table, (col_url, col_text), output, work, earlier)
@@ -169,9 +173,10 @@ def _work_folder(target: str, options: TableOptions) -> Path:
     return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
-def _checked(source: str, columns: tuple[str, str], options: TableOptions) -> tuple[Table, list[str]]:
+def _checked(source: str, columns: tuple[str, str], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
     """Open a table and check all of it; return it with the state that its files were in before."""
-    table = open_table(source, dropped=frozenset(OUT_COLUMNS) if options.overwrite_column else frozenset())
+    dropped = frozenset(OUT_COLUMNS) if options.overwrite_column else frozenset[str]()
+    table = open_table(source, dialect=config.dialect, dropped=dropped)
     states = [state_of(file) for file in table.files]
     if table.columns:  # those of JSON Lines are known afterwards
         _check_columns(table, columns, source)
