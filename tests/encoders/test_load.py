@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from tests.support.images import noise
 from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
-from text_image_similarity.encoders.clip import _tokens
 from text_image_similarity.encoders.torch_backend import Placement, choose_placement
 
 
@@ -98,28 +95,6 @@ def test_an_encoder_is_shared_between_threads(tiny_clip: Path) -> None:
         thread.join()
     for k in range(4):
         np.testing.assert_allclose(found[k], expected, atol=1e-5)
-
-
-def test_a_stateful_tokenizer_is_used_by_one_thread_at_a_time(tiny_siglip: Path) -> None:
-    """The tokenizers of transformers keep truncation as state and fail when two threads change it at once."""
-    network = SiglipModel.from_pretrained(tiny_siglip)
-    inner = AutoTokenizer.from_pretrained(tiny_siglip)
-    together = threading.Barrier(2)
-    met: list[bool] = []
-
-    class Tokenizer:
-        pad_token_id = inner.pad_token_id
-
-        def __call__(self, *given: object, **options: object) -> object:
-            with contextlib.suppress(threading.BrokenBarrierError):
-                together.wait(0.3)
-                met.append(True)
-            return inner(*given, **options)
-
-    tokens = _tokens(network, Tokenizer())
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(tokens.encode, [["a"], ["b"]]))
-    assert not met
 
 
 def test_mini_ships_small_and_safe() -> None:

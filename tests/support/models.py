@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from tokenizers import pre_tokenizers
+from tokenizers import pre_tokenizers, processors
 from transformers import (
     BaseImageProcessor,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    GemmaTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
     SiglipTokenizer,
+    TokenizersBackend,
 )
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -62,12 +64,25 @@ def save_siglip(folder: Path) -> Path:
         unk_id=2,
         bos_id=-1,
     )
-    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16)
+    return _save_siglip(folder, SiglipTokenizer(str(folder / "spiece.model"), model_max_length=16), size=30)
+
+
+def save_siglip2(folder: Path, kind: type[TokenizersBackend] = GemmaTokenizer, **options: bool) -> Path:
+    """Save a tiny fixed-resolution SigLIP 2 with random weights: a SigLIP whose tokenizer is built like Gemma's, of letters."""
+    names = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *map(chr, range(33, 127))]
+    names += [f"<0x{byte:02X}>" for byte in range(256)]
+    vocab = {name: i for i, name in enumerate(names)}
+    tokenizer = kind(vocab=vocab, merges=[], padding_side="right", **options)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing("$A <eos>", None, [("<eos>", 1)])
+    return _save_siglip(folder, tokenizer, size=len(vocab))
+
+
+def _save_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase, *, size: int) -> Path:
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(7)
     model = SiglipModel(
         SiglipConfig(
-            text_config={**shape, "vocab_size": 30, "max_position_embeddings": 16, "projection_size": 32},
+            text_config={**shape, "vocab_size": size, "max_position_embeddings": 16, "projection_size": 32},
             vision_config={**shape, "image_size": 32, "patch_size": 8},
         )
     )

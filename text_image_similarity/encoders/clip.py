@@ -7,25 +7,23 @@ captions padded to any length, SigLIP was trained on captions padded to their fu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
 from ..errors import ModelError, ModelUnavailableError
 from ..preprocess import Preprocess
+from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
-from .tokens import Ids, Tokens, tokens_of
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
@@ -81,8 +79,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
         raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
-    if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
-        raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
+    check_tokenizer(name, tokenizer)
     network, found = AutoModel.from_pretrained(
         name,
         dtype=placement.dtype,
@@ -101,7 +98,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     network = network.to(placement.device).eval().requires_grad_(False)
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
-    tokens = _tokens(network, tokenizer)
+    tokens, text_features = (clip_text if shape.model_type == "clip" else siglip_text)(name, network, tokenizer)
     on_cpu = placement.device.type == "cpu"
     return TwoTowerEncoder(
         model=name,
@@ -114,7 +111,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
         backend=TorchBackend(
             placement,
             ImageTower(Tower(network, _image_features), preprocess, placement),
-            Tower(network, _text_features),
+            Tower(network, text_features),
             tokens,
             pictures=_IMAGES if on_cpu else config.batch_size,
             captions=_CAPTIONS if on_cpu else config.batch_size,
@@ -140,36 +137,7 @@ class _ClassToken(nn.Module):
 
 
 def _image_features(network: Any, pixels: Tensor) -> Tensor:
-    return _pooled(network.get_image_features(pixel_values=pixels))
-
-
-def _text_features(network: Any, ids: Tensor) -> Tensor:
-    # No attention mask: CLIP's text tower is causal, so the end token, the one that counts, never sees the padding behind
-    # it; SigLIP's was trained without a mask.
-    return _pooled(network.get_text_features(input_ids=ids))
-
-
-def _tokens(network: Any, tokenizer: Any) -> Tokens:
-    length = network.config.text_config.max_position_embeddings
-    if network.config.model_type == "clip":
-        own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # which the text does not hold
-        own.no_padding()
-        own.enable_truncation(length)  # cuts before the end-of-text token, which stays
-        return tokens_of(own, pad=tokenizer.pad_token_id)
-    lock = Lock()  # these tokenizers keep truncation as state, which two threads must not change at once
-
-    def encode(texts: Sequence[str]) -> list[Ids]:
-        with lock:
-            rows: list[Ids] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
-        return rows
-
-    return Tokens(encode, tokenizer.pad_token_id, length, whole=True)
-
-
-def _pooled(output: Any) -> Tensor:
-    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
-    return features
+    return pooled(network.get_image_features(pixel_values=pixels))
 
 
 def _preprocess(processor: Any, *, fast: bool) -> Preprocess:

@@ -29,7 +29,7 @@ from .two_tower import TwoTowerEncoder
 logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-_LAYOUT = 3  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 4  # of the exported folders; another number leaves old ones aside
 # NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 

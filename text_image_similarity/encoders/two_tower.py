@@ -20,7 +20,7 @@ from ..similarity import Embeddings
 from .protocols import ModelInfo
 from .tokens import Ids, Tokens, by_length
 
-_ARITHMETIC = 2  # of decoding, preprocessing, tokens and backends; another number leaves old embeddings in caches aside
+_ARITHMETIC = 3  # of decoding, preprocessing, tokens and backends; another number leaves old embeddings in caches aside
 
 
 class Backend(Protocol):

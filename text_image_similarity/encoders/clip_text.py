@@ -1,0 +1,119 @@
+"""How CLIP and SigLIP models read captions: their tokenizers, and the token at which the text tower is read.
+
+CLIP takes captions of any length and is read at the token that its tokenizer ends each caption with. That token is asked
+of the tokenizer, because `config.json` is often wrong about it: folders from before July 2023 say 2, for which
+`transformers` reads the highest id instead, and that is another token where tokens were added to the vocabulary.
+
+SigLIP was trained on lower-case captions padded to their full length. SigLIP 1's tokenizer lower-cases them itself; the
+fixed-resolution SigLIP 2 models come with Gemma's, which keeps case, and `transformers` does not correct that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, normalizers
+from torch import Tensor
+
+from ..errors import ModelError
+from .tokens import Ids, Tokens, tokens_of
+
+Features = Callable[[Any, Tensor], Tensor]  # (model, token ids (n, t)) -> features (n, embed_dim)
+
+
+def check_tokenizer(name: str, tokenizer: Any) -> None:
+    """Make sure that a tokenizer tells words apart.
+
+    Raises:
+        ModelError: It does not, as `transformers` makes one where its files are missing.
+    """
+    if len(set(tokenizer("a red dog", add_special_tokens=False)["input_ids"])) < 2:
+        raise ModelError(f"{name} has no usable tokenizer: all words are one to it; are its files missing?")
+
+
+def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
+    """Return how a `CLIPModel` reads captions: their tokens, and its text features of padded ones.
+
+    Args:
+        name: The model, for errors.
+        network: The model.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: The tokenizer does not end captions with a token of its own, or has tokens that the model does not know.
+    """
+    own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    own.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens  # which the text does not hold
+    own.no_padding()
+    own.enable_truncation(network.config.text_config.max_position_embeddings)  # before the end token, which stays
+    end = _end_token(name, own)
+    known = network.text_model.get_input_embeddings().num_embeddings
+    if (highest := max(own.get_vocab().values())) >= known:
+        raise ModelError(
+            f"the tokenizer of {name} has token ids up to {highest}, but its text tower has {known} embeddings; "
+            "resize_token_embeddings and train the new ones, or use the tokenizer that the model was trained with"
+        )
+    network.text_model.eos_token_id = (
+        end  # its own reading, which is not used, fails where the config has none or several
+    )
+    return tokens_of(own, pad=end), partial(_at_end, end)
+
+
+def _end_token(name: str, tokenizer: Tokenizer) -> int:
+    last = {tuple(tokenizer.encode(text).ids[-1:]) for text in ("a", "red dog", "")}
+    if len(last) != 1 or () in last:
+        raise ModelError(
+            f"the tokenizer of {name} does not end captions with an end-of-text token, at which a CLIP model is read; "
+            "use the tokenizer that the model was trained with"
+        )
+    return last.pop()[0]
+
+
+def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
+    # No attention mask: the tower is causal, so the first end token never sees what is behind it.
+    hidden = network.text_model(input_ids=ids).last_hidden_state  # (n, t, width)
+    ends = (ids == end).int().argmax(dim=-1)  # (n,)
+    features: Tensor = network.text_projection(hidden[torch.arange(ids.shape[0], device=ids.device), ends])
+    return features
+
+
+def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features]:
+    """Return how a `SiglipModel` reads captions: their tokens, and its text features of padded ones.
+
+    Args:
+        name: The model, for errors.
+        network: The model.
+        tokenizer: Its tokenizer; a fast one is made to lower-case, unless its `do_lower_case` is false.
+
+    Raises:
+        ModelError: The tokenizer has no padding token.
+    """
+    length, pad = network.config.text_config.max_position_embeddings, tokenizer.pad_token_id
+    if pad is None:
+        raise ModelError(f"the tokenizer of {name} has no padding token, which a SigLIP model needs")
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None and tokenizer.init_kwargs.get("do_lower_case", True):
+        fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
+    lock = Lock()  # these tokenizers keep truncation as state, which two threads must not change at once
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        with lock:
+            rows: list[Ids] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+        return rows
+
+    return Tokens(encode, pad, length, whole=True), _at_last
+
+
+def _at_last(network: Any, ids: Tensor) -> Tensor:
+    # No attention mask: it was trained without one.
+    return pooled(network.get_text_features(input_ids=ids))
+
+
+def pooled(output: Any) -> Tensor:
+    """Return the features (n, embed_dim) in what a model of `transformers` answers."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
