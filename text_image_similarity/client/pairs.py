@@ -13,7 +13,7 @@ import httpx
 
 from ..config import Config
 from ..errors import ErrorCode, RowError
-from ..fetch import Fetcher, scheme_of
+from ..fetch import Fetcher, scheme_of, strip_invisible
 from ..formats import is_whole
 from ..pipeline import is_caption, no_caption
 from ..records import Record, ScoreResult
@@ -35,7 +35,7 @@ class Pairs:
         """Return what to send for a record, or its result, if that is known without the service."""
         if not is_caption(record.text):
             return ScoreResult.failed(no_caption())
-        url = str(record.url).strip() if isinstance(record.url, (str, os.PathLike)) else ""
+        url = strip_invisible(str(record.url)) if isinstance(record.url, (str, os.PathLike)) else ""
         caption = record.text.encode("utf-8", "replace").decode("utf-8")
         try:
             if scheme_of(url) in ("http", "https") and is_whole(url):
