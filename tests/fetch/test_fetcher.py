@@ -490,7 +490,7 @@ def test_tls_faults_of_an_injected_transport_are_told_apart() -> None:
         ("http://exa mple.org/", "invalid_url"),
         ("http://example.org:port/", "invalid_url"),
         ("http://[::1/", "invalid_url"),
-        ("http://example.org/\x00", "invalid_url"),
+        ("http://example.org/\x00a", "invalid_url"),
         ("ftp://example.org/a.jpg", "unsupported_scheme"),
         ("s3://bucket/a.jpg", "unsupported_scheme"),
         ("javascript:alert(1)", "unsupported_scheme"),

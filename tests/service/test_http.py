@@ -180,6 +180,21 @@ def test_files_travel_as_bytes_from_the_door_on() -> None:
     assert pool.images == [image, url, image, image, url, image, "data:;base64,?"]
 
 
+def test_base64_is_taken_without_padding_and_named_where_a_url_should_be(small: httpx.Client) -> None:
+    text = b64encode(make_png("green") + b"\0").decode()
+    assert text.endswith("=")
+    bare, hidden = text.rstrip("="), "\ufeff" + text + "\u200b"
+    pairs = [{"image_base64": found, "caption": "a green field"} for found in (text, bare, hidden)]
+    pairs += [{"image_url": bare, "caption": "a"}, {"image_base64": "https://a.example/b.png", "caption": "a"}]
+    *scored, raw, url = small.post("/v1/similarity", json={"pairs": pairs}).json()["results"]
+    assert scored == [{"id": None, "similarity": scored[0]["similarity"], "error": None}] * 3
+    assert raw["error"]["code"] == url["error"]["code"] == "invalid_url"
+    assert raw["error"]["detail"].startswith("the reference is base64, not a URL")
+    assert "there is a URL where its base64 should be" in url["error"]["detail"]
+    asked = {"image_input": bare, "text_prompt": "a green field"}
+    assert small.post("/evaluator/v1/evaluation/single", json=asked).json()["error"] is None
+
+
 def test_what_the_routers_say_of_a_route_is_all_that_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def new(request: Request) -> Response:
         return Response(request.url.path)

@@ -12,7 +12,7 @@ import httpx
 
 from ..config import Config
 from ..errors import ErrorCode, RowError
-from ..fetch import Fetcher, scheme_of
+from ..fetch import Fetcher, scheme_of, strip_invisible
 from ..formats import is_whole
 from ..records import Record, ScoreResult, checked
 
@@ -34,7 +34,7 @@ class Pairs:
         pair = checked(record)
         if isinstance(pair, RowError):
             return ScoreResult.failed(pair)
-        url, caption = pair.url.strip(), pair.text.encode("utf-8", "replace").decode("utf-8")
+        url, caption = strip_invisible(pair.url), pair.text.encode("utf-8", "replace").decode("utf-8")
         try:
             if scheme_of(url) in ("http", "https") and is_whole(url):
                 return {"image_url": url, "caption": caption}

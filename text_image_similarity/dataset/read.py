@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..config import Limits
 from ..errors import TableError, UsageError
+from ..fetch import strip_invisible
 from ..formats import check_columns, ending_of
 from .images import SCHEME, CaptionedImage
 from .photos import merge_photos
@@ -146,7 +147,7 @@ def _read_images(
 
 def resolve_reference(url: str, base_dir: str | PathLike[str] | None) -> str:
     """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
-    url = url.strip()
+    url = strip_invisible(url)
     return url if base_dir is None or SCHEME.match(url) else str(Path(base_dir).absolute() / url)
 
 
@@ -158,7 +159,8 @@ def _find_image(value: object) -> tuple[str, bytes | str] | None:
         value = value.get("bytes") or path
     if isinstance(value, bytes) and value:
         return (path if isinstance(path, str) else ""), value
-    return (value.strip(), value) if isinstance(value, str) and value.strip() else None
+    reference = strip_invisible(value) if isinstance(value, str) else ""
+    return (reference, reference) if reference else None
 
 
 def _list_captions(value: object) -> list[str]:

@@ -7,7 +7,8 @@ Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTran
 from __future__ import annotations
 
 from .fetcher import Fetcher
-from .references import http_url, scheme_of
+from .hints import is_base64_image
+from .references import http_url, scheme_of, strip_invisible
 from .responses import retry_after_s, user_agent
 from .stream import row_deadline
 from .transport import GuardedTransport
@@ -16,8 +17,10 @@ __all__ = [
     "Fetcher",
     "GuardedTransport",
     "http_url",
+    "is_base64_image",
     "retry_after_s",
     "row_deadline",
     "scheme_of",
+    "strip_invisible",
     "user_agent",
 ]

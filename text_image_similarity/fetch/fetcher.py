@@ -18,8 +18,9 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..system import backoff_s
+from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
 from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
-from .references import data_url_bytes, file_url_path, http_url, scheme_of
+from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
 from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, user_agent
 from .stream import row_deadline
 from .transport import GuardedTransport, Resolver
@@ -60,7 +61,7 @@ class Fetcher:
         """
         if isinstance(url, bytes):
             return self._checked(url)
-        url = url.strip()
+        url = strip_invisible(url)
         if not url:
             raise RowError(ErrorCode.INVALID_URL, "the image reference is empty or missing")
         match scheme := scheme_of(url):
@@ -69,11 +70,14 @@ class Fetcher:
             case "data":
                 return self._checked(data_url_bytes(url, self._limits.max_bytes))
             case "file":
+                self._check_local("")
                 return self._fetch_file(file_url_path(url))
             case "":
+                self._check_local(url)
                 return self._fetch_file(Path(url))
             case _:
-                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, f"{scheme[:50]}: is not http, https, file or data")
+                said = f"{scheme[:50]}: is not http, https, file or data"
+                raise RowError(ErrorCode.UNSUPPORTED_SCHEME, join_hint(said, explain_reference(url)))
 
     def close(self) -> None:
         """Stop: running fetches fail within moments, waiting ones do not start."""
@@ -84,20 +88,26 @@ class Fetcher:
             self._transport.abort()
         self._client.close()
 
-    def _fetch_file(self, path: Path) -> bytes:
+    def _check_local(self, reference: str) -> None:
+        """Refuse a reference to a local file where there may be none, and say what it seems to be instead."""
         if not self._limits.allow_local_files:
-            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, "local files are not allowed here")
-        path = Path(self._config.base_dir or ".") / path
+            if is_base64_image(reference):
+                raise base64_error(reference)
+            said = join_hint("local files are not allowed here", explain_reference(reference))
+            raise RowError(ErrorCode.UNSUPPORTED_SCHEME, said)
+
+    def _fetch_file(self, path: Path) -> bytes:
+        reference, path = path, Path(self._config.base_dir or ".") / path
         try:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
-                raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path} is not a regular file")
+                kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+                raise RowError(ErrorCode.FILE_NOT_FOUND, f"{shorten_path(path)} is {kind}")
             check_bytes(found.st_size, self._limits.max_bytes)
             with path.open("rb") as file:
                 data = file.read(self._limits.max_bytes + 1)
         except (OSError, ValueError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc)
-            raise RowError(ErrorCode.FILE_NOT_FOUND, f"{path}: {reason}") from exc
+            raise missing_error(reference, path, exc) from exc
         return self._checked(data)
 
     def _checked(self, data: bytes) -> bytes:

@@ -28,7 +28,30 @@ _NOT_IN_A_HOST = re.compile(r"""[\s%"'<>^`{|}]""")
 _NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")  # digits of any script
 _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
+_ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+_UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of controls, formats and separators
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
+
+
+def strip_invisible(text: str) -> str:
+    """Return a reference without the invisible characters around it: white space, marks of order, zero-width characters.
+
+    Example:
+        >>> strip_invisible("\\ufeff https://example.org/a.jpg\\u200b")
+        'https://example.org/a.jpg'
+    """
+    start, end = 0, len(text)
+    while start < end and _is_invisible(text[start]):
+        start += 1
+    while start < end and _is_invisible(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _UNSEEN or character in _BLANK_LETTERS
 
 
 def scheme_of(reference: str) -> str:
@@ -103,18 +126,38 @@ def file_url_path(url: str) -> Path:
 
 
 def data_url_bytes(url: str, most: int) -> bytes:
-    """Return what a `data:` URL holds; one that must hold more than `most` bytes is not decoded but answered with too many."""
+    """Return what a `data:` URL holds; one that must hold more than `most` bytes is not decoded but answered with too many.
+
+    Base64 is read as browsers do (WHATWG's forgiving-base64 decode): white space and missing padding do not matter.
+    """
     header, comma, body = url[5:].partition(",")
     if not comma:
-        raise RowError(ErrorCode.INVALID_URL, "a data: URL needs a comma before its content")
-    base64 = header.lower().endswith(";base64")
+        raise RowError(
+            ErrorCode.INVALID_URL, "a data: URL needs a comma before its content, as in data:;base64,iVBORw0..."
+        )
+    base64 = _ENDS_WITH_BASE64.search(header)
     if base64 and len(body) * 3 // 4 > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     try:
-        raw = _unescaped(body.encode())
-        return b64decode(raw.translate(None, _BLANKS), validate=True) if base64 else raw
+        raw = _unescaped(body.encode("utf-8", "replace"))
+        return _forgiving_base64(raw.translate(None, _BLANKS)) if base64 else raw
     except ValueError as exc:
         raise RowError(ErrorCode.INVALID_URL, f"the data: URL is not valid ({exc})") from exc
+
+
+def _forgiving_base64(text: bytes) -> bytes:
+    padding = len(text) - len(text.rstrip(b"="))
+    if b"://" in text[:20]:
+        raise ValueError("there is a URL where its base64 should be")
+    if found := _NOT_BASE64.search(text, 0, len(text) - padding):
+        if found[0] in b"-_":
+            raise ValueError("it is in the base64 of URLs; write + for - and / for _")
+        raise ValueError(f"character {found.start() + 1:,} of its base64 is {ascii(found[0])[1:]}")
+    if padding and (padding > 2 or len(text) % 4):
+        raise ValueError(f"its base64 has {padding} = too many or too few at its end")
+    if (len(text) - padding) % 4 == 1:
+        raise ValueError("its base64 is cut off: it is one character too long or too short")
+    return b64decode(text + b"=" * (-len(text) % 4))
 
 
 def _unescaped(text: bytes) -> bytes:

@@ -18,6 +18,7 @@ from typing import get_args
 
 from ..config import ScoreKind, one_of
 from ..errors import ErrorCode
+from ..fetch import strip_invisible
 
 # kind -> (lowest score, highest score, width of a fine bin); a width is a power of ten, so that merged bins are round
 BINS = {
@@ -36,8 +37,8 @@ MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch 
 OTHER = "other"
 LOCAL, DATA, NO_HOST = "(local files)", "(data: URLs)", "(no host)"
 _CODES = frozenset(code.value for code in ErrorCode)
-_HOST = re.compile(r"\s*https?:/*(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
-_SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+_HOST = re.compile(r"https?:/*(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +230,11 @@ def host_of(url: str) -> str:
         >>> host_of("https://me@Img.Example:8080/a.png"), host_of("a/b.png")
         ('img.example', '(local files)')
     """
-    start = url[:2000]
+    start = strip_invisible(url[:2000])
     if match := _HOST.match(start):
         return match.group(1).lower()[:253] or NO_HOST
     scheme = match.group(1).lower() if (match := _SCHEME.match(start)) else "file"
-    return {"file": LOCAL, "data": DATA}.get(scheme, NO_HOST) if start.strip() else NO_HOST
+    return {"file": LOCAL, "data": DATA}.get(scheme, NO_HOST) if start else NO_HOST
 
 
 def _kept(row: ReportRow) -> ReportRow:

@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from ...errors import RowError
+from ...fetch import strip_invisible
 from ...records import ScoreResult
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
@@ -170,6 +171,7 @@ def decode_base64(text: str) -> ImageInput:
     A `data:` URL is returned as it is. Other text, such as base64 with line breaks or with errors, becomes a `data:` URL: the
     fetcher reads it, or reports the pair's error.
     """
+    text = strip_invisible(text)
     if text[:5].lower() == "data:":
         return text
     try:

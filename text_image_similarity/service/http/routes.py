@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from ...config import ScoreKind
 from ...errors import RowError
+from ...fetch import is_base64_image, strip_invisible
 from ...records import ScoreResult
 from ...system import package_version
 from ..jobs import ImageInput, Pair
@@ -179,10 +180,11 @@ def unready(request: Request) -> ProblemError | None:
 
 def parse_image(text: str) -> ImageInput:
     """Return the URL or the base64 file in a text that may be either; a path is a reference that is refused."""
+    text = strip_invisible(text)
     if text[:8].lower().startswith(("http://", "https://", "data:")) or not _BASE64.fullmatch(text[:1000]):
         return text
     padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
-    return decode_base64(text) if padded else text
+    return decode_base64(text) if padded or is_base64_image(text) else text
 
 
 def _format_result(result: ScoreResult) -> dict[str, Any]:
