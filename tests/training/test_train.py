@@ -248,6 +248,35 @@ def test_a_learned_vocabulary_starts_with_padding_and_the_unknown() -> None:
     assert ids[2].tolist() == [1] + [0] * (ids.shape[1] - 1)
 
 
+# Words that a mark, a dot or a sharp s alone tells apart: Hindi, Bengali, Tamil, Thai, Hebrew, Arabic, Vietnamese, Khmer,
+# Russian, Japanese (also in half width), Turkish, German.
+MARKED = "काला कला কালো কাল மரம் மரம กำ กา שָׁלוֹם שלום كَتَبَ كُتِبَ ma má mà mả កា ក й и が か ﾊﾟ ﾊ kız kiz straße strasse schön schon"
+# The same words in another case, width or Unicode form, and an emoji with and without its variation selector.
+ALIKE = [
+    ("İSTANBUL", "istanbul"),
+    ("SCHÖN", "schön"),
+    ("ﾊﾟ", "パ"),
+    ("년", "\u1102\u1167\u11ab"),
+    ("má", "ma\u0301"),
+    ("❤\ufe0f", "❤"),
+]
+
+
+def test_a_learned_vocabulary_tells_words_apart_by_their_marks() -> None:
+    words = MARKED.split()
+    tokenizer = learn_tokenizer([*words, *(word for pair in ALIKE for word in pair)] * 2, 1000)
+    ids = [tuple(encoding.ids) for encoding in tokenizer.encode_batch(words)]
+    assert len(set(ids)) == len(words)
+    assert not any(tokenizer.token_to_id("[UNK]") in row for row in ids)
+
+
+@pytest.mark.parametrize(("word", "other"), ALIKE)
+def test_a_learned_vocabulary_reads_a_word_alike_in_every_spelling(word: str, other: str) -> None:
+    tokenizer = learn_tokenizer([word, other] * 2, 1000)
+    assert tokenizer.encode(word).ids == tokenizer.encode(other).ids
+    assert tokenizer.token_to_id("[UNK]") not in tokenizer.encode(word).ids
+
+
 @pytest.mark.slow
 def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Path) -> None:
     config = replace(
