@@ -475,6 +475,19 @@ def test_photos_come_from_every_form_that_score_reads(form: str, tmp_path: Path)
     }
 
 
+def test_rows_without_a_reference_or_a_caption_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"{number}.png,number {number}\n" for number in range(20))
+    for name in ("pairs", "train"):
+        (tmp_path / f"{name}.csv").write_text(f"url,caption\n,a cat\n{rows}0.png,\n")
+    for source in (tmp_path / "pairs.csv", tmp_path):  # a table, and a folder of splits
+        caplog.clear()
+        splits = load_splits(str(source), replace(TINY, splits="auto", batch_size=4))
+        assert sum(map(len, (splits.train, splits.validation, splits.test))) == 20
+        assert "2 rows were left out: row 1 of" in caplog.text
+
+
 def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: Path) -> None:
     rows = pq.read_table(photos).to_pylist()
     pq.write_table(pa.Table.from_pylist(rows[:60]), tmp_path / "train.parquet")
