@@ -6,6 +6,7 @@ import logging
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -135,11 +136,57 @@ def test_json_lines_may_hold_lists_and_miss_members(tmp_path: Path) -> None:
     assert [image.captions for image in read_dataset(tmp_path / "in.jsonl")] == [("one", "two"), ("three",)]
 
 
-def test_a_row_is_named_by_its_own_file(tmp_path: Path) -> None:
-    for name, url in (("a", "x.png"), ("b", "")):
-        (tmp_path / f"{name}.csv").write_text(f"url,caption\nx.png,one\n{url},two\n")
-    with pytest.raises(TableError, match=rf"row 2 of {tmp_path}/b.csv has neither bytes nor a reference in 'url'"):
-        read_dataset(tmp_path / "*.csv")
+# Rows of JSON Lines, and the code that each is left out under.
+UNUSABLE = [
+    ('{"url": "", "caption": "a cat"}', "invalid_url"),
+    ('{"url": " \\t", "caption": "a cat"}', "invalid_url"),
+    ('{"url": null, "caption": "a cat"}', "invalid_url"),
+    ('{"url": NaN, "caption": "a cat"}', "invalid_url"),
+    ('{"url": ["red.png"], "caption": "a cat"}', "invalid_url"),
+    ('{"url": {"bytes": "", "path": null}, "caption": "a cat"}', "invalid_url"),
+    ('{"caption": "a cat"}', "invalid_url"),
+    ('{"url": "red.png"}', "empty_caption"),
+    ('{"url": "red.png", "caption": " "}', "empty_caption"),
+    ('{"url": "red.png", "caption": NaN}', "empty_caption"),
+    ('{"url": "red.png", "caption": Infinity}', "empty_caption"),
+    ('{"url": "red.png", "caption": true}', "empty_caption"),
+    ('{"url": "red.png", "caption": {"text": "a cat"}}', "empty_caption"),
+    ('{"url": "red.png", "caption": [null, ""]}', "empty_caption"),
+    ("{}", "empty_caption"),
+    ('{"url": "red.png", "caption": "a \\ud800 cat"}', "encoder_error"),
+]
+
+
+@pytest.mark.parametrize(("line", "code"), UNUSABLE)
+def test_a_row_that_cannot_be_used_is_counted(
+    line: str, code: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f'{{"url": "red.png", "caption": "red"}}\n{line}\n{{"url": "green.png", "caption": 42}}\n')
+    left_out = Counter[str]()
+    images = read_dataset(path, left_out=left_out)
+    assert [(image.name, image.captions) for image in images] == [("red.png", ("red",)), ("green.png", ("42",))]
+    assert left_out == {code: 1}
+    assert f"{path}: 1 row was left out: row 2 of {path} has" in caplog.text
+
+
+def test_rows_left_out_are_named_by_their_own_file_the_first_three(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in "abcde":
+        (tmp_path / f"{name}.csv").write_text("url,caption\nx.png,one\n,two\n")
+    read_dataset(tmp_path / "*.csv")
+    assert "5 rows were left out" in caplog.text
+    assert [name for name in "abcde" if f"row 2 of {tmp_path}/{name}.csv has neither" in caplog.text] == ["a", "b", "c"]
+
+
+def test_rows_of_other_splits_are_not_counted(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(f"url,caption\n{name}.png,one\n,two\n")
+    counts = {split: Counter[str]() for split in ("train", "test", None)}
+    for split, left_out in counts.items():
+        read_dataset(tmp_path, split=split, left_out=left_out)
+    assert [left_out.total() for left_out in counts.values()] == [1, 1, 2]
 
 
 def test_other_columns_and_another_base_folder(tmp_path: Path) -> None:
@@ -322,8 +369,8 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("good.parquet", UsageError, "has no split 'train': a single table has no splits", {"split": "train"}),
         ("good.parquet", UsageError, "column 'text' is missing in .* it has the columns: image, caption_0", {"col_text": "text"}),
         ("bare.parquet", UsageError, "column 'caption' is missing", {}),
-        ("hollow.parquet", TableError, "row 1 of .*hollow.parquet has neither bytes nor a reference in 'image'", {}),
-        ("mute.parquet", TableError, "holds no picture with a caption", {}),
+        ("hollow.parquet", TableError, "no picture with a caption: row 1 of .*hollow.parquet has neither bytes nor a reference", {}),
+        ("mute.parquet", TableError, "no picture with a caption: row 1 of .*mute.parquet has no text in 'caption_0'", {}),
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
         ("header.csv", TableError, "holds no picture with a caption", {}),
         ("header.csv", UsageError, "column 'link' is missing", {"col_url": "link"}),

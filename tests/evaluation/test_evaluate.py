@@ -140,6 +140,17 @@ def test_pictures_that_cannot_be_read_are_left_out_with_their_captions(tmp_path:
     assert "left out: truncated     1" in found.table()
 
 
+def test_rows_without_a_reference_or_a_caption_are_counted_beside_the_others(tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / f"{name}.png").write_bytes(make_png(name))
+    table = tmp_path / "pairs.csv"
+    table.write_text("url,caption\nred.png,red\n,a cat\nblue.png,blue\nblue.png,\n,\nnone.png,lost\nftp://h/a,far\n")
+    found = evaluate(table, Config(), encoder=COLOUR)
+    assert (found.images, found.captions) == (2, 2)
+    assert found.failures == {"empty_caption": 2, "file_not_found": 1, "invalid_url": 1, "unsupported_scheme": 1}
+    assert found.retrieval.text_to_image.recall[1] == 1.0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
     for name in ("red", "blue", "green"):

@@ -248,6 +248,35 @@ def test_a_learned_vocabulary_starts_with_padding_and_the_unknown() -> None:
     assert ids[2].tolist() == [1] + [0] * (ids.shape[1] - 1)
 
 
+# Words that a mark, a dot or a sharp s alone tells apart: Hindi, Bengali, Tamil, Thai, Hebrew, Arabic, Vietnamese, Khmer,
+# Russian, Japanese (also in half width), Turkish, German.
+MARKED = "काला कला কালো কাল மரம் மரம กำ กา שָׁלוֹם שלום كَتَبَ كُتِبَ ma má mà mả កា ក й и が か ﾊﾟ ﾊ kız kiz straße strasse schön schon"
+# The same words in another case, width or Unicode form, and an emoji with and without its variation selector.
+ALIKE = [
+    ("İSTANBUL", "istanbul"),
+    ("SCHÖN", "schön"),
+    ("ﾊﾟ", "パ"),
+    ("년", "\u1102\u1167\u11ab"),
+    ("má", "ma\u0301"),
+    ("❤\ufe0f", "❤"),
+]
+
+
+def test_a_learned_vocabulary_tells_words_apart_by_their_marks() -> None:
+    words = MARKED.split()
+    tokenizer = learn_tokenizer([*words, *(word for pair in ALIKE for word in pair)] * 2, 1000)
+    ids = [tuple(encoding.ids) for encoding in tokenizer.encode_batch(words)]
+    assert len(set(ids)) == len(words)
+    assert not any(tokenizer.token_to_id("[UNK]") in row for row in ids)
+
+
+@pytest.mark.parametrize(("word", "other"), ALIKE)
+def test_a_learned_vocabulary_reads_a_word_alike_in_every_spelling(word: str, other: str) -> None:
+    tokenizer = learn_tokenizer([word, other] * 2, 1000)
+    assert tokenizer.encode(word).ids == tokenizer.encode(other).ids
+    assert tokenizer.token_to_id("[UNK]") not in tokenizer.encode(word).ids
+
+
 @pytest.mark.slow
 def test_training_learns_and_the_folder_loads_at_once(photos: Path, tmp_path: Path) -> None:
     config = replace(
@@ -444,6 +473,19 @@ def test_photos_come_from_every_form_that_score_reads(form: str, tmp_path: Path)
     assert {image.source for part in (splits.train, splits.validation, splits.test) for image in part} == {
         row["url"] for row in rows
     }
+
+
+def test_rows_without_a_reference_or_a_caption_are_left_out_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f"{number}.png,number {number}\n" for number in range(20))
+    for name in ("pairs", "train"):
+        (tmp_path / f"{name}.csv").write_text(f"url,caption\n,a cat\n{rows}0.png,\n")
+    for source in (tmp_path / "pairs.csv", tmp_path):  # a table, and a folder of splits
+        caplog.clear()
+        splits = load_splits(str(source), replace(TINY, splits="auto", batch_size=4))
+        assert sum(map(len, (splits.train, splits.validation, splits.test))) == 20
+        assert "2 rows were left out: row 1 of" in caplog.text
 
 
 def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: Path) -> None:

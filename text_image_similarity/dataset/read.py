@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
 from ..config import Limits
-from ..errors import TableError, UsageError
+from ..errors import ErrorCode, TableError, UsageError
 from ..fetch import strip_invisible
-from ..formats import check_columns, ending_of
+from ..formats import check_columns, ending_of, is_whole
+from .cells import find_image, list_captions
 from .images import SCHEME, CaptionedImage
+from .left_out import LeftOut
 from .photos import merge_photos
 from .sources import SPLITS, SplitTable, file_tables, split_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read_dataset(
+def read_dataset(  # noqa: PLR0913 - the source, its columns, and what a caller counts
     source: str | PathLike[str],
     *,
     split: str | None = None,
@@ -27,6 +30,7 @@ def read_dataset(
     col_text: str = "caption",
     base_dir: str | PathLike[str] | None = None,
     limits: Limits | None = None,
+    left_out: Counter[str] | None = None,
 ) -> list[CaptionedImage]:
     """Read pictures with their captions.
 
@@ -39,22 +43,27 @@ def read_dataset(
         base_dir: Where relative references start from; None is the table's folder, or the working directory for a table
             at a URL.
         limits: Of the local files that are compared, to find copies of a picture; None takes the defaults.
+        left_out: Told how many rows cannot be used, by error code: `empty_caption` or, without an image, `invalid_url`.
 
     Returns:
         One item per photo, in the order of first appearance. A photo that is in a later split too (train, validation,
-        test) is left out of the earlier one, with a warning in the log.
+        test) is left out of the earlier one, and a row without a caption or an image altogether, with a warning in the log.
 
     Raises:
         UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
         TableError: The source cannot be read, or holds no picture with a caption.
     """
     columns = (col_url, col_text)
+    left = LeftOut(left_out)
     if split is not None:
-        return read_splits(source, [split], columns=columns, base_dir=base_dir, limits=limits)[split]
-    rows = (image for table in _open_tables(source).values() for image in _read_images(table, columns, base_dir))
-    (found,) = merge_photos([rows], limits or Limits())
-    if not found:
-        raise TableError(f"{source} holds no picture with a caption")
+        found = _read_splits(source, [split], columns, base_dir, limits or Limits(), left)[split]
+    else:
+        tables = _open_tables(source).values()
+        rows = (image for table in tables for image in _read_images(table, columns, base_dir, left))
+        (found,) = merge_photos([rows], limits or Limits())
+        if not found:
+            raise TableError(f"{source} holds no picture with a caption{left.example()}")
+    left.warn(source)
     return found
 
 
@@ -78,6 +87,20 @@ def read_splits(
     Raises:
         UsageError, TableError: As `read_dataset`.
     """
+    left = LeftOut()
+    found = _read_splits(source, names, columns, base_dir, limits or Limits(), left)
+    left.warn(source)
+    return found
+
+
+def _read_splits(
+    source: str | PathLike[str],
+    names: Sequence[str],
+    columns: tuple[str, str],
+    base_dir: str | PathLike[str] | None,
+    limits: Limits,
+    left: LeftOut,
+) -> dict[str, list[CaptionedImage]]:
     tables = _open_tables(source)
     for name in names:
         if split_name(name) not in tables:
@@ -88,12 +111,13 @@ def read_splits(
     if all(name in SPLITS for name in read):
         # Later splits too, because a photo belongs to the last one that has it.
         read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
-    images = [_read_images(tables[name], columns, base_dir) for name in read]
-    parts = merge_photos(images, limits or Limits(), names=read, wanted=wanted, source=str(source))
+    unasked = LeftOut()  # of splits that are read for their photos alone
+    images = [_read_images(tables[name], columns, base_dir, left if name in wanted else unasked) for name in read]
+    parts = merge_photos(images, limits, names=read, wanted=wanted, source=str(source))
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
     for name, part in found.items():
         if not part:
-            raise TableError(f"{source} holds no picture with a caption in the split {name}")
+            raise TableError(f"{source} holds no picture with a caption in the split {name}{left.example()}")
     return found
 
 
@@ -123,9 +147,9 @@ def _open_tables(source: str | PathLike[str]) -> dict[str, SplitTable]:
 
 
 def _read_images(
-    table: SplitTable, columns: tuple[str, str], base_dir: str | PathLike[str] | None
+    table: SplitTable, columns: tuple[str, str], base_dir: str | PathLike[str] | None, left: LeftOut
 ) -> Iterator[CaptionedImage]:
-    """Yield the picture of each row of a table with its captions, which may be none."""
+    """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
     col_url, col_text = columns
     names = table.columns()
     col_image = "image" if "image" in names and col_url not in names else col_url
@@ -133,9 +157,17 @@ def _read_images(
     check_columns(names, [*texts, col_image], table.name)
     folder = table.folder if base_dir is None else Path(base_dir)
     for where, (value, *spoken) in table.rows([col_image, *texts]):
-        captions = tuple(caption for one in spoken for caption in _list_captions(one))
-        if (image := _find_image(value)) is None:
-            raise TableError(f"{where} has neither bytes nor a reference in {col_image!r}")
+        given = [caption for one in spoken for caption in list_captions(one)]
+        captions = tuple(filter(is_whole, given))
+        image = find_image(value)
+        if len(captions) < len(given):
+            left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
+        elif not captions:
+            left.add(where, ErrorCode.EMPTY_CAPTION, f"has no text in {', '.join(map(repr, texts))}")
+        elif image is None:
+            left.add(where, ErrorCode.INVALID_URL, f"has neither bytes nor a reference in {col_image!r}")
+        if image is None:
+            continue
         path, content = image
         if isinstance(content, str):
             yield CaptionedImage(
@@ -149,20 +181,3 @@ def resolve_reference(url: str, base_dir: str | PathLike[str] | None) -> str:
     """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
     url = strip_invisible(url)
     return url if base_dir is None or SCHEME.match(url) else str(Path(base_dir).absolute() / url)
-
-
-def _find_image(value: object) -> tuple[str, bytes | str] | None:
-    """Return a cell's picture as (path, bytes) or (reference, reference)."""
-    path: object = ""
-    if isinstance(value, dict):  # the struct of the hub's sets
-        path = value.get("path")
-        value = value.get("bytes") or path
-    if isinstance(value, bytes) and value:
-        return (path if isinstance(path, str) else ""), value
-    reference = strip_invisible(value) if isinstance(value, str) else ""
-    return (reference, reference) if reference else None
-
-
-def _list_captions(value: object) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]

@@ -60,8 +60,10 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         TableError: The source cannot be read, or nothing in it could be encoded.
         ConfigError, ModelError: The model cannot be used.
     """
+    columns = {"col_url": col_url, "col_text": col_text}
+    left_out: Counter[str] = Counter()
     images = read_dataset(
-        source, split=split, col_url=col_url, col_text=col_text, base_dir=config.base_dir, limits=config.limits
+        source, split=split, **columns, base_dir=config.base_dir, limits=config.limits, left_out=left_out
     )
     with Scorer(config, encoder=encoder) as scorer:
         began = time.perf_counter()
@@ -72,7 +74,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         distinct = list(dict.fromkeys(text for _, text in owned))
         numbers, vectors, unread = _collect(scorer.embed_texts(distinct), len(distinct), None)
         info = scorer.encoder.info
-    failures += unread
+    failures += unread + left_out
     row_of = {distinct[number]: row for row, number in enumerate(numbers)}
     kept = [(place, row_of[text]) for place, text in owned if text in row_of]
     if not kept:

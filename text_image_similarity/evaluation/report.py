@@ -27,7 +27,7 @@ class Evaluation:
         info: The model.
         images: Images that were measured.
         captions: Their captions.
-        failures: Pictures and captions that were left out, by error code.
+        failures: Pictures, captions, and rows without one or the other, that were left out, by error code.
         seconds: Spent on pictures, on captions and on the figures.
         calibration: What a cosine of this model means on this data; None where there is too little to tell.
     """

@@ -1,10 +1,16 @@
-"""A tokenizer learned from captions: lower-case byte-pair pieces (Sennrich et al. 2016)."""
+"""A tokenizer learned from captions: lower-case byte-pair pieces (Sennrich et al. 2016).
+
+Accents and other marks stay: most scripts tell words apart by them, as Hindi does काला (black) and कला (art).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+# Marks without which a word stays itself: the dot that a lower-cased İ leaves on its i, and how an emoji is drawn.
+_REDUNDANT = Regex("(?<=i)\u0307|[\ufe00-\ufe0f]")
 
 
 def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -16,7 +22,7 @@ def learn_tokenizer(captions: Iterable[str], vocab_size: int) -> Tokenizer:
     """
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.StripAccents(), normalizers.Strip()]
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(_REDUNDANT, ""), normalizers.Strip()]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(individual_digits=True)]
