@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StoppedError,
         TableError,
         TextImageSimilarityError,
+        TooManyFailuresError,
         UsageError,
     )
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
@@ -78,6 +79,7 @@ __all__ = [
     "TableError",
     "TableOptions",
     "TextImageSimilarityError",
+    "TooManyFailuresError",
     "TrainConfig",
     "TrainProgress",
     "TrainResult",
@@ -112,6 +114,7 @@ _HOMES = {
         "ModelUnavailableError",
         "RowError",
         "StoppedError",
+        "TooManyFailuresError",
         "TableError",
         "TextImageSimilarityError",
         "UsageError",

@@ -10,6 +10,7 @@ TextImageSimilarityError
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
 ├── StoppedError            a run ended early because it was asked to: exit code 143
+├── TooManyFailuresError    a run ended early because more rows failed than were allowed: exit code 4
 ├── DatabaseError           a database of embeddings cannot be read, written or searched: exit code 1
 └── RowError                one row failed: becomes the row's `error`, never ends a run
 """
@@ -104,6 +105,10 @@ class BusyError(TableError):
 
 class StoppedError(TextImageSimilarityError):
     """A run was asked to stop, and did so with everything finished kept."""
+
+
+class TooManyFailuresError(TextImageSimilarityError):
+    """More rows of a table failed than `TableOptions.max_failures` allows; everything finished is kept."""
 
 
 class DatabaseError(TextImageSimilarityError):

@@ -139,7 +139,7 @@ def test_a_wrong_limit_is_named(words: list[str], text: str, message: str, capsy
 
 def test_limits_hold_and_the_last_of_a_name_counts(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ["--limit", "max_bytes=1MiB", "--limit", "max_side=1", "--limit", "max_bytes=10"]
-    assert command("score", table, table.with_name("out.csv"), "--model", "mini", *limits) == 0
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini", *limits) == 4
     assert "failed: too_many_bytes  1" in capsys.readouterr().out
     assert command("evaluate", table, "--model", "mini", "--limit", "max_side=1") == 1
     assert "1 too_many_pixels" in capsys.readouterr().err
@@ -155,9 +155,45 @@ def test_paths_may_start_from_another_folder(table: Path) -> None:
     moved = table.rename(table.parent / "deep" / "in.csv")
     out = table.with_name("out.csv")
     for folder, scored in ((moved.parent, False), (table.parent, True)):
-        assert command("score", moved, out, "--model", "mini", "--quiet", "--base-dir", folder, "--restart") == 0
+        assert command("score", moved, out, "--model", "mini", "--quiet", "--base-dir", folder, "--restart") == (
+            0 if scored else 4
+        )
         with out.open(newline="") as file:
             assert bool(next(csv.DictReader(file))["similarity"]) is scored
+
+
+def test_a_job_of_which_nothing_was_scored_is_no_success(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table.write_text("url,caption\nnone.png,a red square\n")
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 4
+    said = capsys.readouterr().err
+    assert "none of the 1 rows has a score, 1 with file_not_found; relative paths start from" in said
+    table.write_text("url,caption\n")
+    assert command("score", table, table.with_name("out.csv"), "--model", "mini") == 0
+
+
+def test_too_many_failures_end_a_run(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("score", table, table.with_name("out.csv"), "--model", "mini", "--chunk-size", "1")
+    assert command(*given, "--max-failures", "10%") == 4
+    assert "1 of 2 rows failed, more than max_failures=10% allows, 1 with file_not_found" in capsys.readouterr().err
+    assert command(*given, "--max-failures", "ten") == 2
+    assert command(*given, "--max-failures", "1") == 0
+
+
+def test_files_of_others_are_kept(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    precious, out = table.with_name("precious.html"), table.with_name("out.csv")
+    precious.write_text("<p>precious</p>")
+    score = ("score", table, out, "--model", "mini", "--quiet", "--report", precious)
+    evaluate = ("evaluate", table, "--model", "mini", "--quiet", "--out", precious)
+    for given in (score, evaluate):
+        assert command(*given) == 2
+        assert "precious.html was not written by this command; name another file, or replace it with --force" in (
+            capsys.readouterr().err
+        )
+        assert precious.read_text() == "<p>precious</p>"
+    assert not out.exists()
+    assert command(*score, "--force") == 0
+    assert command(*score) == 0  # now it is the command's own
+    assert precious.read_text().startswith("<!doctype html>")
 
 
 def test_every_setting_has_a_text_and_options_do_without() -> None:

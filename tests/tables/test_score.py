@@ -221,7 +221,7 @@ def test_an_encoder_that_knows_its_name_alone_still_gives_a_table(folder: Path) 
 
 
 def test_a_link_stays_a_link(folder: Path) -> None:
-    (folder / "real.csv").write_text("old")
+    (folder / "real.csv").touch()
     (folder / "out.csv").symlink_to(folder / "real.csv")
     scored(folder, "url,caption\nred.png,red\n")
     assert (folder / "out.csv").is_symlink()
@@ -255,7 +255,14 @@ def test_a_run_that_stops_leaves_the_old_output_and_no_litter(folder: Path) -> N
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER), progress=stop)
+        score_csv(
+            folder / "in.csv",
+            folder / "out.csv",
+            CONFIG,
+            engine=LocalEngine(encoder=ENCODER),
+            options=TableOptions(force=True),
+            progress=stop,
+        )
     assert (folder / "out.csv").read_text() == "old"
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "out.csv", "red.png"]
 

@@ -12,6 +12,7 @@ from ..errors import TableError, UsageError
 from .options import (
     add_column_options,
     add_fetch_options,
+    add_force,
     add_log_options,
     add_model_options,
     add_worker_options,
@@ -53,6 +54,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="save what a cosine of this model means as `calibration.json`, in the model's folder or in FOLDER",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
+    add_force(command)
     add_log_options(command)
     command.set_defaults(run=run)
 
@@ -63,7 +65,9 @@ def run(options: argparse.Namespace) -> int:
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
     if options.out is not None:
-        check_output(options.out, besides=(options.source, options.embedding_cache))
+        check_output(
+            options.out, mark=b'"source": ', force=options.force, besides=(options.source, options.embedding_cache)
+        )
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 

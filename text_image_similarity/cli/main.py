@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import BusyError, StoppedError, TextImageSimilarityError, UsageError
+from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyFailuresError, UsageError
 from ..system import package_version
 from . import evaluate, logs, score, serve, train
 from .parser import Parser
 
-_CODES = {UsageError: 2, BusyError: 3, StoppedError: 143}
+_CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 143}
 
 
 class _PrintVersion(argparse.Action):

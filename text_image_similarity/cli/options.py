@@ -137,20 +137,37 @@ def setting(text: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def check_output(path: Path, *, besides: Iterable[str | Path | None] = ()) -> None:
-    """Refuse a file to write at the end of a long run, if it could not be written then.
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a command replace any file."""
+    text = "replace a file that this command did not write, which is refused without it"
+    parser.add_argument("--force", action="store_true", help=text)
+
+
+def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file to write at the end of a long run, if it could not be written then, or holds something else now.
 
     Args:
         path: The file.
-        besides: Files that it must not replace; None is no file.
+        mark: What the beginning of every file holds that the command wrote.
+        force: Whether any other file may be replaced.
+        besides: Files that it must not replace in any case; None is no file.
 
     Raises:
-        UsageError: It is a folder, lies in no folder that exists, or is one of the others.
+        UsageError: It is a folder, lies in no folder that exists, is one of the others, or this command did not write it.
     """
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
     if any(path.resolve() == Path(other).resolve() for other in besides if other is not None):
         raise UsageError(f"{path} is a file of the run itself and would be overwritten; name another one")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise UsageError(f"{path} cannot be replaced: {exc.strerror or exc}") from exc
+    if head and mark not in head and not force:
+        raise UsageError(f"{path} was not written by this command; name another file, or replace it with --force")
 
 
 def seconds(text: str) -> float:

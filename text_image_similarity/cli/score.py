@@ -15,6 +15,7 @@ from .client import add_client_options, compare, comparison_table, service_engin
 from .options import (
     add_column_options,
     add_fetch_options,
+    add_force,
     add_log_options,
     add_model_options,
     add_worker_options,
@@ -25,11 +26,16 @@ from .options import (
 )
 from .parser import add_field
 from .stopping import Stopping
-from .terminal import lay_out
+from .terminal import lay_out, logger
 
 if TYPE_CHECKING:
     from ..pipeline import Engine
     from ..tables import Summary
+
+
+# What the files begin with that this command writes besides its table.
+_REPORT = b'<meta name="generator" content="text-image-similarity">'
+_COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -54,25 +60,8 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
     add_field(parser, Config, "chunk_size")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--restart",
-        dest="start",
-        action="store_const",
-        const="restart",
-        default="resume",
-        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
-    )
-    start.add_argument(
-        "--retry-failed",
-        dest="start",
-        action="store_const",
-        const="retry_failed",
-        help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
-    )
+    _add_run_options(parser)
     add = parser.add_argument
-    add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")
-    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     add(
         "--engine",
         default="local",
@@ -95,30 +84,64 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="page to write about the scored table: scores, failures, throughput, pictures, see docs/report.md",
     )
-    add("--strict", action="store_true", help="exit with 4 if a row has no score")
     add_log_options(parser)
     parser.set_defaults(
         run=run, fall_back=False, interrupted="finished parts are kept, and the same command resumes from them"
     )
 
 
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a run begins, what it may replace, and when it ends early."""
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--restart",
+        dest="start",
+        action="store_const",
+        const="restart",
+        default="resume",
+        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
+    )
+    start.add_argument(
+        "--retry-failed",
+        dest="start",
+        action="store_const",
+        const="retry_failed",
+        help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
+    )
+    add = parser.add_argument
+    add_force(parser)
+    add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")
+    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
+    add(
+        "--max-failures",
+        metavar="N|P%",
+        help="end with 4 once more rows than this have failed, such as `1000`, or `5%` of those so far; it is looked at after every "
+        "part, finished parts are kept, and the same command with another value resumes",
+    )
+    add("--strict", action="store_true", help="exit with 4 if any row has no score; without it only if no row has one")
+
+
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    for path in filter(None, (options.report, options.compare)):
-        from ..formats import check_apart
+    out = options.out_path
+    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
+        if path is not None:
+            from ..formats import check_apart
 
-        out, other = options.out_path, options.report if path is options.compare else None
-        check_output(path, besides=(out, f"{out}.summary.json", options.embedding_cache, other))
-        check_apart(options.in_path, str(path))
+            check_apart(options.in_path, str(path))
+            besides = (out, f"{out}.summary.json", options.embedding_cache, other)
+            check_output(path, mark=mark, force=options.force, besides=besides)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
-    from ..tables import TableOptions, score_table
+    from ..tables import TableOptions, explain_failures, score_table
 
     falls_back = options.fall_back and options.model is None and options.service_url is None
     how = TableOptions(
         start=options.start,
         overwrite_column=options.overwrite_column,
+        force=options.force,
         work_dir=options.work_dir,
+        max_failures=options.max_failures,
         fallback_model="mini" if falls_back else None,
     )
     with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
@@ -139,6 +162,13 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         tables = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
         sys.stdout.write("\n\n".join(tables) + "\n")
+    if summary.rows and not summary.scored:
+        from ..formats import with_base_dir
+
+        columns = (options.url_col, options.caption_col)
+        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), columns)
+        logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
+        return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
 
 

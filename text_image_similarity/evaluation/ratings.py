@@ -12,7 +12,7 @@ from os import PathLike
 from ..config import Config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
-from ..formats import Table, check_columns, columns_of, open_table, read_rows, with_base_dir
+from ..formats import Table, check_columns, check_types, columns_of, open_table, read_rows, with_base_dir
 from ..metrics import agreement
 from ..pipeline import Scorer
 from ..records import Progress, Record
@@ -55,6 +55,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     place = os.path.expanduser(table)  # noqa: PTH111 - a Path would break a URL
     opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)
+    check_types(opened.schema, (col_url, col_text), place)
     rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
     failures = Counter(no_rating=rated[False])
     config = with_base_dir(replace(config, score="cosine"), place)

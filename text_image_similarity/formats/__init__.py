@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .columns import check_columns, check_no_columns
+from .columns import check_columns, check_no_columns, check_types
 from .names import ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays
 from .overlap import check_apart
@@ -14,6 +14,7 @@ from .storage import (
     check_writable,
     content_of,
     folder_of,
+    has_content,
     is_url,
     list_folder,
     local_path,
@@ -32,12 +33,14 @@ __all__ = [
     "check_apart",
     "check_columns",
     "check_no_columns",
+    "check_types",
     "check_writable",
     "columns_of",
     "content_of",
     "ending_of",
     "folder_of",
     "format_of",
+    "has_content",
     "is_url",
     "is_whole",
     "list_folder",

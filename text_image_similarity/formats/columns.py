@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from ..errors import UsageError
+from .arrow_types import holds_bytes
 
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
 
@@ -29,6 +32,44 @@ def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> N
             )
         if (count := columns.count(name)) > 1:
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
+
+
+def check_types(schema: pa.Schema, names: Sequence[str], place: str) -> None:
+    """Make sure that some columns hold text or numbers.
+
+    Args:
+        schema: The table's columns.
+        names: Those that are read.
+        place: What messages call the table.
+
+    Raises:
+        UsageError: One holds values that no row could be scored with; the message names its type and what to do.
+    """
+    for name in names:
+        kind = schema.field(name).type
+        if reason := _why_not_text(kind):
+            raise UsageError(f"column {name!r} of {place} {reason} ({kind})")
+
+
+def _why_not_text(kind: pa.DataType) -> str:
+    """Say what a type's values are that are neither text nor numbers; empty if they are."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return _why_not_text(kind.storage_type)
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _why_not_text(kind.value_type)
+    if holds_bytes(kind):
+        return (
+            "holds bytes, from which no row can be scored; if they are text, cast them to strings (in pandas, with "
+            ".str.decode('utf-8')), if they are image files, write them to a folder and name their paths"
+        )
+    if types.is_nested(kind):
+        return "holds several values a row; write one row for each"
+    texts = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    numbers = (types.is_integer, types.is_floating, types.is_decimal)
+    return (
+        "" if any(test(kind) for test in (*texts, *numbers)) else "holds neither text nor numbers; cast it to strings"
+    )
 
 
 def check_no_columns(

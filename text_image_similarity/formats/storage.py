@@ -97,6 +97,20 @@ def open_bytes(place: str) -> IO[bytes]:
         return local_path(place).open("rb")
 
 
+def has_content(place: str) -> bool:
+    """Say whether there is a file that is not empty.
+
+    Raises:
+        UsageError, TableError: It cannot be asked.
+    """
+    with reading(place):
+        if is_url(place):
+            system, path = _system(place)
+            system.invalidate_cache()
+            return bool(system.exists(path) and system.size(path))
+        return local_path(place).exists() and local_path(place).stat().st_size > 0
+
+
 def upload(local: Path, url: str) -> None:
     """Put a file of this machine where a URL says.
 

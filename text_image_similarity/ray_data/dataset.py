@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..config import Config
 from ..errors import ConfigError
-from ..formats import check_columns, check_no_columns
+from ..formats import check_columns, check_no_columns, check_types
 from ..pipeline import Scorer, portable
 from ..pipeline.arrow import score_batches
 from ..records import OUT_COLUMNS
@@ -69,6 +69,8 @@ def score_dataset(
     columns = (col_url, col_text)
     if (schema := ds.schema(fetch_if_missing=False)) is not None:
         _check(schema.names, columns)
+        if isinstance(schema.base_schema, pa.Schema):
+            check_types(schema.base_schema, columns, "the dataset")
     pool = ActorPoolStrategy(
         **_pool_size(concurrency), max_concurrent_calls_per_actor=CALLS, enable_true_multi_threading=True
     )
@@ -108,6 +110,7 @@ class ScoringActor:
             UsageError: It lacks a column, or has one of those that are added.
         """
         _check(table.column_names, self._columns)
+        check_types(table.schema, self._columns, "the dataset")
         with closing(score_batches(table.to_batches(), self._scorer, self._columns)) as scored:
             return pa.Table.from_batches(scored)
 

@@ -101,7 +101,15 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     names = [field.name for field in fields]
     ignore_case = df.sparkSession.conf.get("spark.sql.caseSensitive") != "true"
     check_no_columns(names, OUT_COLUMNS, "the DataFrame", "rename or drop it", ignore_case=ignore_case)
-    numbers = (types.ByteType, types.ShortType, types.IntegerType, types.LongType, types.FloatType, types.DoubleType)
+    numbers = (
+        types.ByteType,
+        types.ShortType,
+        types.IntegerType,
+        types.LongType,
+        types.FloatType,
+        types.DoubleType,
+        types.DecimalType,
+    )
     texts = (types.StringType, types.CharType, types.VarcharType, types.NullType)
     for field in fields:
         if field.name in columns and not isinstance(field.dataType, (*texts, *numbers)):

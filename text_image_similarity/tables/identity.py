@@ -10,7 +10,7 @@ from typing import Any
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import UsageError
-from ..formats import Table, content_of, open_bytes
+from ..formats import Table, content_of, has_content, is_url, open_bytes
 from ..workspace import changes
 
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
@@ -41,6 +41,36 @@ def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[st
     }
     same: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return same
+
+
+def check_replaceable(target: str, begun: tuple[dict[str, Any], bool] | None) -> None:
+    """Refuse to replace an output that no run has written, or that was changed since.
+
+    Args:
+        target: The output.
+        begun: The run whose parts are there, and whether they are all of them: then it may have put its output in place.
+
+    Raises:
+        UsageError: It is not the output of a finished run.
+    """
+    if begun is not None and begun[1]:
+        return
+    note = f"{target}.summary.json"
+    there = [place for place in (target, note) if has_content(place)]
+    if not there:
+        return
+    try:
+        with open_bytes(note) as file:
+            found = dict(json.load(file))
+        written, _ = str(found["output_content"]), dict(found["job"])
+    except (UsageError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
+        ) from None
+    if target in there and not is_url(target) and content_of(target) != written:  # at a URL it would have to be fetched
+        raise UsageError(
+            f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
+        )
 
 
 def earlier_output(

@@ -14,6 +14,7 @@ from ..formats import Output, Rows, Table
 from ..pipeline import Engine, RunStats, TaggedRows
 from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
 from ..workspace import Part, Workspace, digest_of
+from .failures import FailureWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class TableJob:
         columns: Its columns of references and of captions.
         output: What writes it.
         work: Where its finished parts are.
+        watch: Looks at rows that fail.
         earlier: The finished output of an earlier run, of which only failures that may have passed are scored again.
     """
 
@@ -32,6 +34,7 @@ class TableJob:
     columns: tuple[str, str]
     output: Output
     work: Workspace
+    watch: FailureWatch
     earlier: Table | None = None
 
     def score(self, chunk_size: int, engine: Engine, progress: Progress | None, stop: Callable[[], bool]) -> None:
@@ -45,6 +48,7 @@ class TableJob:
 
         Raises:
             StoppedError: `stop` said yes; what is finished is kept.
+            TooManyFailuresError: More rows failed than may; what is finished is kept.
         """
         stats = RunStats()
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
@@ -52,6 +56,7 @@ class TableJob:
         with closing(engine.score_parts(parts, stats)) as results:
             while counter.done < counter.total:
                 kept = counter.done
+                self.watch.check(counter.failures, kept)
                 if stop():
                     raise _stopped(kept, counter.total)
                 try:
@@ -62,6 +67,7 @@ class TableJob:
                     raise
                 if counter.done == kept:  # no results are left; `score_table` finds out why
                     break
+        self.watch.check(counter.failures, counter.done)
 
     def _score_part(
         self, results: Generator[tuple[Rows, ScoreResult]], stats: RunStats, counter: _ProgressCounter
@@ -94,6 +100,7 @@ class TableJob:
             seconds={**seconds, "total": round(time.perf_counter() - began, 6)},
         )
         self.work.commit(part, data)
+        self.watch.look_at(found)
 
     def _parts(self, start: int, most: int) -> Iterator[TaggedRows[Rows]]:
         """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""
@@ -125,14 +132,19 @@ class _ProgressCounter:
     def __init__(self, parts: Sequence[Part], total: int, progress: Progress | None) -> None:
         self.done = sum(part.rows for part in parts)
         self.total = total
-        self._failed = self.done - sum(part.scored for part in parts)
+        self.failures: Counter[str] = Counter()
+        for part in parts:
+            self.failures.update(part.failures)
+        self._failed = self.failures.total()
         self._progress = progress
         self._report()
 
     def count(self, result: ScoreResult) -> None:
         """Count one more row."""
         self.done += 1
-        self._failed += result.error is not None
+        if result.code is not None:
+            self.failures[result.code.value] += 1
+            self._failed += 1
         self._report()
 
     def _report(self) -> None:

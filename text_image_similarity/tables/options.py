@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Literal, get_args
 
 from ..config import one_of
+from .failures import most_failures
 
 Start = Literal["resume", "restart", "retry_failed"]
 
@@ -18,19 +19,25 @@ class TableOptions:
     Args:
         start: `resume` goes on from the finished parts of an earlier run, if there are any; `restart` drops them;
             `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
+        force: Whether an output is replaced that was not written by an earlier run, or was changed since; else it is refused.
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
+        max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so
+            far, such as `5%`; it is looked at after every part. None is no limit.
         fallback_model: The model to take, with a warning in the log and in the summary, if the one that the run's `Config`
             names is unavailable; None raises then.
 
     Raises:
-        ConfigError: `start` is not one of the choices.
+        ConfigError: A value is outside its choices.
     """
 
     start: Start = "resume"
+    force: bool = False
     overwrite_column: bool = False
     work_dir: str | PathLike[str] | None = None
+    max_failures: int | str | None = None
     fallback_model: str | None = None
 
     def __post_init__(self) -> None:
         one_of("start", self.start, get_args(Start))
+        most_failures(self.max_failures, 0)

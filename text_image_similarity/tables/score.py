@@ -27,6 +27,7 @@ from ..formats import (
     check_apart,
     check_columns,
     check_no_columns,
+    check_types,
     check_writable,
     content_of,
     format_of,
@@ -42,7 +43,8 @@ from ..formats import (
 from ..pipeline import Engine, LocalEngine
 from ..records import OUT_COLUMNS, Progress
 from ..workspace import Workspace, digest_of
-from .identity import earlier_output, identity_of
+from .failures import FailureWatch
+from .identity import check_replaceable, earlier_output, identity_of
 from .job import TableJob
 from .options import TableOptions
 from .summary import Summary, outcome, versions
@@ -88,6 +90,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TableError: The input cannot be read, or the output cannot be written.
         BusyError: Another run is writing this output.
         StoppedError: `stop` said so; the same call resumes.
+        TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
     options, engine = options or TableOptions(), engine or LocalEngine()
@@ -95,6 +98,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     _check_places(source, target)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
+        if options.start != "retry_failed" and not options.force:
+            check_replaceable(target, work.begun())
         table, states = _checked(source, (col_url, col_text), config, options)
         output = output_for(target, table, config.dialect)
         config = with_base_dir(config, source)
@@ -107,7 +112,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             )
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
         work.begin(run, used, restart=options.start == "restart")
-        job = TableJob(table, (col_url, col_text), output, work, earlier)
+        watch = FailureWatch(config, (col_url, col_text), options.max_failures)
+        job = TableJob(table, (col_url, col_text), output, work, watch, earlier)
         job.score(config.chunk_size, engine, progress, stop)
         if [state_of(file) for file in table.files] != states:
             raise TableError(
@@ -189,6 +195,7 @@ def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
     check_columns(table.columns, columns, source)
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
     check_no_columns(table.columns, OUT_COLUMNS, source, hint)
+    check_types(table.schema, columns, source)
 
 
 def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

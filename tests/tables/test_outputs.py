@@ -1,0 +1,101 @@
+"""What may be replaced: what an earlier run wrote, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from tests.support.images import inline
+from text_image_similarity import Config, LocalEngine, TableOptions, UsageError, score_csv
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.tables import Summary
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.csv"
+    path.write_text(f'url,caption\n"{inline("red")}",red\n')
+    return path
+
+
+def score(source: Path, target: Path | str, **options: Any) -> Summary:
+    return score_csv(
+        source, target, Config(), engine=LocalEngine(encoder=ColourEncoder()), options=TableOptions(**options)
+    )
+
+
+@pytest.mark.parametrize("start", ["resume", "restart"])
+def test_a_file_that_is_not_ours_is_kept(source: Path, start: str) -> None:
+    out = source.with_name("precious.csv")
+    out.write_text("precious\n")
+    with pytest.raises(UsageError, match=r"precious\.csv was not written by this command; .*--force"):
+        score(source, out, start=start)
+    assert out.read_text() == "precious\n"
+    assert sorted(path.name for path in source.parent.iterdir()) == ["in.csv", "precious.csv"]
+    score(source, out, start=start, force=True)
+    assert out.read_text().startswith("url,caption,similarity,error\n")
+
+
+def test_an_output_of_ours_is_replaced_unless_it_was_changed(source: Path) -> None:
+    out = source.with_name("out.csv")
+    score(source, out)
+    before = out.read_text()
+    score(source, out)
+    assert out.read_text() == before
+    out.write_text(before + "mine,too,,\n")
+    with pytest.raises(UsageError, match=r"out\.csv was changed after it was written; .*--force"):
+        score(source, out)
+    assert out.read_text().endswith("mine,too,,\n")
+
+
+@pytest.mark.parametrize("text", ["precious", "[]", "{}", '{"output_content": 7, "mine": 1}'])
+def test_a_summary_that_is_not_ours_is_kept(source: Path, text: str) -> None:
+    out, note = source.with_name("out.csv"), source.with_name("out.csv.summary.json")
+    note.write_text(text)
+    with pytest.raises(UsageError, match=r"out\.csv\.summary\.json was not written by this command"):
+        score(source, out)
+    assert note.read_text() == text
+    assert not out.exists()
+
+
+def test_an_empty_file_is_replaced(source: Path) -> None:
+    out = source.with_name("out.csv")
+    out.touch()
+    assert score(source, out).scored == 1
+
+
+def test_an_output_that_was_put_in_place_without_its_summary_is_ours(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = source.with_name("out.csv")
+    moved: list[Path] = []
+
+    def stop_after_the_table(*paths: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(paths[1])
+        paths[0].replace(paths[1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("text_image_similarity.tables.score.move_durably", stop_after_the_table)
+        with pytest.raises(KeyboardInterrupt):
+            score(source, out)
+    assert out.exists()
+    assert not source.with_name("out.csv.summary.json").exists()
+    assert score(source, out).scored == 1
+    assert json.loads(source.with_name("out.csv.summary.json").read_text())["scored"] == 1
+
+
+def test_a_file_at_a_url_is_kept_too(source: Path) -> None:
+    url = f"memory://{source.parent.name}/out.csv"
+    files = fsspec.filesystem("memory")
+    files.pipe_file(url, b"precious")
+    with pytest.raises(UsageError, match="was not written by this command"):
+        score(source, url)
+    assert files.cat_file(url) == b"precious"
+    score(source, url, force=True)
+    assert score(source, url).scored == 1

@@ -1,0 +1,115 @@
+"""Rows that fail, seen while a job runs: a warning where most do, and an end where more do than were allowed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..config import Config
+from ..errors import ConfigError, ErrorCode, TooManyFailuresError
+from ..records import ScoreResult
+
+logger = logging.getLogger("text_image_similarity")
+
+_UNREACHABLE = "can this machine reach the internet? If it needs a proxy, name it with --proxy"
+_CAUSES = {
+    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name the folder with --base-dir",
+    ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with --url-col",
+    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with --url-col",
+    ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with --caption-col",
+    ErrorCode.DNS_ERROR: _UNREACHABLE,
+    ErrorCode.CONNECT_ERROR: _UNREACHABLE,
+    ErrorCode.TIMEOUT: "are the hosts slow, or is there no way to them? --timeout and --limit total_s=... give them longer",
+    ErrorCode.BLOCKED_ADDRESS: "if the hosts are in your own network, add --limit allow_private_addresses=true",
+    ErrorCode.HTTP_4XX: "have the URLs expired, or do they need a login?",
+    ErrorCode.HTTP_429: "the hosts want fewer requests; lower --io-workers or --limit per_host=...",
+    ErrorCode.NOT_AN_IMAGE: "do the references lead to pages about the images?",
+    ErrorCode.TOO_MANY_BYTES: "--limit max_bytes=... allows larger files",
+    ErrorCode.TOO_MANY_PIXELS: "--limit max_pixels=... allows larger images",
+}
+
+
+def most_failures(limit: int | str | None, rows: int) -> float:
+    """Return how many of some rows may fail.
+
+    Args:
+        limit: A number of rows, or a share such as `5%`; None is no limit.
+        rows: How many there are so far.
+
+    Raises:
+        ConfigError: It is neither.
+
+    Example:
+        >>> most_failures("5%", 200), most_failures(3, 200)
+        (10.0, 3)
+    """
+    if limit is None:
+        return rows
+    share = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%", str(limit), re.ASCII)
+    if share and float(share[1]) <= 100:
+        return rows * float(share[1]) / 100
+    if isinstance(limit, bool) or not re.fullmatch(r"\d{1,15}", str(limit), re.ASCII):
+        raise ConfigError(
+            f"max_failures={limit!r} must be a number of rows, such as 100, or a share of them, such as 5%"
+        )
+    return int(limit)
+
+
+def explain_failures(
+    failures: Mapping[str, int], config: Config, columns: tuple[str, str], example: str | None = None
+) -> str:
+    """Say which failure is the commonest, and what may have caused it.
+
+    Args:
+        failures: How many rows failed, by error code; at least one.
+        config: The settings of the run.
+        columns: The columns of references and of captions.
+        example: An error of this kind, as its row has it.
+    """
+    code, count = Counter(failures).most_common(1)[0]
+    cause = _CAUSES.get(ErrorCode(code), "")
+    said = cause.format(base_dir=config.base_dir, col_url=columns[0], col_text=columns[1])
+    return f"{count:,} with {example or code}" + (f"; {said}" if said else "")
+
+
+@dataclass(slots=True)
+class FailureWatch:
+    """Watches the failures of a job.
+
+    Args:
+        config: The settings of the run.
+        columns: The columns of references and of captions.
+        limit: How many rows may fail, see `most_failures`.
+    """
+
+    config: Config
+    columns: tuple[str, str]
+    limit: int | str | None = None
+    _warned: bool = False
+
+    def look_at(self, results: Sequence[ScoreResult]) -> None:
+        """Warn once, after the first part, if most of its rows failed."""
+        failures = Counter(result.code.value for result in results if result.code is not None)
+        if not self._warned and 2 * failures.total() > len(results):
+            code = failures.most_common(1)[0][0]
+            example = next(result.error for result in results if result.code == code)
+            said = explain_failures(failures, self.config, self.columns, example)
+            logger.warning("%s of the first %s rows failed, %s", f"{failures.total():,}", f"{len(results):,}", said)
+        self._warned = True
+
+    def check(self, failures: Mapping[str, int], rows: int) -> None:
+        """End the run if too many rows have failed so far.
+
+        Raises:
+            TooManyFailuresError: They have.
+        """
+        failed = sum(failures.values())
+        if failed > most_failures(self.limit, rows):
+            raise TooManyFailuresError(
+                f"{failed:,} of {rows:,} rows failed, more than max_failures={self.limit} allows, "
+                f"{explain_failures(failures, self.config, self.columns)}; finished parts are kept, and the same command with another "
+                "--max-failures resumes from them"
+            )
