@@ -29,19 +29,62 @@ def stored(kind: pa.DataType) -> pa.DataType:
 
 
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """Return the type that holds the values of two, or None; at any depth, one without any value is that of the other."""
-    if one == other or pa.types.is_null(other):
+    """Return the type that holds the values of two without loss, or None; at any depth, one without any value is that of the other.
+
+    Texts, bytes, integers, floats, decimals of one scale, and times of one zone may differ in their width or unit.
+    """
+    types = pa.types
+    if one == other or types.is_null(other):
         return one
-    if pa.types.is_null(one):
+    if types.is_null(one):
         return other
-    both_lists = pa.types.is_list(one) and pa.types.is_list(other)
-    both_structs = pa.types.is_struct(one) and pa.types.is_struct(other)
-    if not (both_lists or both_structs) or one.num_fields != other.num_fields:
-        return None
-    fields = [_common_field(one.field(i), other.field(i)) for i in range(one.num_fields)]
-    if any(field is None for field in fields):
-        return None
-    return pa.list_(*fields) if both_lists else pa.struct(fields)
+    if types.is_dictionary(one) or types.is_dictionary(other):
+        return common_type(dense(one), dense(other))
+    if all(_is_list(kind) for kind in (one, other)):
+        item = _common_field(one.value_field, other.value_field.with_name(one.value_field.name))
+        large = types.is_large_list(one) or types.is_large_list(other)
+        return None if item is None else pa.large_list(item) if large else pa.list_(item)
+    if types.is_struct(one) and types.is_struct(other) and one.num_fields == other.num_fields:
+        fields = [_common_field(one.field(i), other.field(i)) for i in range(one.num_fields)]
+        return None if any(field is None for field in fields) else pa.struct(fields)
+    if types.is_timestamp(one) and types.is_timestamp(other) and one.tz == other.tz:
+        return max(one, other, key=lambda kind: _UNITS.index(kind.unit))
+    for family, widest in _FAMILIES:
+        if all(any(test(kind) for test in family) for kind in (one, other)):
+            return widest(one, other)
+    return None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    return max(one, other, key=lambda kind: kind.bit_width)
+
+
+def _wider_integer(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """Return the narrowest integer type for both, which is signed if one of them is; None if 64 bits are too few."""
+    if pa.types.is_signed_integer(one) == pa.types.is_signed_integer(other):
+        return _wider(one, other)
+    signed, unsigned = (one, other) if pa.types.is_signed_integer(one) else (other, one)
+    wide = max(signed.bit_width, 2 * unsigned.bit_width)
+    return {16: pa.int16(), 32: pa.int32(), 64: pa.int64()}.get(wide)
+
+
+def _wider_decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    return max(one, other, key=lambda kind: kind.precision) if one.scale == other.scale else None
+
+
+_UNITS = ("s", "ms", "us", "ns")
+_FAMILIES: tuple[tuple[tuple[Callable[[pa.DataType], bool], ...], Callable[[Any, Any], pa.DataType | None]], ...] = (
+    ((pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), lambda *_: pa.large_string()),
+    ((pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view), lambda *_: pa.large_binary()),
+    ((pa.types.is_integer,), _wider_integer),
+    ((pa.types.is_floating,), _wider),
+    ((pa.types.is_decimal,), _wider_decimal),
+    ((pa.types.is_date,), lambda *_: pa.date64()),
+)
 
 
 def _common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:

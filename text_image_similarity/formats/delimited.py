@@ -59,6 +59,7 @@ class DelimitedTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _header: list[str] = field(init=False)
+    _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # of files, where the header's columns are
     _quoting: str = field(init=False)
     _doubtful: int = field(init=False, default=0)  # rows that may be several, with the first of them
     _first_doubtful: str = field(init=False, default="")
@@ -70,7 +71,10 @@ class DelimitedTable:
         self._header = self._first(self.files[0])
         self.columns = [name for name in self._header if name not in self.dropped]
         for other in self.files[1:]:
-            if (found := self._first(other)) != self._header:
+            found = self._first(other)
+            if sorted(found) == sorted(self._header) and len(set(found)) == len(found):
+                self._orders[other] = [found.index(name) for name in self._header]
+            elif found != self._header:
                 raise TableError(
                     f"{other} has the columns {list_columns(found)}, but {self.files[0]} has {list_columns(self._header)}"
                 )
@@ -108,8 +112,10 @@ class DelimitedTable:
 
     def _all(self) -> Iterator[list[str]]:
         for place in self.files:
+            order = self._orders.get(place)
             with self._open(place) as (file, _):
-                yield from self._data(place, file)
+                rows = self._data(place, file)
+                yield from rows if order is None else ([row[i] for i in order] for row in rows)
 
     def _open(self, place: str, errors: str = "strict") -> AbstractContextManager[tuple[TextIO, Hashed]]:
         return open_text(place, encoding=self.dialect.encoding, errors=errors)

@@ -100,18 +100,24 @@ class ParquetTable:
                         start -= rows
                         continue
                     for stored_batch in file.iter_batches(most, row_groups=[group]):
-                        batch = self._dense(stored_batch)
+                        batch = self._dense(stored_batch, place)
                         yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
                         start -= min(start, batch.num_rows)
 
-    def _dense(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        kept = [
-            column for name, column in zip(batch.schema.names, batch.columns, strict=True) if name not in self.dropped
-        ]
+    def _dense(self, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
+        names = batch.schema.names
+        order = [place for place, name in enumerate(names) if name not in self.dropped]
+        if [
+            names[place] for place in order
+        ] != self.schema.names:  # a file in another order, where no name occurs twice
+            order = [names.index(name) for name in self.schema.names]
+        kept = [batch.column(place) for place in order]
         wanted = pa.schema([column.with_type(_while_cut(column.type)) for column in self.schema])
-        return pa.record_batch(
-            [column.cast(other.type) for column, other in zip(kept, wanted, strict=True)], schema=wanted
-        )
+        try:
+            columns = [column.cast(other.type) for column, other in zip(kept, wanted, strict=True)]
+        except pa.ArrowException as exc:
+            raise TableError(f"{file} has a value that the other files' type of its column cannot hold: {exc}") from exc
+        return pa.record_batch(columns, schema=wanted)
 
     def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:
         """Return a part as one batch; dictionaries without an order hold its own values only, not all of the file."""
@@ -131,7 +137,9 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         TableError: They do not agree; the message names the columns that do not.
     """
     names = [[column.name for column in columns] for columns in (one, other)]
-    if names[0] != names[1]:
+    if sorted(names[0]) == sorted(names[1]) and len(set(names[0])) == len(names[0]):
+        other = sorted(other, key=lambda column: names[0].index(column.name))
+    elif names[0] != names[1]:
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
         found = f"not both have: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
         raise TableError(f"{places[1]} has other columns than {places[0]}; {found}")
@@ -140,7 +148,9 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
         f"{b.name!r} ({b.type}, there {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
     ]
     if apart:
-        raise TableError(f"{places[1]} has columns of other types than {places[0]}: {', '.join(apart)}")
+        raise TableError(
+            f"{places[1]} has columns of other types than {places[0]}: {', '.join(apart)}; cast them to one type"
+        )
     return [
         a.with_type(kind).with_nullable(a.nullable or b.nullable) for a, b, kind in zip(one, other, kinds, strict=True)
     ]
