@@ -227,7 +227,13 @@ def test_importing_loads_nothing_heavy(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["score", "--help"], ["evaluate", "--help"], ["evaluate", "x.csv", "--batch-size", "0"]]
+    "arguments",
+    [
+        ["score", "--help"],
+        ["evaluate", "--help"],
+        ["evaluate", "x.csv", "--batch-size", "0"],
+        ["train", "x.csv", "out", "--device", "cpu", "--precision", "fp16"],
+    ],
 )
 def test_help_and_a_wrong_option_load_no_torch(arguments: list[str]) -> None:
     code = (

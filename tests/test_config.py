@@ -37,6 +37,14 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"model_cache": 3}, "model_cache must be a path, not 3"),
         ({"embedding_cache": ""}, "embedding_cache must be a path, not ''"),
         ({"base_dir": 3}, "base_dir must be a path, not 3"),
+        (
+            {"precision": "int8", "backend": "torch"},
+            "precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto'",
+        ),
+        ({"precision": "int8", "device": "cuda:1"}, "run on the CPU, not on device='cuda:1'; set device='cpu'"),
+        ({"backend": "onnx", "device": "mps"}, "run on the CPU, not on device='mps'; set device='cpu'"),
+        ({"backend": "onnx", "precision": "fp16"}, "backend='onnx' runs in fp32 or int8"),
+        ({"precision": "fp16", "device": "cpu"}, "precision='fp16' needs a GPU; with device='cpu' use auto or fp32"),
         ({"isolate_decoder": 1}, "isolate_decoder must be True or False, not 1"),
     ],
 )

@@ -181,6 +181,7 @@ class Config:
         one_of("backend", self.backend, get_args(BackendName))
         one_of("preprocess", self.preprocess, get_args(PreprocessMode))
         one_of("score", self.score, get_args(ScoreKind))
+        _fitting(self.device, self.precision, self.backend)
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
@@ -204,6 +205,20 @@ def _is_text_encoding(name: object) -> bool:
         return isinstance(name, str) and isinstance("".encode(name), bytes)
     except (LookupError, ValueError):
         return False
+
+
+def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
+    """Raise a `ConfigError` where no machine and no model could have a device, a precision and a backend together."""
+    if precision == "int8" and backend == "torch":
+        raise ConfigError("precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto', or another precision")
+    if backend == "onnx" and precision == "fp16":
+        raise ConfigError("backend='onnx' runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'")
+    if (backend == "onnx" or precision == "int8") and device not in ("auto", "cpu"):
+        raise ConfigError(
+            f"backend='onnx' and precision='int8' run on the CPU, not on device={device!r}; set device='cpu'"
+        )
+    if precision == "fp16" and device == "cpu":
+        raise ConfigError("precision='fp16' needs a GPU; with device='cpu' use auto or fp32")
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

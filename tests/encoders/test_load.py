@@ -17,7 +17,6 @@ from tests.support.images import noise
 from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
-from text_image_similarity.encoders.torch_backend import Placement, choose_placement
 
 
 @pytest.mark.slow
@@ -260,25 +259,6 @@ def test_a_damaged_dual_encoder_says_so(tmp_path: Path) -> None:
         )
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_encoder(Config(model=tmp_path))
-
-
-def test_devices_and_precisions() -> None:
-    if not torch.cuda.is_available():
-        assert str(choose_placement(Config()).device) in ("cpu", "mps")
-        with pytest.raises(ConfigError, match="not available"):
-            choose_placement(Config(device="cuda"))
-    assert choose_placement(Config(device="cpu")).dtype == torch.float32
-    with pytest.raises(ConfigError, match="fp16"):
-        choose_placement(Config(device="cpu", precision="fp16"))
-
-
-def test_cuda_is_chosen_with_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_placement(Config()) == Placement(torch.device("cuda"), torch.float16)
-    assert choose_placement(Config(device="cuda:1", precision="fp32")).dtype == torch.float32
-    with pytest.raises(ConfigError, match="cuda:2"):
-        choose_placement(Config(device="cuda:2"))
 
 
 @pytest.mark.gpu

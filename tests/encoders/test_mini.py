@@ -80,7 +80,7 @@ def test_the_score_command_needs_none_either(tmp_path: Path) -> None:
 
 
 def test_without_torch_the_cpu_is_used_even_beside_a_gpu() -> None:
-    driver = "from text_image_similarity.encoders import onnx_load\nonnx_load._GPU_FILES = ('/dev/null',)\n"
+    driver = "from text_image_similarity.encoders import placement\nplacement._GPU_FILES = ('/dev/null',)\n"
     done = run_without(NEEDLESS, driver + SCORE)
     assert (done.stdout, done.stderr) == (a_score(), "")
 

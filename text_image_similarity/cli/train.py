@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tqdm import tqdm
 
 from ..config import Config, Limits
+from ..encoders.placement import check_placement
 from ..training.config import MODEL_SETTINGS, TrainConfig
 from .options import add_fetch_options, add_log_options, draws_bars
 from .parser import add_field
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
         timeout_s=options.timeout_s, retries=options.retries, proxy=options.proxy, limits=Limits(**dict(options.limits))
     )
     config = TrainConfig(**given, loading=loading)
+    check_placement(Config(device=config.device, precision="fp16" if config.precision == "fp16" else "auto"))
     from ..training.loop import train  # here, so that `--help` and a wrong option answer before torch is loaded
 
     with closing(_EpochBars(options)) as bars:

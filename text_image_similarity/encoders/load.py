@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import DEFAULT_MODEL, Config
 from ..errors import ConfigError, ModelUnavailableError
 from ..system import is_installed, require
+from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
 from .zipped import on_disk
 
@@ -49,6 +50,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
         ModelError: The model is there but cannot be used.
         ConfigError: The device, backend or precision is not available here, or not for this model.
     """
+    check_placement(config)
     name = str(config.model)
     folder = model_folder(name)
     if folder.is_dir():
@@ -76,10 +78,10 @@ def load_encoder(config: Config) -> PreparingEncoder:
 
 def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config], TwoTowerEncoder]) -> TwoTowerEncoder:
     """Load a model on the backend that `config` asks for; `folder` is where its files are, as far as they are here."""
-    from .onnx_load import load_onnx, runs_on_onnx
-
     if not runs_on_onnx(config, _shape(folder) if folder else {}):
         return load(config)
+    from .onnx_load import load_onnx
+
     return load_onnx(name, folder, config, load)
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from ..config import Config
-from ..errors import ConfigError, ModelError
+from ..errors import ModelError
 from ..preprocess import Preprocess
 from ..system import is_installed, require
 from .fingerprint import FACTS, fingerprint
@@ -30,46 +28,6 @@ logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
 _LAYOUT = 4  # of the exported folders; another number leaves old ones aside
-# NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
-_GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
-
-
-def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
-    """Say whether a model is to run on ONNX Runtime.
-
-    Args:
-        config: `backend`, `precision` and `device` are used.
-        shape: The model's `config.json`, or an empty one while it is not known.
-
-    Raises:
-        ConfigError: ONNX Runtime was requested but is unavailable, or runs neither this model nor on this device.
-    """
-    asked = config.backend == "onnx" or config.precision == "int8"
-    if config.backend == "torch":
-        return False  # which refuses int8 itself
-    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences.
-    if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
-        if asked:
-            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
-        return False
-    if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
-        if asked:
-            raise ConfigError("backend='onnx' and precision='int8' run on the CPU, in fp32 or int8; set device='cpu'")
-        return False
-    if asked:
-        require("backend='onnx' or precision='int8'", "onnxruntime", extra="onnx")
-    return is_installed("onnxruntime")
-
-
-def _no_gpu() -> bool:
-    """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
-    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES)):
-        return True
-    if not is_installed("torch"):
-        return True  # nothing else here would use it
-    import torch
-
-    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
 
 
 def load_onnx(

@@ -54,18 +54,24 @@ def choose_placement(config: Config) -> Placement:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     there = {
-        "cpu": True,
-        "mps": torch.backends.mps.is_available(),
-        "cuda": (device.index or 0) < torch.cuda.device_count(),
-    }
-    if not there[device.type]:
-        raise ConfigError(f"device={config.device!r} is not available on this machine; use auto or cpu")
-    if config.precision == "int8":
-        raise ConfigError("precision='int8' needs the CPU and backend='onnx' or 'auto'")
+        "cpu": 1,
+        "mps": int(torch.backends.mps.is_available()),
+        "cuda": torch.cuda.device_count(),
+    }[device.type]
+    if (device.index or 0) >= there:
+        raise ConfigError(f"device={config.device!r} is not available: {_lack(device.type, there)}; use auto or cpu")
     if config.precision == "fp16" and device.type == "cpu":
         raise ConfigError("precision='fp16' needs CUDA or MPS; use auto or fp32 on the CPU")
     half = config.precision == "fp16" or (config.precision == "auto" and device.type != "cpu")
     return Placement(device, torch.float16 if half else torch.float32)
+
+
+def _lack(kind: str, count: int) -> str:
+    if count:
+        return f"torch sees {count} such device{'s' * (count > 1)}, cuda:0{f' to cuda:{count - 1}' * (count > 1)}"
+    if kind == "cuda" and not torch.backends.cuda.is_built():
+        return f"the installed torch, {torch.__version__}, was built without CUDA"
+    return "torch sees no such device"
 
 
 class Tower(nn.Module):

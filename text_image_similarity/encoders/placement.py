@@ -1,0 +1,81 @@
+"""Where a model runs, decided before anything is asked of the hub, and without loading torch where the machine tells."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from ..config import Config
+from ..errors import ConfigError
+from ..system import is_installed, require
+
+# NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
+
+
+def check_placement(config: Config) -> None:
+    """Make sure that this machine has the device, precision and backend that `config` asks for, whatever the model is.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    device = config.device
+    if device in ("auto", "cpu") and config.precision != "fp16":
+        runs_on_onnx(config, {})
+        return
+    if device == "mps" and sys.platform != "darwin":
+        raise ConfigError("device='mps' is a GPU of Apple's, which this machine does not have; use auto or cpu")
+    if device != "mps" and _has_no_gpu_file():
+        missing = "an NVIDIA or AMD GPU, and this process sees none"
+        if device == "auto":
+            raise ConfigError(f"precision='fp16' needs {missing}; use auto or fp32")
+        raise ConfigError(f"device={device!r} needs {missing}; use auto or cpu")
+    require(f"device={device!r} with precision={config.precision!r}", "torch")
+    from .torch_backend import choose_placement
+
+    choose_placement(config)
+
+
+def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
+    """Say whether a model is to run on ONNX Runtime.
+
+    Args:
+        config: `backend`, `precision` and `device` are used.
+        shape: The model's `config.json`, or an empty one while it is not known.
+
+    Raises:
+        ConfigError: ONNX Runtime was requested but is unavailable, or runs neither this model nor on this device.
+    """
+    asked = config.backend == "onnx" or config.precision == "int8"
+    if config.backend == "torch":
+        return False
+    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences.
+    if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
+        if asked:
+            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
+        return False
+    if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
+        if asked:
+            raise ConfigError(
+                "backend='onnx' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
+            )
+        return False
+    if asked:
+        require("backend='onnx' or precision='int8'", "onnxruntime", extra="onnx")
+    return is_installed("onnxruntime")
+
+
+def _no_gpu() -> bool:
+    """Say whether this machine is known to have no GPU, without the seconds that loading torch takes to tell."""
+    if _has_no_gpu_file():
+        return True
+    if not is_installed("torch"):
+        return True  # nothing else here would use it
+    import torch
+
+    return not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def _has_no_gpu_file() -> bool:
+    return sys.platform == "linux" and not any(map(os.path.exists, _GPU_FILES))
