@@ -253,8 +253,10 @@ def test_alpha_on_white_equals_pillows_composition() -> None:
     ],
 )
 def test_jpegs_that_end_in_their_header(cut: Callable[[bytes], bytes], code: str) -> None:
-    data = saved(Image.effect_noise((64, 64), 90), "JPEG")
-    assert outcome(cut(data)) == code
+    noise = np.random.default_rng(0).integers(
+        0, 256, (64, 64), np.uint8
+    )  # of some noise the last two bytes are no pixels
+    assert outcome(cut(saved(Image.fromarray(noise), "JPEG"))) == code
 
 
 def test_a_damaged_length_is_no_early_end() -> None:

@@ -189,7 +189,7 @@ def test_damage_inside_a_file() -> None:
         (b"<!-- ad --><div><svg></svg></div>", "not_an_image"),
         (b"", "empty_body"),
         (b"BMW is a make of cars" * 20, "not_an_image"),
-        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00" * 40, "not_an_image"),
+        (b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00" * 40, "unsupported_format"),
         (b"\x89PN", "truncated"),
         (b"\xff\xd8\xff", "truncated"),
         (b"\xff\xd8\xff\xe0" + b"\x00" * 100, "truncated"),

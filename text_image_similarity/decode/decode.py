@@ -12,6 +12,7 @@ from ..errors import ErrorCode, RowError
 from .colours import to_rgb, turn_of
 from .formats import ends_early, sniff
 from .readers import Source, check_size, readers_within
+from .variants import unread_variant
 
 
 def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> Image.Image:
@@ -78,12 +79,18 @@ def _as_row_error(name: str, data: bytes) -> Iterator[None]:
     """Map whatever Pillow raises to a row's code, once, here."""
     try:
         yield
-    except RowError:
+    except RowError as error:
+        if data and error.code is ErrorCode.UNSUPPORTED_FORMAT and ends_early(name, data, ""):
+            raise RowError(ErrorCode.TRUNCATED, f"{name}: it ends early") from error
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise RowError(ErrorCode.TOO_MANY_PIXELS, str(exc)) from exc
     except MemoryError as exc:
         raise RowError(ErrorCode.DECODER_CRASH, f"{name}: there is not enough memory to decode it") from exc
     except Exception as exc:  # Pillow's parsers let all kinds escape; a hostile file must cost one row, not the run
-        code = ErrorCode.TRUNCATED if ends_early(name if data else "", data, str(exc)) else ErrorCode.CORRUPT
-        raise RowError(code, f"{name}: {exc or type(exc).__name__}") from exc
+        said = f"{exc or type(exc).__name__}"
+        if ends_early(name if data else "", data, said):
+            raise RowError(ErrorCode.TRUNCATED, f"{name}: {said}") from exc
+        if variant := unread_variant(name if data else "", data, said):
+            raise variant from exc
+        raise RowError(ErrorCode.CORRUPT, f"{name}: {said}") from exc

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from PIL import Image
 
 from ..errors import ErrorCode, RowError
+from .signatures import unread_content, unread_iso_media
 
 # First bytes of the formats that are read, with their names.
 _MAGIC = (
@@ -24,21 +25,8 @@ _MAGIC = (
     (b"II+\x00", "TIFF"),  # BigTIFF
 )
 _BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 40, 52, 56, 64, 108, 124))
-# First bytes of pictures that people send and that are not read.
-_OTHER_MAGIC = (
-    (b"8BPS", "PSD"),
-    (b"\x00\x00\x01\x00", "ICO"),
-    (b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
-    (b"MM\x00+", "big-endian BigTIFF"),
-    (b"%PDF", "PDF"),
-    (b"%!PS", "PostScript"),
-    (b"qoif", "QOI"),
-)
-
 # Tags of TIFF and EXIF.
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
 ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
 _OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
@@ -59,7 +47,9 @@ def sniff(data: bytes) -> str:
         return "BMP"
     if data[4:8] == b"ftyp":
         return _iso_brand(data)
-    raise _not_an_image(data)
+    if len(data) < 12 and (data[:4] == b"RIFF" or any(magic.startswith(data) for magic, _ in _MAGIC)):
+        raise RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
+    raise unread_content(data)
 
 
 def ends_early(name: str, data: bytes, said: str) -> bool:
@@ -92,25 +82,8 @@ def exif_orientation(exif: bytes) -> int:
     """Return the orientation that EXIF data names (EXIF 2.32, tag 0x0112), 1 if it names none or cannot be read."""
     while exif.startswith(b"Exif\0\0"):
         exif = exif[6:]
-    values = _directory(exif, (ORIENTATION,)).get(ORIENTATION)
+    values = read_directory(exif, (ORIENTATION,)).get(ORIENTATION)
     return values[0] if values else 1
-
-
-def _not_an_image(data: bytes) -> RowError:
-    """Say what content is that is none of the formats."""
-    for magic, name in _OTHER_MAGIC:
-        if data.startswith(magic):
-            return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; convert it to JPEG or PNG")
-    head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if any(tag in head for tag in (b"<!doctype html", b"<html", b"<head", b"<body", b"<div")):
-        return RowError(ErrorCode.NOT_AN_IMAGE, "the content is an HTML page")
-    if b"<svg" in head:
-        return RowError(ErrorCode.UNSUPPORTED_FORMAT, "SVG is not read; render it to PNG")
-    if len(data) < 12 and (data[:4] == b"RIFF" or any(magic.startswith(data) for magic, _ in _MAGIC)):
-        return RowError(ErrorCode.TRUNCATED, f"only {len(data)} bytes")
-    start = data[:40].decode("ascii", "replace")
-    said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
-    return RowError(ErrorCode.NOT_AN_IMAGE, f"the content {said}")
 
 
 def _iso_brand(data: bytes) -> str:
@@ -119,7 +92,7 @@ def _iso_brand(data: bytes) -> str:
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
     if not any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
-        raise RowError(ErrorCode.NOT_AN_IMAGE, f"the content is an ISO media file of brand {data[8:12]!r}")
+        raise unread_iso_media(data[8:12])
     if "HEIF" not in Image.OPEN:
         raise RowError(ErrorCode.UNSUPPORTED_FORMAT, "HEIF needs the plug-in pillow-heif, registered before scoring")
     return "HEIF"
@@ -151,7 +124,7 @@ def _png_ends_early(data: bytes) -> bool:
 def _tiff_ends_early(data: bytes) -> bool:
     """Say whether the first directory of a TIFF, or a strip or tile it names, lies behind the end."""
     try:
-        found = _directory(data, (STRIPS, STRIP_BYTES, TILES, TILE_BYTES), cut_off=True)
+        found = read_directory(data, (STRIPS, STRIP_BYTES, TILES, TILE_BYTES), cut_off=True)
     except EOFError:
         return True
     return any(
@@ -161,7 +134,7 @@ def _tiff_ends_early(data: bytes) -> bool:
     )
 
 
-def _directory(data: bytes, tags: Collection[int], *, cut_off: bool = False) -> dict[int, tuple[int, ...]]:
+def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False) -> dict[int, tuple[int, ...]]:
     """Read whole numbers from the first directory of a TIFF structure.
 
     Args:

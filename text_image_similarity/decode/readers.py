@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import io
 import struct
+import zlib
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import FunctionType, SimpleNamespace
@@ -31,7 +32,19 @@ from PIL import (
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
-from .formats import ORIENTATION, STRIPS, TILE_HEIGHT, TILE_WIDTH, TILES, exif_orientation
+from .formats import (
+    BITS,
+    ORIENTATION,
+    PHOTOMETRIC,
+    PLANES,
+    SAMPLE_FORMAT,
+    STRIPS,
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    TILES,
+    exif_orientation,
+)
+from .variants import variant_error
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
@@ -41,6 +54,9 @@ _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
 _MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest picture, where programs write 10
 _SCAN_COST = 4096  # pixels that a scan costs at least
 _MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
+_ANCILLARY = 0x20  # the bit of a chunk's first letter that says so (PNG 1.2, section 3.3)
+_TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
+_ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
 _SPARE_TILE = 1 << 24  # pixels that a tile of a TIFF may have over those of the picture
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
@@ -140,21 +156,42 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
 
 class _Chunks(PngImagePlugin.PngStream):
-    """Chunks of a PNG, of which those with text or a colour profile never cost the picture."""
+    """Chunks of a PNG, of which those that are not needed for the pixels never cost the picture.
+
+    One with a wrong checksum is passed over, as libpng does; so is one whose content is not as the specification has it.
+    """
 
     texts = 0
 
     def call(self, cid: bytes, pos: int, length: int) -> bytes:
-        if cid not in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
+        if not cid[0] & _ANCILLARY:
             return super().call(cid, pos, length)
-        self.texts += cid != b"iCCP"
         assert self.fp is not None
-        if cid != b"iCCP" and self.texts <= _MOST_TEXTS:
+        self.texts += cid in _TEXTS
+        if self._is_wanted(cid, pos, length):
             try:
                 return super().call(cid, pos, length)
-            except (SyntaxError, ValueError):  # too much of it, or not as the specification has it
+            except (SyntaxError, ValueError, LookupError):
                 self.fp.seek(pos)
+                if cid in _ANIMATION:
+                    self.im_n_frames = None  # it counts as a still image from here on
         return ImageFile._safe_read(self.fp, length)
+
+    def crc(self, cid: bytes, data: bytes) -> None:
+        if cid[0] & _ANCILLARY:
+            self.crc_skip(cid, data)  # it was looked at before
+        else:
+            super().crc(cid, data)
+
+    def _is_wanted(self, cid: bytes, pos: int, length: int) -> bool:
+        if cid == b"iCCP" or (cid in _TEXTS and self.texts > _MOST_TEXTS):
+            return False
+        if cid in _ANIMATION and cid != b"acTL":
+            return self.im_n_frames is not None
+        assert isinstance(self.fp, Source)
+        content = self.fp.getbuffer()[pos : pos + length + 4]
+        ends_early = len(content) < length + 4
+        return ends_early or zlib.crc32(content[:-4], zlib.crc32(cid)) == int.from_bytes(content[-4:])
 
 
 class _Bmp(BmpImagePlugin.BmpImageFile):
@@ -178,9 +215,25 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         if pieces > _MOST_PIECES * 4:  # of up to 8 bytes each
             raise RowError(ErrorCode.CORRUPT, f"the picture falls into more than {_MOST_PIECES:,} pieces")
         super()._setup()
+        if variant := self._misread_variant():
+            raise variant_error("TIFF", variant)
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
         if width * height > self.width * self.height + _SPARE_TILE:
             raise RowError(ErrorCode.TOO_MANY_PIXELS, f"tiles of {width} x {height} in a picture of {self.size}")
+
+    def _misread_variant(self) -> str:
+        """Describe a variant that Pillow takes for another one, so that its pixels would be wrong; "" if it is none."""
+        deep, packed = self.mode in ("I", "I;16", "I;16B", "F"), self.info["compression"] != "raw"
+        if deep and self.tag_v2.get(PHOTOMETRIC) == 0:
+            return "16 bits or more a sample, with white as zero"
+        if deep and packed and self.tag_v2.prefix == b"MM" and self.tag_v2.get(SAMPLE_FORMAT, (1,))[0] != 1:
+            return "compressed big-endian numbers that are signed or float"
+        if self.tag_v2.get(PLANES) == 2:
+            if not packed and max(self.tag_v2.get(BITS, (1,))) > 8:
+                return "16 bits a sample in separate planes"
+            if self.mode == "LA":
+                return "grey and alpha in separate planes"
+        return ""
 
     def load_end(self) -> None:
         self._size = self._tile_size
