@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from .errors import ConfigError
+from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx"]
@@ -153,6 +153,12 @@ class Config:
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
+
+
+def require_config(config: object) -> None:
+    """Raise an `InputTypeError` unless something is a `Config`."""
+    if not isinstance(config, Config):
+        raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ the same code as in a local run, and so with the same errors. What no request ca
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
 
 import httpx
@@ -15,7 +14,7 @@ from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of
 from ..formats import is_whole
-from ..pipeline import is_caption, no_caption
+from ..pipeline import is_caption, no_caption, reference_of
 from ..records import Record, ScoreResult
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
@@ -35,9 +34,9 @@ class Pairs:
         """Return what to send for a record, or its result, if that is known without the service."""
         if not is_caption(record.text):
             return ScoreResult.failed(no_caption())
-        url = str(record.url).strip() if isinstance(record.url, (str, os.PathLike)) else ""
         caption = record.text.encode("utf-8", "replace").decode("utf-8")
         try:
+            url = reference_of(record.url).strip()
             if scheme_of(url) in ("http", "https") and is_whole(url):
                 return {"image_url": url, "caption": caption}
             return {"image_base64": b64encode(self._fetcher.fetch(url)).decode("ascii"), "caption": caption}

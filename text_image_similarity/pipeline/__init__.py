@@ -12,7 +12,7 @@ from .loaders import Loaders
 from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
 from .scorer import Scorer
-from .sources import EncodedImage, ImageSource
+from .sources import EncodedImage, ImageSource, reference_of
 from .stages import Stages, open_cache, pair_of
 from .stats import RunStats
 
@@ -36,6 +36,7 @@ __all__ = [
     "open_cache",
     "pair_of",
     "portable",
+    "reference_of",
     "score_concurrently",
     "score_images",
     "score_pairs",

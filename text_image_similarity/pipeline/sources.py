@@ -7,8 +7,10 @@ from collections.abc import Hashable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, islice
 
+from ..errors import ErrorCode, RowError, type_name
 from ..preprocess import ImageLike
 from ..records import Record, ScoreResult
+from .inputs import check_record, is_missing
 from .rows import Item, Work
 
 EncodedImage = bytes | bytearray | memoryview
@@ -23,22 +25,38 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
         yield chain([first], islice(rest, size - 1))
 
 
-def work_of(record: Record | ScoreResult) -> Work[str] | ScoreResult:
-    """Return what a run does for a record; a result that is known already stays."""
+def work_of(record: Record | ScoreResult) -> Work[str | RowError] | ScoreResult:
+    """Return what a run does for a record; a result that is known already stays.
+
+    Raises:
+        InputTypeError: It is not a record, or holds an image where its reference belongs.
+    """
     if isinstance(record, ScoreResult):
         return record
-    url = reference_of(record.url)
+    check_record(record, "a record")
+    try:
+        url = reference_of(record.url)
+    except RowError as error:
+        return Work(str(error), error, record.text)
     return Work(_key(url), url, record.text)
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:
     """Return what stands for an image among those within reach: its reference, or its number for one in memory."""
-    return _key(reference_of(image)) if isinstance(image, (str, os.PathLike)) else number
+    return _key(str(image)) if isinstance(image, (str, os.PathLike)) else number
 
 
 def reference_of(url: object) -> str:
-    """Return a record's reference as text; anything but text or a path counts as empty."""
-    return str(url) if isinstance(url, (str, os.PathLike)) else ""
+    """Return an image's reference as text; one that is missing is empty.
+
+    Raises:
+        RowError: It is neither text nor a path.
+    """
+    if isinstance(url, (str, os.PathLike)):
+        return str(url)
+    if is_missing(url):
+        return ""
+    raise RowError(ErrorCode.INVALID_URL, f"the image reference is {type_name(url)}, not text")
 
 
 def _key(url: str) -> Hashable:

@@ -11,15 +11,15 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import platformdirs
 
-from ..config import Config
+from ..config import Config, require_config
 from ..encoders import ModelInfo
-from ..errors import ModelUnavailableError, TableError, UsageError
-from ..files import move_durably
+from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
+from ..files import move_durably, path_text
 from ..formats import (
     Output,
     Table,
@@ -88,8 +88,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         StoppedError: `stop` said so; the same call resumes.
         ConfigError, ModelError: Before the first row.
     """
-    options, engine = options or TableOptions(), engine or LocalEngine()
-    source, target = fspath(in_path), fspath(out_path)
+    require_config(config)
+    options, engine = TableOptions() if options is None else options, LocalEngine() if engine is None else engine
+    if not isinstance(options, TableOptions):
+        raise InputTypeError.of("options", "of type TableOptions", options)
+    if not hasattr(engine, "score_parts"):
+        raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
+    source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
     _check_places(source, target)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
