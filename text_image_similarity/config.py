@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from .errors import ConfigError
+from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx"]
@@ -219,6 +219,12 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
         )
     if precision == "fp16" and device == "cpu":
         raise ConfigError("precision='fp16' needs a GPU; with device='cpu' use auto or fp32")
+
+
+def require_config(config: object) -> None:
+    """Raise an `InputTypeError` unless something is a `Config`."""
+    if not isinstance(config, Config):
+        raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 TextImageSimilarityError
 ├── UsageError              the call or the command line is wrong: exit code 2
+│   ├── InputTypeError      a value has a type that cannot be used there
 │   └── ConfigError         a setting has a wrong value
 │       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
@@ -79,6 +80,15 @@ class ConfigError(UsageError, ValueError):
     """A setting has a value outside its choices or range."""
 
 
+class InputTypeError(UsageError, TypeError):
+    """A value that the caller handed in has a type that cannot be used there."""
+
+    @classmethod
+    def of(cls, name: str, wanted: str, given: object, hint: str = "") -> InputTypeError:
+        """Say what a parameter, or an item such as `records[3]`, should be, what it is, and what to do about it."""
+        return cls(f"{name} must be {wanted}, not {type_name(given)}{f'; {hint}' if hint else ''}")
+
+
 class MissingExtraError(ConfigError, ImportError):
     """A library that an extra of this package brings is not installed."""
 
@@ -131,3 +141,20 @@ class RowError(TextImageSimilarityError):
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail}"
+
+
+def type_name(value: object) -> str:
+    """Name the type of a value as a sentence does: a list, an int, a PIL image, a torch Tensor of shape (2,) and type ..."""
+    kind = type(value)
+    home = kind.__module__.partition(".")[0].lstrip("_")
+    if value is None or isinstance(value, bytes):
+        return "None" if value is None else "bytes"
+    if home == "PIL":
+        return "a PIL image"
+    name = kind.__qualname__ if home in ("builtins", __name__.partition(".")[0]) else f"{home} {kind.__qualname__}"
+    shape = (
+        f" of shape {tuple(value.shape)} and type {value.dtype}"
+        if hasattr(value, "dtype") and hasattr(value, "shape")
+        else ""
+    )
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}{shape}"

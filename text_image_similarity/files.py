@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import TableError
+from .errors import InputTypeError, TableError
 
 CALIBRATION = "calibration.json"  # in the folder of a model, and no part of it
 
@@ -35,6 +35,18 @@ def whole_file(path: Path) -> Iterator[Path]:
         move_durably(partial, place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def path_text(path: object, name: str) -> str:
+    """Return a path or URL as text, its `~` expanded.
+
+    Raises:
+        InputTypeError: It is something else; the message calls it by the name of its parameter.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
+        hint = "write it to a file first, such as df.to_parquet('pairs.parquet')" if hasattr(path, "columns") else ""
+        raise InputTypeError.of(name, "a path or a URL", path, hint)
+    return os.path.expanduser(text)  # noqa: PTH111 - a Path would break a URL
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -67,7 +67,7 @@ class ScoreResult:
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def checked(record: Record) -> Record | RowError:
+def with_texts(record: Record) -> Record | RowError:
     """Return a record whose two values are texts, or why one of them is not."""
     caption = caption_of(record.text)
     reference = reference_of(record.url)
@@ -95,6 +95,17 @@ def reference_of(value: object) -> str | RowError:
     if isinstance(text, str) and text.strip():
         return text
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
+
+
+def required(found: str | RowError) -> str:
+    """Return a text, or raise why there is none.
+
+    Raises:
+        RowError: There is none.
+    """
+    if isinstance(found, RowError):
+        raise found
+    return found
 
 
 def _text_of(value: Any) -> Any:

@@ -431,8 +431,10 @@ def test_images_in_memory_score_like_files() -> None:
     results = list(score_images(images, texts, CONFIG, encoder=ColourEncoder()))
     assert [result.similarity for result in results[:7]] == pytest.approx([0.70710677] * 6 + [1.0])
     assert codes(results[7:]) == ["not_an_image", "truncated"]
+    with pytest.raises(ValueError, match="there are 1 images and 2 texts"):
+        score_images([picture], ["red", "blue"], CONFIG, encoder=ColourEncoder())
     with pytest.raises(ValueError, match="argument 2"):
-        list(score_images([picture], ["red", "blue"], CONFIG, encoder=ColourEncoder()))
+        list(score_images(iter([picture]), ["red", "blue"], CONFIG, encoder=ColourEncoder()))
 
 
 def test_embeddings_come_in_order_with_errors_as_values() -> None:

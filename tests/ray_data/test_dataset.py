@@ -22,7 +22,7 @@ from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.server import Server, response
 from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
-from text_image_similarity.errors import ConfigError, TableError
+from text_image_similarity.errors import ConfigError, InputTypeError, TableError
 from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
@@ -134,6 +134,11 @@ def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chun
     assert (scored.num_blocks() > 1) == (chunk < 100)
     for block in ray.get(scored.to_arrow_refs()):
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
+
+
+def test_another_kind_of_table_is_named() -> None:
+    with pytest.raises(InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; ray.data.from_pandas"):
+        score_dataset(pa.table({"url": ["a"], "caption": ["b"]}), MINI)
 
 
 def test_parquet_in_parquet_out(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

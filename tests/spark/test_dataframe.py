@@ -22,7 +22,7 @@ from pyspark.sql import types as T
 from tests.support.images import make_png
 from tests.support.server import Server, response
 from tests.support.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
-from text_image_similarity import Config, ConfigError, Limits, Record, UsageError, score_pairs
+from text_image_similarity import Config, ConfigError, InputTypeError, Limits, Record, UsageError, score_pairs
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.spark import score_dataframe, similarity_udf, worker
 
@@ -120,6 +120,13 @@ def test_other_columns_pass_as_they_are(spark: SparkSession) -> None:
         assert scored.columns == [*frame.columns, "similarity", "error"]
         before, after = (sorted(map(repr, map(tuple, f.collect()))) for f in (frame, scored))
         assert [row[:-1] + f", None, {NO_PICTURE!r})" for row in before] == after
+
+
+def test_another_kind_of_frame_is_named() -> None:
+    with pytest.raises(
+        InputTypeError, match=r"df must be a Spark DataFrame, not a pyarrow Table; spark.createDataFrame"
+    ):
+        score_dataframe(pa.table({"url": ["a"], "caption": ["b"]}), ALONE)
 
 
 def test_a_frame_without_rows_has_the_columns(spark: SparkSession) -> None:

@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of, strip_invisible
 from ..formats import is_whole
-from ..records import Record, ScoreResult, checked
+from ..records import Record, ScoreResult, with_texts
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
@@ -31,7 +31,7 @@ class Pairs:
 
     def pair(self, record: Record) -> PairPayload | ScoreResult:
         """Return what to send for a record, or its result, if that is known without the service."""
-        pair = checked(record)
+        pair = with_texts(record)
         if isinstance(pair, RowError):
             return ScoreResult.failed(pair)
         url, caption = strip_invisible(pair.url), pair.text.encode("utf-8", "replace").decode("utf-8")

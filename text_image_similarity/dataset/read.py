@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from ..config import Limits
 from ..errors import ErrorCode, TableError, UsageError
 from ..fetch import strip_invisible
+from ..files import path_text
 from ..formats import check_columns, ending_of, is_whole
 from .cells import find_image, list_captions
 from .images import SCHEME, CaptionedImage
@@ -138,7 +138,7 @@ def _open_tables(source: str | PathLike[str]) -> dict[str, SplitTable]:
         UsageError: It does not exist.
         TableError: It cannot be read.
     """
-    place = os.path.expanduser(source)  # noqa: PTH111 - a Path would break a URL
+    place = path_text(source, "source")
     if _HUB_ID.fullmatch(place) and not ending_of(place) and not Path(place).exists():
         from .hub import hub_tables  # here, because it loads the hub's client
 

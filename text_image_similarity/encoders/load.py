@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DEFAULT_MODEL, Config
+from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, ModelUnavailableError
 from ..system import is_installed, require
 from .placement import check_placement, runs_on_onnx
@@ -50,6 +50,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
         ModelError: The model is there but cannot be used.
         ConfigError: The device, backend or precision is not available here, or not for this model.
     """
+    require_config(config)
     check_placement(config)
     name = str(config.model)
     folder = model_folder(name)

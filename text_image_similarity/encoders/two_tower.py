@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..config import PreprocessMode
 from ..decode import to_rgb
+from ..errors import InputTypeError
 from ..preprocess import ImageLike, Pixels, Preprocess, as_image
 from ..similarity import Embeddings
 from .protocols import ModelInfo
@@ -119,6 +120,8 @@ class TwoTowerEncoder:
         return vectors
 
     def encode_text(self, texts: Sequence[str]) -> Embeddings:
+        if isinstance(texts, str):  # a sequence of texts, one for each letter
+            raise InputTypeError.of("texts", "a list of texts", texts, "put it in a list")
         return self.encode_tokens(self.tokenize(texts))
 
     def _none(self) -> Embeddings:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config
+from ..config import Config, require_config
 from ..dataset import read_dataset
 from ..encoders import Encoder
 from ..errors import RowError, TableError, UsageError
@@ -60,6 +60,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         TableError: The source cannot be read, or nothing in it could be encoded.
         ConfigError, ModelError: The model cannot be used.
     """
+    require_config(config)
     columns = {"col_url": col_url, "col_text": col_text}
     left_out: Counter[str] = Counter()
     images = read_dataset(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 
-from ..config import Config
+from ..config import Config, require_config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
+from ..files import path_text
 from ..formats import Table, check_columns, check_types, columns_of, open_table, read_rows, with_base_dir
 from ..metrics import agreement
 from ..pipeline import Scorer
@@ -52,7 +52,8 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     names = (col_rating,) if isinstance(col_rating, str) else tuple(col_rating)
     if not names:
         raise UsageError("col_rating names no column; give at least one")
-    place = os.path.expanduser(table)  # noqa: PTH111 - a Path would break a URL
+    require_config(config)
+    place = path_text(table, "table")
     opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)
     check_types(opened.schema, (col_url, col_text), place)

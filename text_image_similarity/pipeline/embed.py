@@ -8,8 +8,9 @@ import httpx
 
 from ..config import Config
 from ..encoders import Encoder
-from .rows import Outcome
-from .scorer import Scorer, closing_after
+from .inputs import check_image, checked
+from .rows import Outcome, closing_after
+from .scorer import Scorer
 from .sources import ImageSource
 
 
@@ -33,7 +34,9 @@ def embed_images(
 
     Raises:
         ConfigError, ModelError: At once, before a picture is read.
+        InputTypeError: As from `score_images`.
     """
+    images = checked(images, "images", check_image)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder, transport=transport)
     return closing_after(scorer, scorer.embed_images(images))
 
@@ -51,6 +54,8 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
 
     Raises:
         ConfigError, ModelError: At once.
+        InputTypeError: At once: `texts` is a single text, or nothing to iterate over.
     """
+    texts = checked(texts, "texts")
     scorer = Scorer(config, encoder=encoder)
     return closing_after(scorer, scorer.embed_texts(texts))

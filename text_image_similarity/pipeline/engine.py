@@ -15,7 +15,7 @@ from typing import Protocol
 
 import httpx
 
-from ..config import Config
+from ..config import Config, require_config
 from ..encoders import Encoder, ModelInfo
 from ..errors import TableError, UsageError
 from ..records import Record, ScoreResult
@@ -118,6 +118,7 @@ def _answered(
 
 def portable(config: Config) -> Config:
     """Return settings that mean the same in a process with another working folder: their paths are absolute."""
+    require_config(config)
 
     def absolute(path: str | PathLike[str] | None) -> Path | None:
         return None if path is None else Path(path).expanduser().absolute()

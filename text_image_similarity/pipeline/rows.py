@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -127,3 +128,16 @@ class DeferredErrors(Generic[Item]):
         except Exception as exc:  # raised again once the earlier rows are out
             self.problem = exc
             return None
+
+
+def closing_after(scorer: AbstractContextManager[object], results: Generator[Item]) -> Generator[Item]:
+    """Yield results and close the scorer that makes them, also if the caller stops early."""
+    with scorer, closing(results):
+        yield from results
+
+
+def untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:
+    """Yield results without their tags."""
+    with closing(tagged):  # type: ignore[type-var]
+        for _, item in tagged:
+            yield item

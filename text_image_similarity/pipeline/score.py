@@ -11,9 +11,11 @@ import httpx
 
 from ..config import Config
 from ..encoders import Encoder
-from ..preprocess import ImageLike
 from ..records import Record, ScoreResult
-from .scorer import Scorer, closing_after
+from .inputs import check_pairs, check_record, checked
+from .rows import closing_after
+from .scorer import Scorer
+from .sources import ImageSource
 from .stats import RunStats
 
 
@@ -42,6 +44,7 @@ def score_pairs(
 
     Raises:
         ConfigError, ModelError: At once, before a record is read.
+        InputTypeError: At once for what is in a list, else while iterating: something is not a record.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -49,12 +52,13 @@ def score_pairs(
         >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
         [1.0]
     """
+    records = checked(records, "records", check_record)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder, transport=transport)
     return closing_after(scorer, scorer.score_pairs(records, stats=stats))
 
 
 def score_images(
-    images: Iterable[ImageLike | bytes | bytearray | memoryview],
+    images: Iterable[ImageSource],
     texts: Iterable[str],
     config: Config,
     *,
@@ -66,7 +70,8 @@ def score_images(
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)
-            uint8, or encoded files (bytes; the fastest, because they are decoded on several threads).
+            uint8, encoded files (bytes; the fastest, because they are decoded on several threads), or references as for
+            `embed_images`.
         texts: One caption for each.
         config: The settings of the run.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
@@ -76,7 +81,9 @@ def score_images(
 
     Raises:
         ConfigError, ModelError: At once.
-        ValueError: While iterating, if there are more of one than of the other.
+        InputTypeError: At once for what is in a list, else while iterating: an image is something else, such as a tensor.
+        ValueError: There are more of one than of the other; while iterating, where that is not known before.
     """
+    images, texts = check_pairs(images, texts)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder)
     return closing_after(scorer, scorer.score_images(images, texts))

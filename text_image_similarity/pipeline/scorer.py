@@ -16,19 +16,20 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from ..config import Config
+from ..config import Config, require_config
 from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory
 from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
 from ..fetch import Fetcher
-from ..preprocess import ImageLike, as_image
-from ..records import Record, ScoreResult, caption_of
+from ..preprocess import as_image
+from ..records import Record, ScoreResult, caption_of, reference_of, required
 from ..similarity import Embeddings, cosine, score
+from .inputs import check_encoder, check_image, check_pairs, check_record, checked
 from .loaders import Loaders
-from .rows import Item, Outcome, Tag, Work, own
+from .rows import Item, Outcome, Tag, Work, own, untagged
 from .run import Run, RunContext
-from .sources import EncodedImage, ImageSource, in_parts, key_of, work_of
+from .sources import ImageSource, in_parts, key_of, work_of
 from .stages import Stages, open_cache
 from .stats import RunStats
 
@@ -59,8 +60,9 @@ class Scorer:
     def __init__(
         self, config: Config, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None
     ) -> None:
+        require_config(config)
         self.config = config
-        self.encoder = load_encoder(config) if encoder is None else encoder
+        self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
         self._transport = transport
         self._closed = False
         self._begin()
@@ -106,7 +108,8 @@ class Scorer:
             records: Images and captions.
             stats: Counters to update while the call goes on.
         """
-        return _untagged(self.score_tagged(((None, record) for record in records), stats=stats))
+        given = checked(records, "records", check_record)
+        return untagged(self.score_tagged(((None, record) for record in given), stats=stats))
 
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
@@ -141,17 +144,16 @@ class Scorer:
 
         return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
 
-    def score_images(self, images: Iterable[ImageLike | EncodedImage], texts: Iterable[str]) -> Generator[ScoreResult]:
+    def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
         """Score images that are in memory already, as the function `score_images` does.
 
         Args:
-            images: PIL images, RGB arrays (h, w, 3) uint8, or encoded files.
+            images: PIL images, RGB arrays (h, w, 3) uint8, encoded files, or references.
             texts: One caption for each.
         """
-        works = (
-            (None, Work(number, image, text)) for number, (image, text) in enumerate(zip(images, texts, strict=True))
-        )
-        return _untagged(self._score(self._read_memory, in_parts(works, self.config.chunk_size), RunStats()))
+        given = zip(*check_pairs(images, texts), strict=True)
+        works = ((None, Work(key_of(image, number), image, text)) for number, (image, text) in enumerate(given))
+        return untagged(self._score(self._read_image, in_parts(works, self.config.chunk_size), RunStats()))
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
         """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
@@ -163,16 +165,12 @@ class Scorer:
             For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
         """
         self._check_open()
-
-        def read(image: ImageSource) -> Image.Image | bytes:
-            if isinstance(image, (str, os.PathLike)):
-                return self._fetcher.fetch(str(image))
-            return self._read_memory(image)
+        given = checked(images, "images", check_image)
 
         def outcomes() -> Generator[Outcome]:
-            run: Run[ImageSource, None] = Run(self._context, read, RunStats())
-            keyed = ((None, key_of(image, number), image) for number, image in enumerate(images))
-            with self._while_open(_untagged(run.embeddings(keyed))) as found:
+            run: Run[ImageSource, None] = Run(self._context, self._read_image, RunStats())
+            keyed = ((None, key_of(image, number), image) for number, image in enumerate(given))
+            with self._while_open(untagged(run.embeddings(keyed))) as found:
                 yield from found
 
         return outcomes()
@@ -187,9 +185,9 @@ class Scorer:
             For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
         """
         self._check_open()
+        rest = iter(checked(texts, "texts"))
 
         def outcomes() -> Generator[Outcome]:
-            rest = iter(texts)
             while chunk := list(islice(rest, self.config.batch_size)):
                 self._check_open()
                 captions = [caption_of(text) for text in chunk]
@@ -249,9 +247,11 @@ class Scorer:
         self._memory.put({keys[text]: outcome for text, outcome in made.items() if not isinstance(outcome, RowError)})
         return found | made
 
-    def _read_memory(self, image: ImageLike | EncodedImage) -> Image.Image | bytes:
+    def _read_image(self, image: ImageSource) -> Image.Image | bytes:
         if isinstance(image, (bytes, bytearray, memoryview)):
             return bytes(image)
+        if not isinstance(image, (Image.Image, np.ndarray)):
+            return self._fetcher.fetch(required(reference_of(image)))
         with self._reading:
             return decode_image(as_image(image), self.config.limits)
 
@@ -315,15 +315,3 @@ def _close_in(process: int, close: Callable[[], None]) -> None:
     """Close something in the process that opened it, not in one that was forked from it."""
     if process == os.getpid():
         close()
-
-
-def closing_after(scorer: Scorer, results: Generator[Item]) -> Generator[Item]:
-    """Yield results and close the scorer that makes them, also if the caller stops early."""
-    with scorer, closing(results):
-        yield from results
-
-
-def _untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:
-    with closing(tagged):  # type: ignore[type-var]
-        for _, item in tagged:
-            yield item

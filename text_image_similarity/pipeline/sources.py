@@ -9,7 +9,8 @@ from itertools import chain, islice
 
 from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import Record, ScoreResult, checked
+from ..records import Record, ScoreResult, with_texts
+from .inputs import check_record
 from .rows import Item, Work
 
 EncodedImage = bytes | bytearray | memoryview
@@ -25,10 +26,15 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
 
 
 def work_of(record: Record | ScoreResult) -> Work[str] | RowError | ScoreResult:
-    """Return what a run does for a record; a result that is known already stays."""
+    """Return what a run does for a record, or why it has no score; a result that is known already stays.
+
+    Raises:
+        InputTypeError: It is not a record, or holds an image where its reference belongs.
+    """
     if isinstance(record, ScoreResult):
         return record
-    pair = checked(record)
+    check_record(record, "a record")
+    pair = with_texts(record)
     return pair if isinstance(pair, RowError) else Work(_key(pair.url), pair.url, pair.text)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, InputTypeError
 from ..formats import check_columns, check_no_columns, check_types
 from ..pipeline import Scorer, portable
 from ..pipeline.arrow import score_batches
@@ -58,6 +58,7 @@ def score_dataset(
         The dataset with two more columns, `similarity` (double, null for a failed row) and `error` (string).
 
     Raises:
+        InputTypeError: `ds` is not a Ray dataset.
         UsageError: A column is missing or would be overwritten, as far as the dataset knows its columns without being
             run; else the same words come from Ray when it is consumed, as do a `ConfigError` or `ModelError` of an actor.
         MissingExtraError: Ray is not installed.
@@ -66,6 +67,9 @@ def score_dataset(
     require("scoring on Ray", "ray", extra="ray")
     from ray.data import ActorPoolStrategy
 
+    if not hasattr(ds, "map_batches"):
+        hint = "ray.data.from_pandas and ray.data.from_items make one"
+        raise InputTypeError.of("ds", "a Ray Dataset", ds, hint)
     columns = (col_url, col_text)
     if (schema := ds.schema(fetch_if_missing=False)) is not None:
         _check(schema.names, columns)

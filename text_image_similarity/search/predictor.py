@@ -11,16 +11,18 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config
+from ..config import Config, require_config
 from ..encoders import Encoder, model_folder
-from ..errors import DatabaseError, RowError, UsageError
+from ..errors import DatabaseError, InputTypeError, RowError, UsageError
 from ..files import CALIBRATION
 from ..pipeline import ImageSource, Outcome, Scorer
+from ..pipeline.inputs import check_image, check_reference, check_text, checked
+from ..records import reference_of
 from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .nearest import nearest
@@ -36,6 +38,7 @@ _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
+Database = TypeVar("Database", ImageDatabase, CaptionDatabase)
 References = str | PathLike[str] | Iterable[str | PathLike[str]]
 
 
@@ -80,9 +83,9 @@ def create_predictor(
         >>> [(match.item, round(match.similarity, 4)) for match in predictor.search_captions(red, top_k=2)]
         [('a red dot', 1.0), ('a magenta dot', 0.7071)]
     """
-    if config is None:
-        config = Config(model="mini" if model is None else model)
-    elif model is not None:
+    config = Config(model="mini") if config is None else config
+    require_config(config)
+    if model is not None:
         config = replace(config, model=model)
     return Predictor(Scorer(config, encoder=encoder))
 
@@ -179,9 +182,7 @@ class Predictor:
             DatabaseError: Another model made the database.
             RowError: The model fails on the query.
         """
-        database = self.image_database if database is None else database
-        if database is None:
-            raise UsageError("there is no database yet: call build_image_database, or give a database")
+        database = _chosen(database, self.image_database, ImageDatabase)
         _check_top_k(top_k)
         self._check_model(database.model)
         return self._matches(self._encode_query(query), database.paths, database.embeddings, top_k)
@@ -196,7 +197,8 @@ class Predictor:
             The database, which this predictor also searches from now on. Empty captions are no part of it; its `failures`
             says so.
         """
-        texts = dict.fromkeys([captions] if isinstance(captions, str) else captions)
+        given = checked([captions] if isinstance(captions, str) else captions, "captions", check_text)
+        texts = list(dict.fromkeys(given))
         found, embeddings, failures = self._sorted_out(texts, self._scorer.embed_texts(texts))
         self.caption_database = CaptionDatabase(found, embeddings, self.identity, failures)
         return self.caption_database
@@ -219,15 +221,15 @@ class Predictor:
             DatabaseError: Another model made the database.
             RowError: The picture cannot be read; its code says why.
         """
-        database = self.caption_database if database is None else database
-        if database is None:
-            raise UsageError("there is no database yet: call build_caption_database, or give a database")
+        database = _chosen(database, self.caption_database, CaptionDatabase)
         _check_top_k(top_k)
         self._check_model(database.model)
+        check_image(image, "image")
         (query,) = self._scorer.embed_images([image])
         return self._matches(_vector(query), database.captions, database.embeddings, top_k)
 
     def _encode_query(self, query: str) -> Embeddings:
+        check_text(query, "the query")
         if not isinstance(query, str) or not query.strip():
             raise UsageError("the query is empty; say in words what to look for")
         (outcome,) = self._scorer.embed_texts([query])
@@ -241,7 +243,8 @@ class Predictor:
             )
 
     def _embedded_images(self, paths: References) -> tuple[tuple[str, ...], Embeddings, dict[str, str]]:
-        references = dict.fromkeys(_references(paths, self.config))
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        references = list(dict.fromkeys(_references(checked(given, "paths", check_reference), self.config)))
         with closing(self._scorer.embed_images(references)) as outcomes:
             return self._sorted_out(references, outcomes)
 
@@ -281,10 +284,10 @@ def _calibration(model: str) -> Calibration | None:
     return Calibration.load(folder)
 
 
-def _references(paths: References, config: Config) -> Iterator[str]:
+def _references(paths: Iterable[str | PathLike[str]], config: Config) -> Iterator[str]:
     """Yield references, folders as the pictures in them."""
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        reference = str(path) if isinstance(path, (str, os.PathLike)) else ""  # nothing usable, as in score_pairs
+    for path in paths:
+        reference = "" if isinstance(given := reference_of(path), RowError) else given
         if config.limits.allow_local_files and reference.strip() and _is_folder(base := _located(reference, config)):
             for found in sorted(base.rglob("*")):
                 inside = found.relative_to(base)
@@ -304,6 +307,16 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):  # a long data: URL is no name
         return False
+
+
+def _chosen(given: Database | None, built: Database | None, kind: type[Database]) -> Database:
+    database = built if given is None else given
+    if database is None:
+        what = "image" if kind is ImageDatabase else "caption"
+        raise UsageError(f"there is no database yet: call build_{what}_database, or give a database")
+    if not isinstance(database, kind):
+        raise InputTypeError.of("database", f"of type {kind.__name__}", database, f"{kind.__name__}.load reads a file")
+    return database
 
 
 def _check_top_k(top_k: int) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..errors import UsageError
+from ..errors import InputTypeError, UsageError
 from ..formats import check_columns, check_no_columns
 from ..pipeline import portable
 from ..records import OUT_COLUMNS
@@ -33,6 +33,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         The columns of `df`, then `similarity` (double, null for a failed row) and `error` (string, null for a scored one).
 
     Raises:
+        InputTypeError: `df` is not a Spark DataFrame.
         UsageError: A column is missing or of another type, `similarity` or `error` is there already, or Spark cannot
             hand a column to Python.
         MissingExtraError: PySpark is not installed.
@@ -96,6 +97,9 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     """
     from pyspark.sql import types
 
+    if not hasattr(df, "mapInArrow"):
+        hint = "spark.createDataFrame makes one" if hasattr(df, "columns") else ""
+        raise InputTypeError.of("df", "a Spark DataFrame", df, hint)
     fields = df.schema.fields
     check_columns([field.name for field in fields], columns, "the DataFrame")
     names = [field.name for field in fields]

@@ -15,7 +15,7 @@ from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import RowError, TableError
 from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
-from ..records import OUT_COLUMNS, Record, ScoreResult, checked
+from ..records import OUT_COLUMNS, Record, ScoreResult, with_texts
 from .session import open_session
 
 _MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
@@ -92,7 +92,7 @@ class SparkEngine:
         from .worker import pack, score_records
 
         assert self._config is not None, "score is called before start"
-        rows = [checked(record) for record in records]
+        rows = [with_texts(record) for record in records]
         pairs = [row for row in rows if isinstance(row, Record)]
         texts = {"url": [pack(pair.url) for pair in pairs], "caption": [pack(pair.text) for pair in pairs]}
         part = pa.table(

@@ -12,15 +12,15 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 import platformdirs
 
-from ..config import Config
+from ..config import Config, require_config
 from ..encoders import ModelInfo
-from ..errors import ModelUnavailableError, TableError, UsageError
-from ..files import move_durably
+from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
+from ..files import move_durably, path_text
 from ..formats import (
     Output,
     Table,
@@ -93,8 +93,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
-    options, engine = options or TableOptions(), engine or LocalEngine()
-    source, target = fspath(in_path), fspath(out_path)
+    require_config(config)
+    options, engine = TableOptions() if options is None else options, LocalEngine() if engine is None else engine
+    if not isinstance(options, TableOptions):
+        raise InputTypeError.of("options", "of type TableOptions", options)
+    if not hasattr(engine, "score_parts"):
+        raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
+    source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
     _check_places(source, target)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
@@ -107,21 +112,14 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         identity = identity_of(table, config, info, (col_url, col_text))
         earlier, content = None, None
         if options.start == "retry_failed":
-            earlier, content = earlier_output(
-                target, identity, work.begun(), partial(open_output, target, table, config.dialect)
-            )
+            opened = partial(open_output, target, table, config.dialect)
+            earlier, content = earlier_output(target, identity, work.begun(), opened)
         run, used = {**identity, "format": ending, "retry_failed": content}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, (col_url, col_text), options.max_failures)
         job = TableJob(table, (col_url, col_text), output, work, watch, earlier)
         job.score(config.chunk_size, engine, progress, stop)
-        if [state_of(file) for file in table.files] != states:
-            raise TableError(
-                f"{source} was changed while it was scored, so its finished parts are invalid; start over with --restart "
-                "(start='restart')"
-            )
-        if (done := sum(part.rows for part in work.parts)) != table.row_count:
-            raise TableError(f"the engine returned results for {done:,} of {table.row_count:,} rows")
+        _check_complete(source, table, states, work)
         summary = Summary(
             input=source,
             output=target,
@@ -208,6 +206,17 @@ def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelI
         warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
+
+
+def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:
+    """Make sure that the parts are those of the table as it was checked."""
+    if [state_of(file) for file in table.files] != states:
+        raise TableError(
+            f"{source} was changed while it was scored, so its finished parts are invalid; start over with --restart "
+            "(start='restart')"
+        )
+    if (done := sum(part.rows for part in work.parts)) != table.row_count:
+        raise TableError(f"the engine returned results for {done:,} of {table.row_count:,} rows")
 
 
 def _put_together(output: Output, work: Workspace, summary: Summary) -> None:

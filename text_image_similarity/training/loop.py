@@ -22,8 +22,8 @@ from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
 from ..encoders.torch_backend import choose_placement
 from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
-from ..errors import ModelError, UsageError
-from ..files import CALIBRATION, write_whole
+from ..errors import InputTypeError, ModelError, UsageError
+from ..files import CALIBRATION, path_text, write_whole
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
 from .config import TrainConfig
@@ -105,7 +105,9 @@ def train(
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
         ModelUnavailableError: They cannot be downloaded.
     """
-    folder = Path(out)
+    if not isinstance(config, TrainConfig):
+        raise InputTypeError.of("config", "a TrainConfig, such as TrainConfig(epochs=5)", config)
+    source, folder = path_text(source, "source"), Path(path_text(out, "out"))
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
         raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
@@ -117,14 +119,14 @@ def train(
     _check(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        splits = load_splits(str(source), config)
+        splits = load_splits(source, config)
         fixed["data"] = fingerprint(splits)
         if found is not None:
             _refuse_changes(folder, found.progress["fixed"], fixed)
         run = _Run(config, splits, folder, fixed, found)
         if config.tracking == "none":
             return run.finish(NoTracker(), progress)
-        return _tracked(run, {"source": str(source), **fixed, **run.facts()}, folder.name, progress)
+        return _tracked(run, {"source": source, **fixed, **run.facts()}, folder.name, progress)
     except (OSError, SafetensorError) as exc:
         raise ModelError(f"{folder} cannot be written: {exc}; make room and go on with --resume") from exc
 

@@ -1,0 +1,259 @@
+"""What programmers hand in: references, images and texts in every form that means one thing; a clear error for the rest."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.support.images import make_png
+from text_image_similarity import (
+    Config,
+    InputTypeError,
+    Record,
+    Scorer,
+    ScoreResult,
+    TrainConfig,
+    UsageError,
+    create_predictor,
+    embed_images,
+    embed_texts,
+    evaluate,
+    evaluate_ratings,
+    load_encoder,
+    read_dataset,
+    score_images,
+    score_pairs,
+    score_table,
+    train,
+)
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.pipeline import portable
+
+CONFIG = Config(retries=0)
+RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+TABLE = pd.DataFrame({"url": ["a.png"], "caption": ["red"]})
+Call = Callable[[Any], object]
+
+
+def pairs(records: Any) -> list[ScoreResult]:
+    return list(score_pairs(records, CONFIG, encoder=ColourEncoder()))
+
+
+def images(given: Any, texts: Any = ("red",)) -> list[ScoreResult]:
+    return list(score_images(given, texts, CONFIG, encoder=ColourEncoder()))
+
+
+@pytest.fixture
+def red(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    path.write_bytes(make_png())
+    return path
+
+
+def test_an_image_may_be_given_in_every_form_that_means_one_thing(red: Path) -> None:
+    forms: list[Any] = [red, str(red), red.as_uri(), np.str_(red), red.read_bytes(), RED, Image.fromarray(RED)]
+    texts = ["red"] * len(forms)
+    for given in (forms, tuple(forms), iter(forms), np.array(forms, object), pd.Series(forms)):
+        assert [result.similarity for result in images(given, np.array(texts))] == [1.0] * len(forms)
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        assert scorer.similarity_matrix(forms, pd.Series(texts)).tolist() == [[1.0] * len(forms)] * len(forms)
+    assert [result.similarity for result in images(np.stack([RED, RED]), ["red", "red"])] == [1.0, 1.0]
+
+
+def test_a_missing_image_fails_its_row_alone(red: Path) -> None:
+    results = images([None, red, float("nan")], ["red"] * 3)
+    assert [result.error for result in results] == [
+        "invalid_url: the image reference is empty or missing",
+        None,
+        "invalid_url: the image reference is missing (nan)",
+    ]
+
+
+# What is no image, and what the error says of it.
+NO_IMAGE = [
+    (RED / 255, "a numpy ndarray of shape (8, 8, 3) and type float64; turn floats"),
+    (RED[..., 0], "a numpy ndarray of shape (8, 8) and type uint8; Image.fromarray"),
+    (RED.transpose(2, 0, 1), "a numpy ndarray of shape (3, 8, 8) and type uint8; put the colours last"),
+    (torch.zeros(3, 8, 8), "a torch Tensor of shape (3, 8, 8) and type torch.float32; convert it"),
+    (torch.zeros(8, 8, 3, dtype=torch.uint8), "a torch Tensor of shape (8, 8, 3) and type torch.uint8; convert it"),
+    ({"bytes": make_png(), "path": None}, "a dict; give what it holds under 'bytes' or 'path'"),
+    (io.BytesIO(make_png()), "an io BytesIO; give what its read() returns"),
+    ([RED], "a list"),
+    (5, "an int"),
+]
+
+
+@pytest.mark.parametrize(("given", "named"), NO_IMAGE)
+def test_what_is_no_image_raises_at_once(given: Any, named: str) -> None:
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer, create_predictor(encoder=ColourEncoder()) as predictor:
+        predictor.build_caption_database(["red"])
+        calls: list[Callable[[], object]] = [
+            lambda: score_images([RED, given], ["red"] * 2, CONFIG, encoder=ColourEncoder()),
+            lambda: embed_images([RED, given], CONFIG, encoder=ColourEncoder()),
+            lambda: scorer.score_images([RED, given], ["red"] * 2),
+            lambda: scorer.embed_images([RED, given]),
+            lambda: scorer.similarity_matrix([RED, given], ["red"]),
+            lambda: list(scorer.embed_images(iter([RED, given]))),
+            lambda: predictor.search_captions(given),
+        ]
+        for call in calls:
+            with pytest.raises(InputTypeError, match=r"^image(s\[1\])? must be a PIL image, ") as caught:
+                call()
+            assert f"not {named}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (("a.png", "red"), r"records\[1\] must be a Record, not a tuple; name its parts: Record\(url=..., text=...\)"),
+        ({"url": "a.png", "caption": "red"}, r"records\[1\] must be a Record, not a dict; name its parts"),
+        ("a.png", r"records\[1\] must be a Record, not a str"),
+        (None, r"records\[1\] must be a Record, not None"),
+        (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path or a URL, not a PIL image; score images"),  # type: ignore[arg-type]
+        (Record(make_png(), "red"), r"records\[1\].url must be a path or a URL, not bytes; score images"),  # type: ignore[arg-type]
+        (Record(RED, "red"), r"records\[1\].url must be a path or a URL, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
+        (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path or a URL, not a torch Tensor"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_record_raises_at_once(given: Any, named: str, red: Path) -> None:
+    good = Record(str(red), "red")
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        with pytest.raises(InputTypeError, match=named):
+            score_pairs([good, given], CONFIG)
+        with pytest.raises(InputTypeError, match=named):
+            scorer.score_pairs([good, given])
+        results = scorer.score_pairs(iter([good, given]))
+        assert next(results).similarity == 1.0  # what comes before it has its result
+        with pytest.raises(InputTypeError, match=named):
+            next(results)
+        with pytest.raises(InputTypeError, match="a record"):
+            list(scorer.score_tagged([(1, given)]))
+
+
+def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:
+    rows = pd.DataFrame({"url": [str(red)], "text": ["red"]}).itertuples()
+    assert [result.similarity for result in pairs(rows)] == [1.0]
+    assert [result.similarity for result in pairs([SimpleNamespace(url=red, text="red")])] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (None, "is empty or missing"),
+        (float("nan"), "is missing (nan)"),
+        (["a.png"], "is a list; one row per image is needed"),
+        (True, "is True, not text"),
+    ],
+)
+def test_a_reference_that_is_not_text_fails_its_row_alone(url: Any, reason: str) -> None:
+    records = [Record("", "red"), Record(url, "red"), Record(("a.png",), "red")]  # type: ignore[arg-type]
+    assert [result.error for result in pairs(records)] == [
+        "invalid_url: the image reference is empty or missing",
+        f"invalid_url: the image reference {reason}",
+        "invalid_url: the image reference is a tuple; one row per image is needed",
+    ]
+
+
+@pytest.mark.parametrize(
+    "given", ["red", b"red", Path("red.png"), {"red": 1}, None, 5, TABLE, RED, Image.fromarray(RED), Record("a", "b")]
+)
+def test_one_value_where_many_are_expected_raises_at_once(given: Any) -> None:
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        calls: dict[str, Call] = {
+            "records": lambda x: score_pairs(x, CONFIG),
+            "images": lambda x: score_images(x, ["red"], CONFIG),
+            "texts": lambda x: score_images([RED], x, CONFIG),
+        }
+        more: list[tuple[str, Call]] = [
+            *calls.items(),
+            ("images", lambda x: embed_images(x, CONFIG)),
+            ("texts", lambda x: embed_texts(x, CONFIG)),
+            ("records", scorer.score_pairs),
+            ("images", scorer.embed_images),
+            ("texts", scorer.embed_texts),
+            ("texts", lambda x: scorer.similarity_matrix([RED], x)),
+        ]
+        for name, call in more:
+            with pytest.raises(InputTypeError, match=f"^{name} must be a list or another iterable of {name}, not "):
+                call(given)
+
+
+def test_a_search_takes_references_and_texts_alone(red: Path) -> None:
+    with create_predictor(encoder=ColourEncoder()) as predictor:
+        assert predictor.rank_images("red", np.array([str(red)]))[0].similarity == 1.0
+        for paths in ([Image.fromarray(RED)], [RED], [b"red.png"], Image.fromarray(RED), b"red.png", [5], None, TABLE):
+            with pytest.raises(InputTypeError, match=r"^paths(\[0\])? must be"):
+                predictor.rank_images("red", paths)  # type: ignore[arg-type]
+            with pytest.raises(InputTypeError, match=r"^paths(\[0\])? must be"):
+                predictor.build_image_database(paths)  # type: ignore[arg-type]
+        for captions in ([["red"]], [5], [b"red"], b"red", TABLE):
+            with pytest.raises(InputTypeError, match=r"^captions(\[0\])? must be"):
+                predictor.build_caption_database(captions)  # type: ignore[arg-type]
+        for query in ([str(red)], 5, Image.fromarray(RED)):
+            with pytest.raises(InputTypeError, match="the query must be a text"):
+                predictor.rank_images(query, red)  # type: ignore[arg-type]
+        with pytest.raises(InputTypeError, match="database must be of type ImageDatabase, not a str"):
+            predictor.search_database("red", database="photos.safetensors")  # type: ignore[arg-type]
+
+
+CALLS: list[tuple[Callable[[], object], str]] = [
+    (lambda: Scorer("mini"), "config must be a Config, such as Config(model='mini'), not a str"),  # type: ignore[arg-type]
+    (lambda: load_encoder("mini"), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: score_pairs([], {}), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: evaluate("a.csv", {}), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: evaluate_ratings("a.csv", {}), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: score_table("a.csv", "b.csv", "mini"), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: create_predictor(config="mini"), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: portable({}), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: train("a.csv", "b", CONFIG), "config must be a TrainConfig"),  # type: ignore[arg-type]
+    (lambda: score_pairs([], CONFIG, encoder="mini"), "encoder must be an Encoder, as load_encoder"),  # type: ignore[arg-type]
+    (lambda: score_table(TABLE, "b.csv", CONFIG), "in_path must be a path or a URL, not a pandas DataFrame; write it"),  # type: ignore[arg-type]
+    (lambda: score_table(b"a.csv", "b.csv", CONFIG), "in_path must be a path or a URL, not bytes"),  # type: ignore[arg-type]
+    (lambda: score_table("a.csv", None, CONFIG), "out_path must be a path or a URL, not None"),  # type: ignore[arg-type]
+    (lambda: score_table("a.csv", "b.csv", CONFIG, engine="spark"), "engine must be an engine"),  # type: ignore[arg-type]
+    (lambda: score_table("a.csv", "b.csv", CONFIG, options={}), "options must be of type TableOptions"),  # type: ignore[arg-type]
+    (lambda: evaluate(TABLE, CONFIG), "source must be a path or a URL, not a pandas DataFrame"),  # type: ignore[arg-type]
+    (lambda: evaluate_ratings(TABLE, CONFIG), "table must be a path or a URL"),  # type: ignore[arg-type]
+    (lambda: read_dataset([("a.png", "red")]), "source must be a path or a URL, not a list"),  # type: ignore[arg-type]
+    (lambda: train(TABLE, "b", TrainConfig()), "source must be a path or a URL"),  # type: ignore[arg-type]
+    (lambda: train("a.csv", None, TrainConfig()), "out must be a path or a URL"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS)
+def test_arguments_of_another_type_are_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputTypeError) as caught:
+        call()
+    assert message in str(caught.value)
+    assert isinstance(caught.value, (TypeError, UsageError))
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # as Spark and Ray hand it back
+
+
+def test_a_single_text_is_not_a_list_of_letters() -> None:
+    with pytest.raises(InputTypeError, match="texts must be a list of texts, not a str; put it in a list"):
+        load_encoder(Config(model="mini")).encode_text("a dog")
+
+
+def test_what_comes_from_a_generator_is_read_once() -> None:
+    pulled: list[int] = []
+
+    def endless() -> Iterator[np.ndarray]:
+        while True:
+            pulled.append(1)
+            yield RED
+
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        results = scorer.embed_images(endless())
+        next(results)
+        results.close()
+    assert len(pulled) < 10_000

@@ -1,0 +1,134 @@
+"""What programmers hand in: a value that can mean only one thing is taken, one of another type is refused at once.
+
+A missing value is data, and fails its row alone; a tensor where an image belongs is a mistake in the program, and raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..encoders import Encoder
+from ..errors import InputTypeError
+from ..records import Record
+
+Item = TypeVar("Item")
+Check = Callable[[object, str], None]
+
+_ENCODED = (bytes, bytearray, memoryview)
+_IMAGES = "a PIL image, an array (h, w, 3) uint8, an encoded file's bytes, a path or a URL"
+
+
+def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Iterable[Item]:
+    """Return the items to iterate over: those of a list are checked now, those of any other iterable as they come.
+
+    Args:
+        items: What a parameter was given.
+        name: The parameter.
+        check: Told an item and what messages call it; raises where it is of a type that cannot be used.
+
+    Raises:
+        InputTypeError: It is not an iterable, or one that can only be a mistake: a text, a dictionary, a table.
+    """
+    is_table, is_array = hasattr(items, "columns"), getattr(items, "ndim", 0) == 3  # that is one image
+    is_single = is_array or isinstance(items, (str, os.PathLike, Image.Image, Record, *_ENCODED))
+    if is_table or is_single or isinstance(items, Mapping) or not isinstance(items, Iterable):
+        hint = "put it in a list" if is_single else ""
+        if is_table:
+            rows = "[Record.of(*row) for row in zip(df['url'], df['caption'])]"
+            hint = f"give what is in its columns, such as {rows if check is check_record else 'df[...]'}"
+        raise InputTypeError.of(name, f"a list or another iterable of {name}", items, hint)
+    if check is None:
+        return items
+    if isinstance(items, (list, tuple)):
+        for number, item in enumerate(items):
+            check(item, f"{name}[{number}]")
+        return items
+    return _as_they_come(items, name, check)
+
+
+def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        check(item, f"{name}[{number}]")
+        yield item
+
+
+def check_record(record: object, name: str) -> None:
+    """Raise an `InputTypeError` unless something is a record, with a reference and not an image in it."""
+    if not (hasattr(record, "url") and hasattr(record, "text")):
+        hint = "name its parts: Record(url=..., text=...)" if isinstance(record, (tuple, list, Mapping)) else ""
+        raise InputTypeError.of(name, "a Record", record, hint)
+    if is_content(record.url):
+        raise InputTypeError.of(
+            f"{name}.url", "a path or a URL", record.url, "score images in memory with score_images"
+        )
+
+
+def check_image(image: object, name: str) -> None:
+    """Raise an `InputTypeError` unless something is an image, a reference to one, or missing."""
+    if is_missing(image) or isinstance(image, (str, os.PathLike, Image.Image, *_ENCODED)):
+        return
+    if not isinstance(image, np.ndarray):
+        hint = ""
+        if type(image).__name__ == "Tensor":
+            hint = "convert it, e.g. with torchvision.transforms.functional.to_pil_image"
+        elif isinstance(image, Mapping):
+            hint = "give what it holds under 'bytes' or 'path'"
+        elif hasattr(image, "read"):
+            hint = "give what its read() returns"
+        raise InputTypeError.of(name, _IMAGES, image, hint)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        hint = "turn floats from 0 to 1 into bytes with (array * 255).round().astype('uint8')"
+        if image.dtype == np.uint8:
+            hint = "put the colours last with array.transpose(1, 2, 0)"
+            if image.ndim != 3 or image.shape[0] != 3:
+                hint = "Image.fromarray(array) reads grey and RGBA"
+        raise InputTypeError.of(name, _IMAGES, image, hint)
+
+
+def check_reference(reference: object, name: str) -> None:
+    """Raise an `InputTypeError` unless something is a path, a URL, or missing."""
+    if not (is_missing(reference) or isinstance(reference, (str, os.PathLike))):
+        hint = "compare images in memory with similarity_matrix" if is_content(reference) else ""
+        raise InputTypeError.of(name, "a path or a URL", reference, hint)
+
+
+def check_text(text: object, name: str) -> None:
+    """Raise an `InputTypeError` unless something is a text, or missing."""
+    if not (is_missing(text) or isinstance(text, str)):
+        raise InputTypeError.of(name, "a text", text)
+
+
+def check_encoder(encoder: Encoder) -> Encoder:
+    """Return an encoder, or raise an `InputTypeError` for something that cannot encode."""
+    if not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
+        raise InputTypeError.of(
+            "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name is for Config"
+        )
+    return encoder
+
+
+def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[Item], Iterable[str]]:
+    """Return images and captions as `checked` does.
+
+    Raises:
+        ValueError: It is known already that they are not equally many.
+    """
+    images, texts = checked(images, "images", check_image), checked(texts, "texts")
+    if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
+        raise ValueError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
+    return images, texts
+
+
+def is_missing(value: object) -> bool:
+    """Say whether a value stands for none: None or NaN."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def is_content(value: object) -> bool:
+    """Say whether a value is an image itself, encoded or not, rather than a reference to one."""
+    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 0
