@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns
 from .names import ending_of, format_of
 from .output import SCORE_FIELDS, Output, output_for, score_arrays
@@ -38,6 +39,7 @@ __all__ = [
     "ending_of",
     "folder_of",
     "format_of",
+    "is_captions_file",
     "is_url",
     "is_whole",
     "list_folder",
@@ -46,6 +48,7 @@ __all__ = [
     "open_files",
     "open_table",
     "output_for",
+    "read_captions",
     "read_rows",
     "score_arrays",
     "state_of",
