@@ -134,7 +134,8 @@ class Config:
             on a GPU.
         proxy: `http://host:port` to fetch http(s) references through; by default none, whatever the environment says. The
             proxy resolves the names, so only literal addresses are checked here, see docs/scoring.md#proxies.
-        base_dir: Folder that relative paths start from; by default the working directory, or the folder of the table.
+        base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
+            there is none.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share

@@ -196,6 +196,15 @@ def test_files_of_others_are_kept(table: Path, capsys: pytest.CaptureFixture[str
     assert precious.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("name", ["score", "evaluate", "train"])
+@pytest.mark.parametrize("folder", ["nowhere", "in.csv", "", "~nobody"])
+def test_a_base_folder_must_exist(name: str, folder: str, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = [table.with_name("out.csv")] * (name != "evaluate")
+    assert command(name, table, *out, "--base-dir", table.parent / folder if folder == "in.csv" else folder) == 2
+    assert "argument --base-dir: " in (error := capsys.readouterr().err)
+    assert "is not a folder on this machine" in error
+
+
 def test_every_setting_has_a_text_and_options_do_without() -> None:
     for kind in (Config, Limits, TrainConfig):
         assert [field.name for field in fields(kind)] == [name for name, text in field_texts(kind).items() if text]

@@ -38,7 +38,7 @@ from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.weights import dequantised
 from text_image_similarity.errors import ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
-from text_image_similarity.training.data import Batch, load_splits
+from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
 from text_image_similarity.training.losses import info_nce, sigmoid_loss
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
@@ -486,6 +486,24 @@ def test_rows_without_a_reference_or_a_caption_are_left_out_and_named(
         splits = load_splits(str(source), replace(TINY, splits="auto", batch_size=4))
         assert sum(map(len, (splits.train, splits.validation, splits.test))) == 20
         assert "2 rows were left out: row 1 of" in caplog.text
+
+
+def test_relative_references_start_from_the_folder_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pairs.csv").write_text("url,caption\n" + "".join(f"{i}.png,number {i}\n" for i in range(20)))
+    seen: list[TrainConfig] = []
+
+    def keep(source: str, out: Path, config: TrainConfig, **_: object) -> None:
+        seen.append(config)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("text_image_similarity.training.loop.train", keep)
+    given = ["train", str(tmp_path / "pairs.csv"), str(tmp_path / "out"), "--batch-size", "4", "--base-dir"]
+    with pytest.raises(SystemExit):
+        main([*given, str(tmp_path)])
+    splits = load_splits(str(tmp_path / "pairs.csv"), seen[0])
+    assert {Path(str(image.source)).parent for image in splits.train} == {tmp_path}
+    monkeypatch.chdir(tmp_path.parent)
+    assert fingerprint(splits) == fingerprint(load_splits(str(tmp_path / "pairs.csv"), TrainConfig(batch_size=4)))
 
 
 def test_a_set_with_test_photos_alone_keeps_them_apart(photos: Path, tmp_path: Path) -> None:

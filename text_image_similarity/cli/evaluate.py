@@ -10,6 +10,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import TableError, UsageError
 from .options import (
+    add_base_dir,
     add_column_options,
     add_fetch_options,
     add_force,
@@ -20,7 +21,6 @@ from .options import (
     config_of,
     progress_bar,
 )
-from .parser import add_field
 from .terminal import lay_out
 
 
@@ -32,14 +32,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "source",
         metavar="SOURCE",
-        help="a table that `score` reads, a folder with train.parquet and the like, or a hub id such as jxie/flickr8k",
+        help="a table that `score` reads, a folder with train.parquet, metadata.jsonl or captions.txt, or a hub id such as jxie/flickr8k",
     )
     option("--split", help="`train`, `validation` or `test`, of a source that has splits; by default all of it")
     add_model_options(command)
     add_column_options(command)
     add_fetch_options(command)
     add_worker_options(command, io_workers=Config().io_workers)
-    add_field(command, Config, "base_dir", metavar="FOLDER")
+    add_base_dir(command)
     option(
         "--rating-col",
         metavar="COLUMN",

@@ -11,6 +11,7 @@ from typing import get_type_hints
 
 from ..config import Config, Dialect, Limits
 from ..errors import UsageError
+from ..files import path_text
 from .logs import LOG_FORMATS
 from .parser import add_field
 from .terminal import ProgressBar
@@ -50,6 +51,18 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
         f"may be given again. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}, see "
         "docs/command_line.md#limits",
     )
+
+
+def add_base_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where relative references start."""
+    add_field(parser, Config, "base_dir", metavar="FOLDER", type=_folder)
+
+
+def _folder(text: str) -> Path:
+    folder = Path(path_text(text, "base_dir"))
+    if not text or not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder on this machine")
+    return folder
 
 
 def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
+    add_base_dir,
     add_column_options,
     add_fetch_options,
     add_force,
@@ -56,7 +57,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     add_field(parser, Config, "score")
     add_column_options(parser)
-    add_field(parser, Config, "base_dir", metavar="FOLDER")
+    add_base_dir(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
     add_field(parser, Config, "chunk_size")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..config import Config, Limits
 from ..encoders.placement import check_placement
 from ..training.config import MODEL_SETTINGS, TrainConfig
-from .options import add_fetch_options, add_log_options, draws_bars
+from .options import add_base_dir, add_fetch_options, add_log_options, draws_bars
 from .parser import add_field
 from .terminal import Heartbeat, lay_out, logger
 
@@ -44,7 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "source",
         metavar="SOURCE",
-        help="a table that `score` reads, a folder with train.parquet and the like, or a hub id such as jxie/flickr8k",
+        help="a table that `score` reads, a folder with train.parquet, metadata.jsonl or captions.txt, or a hub id such as jxie/flickr8k",
     )
     command.add_argument("out", metavar="OUT", type=Path, help="folder for the model; --model OUT uses it afterwards")
     command.add_argument(
@@ -52,6 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add_log_options(command)
     _add_settings(command)
+    add_base_dir(command)
     add_fetch_options(command)
     command.set_defaults(run=run, interrupted="run the same command with --resume to continue")
 
@@ -68,7 +69,11 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     given = {field.name: getattr(options, field.name) for field in fields(TrainConfig) if field.name != "loading"}
     loading = Config(
-        timeout_s=options.timeout_s, retries=options.retries, proxy=options.proxy, limits=Limits(**dict(options.limits))
+        timeout_s=options.timeout_s,
+        retries=options.retries,
+        proxy=options.proxy,
+        base_dir=options.base_dir,
+        limits=Limits(**dict(options.limits)),
     )
     config = TrainConfig(**given, loading=loading)
     check_placement(Config(device=config.device, precision="fp16" if config.precision == "fp16" else "auto"))

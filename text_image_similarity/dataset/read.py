@@ -12,12 +12,13 @@ from ..config import Limits
 from ..errors import ErrorCode, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
-from ..formats import check_columns, ending_of, is_whole
+from ..formats import check_columns, ending_of, is_captions_file, is_whole
 from .cells import find_image, list_captions
 from .images import SCHEME, CaptionedImage
+from .layouts import FILE_NAME, file_tables
 from .left_out import LeftOut
 from .photos import merge_photos
-from .sources import SPLITS, SplitTable, file_tables, split_name
+from .sources import SPLITS, SplitTable, split_name
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -36,10 +37,13 @@ def read_dataset(  # noqa: PLR0913 - the source, its columns, and what a caller 
 
     Args:
         source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec URL), a
-            folder of tables named after splits, or the id of a set on the hub.
+            folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a `captions.txt` or its
+            folder, or the id of a set on the hub.
         split: Which of the source's own splits; None reads all of them as one.
-        col_url: The column of references, where the table has no column `image` with the pictures themselves.
-        col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too.
+        col_url: The column of references, where the table has no column `image` with the pictures themselves; `file_name`
+            takes the place of a missing `url`.
+        col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too; `text` takes the
+            place of a missing `caption`.
         base_dir: Where relative references start from; None is the table's folder, or the working directory for a table
             at a URL.
         limits: Of the local files that are compared, to find copies of a picture; None takes the defaults.
@@ -139,7 +143,8 @@ def _open_tables(source: str | PathLike[str]) -> dict[str, SplitTable]:
         TableError: It cannot be read.
     """
     place = path_text(source, "source")
-    if _HUB_ID.fullmatch(place) and not ending_of(place) and not Path(place).exists():
+    is_file = ending_of(place) or is_captions_file(place)
+    if _HUB_ID.fullmatch(place) and not is_file and not Path(place).exists():
         from .hub import hub_tables  # here, because it loads the hub's client
 
         return hub_tables(place)
@@ -150,12 +155,10 @@ def _read_images(
     table: SplitTable, columns: tuple[str, str], base_dir: str | PathLike[str] | None, left: LeftOut
 ) -> Iterator[CaptionedImage]:
     """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
-    col_url, col_text = columns
     names = table.columns()
-    col_image = "image" if "image" in names and col_url not in names else col_url
-    texts = [name for name in names if re.fullmatch(rf"{re.escape(col_text)}(s|_\d+)?", name)] or [col_text]
+    col_image, texts = _choose_columns(names, *columns)
     check_columns(names, [*texts, col_image], table.name)
-    folder = table.folder if base_dir is None else Path(base_dir)
+    folder = table.folder if base_dir is None else Path(path_text(base_dir, "base_dir"))
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
@@ -175,6 +178,15 @@ def _read_images(
             )
         else:
             yield CaptionedImage(path or where, captions, content)
+
+
+def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[str, list[str]]:
+    """Return the column of images or references, and those of captions; imagefolder's take the place of the default names."""
+    images = [col_url, "image", *([FILE_NAME] if col_url == "url" else [])]
+    texts = [name for name in names if re.fullmatch(rf"{re.escape(col_text)}(s|_\d+)?", name)]
+    if not texts:
+        texts = ["text" if col_text == "caption" and "text" in names else col_text]
+    return next((name for name in images if name in names), col_url), texts
 
 
 def resolve_reference(url: str, base_dir: str | PathLike[str] | None) -> str:

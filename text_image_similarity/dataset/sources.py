@@ -5,19 +5,14 @@ Nothing here knows what an image or a caption is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..formats import Table, columns_of, ending_of, folder_of, list_folder, open_files, open_table, read_rows
-
 # In this order a photo that is in several is kept by the last one: what is tested must not have been trained on.
 SPLITS = ("train", "validation", "test")
-_OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
-_FILE_OF_SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+)?")
+OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +34,4 @@ class SplitTable:
 
 def split_name(name: str) -> str:
     """Return the name of a split as it is used here: `val`, `valid` and `dev` are `validation`."""
-    return _OTHER_NAMES.get(name, name)
-
-
-def file_tables(place: str) -> dict[str, SplitTable]:
-    """Open a file, a folder or a pattern: one table for each split, or one named "" where the files are not splits.
-
-    Args:
-        place: A path or an fsspec URL. Files of a folder, or of `data` in it, are splits if they are named after them.
-
-    Raises:
-        UsageError: There is no table.
-        TableError: It cannot be read.
-    """
-    for folder in (place, f"{place.rstrip('/')}/data"):  # the hub keeps the files of a set in data/
-        files: dict[str, list[str]] = {}
-        for file in list_folder(folder):
-            name = Path(file).name
-            ending = ending_of(name)
-            if ending and (match := _FILE_OF_SPLIT.fullmatch(name.removesuffix(ending))):
-                files.setdefault(split_name(match.group(1)), []).append(file)
-        if found := [name for name in SPLITS if name in files]:
-            return {name: _split_table(open_files(files[name], folder), files[name][0]) for name in found}
-    return {"": _split_table(open_table(place), place)}
-
-
-def _split_table(table: Table, place: str) -> SplitTable:
-    return SplitTable(place, partial(columns_of, table), partial(read_rows, table), folder_of(place))
+    return OTHER_NAMES.get(name, name)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
 from .names import ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays
@@ -41,6 +42,7 @@ __all__ = [
     "folder_of",
     "format_of",
     "has_content",
+    "is_captions_file",
     "is_url",
     "is_whole",
     "list_folder",
@@ -50,6 +52,7 @@ __all__ = [
     "open_output",
     "open_table",
     "output_for",
+    "read_captions",
     "read_rows",
     "score_arrays",
     "state_of",

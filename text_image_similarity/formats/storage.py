@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from ..config import Config
 from ..errors import TableError, UsageError
+from ..files import path_text
 from .names import ending_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
@@ -48,7 +49,8 @@ def folder_of(place: str) -> Path | None:
 
 def with_base_dir(config: Config, place: str) -> Config:
     """Return the settings with the folder where a table's relative image paths start, unless they name another one."""
-    return replace(config, base_dir=Path(config.base_dir or folder_of(place) or "").resolve())
+    folder = path_text(config.base_dir, "base_dir") if config.base_dir else folder_of(place) or ""
+    return replace(config, base_dir=Path(folder).resolve())
 
 
 def expand(place: str) -> list[str]:

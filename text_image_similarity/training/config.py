@@ -63,8 +63,8 @@ class TrainConfig:
         checkpoint_steps: Steps between checkpoints within an epoch; there is always one at the end of an epoch.
         tracking: MLflow store or server; `none` turns tracking off.
         experiment: Name of the MLflow experiment.
-        loading: How images are fetched and decoded; `io_workers` and `batch_size` are those of validation. Its model and
-            device are not used.
+        loading: How images are fetched and decoded, and where relative references start; `io_workers` and `batch_size` are
+            those of validation. Its model and device are not used.
 
     Raises:
         ConfigError: A value is outside its choices or range.

@@ -43,24 +43,26 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
 
     Args:
         source: As for `read_dataset`.
-        config: The columns, the seed and the kind of splits are used.
+        config: The columns, the seed and the kind of splits are used, and where relative references start.
 
     Raises:
         UsageError: It has no splits of its own and they were asked for, or a split is too small for a batch.
         TableError: It cannot be read.
     """
-    columns = (config.col_url, config.col_text)
+    columns, loading = (config.col_url, config.col_text), config.loading
     own = [name for name in _NAMES if name in own_splits(source)]
     if config.splits == "own" and "train" not in own:
         raise UsageError(f"{source} has no split called train; use --splits random")
     if config.splits != "random" and "train" in own:
-        found = read_splits(source, own, columns=columns)
+        found = read_splits(source, own, columns=columns, base_dir=loading.base_dir, limits=loading.limits)
         train, validation, test = (found.get(name, []) for name in _NAMES)
         if not validation:
             train, validation, _ = split_dataset(train, (0.8, 0.2, 0.0), seed=config.seed)
         splits = Splits(train, validation, test)
     else:
-        images = read_dataset(source, col_url=config.col_url, col_text=config.col_text)
+        images = read_dataset(
+            source, col_url=columns[0], col_text=columns[1], base_dir=loading.base_dir, limits=loading.limits
+        )
         splits = Splits(*split_dataset(images, seed=config.seed))
     if len(splits.train) < config.batch_size:
         raise UsageError(

@@ -1,0 +1,164 @@
+"""Folders as other tools lay them out: imagefolder's metadata files and the captions files of the Flickr sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.images import make_png
+from text_image_similarity import Config, TableError, UsageError, evaluate
+from text_image_similarity.dataset import load_image, own_splits, read_dataset
+from text_image_similarity.encoders.testing import ColourEncoder
+
+COLOURS = ("red", "green", "blue")
+
+
+def draw(folder: Path) -> Path:
+    """Put a picture of each colour into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for colour in COLOURS:
+        (folder / f"{colour}.png").write_bytes(make_png(colour))
+    return folder
+
+
+def write_metadata(path: Path, *prefixes: str, text: str = "text") -> None:
+    """Write a metadata file of the format that its name says, with a row for each colour and prefix."""
+    rows = [{"file_name": f"{prefix}{c}.png", text: f"{prefix}{c}"} for prefix in prefixes or [""] for c in COLOURS]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    elif path.suffix == ".csv":
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        path.write_text("".join(f"{','.join(line)}\n" for line in lines))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv", "metadata.parquet"])
+@pytest.mark.parametrize("text", ["text", "caption"])
+def test_an_imagefolder(name: str, text: str, tmp_path: Path) -> None:
+    write_metadata(draw(tmp_path) / name, text=text)
+    (tmp_path / "README.md").write_text("photos")
+    for source in (tmp_path, tmp_path / name):
+        images = read_dataset(source)
+        assert [(image.name, image.captions) for image in images] == [(f"{c}.png", (c,)) for c in COLOURS]
+        assert all(load_image(image, Config()).size == (16, 16) for image in images)
+        assert own_splits(source) == ()
+    assert evaluate(tmp_path, Config(), encoder=ColourEncoder()).retrieval.text_to_image.recall[1] == 1.0
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_an_imagefolder_for_each_split(inside: str, tmp_path: Path) -> None:
+    for name, caption in (("train", "one"), ("val", "two"), ("test", "three")):
+        folder = tmp_path / inside / name
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(make_png(size=(len(name), 9)))
+        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "text": caption}))
+    assert own_splits(tmp_path) == ("train", "validation", "test")
+    assert [image.captions for image in read_dataset(tmp_path, split="val")] == [("two",)]
+    assert [load_image(image, Config()).width for image in read_dataset(tmp_path)] == [5, 3, 4]
+
+
+def test_one_metadata_file_for_images_in_folders_of_splits(tmp_path: Path) -> None:
+    draw(tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    for colour in COLOURS:
+        (tmp_path / "test" / f"{colour}.png").write_bytes(make_png(colour, (9, 9)))
+    write_metadata(tmp_path / "metadata.csv", "train/", "test/")
+    assert own_splits(tmp_path) == ("train", "test")
+    for split in ("train", "test"):
+        assert [image.name for image in read_dataset(tmp_path, split=split)] == [f"{split}/{c}.png" for c in COLOURS]
+    assert len(read_dataset(tmp_path / "metadata.csv")) == 6
+    write_metadata(tmp_path / "metadata.csv", "train/", "")
+    with pytest.raises(
+        TableError, match=r"row 4 of .*metadata.csv \(red.png\) lies in none of the folders test, train"
+    ):
+        read_dataset(tmp_path)
+
+
+def test_images_in_a_folder_of_their_own_are_no_split(tmp_path: Path) -> None:
+    draw(tmp_path / "images")
+    write_metadata(tmp_path / "metadata.jsonl", "images/")
+    assert own_splits(tmp_path) == ()
+    assert [load_image(image, Config()).size for image in read_dataset(tmp_path)] == [(16, 16)] * 3
+
+
+def test_named_columns_are_not_replaced(tmp_path: Path) -> None:
+    write_metadata(draw(tmp_path) / "metadata.csv", text="prompt")
+    with pytest.raises(UsageError, match=r"column 'caption' is missing in .* it has the columns: file_name, prompt"):
+        read_dataset(tmp_path)
+    assert len(read_dataset(tmp_path, col_text="prompt")) == 3
+    with pytest.raises(UsageError, match="column 'link' is missing"):
+        read_dataset(tmp_path, col_url="link", col_text="prompt")
+
+
+# Captions files, and the captions that they hold of red.png.
+CAPTIONS_FILES = [
+    ("image,caption\nred.png,red\nblue.png,blue\nred.png,a red square, and more\n", ("red", "a red square, and more")),
+    ('image,caption\r\nred.png,"red, with ""quotes"""\r\nblue.png,"blue" it says\r\n', ('red, with "quotes"',)),
+    ('red.png#0\tred "x\nblue.png#0\tblue\nred.png#1\ta, b\n', ('red "x', "a, b")),
+    ("\ufeffred.png\tred\n\nblue.png\tblue\n", ("red",)),
+    ("image_name| comment_number| comment\nred.png| 0| red | more\nblue.png| 0| blue\n", ("red | more",)),
+    ("image_name,comment_number,comment\nred.png,0,a, b\nblue.png,0,blue\n", ("a, b",)),
+    ("image\tcaption\nred.png\tred\nblue.png\tblue\n", ("red",)),
+]
+
+
+@pytest.mark.parametrize(("content", "captions"), CAPTIONS_FILES)
+@pytest.mark.parametrize("inside", ["", "Images"])
+def test_a_captions_file(content: str, captions: tuple[str, ...], inside: str, tmp_path: Path) -> None:
+    draw(tmp_path / inside)
+    (tmp_path / "captions.txt").write_bytes(content.encode())
+    (tmp_path / "Flickr8k.token.txt").write_bytes(content.encode())
+    for source in (tmp_path, tmp_path / "captions.txt", tmp_path / "Flickr8k.token.txt"):
+        red, blue = read_dataset(source)
+        assert (red.name, red.captions, blue.name) == ("red.png", captions, "blue.png")
+        assert load_image(red, Config()).getpixel((0, 0)) == (255, 0, 0)
+        assert own_splits(source) == ()
+
+
+def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:
+    draw(tmp_path / "photos")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "captions.txt").write_text("image,caption\nred.png,red\n,lost\nred.png,\nblue.png\n")
+    found = evaluate(tmp_path / "texts", Config(base_dir=tmp_path / "photos"), encoder=ColourEncoder())
+    assert (found.images, found.failures) == (1, {"empty_caption": 2, "invalid_url": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        (
+            b"hello\n",
+            UsageError,
+            "cannot tell the format of .*captions.txt: a captions file has the header image,caption",
+        ),
+        (b"red.png,red\n", UsageError, "cannot tell the format"),
+        (b'image,caption\nred.png,"red\nand more"\n', TableError, "line 2 of .*captions.txt opens a quote"),
+        (b"image,caption\nred.png,caf\xe9\n", TableError, "captions.txt is not UTF-8"),
+        (b"", TableError, "holds no picture with a caption"),
+    ],
+)
+def test_a_captions_file_of_another_kind_is_named(
+    content: bytes, kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "captions.txt").write_bytes(content)
+    with pytest.raises(kind, match=message):
+        read_dataset(tmp_path)
+
+
+def test_folders_that_say_too_little_or_too_much(tmp_path: Path) -> None:
+    draw(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt"
+    ):
+        read_dataset(tmp_path)
+    write_metadata(tmp_path / "metadata.csv")
+    write_metadata(tmp_path / "metadata.jsonl")
+    with pytest.raises(UsageError, match=r"holds metadata.csv and metadata.jsonl; remove one, or name one"):
+        read_dataset(tmp_path)
+    with pytest.raises(UsageError, match=r"no/captions.txt does not exist"):  # which is not looked for on the hub
+        read_dataset("no/captions.txt")

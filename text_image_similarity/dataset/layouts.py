@@ -1,0 +1,142 @@
+"""How the files of a data set lie in a folder, and where its splits are.
+
+In this order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); imagefolder, as the library
+`datasets` calls a `metadata.jsonl`, `.csv` or `.parquet` beside its images, in a folder for each split or one for all; a
+`captions.txt` as the Flickr sets have it; else the files are the pieces of one table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ..errors import TableError, UsageError
+from ..formats import (
+    Table,
+    columns_of,
+    ending_of,
+    folder_of,
+    is_captions_file,
+    list_folder,
+    open_files,
+    open_table,
+    read_captions,
+    read_rows,
+)
+from .sources import OTHER_NAMES, SPLITS, SplitTable, split_name
+
+FILE_NAME = "file_name"  # imagefolder's column of references
+
+_FILE_OF_SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+)?")
+_LOOKED_FOR = 100  # images of a captions file, to find the folder that holds them
+
+
+def file_tables(place: str) -> dict[str, SplitTable]:
+    """Open a file, a folder or a pattern: one table for each split, or one named "" where there are no splits.
+
+    Args:
+        place: A path or an fsspec URL. A folder's files may also lie in `data` inside it.
+
+    Raises:
+        UsageError: There is no table.
+        TableError: It cannot be read.
+    """
+    for folder in (place, f"{place.rstrip('/')}/data"):  # the hub keeps the files of a set in data/
+        files = list_folder(folder)
+        if found := _split_files(folder, files) or _image_folder(folder, files) or _captions(folder, files):
+            return found
+        if files and not any(map(ending_of, files)):
+            raise UsageError(
+                f"{folder} holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
+                "file that ends in .csv, .tsv, .jsonl or .parquet"
+            )
+    return {"": _captions_table(place) if is_captions_file(place) else _split_table(open_table(place), place)}
+
+
+def _split_files(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+    """Return the tables that are named after splits."""
+    named: dict[str, list[str]] = {}
+    for file in files:
+        name = Path(file).name
+        ending = ending_of(name)
+        if ending and (match := _FILE_OF_SPLIT.fullmatch(name.removesuffix(ending))):
+            named.setdefault(split_name(match.group(1)), []).append(file)
+    return {name: _split_table(open_files(named[name], folder), named[name][0]) for name in SPLITS if name in named}
+
+
+def _image_folder(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+    """Return the tables of an imagefolder: those of its splits, or a single one, divided where its images are."""
+    if ending_of(folder):  # a table, whose folders nobody needs to ask a store for
+        return {}
+    folders = {name: f"{folder.rstrip('/')}/{name}" for name in (*SPLITS, *OTHER_NAMES)}
+    inside = {name: list_folder(path) for name, path in folders.items()}
+    if own := _metadata(folder, files):
+        table = _split_table(open_table(own), own)
+        splits = {split_name(name) for name, found in inside.items() if found}
+        if not splits or FILE_NAME not in table.columns():
+            return {"": table}
+        return {name: replace(table, rows=partial(_rows_of, table, name, splits)) for name in SPLITS if name in splits}
+    found = {split_name(name): file for name, path in folders.items() if (file := _metadata(path, inside[name]))}
+    return {name: _split_table(open_table(found[name]), found[name]) for name in SPLITS if name in found}
+
+
+def _metadata(folder: str, files: Sequence[str]) -> str | None:
+    """Return a folder's file of metadata, if that is its only table."""
+    tables = [file for file in files if ending_of(file)]
+    named = [file for file in tables if Path(file).name.removesuffix(ending_of(file)) == "metadata"]
+    if len(named) > 1:
+        raise UsageError(f"{folder} holds {' and '.join(Path(file).name for file in named)}; remove one, or name one")
+    return named[0] if named and tables == named else None
+
+
+def _rows_of(
+    table: SplitTable, split: str, splits: set[str], columns: Sequence[str]
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Yield the rows whose image lies in a split's folder."""
+    for where, (*values, name) in table.rows([*columns, FILE_NAME]):
+        folder = split_name(PurePosixPath(str(name)).parts[0]) if name else split
+        if folder not in splits:
+            raise TableError(
+                f"{where} ({name}) lies in none of the folders {', '.join(sorted(splits))}; move its image to one, or give "
+                f"{table.name} itself, whose rows are then one set"
+            )
+        if folder == split:
+            yield where, tuple(values)
+
+
+def _captions(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+    """Return the table of a folder's `captions.txt`, if that is its only table."""
+    found = [file for file in files if Path(file).name == "captions.txt"]
+    return {"": _captions_table(found[0])} if found and not any(map(ending_of, files)) else {}
+
+
+def _captions_table(place: str) -> SplitTable:
+    names = [name for _, (name, _) in islice(read_captions(place), _LOOKED_FOR)]
+
+    def rows(columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for where, pair in read_captions(place):
+            row = dict(zip(("image", "caption"), pair, strict=True))
+            yield where, tuple(row[column] for column in columns)
+
+    return SplitTable(place, lambda: ("image", "caption"), rows, _folder_with(names, folder_of(place)))
+
+
+def _folder_with(names: Sequence[str], folder: Path | None) -> Path | None:
+    """Return the folder that holds some of the images: a captions file's own, or one in that such as `Images`."""
+    if folder is None:
+        return None
+    with suppress(OSError):
+        for one in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
+            if any((one / name).is_file() for name in names if name):
+                return one
+    return folder
+
+
+def _split_table(table: Table, place: str) -> SplitTable:
+    return SplitTable(place, partial(columns_of, table), partial(read_rows, table), folder_of(place))
