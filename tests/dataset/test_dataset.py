@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.tables import FORMS, write_form
-from text_image_similarity import Config, ErrorCode, Limits, RowError, TableError, UsageError
+from text_image_similarity import Config, Dialect, ErrorCode, Limits, RowError, TableError, UsageError
 from text_image_similarity.dataset import (
     CaptionedImage,
     ImageLoader,
@@ -115,11 +115,13 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
         {"url": str(tmp_path / "green.png"), "caption": "a green square"},
     ]
     source = write_form(form, tmp_path, rows)
-    assert [(image.captions, image.source) for image in read_dataset(source)] == [
+    dialect = Dialect(quoting="minimal" if form == "tsv" else "auto")
+    images = read_dataset(source, config=Config(dialect=dialect))
+    assert [(image.captions, image.source) for image in images] == [
         (("grün", "a green square"), str(tmp_path / "green.png")),
         (("red,\nand more",), str(tmp_path / "red.png")),
     ]
-    assert own_splits(source) == ()
+    assert own_splits(source, dialect) == ()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -127,7 +129,10 @@ def test_relative_references_start_from_the_folder_of_their_table(form: str, tmp
     source = write_form(form, tmp_path, [{"url": "a.png", "caption": "one"}, {"url": "b.png", "caption": "two"}])
     start = {"memory URL": "", "folder": f"{tmp_path}/parts/"}.get(form, f"{tmp_path}/")
     assert [image.source for image in read_dataset(source)] == [f"{start}a.png", f"{start}b.png"]
-    assert [image.source for image in read_dataset(source, base_dir="/base")] == ["/base/a.png", "/base/b.png"]
+    assert [image.source for image in read_dataset(source, config=Config(base_dir="/base"))] == [
+        "/base/a.png",
+        "/base/b.png",
+    ]
 
 
 def test_json_lines_may_hold_lists_and_miss_members(tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ def test_other_columns_and_another_base_folder(tmp_path: Path) -> None:
             table.write_text("file,text\nred.png,red\n")
         else:
             write(table, {"file": "red.png", "text": "red"})
-        (image,) = read_dataset(table, col_url="file", col_text="text", base_dir=tmp_path / "photos")
+        (image,) = read_dataset(table, col_url="file", col_text="text", config=Config(base_dir=tmp_path / "photos"))
         assert load_image(image, Config()).size == (16, 16)
 
 
@@ -230,7 +235,9 @@ def test_local_files_are_compared_within_the_limits(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("url,caption\na.png,red\nb.png,red\n")
     assert len(read_dataset(tmp_path / "in.csv")) == 1
     for limits in (Limits(allow_local_files=False), Limits(max_bytes=len(RED) - 1)):
-        assert len(read_dataset(tmp_path / "in.csv", limits=limits)) == 2  # nothing is read, so nothing is known
+        assert (
+            len(read_dataset(tmp_path / "in.csv", config=Config(limits=limits))) == 2
+        )  # nothing is read, so nothing is known
 
 
 @pytest.mark.parametrize(

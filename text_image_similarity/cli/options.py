@@ -108,8 +108,18 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--url-col", metavar="COLUMN", default="url", help="column of image references")
     add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
+    add_dialect(parser)
+
+
+def add_dialect(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how CSV and TSV files are written."""
     for field in fields(Dialect):
         add_field(parser, Dialect, field.name)
+
+
+def dialect_of(options: argparse.Namespace) -> Dialect:
+    """Return the dialect that the options name, the default one where a command has no such options."""
+    return Dialect(**{f.name: getattr(options, f.name) for f in fields(Dialect) if hasattr(options, f.name)})
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
@@ -198,5 +208,4 @@ def config_of(options: argparse.Namespace) -> Config:
     """
     names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    dialect = Dialect(**{f.name: getattr(options, f.name) for f in fields(Dialect) if hasattr(options, f.name)})
-    return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect)
+    return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect_of(options))

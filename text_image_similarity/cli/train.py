@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..config import Config, Limits
 from ..encoders.placement import check_placement
 from ..training.config import MODEL_SETTINGS, TrainConfig
-from .options import add_base_dir, add_fetch_options, add_log_options, draws_bars
+from .options import add_base_dir, add_dialect, add_fetch_options, add_log_options, dialect_of, draws_bars
 from .parser import add_field
 from .terminal import Heartbeat, lay_out, logger
 
@@ -53,6 +53,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_log_options(command)
     _add_settings(command)
     add_base_dir(command)
+    add_dialect(command)
     add_fetch_options(command)
     command.set_defaults(run=run, interrupted="run the same command with --resume to continue")
 
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         proxy=options.proxy,
         base_dir=options.base_dir,
         limits=Limits(**dict(options.limits)),
+        dialect=dialect_of(options),
     )
     config = TrainConfig(**given, loading=loading)
     check_placement(Config(device=config.device, precision="fp16" if config.precision == "fp16" else "auto"))

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..config import Dialect
 from ..errors import TableError, UsageError
 from ..formats import (
     Table,
@@ -37,11 +38,12 @@ _FILE_OF_SPLIT = re.compile(r"([A-Za-z]+)(?:-\d+-of-\d+)?")
 _LOOKED_FOR = 100  # images of a captions file, to find the folder that holds them
 
 
-def file_tables(place: str) -> dict[str, SplitTable]:
+def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTable]:
     """Open a file, a folder or a pattern: one table for each split, or one named "" where there are no splits.
 
     Args:
         place: A path or an fsspec URL. A folder's files may also lie in `data` inside it.
+        dialect: How CSV and TSV files are written; None is as their names say.
 
     Raises:
         UsageError: There is no table.
@@ -49,17 +51,20 @@ def file_tables(place: str) -> dict[str, SplitTable]:
     """
     for folder in (place, f"{place.rstrip('/')}/data"):  # the hub keeps the files of a set in data/
         files = list_folder(folder)
-        if found := _split_files(folder, files) or _image_folder(folder, files) or _captions(folder, files):
+        found = _split_files(folder, files, dialect) or _image_folder(folder, files, dialect)
+        if found := found or _captions(folder, files):
             return found
         if files and not any(map(ending_of, files)):
             raise UsageError(
                 f"{folder} holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
                 "file that ends in .csv, .tsv, .jsonl or .parquet"
             )
-    return {"": _captions_table(place) if is_captions_file(place) else _split_table(open_table(place), place)}
+    if is_captions_file(place):
+        return {"": _captions_table(place)}
+    return {"": _split_table(open_table(place, dialect=dialect), place)}
 
 
-def _split_files(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+def _split_files(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:
     """Return the tables that are named after splits."""
     named: dict[str, list[str]] = {}
     for file in files:
@@ -67,23 +72,29 @@ def _split_files(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
         ending = ending_of(name)
         if ending and (match := _FILE_OF_SPLIT.fullmatch(name.removesuffix(ending))):
             named.setdefault(split_name(match.group(1)), []).append(file)
-    return {name: _split_table(open_files(named[name], folder), named[name][0]) for name in SPLITS if name in named}
+    return {
+        name: _split_table(open_files(named[name], folder, dialect=dialect), named[name][0])
+        for name in SPLITS
+        if name in named
+    }
 
 
-def _image_folder(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:
     """Return the tables of an imagefolder: those of its splits, or a single one, divided where its images are."""
     if ending_of(folder):  # a table, whose folders nobody needs to ask a store for
         return {}
     folders = {name: f"{folder.rstrip('/')}/{name}" for name in (*SPLITS, *OTHER_NAMES)}
     inside = {name: list_folder(path) for name, path in folders.items()}
     if own := _metadata(folder, files):
-        table = _split_table(open_table(own), own)
+        table = _split_table(open_table(own, dialect=dialect), own)
         splits = {split_name(name) for name, found in inside.items() if found}
         if not splits or FILE_NAME not in table.columns():
             return {"": table}
         return {name: replace(table, rows=partial(_rows_of, table, name, splits)) for name in SPLITS if name in splits}
     found = {split_name(name): file for name, path in folders.items() if (file := _metadata(path, inside[name]))}
-    return {name: _split_table(open_table(found[name]), found[name]) for name in SPLITS if name in found}
+    return {
+        name: _split_table(open_table(found[name], dialect=dialect), found[name]) for name in SPLITS if name in found
+    }
 
 
 def _metadata(folder: str, files: Sequence[str]) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from ..config import Limits
+from ..config import Config, Dialect
 from ..errors import ErrorCode, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
@@ -23,14 +23,13 @@ from .sources import SPLITS, SplitTable, split_name
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def read_dataset(  # noqa: PLR0913 - the source, its columns, and what a caller counts
+def read_dataset(
     source: str | PathLike[str],
     *,
     split: str | None = None,
     col_url: str = "url",
     col_text: str = "caption",
-    base_dir: str | PathLike[str] | None = None,
-    limits: Limits | None = None,
+    config: Config | None = None,
     left_out: Counter[str] | None = None,
 ) -> list[CaptionedImage]:
     """Read pictures with their captions.
@@ -44,9 +43,9 @@ def read_dataset(  # noqa: PLR0913 - the source, its columns, and what a caller 
             takes the place of a missing `url`.
         col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too; `text` takes the
             place of a missing `caption`.
-        base_dir: Where relative references start from; None is the table's folder, or the working directory for a table
-            at a URL.
-        limits: Of the local files that are compared, to find copies of a picture; None takes the defaults.
+        config: Of the settings, `base_dir` (where relative references start; None is the table's folder, or the working
+            directory for a table at a URL), `dialect`, and `limits` of the local files that are compared to find copies of
+            an image are used; None takes the defaults.
         left_out: Told how many rows cannot be used, by error code: `empty_caption` or, without an image, `invalid_url`.
 
     Returns:
@@ -57,14 +56,14 @@ def read_dataset(  # noqa: PLR0913 - the source, its columns, and what a caller 
         UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
         TableError: The source cannot be read, or holds no picture with a caption.
     """
-    columns = (col_url, col_text)
+    columns, config = (col_url, col_text), config or Config()
     left = LeftOut(left_out)
     if split is not None:
-        found = _read_splits(source, [split], columns, base_dir, limits or Limits(), left)[split]
+        found = _read_splits(source, [split], columns, config, left)[split]
     else:
-        tables = _open_tables(source).values()
-        rows = (image for table in tables for image in _read_images(table, columns, base_dir, left))
-        (found,) = merge_photos([rows], limits or Limits())
+        tables = _open_tables(source, config.dialect).values()
+        rows = (image for table in tables for image in _read_images(table, columns, config.base_dir, left))
+        (found,) = merge_photos([rows], config.limits)
         if not found:
             raise TableError(f"{source} holds no picture with a caption{left.example()}")
     left.warn(source)
@@ -76,8 +75,7 @@ def read_splits(
     names: Sequence[str],
     *,
     columns: tuple[str, str] = ("url", "caption"),
-    base_dir: str | PathLike[str] | None = None,
-    limits: Limits | None = None,
+    config: Config | None = None,
 ) -> dict[str, list[CaptionedImage]]:
     """Read some of a source's own splits, in one pass; no photo is in two of them, as in `read_dataset`.
 
@@ -85,14 +83,13 @@ def read_splits(
         source: As in `read_dataset`.
         names: The splits.
         columns: Those of references and of captions.
-        base_dir: As in `read_dataset`.
-        limits: As in `read_dataset`.
+        config: As in `read_dataset`.
 
     Raises:
         UsageError, TableError: As `read_dataset`.
     """
     left = LeftOut()
-    found = _read_splits(source, names, columns, base_dir, limits or Limits(), left)
+    found = _read_splits(source, names, columns, config or Config(), left)
     left.warn(source)
     return found
 
@@ -101,11 +98,10 @@ def _read_splits(
     source: str | PathLike[str],
     names: Sequence[str],
     columns: tuple[str, str],
-    base_dir: str | PathLike[str] | None,
-    limits: Limits,
+    config: Config,
     left: LeftOut,
 ) -> dict[str, list[CaptionedImage]]:
-    tables = _open_tables(source)
+    tables = _open_tables(source, config.dialect)
     for name in names:
         if split_name(name) not in tables:
             has = f"it has {', '.join(tables)}" if "" not in tables else "a single table has no splits; leave it out"
@@ -116,8 +112,10 @@ def _read_splits(
         # Later splits too, because a photo belongs to the last one that has it.
         read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
     unasked = LeftOut()  # of splits that are read for their photos alone
-    images = [_read_images(tables[name], columns, base_dir, left if name in wanted else unasked) for name in read]
-    parts = merge_photos(images, limits, names=read, wanted=wanted, source=str(source))
+    images = [
+        _read_images(tables[name], columns, config.base_dir, left if name in wanted else unasked) for name in read
+    ]
+    parts = merge_photos(images, config.limits, names=read, wanted=wanted, source=str(source))
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
     for name, part in found.items():
         if not part:
@@ -125,17 +123,17 @@ def _read_splits(
     return found
 
 
-def own_splits(source: str | PathLike[str]) -> tuple[str, ...]:
+def own_splits(source: str | PathLike[str], dialect: Dialect | None = None) -> tuple[str, ...]:
     """Return the names of the splits that a source itself has, or () where it has none.
 
     Example:
         >>> own_splits("challenge_set.csv")
         ()
     """
-    return tuple(name for name in _open_tables(source) if name)
+    return tuple(name for name in _open_tables(source, dialect) if name)
 
 
-def _open_tables(source: str | PathLike[str]) -> dict[str, SplitTable]:
+def _open_tables(source: str | PathLike[str], dialect: Dialect | None) -> dict[str, SplitTable]:
     """Open a source: one table for each split, or a single one named "" where the source has no splits.
 
     Raises:
@@ -148,7 +146,7 @@ def _open_tables(source: str | PathLike[str]) -> dict[str, SplitTable]:
         from .hub import hub_tables  # here, because it loads the hub's client
 
         return hub_tables(place)
-    return file_tables(place)
+    return file_tables(place, dialect)
 
 
 def _read_images(

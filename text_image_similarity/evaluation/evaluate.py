@@ -63,9 +63,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     require_config(config)
     columns = {"col_url": col_url, "col_text": col_text}
     left_out: Counter[str] = Counter()
-    images = read_dataset(
-        source, split=split, **columns, base_dir=config.base_dir, limits=config.limits, left_out=left_out
-    )
+    images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
     with Scorer(config, encoder=encoder) as scorer:
         began = time.perf_counter()
         sources = [image.source for image in images]

@@ -50,19 +50,17 @@ def load_splits(source: str, config: TrainConfig) -> Splits:
         TableError: It cannot be read.
     """
     columns, loading = (config.col_url, config.col_text), config.loading
-    own = [name for name in _NAMES if name in own_splits(source)]
+    own = [name for name in _NAMES if name in own_splits(source, loading.dialect)]
     if config.splits == "own" and "train" not in own:
         raise UsageError(f"{source} has no split called train; use --splits random")
     if config.splits != "random" and "train" in own:
-        found = read_splits(source, own, columns=columns, base_dir=loading.base_dir, limits=loading.limits)
+        found = read_splits(source, own, columns=columns, config=loading)
         train, validation, test = (found.get(name, []) for name in _NAMES)
         if not validation:
             train, validation, _ = split_dataset(train, (0.8, 0.2, 0.0), seed=config.seed)
         splits = Splits(train, validation, test)
     else:
-        images = read_dataset(
-            source, col_url=columns[0], col_text=columns[1], base_dir=loading.base_dir, limits=loading.limits
-        )
+        images = read_dataset(source, col_url=columns[0], col_text=columns[1], config=loading)
         splits = Splits(*split_dataset(images, seed=config.seed))
     if len(splits.train) < config.batch_size:
         raise UsageError(
