@@ -45,6 +45,7 @@ class Part:
         digest: Hash of its file.
         scored: How many of its rows have a score.
         failures: The others, by error code.
+        captions_cut: How many of its captions were cut, or None if that is unknown.
         seconds: By stage, summed over threads; `total` is the wall clock.
     """
 
@@ -53,6 +54,7 @@ class Part:
     digest: str
     scored: int
     failures: dict[str, int]
+    captions_cut: int | None
     seconds: dict[str, float]
 
 

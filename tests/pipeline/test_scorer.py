@@ -353,7 +353,7 @@ def test_an_engine_that_loses_rows_ends_the_run(tmp_path: Path, change: Any, sai
 def test_a_part_with_too_few_or_too_many_results_is_refused(count: int) -> None:
     rows = [(i, Record("a.png", "red")) for i in range(2)]
     with pytest.raises(TableError, match=f"returned {count} results for 2 records"):
-        list(score_concurrently(lambda records: [ScoreResult(0.5)] * count, [rows], at_once=2))
+        list(score_concurrently(lambda records: ([ScoreResult(0.5)] * count, 0), [rows], RunStats(), at_once=2))
 
 
 def test_parts_before_a_broken_source_are_answered() -> None:
@@ -361,7 +361,7 @@ def test_parts_before_a_broken_source_are_answered() -> None:
         yield from ([(i, Record("a.png", "red"))] for i in range(4))
         raise OSError("the source broke")
 
-    results = score_concurrently(lambda records: [ScoreResult(0.5)], parts(), at_once=3)
+    results = score_concurrently(lambda records: ([ScoreResult(0.5)], 0), parts(), RunStats(), at_once=3)
     assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="the source broke"):
         next(results)

@@ -47,7 +47,7 @@ class Pool:
         return ENCODER.info
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        return score_concurrently(self.score, parts, at_once=self.at_once)
+        return score_concurrently(lambda records: (self.score(records), None), parts, stats, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         with self._lock:

@@ -380,7 +380,7 @@ def test_failures_that_may_have_passed_are_retried(tmp_path: Path, name: str) ->
     with pytest.raises(UsageError, match=r"retry_failed was .* and is null"):
         score(tmp_path, name)
     after = score(tmp_path, name, transport=again.transport, options=retry)
-    assert again.requests <= 25 + 15
+    assert 25 <= again.requests < 2 * 25  # those of the part that was kept are not asked for again
     assert (after.rows, after.failures) == (40, {"http_4xx": 10})
     whole = Flaky(0)
     score(tmp_path, f"whole-{name}", transport=whole.transport)

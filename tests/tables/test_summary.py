@@ -2,19 +2,70 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import inline
+from text_image_similarity import Config, Record, RunStats, ScoreResult, StoppedError, score_csv
+from text_image_similarity.pipeline import score_concurrently
 from text_image_similarity.tables.summary import outcome
 from text_image_similarity.workspace import Part
 
+RED, BLUE = inline("red"), inline("blue")
+
 
 def test_parts_are_summed_and_figures_rounded() -> None:
-    first = Part(0, 3, "x", 2, {"timeout": 1}, {"total": 0.50004, "fetch": 1.00006})
-    second = Part(1, 2, "y", 1, {"corrupt": 1}, {"total": 1.00004, "fetch": 0.5, "encode": 0.25})
+    first = Part(0, 3, "x", 2, {"timeout": 1}, 1, {"total": 0.50004, "fetch": 1.00006})
+    second = Part(1, 2, "y", 1, {"corrupt": 1}, 2, {"total": 1.00004, "fetch": 0.5, "encode": 0.25})
     found = outcome([first, second])
-    assert (found["rows"], found["scored"]) == (5, 3)
+    assert (found["rows"], found["scored"], found["captions_cut"]) == (5, 3, 3)
     assert list(found["failures"].items()) == [("corrupt", 1), ("timeout", 1)]
     assert found["seconds"] == {"encode": 0.25, "fetch": 1.5, "total": 1.5}
     assert found["pairs_per_second"] == 3.33
     assert found["throughput"] == [(0.0, 0), (0.5, 3), (1.5, 5)]
+
+
+def test_parts_that_cannot_tell_leave_the_captions_uncounted() -> None:
+    parts = [Part(0, 1, "x", 1, {}, 1, {"total": 1}), Part(1, 1, "y", 1, {}, None, {"total": 1})]
+    assert outcome(parts)["captions_cut"] is None
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    long = "a red square " * 40
+    rows = [(RED, long), (RED, "a red square"), (RED, long), ("gone.png", long), (BLUE, f"{long} and more")] * 3
+    with (tmp_path / "in.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("url", "caption"), *rows])
+    return tmp_path / "in.csv"
+
+
+@pytest.mark.parametrize("chunk_size", [2, 100])
+def test_scored_rows_whose_caption_was_cut_are_counted(table: Path, chunk_size: int) -> None:
+    config = Config(model="mini", chunk_size=chunk_size, embedding_cache=table.with_name("cache.sqlite"))
+    for _ in ("new", "from the cache"):
+        assert score_csv(table, table.with_name("out.csv"), config).captions_cut == 9
+    assert json.loads(table.with_name("out.csv.summary.json").read_text())["captions_cut"] == 9
+
+
+def test_a_run_that_goes_on_counts_all_parts(table: Path) -> None:
+    config = Config(model="mini", chunk_size=5)
+    asked = iter([False, False, True])
+    with pytest.raises(StoppedError):
+        score_csv(table, table.with_name("out.csv"), config, stop=lambda: next(asked))
+    assert score_csv(table, table.with_name("out.csv"), config).captions_cut == 9
+
+
+def test_an_engine_that_scores_parts_side_by_side_counts_each_with_its_part() -> None:
+    stats, rows = RunStats(), [[(n, Record(RED, "red"))] for n in range(6)]
+    counts = iter([1, 2, 0, 3, 0, 4])
+    results = score_concurrently(lambda _: ([ScoreResult(0.5)], next(counts)), rows, stats, at_once=1)
+    assert [stats.captions_cut for _ in results] == [1, 3, 3, 6, 6, 10]
+    stats = RunStats()
+    assert len(list(score_concurrently(lambda _: ([ScoreResult(0.5)], None), rows, stats, at_once=2))) == 6
+    assert stats.captions_cut is None
 
 
 def test_no_parts_come_to_nothing() -> None:

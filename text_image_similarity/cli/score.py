@@ -210,6 +210,7 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             ("rows", f"{summary.rows:,}"),
             ("scored", f"{summary.scored:,}"),
             *((f"failed: {code}", f"{count:,}") for code, count in summary.failures.items()),
+            *([("captions cut", f"{summary.captions_cut:,}")] if summary.captions_cut else []),
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
             ("model", summary.info.model),

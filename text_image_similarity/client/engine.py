@@ -113,7 +113,7 @@ class ServiceEngine:
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, as many at once as keep all connections busy; see `Engine`."""
         at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
-        return score_concurrently(self.score, parts, at_once=at_once)
+        return score_concurrently(lambda records: (self.score(records), None), parts, stats, at_once=at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part and return one result per record, in order; may be called from several threads.

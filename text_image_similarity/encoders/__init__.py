@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
 from .load import load_encoder, model_folder
-from .protocols import Encoder, ModelInfo, PreparingEncoder
+from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
 
 __all__ = [
+    "CutIds",
     "Encoder",
     "ModelInfo",
     "PreparingEncoder",

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
 from ..errors import ModelError
-from .tokens import Ids, Tokens, tokens_of
+from .tokens import Ids, Tokens, ids_of, tokens_of
 
 Features = Callable[[Any, Tensor], Tensor]  # (model, token ids (n, t)) -> features (n, embed_dim)
 
@@ -102,7 +102,8 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
     def encode(texts: Sequence[str]) -> list[Ids]:
         with lock:
-            rows: list[Ids] = tokenizer(list(texts), truncation=True, max_length=length)["input_ids"]
+            found = tokenizer(list(texts), truncation=True, max_length=length)
+        rows: list[Ids] = found["input_ids"] if found.encodings is None else [ids_of(one) for one in found.encodings]
         return rows
 
     return Tokens(encode, pad, length, whole=True), _at_last

@@ -43,6 +43,10 @@ class ModelInfo:
         return values
 
 
+class CutIds(list[int]):
+    """Token ids of a caption that is longer than the model reads, cut at its context length."""
+
+
 class Encoder(Protocol):
     """A dual encoder: images and texts become vectors in one space. Safe to share between threads."""
 
@@ -86,7 +90,10 @@ class PreparingEncoder(Encoder, Protocol):
         """Encode what `prepare` returned, as `encode_image` would the images."""
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Any]:
-        """Turn captions into what the model reads, one item each; safe to call on any thread."""
+        """Turn captions into what the model reads, one item each; safe to call on any thread.
+
+        The item of a caption that was cut may be a `CutIds`: such captions are counted.
+        """
 
     def encode_tokens(self, rows: Sequence[Any]) -> Embeddings:
         """Encode items that `tokenize` returned, as `encode_text` would the captions."""

@@ -12,7 +12,9 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
+
+from .protocols import CutIds
 
 Ids = list[int]
 
@@ -71,9 +73,14 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
     """
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        return [encoding.ids or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
+        return [ids_of(encoding) or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
     return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
+
+
+def ids_of(encoding: Encoding) -> Ids:
+    """Return the ids of a caption, as `CutIds` if it was cut."""
+    return CutIds(encoding.ids) if encoding.overflowing else encoding.ids
 
 
 def by_length(rows: Sequence[Ids]) -> list[int]:

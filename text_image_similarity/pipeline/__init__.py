@@ -6,7 +6,7 @@ records -> distinct images -> fetch, decode, resize (threads) -> batches -> enco
 from __future__ import annotations
 
 from .embed import embed_images, embed_texts
-from .engine import Engine, LocalEngine, TaggedRows, portable, score_concurrently
+from .engine import Engine, LocalEngine, ScoredPart, TaggedRows, portable, score_concurrently
 from .loaders import Loaders
 from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
@@ -24,6 +24,7 @@ __all__ = [
     "LocalEngine",
     "Outcome",
     "RunStats",
+    "ScoredPart",
     "Scorer",
     "Stages",
     "Tag",

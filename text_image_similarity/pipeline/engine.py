@@ -78,27 +78,32 @@ class LocalEngine:
             yield from scorer.score_parts(parts, stats=stats)
 
 
+# The results of a part, and how many of its captions were cut; None if that is unknown.
+ScoredPart = tuple[list[ScoreResult], int | None]
+
+
 def score_concurrently(
-    score: Callable[[Sequence[Record]], list[ScoreResult]], parts: Iterable[TaggedRows[Tag]], *, at_once: int
+    score: Callable[[Sequence[Record]], ScoredPart], parts: Iterable[TaggedRows[Tag]], stats: RunStats, *, at_once: int
 ) -> Generator[tuple[Tag, ScoreResult]]:
     """Score parts with several calls at once; yield each row's tag with its result, in order.
 
     Args:
         score: Scores the records of a part, one result each, in order; called on several threads.
         parts: As for `Engine.score_parts`.
+        stats: Told how many captions were cut.
         at_once: How many parts are under way.
     """
-    work: deque[tuple[list[tuple[Tag, Record | ScoreResult]], Future[list[ScoreResult]]]] = deque()
+    work: deque[tuple[list[tuple[Tag, Record | ScoreResult]], Future[ScoredPart]]] = deque()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
     try:
         source = DeferredErrors(list(part) for part in parts)
         while (rows := source.next()) is not None:
             records = [row for _, row in rows if isinstance(row, Record)]
-            work.append((rows, pool.submit(score, records) if records else pool.submit(list)))
+            work.append((rows, pool.submit(score, records) if records else pool.submit(lambda: ([], 0))))
             if len(work) >= at_once:
-                yield from _answered(*work.popleft())
+                yield from _answered(*work.popleft(), stats)
         while work:
-            yield from _answered(*work.popleft())
+            yield from _answered(*work.popleft(), stats)
         if source.problem is not None:
             raise source.problem
     finally:
@@ -106,9 +111,10 @@ def score_concurrently(
 
 
 def _answered(
-    rows: list[tuple[Tag, Record | ScoreResult]], scored: Future[list[ScoreResult]]
+    rows: list[tuple[Tag, Record | ScoreResult]], scored: Future[ScoredPart], stats: RunStats
 ) -> Generator[tuple[Tag, ScoreResult]]:
-    found = scored.result()
+    found, cut = scored.result()
+    stats.captions_cut = None if cut is None or stats.captions_cut is None else stats.captions_cut + cut
     if len(found) != (wanted := sum(isinstance(row, Record) for _, row in rows)):
         raise TableError(f"the engine returned {len(found):,} results for {wanted:,} records")
     results = iter(found)

@@ -22,7 +22,7 @@ from ..errors import RowError
 from ..records import ScoreResult, caption_of
 from .loaders import Loaders
 from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work, own
-from .stages import Stages, pair_of
+from .stages import Stages, cut_of, pair_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
@@ -84,14 +84,16 @@ class Run(Generic[Item, Tag]):
         for batch, images, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if row.needs_caption)
             tokens = self._tokenizer.submit(partial(self._stages.tokens, new))  # while the images are encoded
+            cut = self._stages.cut_among(list(captions))
             self._encode_images(images)
             captions |= self._encode_captions(new, tokens.result())
+            cut |= cut_of(new, tokens.result())
             results = list(self._score(batch, captions))
             if ends_part:  # before the last result is out: who has it may stop here
                 self._embeddings.end_part()
             for row, result in zip(batch, results, strict=True):
                 if result is not row.image:
-                    self._stats.count(result)
+                    self._stats.count(result, cut=row.text in cut)
                 yield row.tag, result
 
     def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Generator[tuple[Tag, Outcome]]:

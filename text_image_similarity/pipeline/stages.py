@@ -21,7 +21,7 @@ from ..config import Config, ScoreKind
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
 from ..embeddings import EmbeddingCache, Vector, content_key
-from ..encoders import Encoder, as_preparing
+from ..encoders import CutIds, Encoder, as_preparing
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, as_floats, cosine, score
@@ -101,6 +101,12 @@ class Stages:
         except Exception:  # found out and told caption by caption afterwards
             return None
 
+    def cut_among(self, texts: Sequence[str]) -> set[str]:
+        """Return those captions that are longer than the model reads."""
+        most = getattr(self._encoder, "context_length", 0)
+        long = [text for text in texts if len(text.encode("utf-8", "surrogatepass")) + 2 > most]
+        return cut_of(long, self.tokens(long) if long else [])
+
     def encode_images(self, pixels: list[Any]) -> list[Outcome]:
         """Encode a batch of what `load` prepared.
 
@@ -142,6 +148,11 @@ class Stages:
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
         return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
+
+
+def cut_of(texts: Sequence[str], tokens: Sequence[Any] | None) -> set[str]:
+    """Return those captions that were cut when they became these tokens."""
+    return {text for text, row in zip(texts, tokens or [], strict=False) if isinstance(row, CutIds)}
 
 
 def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:

@@ -16,11 +16,14 @@ from ..records import ScoreResult
 class RunStats:
     """What a run has done so far; read it at any time.
 
+    `captions_cut` are the scored rows whose caption is longer than the model reads; None if an engine cannot tell.
+
     Stage seconds are summed over threads, so fetch and decode may exceed the wall clock.
     """
 
     rows: int = 0
     scored: int = 0
+    captions_cut: int | None = 0
     failures: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)
     lock: Lock = field(default_factory=Lock)
@@ -40,9 +43,16 @@ class RunStats:
         with self.lock:
             return Counter(self.seconds)
 
-    def count(self, result: ScoreResult) -> None:
-        """Count one finished row."""
+    def count(self, result: ScoreResult, *, cut: bool = False) -> None:
+        """Count one finished row.
+
+        Args:
+            result: What came of it.
+            cut: Whether its caption was cut.
+        """
         self.rows += 1
+        if cut and result.code is None and self.captions_cut is not None:
+            self.captions_cut += 1
         if result.code is None:
             self.scored += 1
         else:

@@ -18,7 +18,7 @@ from typing import Any
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import TableError, TextImageSimilarityError, UsageError
-from ..pipeline import RunStats, Scorer, Tag, TaggedRows, portable, score_concurrently
+from ..pipeline import RunStats, ScoredPart, Scorer, Tag, TaggedRows, portable, score_concurrently
 from ..records import Record, ScoreResult
 from ..system import require
 
@@ -135,7 +135,7 @@ class RayEngine:
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, as many at once as keep all actors busy; see `Engine`."""
-        return score_concurrently(self.score, parts, at_once=self.at_once)
+        return score_concurrently(self._scored, parts, stats, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score one part on the actor that has least to do; may be called from several threads.
@@ -143,12 +143,13 @@ class RayEngine:
         Raises:
             TableError: The part could not be scored, also on other workers.
         """
+        return self._scored(records)[0]
+
+    def _scored(self, records: Sequence[Record]) -> ScoredPart:
         actor = self._taken()
         try:
-            results: list[ScoreResult] = _answer(
-                actor.score.remote(list(records)), "a part of the table was not scored"
-            )
-            return results
+            found: ScoredPart = _answer(actor.score.remote(list(records)), "a part of the table was not scored")
+            return found
         finally:
             with self._change:
                 self._busy[actor] -= 1
@@ -214,10 +215,11 @@ class _Worker:
             raise self._problem
         return self._scorer.encoder.info
 
-    def score(self, records: list[Record]) -> list[ScoreResult]:
+    def score(self, records: list[Record]) -> ScoredPart:
         if self._problem is not None:
             raise self._problem
-        return list(self._scorer.score_pairs(records))
+        stats = RunStats()
+        return list(self._scorer.score_pairs(records, stats=stats)), stats.captions_cut
 
 
 def _answer(reference: Any, failure: str) -> Any:

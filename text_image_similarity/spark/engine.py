@@ -14,12 +14,12 @@ from .. import errors
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import RowError, TableError
-from ..pipeline import RunStats, Tag, TaggedRows, portable, score_concurrently
+from ..pipeline import RunStats, ScoredPart, Tag, TaggedRows, portable, score_concurrently
 from ..records import OUT_COLUMNS, Record, ScoreResult, with_texts
 from .session import open_session
 
 _MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
-_RESULT = "row int, similarity double, error string"
+_RESULT = "row int, similarity double, error string, captions_cut int"
 
 
 class SparkEngine:
@@ -81,7 +81,7 @@ class SparkEngine:
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, as many at once as keep the cluster busy; see `Engine`."""
-        return score_concurrently(self.score, parts, at_once=self.at_once)
+        return score_concurrently(self._scored, parts, stats, at_once=self.at_once)
 
     def score(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a part as one task, which Spark runs again where its worker is lost; from any thread.
@@ -89,6 +89,9 @@ class SparkEngine:
         Raises:
             TableError: Spark gave up.
         """
+        return self._scored(records)[0]
+
+    def _scored(self, records: Sequence[Record]) -> ScoredPart:
         from .worker import pack, score_records
 
         assert self._config is not None, "score is called before start"
@@ -111,7 +114,8 @@ class SparkEngine:
         results = (
             ScoreResult(s) if error is None else ScoreResult(error=error) for s, error in zip(*columns, strict=True)
         )
-        return [ScoreResult.failed(row) if isinstance(row, RowError) else next(results) for row in rows]
+        whole = [ScoreResult.failed(row) if isinstance(row, RowError) else next(results) for row in rows]
+        return whole, sum(found.column("captions_cut").to_pylist())
 
     def _cores(self) -> int:
         """Ask for Spark's default parallelism: its cores, unless a setting says otherwise."""

@@ -25,7 +25,7 @@ from ..config import Config
 from ..encoders import Encoder, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
 from ..formats import SCORE_FIELDS, score_arrays
-from ..pipeline import Scorer
+from ..pipeline import RunStats, Scorer
 from ..pipeline.arrow import score_batches
 from ..records import Record
 
@@ -72,9 +72,11 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
     with Scorer(config, encoder=encoder_for(config)) as scorer:
         for batch in batches:
             rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
-            results = list(scorer.score_pairs(Record(*row) for row in rows))
-            columns = [batch.column("row"), *score_arrays(results)]
-            yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS)])
+            stats = RunStats()
+            results = list(scorer.score_pairs((Record(*row) for row in rows), stats=stats))
+            cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # of the batch
+            columns = [batch.column("row"), *score_arrays(results), cut]
+            yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 
 
 def pack(text: str) -> bytes:

@@ -73,7 +73,7 @@ class TableJob:
         self, results: Generator[tuple[Rows, ScoreResult]], stats: RunStats, counter: _ProgressCounter
     ) -> None:
         """Take the results of the next part, and keep it."""
-        began, before = time.perf_counter(), stats.spent()
+        began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
             return
         rows, first = head
@@ -97,6 +97,7 @@ class TableJob:
             digest=digest_of(data),
             scored=len(found) - failures.total(),
             failures=dict(failures),
+            captions_cut=None if cut is None or stats.captions_cut is None else stats.captions_cut - cut,
             seconds={**seconds, "total": round(time.perf_counter() - began, 6)},
         )
         self.work.commit(part, data)

@@ -23,6 +23,8 @@ class Summary:
 
     Args:
         info: The model.
+        captions_cut: Scored rows whose caption is longer than the model reads, so that its end does not count; None if the
+            engine cannot tell.
         failures: Rows without a score, by error code.
         seconds: Per stage, summed over threads; `total` is the wall clock while rows were scored.
         throughput: Some [seconds, rows done by then], seconds as in `total`.
@@ -37,6 +39,7 @@ class Summary:
     score: str
     rows: int
     scored: int
+    captions_cut: int | None
     failures: dict[str, int]
     seconds: dict[str, float]
     pairs_per_second: float
@@ -54,7 +57,7 @@ class Summary:
 
 
 def outcome(parts: Sequence[Part]) -> dict[str, Any]:
-    """Return what the parts come to: rows, scored, failures, seconds, pairs per second, throughput."""
+    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput."""
     failures: Counter[str] = Counter()
     seconds: Counter[str] = Counter({"total": 0})
     for part in parts:
@@ -67,6 +70,7 @@ def outcome(parts: Sequence[Part]) -> dict[str, Any]:
     return {
         "rows": rows,
         "scored": sum(part.scored for part in parts),
+        "captions_cut": None if None in (cut := [part.captions_cut for part in parts]) else sum(filter(None, cut)),
         "failures": dict(sorted(failures.items())),
         "seconds": {stage: round(s, 3) for stage, s in sorted(seconds.items())},
         "pairs_per_second": round(rows / max(seconds["total"], 1e-6), 2),
