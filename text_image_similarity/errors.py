@@ -7,6 +7,7 @@ TextImageSimilarityError
 │       └── MissingExtraError   an optional library is not installed
 ├── ModelError              a model cannot be used
 │   ├── ModelUnavailableError   it cannot be found or fetched
+│   │   └── ModelNameError      its name or folder is not that of a model of a supported kind: exit code 2
 │   └── DeviceLostError         its device failed under it: ends a run, blames no row
 ├── TableError              the job's input or output failed: exit code 1
 │   └── BusyError               another run is writing the output: exit code 3
@@ -99,6 +100,10 @@ class ModelError(TextImageSimilarityError):
 
 class ModelUnavailableError(ModelError):
     """A model can neither be found on disk nor fetched."""
+
+
+class ModelNameError(ModelUnavailableError, UsageError):
+    """What names a model is misspelt, or stands for a folder that holds something else."""
 
 
 class DeviceLostError(ModelError):

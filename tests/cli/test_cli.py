@@ -85,7 +85,7 @@ def test_strict_tells_of_failed_rows(table: Path) -> None:
         (["--device", "tpu"], 2, "device='tpu' is not one of auto, cpu, mps, cuda"),
         (["--score", "dot"], 2, "invalid choice: 'dot'"),
         (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
-        (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
+        (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),
         ([], 1, "--model mini"),
     ],
 )
@@ -232,8 +232,8 @@ def test_an_interrupt_writes_nothing(table: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_script_swaps_no_chosen_model(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for choice in (["--model", "fast"], ["--model", "/no/such/folder"]):
-        assert script(*choice, in_path=table, out_path=table.with_name("out.csv")) == 1
+    for model, code in (("fast", 1), ("/no/such/folder", 2)):
+        assert script("--model", model, in_path=table, out_path=table.with_name("out.csv")) == code
     assert not table.with_name("out.csv").exists()
 
 

@@ -117,7 +117,7 @@ def test_extra_fields_cannot_pose_as_the_line_s_own(capsys: pytest.CaptureFixtur
     ("arguments", "exit_code", "message"),
     [
         (["--url-col", "link"], 2, "it has the columns: url, caption"),
-        (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
+        (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),
     ],
 )
 def test_the_command_s_errors_are_json_lines_too(

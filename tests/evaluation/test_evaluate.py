@@ -404,7 +404,7 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--rating-col", "rating"], 2, "column 'url' is missing"),
         (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),
         (["--out", "/no/such/report.json"], 2, "lies in a folder that does not exist"),
-        (["--model", "/no/such/folder"], 1, "model folder /no/such/folder does not exist"),
+        (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),
     ],
 )
 def test_mistakes_are_named(

@@ -208,7 +208,7 @@ def test_a_model_that_is_not_there_ends_the_run(ray: Any) -> None:
     from ray.exceptions import RayError
 
     scored = score_dataset(ray.data.from_arrow(table(rows())), Config(model="./no-such-model"))
-    with pytest.raises(RayError, match=r"ModelUnavailableError: model folder \./no-such-model does not exist"):
+    with pytest.raises(RayError, match=r"ModelNameError: model folder \./no-such-model does not exist"):
         scored.materialize()
 
 

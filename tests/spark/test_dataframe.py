@@ -176,7 +176,7 @@ def test_the_function_refuses_what_pandas_would_spoil(spark: SparkSession) -> No
 
 def test_why_a_model_cannot_be_loaded_reaches_the_driver(spark: SparkSession) -> None:
     df = spark.createDataFrame(ROWS[:1], SCHEMA)
-    with pytest.raises(PythonException, match="ModelUnavailableError: model folder /no/model does not exist"):
+    with pytest.raises(PythonException, match="ModelNameError: model folder /no/model does not exist"):
         score_dataframe(df, Config(model="/no/model")).collect()
 
 

@@ -7,7 +7,7 @@ heavy libraries, so naming this package costs nothing.
 from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
-from .load import load_encoder, model_folder
+from .load import dual_encoder_folder, load_encoder, model_folder
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PreparingEncoder",
     "UnpreparedEncoder",
     "as_preparing",
+    "dual_encoder_folder",
     "load_encoder",
     "model_folder",
 ]

@@ -19,24 +19,20 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
-from ..errors import ModelError, ModelUnavailableError
+from ..errors import ModelError, ModelNameError, ModelUnavailableError
 from ..preprocess import Preprocess
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
+from .kinds import check_type, check_weights
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
-FAMILIES = ("clip", "siglip")
 _IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
 )
-
-
-class _OtherFamilyError(ModelError):
-    """A model that no download will turn into one of ours."""
 
 
 def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TwoTowerEncoder:
@@ -62,10 +58,15 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
     try:
         with _explained(name, ModelUnavailableError):
             return load(local_files_only=True)  # from the cache, without asking the hub for news
-    except _OtherFamilyError:
+    except ModelNameError:
         raise
     except ModelError:  # not in the cache, or left incomplete there by a broken download
-        require_hub(name, revision)
+        try:
+            require_hub(name, revision)
+        except ModelUnavailableError:
+            if (cached := cached_folder(name, revision)) is not None:
+                check_weights(name, [path.name for path in cached.iterdir()])
+            raise
     with _explained(name, ModelUnavailableError):
         return load(local_files_only=False)
 
@@ -75,8 +76,7 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
-    if shape.model_type not in FAMILIES:
-        raise _OtherFamilyError(f"{name} is a {shape.model_type} model; this loads {', '.join(FAMILIES)} and mini")
+    check_type(name, {"model_type": shape.model_type})
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_MODEL, Config, require_config
-from ..errors import ConfigError, ModelUnavailableError
+from ..errors import ConfigError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
+from .kinds import OWN, check_folder, check_type
+from .names import ALIASES, check_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
 from .zipped import on_disk
@@ -21,8 +23,7 @@ if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
 
-# Hub models whose exact weights are known, by alias.
-_ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}
+# Commits of hub models whose exact weights are known.
 _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
     "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
@@ -33,7 +34,27 @@ def model_folder(name: str) -> Path:
     """Return the folder that a model's name stands for, if it stands for one; `mini`'s is this package's."""
     if name == "mini":
         return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
+
+
+def dual_encoder_folder(model: str | PathLike[str]) -> Path:
+    """Return the folder of a model that `train` made, `mini` being one.
+
+    Raises:
+        ModelNameError: The folder does not exist, or holds another model.
+    """
+    folder = model_folder(str(model))
+    if not _is_dir(folder):
+        check_name(model)
+        raise ModelNameError(f"model folder {model} does not exist")
+    if check_folder(str(model), folder)["model_type"] != OWN:
+        raise ModelNameError(
+            f"{model} is a model of transformers; training starts from mini, or from one that `train` made"
+        )
+    return folder
 
 
 def load_encoder(config: Config) -> PreparingEncoder:
@@ -46,7 +67,8 @@ def load_encoder(config: Config) -> PreparingEncoder:
         An encoder that may be shared between calls and threads.
 
     Raises:
-        ModelUnavailableError: The folder does not exist, or the hub is out of reach and the cache does not hold it.
+        ModelNameError: The folder or the hub model does not exist, or is of another kind.
+        ModelUnavailableError: The hub is out of reach and the cache does not hold the model.
         ModelError: The model is there but cannot be used.
         ConfigError: The device, backend or precision is not available here, or not for this model.
     """
@@ -54,27 +76,36 @@ def load_encoder(config: Config) -> PreparingEncoder:
     check_placement(config)
     name = str(config.model)
     folder = model_folder(name)
-    if folder.is_dir():
+    if _is_dir(folder):
+        shape = check_folder(name, folder)
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
-        dual_encoder = _shape(folder).get("model_type") == "dual_encoder"
+        dual_encoder = shape["model_type"] == OWN
         load = partial(_dual_encoder, folder) if dual_encoder else partial(_clip, str(folder), None, trusted=False)
         from .fingerprint import unchanged
 
         with unchanged(folder):
             return _load(name if dual_encoder else str(folder), folder, config, load)
-    if isinstance(config.model, PathLike) or name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ModelUnavailableError(f"model folder {name} does not exist")
-    name = _ALIASES.get(name, name)
+    check_name(config.model)
+    name = ALIASES.get(name, name)
     pinned = _PINNED.get(name)
     revision = config.revision or pinned
     from .hub import cached_folder, require_model
 
     require_model(name, revision)
+    if (cached := cached_folder(name, revision)) is not None:
+        check_type(name, _shape(cached))
     load = partial(_clip, name, revision, trusted=revision is not None and revision == pinned)
-    encoder = _load(name, cached_folder(name, revision), config, load)
+    encoder = _load(name, cached, config, load)
     commit = cached_folder(name, revision)
     return replace(encoder, revision=commit.name if commit else None)
+
+
+def _is_dir(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # its name is too long, or what it is in may not be read
+        return False
 
 
 def _load(name: str, folder: Path | None, config: Config, load: Callable[[Config], TwoTowerEncoder]) -> TwoTowerEncoder:

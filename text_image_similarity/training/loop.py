@@ -18,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from ..config import Config
+from ..encoders import dual_encoder_folder
 from ..encoders.dual_encoder import read_dual_encoder, write_dual_encoder
 from ..encoders.torch_backend import choose_placement
 from ..encoders.towers import DualEncoder
@@ -135,11 +136,13 @@ def _check(config: TrainConfig) -> None:
     """Find what is wrong with the settings before the data is read.
 
     Raises:
-        ConfigError, UsageError: The device, precision or tower is not available, or MLflow is not installed.
+        ConfigError, UsageError: The device, precision, tower or model to start from is not available, or MLflow is not.
     """
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
         build_backbone(config.image_tower, config.image_size)
+    else:
+        dual_encoder_folder(config.init)
     if config.tracking != "none":
         require_mlflow()
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from ..config import Config
 from ..dataset import CaptionedImage
-from ..encoders import model_folder
+from ..encoders import dual_encoder_folder
 from ..encoders.dual_encoder import as_encoder, read_dual_encoder, set_up
 from ..encoders.towers import DualEncoder, DualEncoderConfig
 from ..errors import ModelError, RowError
@@ -44,7 +44,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
         ModelUnavailableError: They are not there.
     """
     if config.init is not None:
-        model, tokenizer = read_dual_encoder(model_folder(str(config.init)))
+        model, tokenizer = read_dual_encoder(dual_encoder_folder(config.init))
         _set_bias(model, config)
         return model, tokenizer
     tokenizer = learn_tokenizer(captions, config.vocab_size)

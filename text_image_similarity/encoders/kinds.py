@@ -1,0 +1,206 @@
+"""Tells models that can be loaded from those of other kinds, by their files' names and `config.json`, without any library.
+
+Each kind that people are known to try is named, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelNameError
+
+FAMILIES = ("clip", "siglip")
+OWN = "dual_encoder"  # what `train` makes
+_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
+_PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
+_TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
+_OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
+_POINTER = b"version https://git-lfs"
+_LAYOUT = "this package loads CLIP and SigLIP models as transformers saves them, and those that `train` makes"
+# Files that a kind is known by where there is no config.json.
+_KINDS = {
+    r"open_clip_.*|.*_clip_config\.json": "is a model of open_clip, in a layout that is not supported; use the same model as "
+    "transformers saves it, such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K on the hub",
+    r"model_index\.json": f"is a pipeline of diffusers; {_LAYOUT}",
+    r"modules\.json|config_sentence_transformers\.json": "is a sentence-transformers model without a CLIP model in it; "
+    f"{_LAYOUT}",
+    r"encoder\.json": "is the exported form of a model, which is not complete; use the model that it was exported from",
+    r"checkpoint\.safetensors": "holds a training that has not finished an epoch; continue it with `train --resume`",
+    r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp.*|.*\.distcp": "is the state of a sharded training; save the model "
+    "itself with save_pretrained",
+    r"refs|snapshots": "is a folder of the hub's cache without the model's files; use the name of the model, and `hf download`",
+    r"models--.*": "is the hub's cache, not a model in it; use the name of the model",
+    r".*\.onnx": f"holds graphs that another tool exported; {_LAYOUT}",
+    r".*\.(ckpt|pth?|bin)": "holds a pickled checkpoint and no config.json; pickles are not loaded, and "
+    f"{_LAYOUT}",
+}  # fmt: skip
+_TYPES = {
+    "siglip2": "a SigLIP 2 model of the NaFlex kind; use one of fixed resolution, such as google/siglip2-base-patch16-224",
+    **dict.fromkeys(
+        ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"),
+        "one tower of a model; use the whole model",
+    ),
+}
+
+
+def check_folder(name: str, folder: Path) -> dict[str, Any]:
+    """Make sure that a folder holds a model that can be loaded, as far as the names of its files tell.
+
+    Args:
+        name: What the user calls the folder.
+        folder: Exists.
+
+    Returns:
+        What its `config.json` says.
+
+    Raises:
+        ModelNameError: It does not; the message says what it holds instead, and what to do.
+    """
+    try:
+        files = {path.name for path in folder.iterdir()}
+        text = (folder / "config.json").read_text(encoding="utf-8") if "config.json" in files else None
+        shape: Any = None if text is None else json.loads(text)
+    except OSError as exc:
+        raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
+    except ValueError as exc:
+        raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
+    if "adapter_config.json" in files:
+        raise ModelNameError(f"{name} {_adapter(folder)}")
+    if text is None:
+        raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
+    check_type(name, shape)
+    if shape["model_type"] in FAMILIES:
+        _check_complete(name, files, folder)
+    found: dict[str, Any] = shape
+    return found
+
+
+def check_type(name: str, shape: object) -> None:
+    """Make sure that a `config.json` is of a model that can be loaded.
+
+    Raises:
+        ModelNameError: It is of another kind.
+    """
+    shape = shape if isinstance(shape, Mapping) else {}
+    kind = shape.get("model_type")
+    if kind in (*FAMILIES, OWN):
+        return
+    if kind is None and "model_cfg" in shape:
+        raise ModelNameError(f"{name} {_other_kind({'open_clip_config.json'})}")
+    if kind is None:
+        known = f"a timm model ({shape['architecture']})" if "architecture" in shape else "of an unknown kind"
+        raise ModelNameError(f"{name} is {known}: its config.json names no model_type; {_LAYOUT}")
+    raise ModelNameError(f"{name} is {_TYPES.get(str(kind), f'a {kind} model; {_LAYOUT}')}")
+
+
+def check_listing(name: str, files: Collection[str]) -> None:
+    """Make sure that what the hub lists of a model, as paths, can be one that is loaded.
+
+    Raises:
+        ModelNameError: It is of another kind.
+    """
+    top = {path.partition("/")[0] for path in files}
+    if "adapter_config.json" in top:
+        raise ModelNameError(f"{name} {_adapter(None)}")
+    if clip := next((path for path in files if re.fullmatch(r"[^/]*CLIPModel/config\.json", path)), None):
+        raise ModelNameError(
+            f"{name} is a sentence-transformers model; its CLIP model is a folder in it: "
+            f"`hf download {name} --local-dir FOLDER`, and use FOLDER/{clip.partition('/')[0]}"
+        )
+    if top and "config.json" not in top:
+        raise ModelNameError(f"{name} {_other_kind(top)}")
+
+
+def check_weights(name: str, files: Collection[str]) -> None:
+    """Make sure that files without safetensors are not a model whose weights are pickled, or another framework's.
+
+    Raises:
+        ModelNameError: They are.
+    """
+    others = sorted(file for file in files if re.fullmatch(_OTHER_WEIGHTS, file))
+    if not others or _WEIGHTS & set(files):
+        return
+    if not re.fullmatch(r".*\.(bin|ckpt|pth?)", others[0]):
+        raise ModelNameError(f"{name} holds its weights only as {others[0]}, which is another framework's; {_LAYOUT}")
+    raise ModelNameError(
+        f"{name} holds its weights only as {others[0]}, a pickle, which may run code when it is read; if you trust it, make "
+        "model.safetensors of it once: "
+        f"""python -c "from transformers import AutoModel as M; M.from_pretrained({name!r}).save_pretrained('FOLDER')\""""
+        ", and add the tokenizer's and the image processor's files"
+    )
+
+
+def _check_complete(name: str, files: set[str], folder: Path) -> None:
+    check_weights(name, files)
+    lacking = [
+        what
+        for what, options in (
+            ("model.safetensors", _WEIGHTS),
+            ("preprocessor_config.json", _PREPROCESSING),
+            ("tokenizer.json or other tokenizer files", _TOKENIZERS),
+        )
+        if not options & files
+    ]
+    if "model.safetensors" in lacking:
+        raise ModelNameError(f"{name} has a config.json but no weights; it lacks {' and '.join(lacking)}")
+    if lacking:
+        cause = (
+            ", as a Trainer's checkpoint does that was not given the processor" if "trainer_state.json" in files else ""
+        )
+        raise ModelNameError(
+            f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model it was made from there: "
+            f"AutoProcessor.from_pretrained(base).save_pretrained({name!r})"
+        )
+    weights = folder / "model.safetensors"
+    if weights.is_file():
+        with weights.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelNameError(f"{name} holds pointers of Git LFS instead of weights; run `git lfs pull` there")
+
+
+def _adapter(folder: Path | None) -> str:
+    base: object = None
+    if folder is not None:
+        try:
+            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (OSError, ValueError, LookupError, TypeError):
+            base = None
+    return (
+        f"holds a PEFT adapter{f' for {base}' if base else ''}, which is not loaded; merge it into its model with "
+        "merge_and_unload(), and save that and its processor with save_pretrained in a folder without adapter_config.json"
+    )
+
+
+def _inside(name: str, folder: Path) -> str | None:
+    """Say which folder in this one is meant, if one is."""
+    models = sorted(path.parent.relative_to(folder) for path in folder.glob("*/config.json"))
+    models += sorted(path.parent.relative_to(folder) for path in folder.glob("snapshots/*/config.json"))
+    if not models:
+        return None
+    numbered = {int(match[1]): at for at in models if (match := re.fullmatch(r"checkpoint-(\d+)", str(at)))}
+    chosen = numbered[max(numbered)] if numbered else models[-1]
+    clips = [at for at in models if str(at).endswith("CLIPModel")]
+    if clips:
+        kind, chosen = "is a sentence-transformers model", clips[0]
+    elif numbered:
+        kind = "holds a Trainer's checkpoints"
+    elif chosen.parts[0] == "snapshots":
+        kind = "is a model's folder in the hub's cache"
+    elif (folder / "model_index.json").exists():
+        return None
+    else:
+        return f"is not a model folder: it has no config.json; did you mean {str(Path(name) / chosen)!r}?"
+    return f"{kind}; the model is in {Path(name) / chosen}, use that"
+
+
+def _other_kind(files: Collection[str]) -> str:
+    if not files:
+        return "is an empty folder"
+    for pattern, said in _KINDS.items():
+        if any(re.fullmatch(pattern, file) for file in files):
+            return said
+    return f"is not a model folder: it has no config.json; {_LAYOUT}"
