@@ -58,6 +58,61 @@ class Part:
     seconds: dict[str, float]
 
 
+class FolderLock:
+    """A lock that one process at a time holds while it writes into a folder, with a note of who that is.
+
+    Args:
+        folder: Made if it is not there.
+        output: What the process writes, for messages.
+    """
+
+    def __init__(self, folder: Path, output: str) -> None:
+        self._folder, self._output = folder, output
+        self._lock = FileLock(folder / "lock")
+        self._note = folder / "holder.json"
+
+    def acquire(self) -> None:
+        """Hold the folder.
+
+        Raises:
+            BusyError: Another process does.
+            TableError: The folder cannot be made.
+        """
+        for _ in range(20):  # the folder may be removed at any of these lines, by a run that is done
+            with suppress(FileNotFoundError, FileExistsError):
+                self._folder.mkdir(exist_ok=True)
+                try:
+                    self._lock.acquire(timeout=0)
+                except Timeout as exc:
+                    raise BusyError(
+                        f"{self._output} is being written by {self._holder()}; wait for it or stop it"
+                    ) from exc
+                with suppress(OSError):  # for messages only
+                    self._note.write_text(json.dumps(_myself()), encoding="utf-8")
+                return
+        raise TableError(
+            f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
+        )
+
+    def remove(self) -> None:
+        """Remove the lock's own files while it is held: who waits for it, finds that it is gone, and makes its own."""
+        self._note.unlink(missing_ok=True)
+        (self._folder / "lock").unlink()
+
+    def release(self) -> None:
+        """Let others in."""
+        with suppress(OSError):
+            self._note.unlink(missing_ok=True)
+        self._lock.release()
+
+    def _holder(self) -> str:
+        try:
+            found = json.loads(self._note.read_text(encoding="utf-8"))
+            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
 class Workspace:
     """The folder of a run's parts; one process at a time may be in it.
 
@@ -72,21 +127,18 @@ class Workspace:
         self._output = output
         self._ending = ending
         self._manifest = folder / "manifest.jsonl"
-        self._lock = FileLock(folder / "lock")
+        self._lock = FolderLock(folder, output)
         self._finished = False
         self.parts: list[Part] = []
         self.warnings: list[str] = []  # for who reads the scores
 
     def __enter__(self) -> Workspace:
         with self._explained():
-            self._hold()
-        with suppress(OSError):  # for messages only
-            (self._folder / "holder.json").write_text(json.dumps(_myself()), encoding="utf-8")
+            self._lock.acquire()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         with suppress(OSError):  # what cannot be removed does no harm
-            (self._folder / "holder.json").unlink(missing_ok=True)
             if self._finished or len(self._read()) < 2:
                 self._remove()
         self._lock.release()
@@ -170,35 +222,13 @@ class Workspace:
         """Leave no trace: the manifest goes first, so that whatever is left is no run to go on from."""
         self._manifest.unlink(missing_ok=True)
         self._clear(set())
-        (self._folder / "lock").unlink()  # still held: who waits for it, finds that it is gone, and makes its own
+        self._lock.remove()
         self._folder.rmdir()
 
     def _clear(self, kept: set[Path]) -> None:
         for path in self._folder.glob("part-*"):
             if path not in kept:
                 path.unlink()
-
-    def _hold(self) -> None:
-        for _ in range(20):  # the folder may be removed at any of these lines, by a run that is done
-            with suppress(FileNotFoundError, FileExistsError):
-                self._folder.mkdir(exist_ok=True)
-                try:
-                    self._lock.acquire(timeout=0)
-                except Timeout as exc:
-                    raise BusyError(
-                        f"{self._output} is being written by {self._holder()}; wait for it or stop it"
-                    ) from exc
-                return
-        raise TableError(
-            f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
-        )
-
-    def _holder(self) -> str:
-        try:
-            found = json.loads((self._folder / "holder.json").read_text(encoding="utf-8"))
-            return f"process {found['pid']} on {found['host']} since {found['since']} ({found['command']})"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
 
     def _read(self) -> list[dict[str, Any]]:
         """Return the manifest's lines, up to one that was cut off."""

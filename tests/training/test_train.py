@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,15 @@ import urllib.request
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,7 +39,7 @@ from text_image_similarity.encoders.towers.image import build_backbone
 from text_image_similarity.encoders.towers.text import PAD, TransformerTower, build_text_tower
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 from text_image_similarity.encoders.weights import dequantised
-from text_image_similarity.errors import ConfigError, ModelError, ModelUnavailableError, UsageError
+from text_image_similarity.errors import BusyError, ConfigError, ModelError, ModelUnavailableError, UsageError
 from text_image_similarity.training.checkpoint import NAME as CHECKPOINT
 from text_image_similarity.training.data import Batch, fingerprint, load_splits
 from text_image_similarity.training.loop import TrainProgress, TrainResult
@@ -44,7 +47,9 @@ from text_image_similarity.training.losses import info_nce, sigmoid_loss
 from text_image_similarity.training.optimisation import average_into, warmup_cosine
 from text_image_similarity.training.pretrained import load_image_weights
 from text_image_similarity.training.step import Stepper
+from text_image_similarity.training.tracking import MlflowTracker
 from text_image_similarity.training.vocabulary import learn_tokenizer
+from text_image_similarity.workspace import FolderLock
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "grey")
 TINY = TrainConfig(
@@ -556,7 +561,7 @@ def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
 def test_too_few_photos_are_refused_before_training(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="choose a smaller --batch-size"):
         train(photos, tmp_path / "model", replace(TINY, batch_size=100))
-    assert not list((tmp_path / "model").iterdir())
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -623,6 +628,68 @@ def test_a_store_that_fails_costs_its_curves_not_the_run(
         train(photos, tmp_path / "model", replace(TINY, epochs=1, tracking="sqlite:///runs.db"))
     assert caplog.text.count("MLflow failed") == 1
     load_encoder(Config(model=tmp_path / "model"))
+
+
+def test_one_run_at_a_time_writes_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "models" / "first"
+    out.mkdir(parents=True)
+    lock = FolderLock(out, "first")
+    lock.acquire()
+    for resume in (False, True):
+        with pytest.raises(
+            BusyError, match=rf"{out} is being written by process {os.getpid()} on .*; wait for it or stop"
+        ):
+            train(tmp_path / "none.csv", out, TINY, resume=resume)
+    with pytest.raises(SystemExit) as caught:
+        main(["train", str(tmp_path / "none.csv"), str(out), "--tracking", "none", "--image-weights", "none"])
+    assert caught.value.code == 3
+    assert "is being written by" in capsys.readouterr().err
+    lock.remove()
+    lock.release()
+    for folder in (out, tmp_path / "other"):  # one that was there, and one that was not
+        with pytest.raises(UsageError, match=r"none.csv does not exist"):
+            train(tmp_path / "none.csv", folder, TINY)
+    assert [path.name for path in tmp_path.rglob("*")] == ["models", "first"]
+
+
+class FakeStore:
+    """MLflow's client, where another run makes the experiment at the same moment."""
+
+    seen: ClassVar[list[str]] = []
+    found: SimpleNamespace | None = None
+
+    def __init__(self, tracking_uri: str) -> None:
+        path = tracking_uri.removeprefix("sqlite:///")
+        with pytest.raises(Timeout):  # no other run is let into the database
+            FileLock(f"{path}.lock").acquire(timeout=0)
+
+    def get_experiment_by_name(self, name: str) -> SimpleNamespace | None:
+        return self.found
+
+    def create_experiment(self, name: str) -> str:
+        self.found = SimpleNamespace(experiment_id="7")
+        raise RuntimeError("(sqlite3.IntegrityError) the name is taken\n[SQL: ...]")
+
+    def create_run(self, home: str, run_name: str) -> SimpleNamespace:
+        self.seen.append(home)
+        return SimpleNamespace(info=SimpleNamespace(run_id="run"))
+
+    def log_param(self, run_id: str, key: str, value: object) -> None:
+        raise RuntimeError("(sqlite3.OperationalError) the disk is full\n[SQL: ...]")
+
+
+def test_runs_that_begin_at_once_share_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setattr(mlflow, "MlflowClient", FakeStore)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    assert MlflowTracker(uri, experiment="e", name="n", parameters={}, run_id=None).run_id == "run"
+    assert FakeStore.seen == ["7"]
+    with pytest.raises(
+        UsageError, match=r"^MLflow cannot use tracking=.*: \(sqlite3.OperationalError\) the disk is full$"
+    ):
+        MlflowTracker(uri, experiment="e", name="n", parameters={"seed": 0}, run_id=None)
+    assert list(tmp_path.iterdir()) == []  # the lock is gone
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ Nothing random is kept, because everything that is drawn follows from the seed a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..files import whole_file
+from ..workspace import FolderLock
 
 NAME = "checkpoint.safetensors"
 
@@ -91,3 +93,28 @@ def restore(found: Checkpoint, model: nn.Module, average: dict[str, Tensor], opt
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     except (RuntimeError, KeyError, ValueError) as exc:
         raise ModelError(f"the checkpoint does not fit this model: {exc}") from exc
+
+
+@contextmanager
+def only_one_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, so that no other run writes into it; one that stays empty is removed.
+
+    Raises:
+        BusyError: Another run does.
+        ModelError: It cannot be written to.
+    """
+    lock = FolderLock(folder, str(folder))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not folder.exists()
+        lock.acquire()
+    except OSError as exc:
+        raise ModelError(f"{folder} cannot be written: {exc}") from exc
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # what cannot be removed does no harm
+            lock.remove()
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+        lock.release()

@@ -26,7 +26,7 @@ from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError, UsageError
 from ..files import CALIBRATION, path_text, write_whole
 from .checkpoint import NAME as CHECKPOINT
-from .checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .config import TrainConfig
 from .curves import draw_curves
 from .data import Splits, batches, fingerprint, load_splits
@@ -105,10 +105,16 @@ def train(
         TableError: The data cannot be read.
         ModelError: The weights to start from cannot be used, or the loss is no longer finite.
         ModelUnavailableError: They cannot be downloaded.
+        BusyError: Another run is writing into the folder.
     """
     if not isinstance(config, TrainConfig):
         raise InputTypeError.of("config", "a TrainConfig, such as TrainConfig(epochs=5)", config)
     source, folder = path_text(source, "source"), Path(path_text(out, "out"))
+    with only_one_in(folder):
+        return _train(source, folder, config, resume, progress)
+
+
+def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
         raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
@@ -119,7 +125,6 @@ def train(
         _refuse_changes(folder, found.progress["fixed"], fixed)
     _check(config)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         splits = load_splits(source, config)
         fixed["data"] = fingerprint(splits)
         if found is not None:

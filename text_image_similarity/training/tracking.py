@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
+
+from filelock import FileLock
 
 from ..errors import UsageError
 from ..system import require
 
 logger = logging.getLogger("text_image_similarity")
+
+
+_WAIT_S = 300.0  # for another run that makes the database, which takes seconds on an idle machine
 
 
 class Tracker(Protocol):
@@ -68,16 +74,28 @@ class MlflowTracker:
 
         self._metric, self._gone = Metric, False
         try:
-            self._client = MlflowClient(tracking_uri=uri)
-            self.run_id: str | None = self._reopen(run_id, MlflowException)
-            if self.run_id is None:
-                found = self._client.get_experiment_by_name(experiment)
-                home = found.experiment_id if found else self._client.create_experiment(experiment)
-                self.run_id = self._client.create_run(home, run_name=name).info.run_id
-                for key, value in parameters.items():
-                    self._client.log_param(self.run_id, key, value)
-        except MlflowException as exc:
-            raise UsageError(f"MLflow cannot use tracking={uri}: {exc.message}") from exc
+            with _alone_in(uri):
+                self._client = MlflowClient(tracking_uri=uri)
+                self.run_id: str | None = self._reopen(run_id, MlflowException)
+                if self.run_id is None:
+                    home = self._experiment(experiment)
+                    self.run_id = self._client.create_run(home, run_name=name).info.run_id
+                    for key, value in parameters.items():
+                        self._client.log_param(self.run_id, key, value)
+        except Exception as exc:  # stores raise what their database or server raises
+            reason = str(getattr(exc, "message", None) or exc).partition("\n")[0]
+            raise UsageError(f"MLflow cannot use tracking={uri}: {reason}") from exc
+
+    def _experiment(self, name: str) -> str:
+        """Return the id of an experiment, which another run may make at the same moment."""
+        if found := self._client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        try:
+            return str(self._client.create_experiment(name))
+        except Exception:
+            if found := self._client.get_experiment_by_name(name):
+                return str(found.experiment_id)
+            raise
 
     def _reopen(self, run_id: str | None, missing: type[Exception]) -> str | None:
         if run_id is None:
@@ -109,6 +127,22 @@ class MlflowTracker:
         except Exception as exc:  # stores raise what their database or server raises
             self._gone = True
             logger.warning("MLflow failed and gets nothing more of this run: %s", exc)
+
+
+@contextmanager
+def _alone_in(uri: str) -> Iterator[None]:
+    """While a run enters itself into an SQLite file, let no other in: MLflow makes its tables without a lock."""
+    scheme, found, file = uri.partition(":///")
+    path = Path(file.partition("?")[0])
+    if not (found and scheme.startswith("sqlite") and path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        yield  # a server, or a place that MLflow will find fault with
+        return
+    lock = path.with_name(f"{path.name}.lock")
+    with FileLock(lock, timeout=_WAIT_S):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # still held: who waits for it, finds that it is gone, and makes its own
 
 
 def require_mlflow() -> None:
