@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import sys
 import time
@@ -32,6 +33,7 @@ from .files import move_durably
 
 logger = logging.getLogger("text_image_similarity")
 
+_OURS = re.compile(r"part-(\d{6,}\.[a-z]+(\.partial)?|.*\.partial)")  # names of files that a run may remove
 _LAYOUT = 1  # of the folder; a run does not go on from another one's
 
 
@@ -227,7 +229,7 @@ class Workspace:
 
     def _clear(self, kept: set[Path]) -> None:
         for path in self._folder.glob("part-*"):
-            if path not in kept:
+            if path not in kept and _OURS.fullmatch(path.name):
                 path.unlink()
 
     def _read(self) -> list[dict[str, Any]]:

@@ -330,6 +330,10 @@ def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
             calibration_folder(Config(model=model))
     with pytest.raises(UsageError, match="is not a folder that can be written to"):
         calibration_folder(Config(model="mini"), tmp_path / "none")
+    (tmp_path / "calibration.json").write_text('{"precious": true}')
+    with pytest.raises(UsageError, match=r"calibration\.json was not written by this command; .*--force"):
+        calibration_folder(Config(model="mini"), tmp_path)
+    assert calibration_folder(Config(model="mini"), tmp_path, force=True) == tmp_path
 
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from text_image_similarity import (
     ModelError,
     ModelUnavailableError,
     Record,
+    RunStats,
     ScoreResult,
     TableError,
     UsageError,
@@ -83,6 +84,17 @@ def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkE
         found = list(threads.map(engine.score, parts))
     assert [plain(part) for part in found] == [plain(score_pairs(part, CONFIG)) for part in parts]
     assert isinstance(found[0][0], ScoreResult)
+
+
+def test_captions_that_were_cut_are_counted_with_their_part(engine: SparkEngine) -> None:
+    engine.start(CONFIG)
+    good, *_ = (
+        record for record, result in zip(RECORDS, score_pairs(RECORDS, CONFIG), strict=True) if not result.error
+    )
+    long = Record(good.url, "a red square " * 100)
+    stats, parts = RunStats(), [[(0, long), (0, good), (0, Record.of(None, "a"))], [(1, good)], [(2, long), (2, long)]]
+    found = [(tag, stats.captions_cut) for tag, _ in engine.score_parts(parts, stats)]
+    assert found == [(0, 1)] * 3 + [(1, 1)] + [(2, 3)] * 2
 
 
 def test_what_spark_cannot_get_over_ends_the_run_with_its_reason(engine: SparkEngine, tmp_path: Path) -> None:

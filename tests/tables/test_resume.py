@@ -221,6 +221,16 @@ def test_a_damaged_part_is_scored_again(folder: Path, damage: str, caplog: pytes
     assert ("part 3 of" in caplog.text) == (damage != "torn line")
 
 
+def test_parts_of_others_stay_in_a_folder_of_our_name(folder: Path) -> None:
+    theirs = folder / "out.csv.parts"
+    theirs.mkdir()
+    names = ["part-00000-4f2c.csv", "part-notes.txt", "part-0000.csv.crc"]
+    for name in names:
+        (theirs / name).write_text("precious")
+    score(folder)
+    assert {path.name for path in theirs.iterdir()} - {"lock"} == set(names)
+
+
 def test_what_is_not_ours_stays_in_the_folder(folder: Path) -> None:
     (folder / "out.csv.parts").mkdir()
     (folder / "out.csv.parts" / "notes.txt").write_text("mine")

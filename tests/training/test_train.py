@@ -558,6 +558,15 @@ def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
         train(photos, tmp_path / "model", replace(TINY, epochs=1), resume=True)
 
 
+@pytest.mark.parametrize("name", ["loss.png", "history.json", "tokenizer.json"])
+def test_files_of_others_in_the_folder_are_kept(photos: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / name).write_text("precious")
+    with pytest.raises(UsageError, match=f"holds {name}, which would be overwritten; name another folder"):
+        train(photos, tmp_path / "model", TINY)
+    assert (tmp_path / "model" / name).read_text() == "precious"
+
+
 def test_too_few_photos_are_refused_before_training(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="choose a smaller --batch-size"):
         train(photos, tmp_path / "model", replace(TINY, batch_size=100))

@@ -71,7 +71,11 @@ def run(options: argparse.Namespace) -> int:
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
-    keep = None if options.calibrate is None else calibration_folder(config, options.calibrate or None)
+    keep = (
+        None
+        if options.calibrate is None
+        else calibration_folder(config, options.calibrate or None, force=options.force)
+    )
     columns = {"col_url": options.url_col, "col_text": options.caption_col}
     with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..config import Config, require_config
 from ..dataset import read_dataset
 from ..encoders import Encoder
-from ..errors import RowError, TableError, UsageError
+from ..errors import ModelError, RowError, TableError, UsageError
+from ..files import CALIBRATION
 from ..metrics import (
     Calibration,
     fit_calibration,
@@ -103,15 +104,17 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     )
 
 
-def calibration_folder(config: Config, folder: str | PathLike[str] | None = None) -> Path:
+def calibration_folder(config: Config, folder: str | PathLike[str] | None = None, *, force: bool = False) -> Path:
     """Return the folder for a calibration of `config.model`, checked before anything expensive starts.
 
     Args:
         config: Its model is a folder, unless `folder` is given.
         folder: Where to write instead.
+        force: Whether a `calibration.json` that is not a calibration may be replaced.
 
     Raises:
-        UsageError: The model does not have a folder of its own, or the folder cannot be written to.
+        UsageError: The model does not have a folder of its own, the folder cannot be written to, or the file is not one that may be
+            replaced.
     """
     path = Path(str(config.model) if folder is None else folder).expanduser()
     if folder is None and (str(config.model) == "mini" or not path.is_dir()):
@@ -120,6 +123,13 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
         )
     if not path.is_dir() or not os.access(path, os.W_OK):
         raise UsageError(f"{path} is not a folder that can be written to; name another one for calibration.json")
+    if (path / CALIBRATION).exists() and not force:
+        try:
+            Calibration.load(path)
+        except ModelError as exc:
+            raise UsageError(
+                f"{path / CALIBRATION} was not written by this command; name another folder, or replace it with --force"
+            ) from exc
     return path
 
 

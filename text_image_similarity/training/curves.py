@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..files import whole_file
 
+CURVES = ("loss.png", "recall.png")
+
 
 def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Path]:
     """Draw `loss.png` and `recall.png` from the metrics of each epoch; nothing where matplotlib is not installed.
@@ -25,7 +27,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Pa
     epochs = [row["epoch"] for row in history]
     recalls = [name for name in history[0] if "_recall@" in name]
     paths = []
-    for file, names, unit in (("loss.png", ["loss"], 1.0), ("recall.png", recalls, 100.0)):
+    for file, names, unit in zip(CURVES, (["loss"], recalls), (1.0, 100.0), strict=True):
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.subplots()
         for name in names:

@@ -28,7 +28,7 @@ from ..files import CALIBRATION, path_text, write_whole
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .config import TrainConfig
-from .curves import draw_curves
+from .curves import CURVES, draw_curves
 from .data import Splits, batches, fingerprint, load_splits
 from .model import calibrate, encode, measure, rebuild_model, start_model
 from .optimisation import average_into
@@ -36,6 +36,8 @@ from .step import Stepper, choose_dtype
 from .tracking import MlflowTracker, NoTracker, Tracker, require_mlflow
 
 logger = logging.getLogger("text_image_similarity")
+
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "history.json")
 
 _SHOWN = 3  # unreadable photos of an epoch that are named
 
@@ -120,6 +122,8 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
         raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
     if found is None and (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a model, and no checkpoint to resume; name another folder")
+    if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
+        raise UsageError(f"{folder} holds {others[0]}, which would be overwritten; name another folder")
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
         _refuse_changes(folder, found.progress["fixed"], fixed)
@@ -222,7 +226,7 @@ class _Run:
             tracker.artifact(path)
         test = self._test()
         tracker.metrics({f"test_{name}": value for name, value in test.items()}, state.best_epoch)
-        for name in ("config.json", "model.safetensors", "tokenizer.json", CALIBRATION, "history.json"):
+        for name in _FILES:
             if (self._folder / name).exists():
                 tracker.artifact(self._folder / name)
         return TrainResult(self._folder, state.best_epoch, state.history, test, stopped)
