@@ -11,6 +11,7 @@ from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyF
 from ..system import package_version
 from . import evaluate, logs, score, serve, train
 from .parser import Parser
+from .streams import lenient_streams, lost_output
 
 _CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 143}
 
@@ -25,8 +26,9 @@ class _PrintVersion(argparse.Action):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `text-image-similarity` and exit."""
-    parser, _ = make_parser()
-    _run_and_exit(parser.parse_args(arguments))
+    with lenient_streams():
+        parser, _ = make_parser()
+        _run_and_exit(parser.parse_args(arguments))
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -53,7 +55,8 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
     parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="the table to write")
     score.add_score_options(parser)
     parser.set_defaults(fall_back=True)
-    _run_and_exit(parser.parse_args(arguments))
+    with lenient_streams():
+        _run_and_exit(parser.parse_args(arguments))
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
@@ -71,4 +74,7 @@ def _run_and_exit(options: argparse.Namespace) -> None:
             raise
         logs.logger.exception("an error in text_image_similarity, please report it")
         code = 1
+    if (problem := lost_output()) is not None:
+        logs.tell(options.log_format, "error", f"the result could not be written to stdout: {problem.strerror}")
+        code = code or 1
     sys.exit(code)

@@ -79,9 +79,9 @@ class MlflowTracker:
                 self.run_id: str | None = self._reopen(run_id, MlflowException)
                 if self.run_id is None:
                     home = self._experiment(experiment)
-                    self.run_id = self._client.create_run(home, run_name=name).info.run_id
+                    self.run_id = self._client.create_run(home, run_name=_printable(name)).info.run_id
                     for key, value in parameters.items():
-                        self._client.log_param(self.run_id, key, value)
+                        self._client.log_param(self.run_id, key, _printable(str(value)))
         except Exception as exc:  # stores raise what their database or server raises
             reason = str(getattr(exc, "message", None) or exc).partition("\n")[0]
             raise UsageError(f"MLflow cannot use tracking={uri}: {reason}") from exc
@@ -143,6 +143,11 @@ def _alone_in(uri: str) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)  # still held: who waits for it, finds that it is gone, and makes its own
+
+
+def _printable(text: str) -> str:
+    """Return a text as a database can hold it: a path may carry other bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def require_mlflow() -> None:

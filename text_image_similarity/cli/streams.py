@@ -1,0 +1,81 @@
+"""Stdout and stderr that no command ends over: any text can be written to them, and they may be closed or go away."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+
+class _Stream:
+    """A stream that drops what it cannot write, and remembers why.
+
+    Args:
+        stream: What it writes to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.problem: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._remembered():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._remembered():
+            self._stream.flush()
+
+    def end(self) -> None:
+        """Flush; what is left of a stream that is gone goes nowhere, so that Python does not fail over it at its end."""
+        self.flush()
+        if self.problem is not None:
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - it is no file
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+                self._stream.flush()
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            self.problem = exc
+
+
+@contextmanager
+def lenient_streams() -> Iterator[None]:
+    """While it is open, stdout and stderr take any text: a character that their encoding lacks becomes `\\\\u732b`."""
+    given = sys.stdout, sys.stderr
+    opened = [_open(stream) for stream in given]
+    lenient = [_Stream(stream) for stream in opened]
+    sys.stdout, sys.stderr = lenient
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = given
+        for stream, inner, was in zip(lenient, opened, given, strict=True):
+            stream.end()
+            if was is None:
+                inner.close()
+
+
+def lost_output() -> OSError | None:
+    """Return why stdout did not take all that was written; a reader that wanted no more, such as `head`, is no reason."""
+    sys.stdout.flush()
+    problem: OSError | None = getattr(sys.stdout, "problem", None)
+    return None if isinstance(problem, BrokenPipeError) else problem
+
+
+def _open(stream: TextIO | None) -> TextIO:
+    if stream is None:  # it was closed before Python began
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it is no file, and closed above
+    as_it_is = stream.errors == "surrogateescape" and stream.encoding.lower().replace("-", "") == "utf8"
+    if not as_it_is and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
