@@ -67,7 +67,12 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     given = {field.name: getattr(options, field.name) for field in fields(TrainConfig) if field.name != "loading"}
     loading = Config(
-        timeout_s=options.timeout_s, retries=options.retries, proxy=options.proxy, limits=Limits(**dict(options.limits))
+        timeout_s=options.timeout_s,
+        retries=options.retries,
+        proxy=options.proxy,
+        ca_file=options.ca_file,
+        headers_file=options.headers_file,
+        limits=Limits(**dict(options.limits)),
     )
     config = TrainConfig(**given, loading=loading)
     from ..training.loop import train  # here, so that `--help` and a wrong option answer before torch is loaded

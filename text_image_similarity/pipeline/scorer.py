@@ -21,7 +21,7 @@ from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory
 from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
-from ..fetch import Fetcher
+from ..fetch import Fetcher, check_files
 from ..preprocess import ImageLike, as_image
 from ..records import Record, ScoreResult
 from ..similarity import Embeddings, cosine, score
@@ -60,6 +60,7 @@ class Scorer:
     def __init__(
         self, config: Config, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None
     ) -> None:
+        check_files(config)
         self.config = config
         self.encoder = load_encoder(config) if encoder is None else encoder
         self._transport = transport
