@@ -19,7 +19,10 @@ ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-_PROXY = re.compile(r"http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?", re.ASCII)
+_PROXY = re.compile(
+    r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +135,14 @@ class Config:
             decoder costs one row; slower, see docs/scoring.md#what-the-decoder-reads.
         chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
             on a GPU.
-        proxy: `http://host:port` to fetch http(s) references through; by default none, whatever the environment says. The
-            proxy resolves the names, so only literal addresses are checked here, see docs/scoring.md#proxies.
+        proxy: What http(s) references are fetched through: `http://`, `https://`, `socks5://` or `socks5h://` and
+            `host:port` or `user:password@host:port`; by default none, whatever the environment says. Names are looked up
+            here as far as possible, except with `socks5h`, and refused if they lead to private addresses, see
+            docs/scoring.md#proxies.
+        ca_file: Certificates in PEM, a file or a folder, that https connections trust beside the system's and those that
+            `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` name, see docs/scoring.md#certificates.
+        headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization": "..."}}`,
+            which no other host is sent, see docs/scoring.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
             there is none.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
@@ -164,7 +173,9 @@ class Config:
     io_workers: int = 16
     isolate_decoder: bool = False
     chunk_size: int = 1000
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # it may hold a password
+    ca_file: str | PathLike[str] | None = None
+    headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
     embedding_cache: str | PathLike[str] | None = None
@@ -187,13 +198,16 @@ class Config:
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
         true_or_false("isolate_decoder", self.isolate_decoder)
-        for name in ("base_dir", "model_cache", "embedding_cache"):
+        for name in ("base_dir", "model_cache", "embedding_cache", "ca_file", "headers_file"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):
                 raise ConfigError(f"{name} must be a path, not {value!r}")
         proxy = None if self.proxy is None else _PROXY.fullmatch(str(self.proxy))
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
-            raise ConfigError("proxy must look like http://host:port")  # the value may hold a password
+            raise ConfigError(  # without the value, which may hold a password
+                "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
+                "socks5h; in a user or a password write %40 for @, %3A for : and %2F for /"
+            )
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.clock import ending, stop_fetchers_clock
@@ -47,7 +47,7 @@ def row(fetcher: Fetcher, url: str) -> RowError:
 
 
 @contextmanager
-def fetching(slow: bool = False, limits: Limits = LOOPBACK) -> Iterator[Fetcher]:
+def fetching(slow: bool = False, limits: Limits = LOOPBACK, ca_file: Path | None = None) -> Iterator[Fetcher]:
     """Yield a fetcher whose rows have little time if the fault takes all of it; `photos.test` is the loopback."""
 
     def resolve(host: str, port: int) -> list[str]:
@@ -55,7 +55,7 @@ def fetching(slow: bool = False, limits: Limits = LOOPBACK) -> Iterator[Fetcher]
 
     deadline = 0.4 if slow else 600.0
     limits = replace(limits, connect_s=deadline, total_s=deadline)
-    fetcher = Fetcher(Config(timeout_s=deadline, retries=0, limits=limits), resolve=resolve)
+    fetcher = Fetcher(Config(timeout_s=deadline, retries=0, limits=limits, ca_file=ca_file), resolve=resolve)
     try:
         yield fetcher
     finally:
@@ -114,28 +114,25 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture
-def trusting(certificates: Certificates, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trust the tests' authority and nobody else."""
-
-    def context(**_: object) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=certificates.authority)
-
-    monkeypatch.setattr(httpx, "create_ssl_context", context)
+@pytest.fixture(scope="module")
+def ca_file(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the certificate of the tests' authority."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    path.write_text(certificates.authority)
+    return path
 
 
 def tls(context: ssl.SSLContext, connection: socket.socket) -> socket.socket:
     return context.wrap_socket(connection, server_side=True)
 
 
-@pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("name", TLS_FAULTS)
-def test_a_fault_of_tls_has_its_code_in_time(certificates: Certificates, name: str) -> None:
+def test_a_fault_of_tls_has_its_code_in_time(certificates: Certificates, ca_file: Path, name: str) -> None:
     fault = TLS_FAULTS[name]
     wrap = fault.wrap or partial(tls, certificates.server(fault.certificate))
     with (
         Server(wrap) as server,
-        fetching(fault.slow) as fetcher,
+        fetching(fault.slow, ca_file=ca_file) as fetcher,
     ):
         server.routes["/x"] = response(b"picture")
         error = row(fetcher, f"https://photos.test:{server.port}/x")
@@ -144,27 +141,25 @@ def test_a_fault_of_tls_has_its_code_in_time(certificates: Certificates, name: s
         assert not server.hits
 
 
-@pytest.mark.usefixtures("trusting")
-def test_a_good_certificate_is_trusted_and_the_name_is_sent(certificates: Certificates) -> None:
+def test_a_good_certificate_is_trusted_and_the_name_is_sent(certificates: Certificates, ca_file: Path) -> None:
     """The faults above fail for their own reasons."""
     context, greeted = certificates.server("good"), []
     context.sni_callback = lambda connection, name, _: greeted.append(name)
-    with Server(lambda connection: tls(context, connection)) as server, fetching() as fetcher:
+    with Server(lambda connection: tls(context, connection)) as server, fetching(ca_file=ca_file) as fetcher:
         server.routes["/x"] = response(b"picture")
         for host in ("photos.test", "photos.test", "127.0.0.1"):
             assert fetcher.fetch(f"https://{host}:{server.port}/x") == b"picture"
         assert greeted == ["photos.test", None]  # an address is no name, and a kept connection greets once
 
 
-@pytest.mark.usefixtures("trusting")
-def test_a_body_cut_under_tls(certificates: Certificates) -> None:
+def test_a_body_cut_under_tls(certificates: Certificates, ca_file: Path) -> None:
     context = certificates.server("good")
 
     def answer(connection: socket.socket, _: str) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npicture")
         socket.socket.shutdown(connection, socket.SHUT_WR)
 
-    with Server(lambda connection: tls(context, connection)) as server, fetching() as fetcher:
+    with Server(lambda connection: tls(context, connection)) as server, fetching(ca_file=ca_file) as fetcher:
         server.routes["/x"] = answer
         assert row(fetcher, f"https://photos.test:{server.port}/x").code == "bad_response"
 

@@ -364,7 +364,7 @@ def test_a_connection_gets_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None
         given.append(timeout)
         raise TimeoutError("late")
 
-    monkeypatch.setattr("text_image_similarity.fetch.transport.dial", refuse)
+    monkeypatch.setattr("text_image_similarity.fetch.backend.dial", refuse)
     assert code_of("http://127.0.0.1/", replace(PATIENT, limits=replace(LOOPBACK, connect_s=0.7))) == "timeout"
     assert given == [0.7]
 

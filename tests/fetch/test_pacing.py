@@ -1,4 +1,4 @@
-"""How the fetcher spares hosts and its own time: patience, a budget of retries, connections in turns, closing, proxies."""
+"""How the fetcher spares hosts and its own time: patience, a budget of retries, connections in turns, closing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 from tests.support.clock import HANG_S, FakeClock, stop_fetchers_clock
 from tests.support.server import Server, response
-from text_image_similarity import Config, ConfigError, Limits, RowError
+from text_image_similarity import Config, Limits, RowError
 from text_image_similarity.fetch import Fetcher, pacing
 from text_image_similarity.fetch import dial as dial_module
 from text_image_similarity.fetch.dial import STAGGER_S, dial, in_turns
@@ -390,7 +390,7 @@ def test_closing_just_after_a_connection_was_made(server: Server, monkeypatch: p
             fetcher._transport.abort()
             return connected
 
-        monkeypatch.setattr("text_image_similarity.fetch.transport.dial", dial_and_close)
+        monkeypatch.setattr("text_image_similarity.fetch.backend.dial", dial_and_close)
         assert str(failure(fetcher, server.url("/x"))) == "connect_error: the run was closed"
 
 
@@ -448,40 +448,3 @@ def test_opt_outs_are_honoured_when_they_should_be(server: Server, said: list[st
         else:
             assert fetcher.fetch(server.url("/x")) == b"picture"
     assert server.hits["/x"] == 2
-
-
-# Proxies
-
-
-def test_a_proxy_is_used_if_it_is_configured(server: Server) -> None:
-    server.routes["http://photos.test/x"] = response(b"picture")
-    server.routes["http://photos.test/away"] = response(b"", "302 Found", location="http://10.0.0.7/secret")
-    server.routes["photos.test:443"] = response(status="403 Forbidden")
-    config = Config(retries=0, proxy=f"http://127.0.0.1:{server.port}")
-
-    def resolve(host: str, port: int) -> list[str]:
-        raise AssertionError("names are the proxy's to resolve")
-
-    with fetching(config, resolve=resolve) as fetcher:
-        assert fetcher.fetch("http://photos.test/x") == b"picture"
-        for url in ("http://10.0.0.7/", "https://[::1]/", "http://localhost/", "http://photos.test/away"):
-            assert failure(fetcher, url).code == "blocked_address", url
-        assert failure(fetcher, "http://127.1/").code == "invalid_url"
-        assert str(failure(fetcher, "https://photos.test/x")) == "connect_error: the proxy says 403 Forbidden"
-    assert set(server.hits) == {"http://photos.test/x", "http://photos.test/away", "photos.test:443"}
-
-
-def test_the_environments_proxies_are_not_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "")
-    server.routes["/x"] = response(b"picture")
-    with fetching() as fetcher:
-        assert fetcher.fetch(server.url("/x")) == b"picture"
-
-
-@pytest.mark.parametrize("proxy", ["", "proxy.test:3128", "https://proxy.test:3128", "http://proxy.test", "http://proxy.test:0",
-                                   "http://u:p@proxy.test:1", "http://proxy.test:99999", "http://proxy.test:1/x", 3128])  # fmt: skip
-def test_a_proxy_is_an_http_address_with_a_port(proxy: Any) -> None:
-    with pytest.raises(ConfigError, match="proxy must look like http://host:port"):
-        Config(proxy=proxy)

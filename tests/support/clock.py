@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 
-from text_image_similarity.fetch import dial, fetcher, pacing, stream, transport
+from text_image_similarity.fetch import backend, dial, fetcher, pacing, stream
 from text_image_similarity.system import call_within
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class FakeClock:
 
 
 def stop_fetchers_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    return FakeClock(monkeypatch, dial, fetcher, pacing, stream, transport)
+    return FakeClock(monkeypatch, dial, fetcher, pacing, stream, backend)
 
 
 def ending(function: Callable[[], T]) -> T:

@@ -40,6 +40,8 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
     add_field(parser, Config, "timeout_s")
     add_field(parser, Config, "retries")
     add_field(parser, Config, "proxy", metavar="URL")
+    add_field(parser, Config, "ca_file", metavar="FILE")
+    add_field(parser, Config, "headers_file", metavar="FILE")
     parser.add_argument(
         "--limit",
         dest="limits",

@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         retries=options.retries,
         proxy=options.proxy,
         base_dir=options.base_dir,
+        ca_file=options.ca_file,
+        headers_file=options.headers_file,
         limits=Limits(**dict(options.limits)),
         dialect=dialect_of(options),
     )

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import count
+from os import PathLike
 from threading import Event
 from typing import Any
 
@@ -14,12 +15,12 @@ import httpx
 
 from ..config import Limits
 from ..errors import ConfigError, RowError, TableError, UsageError
-from ..fetch import GuardedTransport, http_url, retry_after_s, row_deadline, user_agent
+from ..fetch import GuardedTransport, explain_proxy, http_url, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
-_CONNECT_S = 10.0
-_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, RowError)  # the last of names and of TLS
+_LIMITS = Limits(connect_s=10.0, allow_private_addresses=True)
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last of names and of TLS
 _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answered later
 
 
@@ -50,7 +51,7 @@ class Connection:
         url: Where the service is, such as `http://host:8000`; it may have a path.
         api_key: Sent with every request.
         patience_s: Seconds for which a request that may be answered later is sent again.
-        transport: Where requests go; None is the network.
+        transport: Where requests go; None is the network, which `connect` chooses the way through.
 
     Attributes:
         answer_s: Seconds to wait for one answer.
@@ -67,18 +68,30 @@ class Connection:
         self.answer_s = ANSWER_S
         self.patience_s = patience_s
         self._closing = Event()
-        self._transport = transport or GuardedTransport(
-            Limits(connect_s=_CONNECT_S, allow_private_addresses=True), ssl_context=httpx.create_ssl_context()
-        )
-        self._client = httpx.Client(
+        self._transport = transport or GuardedTransport(_LIMITS)
+        self._headers = {"User-Agent": user_agent(), "Accept": "application/json", **_authorization(api_key)}
+        self._client = self._new_client()
+        self._has_key = api_key is not None
+
+    def connect(self, proxy: str | None, ca_file: str | PathLike[str] | None) -> None:
+        """Go through a proxy, and trust further certificates, from now on.
+
+        Raises:
+            ConfigError: `ca_file` holds no certificates.
+        """
+        if isinstance(self._transport, GuardedTransport) and (proxy, ca_file) != (None, None):
+            self._client.close()
+            self._transport = GuardedTransport(_LIMITS, proxy=proxy, ca_file=ca_file)
+            self._client = self._new_client()
+
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(
             transport=self._transport,
-            headers={"User-Agent": user_agent(), "Accept": "application/json", **_authorization(api_key)},
-            cookies=CookieJar(
-                policy=DefaultCookiePolicy(allowed_domains=[])
-            ),  # those of a balancer tie us to one replica
+            headers=self._headers,
+            # Those of a balancer would tie us to one replica.
+            cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
         )
-        self._has_key = api_key is not None
 
     @property
     def closed(self) -> bool:
@@ -114,7 +127,7 @@ class Connection:
                 failure = str(answer)
                 wait = retry_after_s(response.headers.get("retry-after")) or 0.0
             except (httpx.HTTPError, RowError) as exc:
-                failure = str(exc) or type(exc).__name__
+                failure = _said(exc)
                 if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
             except RuntimeError as exc:  # httpx's own for a client that is closed
@@ -158,6 +171,11 @@ class Connection:
                 f"the service at {self.url} is elsewhere: {path_to(response)}; give the URL that it answers at itself"
             )
         return _answer(response)
+
+
+def _said(problem: Exception) -> str:
+    said = str(problem) or type(problem).__name__
+    return explain_proxy(said) if isinstance(problem, httpx.ProxyError) else said
 
 
 def path_to(response: httpx.Response) -> str:

@@ -21,7 +21,7 @@ from ..records import Record, ScoreResult
 from .connection import Connection
 from .pairs import Pairs
 
-_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "dialect", "limits"})
+_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _REPLICAS = 20  # that may have to load a model, each on its own
@@ -41,7 +41,7 @@ class ServiceEngine:
             service's default.
         connections: Requests under way at once.
         patience_s: Seconds for which a request that is refused, not answered or answered with 5xx is sent again.
-        transport: Where requests go, for tests and for other TLS settings; None is the network.
+        transport: Where requests go, for tests and for client certificates; None is the network.
 
     Attributes:
         requests: How many requests for scores were made, repeated ones not counted.
@@ -88,6 +88,8 @@ class ServiceEngine:
     def start(self, config: Config) -> ModelInfo:
         """Choose the model, wait until it is loaded, and say what it is.
 
+        The service is reached through `config.proxy` and trusted as `config.ca_file` says.
+
         Raises:
             ConfigError: `config` has settings that belong to the service.
             ModelUnavailableError: There is no model of this name.
@@ -98,6 +100,7 @@ class ServiceEngine:
             raise ConfigError(
                 f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave the default"
             )
+        self._service.connect(config.proxy, config.ca_file)
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]
             self.max_pairs, self._max_queue = int(limits["max_pairs"]), int(limits["max_queue"])

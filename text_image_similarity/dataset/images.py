@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..config import Config
 from ..decode import IsolatedDecoder, decode
-from ..fetch import Fetcher
+from ..fetch import Fetcher, check_files
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -50,6 +50,7 @@ class ImageLoader:
     """
 
     def __init__(self, config: Config, *, transport: httpx.BaseTransport | None = None) -> None:
+        check_files(config)
         self._config, self._transport = config, transport
         self._fetcher: Fetcher | None = None  # opened for the first reference: most sets bring their bytes along
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None

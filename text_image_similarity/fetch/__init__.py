@@ -6,16 +6,18 @@ Tests and dry runs inject a transport: `Fetcher(config, transport=httpx.MockTran
 
 from __future__ import annotations
 
-from .fetcher import Fetcher
+from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
 from .references import http_url, scheme_of, strip_invisible
-from .responses import retry_after_s, user_agent
+from .responses import explain_proxy, retry_after_s, user_agent
 from .stream import row_deadline
 from .transport import GuardedTransport
 
 __all__ = [
     "Fetcher",
     "GuardedTransport",
+    "check_files",
+    "explain_proxy",
     "http_url",
     "is_base64_image",
     "retry_after_s",

@@ -18,12 +18,15 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..system import backoff_s
+from .backend import Resolver
 from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
+from .host_headers import HostHeaders
 from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
-from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, user_agent
+from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, explain_proxy, user_agent
 from .stream import row_deadline
-from .transport import GuardedTransport, Resolver
+from .transport import GuardedTransport
+from .trust import create_ssl_context
 
 _MOST_REDIRECTS = 5  # of one picture
 
@@ -32,9 +35,12 @@ class Fetcher:
     """Fetches pictures for one run; safe to call from many threads, each of which keeps its connections.
 
     Args:
-        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `proxy` and `limits` are used.
+        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `proxy`, `ca_file`, `headers_file` and `limits` are used.
         transport: Where http requests go; None is the network.
         resolve: How the network's host names become addresses; None asks the system.
+
+    Raises:
+        ConfigError: `ca_file` or `headers_file` cannot be used.
     """
 
     def __init__(
@@ -43,7 +49,10 @@ class Fetcher:
         self._config = config
         self._limits = config.limits
         self._closing = Event()
-        self._transport = transport or GuardedTransport(config.limits, proxy=config.proxy, resolve=resolve)
+        self._transport = transport or GuardedTransport(
+            config.limits, proxy=config.proxy, ca_file=config.ca_file, resolve=resolve
+        )
+        self._headers = HostHeaders(config.headers_file)
         self._client = httpx.Client(
             transport=self._transport,
             timeout=httpx.Timeout(config.timeout_s, connect=min(config.limits.connect_s, config.timeout_s), pool=None),
@@ -143,11 +152,11 @@ class Fetcher:
 
     def _try_once(self, url: httpx.URL, clock: Clock) -> bytes:
         """Send a request, follow its redirects, read the body."""
+        first = url
         for _ in range(_MOST_REDIRECTS + 1):
             with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
-                response = self._client.send(
-                    self._client.build_request("GET", url, headers={"User-Agent": user_agent()}), stream=True
-                )
+                headers = {"user-agent": user_agent(), **self._headers.headers_for(url, first=first)}
+                response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
                 try:
                     if not response.has_redirect_location:
                         return self._read(response, clock)
@@ -180,6 +189,17 @@ class Fetcher:
         return self._checked(bytes(data))
 
 
+def check_files(config: Config) -> None:
+    """Read the files that fetching needs, to see before a run that they can be used.
+
+    Raises:
+        ConfigError: `ca_file` or `headers_file` cannot.
+    """
+    HostHeaders(config.headers_file)
+    if config.ca_file is not None:
+        create_ssl_context(config.ca_file, {})
+
+
 def _redirected(url: httpx.URL, locations: list[str]) -> httpx.URL:
     try:
         if len(locations) > 1:
@@ -200,7 +220,7 @@ def _as_row_error(clock: Clock) -> Iterator[None]:
         tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
         raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
     except httpx.ProxyError as exc:
-        raise RowError(ErrorCode.CONNECT_ERROR, f"the proxy says {exc}") from exc
+        raise RowError(ErrorCode.CONNECT_ERROR, explain_proxy(str(exc))) from exc
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
         raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
     except httpx.RemoteProtocolError as exc:

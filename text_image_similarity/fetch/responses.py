@@ -44,10 +44,19 @@ def check_status(response: httpx.Response) -> None:
         code = ErrorCode.HTTP_429 if response.status_code == 429 else ErrorCode.HTTP_5XX
         raise RefusedError(code, said, retry_after_s(response.headers.get("retry-after")))
     if response.is_client_error:
-        raise RowError(ErrorCode.HTTP_4XX, said)
+        raise RowError(ErrorCode.HTTP_4XX, said + _wanted_login(said))
     if response.is_redirect:
         raise RowError(ErrorCode.REDIRECT_ERROR, f"{said} without a usable address")
     raise RowError(ErrorCode.BAD_RESPONSE, said)
+
+
+def explain_proxy(said: str) -> str:
+    """Return what a proxy said as a sentence, with what to do if it does not know who asks."""
+    return f"the proxy says {said}{_wanted_login(said)}"
+
+
+def _wanted_login(said: str) -> str:
+    return "; give proxy=http://USER:PASSWORD@host:port" if said.startswith("407 ") else ""
 
 
 def retry_after_s(retry_after: str | None) -> float | None:

@@ -15,6 +15,8 @@ from typing import Any
 import httpcore
 
 from ..errors import ErrorCode, RowError
+from .nested_tls import NestedTlsStream
+from .trust import explain_untrusted
 
 HEAD_BYTES = 64 * 1024  # of an answer before its content: status line, headers, and interim answers before them
 
@@ -103,13 +105,16 @@ class GuardedStream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
+        name = server_hostname and server_hostname.removesuffix(".")
         try:
             with self._errors(httpcore.ConnectTimeout, httpcore.ConnectError):
+                if isinstance(self._socket, ssl.SSLSocket):  # to a proxy, and the server is behind it
+                    nested = NestedTlsStream(self, ssl_context, name)
+                    nested.shake_hands(timeout)
+                    return nested
                 # In two steps, so that a handshake that hangs is on the socket that `abort` breaks.
                 self._socket = ssl_context.wrap_socket(
-                    self._socket,
-                    server_hostname=server_hostname and server_hostname.removesuffix("."),
-                    do_handshake_on_connect=False,
+                    self._socket, server_hostname=name, do_handshake_on_connect=False
                 )
                 self._check_open()
                 self._socket.settimeout(time_left(timeout))
@@ -118,7 +123,7 @@ class GuardedStream(httpcore.NetworkStream):
             self.close()
             # Here, because httpcore's pool lets go of the cause by which the two could be told apart above.
             code = ErrorCode.TLS_ERROR if isinstance(exc.__cause__, ssl.SSLError) else ErrorCode.CONNECT_ERROR
-            raise RowError(code, f"TLS: {exc}") from exc
+            raise RowError(code, f"TLS: {exc}{explain_untrusted(exc.__cause__)}") from exc
         except BaseException:
             self.close()
             raise

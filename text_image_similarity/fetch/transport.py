@@ -1,34 +1,30 @@
 """The network under httpx: it dials only addresses that were checked, and it holds a row's deadline on every read.
 
 httpx itself bounds each read, not their sum, and resolves a name after any check made on it. Here the address that was
-checked is the one dialled, for every connection and so after every redirect, while Host and SNI keep the name. Through a
-proxy, which is used only if it is configured, names are the proxy's to resolve and only literal addresses are checked.
+checked is the one dialled, for every connection and so after every redirect, while Host and SNI keep the name.
+
+A proxy is used only if it is configured, and trusted. What it is asked for is checked before: literal addresses, and
+names as far as they mean something here. A SOCKS proxy is then asked for the address that was checked (`socks5`); all others
+resolve names themselves, and a name that is not known here is theirs to judge.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
-import socket
 import ssl
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread, local
-from typing import Any
-from weakref import WeakSet
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from os import PathLike
+from threading import Lock, local
 
 import httpcore
 import httpx
 
 from ..config import Limits
-from ..errors import ErrorCode, RowError
-from .addresses import IPAddress, why_denied
-from .dial import dial
-from .stream import GuardedStream, head_of_an_answer, time_left
-
-Resolver = Callable[[str, int], list[str]]
+from ..errors import ConfigError, ErrorCode, RowError
+from .backend import GuardedBackend, Resolver, system_resolver
+from .proxies import httpcore_proxy, is_socks, socks_errors
+from .stream import head_of_an_answer
+from .trust import LOCKS_HANDSHAKES, create_ssl_context
 
 _KEPT = 2  # idle connections, and so open files, a thread keeps, for rows that go back and forth between hosts
 
@@ -41,9 +37,12 @@ class GuardedTransport(httpx.BaseTransport):
 
     Args:
         limits: `connect_s` and `allow_private_addresses` are used.
-        proxy: `http://host:port` that all requests go through; None goes to the hosts themselves.
+        proxy: What all requests go through, as `Config.proxy`; None goes to the hosts themselves.
+        ca_file: Certificates to trust beside the system's.
         resolve: `(host, port) -> addresses`; None asks the system.
-        ssl_context: What certificates are held against; None is certifi's roots, whatever the environment says.
+
+    Raises:
+        ConfigError: `ca_file` holds no certificates.
     """
 
     def __init__(
@@ -51,13 +50,17 @@ class GuardedTransport(httpx.BaseTransport):
         limits: Limits,
         *,
         proxy: str | None = None,
+        ca_file: str | PathLike[str] | None = None,
         resolve: Resolver | None = None,
-        ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._limits = limits
         self._proxy = proxy
-        self._backend = _GuardedBackend(limits, resolve or _system_resolver, to_proxy=proxy is not None)
-        self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
+        self._ca_file = ca_file
+        self._backend = GuardedBackend(limits, resolve or system_resolver, to_proxy=proxy is not None)
+        # Made at the first request where the caller named no file, because many runs have local files only.
+        self._ssl_context = None if ca_file is None else create_ssl_context(ca_file)
+        self._untrusted: ConfigError | None = None  # a file of the environment that cannot be used
+        self._lock = Lock()
         self._own = local()
         self._pools: list[httpcore.ConnectionPool] = []
 
@@ -66,8 +69,8 @@ class GuardedTransport(httpx.BaseTransport):
         pool: httpcore.ConnectionPool | None = getattr(self._own, "pool", None)
         if pool is None:
             pool = self._own.pool = httpcore.ConnectionPool(
-                ssl_context=self._ssl_context,
-                proxy=httpcore.Proxy(self._proxy) if self._proxy else None,
+                ssl_context=self._trusted(),
+                proxy=httpcore_proxy(self._proxy, self._trusted) if self._proxy else None,
                 max_connections=None,
                 max_keepalive_connections=_KEPT,
                 network_backend=self._backend,
@@ -75,27 +78,45 @@ class GuardedTransport(httpx.BaseTransport):
             self._pools.append(pool)
         return pool
 
+    def _trusted(self) -> ssl.SSLContext:
+        """Return what verifies servers."""
+        with self._lock:
+            if self._ssl_context is not None and not LOCKS_HANDSHAKES:
+                return self._ssl_context
+            try:
+                self._ssl_context = create_ssl_context(self._ca_file)
+            except ConfigError as exc:
+                self._untrusted = exc
+                self._ssl_context = create_ssl_context(self._ca_file, {})
+            return self._ssl_context
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = request.url
+        url, pool = request.url, self._pool()
+        if self._untrusted is not None and url.scheme == "https":
+            raise RowError(ErrorCode.TLS_ERROR, str(self._untrusted)) from self._untrusted
+        host, extensions = url.raw_host, request.extensions
         if self._proxy and not self._limits.allow_private_addresses:
-            check_literal(url.host)
+            scheme = self._proxy.partition(":")[0].lower()
+            address = self._backend.check_target(url.host, url.port, by_name=scheme != "socks5h")
+            if address is not None and scheme == "socks5":
+                host, extensions = str(address).encode("ascii"), {**extensions, "sni_hostname": url.host}
         sent = httpcore.Request(
             request.method,
-            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            httpcore.URL(scheme=url.raw_scheme, host=host, port=url.port, target=url.raw_path),
             headers=request.headers.raw,
             content=request.stream,
-            extensions=request.extensions,
+            extensions=extensions,
         )
-        with _httpx_errors():
+        with _httpx_errors(), socks_errors() if is_socks(self._proxy) else nullcontext():
             try:
                 with head_of_an_answer() as head:
-                    response = self._pool().handle_request(sent)
+                    response = self._backend.send(pool, sent)
             except (httpcore.NetworkError, httpcore.RemoteProtocolError):
                 if not head.reused:
                     raise
                 # A kept connection may have ended, or hold what an earlier answer left behind.
                 with head_of_an_answer():
-                    response = self._pool().handle_request(sent)
+                    response = self._backend.send(pool, sent)
         return httpx.Response(
             response.status,
             headers=response.headers,
@@ -137,110 +158,3 @@ def _httpx_errors() -> Iterator[None]:
         httpcore.UnsupportedProtocol,
     ) as exc:
         raise getattr(httpx, type(exc).__name__)(str(exc)) from exc.__cause__ or exc
-
-
-class _GuardedBackend(httpcore.NetworkBackend):
-    def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool) -> None:
-        self._limits = limits
-        self._resolve = resolve
-        self._checked = not (to_proxy or limits.allow_private_addresses)
-        self._open: WeakSet[GuardedStream] = WeakSet()
-        self._lock = Lock()
-        self._aborted = False
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
-        addresses = self._addresses(host, port)
-        try:
-            connected = dial(addresses, port, time_left(self._limits.connect_s), self._check_open)
-        except TimeoutError as exc:
-            raise httpcore.ConnectTimeout(f"{host}: {exc}") from exc
-        except OSError as exc:
-            raise httpcore.ConnectError(f"{host}: {exc}") from exc
-        stream = GuardedStream(connected)
-        with self._lock:
-            self._open.add(stream)
-            if self._aborted:
-                stream.abort()
-        return stream
-
-    def _addresses(self, host: str, port: int) -> list[IPAddress]:
-        """Return all addresses of a host, checked."""
-        if self._checked:
-            check_literal(host)
-        if literal := _literal(host):
-            return [literal]
-        addresses = []
-        for text in self._in_time(lambda: self._resolve(host, port), host):
-            try:
-                ip = ipaddress.ip_address(text)
-            except ValueError as exc:
-                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is no address") from exc
-            if self._checked and (reason := why_denied(ip)):
-                raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
-            addresses.append(ip)
-        if not addresses:
-            raise RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
-        return addresses
-
-    def _in_time(self, resolve: Callable[[], list[str]], host: str) -> list[str]:
-        """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
-        answer: SimpleQueue[list[str] | RowError] = SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer.put(resolve())
-            except RowError as error:  # passed on to the row that asked
-                answer.put(error)
-            except Exception as exc:
-                reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-                answer.put(RowError(ErrorCode.DNS_ERROR, f"{host}: {reason}"))
-
-        Thread(target=ask, name="score-dns", daemon=True).start()
-        end = time.monotonic() + time_left(None)
-        while True:
-            self._check_open()
-            left = end - time.monotonic()
-            if left <= 0:
-                raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
-            with contextlib.suppress(Empty):
-                found = answer.get(timeout=min(left, 0.1))  # not longer, to see that the run is closing
-                if isinstance(found, RowError):
-                    raise found
-                return found
-
-    def _check_open(self) -> None:
-        if self._aborted:
-            raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
-
-    def abort(self) -> None:
-        with self._lock:
-            self._aborted = True
-            for stream in self._open:
-                stream.abort()
-
-
-def check_literal(host: str) -> None:
-    """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine."""
-    if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
-        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
-    if (ip := _literal(host)) and (reason := why_denied(ip)):
-        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
-
-
-def _literal(host: str) -> IPAddress | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _system_resolver(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))

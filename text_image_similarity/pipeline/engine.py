@@ -134,6 +134,8 @@ def portable(config: Config) -> Config:
         config,
         model=str(folder) if folder and folder.is_dir() and str(config.model) != "mini" else config.model,
         base_dir=Path(config.base_dir or "").absolute(),
+        ca_file=absolute(config.ca_file),
+        headers_file=absolute(config.headers_file),
         model_cache=absolute(config.model_cache),
         embedding_cache=absolute(config.embedding_cache),
     )

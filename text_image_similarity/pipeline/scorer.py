@@ -21,7 +21,7 @@ from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory
 from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
-from ..fetch import Fetcher
+from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, reference_of, required
 from ..similarity import Embeddings, cosine, score
@@ -61,6 +61,7 @@ class Scorer:
         self, config: Config, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None
     ) -> None:
         require_config(config)
+        check_files(config)
         self.config = config
         self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
         self._transport = transport

@@ -21,6 +21,8 @@ _UNSCORED_SETTINGS = {
     "model_cache",
     "device",
     "proxy",
+    "ca_file",
+    "headers_file",
     "isolate_decoder",
     "limits",
 }

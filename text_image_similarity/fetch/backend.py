@@ -1,0 +1,195 @@
+"""Connections for httpcore: to addresses that were checked, within the row's time, and breakable when the run is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread, local
+from typing import Any
+from weakref import WeakSet
+
+import httpcore
+
+from ..config import Limits
+from ..errors import ErrorCode, RowError
+from .addresses import IPAddress, why_denied
+from .dial import dial
+from .proxies import explain_unused_proxy
+from .stream import GuardedStream, time_left
+
+Resolver = Callable[[str, int], list[str]]
+
+_LOOK_UP_S = 2.0  # for a name behind a proxy, which a company's network may not know
+_REMEMBERED = 4096  # of these names
+
+
+class GuardedBackend(httpcore.NetworkBackend):
+    """Opens connections.
+
+    Args:
+        limits: `connect_s` and `allow_private_addresses` are used.
+        resolve: `(host, port) -> addresses`.
+        to_proxy: Whether connections lead to a proxy, whose own address is trusted.
+    """
+
+    def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool) -> None:
+        self._limits = limits
+        self._resolve = resolve
+        self._checked = not (to_proxy or limits.allow_private_addresses)
+        self._whose = "the proxy " if to_proxy else ""
+        self._targets: dict[str, IPAddress | None] = {}  # behind a proxy
+        self._open: WeakSet[GuardedStream] = WeakSet()
+        self._own = local()  # a thread's latest stream
+        self._lock = Lock()
+        self._aborted = False
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        hint = "" if self._whose else explain_unused_proxy()
+        try:
+            addresses = self._addresses(host, port)
+            connected = dial(addresses, port, time_left(self._limits.connect_s), self._check_open)
+        except RowError as error:
+            if error.code is not ErrorCode.DNS_ERROR:
+                raise
+            raise RowError(error.code, f"{self._whose}{error.detail}{hint}") from error
+        except TimeoutError as exc:
+            raise httpcore.ConnectTimeout(f"{self._whose}{host}: {exc}{hint}") from exc
+        except OSError as exc:
+            raise httpcore.ConnectError(f"{self._whose}{host}: {exc}{hint}") from exc
+        stream = self._own.latest = GuardedStream(connected)
+        with self._lock:
+            self._open.add(stream)
+            if self._aborted:
+                stream.abort()
+        return stream
+
+    def send(self, pool: httpcore.ConnectionPool, request: httpcore.Request) -> httpcore.Response:
+        """Send a request, and close a connection that was opened for it in vain: httpcore leaves one to a SOCKS proxy open."""
+        self._own.latest = None
+        try:
+            return pool.handle_request(request)
+        except BaseException:
+            if self._own.latest is not None:
+                self._own.latest.close()
+            raise
+        finally:
+            self._own.latest = None
+
+    def check_target(self, host: str, port: int | None, *, by_name: bool) -> IPAddress | None:
+        """Check what a proxy is asked for.
+
+        Args:
+            host: A name or an address.
+            port: Its port, for the resolver.
+            by_name: Whether a name may be looked up here.
+
+        Returns:
+            An address of a name, or None: for an address, and for a name that is not known here.
+
+        Raises:
+            RowError: `blocked_address`.
+        """
+        check_literal(host)
+        if not by_name or _literal(host) is not None:
+            return None
+        if host not in self._targets:
+            try:
+                found = self._resolved(host, port or 443, _LOOK_UP_S, checked=True)
+            except RowError as error:
+                if error.code is not ErrorCode.DNS_ERROR:
+                    raise
+                found = []
+            if len(self._targets) >= _REMEMBERED:
+                self._targets.clear()
+            self._targets[host] = found[0] if found else None
+        return self._targets[host]
+
+    def _addresses(self, host: str, port: int) -> list[IPAddress]:
+        """Return all addresses of a host, checked."""
+        if self._checked:
+            check_literal(host)
+        if literal := _literal(host):
+            return [literal]
+        return self._resolved(host, port, float("inf"), checked=self._checked)
+
+    def _resolved(self, host: str, port: int, most_s: float, *, checked: bool) -> list[IPAddress]:
+        addresses = []
+        for text in self._in_time(lambda: self._resolve(host, port), host, most_s):
+            try:
+                ip = ipaddress.ip_address(text)
+            except ValueError as exc:
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is no address") from exc
+            if checked and (reason := why_denied(ip)):
+                raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
+            addresses.append(ip)
+        if not addresses:
+            raise RowError(ErrorCode.DNS_ERROR, f"{host} has no address")
+        return addresses
+
+    def _in_time(self, resolve: Callable[[], list[str]], host: str, most_s: float) -> list[str]:
+        """Resolve a name within the row's time; on a daemon thread, because a resolver cannot be stopped."""
+        answer: SimpleQueue[list[str] | RowError] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(resolve())
+            except RowError as error:  # passed on to the row that asked
+                answer.put(error)
+            except Exception as exc:
+                reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+                answer.put(RowError(ErrorCode.DNS_ERROR, f"{host}: {reason}"))
+
+        Thread(target=ask, name="score-dns", daemon=True).start()
+        end = time.monotonic() + time_left(most_s)
+        while True:
+            self._check_open()
+            left = end - time.monotonic()
+            if left <= 0:
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} was not resolved in time")
+            with contextlib.suppress(Empty):
+                found = answer.get(timeout=min(left, 0.1))  # not longer, to see that the run is closing
+                if isinstance(found, RowError):
+                    raise found
+                return found
+
+    def _check_open(self) -> None:
+        if self._aborted:
+            raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            for stream in self._open:
+                stream.abort()
+
+
+def check_literal(host: str) -> None:
+    """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine."""
+    if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
+        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
+    if (ip := _literal(host)) and (reason := why_denied(ip)):
+        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
+
+
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def system_resolver(host: str, port: int) -> list[str]:
+    """Return the addresses that the system knows for a host."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -1,0 +1,51 @@
+"""The proxy that a run was given, and what is said where one may be missing."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import httpcore
+import httpx
+
+# The environment's proxies are not used: a machine's settings should not decide where a table's images are asked for.
+_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
+
+def httpcore_proxy(url: str, ssl_context: Callable[[], ssl.SSLContext]) -> httpcore.Proxy:
+    """Return a proxy as httpcore wants it.
+
+    Args:
+        url: As `Config.proxy` has it.
+        ssl_context: Makes what verifies an https proxy.
+    """
+    given = httpx.Proxy(url)
+    return httpcore.Proxy(
+        url=httpcore.URL(scheme=given.url.raw_scheme, host=given.url.raw_host, port=given.url.port, target=b"/"),
+        auth=given.raw_auth,
+        ssl_context=ssl_context() if given.url.scheme == "https" else None,
+    )
+
+
+def is_socks(url: str | None) -> bool:
+    """Say whether a proxy speaks SOCKS5."""
+    return url is not None and url[:5].lower() == "socks"
+
+
+@contextmanager
+def socks_errors() -> Iterator[None]:
+    """Raise what httpcore and socksio make of an answer that is not SOCKS as an error of the proxy."""
+    from socksio import SOCKSError  # not loaded for other proxies
+
+    try:
+        yield
+    except (AssertionError, SOCKSError) as exc:
+        raise httpx.ProxyError("what SOCKS5 does not provide for; is it a proxy of another kind?") from exc
+
+
+def explain_unused_proxy(environment: Mapping[str, str] | None = None) -> str:
+    """Return a hint for what cannot be reached while the environment names a proxy; "" if it names none."""
+    found = next((name for name in _VARIABLES if (os.environ if environment is None else environment).get(name)), None)
+    return f"; {found} is set and not used: to go through a proxy give proxy=... (--proxy)" if found else ""
