@@ -8,8 +8,9 @@ import httpx
 
 from ..config import Config
 from ..encoders import Encoder
+from .loaders import closing_after
 from .rows import Outcome
-from .scorer import Scorer, closing_after
+from .scorer import Scorer
 from .sources import ImageSource
 
 

@@ -13,7 +13,8 @@ from ..config import Config
 from ..encoders import Encoder
 from ..preprocess import ImageLike
 from ..records import Record, ScoreResult
-from .scorer import Scorer, closing_after
+from .loaders import closing_after
+from .scorer import Scorer
 from .stats import RunStats
 
 
