@@ -236,6 +236,7 @@ def test_a_forked_process_encodes_too(backend: str, exports: Path) -> None:
 
 def test_a_gpu_that_the_parent_used_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forks, "_first", {"process": -1})
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     with pytest.raises(DeviceLostError, match="load the encoder in the child process and not before the fork"):
         forks.adapt_to_fork(torch.device("cuda:0"))
 

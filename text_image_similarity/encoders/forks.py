@@ -26,7 +26,7 @@ def adapt_to_fork(device: torch.device) -> None:
     """
     if _first.setdefault("process", os.getpid()) == os.getpid():
         return
-    if device.type != "cpu":
+    if device.type == "mps" or (device.type == "cuda" and torch.cuda._is_in_bad_fork()):
         raise DeviceLostError(
             f"this process was forked from one that used {device}, which it cannot use itself; load the encoder in the child "
             "process and not before the fork, or start the process with 'spawn'"
