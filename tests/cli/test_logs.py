@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import make_png
+from tests.support.images import make_png, noise, saved
 from text_image_similarity import cli
 from text_image_similarity.cli import logs
 from text_image_similarity.cli.terminal import Heartbeat, ProgressBar
@@ -169,6 +170,29 @@ def test_a_warning_of_a_library_is_a_json_line(capsys: pytest.CaptureFixture[str
     (line,) = capsys.readouterr().err.splitlines()
     assert json.loads(line)["logger"] == "py.warnings"
     assert "old ways" in json.loads(line)["message"]
+
+
+def test_what_libraries_print_is_json_lines_too(table: Path) -> None:
+    broken = bytearray(saved(noise(1)[0], "TIFF", compression="tiff_lzw"))
+    broken[200:3000] = b"\xff" * 2800  # of which libtiff prints that a code is not in its table
+    table.with_name("broken.tif").write_bytes(broken)
+    table.write_text("url,caption\nred.png,red\nbroken.tif,noise\n")
+    code = (
+        "import os, sys\nfrom text_image_similarity import cli\nscore = cli.score.run\n"
+        "def run(options):\n"
+        "    os.write(2, b'\\x1b[31mnative\\x1b[0m\\n\\nbar 1%\\rbar 100%\\r\\n')\n"
+        "    print('python', file=sys.stderr)\n"
+        "    return score(options)\n"
+        "cli.score.run = run\ncli.main(sys.argv[1:])"
+    )
+    out = table.with_name("out.csv")
+    arguments = ["score", str(table), str(out), "--model", "mini", "--log-format", "json", "--heartbeat", "0.000001"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    printed = [line["message"] for line in found if line["logger"] == "stderr"]
+    assert printed[:3] == ["native", "bar 100%", "python"]
+    assert "not yet in table" in printed[3]
+    assert any(line["logger"] == "text_image_similarity" for line in found)
 
 
 def test_a_whole_run_in_json(table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

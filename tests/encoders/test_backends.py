@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.support.images import noise
 from tests.support.missing import run_without
 from tests.support.models import save_clip
 from tests.support.records import captions
-from text_image_similarity import Config, ConfigError, ModelError, load_encoder, system
+from text_image_similarity import Config, ConfigError, DeviceLostError, ModelError, load_encoder, system
 from text_image_similarity.config import Precision
-from text_image_similarity.encoders import model_folder, onnx_export
+from text_image_similarity.encoders import forks, model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
@@ -213,17 +214,31 @@ def test_a_model_that_is_written_while_it_is_read_is_refused(tiny_clip: Path, tm
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_encodes_too(exports: Path) -> None:
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_forked_process_encodes_too(backend: str, exports: Path) -> None:
+    """With the parent's encoder, and with one that it loads itself after the parent has used its own."""
     code = (
-        "import os, sys\nfrom text_image_similarity import Config, load_encoder\n"
-        f"encoder = load_encoder(Config(model='mini', backend='onnx', model_cache={str(exports)!r}))\n"
-        "first = encoder.encode_text(['a dog'])\n"
-        "if (child := os.fork()) == 0:\n"
-        "    os._exit(0 if (encoder.encode_text(['a dog']) == first).all() else 1)\n"
-        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+        "import os, sys\nimport numpy as np\nfrom text_image_similarity import Config, load_encoder\n"
+        f"config = Config(model='mini', backend={backend!r}, model_cache={str(exports)!r})\n"
+        "images = list(np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8))\n"
+        "encoder = load_encoder(config)\n"
+        "def encode(encoder): return np.concatenate([encoder.encode_image(images), encoder.encode_text(['a dog'] * 9)])\n"
+        "first = encode(encoder)\n"
+        "for load in (lambda: encoder, lambda: load_encoder(config)):\n"
+        "    if (child := os.fork()) == 0:\n"
+        "        os._exit(0 if np.abs(encode(load()) - first).max() < 1e-5 else 1)\n"
+        "    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]): sys.exit(1)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=threads, timeout=120, check=False)
+    assert done.returncode == 0
+
+
+def test_a_gpu_that_the_parent_used_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "_first", {"process": -1})
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    with pytest.raises(DeviceLostError, match="load the encoder in the child process and not before the fork"):
+        forks.adapt_to_fork(torch.device("cuda:0"))
 
 
 def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,8 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
         ({"config.json": CLIP, "pytorch_model-00001-of-00002.bin": ""}, "only as pytorch_model-00001-of-00002.bin, a pickle"),
         ({"config.json": CLIP, "tf_model.h5": ""}, "only as tf_model.h5, which is another framework's"),
         ({"config.json": CLIP, "model.safetensors": POINTER, "tokenizer.json": "", "preprocessor_config.json": ""}, "run `git lfs pull`"),
+        ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": ""}, "is not complete: it lacks tokenizer.json"),
+        ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": POINTER, "tokenizer.json": ""}, "run `git lfs pull`"),
         ({"config.json": {"model_type": "bert"}}, "is a bert model; this package loads CLIP and SigLIP"),
         ({"config.json": {"model_type": "siglip2"}}, "is a SigLIP 2 model of the NaFlex kind"),
         ({"config.json": {"model_type": "clip_text_model"}}, "is one tower of a model"),

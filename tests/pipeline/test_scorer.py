@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,19 +261,57 @@ def test_a_vector_that_a_caller_changes_changes_no_score() -> None:
         assert next(scorer.score_pairs([Record(inline("red"), "red")])).similarity == 1.0
 
 
+def in_a_fork(check: Callable[[], bool]) -> bool:
+    """Return what a check says in a forked process; one that hangs or raises says no."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_cannot_be_pickled_says_what_to_send() -> None:
+    with Scorer(Config(model="mini", device="cpu")) as scorer:
+        for copy in (pickle.dumps, deepcopy):
+            with pytest.raises(TypeError, match="the encoder of mini cannot be pickled or copied; send its Config"):
+                copy(scorer.encoder)
+            with pytest.raises(TypeError, match="a Scorer cannot be pickled or copied; send its Config"):
+                copy(scorer)
+
+
+def closed(scorer: Scorer) -> bool:
+    scorer.close()
+    return True
+
+
 def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
     config = replace(CONFIG, embedding_cache=tmp_path / "cache.sqlite")
     with Scorer(config, encoder=ColourEncoder(), transport=Web().transport()) as scorer:
         expected = list(scorer.score_pairs(numbered(20)))
-        child = os.fork()
-        if child == 0:
-            signal.alarm(60)  # a child that hangs ends too
-            try:
-                os._exit(0 if list(scorer.score_pairs(numbered(20))) == expected else 1)
-            finally:
-                os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert in_a_fork(lambda: list(scorer.score_pairs(numbered(20))) == expected)
+        assert in_a_fork(partial(closed, scorer))
         assert list(scorer.score_pairs(numbered(20))) == expected
+
+
+def test_a_forked_process_cannot_go_on_with_results() -> None:
+    def refused(results: Generator[ScoreResult]) -> bool:
+        with pytest.raises(
+            UsageError, match="begun before a fork, which copies no threads; begin them in this process"
+        ):
+            list(results)
+        return True
+
+    with Scorer(CONFIG, encoder=ColourEncoder(), transport=Web().transport()) as scorer:
+        for results in (
+            scorer.score_pairs(numbered(200)),
+            score_pairs(numbered(200), CONFIG, encoder=ColourEncoder(), transport=Web().transport()),
+        ):
+            next(results)
+            assert in_a_fork(partial(refused, results))
+            assert len(list(results)) == 199
 
 
 def test_a_row_that_closing_cut_short_is_not_answered() -> None:

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Literal, get_args
+from typing import Literal, TextIO, get_args
 
 from tqdm import tqdm
 
@@ -23,14 +23,15 @@ logger = logging.getLogger("text_image_similarity")
 _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
-def set_up(log_format: LogFormat, *, quiet: bool = False) -> None:
+def set_up(log_format: LogFormat, *, quiet: bool = False, stream: TextIO | None = None) -> None:
     """Send this process's log lines to stderr; calling it again replaces what it did before.
 
     Args:
         log_format: `text`, with the time when stderr is not a terminal, or `json`.
         quiet: Leave out everything below a warning.
+        stream: Where lines go instead of `sys.stderr`.
     """
-    handler = _Stderr()
+    handler = _Stderr(stream)
     handler.setFormatter(_Json() if log_format == "json" else _Text(timed=not sys.stderr.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [*(kept for kept in root.handlers if not isinstance(kept, _Stderr)), handler]
@@ -48,12 +49,17 @@ def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: 
 
 
 class _Stderr(logging.Handler):
-    """Writes to the current `sys.stderr`, above a progress bar if there is one."""
+    """Writes to a stream, or to the current `sys.stderr`, above a progress bar if there is one."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
+        stream = self._stream if self._stream is not None and not self._stream.closed else sys.stderr
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
-            sys.stderr.flush()
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
         except Exception:
             self.handleError(record)
 

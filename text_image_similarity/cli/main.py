@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyFailuresError, UsageError
 from ..system import package_version
 from . import evaluate, logs, score, serve, train
 from .parser import Parser
+from .relay import relayed_stderr
 from .streams import lenient_streams, lost_output
 
 _CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 143}
@@ -60,9 +63,17 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
 
 
 def _run_and_exit(options: argparse.Namespace) -> None:
-    logs.set_up(options.log_format, quiet=options.quiet)
+    if options.log_format == "json":
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with relayed_stderr() if options.log_format == "json" else nullcontext() as stream:
+        logs.set_up(options.log_format, quiet=options.quiet, stream=stream)
+        code = _run(options)
+    sys.exit(code)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
-        code = options.run(options)
+        code: int = options.run(options)
     except TextImageSimilarityError as error:
         logs.tell(options.log_format, "error", str(error))
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
@@ -77,4 +88,4 @@ def _run_and_exit(options: argparse.Namespace) -> None:
     if (problem := lost_output()) is not None:
         logs.tell(options.log_format, "error", f"the result could not be written to stdout: {problem.strerror}")
         code = code or 1
-    sys.exit(code)
+    return code

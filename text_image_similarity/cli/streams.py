@@ -65,6 +65,11 @@ def lenient_streams() -> Iterator[None]:
                 inner.close()
 
 
+def unwrapped(stream: TextIO) -> TextIO:
+    """Return the stream that was there before `lenient_streams`."""
+    return stream._stream if isinstance(stream, _Stream) else stream
+
+
 def lost_output() -> OSError | None:
     """Return why stdout did not take all that was written; a reader that wanted no more, such as `head`, is no reason."""
     sys.stdout.flush()

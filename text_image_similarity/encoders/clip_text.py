@@ -10,6 +10,7 @@ fixed-resolution SigLIP 2 models come with Gemma's, which keeps case, and `trans
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
@@ -98,10 +99,11 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is not None and tokenizer.init_kwargs.get("do_lower_case", True):
         fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
-    lock = Lock()  # these tokenizers keep truncation as state, which two threads must not change at once
+    # These tokenizers keep truncation as state, which two threads must not change at once; a fork may copy a held lock.
+    locks: dict[int, Lock] = {}
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        with lock:
+        with locks.setdefault(os.getpid(), Lock()):
             found = tokenizer(list(texts), truncation=True, max_length=length)
         rows: list[Ids] = found["input_ids"] if found.encodings is None else [ids_of(one) for one in found.encodings]
         return rows

@@ -63,6 +63,8 @@ def read_dual_encoder(folder: Path) -> tuple[DualEncoder, Tokenizer]:
     """
     try:
         given = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if lacking := [f.name for f in fields(DualEncoderConfig) if f.name not in given]:
+            raise ValueError(f"its config.json lacks {', '.join(lacking)}")
         shape = DualEncoderConfig(**{f.name: given[f.name] for f in fields(DualEncoderConfig)})
         towers = DualEncoder(shape)
         weights = read_weights(folder / "model.safetensors")

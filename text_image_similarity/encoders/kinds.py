@@ -74,7 +74,12 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
     if shape["model_type"] in FAMILIES:
-        _check_complete(name, files, folder)
+        _check_complete(name, files)
+    elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
+        raise ModelNameError(
+            f"{name} is not complete: it lacks {' and '.join(lacking)}, which `train` writes beside config.json"
+        )
+    _check_pointer(name, folder / "model.safetensors")
     found: dict[str, Any] = shape
     return found
 
@@ -134,7 +139,7 @@ def check_weights(name: str, files: Collection[str]) -> None:
     )
 
 
-def _check_complete(name: str, files: set[str], folder: Path) -> None:
+def _check_complete(name: str, files: set[str]) -> None:
     check_weights(name, files)
     lacking = [
         what
@@ -155,7 +160,9 @@ def _check_complete(name: str, files: set[str], folder: Path) -> None:
             f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model it was made from there: "
             f"AutoProcessor.from_pretrained(base).save_pretrained({name!r})"
         )
-    weights = folder / "model.safetensors"
+
+
+def _check_pointer(name: str, weights: Path) -> None:
     if weights.is_file():
         with weights.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:

@@ -25,14 +25,12 @@ from ..config import Config
 from ..errors import ConfigError, DeviceLostError
 from ..preprocess import Pixels, Preprocess
 from ..similarity import Embeddings
+from .fitting import Fit, in_fitting_parts, is_device_lost, is_out_of_memory
+from .forks import adapt_to_fork
 from .tokens import Ids, Tokens
 
 T = TypeVar("T")
 _WIDTH = 8  # captions are padded to multiples of so many tokens
-_PATIENCE = 16  # batches that must fit before twice as many items are tried
-_NO_MEMORY = (torch.OutOfMemoryError, MemoryError)
-# torch's CPU and MPS allocators, and NVIDIA's libraries, raise nothing but RuntimeError.
-_NO_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ def choose_placement(config: Config) -> Placement:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
+    adapt_to_fork(device)
     there = {
         "cpu": 1,
         "mps": int(torch.backends.mps.is_available()),
@@ -117,33 +116,6 @@ class ImageTower(nn.Module):
         values = pixels.permute(0, 3, 1, 2).float() * self.scale - self.shift  # (n, h, w, 3) -> (n, 3, h, w)
         features: Tensor = self.tower(values.to(self.dtype))
         return features
-
-
-class Fit:
-    """How many items the device takes at once: half of what ran out of memory, and after a while twice that again."""
-
-    def __init__(self) -> None:
-        self._most: int | None = None
-        self._good = 0
-        self._patience = _PATIENCE
-
-    def size(self, wanted: int) -> int:
-        """Return how many of so many items to try."""
-        return wanted if self._most is None else min(self._most, wanted)
-
-    def failed(self, count: int) -> None:
-        """Note that so many items did not fit."""
-        if self._most is not None and count > self._most // 2:
-            self._patience *= 2  # it has grown back too early
-        self._most, self._good = max(1, count // 2), 0
-
-    def fitted(self, count: int) -> None:
-        """Note that so many items did fit."""
-        if self._most is None or count < self._most:
-            return
-        self._good += 1
-        if self._good >= self._patience:
-            self._most, self._good = 2 * self._most, 0
 
 
 class BackendMemory:
@@ -234,6 +206,7 @@ class TorchBackend:
         self, batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]], items: Sequence[T], *, of: int
     ) -> Embeddings:
         """Encode items with the tower of pictures (`of` 0) or of captions (1)."""
+        adapt_to_fork(self.placement.device)
         if self.learned.lost is not None:
             raise self._lost(self.learned.lost)
         towers = self.image_tower, self.text_tower
@@ -292,39 +265,3 @@ def _filled(batch: NDArray[Any], count: int) -> NDArray[Any]:
     """Repeat a batch's last item until there are so many."""
     lacking = count - len(batch)
     return batch if lacking <= 0 else np.concatenate([batch, batch[-1:].repeat(lacking, axis=0)])
-
-
-def in_fitting_parts(encode: Callable[[Any], Tensor], items: Any, fit: Fit) -> list[Tensor]:
-    """Encode `items`, a sequence, to parts of (n, d), in as many as the device's memory asks for; what is finished is kept.
-
-    Raises:
-        torch.OutOfMemoryError, MemoryError, RuntimeError: A single item does not fit.
-    """
-    parts: list[Tensor] = []
-    done = 0
-    while done < len(items):
-        part = items[done : done + fit.size(len(items))]
-        try:
-            parts.append(encode(part))
-        except (RuntimeError, MemoryError) as exc:
-            if len(part) == 1 or not is_out_of_memory(exc):
-                raise
-            fit.failed(len(part))
-        else:
-            fit.fitted(len(part))
-            done += len(part)
-            continue
-        # Outside the handler: there the traceback would still hold the failed batch's tensors.
-        torch.cuda.empty_cache()
-    return parts
-
-
-def is_out_of_memory(exc: Exception) -> bool:
-    """Say whether an exception means that there was too little memory, of the device or of the machine."""
-    return isinstance(exc, _NO_MEMORY) or any(words in str(exc) for words in _NO_MEMORY_WORDS)
-
-
-def is_device_lost(exc: RuntimeError) -> bool:
-    """Say whether an exception means that the device itself has failed: CUDA's errors last as long as the process."""
-    failed = isinstance(exc, torch.AcceleratorError) or "CUDA error:" in str(exc)
-    return failed and not is_out_of_memory(exc)

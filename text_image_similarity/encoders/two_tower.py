@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from PIL import Image
@@ -123,6 +123,11 @@ class TwoTowerEncoder:
         if isinstance(texts, str):  # a sequence of texts, one for each letter
             raise InputTypeError.of("texts", "a list of texts", texts, "put it in a list")
         return self.encode_tokens(self.tokenize(texts))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"the encoder of {self.model} cannot be pickled or copied; send its Config, and call load_encoder where it is used"
+        )
 
     def _none(self) -> Embeddings:
         return np.empty((0, self.embed_dim), np.float32)

@@ -9,7 +9,8 @@ import httpx
 from ..config import Config
 from ..encoders import Encoder
 from .inputs import check_image, checked
-from .rows import Outcome, closing_after
+from .loaders import closing_after
+from .rows import Outcome
 from .scorer import Scorer
 from .sources import ImageSource
 

@@ -6,13 +6,17 @@ threads are daemons, and a closed pool drops what it has not started.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Lock, Thread, current_thread
 from typing import Any, TypeVar
 from weakref import finalize
+
+from ..errors import UsageError
 
 Result = TypeVar("Result")
 _Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
@@ -54,6 +58,27 @@ class Loaders:
         for thread in self._threads:
             if thread is not current_thread():  # where a garbage collection closes the pool
                 thread.join()
+
+
+def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
+    """Yield results that other threads make, as long as this is the process that they run in.
+
+    Raises:
+        UsageError: It was forked from that one; a fork copies no threads, and would wait for ever.
+    """
+    process = os.getpid()
+    for result in results:
+        yield result
+        if os.getpid() != process:
+            raise UsageError(
+                "these results were begun before a fork, which copies no threads; begin them in this process"
+            )
+
+
+def closing_after(session: AbstractContextManager[object], results: Generator[Result]) -> Generator[Result]:
+    """Yield results and close the session that makes them, also if the caller stops early."""
+    with session, closing(results):
+        yield from results
 
 
 def _work(queue: _Queue, closed: Event) -> None:

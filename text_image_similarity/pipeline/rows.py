@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -128,12 +128,6 @@ class DeferredErrors(Generic[Item]):
         except Exception as exc:  # raised again once the earlier rows are out
             self.problem = exc
             return None
-
-
-def closing_after(scorer: AbstractContextManager[object], results: Generator[Item]) -> Generator[Item]:
-    """Yield results and close the scorer that makes them, also if the caller stops early."""
-    with scorer, closing(results):
-        yield from results
 
 
 def untagged(tagged: Iterator[tuple[object, Item]]) -> Generator[Item]:

@@ -13,7 +13,7 @@ from ..config import Config
 from ..encoders import Encoder
 from ..records import Record, ScoreResult
 from .inputs import check_pairs, check_record, checked
-from .rows import closing_after
+from .loaders import closing_after
 from .scorer import Scorer
 from .sources import ImageSource
 from .stats import RunStats

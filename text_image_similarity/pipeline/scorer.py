@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from threading import Lock, RLock
 from types import TracebackType
+from typing import NoReturn
 from weakref import finalize
 
 import httpx
@@ -26,7 +27,7 @@ from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, reference_of, required
 from ..similarity import Embeddings, cosine, score
 from .inputs import check_encoder, check_image, check_pairs, check_record, checked
-from .loaders import Loaders
+from .loaders import Loaders, in_one_process
 from .rows import Item, Outcome, Tag, Work, own, untagged
 from .run import Run, RunContext
 from .sources import ImageSource, in_parts, key_of, work_of
@@ -87,10 +88,14 @@ class Scorer:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Scorer cannot be pickled or copied; send its Config, and make another one where it is used")
+
     def close(self) -> None:
         """Stop downloads and threads; calls that are under way end with a `UsageError`."""
         if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
             return
+        self._begin_after_fork()
         with self._opening:
             self._closed = True
         if self._made_fetcher is not None:  # first, so that no thread stays in a download
@@ -256,12 +261,13 @@ class Scorer:
         with self._reading:
             return decode_image(as_image(image), self.config.limits)
 
-    def _check_open(self) -> None:
-        if self._process != os.getpid():
-            # A fork copies no threads. What the parent opened is kept as it is: to close it would break the parent's
-            # connections.
+    def _begin_after_fork(self) -> None:
+        if self._process != os.getpid():  # what the parent opened is kept, because to close it breaks its connections
             self._inherited = (self._memory, self._made_stages, self._made_fetcher, self._made_context)
             self._begin()
+
+    def _check_open(self) -> None:
+        self._begin_after_fork()
         if self._closed:
             raise UsageError("this Scorer is closed; make another one")
 
@@ -270,7 +276,7 @@ class Scorer:
         """Give the results of a run up to the moment when `close` is called; what comes then was cut short."""
 
         def checked() -> Iterator[Item]:
-            for result in results:
+            for result in in_one_process(results):
                 self._check_open()
                 yield result
 
