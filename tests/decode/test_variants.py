@@ -54,6 +54,8 @@ OTHERS = {
     "DICOM": bytes(128) + b"DICM" + bytes(60), "EMF": b"\1\0\0\0" + bytes(36) + b" EMF" + bytes(60), "ILBM": b"FORM\0\0\0\x60ILBM" + bytes(60),
     "SVG": b"<?xml version='1.0'?><!DOCTYPE svg [" + b"<!ENTITY a 'b'>" * 90 + b"]><svg>", "SVG, a namespace": b"<svg:svg xmlns:svg=''/>",
     "SVG, compressed": gzip.compress(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "SVG, UTF-16": "<svg/>".encode("utf-16"),
+    "SVG, a page inside": b"<svg><foreignObject><div/></foreignObject></svg>", "SVG, after notes": b"<!-- " + b"x" * 9000 + b" -->\n<svg/>",
+    "JPEG 2000, no first box": ISO + b"jp2 \0\0\0\0" + bytes(60), "WMF": b"\1\0\x09\0\0\3" + bytes(60),
     "PDF": written("PDF"), "PDF, behind junk": b"\n\n junk\n" + written("PDF"), "PostScript": written("EPS"),
     "EPS": b"\xc5\xd0\xd3\xc6" + bytes(60), "big-endian BigTIFF": b"MM\0+" + bytes(60),
     "MP4 video": ISO + b"mp42\0\0\0\0" + bytes(60), "QuickTime video": ISO + b"qt  \0\0\0\0" + bytes(60),
@@ -83,6 +85,8 @@ def test_an_image_in_another_format_is_named(name: str) -> None:
         (gzip.compress(b"{}", mtime=0), "is compressed with gzip"),
         (b"\x93NUMPY\1\0" + bytes(60), "is a NumPy array"),
         (b"PAR1" + bytes(60), "is a Parquet file"),
+        (b"a.jpg" + bytes(252) + b"ustar", "is a tar archive"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "is a WAV file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of Git LFS"),
         (ISO + b"M4A \0\0\0\0" + bytes(60), "is an audio file"),
         (b"<html><body><svg></svg></body></html>", "is an HTML page"),
@@ -173,6 +177,7 @@ VARIANTS: dict[str, tuple[bytes, str]] = {
     "png apple": (apple(written("PNG")), "Apple's CgBI"),
     "bmp jpeg": (bmp((4, 4), 0, 4, saved(gradient(), "JPEG")), "JPEG compression"),
     "bmp png": (bmp((4, 4), 0, 5, saved(gradient(), "PNG")), "PNG compression"),
+    "bmp os/2": (b"BM" + struct.pack("<IHHIIIIHH", 78, 0, 0, 30, 16, 4, 4, 1, 24) + bytes(48), "24 bits a pixel"),
     "bmp 2 bits": (bmp((4, 4), 2, 0, bytes(16), bytes(16)), "2 bits a pixel"),
 }
 

@@ -88,7 +88,7 @@ def _as_row_error(name: str, data: bytes) -> Iterator[None]:
     except MemoryError as exc:
         raise RowError(ErrorCode.DECODER_CRASH, f"{name}: there is not enough memory to decode it") from exc
     except Exception as exc:  # Pillow's parsers let all kinds escape; a hostile file must cost one row, not the run
-        said = f"{exc or type(exc).__name__}"
+        said = str(exc) or type(exc).__name__
         if ends_early(name if data else "", data, said):
             raise RowError(ErrorCode.TRUNCATED, f"{name}: {said}") from exc
         if variant := unread_variant(name if data else "", data, said):

@@ -12,7 +12,7 @@ import zlib
 
 from ..errors import ErrorCode, RowError
 
-_HEAD = 4096  # bytes that are looked at
+_HEAD = 16_384  # bytes that are looked at
 _CONVERT, _RENDER, _FRAME = "convert it to JPEG or PNG", "render it to PNG", "take a frame from it"
 # First bytes of images that people send and that are not read.
 _IMAGES = (
@@ -24,9 +24,12 @@ _IMAGES = (
     (b"\xff\x0a", "JPEG XL"),
     (b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (b"II\xbc", "JPEG XR"),
+    (b"\xff\x10\xff\x50", "JPEG XS"),
     (b"MM\x00+", "big-endian BigTIFF"),
     (b"DDS ", "DDS"),
     (b"\xabKTX ", "KTX"),
+    (b"\x13\xab\xa1\x5c", "ASTC"),
+    (b"PVR\x03", "PVR"),
     (b"\x01\xda\x00\x01", "SGI"),
     (b"\x01\xda\x01\x01", "SGI"),
     (b"\x01\xda\x00\x02", "SGI"),
@@ -53,13 +56,16 @@ _IMAGES = (
     (b"DanM", "MSP"),
     (b"LinS", "MSP"),
     (b"\xd7\xcd\xc6\x9a", "WMF"),
+    (b"\x01\x00\x09\x00\x00\x03", "WMF"),
+    (b"FWS", "Flash"),
+    (b"CWS", "Flash"),
     (b"IIRO", "ORF, a camera's raw format,"),
     (b"IIRS", "ORF, a camera's raw format,"),
     (b"IIU\x00", "RW2, a camera's raw format,"),
     (b"FUJIFILMCCD-RAW", "RAF, a camera's raw format,"),
     (b"FOVb", "X3F, a camera's raw format,"),
 )
-_DOCUMENTS = ((b"%PDF", "PDF"), (b"%!PS", "PostScript"), (b"\xc5\xd0\xd3\xc6", "EPS"))
+_DOCUMENTS = ((b"%PDF", "PDF"), (b"%!PS", "PostScript"), (b"\x04%!PS", "PostScript"), (b"\xc5\xd0\xd3\xc6", "EPS"))
 _VIDEOS = (
     (b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
     (b"FLV\x01", "FLV"),
@@ -78,13 +84,24 @@ _OTHERS = (
     (b"Rar!", "a RAR archive"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"PAR1", "a Parquet file"),
+    (b"\x89HDF\r\n", "an HDF5 file"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document"),
     (b"ID3", "an MP3 file"),
     (b"fLaC", "a FLAC file"),
     (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
 )
 _DIB_DEPTHS = tuple(bytes((bits, 0)) for bits in (1, 4, 8, 16, 24, 32))
+_IMAGE_BRANDS = {
+    b"jp2 ": "JPEG 2000",
+    b"jpx ": "JPEG 2000",
+    b"jpm ": "JPEG 2000",
+    b"jxl ": "JPEG XL",
+    b"crx ": "CR3, a camera's raw format,",
+}
 _AUDIO_BRANDS = (b"M4A ", b"M4B ", b"M4P ")
-_NETPBM = re.compile(rb"P([1-6])(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d|P(7)\s[^\0]*?WIDTH|P([fF])\s+\d+\s+\d+\s+-?\d")
+_NETPBM = re.compile(
+    rb"P([1-6])(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d|P(7)\s(?:332\s|[^\0]*?WIDTH)|P([fF])\s+\d+\s+\d+\s+-?\d"
+)
 _NETPBM_NAMES = {b"1": "PBM", b"2": "PGM", b"3": "PPM", b"4": "PBM", b"5": "PGM", b"6": "PPM", b"7": "PAM"}
 _XBM = re.compile(rb"(?:/\*.*?\*/\s*)?#define\s+\w*_?width\s+\d", re.DOTALL)
 _SVG = re.compile(rb"<(?:\w+:)?svg[\s>/]")
@@ -106,23 +123,25 @@ def _by_signature(data: bytes) -> RowError | None:
         for magic, name in known:
             if data.startswith(magic):
                 return _unsupported(form.format(name), cure)
-    if data.startswith(b"\x1f\x8b") and _SVG.search(_unzipped_head(data)):
+    if data.startswith(b"\x1f\x8b") and _is_svg(_unzipped_head(data)):
         return _unsupported("SVG", _RENDER)
     return next((_not_an_image(f"is {said}") for magic, said in _OTHERS if data.startswith(magic)), None)
 
 
 def _by_text(data: bytes) -> RowError | None:
     text = _text_head(data)
+    if _is_svg(text):
+        return _unsupported("SVG", _RENDER)
     if any(tag in text for tag in _PAGE_TAGS):
         return _not_an_image("is an HTML page")
-    if _SVG.search(text):
-        return _unsupported("SVG", _RENDER)
     return _unsupported("PDF", _CONVERT) if b"%pdf-" in text[:1024] else None
 
 
 def _by_header(data: bytes) -> RowError | None:
     if name := _video_by_header(data):
         return _unsupported(name, _FRAME)
+    if data[257:262] == b"ustar" or data[8:12] == b"WAVE":
+        return _not_an_image("is a tar archive" if data[257:262] == b"ustar" else "is a WAV file")
     return _unsupported(name, _CONVERT) if (name := _image_by_header(data)) else None
 
 
@@ -131,8 +150,8 @@ def unread_iso_media(brand: bytes) -> RowError:
     shown = brand.decode("ascii", "replace").strip()
     if brand in _AUDIO_BRANDS:
         return _not_an_image(f"is an audio file (brand {shown!r})")
-    if brand == b"crx ":
-        return _unsupported("CR3, a camera's raw format,", _CONVERT)
+    if brand in _IMAGE_BRANDS:
+        return _unsupported(_IMAGE_BRANDS[brand], _CONVERT)
     name = "QuickTime video" if brand == b"qt  " else "MP4 video"
     return _unsupported(f"{name} (brand {shown!r})", _FRAME)
 
@@ -151,6 +170,15 @@ def _text_head(data: bytes) -> bytes:
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         head = head[2:].replace(b"\0", b"")
     return head.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
+
+
+def _is_svg(text: bytes) -> bool:
+    """Say whether the first element of an XML document is SVG's."""
+    while text.startswith((b"<?", b"<!--", b"<!doctype svg")):
+        inside = text.startswith(b"<!d") and b"[" in text[: text.find(b">")]  # declarations of its own
+        end = b"?>" if text.startswith(b"<?") else b"-->" if text.startswith(b"<!-") else b"]>" if inside else b">"
+        text = text.partition(end)[2].lstrip()
+    return _SVG.match(text) is not None
 
 
 def _unzipped_head(data: bytes) -> bytes:

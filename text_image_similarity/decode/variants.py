@@ -111,7 +111,7 @@ def _jpeg_variant(data: bytes) -> str:
 
 
 def _bmp_variant(data: bytes) -> str:
-    bits, compression = struct.unpack_from("<HI", data.ljust(64, b"\0"), 28)
+    bits, compression = struct.unpack_from("<HI", data[: 14 + data[14]].ljust(64, b"\0"), 28)  # of a short header none
     if compression not in _BMP_COMPRESSIONS or bits not in (0, 1, 2, 4, 8, 16, 24, 32, 64):
         return ""
     return f"{bits} bits a pixel, {_BMP_COMPRESSIONS[compression]} compression"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import chain
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from ..problems import CONTENT_TYPE, ProblemError
 
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
+_GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CODES = {
     400: "invalid_request",
@@ -76,6 +78,7 @@ class WorkRoute(APIRoute):
             if given != self.media_type:
                 detail = f"the body must be {self.media_type}, and its Content-Type must say so"
                 raise ProblemError("unsupported_media_type", detail)
+            _check_encoding(request.headers.get("content-encoding", ""))
             await self.read(request)
             return await handle(request)
 
@@ -94,38 +97,88 @@ class FormRoute(WorkRoute):
     media_type = "multipart/form-data"
 
     async def read(self, request: _WorkRequest) -> None:
-        """Read the form piece by piece; the framework asks for it again."""
-        await request.form(max_files=1, max_fields=100)
+        """Read the form piece by piece, and refuse a field that comes twice; the framework asks for the form again."""
+        form = await request.form(max_files=1, max_fields=100)
+        for name in ("image", "caption", "model", "score"):
+            if (count := len(form.getlist(name))) > 1:
+                detail = f"the form has {count} fields named {name}, and may have one; send a request for each pair"
+                await form.close()
+                raise ProblemError("invalid_request", detail)
+
+
+def _check_encoding(encoding: str) -> None:
+    """Refuse a compressed body: its length says nothing of what it expands to."""
+    if encoding.strip().lower() not in ("", "identity"):
+        raise _compressed(f"Content-Encoding: {encoding[:50]} is not supported")
+
+
+def _compressed(said: str) -> ProblemError:
+    detail = f"{said}; send the body uncompressed"
+    return ProblemError("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})  # RFC 9110, 15.5.16
 
 
 def _read_json(body: bytes) -> Any:
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
+    if body.startswith(_GZIP):
+        raise _compressed("the body is compressed with gzip")
     try:
-        found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_read_object)
         if _SURROGATE.search(body):
             json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be sent back
-    except json.JSONDecodeError as exc:
-        raise ProblemError("invalid_json", f"the body is not valid JSON: {exc}") from None
-    except (ValueError, RecursionError):
-        detail = "the body's JSON is nested too deeply, not all UTF-8, or has a number too long or not finite"
-        raise ProblemError("invalid_json", detail) from None
+    except (ValueError, RecursionError) as exc:
+        raise ProblemError("invalid_json", f"the body is not valid JSON: {_explain_json(exc, body)}") from None
     return found
 
 
+def _explain_json(problem: ValueError | RecursionError, body: bytes) -> str:
+    match problem:
+        case RecursionError():
+            return "it is nested too deeply"
+        case UnicodeDecodeError():
+            return f"it is not UTF-8, at byte {problem.start:,}"
+        case UnicodeEncodeError():
+            return "a text in it has half a character (a lone surrogate)"
+        case json.JSONDecodeError() if not body.strip():
+            return "it is empty"
+        case json.JSONDecodeError() | _ConstantError():
+            return str(problem)
+    return "a number in it is too long"
+
+
+class _ConstantError(ValueError):
+    """NaN or an infinity, which Python and pandas write and JSON does not have."""
+
+
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON value")
+    raise _ConstantError(f"{constant} is not a JSON value; a missing value is null")
+
+
+def _read_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, and refuse one that says something twice."""
+    found = dict(members)
+    if len(found) < len(members):
+        name = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
+        raise ProblemError("invalid_request", f"an object in the body has the member {name[:50]!r} twice")
+    return found
 
 
 def _check_size(asked: Any, most: int) -> None:
     """Refuse a body with more parts than any may have, before each of them is validated and reported."""
-    lists = [value for value in asked.values() if isinstance(value, list)] if isinstance(asked, dict) else []
-    for items in lists:
-        if len(items) > most:
-            raise ProblemError("invalid_request", f"{len(items):,} items in one list; the limit is {most:,}")
-    for found in chain([asked], *lists):
-        if isinstance(found, dict) and len(found) > _MOST_MEMBERS:
-            raise ProblemError("invalid_request", f"an object has {len(found):,} members")
+    found = asked.items() if isinstance(asked, dict) else ()
+    lists = {name: value for name, value in found if isinstance(value, list)}
+    for name, items in lists.items():
+        if len(items) > most and not (
+            name == "input" and isinstance(items[0], (int, list))
+        ):  # token ids, refused later
+            raise ProblemError(
+                "invalid_request",
+                f"/{name[:50]}: {len(items):,} items in one list; the limit is {most:,} a request: send several requests "
+                "(LangChain: chunk_size), or ask for a larger --max-pairs",
+            )
+    for value in chain([asked], *lists.values()):
+        if isinstance(value, dict) and len(value) > _MOST_MEMBERS:
+            raise ProblemError("invalid_request", f"an object has {len(value):,} members")
 
 
 async def ask(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> Answer[ResultT]:

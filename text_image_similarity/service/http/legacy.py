@@ -110,7 +110,10 @@ async def _evaluate_chunk(
     """Score as many pairs as a request may have; a batch in progress waits for room, for as long as a request may take."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
-    pairs = [Pair(parse_image(evaluation.image_input), evaluation.text_prompt) for evaluation in asked.values()]
+    pairs = [
+        Pair("" if one.image_input is None else parse_image(one.image_input), one.text_prompt or "")
+        for one in asked.values()
+    ]
     while True:
         try:
             answer = await ask(request, pool.score(name, pairs, "clip_score"))

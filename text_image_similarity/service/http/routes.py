@@ -28,6 +28,7 @@ from .schema import (
     SimilarityRequest,
     Status,
     UploadAnswer,
+    UrlPair,
     failure_of,
 )
 
@@ -43,10 +44,7 @@ probes = APIRouter(tags=["probes"])
 async def similarity(asked: SimilarityRequest, request: Request) -> Response:
     """Score pairs; each gets its similarity or its own error, and one bad pair harms no other."""
     pool: ModelPool = request.app.state.pool
-    pairs = [
-        Pair(decode_base64(pair.image_base64) if isinstance(pair, Base64Pair) else pair.image_url, pair.caption)
-        for pair in asked.pairs
-    ]
+    pairs = [Pair(_image_of(pair), pair.caption or "") for pair in asked.pairs]
     answer = await ask(request, pool.score(asked.model, pairs, asked.score))
     results = [
         {"id": pair.id, **_format_result(result)} for pair, result in zip(asked.pairs, answer.results, strict=True)
@@ -176,6 +174,13 @@ def unready(request: Request) -> ProblemError | None:
         return ProblemError("draining", "the service is about to end", retry_after_s=1)
     problem: ProblemError | None = request.app.state.pool.unready()
     return problem
+
+
+def _image_of(pair: UrlPair | Base64Pair) -> ImageInput:
+    """Return a pair's image; null is an empty reference."""
+    if isinstance(pair, UrlPair):
+        return pair.image_url or ""
+    return "" if pair.image_base64 is None else decode_base64(pair.image_base64)
 
 
 def parse_image(text: str) -> ImageInput:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, StrictInt, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, StrictInt, Tag
+from pydantic_core import PydanticCustomError
 
 from ...config import ScoreKind
 from ...errors import ErrorCode, RowError
 
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
-Caption = Annotated[str, Field(examples=["a dog on grass"])]
+Caption = Annotated[str | None, Field(description="Null fails its pair alone.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 Id = Annotated[str | StrictInt | None, Field(description="Comes back with the result.")]
 
 
+_JSON_KINDS = {bool: "true or false", list: "a list", dict: "an object"}
 MOST_EVALUATIONS = 10_000  # that service had no limit
 
 
@@ -25,7 +27,9 @@ class _Strict(BaseModel):
 class UrlPair(_Strict):
     """A caption and a picture that the service fetches."""
 
-    image_url: Annotated[str, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])]
+    image_url: Annotated[
+        str | None, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])
+    ]
     caption: Caption
     id: Id = None
 
@@ -34,7 +38,7 @@ class Base64Pair(_Strict):
     """A caption and a picture that comes with the request."""
 
     image_base64: Annotated[
-        str, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
+        str | None, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
     ]
     caption: Caption
     id: Id = None
@@ -45,7 +49,18 @@ def _kind_of_pair(pair: Any) -> str:
     return "base64" if has else "url"
 
 
-AnyPair = Annotated[Annotated[UrlPair, Tag("url")] | Annotated[Base64Pair, Tag("base64")], Discriminator(_kind_of_pair)]
+def _without_null_image(pair: Any) -> Any:
+    """Return a pair without the null that a client writes for the image that it does not send."""
+    images = [name for name in ("image_url", "image_base64") if isinstance(pair, dict) and name in pair]
+    null = [name for name in images if pair[name] is None]
+    return {k: v for k, v in pair.items() if k not in null} if len(null) == 1 < len(images) else pair
+
+
+AnyPair = Annotated[
+    Annotated[UrlPair, Tag("url")] | Annotated[Base64Pair, Tag("base64")],
+    Discriminator(_kind_of_pair),
+    BeforeValidator(_without_null_image),
+]
 
 
 class SimilarityRequest(_Strict):
@@ -88,12 +103,28 @@ class UploadAnswer(BaseModel):
     error: Failure | None
 
 
+def _check_texts(value: Any) -> Any:
+    """Refuse what OpenAI's clients may send besides text, in words of its own."""
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise PydanticCustomError("texts", "the list is empty")
+    if all(isinstance(item, (int, list)) and not isinstance(item, bool) for item in items):
+        said = "token ids mean something to their own tokenizer alone; send text (LangChain: check_embedding_ctx_length=False)"
+        raise PydanticCustomError("texts", said)
+    for index, item in enumerate(items):
+        if not isinstance(item, str):
+            kind = "null" if item is None else _JSON_KINDS.get(type(item), "a number")
+            raise PydanticCustomError("texts", "item {index} is {kind}, not text", {"index": index, "kind": kind})
+    return value
+
+
 class EmbeddingsRequest(BaseModel):
     """Captions or pictures to embed, in the shape of OpenAI's embeddings API."""
 
     input: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
         Field(description="Captions; or pictures: http(s) or data: URLs, or files in standard base64."),
+        BeforeValidator(_check_texts),
     ]
     model: ModelName | None = None
     modality: Literal["text", "image"] = "text"
@@ -173,8 +204,8 @@ class Problem(BaseModel):
 class LegacyEvaluation(BaseModel):
     """A pair, as the earlier service took it."""
 
-    image_input: Annotated[str, Field(description="An http(s) or data: URL, or a file in standard base64.")]
-    text_prompt: str
+    image_input: Annotated[str | None, Field(description="An http(s) or data: URL, or a file in standard base64.")]
+    text_prompt: str | None
     model_config_name: ModelName | None = None
 
     model_config = ConfigDict(protected_namespaces=())
@@ -183,8 +214,8 @@ class LegacyEvaluation(BaseModel):
 class LegacyEvaluationResult(BaseModel):
     """A pair's result, as the earlier service gave it; `clip_score` is 100 * max(cos, 0)."""
 
-    image_input: str
-    text_prompt: str
+    image_input: str | None
+    text_prompt: str | None
     clip_score: float | None
     processing_time_ms: float
     model_used: str

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -105,7 +105,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         _calm_collector()
         for listener in sockets or []:
-            logger.info("serving on http://%s:%d", *listener.getsockname()[:2])
+            logger.info("serving on http://%s", _authority(*listener.getsockname()[:2]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, answer the clients that are connected by then, and finish."""
@@ -158,10 +158,18 @@ def _stop_loading(number: int, frame: FrameType | None) -> None:
 def _bind(host: str, port: int) -> socket.socket:
     """Bind the address before models are loaded, so that a wrong one is reported at once."""
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        name = host[1:-1] if host.startswith("[") and host.endswith("]") else host  # as it stands in a URL
+        family = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0][0]
+        with ExitStack() as unless_bound:
+            listener = unless_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((name, port))
+            unless_bound.pop_all()
     except (OSError, OverflowError) as exc:
-        raise UsageError(f"cannot listen on {host}:{port}: {exc}") from exc
+        raise UsageError(f"cannot listen on {_authority(host, port)}: {exc}") from exc
     return listener
+
+
+def _authority(host: str, port: int) -> str:
+    """Return an address and a port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
