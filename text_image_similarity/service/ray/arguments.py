@@ -77,7 +77,14 @@ def _field_names(kind: type) -> frozenset[str]:
 
 
 _SERVICE = _field_names(Settings) - {"models", "lazy", "drain_delay_s"}
-_SHARED = (_field_names(Config) | _field_names(Replicas)) - {"model", "revision", "score", "chunk_size", "base_dir"}
+_SHARED = (_field_names(Config) | _field_names(Replicas)) - {
+    "model",
+    "revision",
+    "score",
+    "chunk_size",
+    "base_dir",
+    "dialect",
+}
 _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
 
