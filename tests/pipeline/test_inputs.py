@@ -120,6 +120,8 @@ def test_what_is_no_image_raises_at_once(given: Any, named: str) -> None:
         ("a.png", r"records\[1\] must be a Record, not a str"),
         (None, r"records\[1\] must be a Record, not None"),
         (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path or a URL, not a PIL image; score images"),  # type: ignore[arg-type]
+        (Record(io.BytesIO(), "red"), r"records\[1\].url must be a path or a URL, not an io BytesIO"),  # type: ignore[arg-type]
+        (Record("red", Image.fromarray(RED)), r"records\[1\].text must be a text, not a PIL image"),  # type: ignore[arg-type]
         (Record(make_png(), "red"), r"records\[1\].url must be a path or a URL, not bytes; score images"),  # type: ignore[arg-type]
         (Record(RED, "red"), r"records\[1\].url must be a path or a URL, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
         (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path or a URL, not a torch Tensor"),  # type: ignore[arg-type]

@@ -66,6 +66,8 @@ def check_record(record: object, name: str) -> None:
         raise InputTypeError.of(
             f"{name}.url", "a path or a URL", record.url, "score images in memory with score_images"
         )
+    if is_content(record.text) and not isinstance(record.text, _ENCODED):  # bytes may be a table's text
+        raise InputTypeError.of(f"{name}.text", "a text", record.text)
 
 
 def check_image(image: object, name: str) -> None:
@@ -130,5 +132,5 @@ def is_missing(value: object) -> bool:
 
 
 def is_content(value: object) -> bool:
-    """Say whether a value is an image itself, encoded or not, rather than a reference to one."""
-    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 0
+    """Say whether a value is an image itself, encoded or not, or an open file: nothing that a table holds for text."""
+    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 1 or hasattr(value, "read")
