@@ -142,6 +142,21 @@ def test_what_is_no_record_raises_at_once(given: Any, named: str, red: Path) -> 
             list(scorer.score_tagged([(1, given)]))
 
 
+@pytest.mark.parametrize("given", [Image.fromarray(RED), RED, b"red", io.StringIO("red"), torch.zeros(2, 2)])
+def test_what_is_no_text_raises_at_once(given: Any) -> None:
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        calls: list[Callable[[], object]] = [
+            lambda: score_images([RED, RED], ["red", given], CONFIG),
+            lambda: embed_texts(["red", given], CONFIG),
+            lambda: scorer.embed_texts(["red", given]),
+            lambda: scorer.similarity_matrix([RED], ["red", given]),
+        ]
+        for call in calls:
+            with pytest.raises(InputTypeError, match=r"^texts\[1\] must be a text, not "):
+                call()
+        assert [type(one).__name__ for one in scorer.embed_texts(["red", None, ["red"]])] == ["ndarray", *["RowError"] * 2]  # type: ignore[list-item]
+
+
 def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:
     rows = pd.DataFrame({"url": [str(red)], "text": ["red"]}).itertuples()
     assert [result.similarity for result in pairs(rows)] == [1.0]

@@ -70,6 +70,12 @@ def check_record(record: object, name: str) -> None:
         raise InputTypeError.of(f"{name}.text", "a text", record.text)
 
 
+def check_caption(text: object, name: str) -> None:
+    """Raise an `InputTypeError` for what can only be an image or bytes; any other value fails its row alone."""
+    if is_content(text):
+        raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, _ENCODED) else "")
+
+
 def check_image(image: object, name: str) -> None:
     """Raise an `InputTypeError` unless something is an image, a reference to one, or missing."""
     if is_missing(image) or isinstance(image, (str, os.PathLike, Image.Image, *_ENCODED)):
@@ -120,7 +126,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     Raises:
         ValueError: It is known already that they are not equally many.
     """
-    images, texts = checked(images, "images", check_image), checked(texts, "texts")
+    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
         raise ValueError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
     return images, texts
