@@ -120,6 +120,8 @@ def test_what_is_no_image_raises_at_once(given: Any, named: str) -> None:
         ("a.png", r"records\[1\] must be a Record, not a str"),
         (None, r"records\[1\] must be a Record, not None"),
         (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path or a URL, not a PIL image; score images"),  # type: ignore[arg-type]
+        (Record(io.BytesIO(), "red"), r"records\[1\].url must be a path or a URL, not an io BytesIO"),  # type: ignore[arg-type]
+        (Record("red", Image.fromarray(RED)), r"records\[1\].text must be a text, not a PIL image"),  # type: ignore[arg-type]
         (Record(make_png(), "red"), r"records\[1\].url must be a path or a URL, not bytes; score images"),  # type: ignore[arg-type]
         (Record(RED, "red"), r"records\[1\].url must be a path or a URL, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
         (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path or a URL, not a torch Tensor"),  # type: ignore[arg-type]
@@ -138,6 +140,21 @@ def test_what_is_no_record_raises_at_once(given: Any, named: str, red: Path) -> 
             next(results)
         with pytest.raises(InputTypeError, match="a record"):
             list(scorer.score_tagged([(1, given)]))
+
+
+@pytest.mark.parametrize("given", [Image.fromarray(RED), RED, b"red", io.StringIO("red"), torch.zeros(2, 2)])
+def test_what_is_no_text_raises_at_once(given: Any) -> None:
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        calls: list[Callable[[], object]] = [
+            lambda: score_images([RED, RED], ["red", given], CONFIG),
+            lambda: embed_texts(["red", given], CONFIG),
+            lambda: scorer.embed_texts(["red", given]),
+            lambda: scorer.similarity_matrix([RED], ["red", given]),
+        ]
+        for call in calls:
+            with pytest.raises(InputTypeError, match=r"^texts\[1\] must be a text, not "):
+                call()
+        assert [type(one).__name__ for one in scorer.embed_texts(["red", None, ["red"]])] == ["ndarray", *["RowError"] * 2]  # type: ignore[list-item]
 
 
 def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:

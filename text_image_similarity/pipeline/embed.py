@@ -8,7 +8,7 @@ import httpx
 
 from ..config import Config
 from ..encoders import Encoder
-from .inputs import check_image, checked
+from .inputs import check_caption, check_image, checked
 from .loaders import closing_after
 from .rows import Outcome
 from .scorer import Scorer
@@ -57,6 +57,6 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
         ConfigError, ModelError: At once.
         InputTypeError: At once: `texts` is a single text, or nothing to iterate over.
     """
-    texts = checked(texts, "texts")
+    texts = checked(texts, "texts", check_caption)
     scorer = Scorer(config, encoder=encoder)
     return closing_after(scorer, scorer.embed_texts(texts))

@@ -66,6 +66,14 @@ def check_record(record: object, name: str) -> None:
         raise InputTypeError.of(
             f"{name}.url", "a path or a URL", record.url, "score images in memory with score_images"
         )
+    if is_content(record.text) and not isinstance(record.text, _ENCODED):  # bytes may be a table's text
+        raise InputTypeError.of(f"{name}.text", "a text", record.text)
+
+
+def check_caption(text: object, name: str) -> None:
+    """Raise an `InputTypeError` for what can only be an image or bytes; any other value fails its row alone."""
+    if is_content(text):
+        raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, _ENCODED) else "")
 
 
 def check_image(image: object, name: str) -> None:
@@ -118,7 +126,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     Raises:
         ValueError: It is known already that they are not equally many.
     """
-    images, texts = checked(images, "images", check_image), checked(texts, "texts")
+    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
         raise ValueError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
     return images, texts
@@ -130,5 +138,5 @@ def is_missing(value: object) -> bool:
 
 
 def is_content(value: object) -> bool:
-    """Say whether a value is an image itself, encoded or not, rather than a reference to one."""
-    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 0
+    """Say whether a value is an image itself, encoded or not, or an open file: nothing that a table holds for text."""
+    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 1 or hasattr(value, "read")

@@ -26,7 +26,7 @@ from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, reference_of, required
 from ..similarity import Embeddings, cosine, score
-from .inputs import check_encoder, check_image, check_pairs, check_record, checked
+from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, checked
 from .loaders import Loaders, in_one_process
 from .rows import Item, Outcome, Tag, Work, own, untagged
 from .run import Run, RunContext
@@ -191,7 +191,7 @@ class Scorer:
             For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
         """
         self._check_open()
-        rest = iter(checked(texts, "texts"))
+        rest = iter(checked(texts, "texts", check_caption))
 
         def outcomes() -> Generator[Outcome]:
             while chunk := list(islice(rest, self.config.batch_size)):
