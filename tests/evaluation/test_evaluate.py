@@ -151,6 +151,19 @@ def test_rows_without_a_reference_or_a_caption_are_counted_beside_the_others(tmp
     assert found.retrieval.text_to_image.recall[1] == 1.0
 
 
+def test_the_reason_of_the_first_failure_of_each_code_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    (tmp_path / "rated.csv").write_text("url,caption,stars\na.png,red,1\n~/a.png,red,2\n~/b.png,red,3\nA.png,red,4\n")
+    evaluate(tmp_path / "rated.csv", Config(), encoder=COLOUR)
+    evaluate_ratings(tmp_path / "rated.csv", Config(), "stars", encoder=COLOUR)
+    assert len(caplog.messages) == 2
+    for message in caplog.messages:
+        assert message.startswith("left out: file_not_found: ")
+        assert "~ does not stand for the home folder here" in message
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
     for name in ("red", "blue", "green"):

@@ -156,6 +156,11 @@ def test_base64_in_a_data_url_is_read_as_browsers_read_it(fetcher: Fetcher, head
     assert fetcher.fetch(head + text) == PICTURE
 
 
+def test_base64_that_is_not_marked_is_named(fetcher: Fetcher) -> None:
+    error = failure(fetcher, "data:image/png," + BASE64)
+    assert str(error) == "invalid_url: the data: URL holds base64; write ;base64 before its comma"
+
+
 def test_bits_that_are_left_over_do_not_matter(fetcher: Fetcher) -> None:
     assert fetcher.fetch("data:;base64,YWJ") == fetcher.fetch("data:;base64,YWI") == b"ab"
 

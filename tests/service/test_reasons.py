@@ -158,6 +158,16 @@ def test_a_member_that_comes_twice_is_refused(client: httpx.Client, body: str) -
     assert "twice" in refusal(client.post("/v1/similarity", content=body, headers=JSON), 422)
 
 
+def test_what_is_no_object_or_no_file_is_said_in_words_of_http(client: httpx.Client) -> None:
+    for body, said in (
+        ([GOOD], "/: Input should be an object"),
+        ({"pairs": [None]}, "/pairs/0: Input should be an object"),
+    ):
+        assert refusal(client.post("/v1/similarity", json=body), 422) == said
+    text: list[tuple[str, Any]] = [("image", (None, GOOD["image_base64"])), ("caption", (None, "a"))]
+    assert refusal(client.post("/v1/similarity/upload", files=text), 422) == "/image: Input should be a file"
+
+
 # Embeddings
 
 

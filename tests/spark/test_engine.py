@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 from tests.support.server import Server
@@ -28,6 +30,7 @@ from text_image_similarity.spark import SparkEngine
 from text_image_similarity.spark import session as sessions
 from text_image_similarity.spark.engine import _advice
 from text_image_similarity.spark.engine import _parts_at_once as parts
+from text_image_similarity.spark.worker import load_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,3 +211,11 @@ def test_a_part_that_is_too_large_for_a_task_names_the_way_out() -> None:
     )
     assert "smaller --chunk-size" in _advice(failure)
     assert "chunk-size" not in _advice(RuntimeError("the executor is gone"))
+
+
+def test_files_that_a_worker_needs_are_read_before_the_run() -> None:
+    asked = pa.RecordBatch.from_pydict({"number": [0]})
+    for config, name in ((Config(ca_file="/none"), "ca_file"), (Config(headers_file="/none"), "headers_file")):
+        found = json.loads(next(load_task(iter([asked]), config)).column("found")[0].as_py())
+        assert found["kind"] == "ConfigError"
+        assert found["message"].startswith(f"{name}=/none cannot be ")

@@ -28,7 +28,7 @@ from ..metrics import (
 from ..pipeline import Outcome, Scorer
 from ..records import Progress
 from ..similarity import Embeddings
-from .report import Evaluation, list_failures, sort_failures
+from .report import Evaluation, count_failure, list_failures, sort_failures
 
 _CALIBRATED_ON = 200_000  # mismatching pairs are plenty for a curve of two numbers
 
@@ -144,7 +144,7 @@ def _collect(
         progress(0, 0, total)
     for number, outcome in enumerate(outcomes):
         if isinstance(outcome, RowError):
-            failures[outcome.code.value] += 1
+            count_failure(failures, str(outcome))
         else:
             if not numbers:
                 vectors = np.empty((total, len(outcome)), np.float32)

@@ -16,7 +16,7 @@ from ..formats import Table, check_columns, check_types, columns_of, open_table,
 from ..metrics import agreement
 from ..pipeline import Scorer
 from ..records import Progress, Record
-from .report import RatingEvaluation, list_failures, sort_failures
+from .report import RatingEvaluation, count_failure, list_failures, sort_failures
 
 
 def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a caller may inject; settings are in Config
@@ -67,8 +67,8 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     with Scorer(config, encoder=encoder) as scorer:
         rows = ((given, pair) for given, pair in _rated_records(opened, columns) if given)
         for done, (given, result) in enumerate(scorer.score_tagged(rows), 1):
-            if result.code is not None:
-                failures[result.code.value] += 1
+            if result.error is not None:
+                count_failure(failures, result.error)
             else:
                 scores += [result.similarity] * len(given)
                 judged += given

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from typing import Any
 from ..encoders import ModelInfo
 from ..files import without_nan, write_whole
 from ..metrics import Agreement, Calibration, PairStatistics, Retrieval
+
+logger = logging.getLogger("text_image_similarity")
 
 _SHOWN = (("5 % lie below", 0.05), ("median", 0.5), ("95 % lie below", 0.95))
 
@@ -134,6 +137,14 @@ def _flatten(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
 
 def _write(report: Evaluation | RatingEvaluation, path: str | PathLike[str]) -> None:
     write_whole(Path(path), json.dumps(report.as_dict(), indent=2, allow_nan=False) + "\n")
+
+
+def count_failure(failures: Counter[str], error: str) -> None:
+    """Count what was left out by its code; the log hears the reason of the first of each code."""
+    code = error.partition(":")[0]
+    if code not in failures:
+        logger.warning("left out: %s; further ones of this code are only counted", error)
+    failures[code] += 1
 
 
 def sort_failures(failures: Counter[str]) -> dict[str, int]:

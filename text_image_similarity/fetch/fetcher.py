@@ -155,7 +155,8 @@ class Fetcher:
         first = url
         for _ in range(_MOST_REDIRECTS + 1):
             with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
-                headers = {"user-agent": user_agent(), **self._headers.headers_for(url, first=first)}
+                headers = httpx.Headers({"User-Agent": user_agent()})
+                headers.update(self._headers.headers_for(url, first=first))
                 response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
                 try:
                     if not response.has_redirect_location:

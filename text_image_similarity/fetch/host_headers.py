@@ -62,20 +62,20 @@ class HostHeaders:
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self._rules = [] if path is None else [_Rule(key, _checked(key, value)) for key, value in _read(path)]
 
-    def headers_for(self, url: httpx.URL, *, first: httpx.URL) -> dict[str, str]:
+    def headers_for(self, url: httpx.URL, *, first: httpx.URL) -> httpx.Headers:
         """Return the headers for a request.
 
         Args:
             url: Where it goes.
             first: Where the row began; what was asked for over https is not followed to http with headers.
         """
+        found = httpx.Headers()
         if first.scheme == "https" != url.scheme:
-            return {}
-        found = [rule for rule in self._rules if rule.matches(url)]
+            return found
         # Of a header that several rules have, the longest name decides.
-        return {
-            name: value for rule in sorted(found, key=lambda rule: rule.weight) for name, value in rule.headers.items()
-        }
+        for rule in sorted((rule for rule in self._rules if rule.matches(url)), key=lambda rule: rule.weight):
+            found.update(rule.headers)
+        return found
 
 
 class _Rule:
@@ -126,4 +126,4 @@ def _checked(host: str, headers: object) -> dict[str, str]:
             raise ConfigError(f"headers_file: {name[:50]!r} of {host[:100]!r} is not a header that can be set")
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             raise ConfigError(f"headers_file: {name} of {host[:100]!r} must be text in ASCII on one line")
-    return {name.lower(): str(value) for name, value in headers.items()}
+    return dict(headers)

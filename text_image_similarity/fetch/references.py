@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 import httpx
 
 from ..errors import ErrorCode, RowError
+from .hints import is_base64_image
 
 # A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -136,6 +137,8 @@ def data_url_bytes(url: str, most: int) -> bytes:
             ErrorCode.INVALID_URL, "a data: URL needs a comma before its content, as in data:;base64,iVBORw0..."
         )
     base64 = _ENDS_WITH_BASE64.search(header)
+    if not base64 and is_base64_image(body):
+        raise RowError(ErrorCode.INVALID_URL, "the data: URL holds base64; write ;base64 before its comma")
     if base64 and len(body) * 3 // 4 > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     try:

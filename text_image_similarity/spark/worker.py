@@ -24,6 +24,7 @@ from .. import errors
 from ..config import Config
 from ..encoders import Encoder, load_encoder
 from ..errors import ConfigError, ModelError, UsageError
+from ..fetch import check_files
 from ..formats import SCORE_FIELDS, score_arrays
 from ..pipeline import RunStats, Scorer
 from ..pipeline.arrow import score_batches
@@ -59,6 +60,7 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
     for _ in batches:
         found: dict[str, Any]
         try:
+            check_files(config)
             found = {"info": asdict(encoder_for(placed(config)).info)}
         except (ConfigError, ModelError) as exc:
             kind = next(k for k in type(exc).__mro__ if vars(errors).get(k.__name__) is k)  # what the driver knows

@@ -25,6 +25,8 @@ from ..problems import CONTENT_TYPE, ProblemError
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
 _GZIP = b"\x1f\x8b"
+_IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
+_NO_FILE = "Expected UploadFile"  # as the framework says it
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CODES = {
     400: "invalid_request",
@@ -254,4 +256,8 @@ def add_problems(app: FastAPI) -> None:
 def _locate(error: Any) -> dict[str, str]:
     """Return where a request is wrong, as a JSON pointer, and how; not the value there, which may be long."""
     where = [str(part) for part in error["loc"][1:] if part not in ("url", "base64")]
-    return {"pointer": "/" + "/".join(where)[:200], "detail": error["msg"]}
+    detail = _IN_OTHER_WORDS.get(error["type"], error["msg"])
+    return {
+        "pointer": "/" + "/".join(where)[:200],
+        "detail": "Input should be a file" if _NO_FILE in detail else detail,
+    }
