@@ -97,7 +97,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     if pad is None:
         raise ModelError(f"the tokenizer of {name} has no padding token, which a SigLIP model needs")
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is not None and tokenizer.init_kwargs.get("do_lower_case", True):
+    if fast is not None and tokenizer.init_kwargs.get("do_lower_case") is not False:
         fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
     # These tokenizers keep truncation as state, which two threads must not change at once; a fork may copy a held lock.
     locks: dict[int, Lock] = {}
