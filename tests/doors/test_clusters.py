@@ -73,7 +73,10 @@ def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were
     done = run_job({**conf, **resources, **scripts}, SPARK_HOME=str(Path(pyspark.__file__).parent))
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert said["auto"] == "ConfigError: device='cuda:5' is not available on this machine; use auto or cpu"
+    assert (
+        said["auto"]
+        == "ConfigError: device='cuda:5' needs an NVIDIA or AMD GPU, and this process sees none; use auto or cpu"
+    )
     assert (Path(os.environ["XDG_CACHE_HOME"]) / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
     check(said)
 
@@ -120,4 +123,5 @@ def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout == promised
+    lines = [line for line in done.stdout.splitlines(keepends=True) if "(raylet)" not in line]  # of a busy machine
+    assert "".join(lines) == promised
