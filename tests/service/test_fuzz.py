@@ -92,18 +92,17 @@ def run(client: httpx.Client, examples: int, **config: Any) -> Found:
 
 
 def map_body(context: Any, body: Any) -> Any:
-    """Let a share of the texts that stand for pictures be pictures, so that more than refusals is seen."""
+    """Let a share of the texts and nulls that stand for pictures be pictures, so that more than refusals is seen."""
     pairs = (
         [pair for value in body.values() if isinstance(value, list) for pair in value] if isinstance(body, dict) else []
     )
     for pair in [body, *pairs]:
         for name in ("image_url", "image_base64", "image_input"):
-            if isinstance(pair, dict) and isinstance(text := pair.get(name), str):
-                picture = PICTURES[len(text) % 2]
-                url = f"http://pictures.test/{len(text)}.png"
-                pair[name] = [text, picture, picture if name == "image_base64" else url][
-                    crc32(text.encode("utf-8", "replace")) % 3
-                ]
+            if isinstance(pair, dict) and isinstance(text := pair.get(name, 0), str | None):
+                number = crc32(repr(pair).encode("utf-8", "replace"))
+                picture = PICTURES[number % 2]
+                url = f"http://pictures.test/{number % 9}.png"
+                pair[name] = [text, picture, picture if name == "image_base64" else url][number % 3]
     return body
 
 

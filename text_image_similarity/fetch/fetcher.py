@@ -130,6 +130,8 @@ class Fetcher:
             first = http_url(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
+        if isinstance(self._transport, GuardedTransport):
+            self._transport.prepare()
         clock = Clock(self._limits)
         for left in range(self._config.retries, -1, -1):
             clock.start_try(self._config.timeout_s)

@@ -78,6 +78,11 @@ class GuardedTransport(httpx.BaseTransport):
             self._pools.append(pool)
         return pool
 
+    def prepare(self) -> None:
+        """Load the certificates, which takes moments that are nobody's row's."""
+        if self._ssl_context is None:
+            self._trusted()
+
     def _trusted(self) -> ssl.SSLContext:
         """Return what verifies servers."""
         with self._lock:

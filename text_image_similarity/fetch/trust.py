@@ -44,10 +44,13 @@ def create_ssl_context(
     context = _system_context()
     if ca_file is not None:
         _trust(context, str(ca_file), "ca_file")
+    places: dict[str, str] = {}  # several variables often name one file
     for name in VARIABLES:
         value = (os.environ if environment is None else environment).get(name, "")
         for place in filter(None, value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]):
-            _trust(context, place, name)
+            places.setdefault(place, name)
+    for place, name in places.items():
+        _trust(context, place, name)
     return context
 
 
