@@ -238,7 +238,9 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
 
 def require_config(config: object) -> None:
     """Raise an `InputTypeError` unless something is a `Config`."""
-    if not isinstance(config, Config):
+    if not (
+        hasattr(config, "model") and hasattr(config, "limits")
+    ):  # the class may have been loaded twice, as on Snowflake
         raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
 
 

@@ -37,7 +37,16 @@ WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [
     *("torch>=2.8", "torchvision>=0.23", "transformers>=5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
     *("safetensors>=0.5", "sentencepiece>=0.2", "protobuf>=5", "pillow>=13,<14", "httpx>=0.28,<0.29"),
-    *("httpcore>=1,<2", "numpy>=2", "pandas>=2.2", "pyarrow>=18", "scipy>=1.14", "filelock>=3.16", "platformdirs>=4.2"),
+    *(
+        "httpcore>=1,<2",
+        "socksio>=1,<2",
+        "numpy>=2",
+        "pandas>=2.2",
+        "pyarrow>=18",
+        "scipy>=1.14",
+        "filelock>=3.16",
+        "platformdirs>=4.2",
+    ),
     *("cloudpickle", "snowflake-snowpark-python"),
 ]
 

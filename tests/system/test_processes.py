@@ -93,7 +93,7 @@ def test_what_keeps_a_service_from_starting_is_told_in_a_line() -> None:
         code, said = failed("--model", "mini", "--port", str(taken.getsockname()[1]))
     assert (code, "cannot listen on 127.0.0.1" in said) == (2, True)
     code, said = failed("--model", "gone=/models/gone", "--port", "0")
-    assert (code, "/models/gone does not exist" in said) == (1, True)
+    assert (code, "/models/gone does not exist" in said) == (2, True)
 
 
 def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:

@@ -188,7 +188,7 @@ def test_exit_codes_say_what_is_worth_another_try(tmp_path: Path, monkeypatch: p
     for wrong in ('--config={"modl": "mini"}', "--config=[1]", "--config={", "--index=7", '--config={"batch_size": 0}'):
         assert shards.main(["score", "in", "out", "--shards=1", wrong]) == 2
     assert shards.main(["score", "nothing/*.csv", "out", "--shards=1", mini]) == 2
-    assert shards.main(["score", "in", "out", "--shards=1", '--config={"model": "/no/such/model"}']) == 1
+    assert shards.main(["score", "in", "out", "--shards=1", '--config={"model": "/no/such/model"}']) == 2
 
 
 @pytest.mark.parametrize(
