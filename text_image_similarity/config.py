@@ -95,7 +95,7 @@ class Dialect:
     encoding: str | None = None
 
     def __post_init__(self) -> None:
-        if self.delimiter in ("tab", "\\t"):
+        if isinstance(self.delimiter, str) and self.delimiter.lower() in ("tab", "\\t"):
             object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and (
             not isinstance(self.delimiter, str) or len(self.delimiter) != 1 or self.delimiter in '"\\\r\n\0'

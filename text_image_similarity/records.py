@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
 from typing import Any
+from unicodedata import category
 
 from .errors import ErrorCode, RowError
 
@@ -84,7 +85,7 @@ def caption_of(value: object) -> str | RowError:
         ('7', 'empty_caption: the caption is missing (nan)')
     """
     text = _text_of(value)
-    if isinstance(text, str) and text.strip():
+    if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.EMPTY_CAPTION, f"the caption {_explain(text, 'caption')}")
 
@@ -92,7 +93,7 @@ def caption_of(value: object) -> str | RowError:
 def reference_of(value: object) -> str | RowError:
     """Return an image reference as text, or why there is none; a path and a finite number count as their text."""
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
-    if isinstance(text, str) and text.strip():
+    if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
 
@@ -112,7 +113,15 @@ def _text_of(value: Any) -> Any:
     """Return the text of a finite number; any other value stays as it is."""
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return value
-    return str(value) if isinstance(value, int) or math.isfinite(value) else value
+    try:
+        return str(value) if isinstance(value, int) or math.isfinite(value) else value
+    except ValueError:  # a signalling NaN, or an integer of more digits than Python spells out
+        return value
+
+
+def _is_visible(text: str) -> bool:
+    """Whether a text has more than spaces, control characters and invisible ones, such as a zero-width space."""
+    return any(not character.isspace() and category(character) not in ("Cc", "Cf") for character in text)
 
 
 def _explain(value: object, noun: str) -> str:
@@ -120,7 +129,9 @@ def _explain(value: object, noun: str) -> str:
     kind = type(value).__name__
     if value is None or isinstance(value, str):
         return "is empty or missing"
-    if kind in ("NaTType", "NAType") or (isinstance(value, (Real, Decimal)) and math.isnan(value)):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "is a number of too many digits"
+    if kind in ("NaTType", "NAType") or (isinstance(value, (Real, Decimal)) and "nan" in str(value).lower()):
         return f"is missing ({value})"
     if isinstance(value, (Real, Decimal)):
         return f"is {value}, not text"

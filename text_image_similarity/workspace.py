@@ -3,6 +3,7 @@
     out.csv.parts/
         manifest.jsonl      what the run is, then a line for each finished part
         part-000000.csv     the part's rows with their results, in the output's format
+        output              hash of the output that is being given its name
         lock, holder.json   held by the run in progress
 
 A part is written under another name, flushed to disk, renamed, and then entered into the manifest. Whatever ends a run,
@@ -129,6 +130,7 @@ class Workspace:
         self._output = output
         self._ending = ending
         self._manifest = folder / "manifest.jsonl"
+        self._placed = folder / "output"
         self._lock = FolderLock(folder, output)
         self._finished = False
         self.parts: list[Part] = []
@@ -212,6 +214,17 @@ class Workspace:
         """Return the files of the parts, in order."""
         return [self._path(part.number) for part in self.parts]
 
+    def placing(self, content: str) -> None:
+        """Remember the hash of the output that is about to get its name, so that a later run knows it again."""
+        self._placed.write_text(content, encoding="utf-8")
+
+    def placed(self) -> str | None:
+        """Return the hash of the output that a run was about to give its name when it ended, or None."""
+        try:
+            return self._placed.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
     def finish(self) -> None:
         """Say that the output is in its place, and the parts are needed no more."""
         self._finished = True
@@ -223,6 +236,7 @@ class Workspace:
     def _remove(self) -> None:
         """Leave no trace: the manifest goes first, so that whatever is left is no run to go on from."""
         self._manifest.unlink(missing_ok=True)
+        self._placed.unlink(missing_ok=True)
         self._clear(set())
         self._lock.remove()
         self._folder.rmdir()

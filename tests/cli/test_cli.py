@@ -191,6 +191,11 @@ def test_files_of_others_are_kept(table: Path, capsys: pytest.CaptureFixture[str
         )
         assert precious.read_text() == "<p>precious</p>"
     assert not out.exists()
+    precious.write_text('{"source": "precious", "model": 1}')
+    assert command(*evaluate) == 2
+    assert command("score", table, out, "--model", "mini", "--report", f"{out}.parts") == 2
+    assert command(*evaluate, "--force") == 0
+    assert command(*evaluate) == 0
     assert command(*score, "--force") == 0
     assert command(*score) == 0  # now it is the command's own
     assert precious.read_text().startswith("<!doctype html>")

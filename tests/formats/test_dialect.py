@@ -19,7 +19,7 @@ from text_image_similarity import Config, Dialect, LocalEngine, TableError, Tabl
 from text_image_similarity.config import Quoting
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError
-from text_image_similarity.formats import open_table
+from text_image_similarity.formats import open_table, read_rows
 from text_image_similarity.formats.output import DelimitedOutput
 from text_image_similarity.formats.rows import TextRows
 from text_image_similarity.records import ScoreResult
@@ -88,12 +88,32 @@ class TestQuoting:
         captions = [caption for _, caption in read(place, Dialect(quoting="backslash"))]
         assert captions == {"h": ['he said "hi" now'], "5": ['5"', '6"'], "b": ['b", c']}[rows.partition('"')[2][0]]
 
+    def test_only_marks_and_backslashes_are_escaped_and_only_inside_quotes(self, tmp_path: Path) -> None:
+        text = r"""url,caption
+C:\dir\a.jpg,"x\n \"y\" \\"
+plain \N,"one
+\"two\"",
+"a ""b"" \", c",5\"
+""".replace('\\"",\n', '\\""\n')
+        assert read(write(tmp_path / "in.csv", text), Dialect(quoting="backslash")) == [
+            ("C:\\dir\\a.jpg", 'x\\n "y" \\'),
+            ("plain \\N", 'one\n"two"'),
+            ('a "b" ", c', '5\\"'),
+        ]
+
     def test_lines_that_look_like_rows_are_warned_of(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         place = write(tmp_path / "in.csv", ALIEN.replace("\t", ","))
         with caplog.at_level(logging.WARNING):
             assert len(read(place)) == 1
-        assert "row 1 of" in caplog.text
+        assert caplog.text.count("row 1 of") == 1  # though the table was read twice
         assert "--quoting none" in caplog.text
+        caplog.clear()
+        read(write(place, ALIEN.replace("\t", ",").replace("vs\n", "vs\n\n")))
+        assert "row 1 of" in caplog.text
+        caplog.clear()
+        write(place, ALIEN.replace("\t", ","))
+        assert len(list(read_rows(open_table(str(place)), ["url"]))) == 1  # as `evaluate` and `train` read
+        assert "row 1 of" in caplog.text
         caplog.clear()
         read(place, Dialect(quoting="minimal"))
         read(write(place, 'url,caption\na,"one\ntwo"\n'))
@@ -162,6 +182,8 @@ class TestHints:
             ("url;caption\na;b\n", "--delimiter ';'", Dialect(delimiter=";")),
             ("url;caption;size, cm\na;b;1\n", "--delimiter ';'", Dialect(delimiter=";")),
             ("url|caption\na|b\n", "--delimiter '|'", Dialect(delimiter="|")),
+            ('"url";"caption"\n"a";"b"\n', "--delimiter ';'", Dialect(delimiter=";")),
+            ('"url"\t"caption"\na\tb\n', "--delimiter tab", Dialect(delimiter="TAB", quoting="minimal")),
             ("url\tcaption\na\tb\n", "--delimiter tab", Dialect(delimiter="tab")),
         ],
     )
@@ -169,7 +191,7 @@ class TestHints:
         self, tmp_path: Path, text: str, option: str, dialect: Dialect
     ) -> None:
         source = write(tmp_path / "in.csv", text)
-        with pytest.raises(UsageError) as raised:
+        with pytest.raises((UsageError, TableError)) as raised:
             score(source, tmp_path / "out.csv")
         assert f"add {option} " in str(raised.value)
         assert [row[:2] for row in read(source, dialect)] == [("a", "b")]
@@ -184,6 +206,11 @@ class TestHints:
             ("in.jsonl", b'[{"url": "a"}]', "the file holds an array.*jq -c"),
             ("in.jsonl", b'[\n{"url": "a"}\n]', "the file holds an array.*jq -c"),
             ("in.jsonl", b'{\n"url": "a"\n}', "each object must be on one line"),
+            ("in.jsonl", b'{"url": "a"},\n{"url": "b"}\n', "leave out the comma at the end of each line"),
+            ("in.jsonl", b"{'url': 'a'}\n", r"is not valid JSON: [^;]*$"),
+            ("in.jsonl", b'{"url": ' + b"7" * 5000 + b"}\n", r"has more digits than can be read; write it as text$"),
+            ("in.csv", "url,caption\na,b\n".encode("utf-16-be"), "--encoding utf-16-be"),
+            ("in.csv", b"\xff\xd8\xff\xe0" + bytes(60), "is a JPEG image"),
             ("in.jsonl", b"url,caption\na,b\n", "is it a CSV or TSV file"),
             ("in.json", b'{"url": "a"}\n', "name it .jsonl"),
             ("in.xlsx", b"", "save the sheet as CSV UTF-8"),

@@ -218,7 +218,7 @@ def test_types_become_text_and_json(folder: Path) -> None:
     assert list(csv.reader(io.StringIO((folder / "out.csv").read_text(), newline=""))) == [
         ["url", "caption", "n", "x", "when", "price", "tags", "yes", "similarity", "error"],
         ["red.png", "red", "1", "0.1", "2026-01-02 03:04:05.000", "1.50", '["a", "b"]', "true", "1.0", ""],
-        ["red.png", "", "", "nan", "", "", "", "", "", "empty_caption: the caption is empty or missing"],
+        ["red.png", "", "", "", "", "", "", "", "", "empty_caption: the caption is empty or missing"],
     ]
     score(folder / "in.parquet", folder / "out.jsonl")
     first, second = map(json.loads, (folder / "out.jsonl").read_text().splitlines())

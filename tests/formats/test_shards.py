@@ -38,6 +38,10 @@ def score(source: Path, target: Path) -> Summary:
         (pa.timestamp("ms", "UTC"), pa.timestamp("ns", "UTC"), pa.timestamp("ns", "UTC")),
         (pa.date32(), pa.date64(), pa.date64()),
         (pa.list_(pa.int32()), pa.large_list(pa.int64()), pa.large_list(pa.int64())),
+        (pa.time32("ms"), pa.time64("us"), pa.time64("us")),
+        (pa.duration("s"), pa.duration("ms"), pa.duration("ms")),
+        (pa.list_(pa.int8(), 2), pa.list_(pa.int8(), 3), pa.list_(pa.int8())),
+        (pa.map_(pa.string(), pa.int32()), pa.map_(pa.string(), pa.int64()), pa.map_(pa.string(), pa.int64())),
         (pa.struct([("n", pa.int8())]), pa.struct([("n", pa.int64())]), pa.struct([("n", pa.int64())])),
     ],
 )
@@ -65,6 +69,29 @@ def test_types_that_differ_harmlessly_are_one_column(
 def test_types_that_differ_in_their_values_are_not(one: pa.DataType, other: pa.DataType) -> None:
     assert common_type(one, other) is None
     assert common_type(other, one) is None
+
+
+def test_the_types_of_a_file_without_rows_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    for name, table in (
+        ("a", {"url": pa.array([], pa.string()), "caption": pa.array([], pa.int8()), "n": pa.array([], pa.float64())}),
+        ("b", {"url": [RED], "caption": ["red"], "n": [2**60]}),
+    ):
+        pq.write_table(pa.table(table), tmp_path / "t" / f"{name}.parquet")
+    assert score(tmp_path / "t", tmp_path / "out.parquet").scored == 1
+    assert pq.read_table(tmp_path / "out.parquet")["n"].to_pylist() == [2**60]
+
+
+def test_times_and_structs_that_differ_harmlessly_keep_their_values(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    one = {"at": pa.array([0], pa.timestamp("ms", "UTC")), "s": pa.array([{"a": 1, "b": "x"}])}
+    other = {"at": pa.array([1_000_000], pa.timestamp("us", "+00:00")), "s": pa.array([{"b": "y", "a": 2}])}
+    for name, columns in (("a", one), ("b", other)):
+        pq.write_table(pa.table({"url": [RED], "caption": ["red"], **columns}), tmp_path / "t" / f"{name}.parquet")
+    score(tmp_path / "t", tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["s"].to_pylist() == [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    assert found["at"].cast(pa.int64()).to_pylist() == [0, 1_000_000]
 
 
 def test_shards_that_differ_harmlessly_are_one_table(tmp_path: Path) -> None:

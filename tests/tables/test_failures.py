@@ -93,7 +93,7 @@ class TestWarning:
             score(write(tmp_path, rows), tmp_path / "out.csv", Config(chunk_size=3))
         (record,) = caplog.records
         said = record.getMessage()
-        assert said.startswith("2 of the first 3 rows failed, 2 with file_not_found: ")
+        assert said.startswith("2 of the first 3 rows failed, 2 with file_not_found, the first of them: ")
         assert (
             f"relative paths start from {tmp_path}; if the files are elsewhere, name the folder with --base-dir" in said
         )

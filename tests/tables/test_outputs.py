@@ -62,6 +62,31 @@ def test_a_summary_that_is_not_ours_is_kept(source: Path, text: str) -> None:
     assert not out.exists()
 
 
+def test_a_file_that_appears_while_rows_are_scored_is_kept(source: Path) -> None:
+    out = source.with_name("out.csv")
+    engine = LocalEngine(encoder=ColourEncoder())
+
+    def write(done: int, *_: int) -> None:
+        if done:
+            out.write_text("precious\n")
+
+    with pytest.raises(UsageError, match=r"out\.csv was not written by this command"):
+        score_csv(source, out, Config(), engine=engine, progress=write)
+    assert out.read_text() == "precious\n"
+    with pytest.raises(UsageError, match=r"out\.csv was not written by this command"):
+        score(source, out)
+    out.unlink()
+    assert score(source, out).scored == 1
+    assert sorted(path.name for path in source.parent.iterdir()) == ["in.csv", "out.csv", "out.csv.summary.json"]
+
+
+def test_an_output_is_not_put_over_the_embedding_cache(source: Path) -> None:
+    out = source.with_name("out.csv")
+    with pytest.raises(UsageError, match=r"out\.csv is the embedding cache"):
+        score_csv(source, out, Config(embedding_cache=out), engine=LocalEngine(encoder=ColourEncoder()))
+    assert not out.exists()
+
+
 def test_an_empty_file_is_replaced(source: Path) -> None:
     out = source.with_name("out.csv")
     out.touch()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.images import inline
-from text_image_similarity import Config, Record, RunStats, ScoreResult, StoppedError, score_csv
+from text_image_similarity import Config, Record, RunStats, ScoreResult, StoppedError, TableOptions, score_csv
 from text_image_similarity.pipeline import score_concurrently
 from text_image_similarity.tables.summary import outcome
 from text_image_similarity.workspace import Part
@@ -56,6 +56,12 @@ def test_a_run_that_goes_on_counts_all_parts(table: Path) -> None:
     with pytest.raises(StoppedError):
         score_csv(table, table.with_name("out.csv"), config, stop=lambda: next(asked))
     assert score_csv(table, table.with_name("out.csv"), config).captions_cut == 9
+
+
+def test_a_run_that_retries_failures_counts_the_others_too(table: Path) -> None:
+    out, config = table.with_name("out.csv"), Config(model="mini")
+    score_csv(table, out, config)
+    assert score_csv(table, out, config, options=TableOptions(start="retry_failed")).captions_cut == 9
 
 
 def test_an_engine_that_scores_parts_side_by_side_counts_each_with_its_part() -> None:

@@ -346,7 +346,7 @@ def test_a_killed_run_resumes_to_the_same_weights(photos: Path, whole: TrainResu
     config = STEPWISE
     program = f"""
 import os, signal
-from text_image_similarity import Config, Limits, TrainConfig, train
+from text_image_similarity import Config, Dialect, Limits, TrainConfig, train
 steps = 0
 def count(at):
     global steps

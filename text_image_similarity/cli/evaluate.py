@@ -23,6 +23,9 @@ from .options import (
 )
 from .terminal import lay_out
 
+# What a report begins with, so that only reports are replaced.
+_REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -65,9 +68,7 @@ def run(options: argparse.Namespace) -> int:
     if options.rating_col and (options.split is not None or options.calibrate is not None):
         raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
     if options.out is not None:
-        check_output(
-            options.out, mark=b'"source": ', force=options.force, besides=(options.source, options.embedding_cache)
-        )
+        check_output(options.out, mark=_REPORT, force=options.force, besides=(options.source, options.embedding_cache))
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 

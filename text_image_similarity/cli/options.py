@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
@@ -173,7 +174,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
 
     Args:
         path: The file.
-        mark: What the beginning of every file holds that the command wrote.
+        mark: Pattern that the beginning of every file matches that the command wrote.
         force: Whether any other file may be replaced.
         besides: Files that it must not replace in any case; None is no file.
 
@@ -191,7 +192,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
         return
     except OSError as exc:
         raise UsageError(f"{path} cannot be replaced: {exc.strerror or exc}") from exc
-    if head and mark not in head and not force:
+    if head and not force and not re.match(mark, head, re.DOTALL):
         raise UsageError(f"{path} was not written by this command; name another file, or replace it with --force")
 
 

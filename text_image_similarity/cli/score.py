@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # What the files begin with that this command writes besides its table.
-_REPORT = b'<meta name="generator" content="text-image-similarity">'
+_REPORT = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
             from ..formats import check_apart
 
             check_apart(options.in_path, str(path))
-            besides = (out, f"{out}.summary.json", options.embedding_cache, other)
+            besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
             check_output(path, mark=mark, force=options.force, besides=besides)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.

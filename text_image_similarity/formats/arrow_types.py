@@ -43,12 +43,18 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if all(_is_list(kind) for kind in (one, other)):
         item = _common_field(one.value_field, other.value_field.with_name(one.value_field.name))
         large = types.is_large_list(one) or types.is_large_list(other)
-        return None if item is None else pa.large_list(item) if large else pa.list_(item)
-    if types.is_struct(one) and types.is_struct(other) and one.num_fields == other.num_fields:
-        fields = [_common_field(one.field(i), other.field(i)) for i in range(one.num_fields)]
+        sizes = {kind.list_size if types.is_fixed_size_list(kind) else -1 for kind in (one, other)}
+        size = sizes.pop() if len(sizes) == 1 else -1
+        return None if item is None else pa.large_list(item) if large else pa.list_(item, size)
+    if types.is_map(one) and types.is_map(other):
+        key, value = common_type(one.key_type, other.key_type), common_type(one.item_type, other.item_type)
+        return None if key is None or value is None else pa.map_(key, value)
+    if types.is_struct(one) and types.is_struct(other) and _names(one) == _names(other):
+        fields = [_common_field(field, other.field(field.name)) for field in one]
         return None if any(field is None for field in fields) else pa.struct(fields)
-    if types.is_timestamp(one) and types.is_timestamp(other) and one.tz == other.tz:
-        return max(one, other, key=lambda kind: _UNITS.index(kind.unit))
+    if types.is_timestamp(one) and types.is_timestamp(other):
+        same_zone = one.tz == other.tz or {one.tz, other.tz} <= _UTC
+        return pa.timestamp(_finer(one, other).unit, one.tz) if same_zone else None
     for family, widest in _FAMILIES:
         if all(any(test(kind) for test in family) for kind in (one, other)):
             return widest(one, other)
@@ -56,7 +62,11 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def _names(struct: pa.DataType) -> list[str]:
+    return sorted(field.name for field in struct)
 
 
 def _wider(one: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -76,7 +86,12 @@ def _wider_decimal(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return max(one, other, key=lambda kind: kind.precision) if one.scale == other.scale else None
 
 
+def _finer(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    return max(one, other, key=lambda kind: _UNITS.index(kind.unit))
+
+
 _UNITS = ("s", "ms", "us", "ns")
+_UTC = {"UTC", "+00:00", "Z", "Etc/UTC"}
 _FAMILIES: tuple[tuple[tuple[Callable[[pa.DataType], bool], ...], Callable[[Any, Any], pa.DataType | None]], ...] = (
     ((pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view), lambda *_: pa.large_string()),
     ((pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view), lambda *_: pa.large_binary()),
@@ -84,6 +99,8 @@ _FAMILIES: tuple[tuple[tuple[Callable[[pa.DataType], bool], ...], Callable[[Any,
     ((pa.types.is_floating,), _wider),
     ((pa.types.is_decimal,), _wider_decimal),
     ((pa.types.is_date,), lambda *_: pa.date64()),
+    ((pa.types.is_time,), _finer),
+    ((pa.types.is_duration,), _finer),
 )
 
 

@@ -97,9 +97,23 @@ def list_columns(columns: Sequence[str]) -> str:
     return ", ".join(name if name and name == name.strip() and name.isprintable() else repr(name) for name in columns)
 
 
+def delimiter_hint(line: str) -> str:
+    """Say what separates the quoted fields of a header, if it is not what was expected."""
+    for delimiter, (spoken, option) in _DELIMITERS.items():
+        if f'"{delimiter}' in line or f'{delimiter}"' in line:
+            return (
+                f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
+            )
+    return ""
+
+
 def _hint(columns: Sequence[str], name: str) -> str:
     if any("\0" in column for column in columns):
-        return "; is it UTF-16 without a byte-order mark? Then add --encoding utf-16-le (Config(dialect=Dialect(encoding=...)))"
+        order = "be" if columns[0].startswith("\0") else "le"
+        return (
+            f"; is it UTF-16 without a byte-order mark? Then add --encoding utf-16-{order} "
+            "(Config(dialect=Dialect(encoding=...)))"
+        )
     if columns[0].lower().startswith("sep="):
         return "; delete the first line, sep=..., which only Excel reads"
     if columns[0].lstrip().startswith(("{", "[")):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from ..config import Dialect
 from ..errors import TableError
-from .columns import list_columns
+from .columns import delimiter_hint, list_columns
 from .names import TableKind, format_of
 from .rows import TextRows, text_schema
 from .storage import Hashed, one_digest
@@ -26,9 +27,11 @@ DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
 _FIELD_CHARACTERS = 256 * 1024 * 1024  # where a quote is left open, the rest of the file is one field
 _QUOTING: dict[str, dict[str, Any]] = {  # what the csv module calls them
     "minimal": {},
-    "backslash": {"doublequote": False, "escapechar": "\\"},
+    "backslash": {},  # of lines that `_without_backslashes` has seen
     "none": {"quoting": csv.QUOTE_NONE},
 }
+_TOKEN = re.compile(r'\\["\\]|"|[^"\\]+|\\')
+_ESCAPES = {'\\"': '""', "\\\\": "\\"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 _AMBIGUOUS = (
     "if it belongs to the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
@@ -61,8 +64,7 @@ class DelimitedTable:
     _header: list[str] = field(init=False)
     _orders: dict[str, list[int]] = field(init=False, default_factory=dict)  # of files, where the header's columns are
     _quoting: str = field(init=False)
-    _doubtful: int = field(init=False, default=0)  # rows that may be several, with the first of them
-    _first_doubtful: str = field(init=False, default="")
+    _warned: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.dialect = dialect_of(self.files[0], self.dialect)
@@ -95,13 +97,6 @@ class DelimitedTable:
                 self.row_count += sum(1 for _ in self._data(place, file))
                 digests.append(raw.finish())
         self.digest = one_digest(digests)
-        if self._doubtful:
-            logger.warning(
-                "%s was read as one row; if quotation marks belong to the text, each of its lines is a row, as in %d like it: "
-                "then add --quoting none (Dialect(quoting='none')), else --quoting minimal",
-                self._first_doubtful,
-                self._doubtful,
-            )
 
     def read(self, start: int, most: int) -> Iterator[TextRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
@@ -186,14 +181,22 @@ class DelimitedTable:
             raise TableError(f"{where} has a backslash before a quotation mark; {_BACKSLASH}, else --quoting minimal")
         else:
             delimiter = self.dialect.delimiter or ""
-            if all(line.count(delimiter) == len(row) - 1 for line in delimiter.join(row).splitlines()):
-                self._doubtful += 1
-                self._first_doubtful = self._first_doubtful or where
+            lines = [line for line in delimiter.join(row).splitlines() if line.strip()]
+            if not self._warned and all(line.count(delimiter) == len(row) - 1 for line in lines):
+                self._warned = True
+                logger.warning(
+                    "%s is read as one row; if quotation marks belong to the text, each of its lines is a row: then add "
+                    "--quoting none (Dialect(quoting='none')), else --quoting minimal",
+                    where,
+                )
 
     def _reader(self, file: TextIO) -> Any:
         csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
         assert self.dialect.delimiter is not None
-        return csv.reader(file, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
+        lines: Iterable[str] = file
+        if self._quoting == "backslash":
+            lines = _without_backslashes(file, self.dialect.delimiter)
+        return csv.reader(lines, delimiter=self.dialect.delimiter, strict=True, **_QUOTING[self._quoting])
 
     def _hint(self, place: str, first: int, last: int) -> str:
         """Say what may be wrong with the quotation marks on some lines."""
@@ -203,6 +206,8 @@ class DelimitedTable:
             return "; is it JSON? Then name it .jsonl, if it holds one object a line"
         if self._quoting == "minimal" and any('\\"' in line for line in lines):
             return f"; {_BACKSLASH}"
+        if first == 1 and (hint := delimiter_hint(lines[0])):
+            return hint
         return (
             "; is a quote left open? If quotation marks belong to the text, add --quoting none" if last > first else ""
         )
@@ -218,6 +223,24 @@ class DelimitedTable:
                         column = repr(header[i]) if number and i < len(header) else str(i + 1)
                         return f"column {column} in {f'row {number}' if number else 'the header'} of {place}"
         return place
+
+
+def _without_backslashes(lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    r"""Yield lines in which quoted fields have "" for \" and \ for \\; every other backslash is text, as to Spark."""
+    inside = False
+    for line in lines:
+        changed = []
+        starts, closed = not inside, False
+        for token in _TOKEN.findall(line):
+            if inside and token in _ESCAPES:
+                changed.append(_ESCAPES[token])
+                continue
+            if token == '"' and (inside or starts or closed):
+                inside = not inside
+            closed = token == '"' and not inside
+            starts = not inside and token.endswith(delimiter)
+            changed.append(token)
+        yield "".join(changed)
 
 
 def _lines(first: int, last: int) -> str:

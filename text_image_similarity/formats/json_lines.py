@@ -100,20 +100,28 @@ class JsonTable:
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as exc:
-            raise TableError(f"row {number} of {place} is not valid JSON: {exc}{_hint(text, number)}") from exc
+            reason: object = exc
+            if not isinstance(exc, (json.JSONDecodeError, RecursionError)):  # Python's own limit, in its words
+                reason = "a number in it has more digits than can be read; write it as text"
+            raise TableError(f"row {number} of {place} is not valid JSON: {reason}{_hint(text, number, exc)}") from exc
         if not isinstance(row, dict):
             raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}{_hint(text, number)}")
         return row
 
 
-def _hint(text: str, number: int) -> str:
+def _hint(text: str, number: int, problem: Exception | None = None) -> str:
     """Say what a file seems to be whose first line is not an object."""
+    if "\0" in text:
+        return "; is it UTF-16 without a byte-order mark? Convert it to UTF-8, e.g. with iconv"
     if number > 1:
         return ""
     if text.startswith("["):
         return "; the file holds an array: write one object a line, e.g. with jq -c '.[]'"
     if text.startswith("{"):
-        return "; each object must be on one line, e.g. as jq -c . writes it"
+        if text.endswith(","):
+            return "; leave out the comma at the end of each line"
+        cut_off = isinstance(problem, json.JSONDecodeError) and problem.pos >= len(text) - 1
+        return "; each object must be on one line, e.g. as jq -c . writes it" if cut_off else ""
     return "; is it a CSV or TSV file? Then name it so"
 
 

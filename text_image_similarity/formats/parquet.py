@@ -39,6 +39,10 @@ class ParquetTable:
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
+        if any(self._counts):  # the types of a file without rows do not matter
+            schemas = [
+                schema if count else _untyped(schema) for schema, count in zip(schemas, self._counts, strict=True)
+            ]
         whole = list(schemas[0])
         for place, other in zip(self.files[1:], schemas[1:], strict=True):
             whole = _common(whole, list(other), (self.files[0], place))
@@ -128,6 +132,10 @@ class ParquetTable:
                 schema=self.schema,
             )
         )
+
+
+def _untyped(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([column.with_type(pa.null()) for column in schema], schema.metadata)
 
 
 def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str]) -> list[pa.Field]:

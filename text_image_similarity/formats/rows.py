@@ -189,7 +189,7 @@ def wider(one: ValueKind, other: ValueKind) -> ValueKind:
 
 def as_text(value: object) -> str:
     """Spell out a value for a table of texts; a missing one is empty."""
-    if value is None:
+    if value is None or value != value:  # NaN, which stands for a missing value
         return ""
     if isinstance(value, (bool, dict, list, tuple)):
         return dump(without_nan(value))

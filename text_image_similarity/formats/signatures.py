@@ -15,6 +15,11 @@ _SIGNATURES = {
     b"SQLite format 3\x00": "an SQLite database; export the table as CSV",
     b"\x89HDF": "an HDF5 file; write it as Parquet",
     b"\x80\x04\x95": "a Python pickle; write it as Parquet",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive; unpack it",
+    b"\x93NUMPY": "a NumPy array; write it as Parquet",
+    b"\xff\xd8\xff": "a JPEG image, not a table",
+    b"\x89PNG\r\n\x1a\n": "a PNG image, not a table",
+    b"{\\rtf": "a document in RTF; save it as plain text",
     b"%PDF-": "a PDF document, not a table",
 }
 _HTML = (b"<!doctype html", b"<html")

@@ -120,7 +120,8 @@ def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[A
     """
     for file in table.files:
         dialect = table.dialect if isinstance(table, DelimitedTable) else None
-        parts = open_files([file], file, dialect=dialect).read(0, _AT_ONCE)
+        one = table if len(table.files) == 1 else open_files([file], file, dialect=dialect)
+        parts = one.read(0, _AT_ONCE)
         rows = (row for part in parts for row in zip(*map(part.column, names), strict=True))
         for number, row in enumerate(rows, 1):
             yield f"row {number} of {file}", row

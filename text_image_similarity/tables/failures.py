@@ -72,7 +72,8 @@ def explain_failures(
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
     said = cause.format(base_dir=config.base_dir, col_url=columns[0], col_text=columns[1])
-    return f"{count:,} with {example or code}" + (f"; {said}" if said else "")
+    first = f", the first of them: {example.partition(': ')[2]}" if example else ""
+    return f"{count:,} with {code}{first}" + (f"; {said}" if said else "")
 
 
 @dataclass(slots=True)

@@ -45,21 +45,19 @@ def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[st
     return same
 
 
-def check_replaceable(target: str, begun: tuple[dict[str, Any], bool] | None) -> None:
+def check_replaceable(target: str, placed: str | None) -> None:
     """Refuse to replace an output that no run has written, or that was changed since.
 
     Args:
         target: The output.
-        begun: The run whose parts are there, and whether they are all of them: then it may have put its output in place.
+        placed: Hash of what a run was about to put there when it ended, or None.
 
     Raises:
-        UsageError: It is not the output of a finished run.
+        UsageError: It is not the output of a run.
     """
-    if begun is not None and begun[1]:
-        return
     note = f"{target}.summary.json"
     there = [place for place in (target, note) if has_content(place)]
-    if not there:
+    if not there or (placed is not None and target in there and content_of(target) == placed):
         return
     try:
         with open_bytes(note) as file:
@@ -77,14 +75,18 @@ def check_replaceable(target: str, begun: tuple[dict[str, Any], bool] | None) ->
 
 def earlier_output(
     target: str, identity: dict[str, Any], begun: tuple[dict[str, Any], bool] | None, read: Callable[[], Table]
-) -> tuple[Table | None, str]:
-    """Open the finished output of an earlier run of the same input and settings; return it with the hash of its file.
+) -> tuple[Table | None, dict[str, Any]]:
+    """Open the finished output of an earlier run of the same input and settings.
 
     Args:
         target: The output.
         identity: What this run is.
         begun: The run whose parts are there, and whether they are all of them.
         read: Opens the output.
+
+    Returns:
+        The output, and what the run's description keeps of it: `retry_failed`, its hash, and its `captions_cut`. The output is None
+        where a run that retried failures has put its own in place already.
     """
     try:
         with open_bytes(f"{target}.summary.json") as file:
@@ -95,7 +97,9 @@ def earlier_output(
         raise UsageError(f"there is no finished run of {target} whose failures could be retried: {exc}") from exc
     run, complete = begun or ({}, False)
     if complete and run.get("retry_failed") not in (None, content):
-        return None, str(run["retry_failed"])  # stopped just when it had put its own output in the place of that one
+        return None, {
+            name: run.get(name) for name in ("retry_failed", "captions_cut")
+        }  # stopped just when it had put its own output in the place of that one
     if found := changes(job, identity):
         raise UsageError(
             f"{target} was written with other settings: {'; '.join(found)}; use the same ones to retry failures"
@@ -103,6 +107,6 @@ def earlier_output(
     if content != written:
         raise UsageError(
             f"{target} was changed after it was written, so its rows cannot be matched; put the original "
-            "back, or start over with --restart"
+            "back, or start over with --restart --force"
         )
-    return read(), content
+    return read(), {"retry_failed": content, "captions_cut": then.get("captions_cut")}

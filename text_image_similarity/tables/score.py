@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -100,21 +101,21 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     if not hasattr(engine, "score_parts"):
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
     source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
-    _check_places(source, target)
+    _check_places(source, target, config.embedding_cache)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
         if options.start != "retry_failed" and not options.force:
-            check_replaceable(target, work.begun())
+            check_replaceable(target, work.placed())
         table, states = _checked(source, (col_url, col_text), config, options)
         output = output_for(target, table, config.dialect)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = identity_of(table, config, info, (col_url, col_text))
-        earlier, content = None, None
+        earlier, kept = None, dict[str, Any](retry_failed=None, captions_cut=0)
         if options.start == "retry_failed":
             opened = partial(open_output, target, table, config.dialect)
-            earlier, content = earlier_output(target, identity, work.begun(), opened)
-        run, used = {**identity, "format": ending, "retry_failed": content}, versions()
+            earlier, kept = earlier_output(target, identity, work.begun(), opened)
+        run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, (col_url, col_text), options.max_failures)
         job = TableJob(table, (col_url, col_text), output, work, watch, earlier)
@@ -124,14 +125,14 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             input=source,
             output=target,
             info=info,
-            **outcome(work.parts),
+            **outcome(work.parts, kept["captions_cut"]),
             score=config.score,
             versions=used,
             job=identity,
             output_content="",
             warnings=[*warnings, *work.warnings],
         )
-        _put_together(output, work, summary)
+        _put_together(output, work, summary, replaces=options.force)
         work.finish()
     return summary
 
@@ -139,7 +140,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 score_csv = score_table
 
 
-def _check_places(source: str, target: str) -> None:
+def _check_places(source: str, target: str, cache: str | PathLike[str] | None) -> None:
     """Refuse places that cannot work, or whose replacement would destroy something, before anything starts."""
     note = f"{target}.summary.json"
     if not is_url(target):
@@ -155,8 +156,14 @@ def _check_places(source: str, target: str) -> None:
             raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
     format_of(target)
     check_apart(source, target, note)
+    if cache is not None and not is_url(target) and Path(cache).resolve() in map(_resolved, (target, note)):
+        raise UsageError(f"{cache} is the embedding cache, and would be overwritten; name another output")
     if is_url(target):
         check_writable(target)
+
+
+def _resolved(place: str) -> Path:
+    return local_path(place).resolve()
 
 
 def _work_folder(target: str, options: TableOptions) -> Path:
@@ -219,7 +226,7 @@ def _check_complete(source: str, table: Table, states: list[str], work: Workspac
         raise TableError(f"the engine returned results for {done:,} of {table.row_count:,} rows")
 
 
-def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
+def _put_together(output: Output, work: Workspace, summary: Summary, *, replaces: bool) -> None:
     """Write the whole output and its summary, and give them their names when both are complete."""
     place, note = summary.output, f"{summary.output}.summary.json"
     whole, text = (_beside(target, work) for target in (place, note))
@@ -228,6 +235,9 @@ def _put_together(output: Output, work: Workspace, summary: Summary) -> None:
             output.join(work.paths(), file)
         described = replace(summary, output_content=content_of(str(whole)))
         text.write_text(json.dumps(described.as_dict(), indent=2) + "\n", encoding="utf-8")
+        if not replaces:  # what somebody else has put there while the rows were scored
+            check_replaceable(place, work.placed())
+        work.placing(described.output_content)
         for source, target in ((whole, place), (text, note)):
             if is_url(target):
                 upload(source, target)

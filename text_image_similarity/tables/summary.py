@@ -56,8 +56,13 @@ class Summary:
         return {"input": self.input, "output": self.output, **self.info.as_dict(), **values}
 
 
-def outcome(parts: Sequence[Part]) -> dict[str, Any]:
-    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput."""
+def outcome(parts: Sequence[Part], captions_cut: int | None = 0) -> dict[str, Any]:
+    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput.
+
+    Args:
+        parts: All parts of a run.
+        captions_cut: How many captions were cut in rows that a run took over from an earlier one; None if that is unknown.
+    """
     failures: Counter[str] = Counter()
     seconds: Counter[str] = Counter({"total": 0})
     for part in parts:
@@ -70,7 +75,9 @@ def outcome(parts: Sequence[Part]) -> dict[str, Any]:
     return {
         "rows": rows,
         "scored": sum(part.scored for part in parts),
-        "captions_cut": None if None in (cut := [part.captions_cut for part in parts]) else sum(filter(None, cut)),
+        "captions_cut": (
+            None if None in (cut := [captions_cut, *(part.captions_cut for part in parts)]) else sum(filter(None, cut))
+        ),
         "failures": dict(sorted(failures.items())),
         "seconds": {stage: round(s, 3) for stage, s in sorted(seconds.items())},
         "pairs_per_second": round(rows / max(seconds["total"], 1e-6), 2),

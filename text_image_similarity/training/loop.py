@@ -127,7 +127,7 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
         _refuse_changes(folder, found.progress["fixed"], fixed)
-    _check(config)
+    _check(config, resumes=found is not None)
     try:
         splits = load_splits(source, config)
         fixed["data"] = fingerprint(splits)
@@ -141,8 +141,8 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
         raise ModelError(f"{folder} cannot be written: {exc}; make room and go on with --resume") from exc
 
 
-def _check(config: TrainConfig) -> None:
-    """Find what is wrong with the settings before the data is read.
+def _check(config: TrainConfig, *, resumes: bool) -> None:
+    """Find what is wrong with the settings before the data is read; what a run started from is not needed to resume it.
 
     Raises:
         ConfigError, UsageError: The device, precision, tower or model to start from is not available, or MLflow is not.
@@ -150,7 +150,7 @@ def _check(config: TrainConfig) -> None:
     choose_dtype(config, choose_placement(Config(device=config.device)).device)
     if config.init is None:
         build_backbone(config.image_tower, config.image_size)
-    else:
+    elif not resumes:
         dual_encoder_folder(config.init)
     if config.tracking != "none":
         require_mlflow()
