@@ -8,8 +8,8 @@ POETRY := .poetry/bin/poetry
 # Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
-# How many tests run at once. A file's tests stay together, and so do those that share a Spark or a Ray.
-JOBS ?= 2
+# How many tests run at once: more than cores, because many wait for servers and processes of their own. A file's tests stay together, and so do those that share a Spark or a Ray.
+JOBS ?= 3
 PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 DATA ?= ../shared/data

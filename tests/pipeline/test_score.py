@@ -402,6 +402,13 @@ def test_paths_and_base_dir(tmp_path: Path) -> None:
     assert run([Record.of(tmp_path / "red.png", "red")])[0].similarity == 1.0
 
 
+def test_a_caption_with_half_a_character_is_told_in_words() -> None:
+    config = Config(model="mini")
+    results = list(score_pairs([Record(inline("red"), "\ud800 red"), Record(inline("red"), "red")], config))
+    assert results[0].error == "encoder_error: the caption holds half a character (a lone surrogate); fix the row"
+    assert results[1] == next(score_pairs([Record(inline("red"), "red")], config))
+
+
 def test_stats_add_up() -> None:
     stats = RunStats()
     run([*numbered(10), Record("none.png", "x"), Record("", "")], transport=Web().transport(), stats=stats)

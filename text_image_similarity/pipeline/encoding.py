@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceLostError, ErrorCode, RowError
+from ..formats import is_whole
 from ..similarity import Embeddings
 from .rows import Outcome
 
@@ -30,7 +31,10 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
     except Exception as exc:  # whatever a model raises belongs to rows, not to the run
         if len(items) == 1:
             logger.debug("an item could not be encoded", exc_info=True)
-            return [RowError(ErrorCode.ENCODER_ERROR, f"{type(exc).__name__}: {exc}")]
+            reason = f"{type(exc).__name__}: {exc}"
+            if isinstance(items[0], str) and not is_whole(items[0]):  # in a tokenizer's words that is no text
+                reason = "the caption holds half a character (a lone surrogate); fix the row"
+            return [RowError(ErrorCode.ENCODER_ERROR, reason)]
         return [outcome for item in items for outcome in encode_each(encode, [item])]
     return [
         vector if np.isfinite(vector).all() else RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
