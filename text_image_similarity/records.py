@@ -124,6 +124,13 @@ def _is_visible(text: str) -> bool:
     return any(not character.isspace() and category(character) not in ("Cc", "Cf") for character in text)
 
 
+def is_missing(value: object) -> bool:
+    """Say whether a value stands for none: None, NaN of any kind, pandas' NA and NaT."""
+    if value is None or type(value).__name__ in ("NaTType", "NAType"):
+        return True
+    return isinstance(value, (Real, Decimal)) and not isinstance(value, int) and "nan" in str(value).lower()
+
+
 def _explain(value: object, noun: str) -> str:
     """Say what a value that is not text is instead."""
     kind = type(value).__name__
@@ -131,7 +138,7 @@ def _explain(value: object, noun: str) -> str:
         return "is empty or missing"
     if isinstance(value, int) and not isinstance(value, bool):
         return "is a number of too many digits"
-    if kind in ("NaTType", "NAType") or (isinstance(value, (Real, Decimal)) and "nan" in str(value).lower()):
+    if is_missing(value):
         return f"is missing ({value})"
     if isinstance(value, (Real, Decimal)):
         return f"is {value}, not text"

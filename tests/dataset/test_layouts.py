@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import make_png
-from text_image_similarity import Config, TableError, UsageError, evaluate
+from text_image_similarity import Config, Dialect, TableError, UsageError, evaluate
 from text_image_similarity.dataset import load_image, own_splits, read_dataset
 from text_image_similarity.encoders.testing import ColourEncoder
 
@@ -162,3 +162,62 @@ def test_folders_that_say_too_little_or_too_much(tmp_path: Path) -> None:
         read_dataset(tmp_path)
     with pytest.raises(UsageError, match=r"no/captions.txt does not exist"):  # which is not looked for on the hub
         read_dataset("no/captions.txt")
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
+    for name in ("train", "val", "dev"):
+        write_metadata(draw(tmp_path / name) / "metadata.jsonl")
+    with pytest.raises(
+        UsageError, match=r"val/metadata\.jsonl and .*dev/metadata\.jsonl are the same split, validation"
+    ):
+        read_dataset(tmp_path)
+
+
+def test_metadata_that_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "extra"):
+        write_metadata(draw(tmp_path / name) / "metadata.jsonl")
+    assert len(read_dataset(tmp_path)) == 3
+    assert f"{tmp_path / 'extra' / 'metadata.jsonl'} is not read" in caplog.text
+
+
+@pytest.mark.parametrize("other", ["labels.csv", "captions.txt"])
+def test_a_table_in_the_way_is_named(other: str, tmp_path: Path) -> None:
+    write_metadata(draw(tmp_path) / "metadata.jsonl")
+    (tmp_path / other).write_text("image,caption\nred.png,red\n")
+    if other == "captions.txt":  # which is only looked for where there is no table
+        assert len(read_dataset(tmp_path)) == 3
+    else:
+        with pytest.raises(
+            UsageError, match=r"holds files that are not tables, such as .*; name the table itself: .*metadata\.jsonl"
+        ):
+            read_dataset(tmp_path)
+
+
+def test_a_captions_file_in_another_dialect(tmp_path: Path) -> None:
+    draw(tmp_path)
+    place = tmp_path / "captions.txt"
+    place.write_bytes(
+        'image,caption\nred.png,"café" open\nblue.png,"a" and "b"\n"a,b.png","one ""two"""\ngreen.png,"left\n'.encode(
+            "cp1252"
+        )
+    )
+    with pytest.raises(TableError, match=r"is not UTF-8; name its encoding, e\.g\. --encoding cp1252"):
+        read_dataset(place)
+    with pytest.raises(TableError, match=r"line 5 .* does not close it; .* --quoting none"):
+        read_dataset(place, config=Config(dialect=Dialect(encoding="cp1252")))
+    found = read_dataset(place, config=Config(dialect=Dialect(encoding="cp1252", quoting="none")))
+    assert found[0].captions == ('"café" open',)
+    place.write_text('image,caption\nblue.png,"a" and "b"\n"a,b.png","one ""two"""\n')
+    assert [(image.name, *image.captions) for image in read_dataset(place)] == [
+        ("blue.png", '"a" and "b"'),
+        ("a,b.png", 'one "two"'),
+    ]
+
+
+def test_text_stored_as_bytes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pq.write_table(pa.table({"url": [b"red.png", make_png()], "caption": ["red", "red"]}), tmp_path / "in.parquet")
+    assert len(read_dataset(tmp_path / "in.parquet")) == 1
+    assert "has text stored as bytes in 'url'; cast the column to strings" in caplog.text
+    pq.write_table(pa.table({"url": ["red.png"], "caption": [b"red"]}), tmp_path / "in.parquet")
+    with pytest.raises(TableError, match="has no text in 'caption': the caption is a bytes value, not text"):
+        read_dataset(tmp_path / "in.parquet")

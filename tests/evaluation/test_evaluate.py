@@ -333,6 +333,20 @@ def test_wrong_ratings_are_named(rated: Path) -> None:
         evaluate_ratings(rated, Config(), [], encoder=COLOUR)
 
 
+def test_captions_that_were_cut_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(make_png("red"))
+    (tmp_path / "blue.png").write_bytes(make_png("blue"))
+    long = "a red square " * 40
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        f"url,caption,rating\nred.png,{long},1\nblue.png,blue,2\nblue.png,{long} and blue,3\ngone.png,{long},4\n"
+    )
+    config = Config(model="mini")
+    for report in (evaluate(table, config), evaluate_ratings(table, config)):
+        assert (report.captions_cut, report.as_dict()["captions_cut"]) == (2, 2)
+        assert "captions cut" in report.table()
+
+
 def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mini").mkdir()  # which is not what the alias means

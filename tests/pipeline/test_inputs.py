@@ -19,6 +19,7 @@ from tests.support.images import make_png
 from text_image_similarity import (
     Config,
     InputTypeError,
+    LocalEngine,
     Record,
     Scorer,
     ScoreResult,
@@ -31,6 +32,7 @@ from text_image_similarity import (
     evaluate_ratings,
     load_encoder,
     read_dataset,
+    score_csv,
     score_images,
     score_pairs,
     score_table,
@@ -68,6 +70,27 @@ def test_an_image_may_be_given_in_every_form_that_means_one_thing(red: Path) -> 
     with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
         assert scorer.similarity_matrix(forms, pd.Series(texts)).tolist() == [[1.0] * len(forms)] * len(forms)
     assert [result.similarity for result in images(np.stack([RED, RED]), ["red", "red"])] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("missing", [pd.NA, pd.NaT, np.float32("nan")])
+def test_every_kind_of_missing_value_fails_its_row_alone(red: Path, missing: Any) -> None:
+    assert [result.code for result in images([missing, red], ["red"] * 2)] == ["invalid_url", None]
+
+
+def test_a_class_or_an_empty_array_is_a_mistake(red: Path) -> None:
+    with pytest.raises(InputTypeError, match=r"it has no pixels, its shape is \(0, 8, 3\)"):
+        images([np.zeros((0, 8, 3), np.uint8)], ["red"])
+    with pytest.raises(InputTypeError, match=r"records\[0\] must be a Record"):
+        list(pairs([Record]))
+    with pytest.raises(InputTypeError, match="encoder must be an Encoder"):
+        Scorer(CONFIG, encoder=ColourEncoder)  # type: ignore[arg-type]
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        for rows in ([Record(str(red), "red")], {"a": 1}, pd.DataFrame({"a": [1]})):
+            with pytest.raises(InputTypeError, match="rows"):
+                list(scorer.score_tagged(rows))  # type: ignore[arg-type]
+    for given in ({"col_url": ["url"]}, {"col_text": 1}, {"engine": LocalEngine}):
+        with pytest.raises(InputTypeError, match=next(iter(given))):
+            score_csv("in.csv", "out.csv", CONFIG, **given)
 
 
 def test_a_missing_image_fails_its_row_alone(red: Path) -> None:

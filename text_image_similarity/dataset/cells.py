@@ -8,6 +8,16 @@ from ..fetch import strip_invisible
 from ..records import caption_of, reference_of
 
 
+def is_text_in_bytes(value: object) -> bool:
+    """Whether bytes hold what is rather a reference, stored as a column of binary: no image begins with a line of text."""
+    return (
+        isinstance(value, bytes)
+        and value != b""
+        and value[:200].isascii()
+        and value[:200].decode("ascii").isprintable()
+    )
+
+
 def find_image(value: object) -> tuple[str, bytes | str] | None:
     """Return a cell's picture as (path, bytes) or (reference, reference), or None if it has neither."""
     path: object = ""

@@ -7,8 +7,9 @@ In this order: tables named after splits (`train.parquet`, `test-00000-of-00002.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,13 +25,17 @@ from ..formats import (
     ending_of,
     folder_of,
     is_captions_file,
+    is_url,
     list_folder,
+    local_path,
     open_files,
     open_table,
     read_captions,
     read_rows,
 )
 from .sources import OTHER_NAMES, SPLITS, SplitTable, split_name
+
+logger = logging.getLogger("text_image_similarity")
 
 FILE_NAME = "file_name"  # imagefolder's column of references
 
@@ -52,7 +57,8 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
     for folder in (place, f"{place.rstrip('/')}/data"):  # the hub keeps the files of a set in data/
         files = list_folder(folder)
         found = _split_files(folder, files, dialect) or _image_folder(folder, files, dialect)
-        if found := found or _captions(folder, files):
+        if found := found or _captions(folder, files, dialect):
+            _warn_of_others(folder, found)
             return found
         if files and not any(map(ending_of, files)):
             raise UsageError(
@@ -60,7 +66,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
                 "file that ends in .csv, .tsv, .jsonl or .parquet"
             )
     if is_captions_file(place):
-        return {"": _captions_table(place)}
+        return {"": _captions_table(place, dialect)}
     return {"": _split_table(open_table(place, dialect=dialect), place)}
 
 
@@ -91,7 +97,12 @@ def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) ->
         if not splits or FILE_NAME not in table.columns():
             return {"": table}
         return {name: replace(table, rows=partial(_rows_of, table, name, splits)) for name in SPLITS if name in splits}
-    found = {split_name(name): file for name, path in folders.items() if (file := _metadata(path, inside[name]))}
+    found: dict[str, str] = {}
+    for name, path in folders.items():
+        if file := _metadata(path, inside[name]):
+            if other := found.get(split_name(name)):
+                raise UsageError(f"{other} and {file} are the same split, {split_name(name)}; put them into one folder")
+            found[split_name(name)] = file
     return {
         name: _split_table(open_table(found[name], dialect=dialect), found[name]) for name in SPLITS if name in found
     }
@@ -100,7 +111,7 @@ def _image_folder(folder: str, files: Sequence[str], dialect: Dialect | None) ->
 def _metadata(folder: str, files: Sequence[str]) -> str | None:
     """Return a folder's file of metadata, if that is its only table."""
     tables = [file for file in files if ending_of(file)]
-    named = [file for file in tables if Path(file).name.removesuffix(ending_of(file)) == "metadata"]
+    named = [file for file in tables if Path(file).name.removesuffix(ending_of(file)).lower() == "metadata"]
     if len(named) > 1:
         raise UsageError(f"{folder} holds {' and '.join(Path(file).name for file in named)}; remove one, or name one")
     return named[0] if named and tables == named else None
@@ -121,17 +132,25 @@ def _rows_of(
             yield where, tuple(values)
 
 
-def _captions(folder: str, files: Sequence[str]) -> dict[str, SplitTable]:
+def _warn_of_others(folder: str, tables: Mapping[str, SplitTable]) -> None:
+    """Log which metadata in a folder of this machine is not read."""
+    read = {table.name for table in tables.values()}
+    for path in [] if is_url(folder) else sorted(local_path(folder).glob("*/metadata.*")):
+        if ending_of(path.name) and str(path) not in read:
+            logger.warning("%s is not read: %s takes its place", path, ", ".join(sorted(read)))
+
+
+def _captions(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:
     """Return the table of a folder's `captions.txt`, if that is its only table."""
     found = [file for file in files if Path(file).name == "captions.txt"]
-    return {"": _captions_table(found[0])} if found and not any(map(ending_of, files)) else {}
+    return {"": _captions_table(found[0], dialect)} if found and not any(map(ending_of, files)) else {}
 
 
-def _captions_table(place: str) -> SplitTable:
-    names = [name for _, (name, _) in islice(read_captions(place), _LOOKED_FOR)]
+def _captions_table(place: str, dialect: Dialect | None) -> SplitTable:
+    names = [name for _, (name, _) in islice(read_captions(place, dialect), _LOOKED_FOR)]
 
     def rows(columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        for where, pair in read_captions(place):
+        for where, pair in read_captions(place, dialect):
             row = dict(zip(("image", "caption"), pair, strict=True))
             yield where, tuple(row[column] for column in columns)
 

@@ -9,11 +9,12 @@ from os import PathLike
 from pathlib import Path
 
 from ..config import Config, Dialect
-from ..errors import ErrorCode, TableError, UsageError
+from ..errors import ErrorCode, RowError, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
 from ..formats import check_columns, ending_of, is_captions_file, is_whole
-from .cells import find_image, list_captions
+from ..records import caption_of
+from .cells import find_image, is_text_in_bytes, list_captions
 from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
 from .left_out import LeftOut
@@ -160,13 +161,20 @@ def _read_images(
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        image = find_image(value)
+        image = None if is_text_in_bytes(value) else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions:
-            left.add(where, ErrorCode.EMPTY_CAPTION, f"has no text in {', '.join(map(repr, texts))}")
+            why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)
+            left.add(
+                where,
+                ErrorCode.EMPTY_CAPTION,
+                f"has no text in {', '.join(map(repr, texts))}{f': {why.detail}' if why else ''}",
+            )
         elif image is None:
-            left.add(where, ErrorCode.INVALID_URL, f"has neither bytes nor a reference in {col_image!r}")
+            reason = "has text stored as bytes" if is_text_in_bytes(value) else "has neither bytes nor a reference"
+            hint = "; cast the column to strings" if is_text_in_bytes(value) else ""
+            left.add(where, ErrorCode.INVALID_URL, f"{reason} in {col_image!r}{hint}")
         if image is None:
             continue
         path, content = image

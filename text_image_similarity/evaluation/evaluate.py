@@ -25,7 +25,7 @@ from ..metrics import (
     pair_statistics,
     retrieval,
 )
-from ..pipeline import Outcome, Scorer
+from ..pipeline import Outcome, Scorer, cut_among
 from ..records import Progress
 from ..similarity import Embeddings
 from .report import Evaluation, count_failure, list_failures, sort_failures
@@ -73,6 +73,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         owned = [(place, text) for place, number in enumerate(numbers) for text in images[number].captions]
         distinct = list(dict.fromkeys(text for _, text in owned))
         numbers, vectors, unread = _collect(scorer.embed_texts(distinct), len(distinct), None)
+        cut = cut_among(scorer.encoder, distinct)
         info = scorer.encoder.info
     failures += unread + left_out
     row_of = {distinct[number]: row for row, number in enumerate(numbers)}
@@ -92,6 +93,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         info=info,
         images=len(image),
         captions=len(text),
+        captions_cut=sum(distinct[numbers[row]] in cut for _, row in kept),
         failures=sort_failures(failures),
         seconds={
             "images": round(seen - began, 3),

@@ -14,7 +14,7 @@ from ..errors import TableError, UsageError
 from ..files import path_text
 from ..formats import Table, check_columns, check_types, columns_of, open_table, read_rows, with_base_dir
 from ..metrics import agreement
-from ..pipeline import Scorer
+from ..pipeline import RunStats, Scorer
 from ..records import Progress, Record
 from .report import RatingEvaluation, count_failure, list_failures, sort_failures
 
@@ -60,13 +60,14 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
     failures = Counter(no_rating=rated[False])
     config = with_base_dir(replace(config, score="cosine"), place)
+    stats = RunStats()
     scores: list[float] = []
     judged: list[float] = []
     if progress is not None:
         progress(0, 0, rated[True])
     with Scorer(config, encoder=encoder) as scorer:
         rows = ((given, pair) for given, pair in _rated_records(opened, columns) if given)
-        for done, (given, result) in enumerate(scorer.score_tagged(rows), 1):
+        for done, (given, result) in enumerate(scorer.score_tagged(rows, stats=stats), 1):
             if result.error is not None:
                 count_failure(failures, result.error)
             else:
@@ -81,6 +82,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
         ratings=names,
         info=scorer.encoder.info,
         rows=rated.total(),
+        captions_cut=stats.captions_cut or 0,
         failures=sort_failures(failures),
         agreement=agreement(scores, judged),
     )

@@ -30,6 +30,7 @@ class Evaluation:
         info: The model.
         images: Images that were measured.
         captions: Their captions.
+        captions_cut: Those that are longer than the model reads, so that their end does not count.
         failures: Pictures, captions, and rows without one or the other, that were left out, by error code.
         seconds: Spent on pictures, on captions and on the figures.
         calibration: What a cosine of this model means on this data; None where there is too little to tell.
@@ -40,6 +41,7 @@ class Evaluation:
     info: ModelInfo
     images: int
     captions: int
+    captions_cut: int
     failures: dict[str, int]
     seconds: dict[str, float]
     retrieval: Retrieval
@@ -77,7 +79,8 @@ class Evaluation:
             *((name, f"{match.quantiles[q]:.4f}", f"{other.quantiles[q]:.4f}") for name, q in _SHOWN),
             ("AUC", f"{self.pairs.auc:.4f}", ""),
         ]
-        parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions)), ways, kinds]
+        cut = [("captions cut", self.captions_cut)] if self.captions_cut else []
+        parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions), *cut), ways, kinds]
         if self.calibration is not None:
             parts.append(_describe_curve(self.calibration))
         return "\n\n".join(_lay_out(part) for part in parts)
@@ -92,6 +95,7 @@ class RatingEvaluation:
         ratings: Its columns of ratings; every rating of a row counts as one pair.
         info: The model.
         rows: Rows of the table.
+        captions_cut: Rows whose caption is longer than the model reads, so that its end does not count.
         failures: Rows that were left out, by error code; a row without any rating counts under `no_rating`.
         agreement: The rank correlations.
     """
@@ -100,6 +104,7 @@ class RatingEvaluation:
     ratings: tuple[str, ...]
     info: ModelInfo
     rows: int
+    captions_cut: int
     failures: dict[str, int]
     agreement: Agreement
 
@@ -123,7 +128,8 @@ class RatingEvaluation:
             ("Kendall tau-c", f"{found.kendall_tau_c:.4f}"),
             ("Spearman rho", f"{found.spearman:.4f}"),
         ]
-        about = _list_facts(self, ("rows", self.rows), ("rated pairs", found.pairs))
+        cut = [("captions cut", self.captions_cut)] if self.captions_cut else []
+        about = _list_facts(self, ("rows", self.rows), ("rated pairs", found.pairs), *cut)
         return "\n\n".join(_lay_out(part) for part in (about, figures))
 
 

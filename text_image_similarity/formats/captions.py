@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ..config import Dialect
 from ..errors import TableError, UsageError
 from .names import ending_of
 from .storage import open_bytes, reading
@@ -18,6 +19,9 @@ from .storage import open_bytes, reading
 _IMAGE_NAMES = ("image", "image_name", "file_name", "filename")
 _CAPTION_NAMES = ("caption", "comment", "text")
 _TAGGED = re.compile(r"[^\t]+\.[A-Za-z0-9]{3,5}(#\d+)?\t")
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_QUOTED_NAME = re.compile(_QUOTED.pattern + r"\s*(?=,)")
+_PLACEHOLDER = "name"
 _NUMBER = re.compile(r"#\d+$")
 
 
@@ -32,14 +36,20 @@ def is_captions_file(place: str) -> bool:
     return not ending_of(place) and place.lower().endswith((".txt", ".token"))
 
 
-def read_captions(place: str) -> Iterator[tuple[str, tuple[str, str]]]:
+def read_captions(place: str, dialect: Dialect | None = None) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield where each caption is, such as "line 3 of captions.txt", and the name of its image with it; either may be empty.
+
+    Args:
+        place: The file.
+        dialect: Its encoding, and with `quoting` none, quotation marks are text; the delimiter is that of its header.
 
     Raises:
         UsageError: The file does not exist, or is not a captions file.
         TableError: It cannot be read, or a quote is left open.
     """
-    with reading(place), io.TextIOWrapper(io.BufferedReader(open_bytes(place)), "utf-8-sig") as file:  # type: ignore[type-var]
+    dialect = dialect or Dialect()
+    encoding = dialect.encoding or "utf-8-sig"
+    with reading(place), io.TextIOWrapper(io.BufferedReader(open_bytes(place)), encoding) as file:  # type: ignore[type-var]
         layout: _Layout | None = None
         try:
             for number, line in enumerate(file, 1):
@@ -50,9 +60,12 @@ def read_captions(place: str) -> Iterator[tuple[str, tuple[str, str]]]:
                     layout = _layout_of(text, place)
                     if layout.header:
                         continue
-                yield f"line {number} of {place}", _fields(text, layout, f"line {number} of {place}")
-        except UnicodeDecodeError as exc:
-            raise TableError(f"{place} is not UTF-8; convert it, e.g. with iconv") from exc
+                where = f"line {number} of {place}"
+                yield where, _fields(text, layout, where, quoted=dialect.quoting != "none")
+        except UnicodeError as exc:
+            raise TableError(
+                f"{place} is not {encoding[:5].upper()}; name its encoding, e.g. --encoding cp1252"
+            ) from exc
 
 
 def _layout_of(first: str, place: str) -> _Layout:
@@ -68,12 +81,21 @@ def _layout_of(first: str, place: str) -> _Layout:
     )
 
 
-def _fields(line: str, layout: _Layout, where: str) -> tuple[str, str]:
+def _fields(line: str, layout: _Layout, where: str, *, quoted: bool) -> tuple[str, str]:
+    quoted = quoted and layout.delimiter == ","
+    start = _QUOTED_NAME.match(line) if quoted and layout.header else None
+    if start:  # a name may hold a comma
+        line = _PLACEHOLDER + line[start.end() :]
     name, *others = (field.strip() for field in line.split(layout.delimiter, layout.fields - 1))
     caption = others[-1] if len(others) == layout.fields - 1 else ""
-    if layout.delimiter == "," and caption.startswith('"'):
+    if quoted and caption.startswith('"'):
         if caption.count('"') % 2:
-            raise TableError(f"{where} opens a quote and does not close it; a caption must stand on one line")
-        if caption.endswith('"'):
-            caption = caption[1:-1].replace('""', '"')
+            raise TableError(
+                f"{where} opens a quote and does not close it; a caption must stand on one line; if quotation marks belong to the "
+                "text, add --quoting none"
+            )
+        if whole := _QUOTED.fullmatch(caption):
+            caption = whole[1].replace('""', '"')
+    if start:
+        return start[1].replace('""', '"'), caption
     return (name.strip('"') if layout.header else _NUMBER.sub("", name)), caption

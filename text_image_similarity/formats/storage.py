@@ -291,9 +291,12 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
     for name, deep in shown:
         if deep:
             _check_partition(name, Path(name).parts[-1:])
-            ending = next(filter(None, map(ending_of, inside)), ".csv")
+            ending = next(filter(None, map(ending_of, inside)), None)
+            if ending is None:
+                raise UsageError(f"{folder} holds the folder {name}, and no table in it or its folders")
             raise UsageError(
-                f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}"
+                f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}; relative "
+                f"image paths then start from {folder}"
             )
     return [name for name, _ in shown]
 

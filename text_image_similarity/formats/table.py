@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from ..config import Dialect
 from ..errors import UsageError
 from .delimited import DELIMITERS, DelimitedTable
 from .json_lines import JsonTable
-from .names import format_of
+from .names import ending_of, format_of
 from .parquet import ParquetTable
 from .rows import Rows
 from .storage import expand
@@ -84,6 +85,11 @@ def open_files(
         UsageError: The names do not say one format, or `dialect` is for another one.
         TableError: They cannot be read, or do not belong together.
     """
+    others = [file for file in files if not ending_of(file)]
+    if others and len(files) > 1:
+        tables = ", ".join(file for file in files if ending_of(file))
+        meant = f"name the table itself: {tables}" if tables else "none of them is a table"
+        raise UsageError(f"{place} holds files that are not tables, such as {Path(others[0]).name}; {meant}")
     kinds = {format_of(file).kind for file in files}
     if len(kinds) > 1:
         raise UsageError(

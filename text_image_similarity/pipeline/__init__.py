@@ -12,7 +12,7 @@ from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
 from .scorer import Scorer
 from .sources import EncodedImage, ImageSource
-from .stages import Stages, open_cache, pair_of
+from .stages import Stages, cut_among, open_cache, pair_of
 from .stats import RunStats
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Stages",
     "Tag",
     "TaggedRows",
+    "cut_among",
     "embed_images",
     "embed_texts",
     "open_cache",

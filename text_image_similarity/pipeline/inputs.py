@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..encoders import Encoder
 from ..errors import InputTypeError
-from ..records import Record
+from ..records import Record, is_missing
 
 Item = TypeVar("Item")
 Check = Callable[[object, str], None]
@@ -59,7 +59,7 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[It
 
 def check_record(record: object, name: str) -> None:
     """Raise an `InputTypeError` unless something is a record, with a reference and not an image in it."""
-    if not (hasattr(record, "url") and hasattr(record, "text")):
+    if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
         hint = "name its parts: Record(url=..., text=...)" if isinstance(record, (tuple, list, Mapping)) else ""
         raise InputTypeError.of(name, "a Record", record, hint)
     if is_content(record.url):
@@ -68,6 +68,12 @@ def check_record(record: object, name: str) -> None:
         )
     if is_content(record.text) and not isinstance(record.text, _ENCODED):  # bytes may be a table's text
         raise InputTypeError.of(f"{name}.text", "a text", record.text)
+
+
+def check_tagged(row: object, name: str) -> None:
+    """Raise an `InputTypeError` unless something is a tag with a record or a result."""
+    if not isinstance(row, tuple) or len(row) != 2:
+        raise InputTypeError.of(name, "a tag and a record, such as (7, Record(...))", row)
 
 
 def check_caption(text: object, name: str) -> None:
@@ -89,13 +95,20 @@ def check_image(image: object, name: str) -> None:
         elif hasattr(image, "read"):
             hint = "give what its read() returns"
         raise InputTypeError.of(name, _IMAGES, image, hint)
+    if image.size == 0:
+        raise InputTypeError.of(name, _IMAGES, image, f"it has no pixels, its shape is {image.shape}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        hint = "turn floats from 0 to 1 into bytes with (array * 255).round().astype('uint8')"
-        if image.dtype == np.uint8:
-            hint = "put the colours last with array.transpose(1, 2, 0)"
-            if image.ndim != 3 or image.shape[0] != 3:
-                hint = "Image.fromarray(array) reads grey and RGBA"
-        raise InputTypeError.of(name, _IMAGES, image, hint)
+        raise InputTypeError.of(name, _IMAGES, image, _array_hint(image))
+
+
+def _array_hint(array: np.ndarray) -> str:
+    if array.dtype == object:
+        return "give its items as a list"
+    if array.dtype != np.uint8:
+        return "turn floats from 0 to 1 into bytes with (array * 255).round().astype('uint8')"
+    if array.ndim == 3 and array.shape[0] == 3:
+        return "put the colours last with array.transpose(1, 2, 0)"
+    return "Image.fromarray(array) reads grey and RGBA"
 
 
 def check_reference(reference: object, name: str) -> None:
@@ -113,7 +126,7 @@ def check_text(text: object, name: str) -> None:
 
 def check_encoder(encoder: Encoder) -> Encoder:
     """Return an encoder, or raise an `InputTypeError` for something that cannot encode."""
-    if not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
+    if isinstance(encoder, type) or not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
         raise InputTypeError.of(
             "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name is for Config"
         )
@@ -132,11 +145,11 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     return images, texts
 
 
-def is_missing(value: object) -> bool:
-    """Say whether a value stands for none: None or NaN."""
-    return value is None or (isinstance(value, float) and value != value)
-
-
 def is_content(value: object) -> bool:
     """Say whether a value is an image itself, encoded or not, or an open file: nothing that a table holds for text."""
-    return isinstance(value, (Image.Image, *_ENCODED)) or getattr(value, "ndim", 0) > 1 or hasattr(value, "read")
+    return (
+        isinstance(value, (Image.Image, *_ENCODED))
+        or getattr(value, "ndim", 0) > 1
+        or hasattr(value, "read")
+        or type(value).__name__ == "Tensor"
+    )

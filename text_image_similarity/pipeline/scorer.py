@@ -26,7 +26,7 @@ from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, reference_of, required
 from ..similarity import Embeddings, cosine, score
-from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, checked
+from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, check_tagged, checked
 from .loaders import Loaders, in_one_process
 from .rows import Item, Outcome, Tag, Work, own, untagged
 from .run import Run, RunContext
@@ -129,7 +129,7 @@ class Scorer:
         Returns:
             Each tag with its result, in order.
         """
-        return self.score_parts(in_parts(rows, self.config.chunk_size), stats=stats)
+        return self.score_parts(in_parts(checked(rows, "rows", check_tagged), self.config.chunk_size), stats=stats)
 
     def score_parts(
         self, parts: Iterable[Iterable[tuple[Tag, Record | ScoreResult]]], *, stats: RunStats | None = None

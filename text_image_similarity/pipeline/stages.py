@@ -103,9 +103,7 @@ class Stages:
 
     def cut_among(self, texts: Sequence[str]) -> set[str]:
         """Return those captions that are longer than the model reads."""
-        most = getattr(self._encoder, "context_length", 0)
-        long = [text for text in texts if len(text.encode("utf-8", "surrogatepass")) + 2 > most]
-        return cut_of(long, self.tokens(long) if long else [])
+        return cut_among(self._encoder, texts)
 
     def encode_images(self, pixels: list[Any]) -> list[Outcome]:
         """Encode a batch of what `load` prepared.
@@ -148,6 +146,18 @@ class Stages:
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
         return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
+
+
+def cut_among(encoder: Encoder, texts: Sequence[str]) -> set[str]:
+    """Return those captions that are longer than a model reads."""
+    most = getattr(encoder, "context_length", 0)
+    long = [
+        text for text in texts if len(text.encode("utf-8", "surrogatepass")) + 2 > most
+    ]  # a token has a byte or more
+    try:
+        return cut_of(long, as_preparing(encoder).tokenize(long) if long else [])
+    except Exception:  # told caption by caption where they are encoded
+        return set()
 
 
 def cut_of(texts: Sequence[str], tokens: Sequence[Any] | None) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -96,10 +96,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     """
     require_config(config)
     options, engine = TableOptions() if options is None else options, LocalEngine() if engine is None else engine
-    if not isinstance(options, TableOptions):
-        raise InputTypeError.of("options", "of type TableOptions", options)
-    if not hasattr(engine, "score_parts"):
-        raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
+    _check_types(options, engine, {"col_url": col_url, "col_text": col_text})
     source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
     _check_places(source, target, config.embedding_cache)
     ending = format_of(target).kind
@@ -138,6 +135,16 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 
 
 score_csv = score_table
+
+
+def _check_types(options: object, engine: object, columns: Mapping[str, object]) -> None:
+    if not isinstance(options, TableOptions):
+        raise InputTypeError.of("options", "of type TableOptions", options)
+    if isinstance(engine, type) or not hasattr(engine, "score_parts"):
+        raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
+    for name, column in columns.items():
+        if not isinstance(column, str):
+            raise InputTypeError.of(name, "the name of a column", column)
 
 
 def _check_places(source: str, target: str, cache: str | PathLike[str] | None) -> None:
