@@ -34,7 +34,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             {"precision": "fp16"},
             "precision='fp16' needs an NVIDIA or AMD GPU, and this process sees none; use auto or fp32",
         ),
-        ({"device": "mps"}, "device='mps' is a GPU of Apple's, which this machine does not have"),
+        ({"device": "mps"}, "device='mps' is Apple's GPU, which this machine does not have"),
     ],
 )
 def test_a_machine_without_a_gpu_says_so(given: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

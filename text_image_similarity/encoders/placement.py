@@ -25,7 +25,7 @@ def check_placement(config: Config) -> None:
         runs_on_onnx(config, {})
         return
     if device == "mps" and sys.platform != "darwin":
-        raise ConfigError("device='mps' is a GPU of Apple's, which this machine does not have; use auto or cpu")
+        raise ConfigError("device='mps' is Apple's GPU, which this machine does not have; use auto or cpu")
     if device != "mps" and _has_no_gpu_file():
         missing = "an NVIDIA or AMD GPU, and this process sees none"
         if device == "auto":
