@@ -1,4 +1,4 @@
-# make score | quick | test | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | quick | test | systems | check | coverage | slow | wheel | docs | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -16,7 +16,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score setup quick test systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools clean
+.PHONY: score setup quick test systems check coverage slow lock wheel docs diagram mini baseline benchmark endurance tools clean
 .DELETE_ON_ERROR:
 
 # What scoring needs: the package and ONNX Runtime.
@@ -58,8 +58,12 @@ check: setup
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_architecture.py
 
-coverage: TEST_OPTIONS += --cov --cov-report=term-missing:skip-covered
+# Being measured makes tests half as fast again, so only the fast ones are.
+coverage: TEST_OPTIONS += -m "not slow" --cov --cov-report=term-missing:skip-covered
 coverage: test
+
+slow: TEST_OPTIONS += -m slow
+slow: test
 
 lock: .poetry/installed
 	$(POETRY_ENV) $(POETRY) lock
