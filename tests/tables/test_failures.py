@@ -109,6 +109,10 @@ class TestWarning:
         assert said.startswith(f"1,000 with {code.value}")
         assert "{" not in said
 
+    def test_a_proxy_that_is_there_is_not_asked_for(self) -> None:
+        for proxy, hint in ((None, "name it with --proxy"), ("http://proxy.example:3128", "are the proxy's address")):
+            assert hint in explain_failures({"connect_error": 2}, Config(proxy=proxy), ("url", "caption"))
+
 
 class TestLimit:
     @pytest.mark.parametrize(("limit", "scored"), [(2, 6), ("10%", 3), ("2", 6), (0, 3)])

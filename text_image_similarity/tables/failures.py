@@ -71,6 +71,8 @@ def explain_failures(
     """
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
+    if cause == _UNREACHABLE and config.proxy is not None:
+        cause = "are the proxy's address, user and password right, and can it reach the hosts?"
     said = cause.format(base_dir=config.base_dir, col_url=columns[0], col_text=columns[1])
     first = f", the first of them: {example.partition(': ')[2]}" if example else ""
     return f"{count:,} with {code}{first}" + (f"; {said}" if said else "")
