@@ -47,7 +47,8 @@ quick: setup
 test: setup tools
 	$(PYTEST) --ignore tests/doors --ignore tests/system $(TEST_OPTIONS)
 
-# Whole processes, clusters and recipes.
+# Whole processes, clusters and recipes, no more at once than cores: each starts many processes, which must come up in time.
+systems: JOBS = 2
 systems: setup tools build/recipes/airflow/installed build/recipes/snowpark/installed
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
 
