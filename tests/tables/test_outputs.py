@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from tests.support.images import inline
-from text_image_similarity import Config, LocalEngine, TableOptions, UsageError, score_csv
+from text_image_similarity import Config, LocalEngine, TableError, TableOptions, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.tables import Summary
 
@@ -78,6 +78,15 @@ def test_a_file_that_appears_while_rows_are_scored_is_kept(source: Path) -> None
     out.unlink()
     assert score(source, out).scored == 1
     assert sorted(path.name for path in source.parent.iterdir()) == ["in.csv", "out.csv", "out.csv.summary.json"]
+
+
+def test_a_folder_that_appears_while_rows_are_scored_is_told_with_what_is_kept(source: Path) -> None:
+    out = source.with_name("out.csv")
+    engine = LocalEngine(encoder=ColourEncoder())
+    with pytest.raises(TableError, match=r"out\.csv cannot be written: .*; all its parts are kept"):
+        score_csv(source, out, Config(), engine=engine, progress=lambda done, *_: done and out.mkdir())
+    out.rmdir()
+    assert score(source, out).scored == 1
 
 
 def test_an_output_is_not_put_over_the_embedding_cache(source: Path) -> None:

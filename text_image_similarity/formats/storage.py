@@ -110,7 +110,7 @@ def has_content(place: str) -> bool:
             system, path = _system(place)
             system.invalidate_cache()
             return bool(system.exists(path) and system.size(path))
-        return local_path(place).exists() and local_path(place).stat().st_size > 0
+        return local_path(place).is_file() and local_path(place).stat().st_size > 0
 
 
 def upload(local: Path, url: str) -> None:
