@@ -216,6 +216,7 @@ def test_only_decode_opens_images() -> None:
         "import text_image_similarity",
         "from text_image_similarity import Config, Record",
         "from text_image_similarity import __version__",
+        "import text_image_similarity.cli",
     ],
 )
 def test_importing_loads_nothing_heavy(statement: str) -> None:

@@ -13,6 +13,8 @@ from unicodedata import category
 
 from .errors import ErrorCode, RowError
 
+_UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of controls, formats and separators
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # of a scored table
 
 # (done, of these failed, in all), called before the first and after every one
@@ -85,7 +87,7 @@ def caption_of(value: object) -> str | RowError:
         ('7', 'empty_caption: the caption is missing (nan)')
     """
     text = _text_of(value)
-    if isinstance(text, str) and _is_visible(text):
+    if isinstance(text, str) and not all(map(is_invisible, text)):
         return text
     return RowError(ErrorCode.EMPTY_CAPTION, f"the caption {_explain(text, 'caption')}")
 
@@ -93,7 +95,7 @@ def caption_of(value: object) -> str | RowError:
 def reference_of(value: object) -> str | RowError:
     """Return an image reference as text, or why there is none; a path and a finite number count as their text."""
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
-    if isinstance(text, str) and _is_visible(text):
+    if isinstance(text, str) and not all(map(is_invisible, text)):
         return text
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
 
@@ -119,9 +121,18 @@ def _text_of(value: Any) -> Any:
         return value
 
 
-def _is_visible(text: str) -> bool:
-    """Whether a text has more than spaces, control characters and invisible ones, such as a zero-width space."""
-    return any(not character.isspace() and category(character) not in ("Cc", "Cf") for character in text)
+def is_invisible(character: str) -> bool:
+    """Say whether a character shows nothing: white space, a control or format character, a letter that is drawn blank."""
+    return category(character) in _UNSEEN or character in _BLANK_LETTERS
+
+
+def is_whole(text: str) -> bool:
+    """Say whether a text has no half characters (lone surrogates), so that UTF-8 can write it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_missing(value: object) -> bool:

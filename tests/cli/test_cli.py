@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -22,13 +20,6 @@ from text_image_similarity.cli import options
 from text_image_similarity.cli.parser import field_texts
 from text_image_similarity.cli.stopping import Stopping
 from text_image_similarity.workspace import Workspace
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    before = logging.getLogger().handlers[:]
-    yield
-    logging.getLogger().handlers[:] = before
 
 
 @pytest.fixture

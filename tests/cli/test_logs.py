@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,19 +19,6 @@ from text_image_similarity.cli import logs
 from text_image_similarity.cli.terminal import Heartbeat, ProgressBar
 
 logger = logging.getLogger("text_image_similarity")
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, levels, factory = root.handlers[:], (root.level, logger.level), logging.getLogRecordFactory()
-    logging.setLogRecordFactory(logging.LogRecord)  # Ray, which other tests start here, adds fields to every record
-    yield
-    logging.setLogRecordFactory(factory)
-    logging.captureWarnings(False)
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    logger.setLevel(levels[1])
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ from text_image_similarity.training.loop import TrainResult
 
 MINI = ("--model", "mini")
 CAT = "\N{CJK UNIFIED IDEOGRAPH-732B}"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    before = logging.getLogger().handlers[:]
-    yield
-    logging.getLogger().handlers[:] = before
 
 
 @pytest.fixture

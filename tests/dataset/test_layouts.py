@@ -184,7 +184,7 @@ def test_metadata_that_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCap
 def test_a_table_in_the_way_is_named(other: str, tmp_path: Path) -> None:
     write_metadata(draw(tmp_path) / "metadata.jsonl")
     (tmp_path / other).write_text("image,caption\nred.png,red\n")
-    if other == "captions.txt":  # which is only looked for where there is no table
+    if other == "captions.txt":  # which is read only where there is no table
         assert len(read_dataset(tmp_path)) == 3
     else:
         with pytest.raises(

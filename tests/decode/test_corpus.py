@@ -255,7 +255,7 @@ def test_alpha_on_white_equals_pillows_composition() -> None:
 def test_jpegs_that_end_in_their_header(cut: Callable[[bytes], bytes], code: str) -> None:
     noise = np.random.default_rng(0).integers(
         0, 256, (64, 64), np.uint8
-    )  # of some noise the last two bytes are no pixels
+    )  # in some noise the last two bytes hold no pixels
     assert outcome(cut(saved(Image.fromarray(noise), "JPEG"))) == code
 
 

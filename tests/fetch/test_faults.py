@@ -110,11 +110,6 @@ def test_a_fault_of_the_resolver_has_its_code_in_time(name: str, monkeypatch: py
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
 def ca_file(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the certificate of the tests' authority."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"

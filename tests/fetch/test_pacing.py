@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from types import SimpleNamespace
@@ -33,13 +33,8 @@ LOOPBACK = Limits(allow_private_addresses=True, connect_s=600.0, total_s=600.0)
 PATIENT = Config(timeout_s=600.0, retries=0, limits=LOOPBACK)
 
 
-@contextmanager
-def fetching(config: Config = PATIENT, **given: Any) -> Iterator[Fetcher]:
-    fetcher = Fetcher(config, **given)
-    try:
-        yield fetcher
-    finally:
-        fetcher.close()
+def fetching(config: Config = PATIENT, **given: Any) -> closing[Fetcher]:
+    return closing(Fetcher(config, **given))
 
 
 def failure(fetcher: Fetcher, url: str) -> RowError:

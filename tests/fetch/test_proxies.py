@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,6 @@ LOGIN = b64encode(b"me@work:se/cret").decode()
 USER = "me%40work:se%2Fcret"
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def ca_file(certificates: Certificates, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    path.write_text(certificates.authority)
-    return path
-
-
 def tls(certificates: Certificates) -> Callable[[Any], Any]:
     return partial(certificates.server("good").wrap_socket, server_side=True)
 
@@ -48,13 +36,8 @@ def resolve(host: str, port: int) -> list[str]:
     return names[host]
 
 
-@contextmanager
-def fetching(proxy: str, **given: Any) -> Iterator[Fetcher]:
-    found = Fetcher(Config(retries=0, proxy=proxy, **given), resolve=resolve)
-    try:
-        yield found
-    finally:
-        found.close()
+def fetching(proxy: str, **given: Any) -> closing[Fetcher]:
+    return closing(Fetcher(Config(retries=0, proxy=proxy, **given), resolve=resolve))
 
 
 def failure(fetcher: Fetcher, url: str) -> str:

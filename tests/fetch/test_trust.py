@@ -21,18 +21,6 @@ from text_image_similarity.fetch.trust import VARIABLES, create_ssl_context
 CONFIG = Config(retries=0, limits=Limits(allow_private_addresses=True))
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return Certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def ca_file(certificates: Certificates, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    path.write_text(certificates.authority)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:

@@ -102,7 +102,7 @@ def test_a_missing_image_fails_its_row_alone(red: Path) -> None:
     ]
 
 
-# What is no image, and what the error says of it.
+# What is not an image, and what the error says about it.
 NO_IMAGE = [
     (RED / 255, "a numpy ndarray of shape (8, 8, 3) and type float64; turn floats"),
     (RED[..., 0], "a numpy ndarray of shape (8, 8) and type uint8; Image.fromarray"),

@@ -317,9 +317,9 @@ DNS_FAULTS: dict[str, DnsFault] = {
     "a resolver with a fault": DnsFault("dns_error", _raise(KeyError("photos.test")), "'photos.test'"),
     "no address": DnsFault("dns_error", _say_addresses(), "has no address"),
     "no answer": DnsFault("dns_error", _hang, "was not resolved in time", slow=True),
-    "garbage": DnsFault("dns_error", _say_addresses("\x00\xff"), "which is no address"),
-    "a name for an address": DnsFault("dns_error", _say_addresses("localhost"), "which is no address"),
-    "garbage behind an address": DnsFault("dns_error", _say_addresses("8.8.8.8", "127.1"), "which is no address"),
+    "garbage": DnsFault("dns_error", _say_addresses("\x00\xff"), "which is not an address"),
+    "a name for an address": DnsFault("dns_error", _say_addresses("localhost"), "which is not an address"),
+    "garbage behind an address": DnsFault("dns_error", _say_addresses("8.8.8.8", "127.1"), "which is not an address"),
     "public and private": DnsFault(
         "blocked_address", _say_addresses("8.8.8.8", "2606:4700::1111", "10.0.0.1"), "a private network"
     ),

@@ -176,7 +176,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
         path: The file.
         mark: Pattern that the beginning of every file matches that the command wrote.
         force: Whether any other file may be replaced.
-        besides: Files that it must not replace in any case; None is no file.
+        besides: Files that it must not replace in any case; None if there is none.
 
     Raises:
         UsageError: It is a folder, lies in no folder that exists, is one of the others, or this command did not write it.

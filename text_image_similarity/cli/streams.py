@@ -36,7 +36,10 @@ class _Stream:
         """Flush; what is left of a stream that is gone goes nowhere, so that Python does not fail over it at its end."""
         self.flush()
         if self.problem is not None:
-            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - it is no file
+            with (
+                suppress(OSError, ValueError),
+                open(os.devnull, "w") as nowhere,
+            ):  # noqa: PTH123 - not a path of the user's
                 os.dup2(nowhere.fileno(), self._stream.fileno())
                 self._stream.flush()
 
@@ -71,7 +74,7 @@ def unwrapped(stream: TextIO) -> TextIO:
 
 
 def lost_output() -> OSError | None:
-    """Return why stdout did not take all that was written; a reader that wanted no more, such as `head`, is no reason."""
+    """Return why stdout did not take all that was written; None if its reader only stopped early, as `head` does."""
     sys.stdout.flush()
     problem: OSError | None = getattr(sys.stdout, "problem", None)
     return None if isinstance(problem, BrokenPipeError) else problem
@@ -79,7 +82,7 @@ def lost_output() -> OSError | None:
 
 def _open(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed before Python began
-        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it is no file, and closed above
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - closed by the caller
     as_it_is = stream.errors == "surrogateescape" and stream.encoding.lower().replace("-", "") == "utf8"
     if not as_it_is and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tqdm import tqdm
 
 from ..config import Config, Limits
-from ..encoders.placement import check_placement
 from ..training.config import MODEL_SETTINGS, TrainConfig
 from .options import add_base_dir, add_dialect, add_fetch_options, add_log_options, dialect_of, draws_bars
 from .parser import add_field
@@ -80,8 +79,11 @@ def run(options: argparse.Namespace) -> int:
         dialect=dialect_of(options),
     )
     config = TrainConfig(**given, loading=loading)
+    # Here, so that `--help` and a wrong option answer before NumPy and torch are loaded.
+    from ..encoders.placement import check_placement
+
     check_placement(Config(device=config.device, precision="fp16" if config.precision == "fp16" else "auto"))
-    from ..training.loop import train  # here, so that `--help` and a wrong option answer before torch is loaded
+    from ..training.loop import train
 
     with closing(_EpochBars(options)) as bars:
         result = train(options.source, options.out, config, resume=options.resume, progress=bars.show)

@@ -13,8 +13,7 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of, strip_invisible
-from ..formats import is_whole
-from ..records import Record, ScoreResult, with_texts
+from ..records import Record, ScoreResult, is_whole, with_texts
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 

@@ -12,8 +12,8 @@ from ..config import Config, Dialect
 from ..errors import ErrorCode, RowError, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
-from ..formats import check_columns, ending_of, is_captions_file, is_whole
-from ..records import caption_of
+from ..formats import check_columns, ending_of, is_captions_file
+from ..records import caption_of, is_whole
 from .cells import find_image, is_text_in_bytes, list_captions
 from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
@@ -161,7 +161,8 @@ def _read_images(
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        image = None if is_text_in_bytes(value) else find_image(value)
+        in_bytes = is_text_in_bytes(value)
+        image = None if in_bytes else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions:
@@ -172,9 +173,10 @@ def _read_images(
                 f"has no text in {', '.join(map(repr, texts))}{f': {why.detail}' if why else ''}",
             )
         elif image is None:
-            reason = "has text stored as bytes" if is_text_in_bytes(value) else "has neither bytes nor a reference"
-            hint = "; cast the column to strings" if is_text_in_bytes(value) else ""
-            left.add(where, ErrorCode.INVALID_URL, f"{reason} in {col_image!r}{hint}")
+            said = f"has neither bytes nor a reference in {col_image!r}"
+            if in_bytes:
+                said = f"has text stored as bytes in {col_image!r}; cast the column to strings"
+            left.add(where, ErrorCode.INVALID_URL, said)
         if image is None:
             continue
         path, content = image

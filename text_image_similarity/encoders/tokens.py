@@ -26,7 +26,7 @@ class Tokens:
     Args:
         encode: n captions -> their token ids, cut at the model's context length, without padding.
         pad: The id that fills a row up.
-        context_length: Tokens of the longest row; None is no limit.
+        context_length: Tokens of the longest row; None for no limit.
         whole: Whether every row is filled up to that (SigLIP).
         tokenizer: What `encode` uses, where that can be saved as one file.
     """

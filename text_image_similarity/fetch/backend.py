@@ -55,18 +55,17 @@ class GuardedBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        hint = "" if self._whose else explain_unused_proxy()
         try:
             addresses = self._addresses(host, port)
             connected = dial(addresses, port, time_left(self._limits.connect_s), self._check_open)
         except RowError as error:
             if error.code is not ErrorCode.DNS_ERROR:
                 raise
-            raise RowError(error.code, f"{self._whose}{error.detail}{hint}") from error
+            raise RowError(error.code, f"{self._whose}{error.detail}{self._hint()}") from error
         except TimeoutError as exc:
-            raise httpcore.ConnectTimeout(f"{self._whose}{host}: {exc}{hint}") from exc
+            raise httpcore.ConnectTimeout(f"{self._whose}{host}: {exc}{self._hint()}") from exc
         except OSError as exc:
-            raise httpcore.ConnectError(f"{self._whose}{host}: {exc}{hint}") from exc
+            raise httpcore.ConnectError(f"{self._whose}{host}: {exc}{self._hint()}") from exc
         stream = self._own.latest = GuardedStream(connected)
         with self._lock:
             self._open.add(stream)
@@ -74,8 +73,11 @@ class GuardedBackend(httpcore.NetworkBackend):
                 stream.abort()
         return stream
 
+    def _hint(self) -> str:
+        return "" if self._whose else explain_unused_proxy()
+
     def send(self, pool: httpcore.ConnectionPool, request: httpcore.Request) -> httpcore.Response:
-        """Send a request, and close a connection that was opened for it in vain: httpcore leaves one to a SOCKS proxy open."""
+        """Send a request; if it fails, close the connection opened for it, which httpcore leaves open to a SOCKS proxy."""
         self._own.latest = None
         try:
             return pool.handle_request(request)
@@ -129,7 +131,7 @@ class GuardedBackend(httpcore.NetworkBackend):
             try:
                 ip = ipaddress.ip_address(text)
             except ValueError as exc:
-                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is no address") from exc
+                raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is not an address") from exc
             if checked and (reason := why_denied(ip)):
                 raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
             addresses.append(ip)

@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 import httpx
 
 from ..errors import ErrorCode, RowError
+from ..records import is_invisible
 from .hints import is_base64_image
 
 # A scheme of two letters or more: one letter is a drive, and a name like 2024-01-01T12:30.jpg is a path.
@@ -31,8 +32,6 @@ _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
-_UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of controls, formats and separators
-_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
 
 
@@ -44,15 +43,11 @@ def strip_invisible(text: str) -> str:
         'https://example.org/a.jpg'
     """
     start, end = 0, len(text)
-    while start < end and _is_invisible(text[start]):
+    while start < end and is_invisible(text[start]):
         start += 1
-    while start < end and _is_invisible(text[end - 1]):
+    while start < end and is_invisible(text[end - 1]):
         end -= 1
     return text[start:end]
-
-
-def _is_invisible(character: str) -> bool:
-    return unicodedata.category(character) in _UNSEEN or character in _BLANK_LETTERS
 
 
 def scheme_of(reference: str) -> str:

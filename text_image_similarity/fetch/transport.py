@@ -5,7 +5,7 @@ checked is the one dialled, for every connection and so after every redirect, wh
 
 A proxy is used only if it is configured, and trusted. What it is asked for is checked before: literal addresses, and
 names as far as they mean something here. A SOCKS proxy is then asked for the address that was checked (`socks5`); all others
-resolve names themselves, and a name that is not known here is theirs to judge.
+resolve names themselves: a name that is unknown here may be known to them.
 """
 
 from __future__ import annotations

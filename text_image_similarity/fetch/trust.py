@@ -55,7 +55,7 @@ def create_ssl_context(
 
 
 def explain_untrusted(problem: BaseException | None) -> str:
-    """Return what to do about a certificate that nobody vouches for; "" if that is not what is wrong."""
+    """Return what to do about a certificate that no trusted authority signed; "" if that is not the cause."""
     if isinstance(problem, ssl.SSLCertVerificationError) and problem.verify_code in _UNVERIFIED:
         return "; where a company's proxy signs connections, name its certificate: ca_file (--ca-file) or SSL_CERT_FILE"
     return ""

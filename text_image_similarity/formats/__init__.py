@@ -10,7 +10,7 @@ from .columns import check_columns, check_no_columns, check_types
 from .names import ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays
 from .overlap import check_apart
-from .rows import Rows, is_whole
+from .rows import Rows
 from .storage import (
     check_writable,
     content_of,
@@ -44,7 +44,6 @@ __all__ = [
     "has_content",
     "is_captions_file",
     "is_url",
-    "is_whole",
     "list_folder",
     "local_path",
     "open_bytes",

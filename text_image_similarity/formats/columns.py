@@ -101,10 +101,12 @@ def delimiter_hint(line: str) -> str:
     """Say what separates the quoted fields of a header, if it is not what was expected."""
     for delimiter, (spoken, option) in _DELIMITERS.items():
         if f'"{delimiter}' in line or f'{delimiter}"' in line:
-            return (
-                f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
-            )
+            return _add_delimiter(spoken, option)
     return ""
+
+
+def _add_delimiter(spoken: str, option: str) -> str:
+    return f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
 
 
 def _hint(columns: Sequence[str], name: str) -> str:
@@ -123,7 +125,5 @@ def _hint(columns: Sequence[str], name: str) -> str:
     for delimiter, (spoken, option) in _DELIMITERS.items():
         pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):
-            return (
-                f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
-            )
+            return _add_delimiter(spoken, option)
     return ""

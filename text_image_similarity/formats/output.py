@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
-from ..records import OUT_COLUMNS, ScoreResult
+from ..records import OUT_COLUMNS, ScoreResult, is_whole
 from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
 from .json_lines import extended
 from .names import Codec, TableKind, format_of
-from .rows import Rows, dump, is_whole
+from .rows import Rows, dump
 from .table import Table, open_table
 
 SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.string()))  # in Arrow

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..errors import TableError
 from ..files import without_nan
+from ..records import is_whole
 from .arrow_types import plain_values
 
 PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
@@ -199,12 +200,3 @@ def as_text(value: object) -> str:
 def dump(value: object) -> str:
     """Write JSON on one line; a value that JSON cannot express, such as a decimal number, becomes text."""
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text is without halves of characters, so that UTF-8 can write it."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

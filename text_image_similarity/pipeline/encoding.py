@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceLostError, ErrorCode, RowError
+from ..records import is_whole
 from ..similarity import Embeddings
 from .rows import Outcome
 
@@ -31,9 +32,7 @@ def encode_each(encode: Callable[[list[Any]], Embeddings], items: list[Any]) -> 
         if len(items) == 1:
             logger.debug("an item could not be encoded", exc_info=True)
             reason = f"{type(exc).__name__}: {exc}"
-            if isinstance(items[0], str) and any(
-                "\ud800" <= c <= "\udfff" for c in items[0]
-            ):  # to a tokenizer that is no text
+            if isinstance(items[0], str) and not is_whole(items[0]):  # a tokenizer refuses such text
                 reason = "the caption holds half a character (a lone surrogate); fix the row"
             return [RowError(ErrorCode.ENCODER_ERROR, reason)]
         return [outcome for item in items for outcome in encode_each(encode, [item])]

@@ -84,10 +84,10 @@ class Run(Generic[Item, Tag]):
         for batch, images, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(row.text for row in batch if row.needs_caption)
             tokens = self._tokenizer.submit(partial(self._stages.tokens, new))  # while the images are encoded
-            cut = self._stages.cut_among(list(captions))
+            known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions)))
             self._encode_images(images)
             captions |= self._encode_captions(new, tokens.result())
-            cut |= cut_of(new, tokens.result())
+            cut = known.result() | cut_of(new, tokens.result())
             results = list(self._score(batch, captions))
             if ends_part:  # before the last result is out: who has it may stop here
                 self._embeddings.end_part()

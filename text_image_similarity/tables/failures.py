@@ -36,7 +36,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
     """Return how many of some rows may fail.
 
     Args:
-        limit: A number of rows, or a share such as `5%`; None is no limit.
+        limit: A number of rows, or a share such as `5%`; None for no limit.
         rows: How many there are so far.
 
     Raises:

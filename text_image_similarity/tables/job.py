@@ -136,7 +136,6 @@ class _ProgressCounter:
         self.failures: Counter[str] = Counter()
         for part in parts:
             self.failures.update(part.failures)
-        self._failed = self.failures.total()
         self._progress = progress
         self._report()
 
@@ -145,12 +144,11 @@ class _ProgressCounter:
         self.done += 1
         if result.code is not None:
             self.failures[result.code.value] += 1
-            self._failed += 1
         self._report()
 
     def _report(self) -> None:
         if self._progress is not None:
-            self._progress(self.done, self._failed, self.total)
+            self._progress(self.done, self.failures.total(), self.total)
 
 
 def _still_valid(similarity: object, error: object) -> ScoreResult | None:

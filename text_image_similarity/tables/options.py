@@ -23,7 +23,7 @@ class TableOptions:
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
         max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so
-            far, such as `5%`; it is looked at after every part. None is no limit.
+            far, such as `5%`; it is looked at after every part. None for no limit.
         fallback_model: The model to take, with a warning in the log and in the summary, if the one that the run's `Config`
             names is unavailable; None raises then.
 

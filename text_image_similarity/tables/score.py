@@ -96,7 +96,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     """
     require_config(config)
     options, engine = TableOptions() if options is None else options, LocalEngine() if engine is None else engine
-    _check_types(options, engine, {"col_url": col_url, "col_text": col_text})
+    _check_arguments(options, engine, {"col_url": col_url, "col_text": col_text})
     source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
     _check_places(source, target, config.embedding_cache)
     ending = format_of(target).kind
@@ -137,7 +137,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 score_csv = score_table
 
 
-def _check_types(options: object, engine: object, columns: Mapping[str, object]) -> None:
+def _check_arguments(options: object, engine: object, columns: Mapping[str, object]) -> None:
     if not isinstance(options, TableOptions):
         raise InputTypeError.of("options", "of type TableOptions", options)
     if isinstance(engine, type) or not hasattr(engine, "score_parts"):
@@ -176,9 +176,9 @@ def _resolved(place: str) -> Path:
 def _work_folder(target: str, options: TableOptions) -> Path:
     """Return where the parts go: beside the output, or for one at a URL where this machine keeps such things."""
     if options.work_dir is None and not is_url(target):
-        path = local_path(target).resolve()  # a link stays, what it leads to is replaced
+        path = _resolved(target)  # a link stays, what it leads to is replaced
         return path.with_name(path.name + ".parts")
-    whole = target if is_url(target) else str(local_path(target).resolve())
+    whole = target if is_url(target) else str(_resolved(target))
     folder = (
         platformdirs.user_cache_path("text-image-similarity") / "jobs"
         if options.work_dir is None
@@ -249,7 +249,7 @@ def _put_together(output: Output, work: Workspace, summary: Summary, *, replaces
             if is_url(target):
                 upload(source, target)
             else:
-                move_durably(source, local_path(target).resolve())
+                move_durably(source, _resolved(target))
     except OSError as exc:
         raise TableError(
             f"{place} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command resumes"
@@ -263,5 +263,5 @@ def _beside(target: str, work: Workspace) -> Path:
     """Return where a file grows before it gets its name; the lock keeps others from it."""
     if is_url(target):
         return work.scratch(target.rpartition("/")[2])
-    path = local_path(target).resolve()
+    path = _resolved(target)
     return path.with_name(f".{path.name}.partial")
