@@ -1,0 +1,173 @@
+"""What a catalogue's products may carry besides name and pictures: declared fields, each of one kind.
+
+Filters, facets and sorting work on *stored values*, which every store holds alike:
+
+    text    str, in Unicode's normal form C
+    number  float; whole numbers beyond 2^53 compare as the nearest float
+    bool    bool
+    date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
+    texts   tuple of str, each once, in the order given
+
+A product keeps its values as they were given; only what is compared is stored in this form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from numbers import Real
+from typing import Literal, get_args
+from unicodedata import normalize
+
+from ..config import one_of
+from ..errors import InputTypeError, UsageError
+from ..records import is_missing, is_whole
+
+FieldKind = Literal["text", "number", "bool", "date", "texts"]
+Value = str | float | bool | tuple[str, ...]
+
+# What every product has, under names that no declared field can take.
+ID, GROUP, ERROR = "_id", "_group", "_error"
+
+_MOST_CHARACTERS = 10_000
+_MOST_FIELDS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A declared field of a catalogue's products.
+
+    Args:
+        name: Any text of 1 to 200 characters that does not begin with `_`.
+        kind: `text`, `number`, `bool`, `date`, or `texts` for lists of text.
+
+    Raises:
+        ConfigError, UsageError: The name or the kind cannot be used.
+
+    Example:
+        >>> Field("price", "number").stored("79.5")
+        79.5
+        >>> Field("sold", "date").stored("1970-01-02")
+        86400.0
+    """
+
+    name: str
+    kind: FieldKind = "text"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or not is_whole(self.name):
+            raise UsageError(f"a field's name must be a text of 1 to 200 characters, not {self.name!r:.60}")
+        if self.name.startswith("_") and self.name not in (ID, GROUP, ERROR):
+            raise UsageError(f"the field {self.name!r} begins with _, which is kept for fields that every product has")
+        one_of("kind", self.kind, get_args(FieldKind))
+
+    def stored(self, value: object) -> Value | None:
+        """Return a value as it is compared; None for a missing one (None, NaN, an empty text, an empty list).
+
+        Raises:
+            UsageError: It is not of this field's kind; the message names the field.
+        """
+        if is_missing(value) or (isinstance(value, (str, list, tuple)) and not len(value)):
+            return None
+        match self.kind:
+            case "text":
+                return self._text(value)
+            case "number":
+                return self._number(value)
+            case "bool":
+                return self._bool(value)
+            case "date":
+                return self._date(value)
+            case "texts":
+                return self._texts(value)
+
+    def _text(self, value: object) -> str:
+        if isinstance(value, Real) and not isinstance(value, bool):  # a size, or a number of an article
+            value = str(value)
+        if not isinstance(value, str):
+            raise self._wrong("a text", value)
+        if len(value) > _MOST_CHARACTERS:
+            raise UsageError(f"{self.name!r} is {len(value):,} characters long, and at most {_MOST_CHARACTERS:,} are kept")
+        if not is_whole(value):
+            raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
+        return normalize("NFC", value)
+
+    def _number(self, value: object) -> float:
+        try:
+            if isinstance(value, bool) or not isinstance(value, (Real, Decimal, str)):
+                raise ValueError
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise self._wrong("a number", value) from None
+        if not math.isfinite(number):
+            raise self._wrong("a finite number", value)
+        return number + 0.0  # -0.0 is 0.0
+
+    def _bool(self, value: object) -> bool:
+        if isinstance(value, str) and value.strip().lower() in ("true", "false"):  # as a CSV holds it
+            return value.strip().lower() == "true"
+        if type(value).__name__ not in ("bool", "bool_"):
+            raise self._wrong("true or false", value)
+        return bool(value)
+
+    def _date(self, value: object) -> float:
+        try:
+            if isinstance(value, str):
+                value = datetime.fromisoformat(value.strip())
+            if isinstance(value, date) and not isinstance(value, datetime):
+                value = datetime(value.year, value.month, value.day)
+            if not isinstance(value, datetime):
+                raise ValueError
+            whole = value if value.tzinfo else value.replace(tzinfo=UTC)
+            return (whole - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+        except ValueError:
+            raise self._wrong("a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00", value) from None
+
+    def _texts(self, value: object) -> tuple[str, ...]:
+        if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+            value = [value]
+        return tuple(dict.fromkeys(self._text(each) for each in value))
+
+    def _wrong(self, wanted: str, value: object) -> UsageError:
+        return UsageError(f"{self.name!r} must be {wanted}, not {value!r:.100}")
+
+
+# Comparable like any other: `_error exists` finds the products with a picture that failed.
+BUILT_IN = (Field(ID), Field(GROUP), Field(ERROR))
+
+
+def checked_fields(fields: object) -> tuple[Field, ...]:
+    """Return the declared fields, each name once.
+
+    Raises:
+        UsageError: One is not a field, a name is there twice, or there are too many.
+    """
+    if isinstance(fields, (str, Field)) or not isinstance(fields, Iterable):
+        raise InputTypeError.of("fields", "a list of Field", fields)
+    found = tuple(fields)
+    for number, field in enumerate(found):
+        if not isinstance(field, Field):
+            raise InputTypeError.of(f"fields[{number}]", "a Field, such as Field('price', 'number')", field)
+        if field.name.startswith("_"):
+            raise UsageError(f"the field {field.name!r} is one that every product has already")
+    names = [field.name for field in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"the field {twice!r} is declared twice")
+    if len(found) > _MOST_FIELDS:
+        raise UsageError(f"{len(found)} fields are declared, and at most {_MOST_FIELDS} can be")
+    return found
+
+
+def named(fields: Iterable[Field], name: str) -> Field:
+    """Return a field by its name.
+
+    Raises:
+        UsageError: There is none; the message names those that there are.
+    """
+    known = {field.name: field for field in fields}
+    if name not in known:
+        raise UsageError(f"there is no field {name!r}; the fields are {', '.join(known)}")
+    return known[name]
