@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -48,9 +48,13 @@ class EmbeddingMemory:
     Args:
         entries: Most embeddings in memory.
         file: Keeps them from run to run; None keeps them in memory alone.
+        known: Gives those that somebody else has, or None for a key that is unknown there too.
     """
 
-    def __init__(self, entries: int, file: EmbeddingCache | None = None) -> None:
+    def __init__(
+        self, entries: int, file: EmbeddingCache | None = None, known: Callable[[bytes], Vector | None] | None = None
+    ) -> None:
+        self._known = known
         self._recent: Recent[bytes, Vector] = Recent(entries)
         self._file = file
         self._lock = Lock()
@@ -59,6 +63,8 @@ class EmbeddingMemory:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""
         with self._lock:
             vector = self._recent.get(key)
+        if vector is None and self._known is not None:
+            vector = self._known(key)
         if vector is None and self._file is not None and (vector := self._file.get(key)) is not None:
             with self._lock:
                 self._recent.put(key, vector)

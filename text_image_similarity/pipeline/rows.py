@@ -55,11 +55,12 @@ class LoadedImage:
 class PendingImage:
     """One distinct image: loading, then loaded, then encoded or failed."""
 
-    __slots__ = ("_loading", "content", "outcome")
+    __slots__ = ("_loading", "content", "key", "outcome")
 
     def __init__(self, loading: Future[LoadedImage | RowError]) -> None:
         self._loading: Future[LoadedImage | RowError] | None = loading
         self.content: LoadedImage | None = None
+        self.key: bytes | None = None  # that of the content, once it is loaded
         self.outcome: Outcome | None = None
 
     def loaded(self) -> LoadedImage | None:
@@ -69,7 +70,7 @@ class PendingImage:
             if isinstance(found, RowError):
                 self.outcome = found
             else:
-                self.content = found
+                self.content, self.key = found, found.key
         return self.content
 
     def cancel(self) -> None:
@@ -102,6 +103,11 @@ class PendingRow(Generic[Tag]):
     def needs_caption(self) -> bool:
         """Whether the row's score depends on its caption, as far as is known."""
         return isinstance(self.image, PendingImage) and not isinstance(self.image.outcome, RowError)
+
+    @property
+    def content_key(self) -> bytes | None:
+        """What the image's content is known under; None if it could not be read, or came without a file."""
+        return self.image.key if isinstance(self.image, PendingImage) else None
 
     @property
     def outcome(self) -> Outcome:

@@ -96,13 +96,15 @@ class Run(Generic[Item, Tag]):
                     self._stats.count(result, cut=row.text in cut)
                 yield row.tag, result
 
-    def embeddings(self, items: Iterable[tuple[Tag, Hashable, Item]]) -> Generator[tuple[Tag, Outcome]]:
-        """Yield the vector of each (tag, key, item), or what went wrong, in order."""
+    def embeddings(
+        self, items: Iterable[tuple[Tag, Hashable, Item]]
+    ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
+        """Yield the vector of each (tag, key, item), or what went wrong, in order, with its tag and its content's key."""
         started = (self._start_image(tag, Work(key, item, ""), "") for tag, key, item in items)
         for batch, images, _ in self._batches(started):
             self._encode_images(images)
             self._embeddings.save()
-            yield from ((row.tag, own(row.outcome)) for row in batch)
+            yield from (((row.tag, row.content_key), own(row.outcome)) for row in batch)
 
     def _started(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]

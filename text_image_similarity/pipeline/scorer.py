@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..config import Config, require_config
 from ..decode import decode_image
-from ..embeddings import REMEMBERED, EmbeddingMemory
+from ..embeddings import REMEMBERED, EmbeddingMemory, Vector
 from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
 from ..fetch import Fetcher, check_files
@@ -46,6 +46,7 @@ class Scorer:
         config: The settings of all calls.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
+        known: Gives the embedding that somebody has for the key of an image's or a caption's content, or None; called on many threads.
 
     Raises:
         ConfigError, ModelError: The model, or the embedding cache, cannot be used.
@@ -59,13 +60,18 @@ class Scorer:
     """
 
     def __init__(
-        self, config: Config, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None
+        self,
+        config: Config,
+        *,
+        encoder: Encoder | None = None,
+        transport: httpx.BaseTransport | None = None,
+        known: Callable[[bytes], Vector | None] | None = None,
     ) -> None:
         require_config(config)
         check_files(config)
         self.config = config
         self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
-        self._transport = transport
+        self._transport, self._known = transport, known
         self._closed = False
         self._begin()
 
@@ -74,7 +80,7 @@ class Scorer:
         self._process = os.getpid()
         # Where a vector depends on what is encoded beside it, a resumed run would meet other vectors in memory.
         entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
-        self._memory = EmbeddingMemory(entries, open_cache(self.config, self.encoder))
+        self._memory = EmbeddingMemory(entries, open_cache(self.config, self.encoder), self._known)
         self._opening = RLock()  # held while one of the next three is made, or all are closed
         self._made_stages: Stages | None = None
         self._made_fetcher: Fetcher | None = None
@@ -170,13 +176,27 @@ class Scorer:
         Returns:
             For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
         """
-        self._check_open()
         given = checked(images, "images", check_image)
+        return untagged(self.embed_tagged((None, image) for image in given))
 
-        def outcomes() -> Generator[Outcome]:
-            run: Run[ImageSource, None] = Run(self._context, self._read_image, RunStats())
-            keyed = ((None, key_of(image, number), image) for number, image in enumerate(given))
-            with self._while_open(untagged(run.embeddings(keyed))) as found:
+    def embed_tagged(
+        self, images: Iterable[tuple[Tag, ImageSource]]
+    ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
+        """Encode images that carry whatever the caller needs to know with their vectors.
+
+        Args:
+            images: A tag and an image each, as for `embed_images`.
+
+        Returns:
+            In order, for each image its tag with the key that its content is known under (None if it could not be read, or is
+            an image in memory), and its outcome as from `embed_images`.
+        """
+        self._check_open()
+
+        def outcomes() -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
+            run: Run[ImageSource, Tag] = Run(self._context, self._read_image, RunStats())
+            keyed = ((tag, key_of(image, number), image) for number, (tag, image) in enumerate(images))
+            with self._while_open(run.embeddings(keyed)) as found:
                 yield from found
 
         return outcomes()

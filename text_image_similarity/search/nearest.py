@@ -6,6 +6,7 @@ No index that approximates: at 10,000 rows the product takes a few milliseconds,
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..similarity import Embeddings, Scores, cosine
 
@@ -13,10 +14,10 @@ from ..similarity import Embeddings, Scores, cosine
 # dimensions. Whoever is within this of the last place is looked at again.
 _SLACK = 1e-5
 
+Places = NDArray[np.intp]
 
-def nearest(
-    query: Embeddings, rows: Embeddings, top_k: int
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.intp]], Scores]:
+
+def nearest(query: Embeddings, rows: Embeddings, top_k: int) -> tuple[Places, Scores]:
     """Find the rows with the highest cosine to a query.
 
     Args:
@@ -33,13 +34,43 @@ def nearest(
     """
     with np.errstate(invalid="ignore", over="ignore"):  # a row that is not finite
         rough = rows @ query  # (n, d) @ (d,) -> (n,)
+    places, cosines = best(query, rows, rough, top_k)
+    return places[:top_k], cosines[:top_k]
+
+
+def best(
+    query: Embeddings,
+    rows: Embeddings,
+    rough: Embeddings,
+    limit: int | None,
+    *,
+    least: float = -np.inf,
+    among: Places | None = None,
+) -> tuple[Places, Scores]:
+    """Pick the best of rows whose cosines are roughly known, by their exact cosines.
+
+    Args:
+        query: A unit vector, shape (embed_dim,), float32.
+        rows: Unit vectors, shape (n, embed_dim), float32.
+        rough: Their cosines as a matrix product gives them, shape (n,), or (m,) where only some are asked for.
+        limit: How many to pick; None picks all.
+        least: The lowest exact cosine that counts.
+        among: The numbers of the rows that `rough` is of, shape (m,); None for all.
+
+    Returns:
+        Row numbers and cosines, highest first, equal ones in the order of the rows; more than `limit` where several tie for
+        the last place.
+    """
     rough = np.where(np.isfinite(rough), rough, -np.inf)
-    if top_k < len(rough):
-        least = np.partition(rough, len(rough) - top_k)[len(rough) - top_k]
-        candidates = np.flatnonzero((rough >= least - _SLACK) & (rough > -np.inf))
-    else:
-        candidates = np.flatnonzero(rough > -np.inf)
-    # Once more, row by row, as `score_pairs` does: equal rows get equal cosines, and both doors the same number.
-    exact = cosine(query[None, :], rows[candidates])  # (m,)
-    order = np.argsort(-exact, kind="stable")[:top_k]
-    return candidates[order], exact[order]
+    floor = least - _SLACK
+    if limit is not None and limit < len(rough):
+        floor = max(floor, float(np.partition(rough, len(rough) - limit)[len(rough) - limit]) - _SLACK)
+    candidates = np.flatnonzero((rough >= floor) & (rough > -np.inf))
+    places = candidates if among is None else among[candidates]
+    # Once more, row by row, as `score_pairs` does: equal rows get equal cosines, and all doors the same number.
+    exact = cosine(query[None, :], rows[places])  # (m,)
+    order = np.argsort(-exact, kind="stable")
+    order = order[exact[order] >= least]
+    if limit is not None and limit < len(order):
+        order = order[exact[order] >= exact[order[limit - 1]]]
+    return places[order], exact[order]

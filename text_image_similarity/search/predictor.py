@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config, require_config
-from ..encoders import Encoder, model_folder
+from ..encoders import Encoder
 from ..errors import DatabaseError, InputTypeError, RowError, UsageError
-from ..files import CALIBRATION
 from ..pipeline import ImageSource, Outcome, Scorer
 from ..pipeline.inputs import check_image, check_reference, check_text, checked
 from ..records import reference_of
 from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
+from .meaning import load_calibration
 from .nearest import nearest
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ References = str | PathLike[str] | Iterable[str | PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
+class ItemMatch:
     """One thing found.
 
     Args:
@@ -110,7 +110,7 @@ class Predictor:
     def __init__(self, scorer: Scorer) -> None:
         self.config, self.encoder = scorer.config, scorer.encoder
         self._scorer = scorer
-        self.calibration = _calibration(scorer.encoder.info.model)
+        self.calibration = load_calibration(scorer.encoder.info.model)
         self.image_database: ImageDatabase | None = None
         self.caption_database: CaptionDatabase | None = None
 
@@ -129,7 +129,7 @@ class Predictor:
         """Which model this is; the first use encodes two captions and two pictures."""
         return ModelIdentity.of(self.encoder)
 
-    def rank_images(self, text_query: str, image_paths: References, top_k: int = 5) -> list[Match]:
+    def rank_images(self, text_query: str, image_paths: References, top_k: int = 5) -> list[ItemMatch]:
         """Rank a few pictures by how well they match a text, without a database.
 
         Args:
@@ -166,7 +166,7 @@ class Predictor:
         self.image_database = ImageDatabase(found, embeddings, self.identity, failures)
         return self.image_database
 
-    def search_database(self, query: str, top_k: int = 10, database: ImageDatabase | None = None) -> list[Match]:
+    def search_database(self, query: str, top_k: int = 10, database: ImageDatabase | None = None) -> list[ItemMatch]:
         """Find the pictures of a database that match a text best.
 
         Args:
@@ -205,7 +205,7 @@ class Predictor:
 
     def search_captions(
         self, image: ImageSource, top_k: int = 10, database: CaptionDatabase | None = None
-    ) -> list[Match]:
+    ) -> list[ItemMatch]:
         """Find the captions of a database that match a picture best.
 
         Args:
@@ -264,24 +264,14 @@ class Predictor:
         embeddings = np.stack(vectors) if vectors else np.empty((0, self.identity.embed_dim), np.float32)  # (n, d)
         return tuple(found), embeddings, failures
 
-    def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[Match]:
+    def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[ItemMatch]:
         rows, cosines = nearest(query, embeddings, top_k)
         found = [items[int(row)] for row in rows]
         similarities = as_floats(score(cosines, self.config.score))
         if self.calibration is None:
-            return [Match(*pair) for pair in zip(found, similarities, strict=True)]
+            return [ItemMatch(*pair) for pair in zip(found, similarities, strict=True)]
         probabilities = self.calibration.probability(cosines).tolist()
-        return [Match(*each) for each in zip(found, similarities, probabilities, strict=True)]
-
-
-def _calibration(model: str) -> Calibration | None:
-    """Load the calibration of a model that is a folder, if it has one."""
-    folder = model_folder(model)
-    if not model or not (folder / CALIBRATION).is_file():
-        return None
-    from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
-
-    return Calibration.load(folder)
+        return [ItemMatch(*each) for each in zip(found, similarities, probabilities, strict=True)]
 
 
 def _references(paths: Iterable[str | PathLike[str]], config: Config) -> Iterator[str]:

@@ -68,6 +68,14 @@ class Store(Protocol):
     """
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes see what is applied here; if not, each has a store of its own."""
+
+    @property
+    def approximates(self) -> bool:
+        """Whether `search` may miss pictures unless it is told to be exact."""
+
+    @property
     def version(self) -> int:
         """The version of the ledger up to which this store has everything; 0 for a new one."""
 

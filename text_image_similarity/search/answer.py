@@ -1,0 +1,167 @@
+"""Queries in, answers out: encoding, ranking, totals and facets of one generation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import RowError
+from ..similarity import as_floats, cosine
+from .counting import Facets, count_numbers, count_passing
+from .cursor import Cursor, read_cursor, write_cursor
+from .fields import BUILT_IN, Value, named
+from .filters import Filter, parse_filter
+from .ledger import Generation
+from .listing import list_products, order_of, sort_similar
+from .meaning import Meaning
+from .products import Picture
+from .query import MOST_RESULTS, Match, Matches, Query, Reason
+from .rank_fusion import Fused, fuse
+from .ranking import Ask, Candidate, best_pictures, first_limit, rank, search
+from .session import Session
+from .stores import Hits
+from .vectors import Encoded, encode
+
+
+def answer(session: Session, generation: Generation, queries: Sequence[Query]) -> list[Matches | RowError]:
+    """Answer queries with one generation: texts are encoded in one go, and those under the same filter searched for at once.
+
+    Returns:
+        For each query its answer, or why one of its terms cannot be encoded.
+
+    Raises:
+        UsageError: A query cannot be answered as it is.
+    """
+    checked = [_checked(session, query) for query in queries]
+    cursors = [read_cursor(query, generation.number) for query in queries]
+    similar = any(query.parts for query in queries)
+    encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in queries]
+    if similar:
+        encoded = encode(queries, session.scorer(generation), session.ledger, generation)
+    store = session.store(generation) if similar else None
+    passing: dict[str, int] = {}
+    asks: list[Ask | RowError] = []
+    for query, where, cursor, found in zip(queries, checked, cursors, encoded, strict=True):
+        if isinstance(found, RowError):
+            asks.append(found)
+            continue
+        count = 0
+        if store is not None and query.parts and (store.approximates or query.min_similarity is None):
+            key = repr(where)
+            count = passing[key] = passing[key] if key in passing else store.count(where)
+        asks.append(Ask(found, where, cursor, generation, store, session.ledger, count))
+    first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
+    meaning = Meaning(generation)
+    return [ask if isinstance(ask, RowError) else _answer(ask, first.get(id(ask)), meaning) for ask in asks]
+
+
+def _checked(session: Session, query: Query) -> Filter | None:
+    """Return a query's filter, and make sure that its other fields are there too."""
+    fields = (*BUILT_IN, *session.ledger.fields)
+    for name in query.facets:
+        named(fields, name)
+    if (order := order_of(query)) is not None:
+        named(fields, order[0])
+    return parse_filter(query.where, session.ledger.fields)
+
+
+def _search_together(asks: Sequence[Ask]) -> dict[int, Hits]:
+    """Search at once for queries that differ in nothing but their vectors: one product of matrices, not many."""
+    alike: dict[tuple[str, int | None, bool], list[Ask]] = defaultdict(list)
+    for ask in asks:
+        if ask.query.parts and ask.query.fusion == "sum" and ask.query.sort is None and ask.query.min_similarity is None:
+            alike[repr(ask.where), first_limit(ask), ask.exact].append(ask)
+    found = {}
+    for (_, limit, exact), group in alike.items():
+        if len(group) > 1:
+            vectors = np.stack([ask.encoded.fused for ask in group])  # (q, d)
+            hits = group[0].store.search(vectors, group[0].where, limit, exact=exact)
+            found.update({id(ask): each for ask, each in zip(group, hits, strict=True)})
+    return found
+
+
+def _answer(ask: Ask, first: Hits | None, meaning: Meaning) -> Matches:
+    query = ask.query
+    if not query.parts or (query.sort is not None and query.min_similarity is None):
+        listed = list_products(ask)
+        total, facets = count_passing(ask.ledger, query, ask.where)
+        return _page(ask, [found for found, _ in listed], total, facets, meaning, [value for _, value in listed])
+    if query.sort is not None:
+        listed, numbers = sort_similar(ask)
+        total, facets = count_numbers(ask.ledger, query, numbers)
+        return _page(ask, [found for found, _ in listed], total, facets, meaning, [value for _, value in listed])
+    if query.fusion == "rrf":
+        fused = fuse(ask)
+        total, facets = count_numbers(ask.ledger, query, fused.numbers)
+        return _page(ask, fused.page, total, facets, meaning, fused=fused)
+    if query.min_similarity is not None:
+        first = search(ask, ask.encoded.fused, None, exact=True)
+        numbers = best_pictures(ask, first).rows.tolist()
+        total, facets = count_numbers(ask.ledger, query, ask.ledger.passing(numbers, ask.where))
+    else:
+        total, facets = count_passing(ask.store, query, ask.where)
+        total -= len(ask.ledger.passing(list(ask.encoded.own), ask.where)) if not query.group else 0
+    return _page(ask, rank(ask, first), total, facets, meaning)
+
+
+def _page(
+    ask: Ask,
+    candidates: Sequence[Candidate],
+    total: int,
+    facets: Facets,
+    meaning: Meaning,
+    values: Sequence[Value | None] | None = None,
+    fused: Fused | None = None,
+) -> Matches:
+    """Put an answer together from the candidates of its page, and one more where there is a next page."""
+    shown = candidates[: ask.query.top_k]
+    pictures = ask.ledger.pictures(ask.generation.number, [found.number for found in shown])
+    matches = []
+    for rank_, found in enumerate(shown, ask.seen + 1):
+        matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, fused))
+    after = None
+    if len(candidates) > len(shown) and ask.seen + len(shown) < MOST_RESULTS:
+        last = shown[-1]
+        key = last.score if values is None else values[len(shown) - 1]
+        after = write_cursor(ask.query, Cursor(ask.generation.number, (key, last.product.id), ask.seen + len(shown)))
+    plan = "list" if values is not None else "exact" if ask.exact else "approximate"
+    return Matches(tuple(matches), total, facets, after, ask.generation.number, plan)
+
+
+def _match(
+    ask: Ask, found: Candidate, pictures: Sequence[Picture], rank_: int, meaning: Meaning, fused: Fused | None
+) -> Match:
+    """Describe a product that was found: its best picture, and what each term contributed."""
+    slot = found.slot if found.slot is not None else _best_slot(ask.encoded, pictures)
+    vector = pictures[slot].vector if slot is not None and slot < len(pictures) else None
+    similarity: float | None = None
+    cosines: list[float | None] = [None] * len(ask.query.parts)
+    if vector is not None and ask.query.parts:
+        whole = ask.encoded.fused[None, :]
+        (similarity,) = as_floats(cosine(whole, vector[None, :]))
+        cosines = list(as_floats(cosine(ask.encoded.vectors, vector[None, :])))  # (t, d) with (1, d) -> (t,)
+    image = found.product.images[slot] if slot is not None and slot < len(found.product.images) else None
+    why: list[Reason] = []
+    if fused is not None:
+        names = [*map(str, ask.query.parts), "words"]
+        for place, share in sorted(fused.parts[found.number].items()):
+            near = fused.cosines[place].get(found.number) if place < len(fused.cosines) else None
+            why.append(Reason(names[place], near, share))
+    elif similarity is not None:
+        for term, near, share in zip(ask.query.parts, cosines, ask.encoded.shares.tolist(), strict=True):
+            why.append(Reason(str(term), near, share * (near or 0.0)))
+    score = found.score if fused is not None else similarity
+    return Match(
+        found.product, similarity, meaning.probability(ask.query, similarity), rank_, image, score, tuple(why)
+    )
+
+
+def _best_slot(encoded: Encoded, pictures: Sequence[Picture]) -> int | None:
+    """Return the picture that is nearest to a query, or the first one where nothing is asked to be similar."""
+    there = [slot for slot, picture in enumerate(pictures) if picture.vector is not None]
+    if not there or not len(encoded.fused):
+        return there[0] if there else None
+    vectors = np.stack([pictures[slot].vector for slot in there])  # type: ignore[arg-type]  # (p, d)
+    return there[int(np.argmax(cosine(encoded.fused[None, :], vectors)))]

@@ -1,0 +1,55 @@
+"""Totals and facets: counted over all products found, so they do not depend on how many of them are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from .fields import GROUP, Value
+from .filters import And, Exists, Filter
+from .ledger import Ledger
+from .query import Query
+
+Facets = dict[str, Mapping[Value, int]]
+
+
+class Source(Protocol):
+    """What can count products that pass a filter: a store, or a ledger."""
+
+    def count(self, where: Filter | None) -> int:
+        """Return how many products pass."""
+
+    def values(self, field: str, where: Filter | None) -> dict[Value, int]:
+        """Return how many of them have each value of a field."""
+
+
+def count_passing(source: Source, query: Query, where: Filter | None) -> tuple[int, Facets]:
+    """Return the total and the facets of all products that pass a filter."""
+    facets = {name: _ordered(source.values(name, where)) for name in query.facets}
+    if not query.group:
+        return source.count(where), facets
+    alone = Exists(GROUP, wanted=False)
+    return len(source.values(GROUP, where)) + source.count(alone if where is None else And((where, alone))), facets
+
+
+def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int, Facets]:
+    """Return the total and the facets of some products."""
+    facets = {name: _ordered(_frequencies(ledger.column(name, numbers).values())) for name in query.facets}
+    if not query.group:
+        return len(numbers), facets
+    groups = list(ledger.column(GROUP, numbers).values())
+    return len(set(groups) - {None}) + groups.count(None), facets
+
+
+def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:
+    found: dict[Value, int] = {}
+    for value in values:
+        for each in value if isinstance(value, tuple) else () if value is None else (value,):
+            found[each] = found.get(each, 0) + 1
+    return found
+
+
+def _ordered(values: dict[Value, int]) -> Mapping[Value, int]:
+    """Return values, the most frequent first, and equally frequent ones in their own order."""
+    own: Callable[[tuple[Value, int]], Value] = lambda pair: pair[0]  # noqa: E731
+    return dict(sorted(sorted(values.items(), key=own), key=lambda pair: -pair[1]))  # type: ignore[arg-type]

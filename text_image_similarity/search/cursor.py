@@ -1,0 +1,73 @@
+"""Cursors: where the next page of an answer begins, as a text that only the same query takes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from ..errors import UsageError
+from .fields import Value
+from .query import Query, Term, options_of
+
+_Key = tuple[Value | None, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The end of a page.
+
+    Args:
+        generation: The generation that answered.
+        key: The score, or the value of the field sorted by, and the id of the last product.
+        seen: How many products there were up to there.
+    """
+
+    generation: int
+    key: _Key
+    seen: int
+
+
+def write_cursor(query: Query, cursor: Cursor) -> str:
+    """Return a cursor as text."""
+    content = [_digest(query), cursor.generation, *cursor.key, cursor.seen]
+    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+
+def read_cursor(query: Query, generation: int) -> Cursor | None:
+    """Return the cursor that a query goes on from, or None for the first page.
+
+    Raises:
+        UsageError: It is damaged, belongs to another query, or the catalogue answers with another model since.
+    """
+    if query.after is None:
+        return None
+    try:
+        padded = query.after + "=" * (-len(query.after) % 4)
+        digest, made_by, value, id, seen = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+        cursor = Cursor(int(made_by), (value, str(id)), int(seen))
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        raise UsageError("after is not a cursor; give the `next` of the page before") from exc
+    if digest != _digest(query):
+        raise UsageError("after belongs to another query; ask for the first page of this one without it")
+    if cursor.generation != generation:
+        raise UsageError("the catalogue answers with another model since that page; ask for the first page again")
+    return cursor
+
+
+def _digest(query: Query) -> str:
+    terms = [(str(term), term.weight, _content(term)) for term in query.parts]
+    return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
+
+
+def _content(term: Term) -> str:
+    """Return what stands for a picture in memory or a vector."""
+    for value in (term.image, term.vector):
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return blake2b(value).hexdigest()
+        if value is not None and not isinstance(value, str):
+            return blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest() if not hasattr(value, "__fspath__") else str(value)
+    return ""

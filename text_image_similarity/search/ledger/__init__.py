@@ -1,0 +1,10 @@
+"""Ledgers: the truth of a catalogue, in a database."""
+
+from __future__ import annotations
+
+from .database import Database, Transaction
+from .generations import Generation, Generations
+from .ledger import Found, Ledger
+from .sqlite import SqliteDatabase
+
+__all__ = ["Database", "Found", "Generation", "Generations", "Ledger", "SqliteDatabase", "Transaction"]

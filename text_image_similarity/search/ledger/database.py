@@ -1,0 +1,78 @@
+"""What a ledger needs of an SQL database: reading, one writer at a time, and a search for words.
+
+SQL is written once, in `ledger`, with `?` for parameters; a database turns it into its own dialect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from ..filters import Filter
+
+Row = tuple[Any, ...]
+
+
+class Transaction(Protocol):
+    """What is done in one write transaction; all of it is there afterwards, or nothing."""
+
+    def run(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """Run one statement and return its rows."""
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each row of values."""
+
+
+class Database(Protocol):
+    """An open database with the tables of a ledger. Safe to share between threads.
+
+    Raises:
+        DatabaseError: From every method: the database fails, and how to go on.
+    """
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """Return the rows of a query; they are of one state of the database."""
+
+    def stream(self, sql: str, size: int) -> Iterator[list[Row]]:
+        """Yield the rows of a query, up to `size` at once; they are of one state of the database."""
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """Begin a write transaction, once no other is open; it ends with the block, and is undone if the block raises."""
+
+    def exclusive(self, *, wait: bool) -> AbstractContextManager[bool]:
+        """Keep other processes from changing the stores that follow this database, while the block runs.
+
+        Args:
+            wait: Wait until nobody else does; if not, the block is told False where somebody does.
+        """
+
+    def where(self, given: Filter | None, columns: dict[str, str]) -> tuple[str, list[object]]:
+        """Return a filter as an SQL condition, with its parameters.
+
+        Args:
+            given: The filter.
+            columns: For each field the column that holds it.
+        """
+
+    def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
+        """Return (number, relevance) of the products whose name or description has any of the words, most relevant first.
+
+        Args:
+            text: Words.
+            condition: What the products must fulfil besides, as `where` gives it.
+            values: Its parameters.
+            limit: The most products.
+        """
+
+    def index_words(self, transaction: Transaction, texts: Sequence[tuple[int, str, str]]) -> None:
+        """Make products findable by (number, name, description), in place of what was known of them."""
+
+    def forget_words(self, transaction: Transaction, numbers: Sequence[int]) -> None:
+        """Forget the words of products."""
+
+    def optimize(self) -> None:
+        """Give back space, and refresh what the planner knows."""
+
+    def close(self) -> None:
+        """Close the connections."""

@@ -1,0 +1,111 @@
+"""The generations of a catalogue: the models that it has vectors of, and which of them answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ...errors import DatabaseError
+from ..database import ModelIdentity
+from .database import Database, Row
+
+# `building` lacks vectors, `ready` has them all, `live` answers, `kept` answered before and can again.
+State = Literal["building", "ready", "live", "kept"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """The vectors of one model.
+
+    Args:
+        number: Counted from 1; none is given twice.
+        identity: The model, and what it makes of four probes.
+        state: `building`, `ready`, `live` or `kept`.
+        calibration: What its cosines mean in this catalogue, as JSON; None if that was not measured.
+    """
+
+    number: int
+    identity: ModelIdentity
+    state: State
+    calibration: str | None = None
+
+
+class Generations:
+    """The generations in a ledger's database. Exactly one is live once the first was added."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def all(self) -> list[Generation]:
+        """Return all generations, the oldest first."""
+        query = "SELECT number, model, revision, probes, dimension, state, calibration FROM generation ORDER BY number"
+        return [_generation(row) for row in self._database.read(query)]
+
+    def live(self) -> Generation:
+        """Return the one that answers."""
+        return next(found for found in self.all() if found.state == "live")
+
+    def add(self, identity: ModelIdentity, state: State) -> Generation:
+        """Begin a generation.
+
+        Raises:
+            DatabaseError: Another one is being built, or waits to be switched to.
+        """
+        with self._database.write() as transaction:
+            states = dict(transaction.run("SELECT state, number FROM generation"))
+            if waiting := states.get("building") or states.get("ready"):
+                raise DatabaseError(f"generation {waiting} is being built or is ready; switch to it or drop it first")
+            sql = "UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value"
+            number = int(transaction.run(sql)[0][0])
+            probes = np.ascontiguousarray(identity.probes, "<f4").tobytes()
+            transaction.run(
+                "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                (number, identity.model, identity.revision, probes, identity.embed_dim, state),
+            )
+        return Generation(number, identity, state)
+
+    def set_ready(self, number: int) -> None:
+        """Note that a generation has all vectors."""
+        with self._database.write() as transaction:
+            transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
+
+    def switch(self, number: int) -> None:
+        """Let another generation answer, from one query to the next; the one that answered is kept.
+
+        Raises:
+            DatabaseError: It is neither ready nor kept.
+        """
+        with self._database.write() as transaction:
+            found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
+            if not found or found[0][0] not in ("ready", "kept"):
+                raise DatabaseError(f"generation {number} cannot answer: it is {found[0][0] if found else 'not there'}")
+            transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")
+            transaction.run("UPDATE generation SET state = 'live' WHERE number = ?", (number,))
+
+    def calibrate(self, number: int, calibration: str) -> None:
+        """Keep what a generation's cosines mean."""
+        with self._database.write() as transaction:
+            transaction.run("UPDATE generation SET calibration = ? WHERE number = ?", (calibration, number))
+
+    def drop(self, numbers: Sequence[int]) -> None:
+        """Remove generations and their vectors.
+
+        Raises:
+            DatabaseError: One of them is live.
+        """
+        with self._database.write() as transaction:
+            for number in numbers:
+                live = transaction.run("SELECT 1 FROM generation WHERE number = ? AND state = 'live'", (number,))
+                if live:
+                    raise DatabaseError(f"generation {number} answers; switch to another one first")
+                transaction.run("DELETE FROM picture WHERE generation = ?", (number,))
+                transaction.run("DELETE FROM generation WHERE number = ?", (number,))
+
+
+def _generation(row: Row) -> Generation:
+    number, model, revision, probes, dimension, state, calibration = row
+    vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
+    return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)

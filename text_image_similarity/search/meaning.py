@@ -1,0 +1,68 @@
+"""What a similarity means: the probability that a product is what was looked for."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ..encoders import model_folder
+from ..files import CALIBRATION
+from .ledger import Generation
+from .query import Query
+
+if TYPE_CHECKING:
+    from ..metrics.calibration import Calibration
+
+
+class Meaning:
+    """Turns similarities into probabilities, where somebody has measured what they mean.
+
+    A catalogue's own calibration comes first, see `catalog calibrate`; for a single text, that of the model's folder is next.
+
+    Args:
+        generation: The generation whose similarities they are.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._known: dict[str, Calibration | None] = {}
+
+    def probability(self, query: Query, similarity: float | None) -> float | None:
+        """Return how often a product at this similarity is what a query looks for, 0..1; None where that is not known."""
+        if similarity is None or (kind := kind_of(query)) is None:
+            return None
+        if kind not in self._known:
+            self._known[kind] = self._load(kind)
+        calibration = self._known[kind]
+        if calibration is None:
+            return None
+        return float(calibration.probability([similarity], prior=calibration.prior)[0])
+
+    def _load(self, kind: str) -> Calibration | None:
+        measured = json.loads(self._generation.calibration or "{}")
+        if kind in measured:
+            from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
+
+            return Calibration(**measured[kind])
+        return load_calibration(self._generation.identity.model) if kind == "text" else None
+
+
+def kind_of(query: Query) -> str | None:
+    """Return which calibration a query needs: `text` or `image`; None for several terms, which have none."""
+    if len(query.parts) != 1:
+        return None
+    return "text" if query.parts[0].kind == "text" else "image"
+
+
+def load_calibration(model: str) -> Calibration | None:
+    """Load the calibration of a model that is a folder, if it has one.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    folder = model_folder(model)
+    if not model or not (folder / CALIBRATION).is_file():
+        return None
+    from ..metrics.calibration import Calibration
+
+    return Calibration.load(folder)

@@ -1,0 +1,163 @@
+"""A product as it is given and kept, and what is known of its pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputTypeError, RowError, UsageError
+from ..records import is_missing, is_whole, reference_of
+from .fields import ERROR, GROUP, ID, Field, Value, named
+
+MOST_IMAGES = 8
+_MOST_ID, _MOST_TEXT = 1_000, 100_000  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Something that can be found by its pictures, its name and description, and its fields.
+
+    Args:
+        id: What it is called by machines, 1 to 1,000 characters; a product that is added again under its id replaces the
+            earlier one.
+        name: What it is called by people; may be empty.
+        images: Up to eight pictures: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. One
+            without pictures is found by name, description and fields alone.
+        description: More words.
+        fields: Values of the catalogue's declared fields; those that are left out, None, NaN or empty are missing.
+        group: What the variants of one product have in common, for results that show each group once.
+
+    Raises:
+        InputTypeError, UsageError: A value has a type or a length that cannot be used.
+
+    Example:
+        >>> Product("boots-7", "Brown leather boots", "images/boots-7.jpg", fields={"price": 79.99}).images
+        ('images/boots-7.jpg',)
+    """
+
+    id: str
+    name: str = ""
+    images: tuple[str, ...] = ()
+    description: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("id", _MOST_ID), ("name", _MOST_TEXT), ("description", _MOST_TEXT)):
+            _check_text(f"Product.{name}", getattr(self, name), most)
+        if not self.id:
+            raise UsageError("Product.id is empty; each product needs an id of its own")
+        if self.group is not None:
+            _check_text("Product.group", self.group, _MOST_ID)
+        object.__setattr__(self, "images", _references(self.images))
+        if not isinstance(self.fields, Mapping):
+            raise InputTypeError.of("Product.fields", "a mapping from names to values", self.fields)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """What one model made of one picture of a product: a vector, or an error.
+
+    Args:
+        content: Stands for the picture's bytes and the model, as `embeddings.content_key` makes it; None if it could not be
+            read.
+        vector: The unit vector, shape (embed_dim,), float32.
+        error: `"<code>: <detail>"` if it failed.
+    """
+
+    content: bytes | None = None
+    vector: NDArray[np.float32] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A product on its way into a ledger.
+
+    Args:
+        product: As it was given.
+        values: The stored values of the built-in fields and then of the declared ones, in their order.
+        pictures: For each generation what its model made of the product's pictures, in their order.
+    """
+
+    product: Product
+    values: tuple[Value | None, ...]
+    pictures: Mapping[int, Sequence[Picture]]
+
+
+def stored_values(product: Product, declared: Sequence[Field], error: str | None) -> tuple[Value | None, ...]:
+    """Return a product's values as they are compared: those of the built-in fields, then of the declared ones.
+
+    Raises:
+        UsageError: A field is not declared, or a value is not of its kind; the message names product and field.
+    """
+    try:
+        for name in product.fields:
+            named(declared, name)
+        return (product.id, product.group or None, error, *(each.stored(product.fields.get(each.name)) for each in declared))
+    except UsageError as problem:
+        raise UsageError(f"product {product.id[:100]!r}: {problem}") from None
+
+
+def built_in(product: Product, error: str | None) -> dict[str, Value | None]:
+    """Return the values of the fields that every product has."""
+    return {ID: product.id, GROUP: product.group or None, ERROR: error}
+
+
+def fields_as_json(product: Product) -> str:
+    """Return a product's fields as JSON, in the order of their names; dates become text.
+
+    Raises:
+        UsageError: A value is nothing that JSON can hold.
+    """
+    given = {name: value for name, value in product.fields.items() if not is_missing(value)}
+    try:
+        return json.dumps(given, sort_keys=True, allow_nan=False, default=_plain)
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"product {product.id[:100]!r}: its fields cannot be kept as JSON: {exc}") from exc
+
+
+def with_images(product: Product, images: Iterable[str]) -> Product:
+    """Return a product with other references."""
+    return replace(product, images=tuple(images))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} values cannot be kept")
+
+
+def _check_text(name: str, value: object, most: int) -> None:
+    if not isinstance(value, str):
+        raise InputTypeError.of(name, "a text", value)
+    if len(value) > most:
+        raise UsageError(f"{name} is {len(value):,} characters long, and at most {most:,} are kept")
+    if not is_whole(value):
+        raise UsageError(f"{name} holds a lone surrogate, half of a UTF-16 pair")
+
+
+def _references(images: object) -> tuple[str, ...]:
+    given = [images] if isinstance(images, (str, os.PathLike)) else images
+    if not isinstance(given, Iterable):
+        raise InputTypeError.of("Product.images", "a path, a URL, or several", images)
+    found = []
+    for number, image in enumerate(given):
+        reference = reference_of(image)
+        if isinstance(reference, RowError):
+            raise InputTypeError.of(f"Product.images[{number}]", "a path or a URL", image)
+        found.append(reference)
+    if len(found) > MOST_IMAGES:
+        raise UsageError(f"a product has at most {MOST_IMAGES} pictures, not {len(found)}")
+    return tuple(found)

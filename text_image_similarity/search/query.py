@@ -1,0 +1,222 @@
+"""What can be asked of a catalogue, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import at_least, one_of, true_or_false
+from ..errors import InputTypeError, UsageError
+from ..pipeline import ImageSource
+from ..pipeline.inputs import check_image
+from .fields import Value
+from .filters import Filter
+from .products import Product
+
+FusionKind = Literal["sum", "rrf"]
+MOST_RESULTS = 10_000  # that one query can reach, over all its pages
+_MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One part of what is looked for: exactly one of a text, a picture, a product or a vector.
+
+    Args:
+        text: Words.
+        image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
+        product: The id of a product in the catalogue, which stands for the mean of its pictures and is itself not found.
+        vector: A vector of the catalogue's model, shape (embed_dim,); its length does not matter.
+        weight: How much it counts against the other terms, -10 to 10; below 0 it leads away.
+
+    Raises:
+        UsageError, InputTypeError: Not exactly one is given, or one cannot be used.
+    """
+
+    text: str | None = None
+    image: ImageSource | None = None
+    product: str | None = None
+    vector: NDArray[np.floating] | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("text", "image", "product", "vector") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UsageError(f"a Term has a text, an image, a product or a vector, and exactly one; not {given or 'none'}")
+        if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float, np.number)):
+            raise InputTypeError.of("Term.weight", "a number", self.weight)
+        if not 0 < abs(self.weight) <= 10:
+            raise UsageError(f"Term.weight={self.weight!r} must be a number from -10 to 10, and not 0")
+        for name in ("text", "product"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise InputTypeError.of(f"Term.{name}", "a text", value)
+        if self.text is not None and not 0 < len(self.text.strip()) <= len(self.text) <= _MOST_TEXT:
+            raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
+        if self.image is not None:
+            check_image(self.image, "Term.image")
+        if self.vector is not None and (np.ndim(self.vector) != 1 or not np.isfinite(self.vector).all()):
+            raise UsageError("Term.vector must be a finite vector, shape (embed_dim,)")
+
+    @property
+    def kind(self) -> str:
+        """`text`, `image`, `product` or `vector`."""
+        return next(name for name in ("text", "image", "product", "vector") if getattr(self, name) is not None)
+
+    def __str__(self) -> str:
+        what = self.text if self.text is not None else self.product
+        if what is None and isinstance(self.image, str):
+            what = self.image
+        return f"{self.kind} {what[:200]!r}" if what is not None else self.kind
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Query:
+    """What is looked for, and how much of the answer is wanted.
+
+    Args:
+        terms: Words, a term, or several terms; without any, products are listed in the order of `sort`, else of their ids.
+        where: Which products count: a mapping, JSON, an expression such as `category = "Footwear" and price <= 90`, or a
+            filter; see docs/catalog.md#filters.
+        top_k: Most products of one answer, 1 to 1,000.
+        min_similarity: The lowest similarity that counts, -1..1.
+        facets: Fields whose values are counted among all products found.
+        group: Show only the best product of each group; a product without one stands for itself.
+        sort: A field to order by instead of similarity, the lowest first, or with `-` before it the highest first; products
+            without a value come last.
+        fusion: How several terms become one ranking: `sum` adds their weighted vectors; `rrf` adds 1 / (60 + rank) over one
+            list for each term and one of products with the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and
+            reaches the first 1,000 products of each list.
+        after: `Matches.next` of the answer before, for the next page.
+
+    Raises:
+        UsageError, InputTypeError: A value cannot be used.
+    """
+
+    terms: str | Term | Sequence[str | Term] = ()
+    where: Filter | Mapping[str, object] | str | None = None
+    top_k: int = 10
+    min_similarity: float | None = None
+    facets: Sequence[str] = ()
+    group: bool = False
+    sort: str | None = None
+    fusion: FusionKind = "sum"
+    after: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.terms] if isinstance(self.terms, (str, Term)) else self.terms
+        if not isinstance(given, Iterable):
+            raise InputTypeError.of("Query.terms", "a text, a Term, or a list of them", self.terms)
+        terms = tuple(Term(each) if isinstance(each, str) else each for each in given)
+        for number, term in enumerate(terms):
+            if not isinstance(term, Term):
+                raise InputTypeError.of(f"Query.terms[{number}]", "a text or a Term", term)
+        if len(terms) > _MOST_TERMS:
+            raise UsageError(f"a query has at most {_MOST_TERMS} terms, not {len(terms)}")
+        if terms and all(term.weight < 0 for term in terms):
+            raise UsageError("a query needs a term with a weight above 0, beside what leads away")
+        object.__setattr__(self, "terms", terms)
+        at_least("top_k", self.top_k, 1)
+        if self.top_k > 1000:
+            raise UsageError(f"top_k={self.top_k} is more than 1,000; ask for the next page with after=matches.next")
+        true_or_false("group", self.group)
+        one_of("fusion", self.fusion, get_args(FusionKind))
+        self._check_combination(terms)
+        facets = (self.facets,) if isinstance(self.facets, str) else tuple(self.facets)
+        if len(facets) > _MOST_FACETS:
+            raise UsageError(f"a query has at most {_MOST_FACETS} facets, not {len(facets)}")
+        object.__setattr__(self, "facets", facets)
+
+    def _check_combination(self, terms: Sequence[Term]) -> None:
+        least = self.min_similarity
+        if least is not None and (isinstance(least, bool) or not isinstance(least, (int, float)) or not -1 <= least <= 1):
+            raise UsageError(f"min_similarity={least!r} must be a cosine, -1 to 1")
+        if least is not None and not terms:
+            raise UsageError("min_similarity needs something to be similar to; give a term, or leave it out")
+        if self.fusion == "rrf" and (least is not None or self.sort is not None):
+            raise UsageError("fusion='rrf' ranks by ranks: combine min_similarity and sort with fusion='sum'")
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms."""
+        return self.terms  # type: ignore[return-value]  # since __post_init__
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What one term contributed to a score.
+
+    Args:
+        term: What it was, such as `text 'brown boots'`, or `words` for the keyword list of `rrf`.
+        similarity: Cosine of the term and the picture, -1..1; None where there is no picture.
+        contribution: Its share of the score; all reasons' shares add up to it.
+    """
+
+    term: str
+    similarity: float | None
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A product that was found.
+
+    Args:
+        product: The product.
+        similarity: Cosine of the query and the product's best picture, -1..1, for a single term as `score_pairs` gives it;
+            None for a product without a picture, and where nothing was asked to be similar.
+        probability: How often a product at this similarity is what was looked for, 0..1, see `catalog calibrate`; None if
+            that was not measured for this kind of query.
+        rank: 1 for the first one, counted over all pages.
+        image: The reference of the picture that is most similar; None without one.
+        score: What it is ranked by: the similarity, or the sum of reciprocal ranks.
+        why: What the terms contributed to the score.
+    """
+
+    product: Product
+    similarity: float | None
+    probability: float | None
+    rank: int
+    image: str | None
+    score: float | None
+    why: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matches(Sequence[Match]):
+    """The answer to a query: a page of products, and what is known of all of them.
+
+    Args:
+        matches: The products, best first.
+        total: How many products there are on all pages; groups, where those were asked for.
+        facets: For each field asked for how many of all products found have each of its values, the most frequent first.
+        next: What to give as `Query.after` for the next page; None on the last one.
+        generation: The generation that answered.
+        plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index; `list`:
+            without comparing.
+    """
+
+    matches: tuple[Match, ...]
+    total: int
+    facets: Mapping[str, Mapping[Value, int]] = field(default_factory=dict)
+    next: str | None = None
+    generation: int = 0
+    plan: str = "exact"
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    def __iter__(self) -> Iterator[Match]:
+        return iter(self.matches)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # as a tuple's
+        return self.matches[index]
+
+
+def options_of(query: Query) -> dict[str, object]:
+    """Return what a query asks besides its terms and its page, for whoever has to tell queries apart."""
+    return {each.name: getattr(query, each.name) for each in fields(Query) if each.name not in ("terms", "after", "top_k")}

@@ -1,0 +1,182 @@
+"""Rankings of products by similarity: how many of them a store has to be asked for, and exact or not.
+
+A store finds pictures; a product counts with its best one, and a group with its best product. So more may be needed than
+were asked for, and they are fetched until a page is full or nothing is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..similarity import Embeddings, as_floats
+from .cursor import Cursor
+from .filters import Filter
+from .ledger import Generation, Ledger
+from .products import Product
+from .query import Query
+from .stores import Hits, Store
+from .vectors import Encoded
+
+EXACT_UP_TO = 20_000  # products that pass a filter: so many are compared one by one, whatever index there is
+_SPARE = 16  # pictures asked for beyond those needed: several of one product, and ties
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """A query on its way to its answer.
+
+    Args:
+        encoded: The query with its vectors.
+        where: Its filter.
+        cursor: Where its page begins; None for the first one.
+        generation: The generation that answers.
+        store: Its store.
+        ledger: The products.
+        passing: How many products with a picture pass the filter.
+    """
+
+    encoded: Encoded
+    where: Filter | None
+    cursor: Cursor | None
+    generation: Generation
+    store: Store
+    ledger: Ledger
+    passing: int
+
+    @property
+    def query(self) -> Query:
+        """The query."""
+        return self.encoded.query
+
+    @property
+    def exact(self) -> bool:
+        """Whether every picture that passes is compared."""
+        return not self.store.approximates or self.passing <= EXACT_UP_TO or self.query.min_similarity is not None
+
+    @property
+    def seen(self) -> int:
+        """How many products the pages before have shown."""
+        return 0 if self.cursor is None else self.cursor.seen
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A product in a ranking.
+
+    Args:
+        product: The product.
+        number: Its number.
+        slot: Its best picture; None where it has none.
+        score: What it is ranked by.
+    """
+
+    product: Product
+    number: int
+    slot: int | None
+    score: float
+
+
+def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
+    """Return the products of a page in their order, and one more if there are any behind it.
+
+    Args:
+        ask: The query.
+        first: What the store found for `first_limit(ask)` already.
+    """
+    limit, exact = first_limit(ask), ask.exact
+    while True:
+        hits = first if first is not None else search(ask, ask.encoded.fused, limit, exact=exact)
+        first = None
+        found = _page(ask, hits)
+        if len(found) > ask.query.top_k or (exact and (limit is None or len(hits.rows) < limit)):
+            return found
+        if limit is None or len(hits.rows) < limit:  # an index gave up early
+            exact = True
+        else:
+            limit *= 4
+
+
+def first_limit(ask: Ask) -> int | None:
+    """Return how many pictures to ask a store for at first; None where all above a similarity are needed."""
+    if ask.query.min_similarity is not None:
+        return None
+    return ask.seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
+
+
+def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:
+    """Return the pictures nearest to a vector, under the query's filter."""
+    least = -1.0 if ask.query.min_similarity is None else ask.query.min_similarity
+    (hits,) = ask.store.search(vector[None, :], ask.where, limit, least=least, exact=exact)
+    return hits
+
+
+def best_pictures(ask: Ask, hits: Hits) -> Hits:
+    """Keep the best picture of each product, and leave out products that are terms of the query."""
+    _, places = np.unique(hits.rows, return_index=True)
+    places = np.sort(places)
+    if ask.encoded.own:
+        places = places[~np.isin(hits.rows[places], list(ask.encoded.own))]
+    return Hits(hits.rows[places], hits.slots[places], hits.cosines[places])
+
+
+def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
+    """Take what belongs on a page, and one more, from a ranking: groups once, and only what is behind the cursor.
+
+    Args:
+        ask: The query.
+        candidates: The ranking, from its begin where the query groups.
+    """
+    page: list[Candidate] = []
+    groups: set[str] = set()
+    for candidate in candidates:
+        group = candidate.product.group if ask.query.group else None
+        if group is not None:
+            if group in groups:
+                continue
+            groups.add(group)
+        if ask.cursor is None or _behind(candidate, ask.cursor):
+            page.append(candidate)
+            if len(page) > ask.query.top_k:
+                break
+    return page
+
+
+def read_products(ask: Ask, numbers: list[int]) -> dict[int, Product]:
+    """Return products that still pass the filter: the store may know less than the ledger for a moment."""
+    if ask.store.shared:
+        numbers = ask.ledger.passing(numbers, ask.where)
+    return ask.ledger.by_number(numbers)
+
+
+def _page(ask: Ask, hits: Hits) -> list[Candidate]:
+    return collapse(ask, _in_order(ask, best_pictures(ask, hits)))
+
+
+def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
+    """Yield products by score, equal ones by id, reading no more of them than are asked for."""
+    start, end = 0, len(hits.rows)
+    if ask.cursor is not None and not ask.query.group:  # what is above the cursor was shown
+        start = int(np.searchsorted(-hits.cosines, -np.float32(ask.cursor.key[0]), side="left"))
+    while start < end:
+        stop = min(start + ask.query.top_k + _SPARE, end)
+        while stop < end and hits.cosines[stop] == hits.cosines[stop - 1]:
+            stop += 1
+        numbers = hits.rows[start:stop].tolist()
+        products = read_products(ask, numbers)
+        scores = as_floats(hits.cosines[start:stop])
+        read = [
+            Candidate(products[number], number, slot, score)
+            for number, slot, score in zip(numbers, hits.slots[start:stop].tolist(), scores, strict=True)
+            if number in products
+        ]
+        yield from sorted(read, key=lambda found: (-found.score, found.product.id))
+        start = stop
+
+
+def _behind(candidate: Candidate, cursor: Cursor) -> bool:
+    score, id = cursor.key
+    return (-candidate.score, candidate.product.id) > (-float(score or 0), id)
+

@@ -1,0 +1,117 @@
+"""What a catalogue holds open: its ledger, the models of its generations, and the stores that follow the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from threading import RLock
+
+from ..config import Config
+from ..encoders import Encoder
+from ..errors import DatabaseError
+from ..pipeline import Scorer
+from .database import ModelIdentity
+from .ledger import Generation, Generations, Ledger
+from .stores import Store
+
+# For the number of a generation and the width of its vectors, the store that holds them.
+OpenStore = Callable[[int, int], Store]
+
+
+class Session:
+    """The open parts of a catalogue, each made when it is first needed. Safe to share between threads.
+
+    Args:
+        ledger: The products.
+        config: How models are loaded and pictures fetched; each generation has a model of its own.
+        open_store: Opens a generation's store.
+        encoder: A loaded encoder for the live generation; None loads the one that made it.
+    """
+
+    def __init__(
+        self, ledger: Ledger, config: Config, open_store: OpenStore, *, encoder: Encoder | None = None
+    ) -> None:
+        self.ledger, self.config = ledger, config
+        self.generations = Generations(ledger.database)
+        self._open_store, self._given = open_store, encoder
+        self._opening = RLock()
+        self._following = RLock()
+        self._scorers: dict[int, Scorer] = {}
+        self._stores: dict[int, Store] = {}
+
+    def scorer(self, generation: Generation) -> Scorer:
+        """Return what encodes for a generation.
+
+        Raises:
+            ModelError: Its model cannot be loaded.
+            DatabaseError: The model is not the one that made the generation's vectors.
+        """
+        with self._opening:
+            if generation.number not in self._scorers:
+                made = self._make_scorer(generation)
+                self._scorers[generation.number] = made
+            return self._scorers[generation.number]
+
+    def store(self, generation: Generation) -> Store:
+        """Return a generation's store, with everything that the ledger has."""
+        with self._opening:
+            if generation.number not in self._stores:
+                self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
+            store = self._stores[generation.number]
+        self.follow(generation, store)
+        return store
+
+    def follow(self, generation: Generation, store: Store, *, wait: bool = False) -> None:
+        """Bring a store up to date.
+
+        Args:
+            generation: The generation.
+            store: Its store.
+            wait: Where another process is at that: wait, so that everything is in the store afterwards. Without it, the store stays
+                as it is meanwhile.
+        """
+        if store.version == self.ledger.version:
+            return
+        lock = self.ledger.database.exclusive(wait=wait) if store.shared else nullcontext(True)
+        with self._following, lock as ours:
+            if ours and store.version != self.ledger.version:
+                for changes in self.ledger.changes(generation.number, store.version):
+                    store.apply(changes)
+
+    def _make_scorer(self, generation: Generation) -> Scorer:
+        identity = generation.identity
+        config, encoder = replace(self.config, model=identity.model, revision=identity.revision), None
+        if self._given is not None and generation.state == "live":
+            encoder, config = self._given, self.config
+        scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
+        found = ModelIdentity.of(scorer.encoder)
+        if not identity.same_as(found):
+            scorer.close()
+            raise DatabaseError(
+                f"the catalogue was made by {identity}, and this is {found}: their vectors cannot be compared; open it with its own "
+                "model, or run: text-image-similarity catalog reindex CATALOG --model ..."
+            )
+        return scorer
+
+    def drop(self, generation: Generation) -> None:
+        """Remove a generation with its store."""
+        store = self.store(generation)
+        self.generations.drop([generation.number])
+        store.drop()
+        with self._opening:
+            self._stores.pop(generation.number, None)
+            if (scorer := self._scorers.pop(generation.number, None)) is not None:
+                scorer.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        with self._opening:
+            for scorer in self._scorers.values():
+                scorer.close()
+            for store in self._stores.values():
+                store.close()
+            self._scorers.clear()
+            self._stores.clear()
+        self.ledger.database.close()

@@ -1,0 +1,188 @@
+"""The stored values of one field in memory, as arrays that a filter can be compared with at once.
+
+A column only grows: what was read of it before stays valid while more is added, so readers need no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..fields import FieldKind, Value
+
+Mask = NDArray[np.bool_]
+Positions = NDArray[np.intp]
+
+_COMPARE: dict[str, Callable[[Any, Any], Mask]] = {
+    "eq": np.equal,
+    "lt": np.less,
+    "lte": np.less_equal,
+    "gt": np.greater,
+    "gte": np.greater_equal,
+}
+
+
+class Growing:
+    """An array that grows at its end.
+
+    Args:
+        like: An empty array whose type and further dimensions the rows have.
+    """
+
+    def __init__(self, like: NDArray[Any]) -> None:
+        self._room = like
+        self.size = 0
+
+    @property
+    def filled(self) -> NDArray[Any]:
+        """What was added so far."""
+        return self._room[: self.size]
+
+    def extend(self, rows: NDArray[Any]) -> None:
+        """Add rows at the end."""
+        size = self.size + len(rows)
+        if size > len(self._room):
+            room = np.empty((max(size, size + size // 2, 64), *rows.shape[1:]), self._room.dtype)
+            room[: self.size] = self.filled
+            self._room = room
+        self._room[self.size : size] = rows
+        self.size = size
+
+
+class Column(Protocol):
+    """The values of one field, by position."""
+
+    def extend(self, values: Sequence[Value | None], take: Positions) -> None:
+        """Add the values at these positions of a sequence."""
+
+    def compare(self, op: str, value: Value, size: int) -> Mask:
+        """Return which of the first `size` positions have a value that `eq`, `lt`, `lte`, `gt` or `gte` holds for."""
+
+    def present(self, size: int) -> Mask:
+        """Return which of the first `size` positions have a value."""
+
+    def counts(self, chosen: Positions) -> dict[Value, int]:
+        """Return how often each value is there at some positions."""
+
+    def only(self, kept: Positions) -> Column:
+        """Return another column with the values at some positions, in their order."""
+
+
+class NumberColumn:
+    """Numbers, dates (seconds) and truth values; NaN where there is none."""
+
+    def __init__(self, *, truth: bool) -> None:
+        self._truth = truth
+        self._values = Growing(np.empty(0, np.float64))
+
+    def extend(self, values: Sequence[Value | None], take: Positions) -> None:
+        self._values.extend(np.array(values, np.float64)[take])  # None becomes NaN
+
+    def compare(self, op: str, value: Value, size: int) -> Mask:
+        return _COMPARE[op](self._values.filled[:size], value)
+
+    def present(self, size: int) -> Mask:
+        return ~np.isnan(self._values.filled[:size])
+
+    def counts(self, chosen: Positions) -> dict[Value, int]:
+        values = self._values.filled[chosen]
+        found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+        return {bool(value) if self._truth else float(value): int(count) for value, count in zip(found, counts, strict=True)}
+
+    def only(self, kept: Positions) -> Column:
+        column = NumberColumn(truth=self._truth)
+        column._values.extend(self._values.filled[kept])
+        return column
+
+
+class TextColumn:
+    """Texts, as codes of a dictionary; -1 where there is none."""
+
+    def __init__(self) -> None:
+        self._codes = Growing(np.empty(0, np.int32))
+        self._known: dict[Value, int] = {}
+
+    def extend(self, values: Sequence[Value | None], take: Positions) -> None:
+        known = self._known
+        codes = [-1 if value is None else known.setdefault(value, len(known)) for value in values]
+        self._codes.extend(np.array(codes, np.int32)[take])
+
+    def compare(self, op: str, value: Value, size: int) -> Mask:
+        return _COMPARE[op](self._codes.filled[:size], self._known.get(value, -2))
+
+    def present(self, size: int) -> Mask:
+        return self._codes.filled[:size] >= 0
+
+    def counts(self, chosen: Positions) -> dict[Value, int]:
+        codes = self._codes.filled[chosen]
+        counts = np.bincount(codes[codes >= 0], minlength=len(self._known))
+        names = list(self._known)
+        return {names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
+
+    def only(self, kept: Positions) -> Column:
+        column = TextColumn()
+        column._known = dict(self._known)
+        column._codes.extend(self._codes.filled[kept])
+        return column
+
+
+class TextsColumn:
+    """Lists of texts, as pairs of a position and a code."""
+
+    def __init__(self) -> None:
+        self._size = 0
+        self._places = Growing(np.empty(0, np.int64))
+        self._codes = Growing(np.empty(0, np.int32))
+        self._known: dict[Value, int] = {}
+
+    def extend(self, values: Sequence[Value | None], take: Positions) -> None:
+        places, codes = [], []
+        for place, position in enumerate(take, self._size):
+            texts = values[position]
+            for text in texts if isinstance(texts, tuple) else ():
+                places.append(place)
+                codes.append(self._known.setdefault(text, len(self._known)))
+        self._codes.extend(np.array(codes, np.int32))
+        self._places.extend(np.array(places, np.int64))
+        self._size += len(take)
+
+    def compare(self, op: str, value: Value, size: int) -> Mask:
+        places = self._places.filled
+        codes = self._codes.filled[: len(places)]
+        return _at(places[_COMPARE[op](codes, self._known.get(value, -2))], size)
+
+    def present(self, size: int) -> Mask:
+        return _at(self._places.filled, size)
+
+    def counts(self, chosen: Positions) -> dict[Value, int]:
+        places = self._places.filled
+        within = _at(chosen, int(max(chosen.max(initial=-1), places.max(initial=-1))) + 1)
+        counts = np.bincount(self._codes.filled[: len(places)][within[places]], minlength=len(self._known))
+        names = list(self._known)
+        return {names[code]: int(counts[code]) for code in np.flatnonzero(counts)}
+
+    def only(self, kept: Positions) -> Column:
+        column = TextsColumn()
+        column._known, column._size = dict(self._known), len(kept)
+        moved = np.full(self._size, -1, np.int64)
+        moved[kept] = np.arange(len(kept))
+        places = moved[self._places.filled]
+        column._codes.extend(self._codes.filled[places >= 0])
+        column._places.extend(places[places >= 0])
+        return column
+
+
+def make_column(kind: FieldKind) -> Column:
+    """Return an empty column for a kind of field."""
+    if kind == "text":
+        return TextColumn()
+    return TextsColumn() if kind == "texts" else NumberColumn(truth=kind == "bool")
+
+
+def _at(places: NDArray[Any], size: int) -> Mask:
+    mask = np.zeros(size, bool)
+    mask[places[places < size]] = True
+    return mask

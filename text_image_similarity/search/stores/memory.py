@@ -1,0 +1,187 @@
+"""All vectors in one matrix in memory, with the fields' columns beside it: exact, and the default up to some 100,000 products.
+
+Nothing is kept between processes but the ledger, which it reads again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from ...similarity import Embeddings
+from ..fields import Field, Value
+from ..filters import And, Compare, Exists, Filter, Not, OneOf, Or
+from ..nearest import Places, best
+from .columns import Column, Growing, Mask, make_column
+from .protocol import Changes, Hits, Rows
+
+# Where more pass a filter, the product with all vectors is faster than gathering those that pass.
+_GATHERED = 0.3
+_BLOCK = 1024  # vectors gathered at once: 2 MB of 512 dimensions, which stay in the cache for the product
+_PRODUCTS = 16_000_000  # rough cosines in memory at once
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What one search works on; later changes do not touch it.
+
+    Args:
+        vectors: Shape (n, embed_dim).
+        numbers: The product of each vector, shape (n,).
+        slots: Which of its pictures it is, shape (n,).
+        alive: Whether it still counts, shape (n,).
+        first: Whether it is the first one of its product, shape (n,).
+        columns: The values of its product's fields.
+    """
+
+    vectors: Embeddings
+    numbers: Rows
+    slots: Rows
+    alive: Mask
+    first: Mask
+    columns: Mapping[str, Column]
+
+
+class MemoryStore:
+    """A store in memory; see `Store`.
+
+    Args:
+        fields: All fields, the built-in ones included.
+        embed_dim: Width of the vectors.
+    """
+
+    def __init__(self, fields: Sequence[Field], embed_dim: int) -> None:
+        self._fields, self._embed_dim = tuple(fields), embed_dim
+        self.shared = self.approximates = False
+        self._writing = Lock()
+        self._version = 0
+        self._begin()
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    def apply(self, changes: Changes) -> None:
+        with self._writing:
+            state = self._state
+            alive = state.alive & ~np.isin(state.numbers, np.concatenate([changes.rows, changes.deleted]))
+            if len(alive) > 2 * (np.count_nonzero(alive) + len(changes.owners)):
+                alive = self._compact(alive)
+            self._extend(changes)
+            self._show(np.concatenate([alive, np.ones(len(changes.owners), bool)]))
+            self._version = changes.version
+
+    def search(
+        self, queries: Embeddings, where: Filter | None, limit: int | None, *, least: float = -1.0, exact: bool = False
+    ) -> list[Hits]:
+        state = self._state
+        passing = state.alive if where is None else state.alive & _mask(where, state.columns, len(state.alive))
+        among = np.flatnonzero(passing)
+        gathers = len(among) < _GATHERED * len(passing)
+        found = []
+        for some in np.array_split(queries, max(1, -(-len(queries) * len(passing) // _PRODUCTS))):
+            if gathers:
+                rough = _gathered(state.vectors, among, some)  # (q, m)
+            else:
+                rough = some @ state.vectors.T  # (q, d) @ (d, n) -> (q, n)
+                rough[:, ~passing] = -np.inf
+            for query, row in zip(some, rough, strict=True):
+                places, cosines = best(query, state.vectors, row, limit, least=least, among=among if gathers else None)
+                found.append(Hits(state.numbers[places], state.slots[places], cosines))
+        return found
+
+    def count(self, where: Filter | None) -> int:
+        return len(self._products(self._state, where))
+
+    def values(self, field: str, where: Filter | None) -> dict[Value, int]:
+        state = self._state
+        return state.columns[field].counts(self._products(state, where))
+
+    def optimize(self) -> None:
+        with self._writing:
+            self._show(self._compact(self._state.alive))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def drop(self) -> None:
+        with self._writing:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._version = 0
+        self._vectors = Growing(np.empty((0, self._embed_dim), np.float32))
+        self._numbers, self._slots = (Growing(np.empty(0, np.int64)) for _ in range(2))
+        self._first = Growing(np.empty(0, bool))
+        self._columns = {field.name: make_column(field.kind) for field in self._fields}
+        self._show(np.empty(0, bool))
+
+    def _show(self, alive: Mask) -> None:
+        """Let searches see what there is now."""
+        self._state = _State(
+            self._vectors.filled, self._numbers.filled, self._slots.filled, alive, self._first.filled, self._columns
+        )
+
+    def _extend(self, changes: Changes) -> None:
+        """Add the pictures of changed products."""
+        order = np.lexsort((changes.slots, changes.owners))
+        owners = changes.owners[order]
+        products = np.argsort(changes.rows, kind="stable")
+        take = products[np.searchsorted(changes.rows, owners, sorter=products)]  # (m,) positions in the changes' columns
+        for name, column in self._columns.items():
+            column.extend(changes.columns[name], take)
+        if len(order):
+            self._vectors.extend(changes.vectors[order])
+            self._numbers.extend(owners)
+            self._slots.extend(changes.slots[order])
+            self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
+
+    def _compact(self, alive: Mask) -> Mask:
+        """Drop what does not count any more, and return what does, all of it."""
+        kept = np.flatnonzero(alive)
+        for name in ("_vectors", "_numbers", "_slots", "_first"):
+            before: Growing = getattr(self, name)
+            after = Growing(np.empty((0, *before.filled.shape[1:]), before.filled.dtype))
+            after.extend(before.filled[kept])
+            setattr(self, name, after)
+        self._columns = {name: column.only(kept) for name, column in self._columns.items()}
+        return np.ones(len(kept), bool)
+
+    def _products(self, state: _State, where: Filter | None) -> Places:
+        """Return the places of the first picture of each product that passes a filter."""
+        passing = state.alive & state.first
+        return np.flatnonzero(passing if where is None else passing & _mask(where, state.columns, len(passing)))
+
+
+def _gathered(vectors: Embeddings, among: Places, queries: Embeddings) -> Embeddings:
+    """Return the rough cosines of queries and some vectors, shape (q, m)."""
+    rough = np.empty((len(queries), len(among)), np.float32)
+    for start in range(0, len(among), _BLOCK):
+        block = vectors[among[start : start + _BLOCK]]
+        rough[:, start : start + _BLOCK] = queries @ block.T  # (q, d) @ (d, block)
+    return rough
+
+
+def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
+    """Return which of the first `size` positions pass a filter."""
+    match where:
+        case Compare(field, "ne", value):
+            return columns[field].present(size) & ~columns[field].compare("eq", value, size)
+        case Compare(field, op, value):
+            return columns[field].compare(op, value, size)
+        case OneOf(field, values, negated):
+            column, within = columns[field], np.zeros(size, bool)
+            for each in values:
+                within |= column.compare("eq", each, size)
+            return column.present(size) & ~within if negated else within
+        case Exists(field, wanted):
+            return columns[field].present(size) == wanted
+        case And(parts):
+            return np.logical_and.reduce([_mask(part, columns, size) for part in parts])
+        case Or(parts):
+            return np.logical_or.reduce([_mask(part, columns, size) for part in parts])
+        case Not(part):
+            return ~_mask(part, columns, size)

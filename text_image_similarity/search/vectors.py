@@ -1,0 +1,108 @@
+"""Terms in, one vector to search with out: fusion by a weighted sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RowError, UsageError
+from ..pipeline import Outcome, Scorer
+from ..similarity import Embeddings
+from .ledger import Generation, Ledger
+from .query import Query, Term
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A query with the vectors of its terms.
+
+    Args:
+        query: The query.
+        vectors: Of its terms, shape (t, embed_dim), float32 unit vectors.
+        fused: Their weighted sum as a unit vector, shape (embed_dim,).
+        shares: What each term's cosine counts in the sum's, shape (t,): the weights over the length of the sum.
+        own: The numbers of the products that are terms, which are not found.
+    """
+
+    query: Query
+    vectors: Embeddings
+    fused: Embeddings
+    shares: Embeddings
+    own: frozenset[int]
+
+    @classmethod
+    def empty(cls, query: Query) -> Encoded:
+        """Return a query that has no terms."""
+        nothing = np.empty(0, np.float32)
+        return cls(query, nothing.reshape(0, 0), nothing, nothing, frozenset())
+
+
+def encode(queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation) -> list[Encoded | RowError]:
+    """Encode the terms of queries, all texts together and all pictures together.
+
+    Returns:
+        For each query its vectors, or why one of its terms has none.
+
+    Raises:
+        UsageError: A term names a product that does not exist or has no vector, or a vector of another width.
+    """
+    terms = [term for query in queries for term in query.parts]
+    found: dict[int, Outcome] = {}
+    texts = [term for term in terms if term.text is not None]
+    found |= {id(term): outcome for term, outcome in zip(texts, scorer.embed_texts([t.text or "" for t in texts]), strict=True)}
+    images = [term for term in terms if term.image is not None]
+    found |= {id(term): outcome for term, outcome in zip(images, scorer.embed_images([t.image for t in images if t.image is not None]), strict=True)}
+    own: dict[int, int] = {}
+    for term in terms:
+        if term.product is not None:
+            own[id(term)], found[id(term)] = _product_vector(term.product, ledger, generation)
+        elif term.vector is not None:
+            found[id(term)] = _given_vector(term, generation.identity.embed_dim)
+    return [_encoded(query, [found[id(term)] for term in query.parts], own) for query in queries]
+
+
+def _encoded(query: Query, outcomes: Sequence[Outcome], own: dict[int, int]) -> Encoded | RowError:
+    if not outcomes:
+        return Encoded.empty(query)
+    vectors = []
+    for outcome in outcomes:
+        if isinstance(outcome, RowError):
+            return outcome
+        vectors.append(outcome)
+    numbers = frozenset(own[id(term)] for term in query.parts if id(term) in own)
+    stacked = np.stack(vectors)  # (t, d)
+    if len(vectors) == 1:  # as it is, so that its cosines are those of `score_pairs`
+        return Encoded(query, stacked, vectors[0], np.ones(1, np.float32), numbers)
+    weights = np.array([term.weight for term in query.parts], np.float32)  # (t,)
+    total = weights @ stacked  # (t,) @ (t, d) -> (d,)
+    length = float(np.linalg.norm(total))
+    if length < 1e-6:
+        raise UsageError("the terms of the query cancel each other out; change a weight")
+    return Encoded(query, stacked, total / np.float32(length), weights / np.float32(length), numbers)
+
+
+def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tuple[int, Embeddings]:
+    found = ledger.get([product]).get(product)
+    if found is None:
+        raise UsageError(f"there is no product {product[:100]!r}")
+    pictures = ledger.pictures(generation.number, [found.number]).get(found.number, [])
+    vectors = [picture.vector for picture in pictures if picture.vector is not None]
+    if not vectors:
+        raise UsageError(f"product {product[:100]!r} has no picture with a vector; look for its name instead")
+    return found.number, _unit(np.mean(vectors, axis=0)) if len(vectors) > 1 else vectors[0]
+
+
+def _given_vector(term: Term, embed_dim: int) -> Embeddings:
+    vector = np.asarray(term.vector, np.float32)
+    if len(vector) != embed_dim:
+        raise UsageError(f"Term.vector has {len(vector)} values, and the catalogue's model {embed_dim}")
+    return _unit(vector)
+
+
+def _unit(vector: Embeddings) -> Embeddings:
+    length = float(np.linalg.norm(vector))
+    if not length > 0:
+        raise UsageError("a vector of zeros has no direction to search in")
+    return np.asarray(vector / np.float32(length), np.float32)
