@@ -45,18 +45,30 @@ FLOORS = {
     "__init__": 8,  # only names what the others hold
     "__main__": 8,
 }
-# The same for what is in `service`, which is as large as all other rooms of its floor together.
-SERVICE_FLOORS = {
-    "problems": 0,
-    "settings": 0,
-    "jobs": 1,
-    "telemetry": 2,
-    "pool": 2,
-    "page": 2,
-    "inference": 3,
-    "http": 4,
-    "ray": 5,
-    "__init__": 6,
+# The same inside the rooms that are as large as all others of their floor together.
+FLOORS_WITHIN = {
+    "search": {
+        "fields": 0,
+        "filters": 1,
+        "stores": 2,
+        "ledger": 2,
+        "nearest": 3,
+        "database": 3,
+        "predictor": 4,
+        "__init__": 5,
+    },
+    "service": {
+        "problems": 0,
+        "settings": 0,
+        "jobs": 1,
+        "telemetry": 2,
+        "pool": 2,
+        "page": 2,
+        "inference": 3,
+        "http": 4,
+        "ray": 5,
+        "__init__": 6,
+    },
 }
 # The only rooms that may hold these libraries.
 DOORS = {
@@ -138,8 +150,8 @@ def test_imports_point_strictly_downward(path: Path) -> None:
     for other in imports(path):
         if other[0] != own[0]:
             assert FLOORS[other[0]] < FLOORS[own[0]], f"{own[0]} must not import {other[0]}"
-        elif own[0] == "service" and other[1] != own[1]:
-            assert SERVICE_FLOORS[other[1]] < SERVICE_FLOORS[own[1]], f"service/{own[1]} must not import {other[1]}"
+        elif (within := FLOORS_WITHIN.get(own[0])) and other[1] != own[1]:
+            assert within[other[1]] < within[own[1]], f"{own[0]}/{own[1]} must not import {other[1]}"
     assert "text_image_similarity" not in libraries(path), "imports inside the package are relative"
 
 
@@ -181,7 +193,8 @@ def table_of(page: str, heading: str) -> dict[str, int]:
 def test_the_documents_show_these_floors() -> None:
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert table_of(page, "floor | room | its one job") == FLOORS
-    assert table_of(page, "floor | room of the service | its one job") == SERVICE_FLOORS
+    for name, floors in FLOORS_WITHIN.items():
+        assert table_of(page, f"floor | room of the {name} | its one job") == floors
     for name in FLOORS:
         assert f"`{name}/`" in page or not (PACKAGE / name).is_dir(), "a folder's name ends in /"
     picture = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -90,7 +90,9 @@ class Field:
         if not isinstance(value, str):
             raise self._wrong("a text", value)
         if len(value) > _MOST_CHARACTERS:
-            raise UsageError(f"{self.name!r} is {len(value):,} characters long, and at most {_MOST_CHARACTERS:,} are kept")
+            raise UsageError(
+                f"{self.name!r} is {len(value):,} characters long, and at most {_MOST_CHARACTERS:,} are kept"
+            )
         if not is_whole(value):
             raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
         return normalize("NFC", value)
@@ -169,5 +171,5 @@ def named(fields: Iterable[Field], name: str) -> Field:
     """
     known = {field.name: field for field in fields}
     if name not in known:
-        raise UsageError(f"there is no field {name!r}; the fields are {', '.join(known)}")
+        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(known)}")
     return known[name]

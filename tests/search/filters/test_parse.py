@@ -1,0 +1,267 @@
+"""The forms in which a filter may be given, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from tests.support.filters import FIELDS as AWKWARD
+from tests.support.filters import as_text, filters
+from text_image_similarity.errors import InputTypeError, UsageError
+from text_image_similarity.search.fields import Field
+from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or, parse_filter, to_dict
+
+FIELDS = (
+    Field("category"),
+    Field("price", "number"),
+    Field("in_stock", "bool"),
+    Field("color", "texts"),
+    Field("size", "number"),
+    Field("sold", "date"),
+    Field("note"),
+    Field("select"),
+    Field("and", "number"),
+    Field("odd `name` 😀"),
+)
+FOOTWEAR = Compare("category", "eq", "Footwear")
+CHEAP = Compare("price", "lte", 90.0)
+
+
+def parsed(given: Any) -> Filter | None:
+    return parse_filter(given, FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, None),
+        ({}, None),
+        ("{}", None),
+        ({"category": "Footwear"}, FOOTWEAR),
+        ({"category": "Footwear", "price": {"lte": 90}}, And((FOOTWEAR, CHEAP))),
+        ({"price": {"gte": 10, "lte": 90}}, And((Compare("price", "gte", 10.0), CHEAP))),
+        ({"category": ["a", "b", "a"]}, OneOf("category", ("a", "b"))),
+        ({"category": {"not_in": ("a",)}}, OneOf("category", ("a",), negated=True)),
+        ({"category": []}, OneOf("category", ())),
+        ({"size": np.array([1, 2])}, OneOf("size", (1.0, 2.0))),
+        ({"color": "red"}, Compare("color", "eq", "red")),
+        ({"color": {"exists": True}}, Exists("color")),
+        ({"color": {"exists": False}}, Exists("color", wanted=False)),
+        ({"and": [{"category": "Footwear"}, {"price": {"lte": 90}}]}, And((FOOTWEAR, CHEAP))),
+        ({"or": [{"category": "Footwear"}, {"price": {"lte": 90}}]}, Or((FOOTWEAR, CHEAP))),
+        ({"or": [{"category": "Footwear"}]}, FOOTWEAR),
+        ({"not": {"category": "Footwear"}, "price": {"lte": 90}}, And((Not(FOOTWEAR), CHEAP))),
+        ({"field": "and", "op": "eq", "value": 1}, Compare("and", "eq", 1.0)),
+        ({"sold": {"gte": "1970-01-02"}}, Compare("sold", "gte", 86400.0)),
+        ({"sold": {"gte": 86400}}, Compare("sold", "gte", 86400.0)),
+        ({"_id": ["1", "2"]}, OneOf("_id", ("1", "2"))),
+        (' {"price": {"lte": 90}}', CHEAP),
+        (CHEAP, CHEAP),
+        (Compare("category", "eq", "e\u0301"), Compare("category", "eq", "é")),
+        (And((CHEAP,)), CHEAP),
+        (Not(Or((CHEAP, OneOf("size", (1, 1.0, -0.0))))), Not(Or((CHEAP, OneOf("size", (1.0, 0.0)))))),
+    ],
+)
+def test_objects(given: object, expected: Filter | None) -> None:
+    assert parsed(given) == expected
+    if isinstance(given, dict) and "size" not in given:
+        assert parsed(json.dumps(given)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('category = "Footwear"', FOOTWEAR),
+        ("category=='Footwear'", FOOTWEAR),
+        ("category != 'Footwear'", Compare("category", "ne", "Footwear")),
+        ("category <> 'Footwear'", Compare("category", "ne", "Footwear")),
+        ("price < 90", Compare("price", "lt", 90.0)),
+        ("price<=90", CHEAP),
+        ("price <= +9.e1", CHEAP),
+        ("price > -.5", Compare("price", "gt", -0.5)),
+        ("price >= 1e3", Compare("price", "gte", 1000.0)),
+        ("price >= '90'", Compare("price", "gte", 90.0)),
+        ("in_stock = TRUE", Compare("in_stock", "eq", True)),
+        ("category = 007", Compare("category", "eq", "007")),
+        ('sold >= "2026-01-31"', Compare("sold", "gte", 1769817600.0)),
+        ("color IN (\"red\", 'blue')", OneOf("color", ("red", "blue"))),
+        ("size not in (1,2)", OneOf("size", (1.0, 2.0), negated=True)),
+        ("size in ()", OneOf("size", ())),
+        ("note exists", Exists("note")),
+        ("note not exists", Exists("note", wanted=False)),
+        ("not note exists", Not(Exists("note"))),
+        ("select = 'x'", Compare("select", "eq", "x")),
+        ("`and` = 1", Compare("and", "eq", 1.0)),
+        ("`odd ``name`` 😀` = 'x'", Compare("odd `name` 😀", "eq", "x")),
+        (r'''category = "a\"'\'\\\n\u00e9\ud83d\ude00"''', Compare("category", "eq", "a\"''\\\né😀")),
+        (r"""category = 'a"\"\'\\'""", Compare("category", "eq", 'a""\'\\')),
+        ("category = '\n'", Compare("category", "eq", "\n")),
+        ("price <= 90 or price <= 90 and not price <= 90", Or((CHEAP, And((CHEAP, Not(CHEAP)))))),
+        ("(price <= 90 or note exists) and ((price <= 90))", And((Or((CHEAP, Exists("note"))), CHEAP))),
+        ("NOT (price <= 90 AND note exists)", Not(And((CHEAP, Exists("note"))))),
+    ],
+)
+def test_texts(text: str, expected: Filter) -> None:
+    assert parsed(text) == expected
+
+
+@given(filters())
+def test_round_trips(where: Filter) -> None:
+    form = to_dict(where)
+    assert parse_filter(form, AWKWARD) == where
+    assert parse_filter(json.dumps(form), AWKWARD) == where
+    assert parse_filter(where, AWKWARD) == where
+    assert parse_filter(as_text(where), AWKWARD) == where
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("price <= 9O", "price <= 9O: expected a number at character 10"),
+        (
+            'category = "Footwear" and price <= ninety',
+            '... ory = "Footwear" and price <= ninety: expected a number at ',
+        ),
+        ("category = Footwear", 'category = Footwear: expected a text in quotes, such as "red", at character 12'),
+        ("in_stock = maybe", "expected true or false at character 12"),
+        ("sold > 31-01-2026", 'sold > 31-01-2026: expected a date in quotes, such as "2026-01-31", at character 8'),
+        ("price", "price: expected =, !=, <, <=, >, >=, in, not in or exists at the end"),
+        ("price <= ", "expected a number at the end"),
+        ("price <= 90 note exists", "price <= 90 note: expected and, or, or the end at character 13"),
+        ("price <= 90 and", "expected the name of a field, in backquotes if it is unusual, at the end"),
+        ("and = 1", "and: expected the name of a field, in backquotes if it is unusual, at character 1"),
+        ("(price <= 90", r"expected \) at the end"),
+        ("price <= 90)", "expected and, or, or the end at character 12"),
+        ("price in 1", r"price in 1: expected \( at character 10"),
+        ("price in (1 2)", "expected , at character 13"),
+        ("price in (1,)", "expected a number at character 13"),
+        ("price not 1", "expected in or exists at character 11"),
+        ("category = 'red", "the ' at character 12 is never closed"),
+        ("`category = 'red'", "the ` at character 1 is never closed"),
+        (r"category = '\q'", r"expected one of the escapes .* at character 12"),
+        (
+            "note exists and prise <= 90",
+            r"no field 'prise'; the fields are _id, .*, price, .* \(at character 17 of the filter\)",
+        ),
+        ("price <= 'much'", r"'price' must be a number, not 'much' \(at character 1 of the filter\)"),
+        ("price <= 1e999", "'price' must be a finite number"),
+        ("category < 'b'", "'category' has no order, because its kind is text; compare it with eq, ne or in"),
+        ("in_stock >= true", "'in_stock' has no order"),
+        ("color > 'a'", "'color' has no order"),
+        ("category = ''", "'category' cannot be compared with '', which counts as missing; use exists"),
+        (r"category = '\ud800'", "'category' holds a lone surrogate"),
+        (" ", "the filter is an empty text; leave it out"),
+        ('{"price": 1', "the filter begins with { but is not JSON: .* at character 12"),
+        ('{"price": 1, "price": 2}', "the filter has 'price' twice in one object"),
+        ('{"price": NaN}', "'price' cannot be compared with nan"),
+        ('{"price": -Infinity}', "'price' must be a finite number"),
+        ('{"price": ' + "9" * 5000 + "}", "the filter is not JSON that can be read"),
+    ],
+)
+def test_what_is_wrong_with_a_text(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parsed(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prise": 1}, "no field 'prise'; the fields are _id, _group, _error, category, price"),
+        ({"price": {"lt": 1, "near": 2}}, r"'near' is not an operator of filters \('price'\); use one of eq, ne"),
+        ({"price": {}}, "the condition on 'price' is empty"),
+        ({"price": None}, "'price' cannot be compared with None"),
+        ({"price": True}, "'price' must be a number, not True"),
+        ({"price": [1, float("nan")]}, "'price' cannot be compared with nan"),
+        ({"price": {"in": 1}}, r"in takes a list of values \('price'\), not 1"),
+        ({"price": {"in": "12"}}, "in takes a list of values"),
+        ({"price": {"eq": [1]}}, "'price' must be a number"),
+        ({"category": {"eq": ["a"]}}, "'category' must be a text"),
+        ({"color": {"eq": ["a"]}}, "'color' must be a text"),
+        ({"price": {"exists": 1}}, r"exists takes true or false \('price'\), not 1"),
+        ({"sold": float("inf")}, "'sold' must be a finite number"),
+        ({"sold": True}, "'sold' must be a date"),
+        ({"and": []}, "'and' takes a list of filters with at least one"),
+        ({"or": {"price": 1}}, "'or' takes a list of filters"),
+        ({"or": [{}]}, "what 'or' holds must be a filter"),
+        ({"not": []}, "what 'not' holds must be a filter"),
+        ({1: 2}, "names fields and operators by text, not by 1"),
+        ({"price": {1: 2}}, "names fields and operators by text, not by 1"),
+        ({"field": 3, "op": "eq", "value": 1}, "names fields and operators by text, not by 3"),
+        (And(()), "And has no parts"),
+        (Compare("prise", "eq", 1.0), "no field 'prise'"),
+        (Compare("price", "like", 1.0), "'like' is not an operator"),  # type: ignore[arg-type]
+        (OneOf("price", "ab"), "in takes a list"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_wrong_with_an_object(given: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parsed(given)
+
+
+@pytest.mark.parametrize("given", [3, ["price"], Not("price <= 90")])  # type: ignore[arg-type]
+def test_what_is_not_a_filter(given: object) -> None:
+    with pytest.raises(InputTypeError, match="must be a filter"):
+        parsed(given)
+
+
+def nested(levels: int) -> Filter:
+    where: Filter = CHEAP
+    for _ in range(levels):
+        where = Not(where)
+    return where
+
+
+def test_sixteen_levels_are_enough() -> None:
+    for form in (nested(16), to_dict(nested(16)), json.dumps(to_dict(nested(16))), "not " * 16 + "price <= 90"):
+        assert parsed(form) == nested(16)
+    deep: dict[str, Any] = {"price": {"lte": 90}}
+    for _ in range(17):
+        deep = {"or": [deep, {"note": "x"}]}
+    deepest = json.loads('{"not": ' * 200 + '{"price": 1}' + "}" * 200)
+    around: dict[str, Any] = {"not": {}}
+    around["not"] = around
+    for form in (
+        *(nested(17), nested(600), deep, deepest, around),
+        *("not " * 17 + "price <= 90", "(" * 30_000, "not " * 16_000, "(" * 17 + "price <= 90" + ")" * 17),
+        *('{"not":' * 9_000, '{"price": ' + "[" * 60_000, '{"\\"{{{": ' + "[" * 60_000),
+    ):
+        with pytest.raises(UsageError, match="nested more than 16 levels deep"):
+            parsed(form)
+    with pytest.raises(UsageError, match="no field"):  # brackets in a text are not levels
+        parsed(json.dumps({"[" * 100: '"' + "{" * 100}))
+    half = And((CHEAP, Not(nested(8))))
+    assert parsed(half) == half
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (" or ".join(["price = 1"] * 257), "at most 256 conditions"),
+        ({"and": [{"price": 1}] * 257}, "at most 256 conditions"),
+        ({"price": list(range(1001))}, r"in takes at most 1,000 values \('price'\)"),
+        ({"or": [{"price": list(range(1000))}] * 11}, "and a filter 10,000"),
+        ("note exists" + " " * 65_536, "65,547 characters long, and at most 65,536 are read"),
+        ("'" + "\\'" * 32_000, "never closed"),
+        ('{"' + '\\"' * 32_000, "not JSON"),
+        ("`" * 65_001, "never closed"),
+        ("`" * 65_000, r"no field '`{99}; the fields"),
+        ({"note": "x" * 10_001}, "'note' is 10,001 characters long"),
+    ],
+    ids=range(10),
+)
+def test_limits(given: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parsed(given)
+
+
+def test_the_largest_filters() -> None:
+    found = parsed(" or ".join(["price = 1"] * 256))
+    assert isinstance(found, Or)
+    assert len(found.parts) == 256
+    found = parsed({"price": range(1000)})
+    assert isinstance(found, OneOf)
+    assert len(found.values) == 1000

@@ -1,0 +1,27 @@
+"""Which products count: filters over their fields, as a tree that each store compiles.
+
+    parse_filter('category = "Footwear" and price <= 90', fields)
+
+`reference` defines what a filter means; `sql` writes it for the databases that speak SQL.
+"""
+
+from __future__ import annotations
+
+from .parse import parse_filter
+from .reference import matches
+from .tree import And, Compare, Comparison, Exists, Filter, Not, OneOf, Or, Scalar, to_dict
+
+__all__ = [
+    "And",
+    "Compare",
+    "Comparison",
+    "Exists",
+    "Filter",
+    "Not",
+    "OneOf",
+    "Or",
+    "Scalar",
+    "matches",
+    "parse_filter",
+    "to_dict",
+]

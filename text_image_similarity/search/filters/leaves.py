@@ -1,0 +1,91 @@
+"""The leaves of a filter: which operators there are, and what each may ask of a field; and how large a filter may be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from numbers import Real
+from typing import Any, TypeGuard, cast, get_args
+
+from ...errors import UsageError
+from ..fields import Field, named
+from .tree import And, Compare, Comparison, Exists, Filter, OneOf, Or, Scalar
+
+MOST_LEVELS = 16
+OPERATORS = (*get_args(Comparison), "in", "not_in", "exists")
+
+_MOST_LEAVES = 256
+_MOST_VALUES = 1000
+_MOST_VALUES_TOGETHER = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+
+
+class LeafMaker:
+    """Makes the leaves of one filter, checks them against the fields, and counts them."""
+
+    def __init__(self, fields: Iterable[Field]):
+        self._fields = tuple(fields)
+        self._leaves = 0
+        self._values = 0
+
+    def field(self, name: str) -> Field:
+        """Return a field by its name; a UsageError names those that there are."""
+        return named(self._fields, name)
+
+    def make(self, name: str, op: str, value: object) -> Filter:
+        """Return the leaf that compares a field with a value, or several.
+
+        Raises:
+            UsageError: The field, the operator or the value does not fit, or the filter becomes too large.
+        """
+        field = self.field(name)
+        self._leaves += 1
+        if self._leaves > _MOST_LEAVES:
+            raise UsageError(f"a filter has at most {_MOST_LEAVES} conditions; join those on one field with in")
+        if op not in OPERATORS:
+            raise UsageError(f"{op!r:.60} is not an operator of filters ({name!r}); use one of {', '.join(OPERATORS)}")
+        if op == "exists":
+            if not isinstance(value, bool):
+                raise UsageError(f"exists takes true or false ({name!r}), not {value!r:.100}")
+            return Exists(name, value)
+        if op in ("in", "not_in"):
+            return OneOf(name, self._several(field, op, value), negated=op == "not_in")
+        if op not in ("eq", "ne") and field.kind not in ("number", "date"):
+            raise UsageError(f"{name!r} has no order, because its kind is {field.kind}; compare it with eq, ne or in")
+        return Compare(name, cast(Comparison, op), _comparable(field, value))
+
+    def _several(self, field: Field, op: str, given: object) -> tuple[Scalar, ...]:
+        if not is_several(given):
+            raise UsageError(f"{op} takes a list of values ({field.name!r}), not {given!r:.100}")
+        self._values += len(given)
+        if len(given) > _MOST_VALUES or self._values > _MOST_VALUES_TOGETHER:
+            raise UsageError(
+                f"{op} takes at most {_MOST_VALUES:,} values ({field.name!r}), and a filter {_MOST_VALUES_TOGETHER:,}"
+            )
+        return tuple(dict.fromkeys(_comparable(field, value) for value in given))
+
+
+def is_several(given: object) -> TypeGuard[Collection[Any]]:
+    """Say whether a value is a list, or something like one."""
+    return isinstance(given, Collection) and not isinstance(given, (str, bytes, Mapping))
+
+
+def joined(kind: type[And] | type[Or], parts: list[Filter]) -> Filter:
+    """Return the parts as one filter; a single part stays as it is."""
+    return parts[0] if len(parts) == 1 else kind(tuple(parts))
+
+
+def check_level(level: int) -> None:
+    """Raise UsageError where a filter has more levels than any function here has to follow."""
+    if level > MOST_LEVELS:
+        raise UsageError(f"the filter is nested more than {MOST_LEVELS} levels deep; take out parentheses, and use in")
+
+
+def _comparable(field: Field, value: object) -> Scalar:
+    """Return the stored value of one value of a field, for a list that of one of its texts."""
+    kind = "text" if field.kind == "texts" else field.kind
+    if kind == "date" and isinstance(value, Real) and not isinstance(value, bool):
+        kind = "number"  # already in seconds, as in a tree
+    stored = Field(field.name, kind).stored(value)
+    if stored is None:
+        raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as missing; use exists")
+    assert not isinstance(stored, tuple)
+    return stored

@@ -1,0 +1,81 @@
+"""A filter from any of the forms in which it may be given, checked against the fields there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...errors import InputTypeError, UsageError
+from ..fields import BUILT_IN, Field
+from .leaves import LeafMaker, check_level, joined
+from .mapping import from_json, from_mapping
+from .text import from_text
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, depth_of
+
+_MOST_CHARACTERS = 65_536
+
+
+def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterable[Field]) -> Filter | None:
+    """Return a filter as a checked tree.
+
+    Args:
+        given: A tree, a mapping, JSON text that begins with `{`, or the text language (see `text`). None, or an empty mapping,
+            lets every product pass.
+        fields: The declared fields; those that every product has are added.
+
+    Returns:
+        A tree of at most 16 levels and 256 leaves; None where every product passes.
+
+    Raises:
+        InputTypeError: It has none of these forms.
+        UsageError: It cannot be read, it is too large, a field does not exist, or a value is not of the field's kind.
+
+    Example:
+        >>> parse_filter("price <= 90 and note exists", [Field("price", "number"), Field("note")])
+        And(parts=(Compare(field='price', op='lte', value=90.0), Exists(field='note', wanted=True)))
+        >>> parse_filter({"price": {"lte": 90}}, [Field("price", "number")])
+        Compare(field='price', op='lte', value=90.0)
+    """
+    maker = LeafMaker((*BUILT_IN, *fields))
+    found: Filter | None
+    match given:
+        case None:
+            return None
+        case str():
+            found = _from_str(given, maker)
+        case Mapping():
+            found = from_mapping(given, maker)
+        case Compare() | OneOf() | Exists() | And() | Or() | Not():
+            found = _checked(given, maker, 0)
+        case _:
+            raise InputTypeError.of("where", "a filter, a mapping or a text", given)
+    if found is not None:
+        check_level(depth_of(found))
+    return found
+
+
+def _from_str(given: str, maker: LeafMaker) -> Filter | None:
+    if len(given) > _MOST_CHARACTERS:
+        raise UsageError(f"the filter is {len(given):,} characters long, and at most {_MOST_CHARACTERS:,} are read")
+    if not given.strip():
+        raise UsageError("the filter is an empty text; leave it out to let every product pass")
+    return from_json(given, maker) if given.lstrip().startswith("{") else from_text(given, maker)
+
+
+def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
+    """Return a tree that somebody else put together with everything checked, in canonical form."""
+    check_level(level)
+    match where:
+        case Compare(field, op, value):
+            return maker.make(field, op, value)
+        case OneOf(field, values, negated):
+            return maker.make(field, "not_in" if negated else "in", values)
+        case Exists(field, wanted):
+            return maker.make(field, "exists", wanted)
+        case Not(part):
+            return Not(_checked(part, maker, level + 1))
+        case And(parts) | Or(parts):
+            if not parts:
+                raise UsageError(f"{type(where).__name__} has no parts; give it at least one")
+            return joined(type(where), [_checked(part, maker, level + 1) for part in parts])
+    raise InputTypeError.of("a part of the filter", "a filter", where)

@@ -1,0 +1,47 @@
+"""What a filter means, in plain Python: the definition that every store is tested against."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+
+from ..fields import Value
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
+
+_ORDERED = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge}
+
+
+def matches(where: Filter | None, values: Mapping[str, Value | None]) -> bool:
+    """Say whether a product passes a filter.
+
+    Args:
+        where: A checked filter; None lets every product pass.
+        values: The product's stored values by field; a field that is None or not there is missing.
+    """
+    match where:
+        case None:
+            return True
+        case Compare(field, op, value):
+            return _compares(values.get(field), op, value)
+        case OneOf(field, among, negated):
+            return (found := values.get(field)) is not None and _is_among(found, among) != negated
+        case Exists(field, wanted):
+            return (values.get(field) is not None) == wanted
+        case And(parts):
+            return all(matches(part, values) for part in parts)
+        case Or(parts):
+            return any(matches(part, values) for part in parts)
+        case Not(part):
+            return not matches(part, values)
+
+
+def _compares(found: Value | None, op: str, value: Scalar) -> bool:
+    if found is None:
+        return False
+    if op in ("eq", "ne"):
+        return _is_among(found, (value,)) == (op == "eq")
+    return bool(_ORDERED[op](found, value))
+
+
+def _is_among(found: Value, among: tuple[Scalar, ...]) -> bool:
+    return any(each in among for each in found) if isinstance(found, tuple) else found in among

@@ -1,0 +1,94 @@
+"""A filter as an expression of SQL, for any database whose writer can name columns and hand over values.
+
+A field's name never reaches the database, and a value only as the writer passes it: as a parameter, or quoted.
+Each leaf is true or false and never NULL, so that NOT, AND and OR have two values as everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from ..fields import BUILT_IN, Field
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
+
+_SIGNS = {"eq": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+_ESCAPED = re.compile("\1([\0010])")
+
+
+class SqlWriter(Protocol):
+    """What one database's SQL does in its own way."""
+
+    def column(self, field: str) -> str:
+        """Return the expression of a field's column, which is NULL where the field is missing."""
+
+    def is_texts(self, field: str) -> bool:
+        """Say whether a field's column holds lists of text."""
+
+    def value(self, value: Scalar) -> str:
+        """Pass a value on, and return what stands for it; called in the order of the text."""
+
+    def contains(self, column: str, values: Sequence[str]) -> str:
+        """Return an expression that is true where a column's list, which is not NULL, has at least one of the values."""
+
+
+def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
+    """Return a filter as an expression that is true or false for each row, safe to put behind WHERE or AND.
+
+    Args:
+        where: A checked filter; None lets every row pass.
+        writer: Names the columns and takes the values.
+    """
+    match where:
+        case None:
+            return "TRUE"
+        case Compare(field, op, value):
+            return _comparison(field, op, value, writer)
+        case OneOf(field, values, negated):
+            return _membership(field, values, negated, writer)
+        case Exists(field, wanted):
+            return f"({writer.column(field)} IS {'NOT ' if wanted else ''}NULL)"
+        case And(parts):
+            return f"({' AND '.join(compile_sql(part, writer) for part in parts)})"
+        case Or(parts):
+            return f"({' OR '.join(compile_sql(part, writer) for part in parts)})"
+        case Not(part):
+            return f"(NOT {compile_sql(part, writer)})"
+
+
+def column_names(fields: Iterable[Field]) -> dict[str, str]:
+    """Return a column's name for each field, also those that every product has: `f0`, `f1` and so on.
+
+    Args:
+        fields: The declared fields, in their order.
+    """
+    return {field.name: f"f{number}" for number, field in enumerate((*BUILT_IN, *fields))}
+
+
+def without_nul(text: str) -> str:
+    """Return a text with U+0000, which many databases cannot hold, written as U+0001 and a 0; `with_nul` turns it back."""
+    return text.replace("\1", "\1\1").replace("\0", "\0010") if "\0" in text or "\1" in text else text
+
+
+def with_nul(text: str) -> str:
+    """Return the text from which `without_nul` made this one."""
+    return _ESCAPED.sub(lambda found: "\0" if found[1] == "0" else "\1", text) if "\1" in text else text
+
+
+def _comparison(field: str, op: str, value: Scalar, writer: SqlWriter) -> str:
+    if writer.is_texts(field):
+        return _membership(field, (value,), op == "ne", writer)
+    column = writer.column(field)
+    return f"({column} IS NOT NULL AND {column} {_SIGNS[op]} {writer.value(value)})"
+
+
+def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: SqlWriter) -> str:
+    column = writer.column(field)
+    if not values:
+        return f"({column} IS NOT NULL)" if negated else "FALSE"
+    if writer.is_texts(field):
+        among = writer.contains(column, [str(value) for value in values])
+        return f"({column} IS NOT NULL AND {'NOT ' if negated else ''}{among})"
+    listed = ", ".join(writer.value(value) for value in values)
+    return f"({column} IS NOT NULL AND {column} {'NOT ' if negated else ''}IN ({listed}))"
