@@ -7,13 +7,13 @@ import csv
 import tempfile
 from pathlib import Path
 
-from text_image_similarity import ImageDatabase, Match, create_predictor
+from text_image_similarity import ImageDatabase, ItemMatch, create_predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "challenge_set"
 
 
-def show(title: str, matches: list[Match]) -> None:
+def show(title: str, matches: list[ItemMatch]) -> None:
     print(f"\n{title}")
     for match in matches:
         print(f"  {match.similarity:.3f}  {match.item.removeprefix(f'{PICTURES}/')}")

@@ -38,7 +38,7 @@ from text_image_similarity import (
     ErrorCode,
     ImageDatabase,
     Limits,
-    Match,
+    ItemMatch,
     ModelError,
     ModelInfo,
     Predictor,
@@ -78,17 +78,17 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def names(matches: Sequence[Match]) -> list[str]:
+def names(matches: Sequence[ItemMatch]) -> list[str]:
     return [Path(match.item).stem for match in matches]
 
 
 def test_a_ranking_is_what_a_person_predicts(predictor: Predictor, photos: Path) -> None:
     paths = [photos / name for name in ("blue.png", "yellow.PNG", "red.png", "sub/magenta.png")]
     assert predictor.rank_images("something red", paths) == [
-        Match(str(photos / "red.png"), 1.0),
-        Match(str(photos / "yellow.PNG"), HALF),
-        Match(str(photos / "sub/magenta.png"), HALF),
-        Match(str(photos / "blue.png"), 0.0),
+        ItemMatch(str(photos / "red.png"), 1.0),
+        ItemMatch(str(photos / "yellow.PNG"), HALF),
+        ItemMatch(str(photos / "sub/magenta.png"), HALF),
+        ItemMatch(str(photos / "blue.png"), 0.0),
     ]
     assert names(predictor.rank_images("something red", paths, top_k=2)) == ["red", "yellow"]
     assert names(predictor.rank_images("red", paths[::-1], top_k=2)) == ["red", "magenta"]
@@ -204,7 +204,7 @@ def test_captions_for_a_picture(predictor: Predictor, photos: Path) -> None:
     database = predictor.build_caption_database(captions)
     assert database.captions == ("a blue sea", "a yellow and red fire", "a red door")
     assert database.failures == {"": "empty_caption: the caption is empty or missing"}
-    best = Match("a red door", 1.0)
+    best = ItemMatch("a red door", 1.0)
     red = np.full((4, 4, 3), (255, 0, 0), np.uint8)
     for picture in (photos / "red.png", str(photos / "red.png"), make_png("red"), red, Image.fromarray(red)):
         assert predictor.search_captions(picture, top_k=1) == [best]
@@ -247,7 +247,7 @@ def test_a_database_survives_a_round_trip(predictor: Predictor, photos: Path, tm
     captions.save(tmp_path / "captions.safetensors")
     again = CaptionDatabase.load(tmp_path / "captions.safetensors")
     assert (again.captions, again.failures) == (captions.captions, captions.failures)
-    assert fresh.search_captions(make_png("blue"), 1, again) == [Match("a blue sea", 1.0)]
+    assert fresh.search_captions(make_png("blue"), 1, again) == [ItemMatch("a blue sea", 1.0)]
 
 
 def test_an_empty_database_is_one(predictor: Predictor, tmp_path: Path) -> None:

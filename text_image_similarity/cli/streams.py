@@ -36,10 +36,7 @@ class _Stream:
         """Flush; what is left of a stream that is gone goes nowhere, so that Python does not fail over it at its end."""
         self.flush()
         if self.problem is not None:
-            with (
-                suppress(OSError, ValueError),
-                open(os.devnull, "w") as nowhere,
-            ):  # noqa: PTH123 - not a path of the user's
+            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
                 os.dup2(nowhere.fileno(), self._stream.fileno())
                 self._stream.flush()
 

@@ -12,14 +12,29 @@ similarities. The search is exact.
 
 from __future__ import annotations
 
+from .catalog import Catalog, open_catalog
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
-from .predictor import Match, Predictor, create_predictor
+from .fields import Field
+from .ingest import AddReport
+from .predictor import ItemMatch, Predictor, create_predictor
+from .products import Product
+from .query import Match, Matches, Query, Reason, Term
 
 __all__ = [
+    "AddReport",
     "CaptionDatabase",
+    "Catalog",
+    "Field",
     "ImageDatabase",
+    "ItemMatch",
     "Match",
+    "Matches",
     "ModelIdentity",
     "Predictor",
+    "Product",
+    "Query",
+    "Reason",
+    "Term",
     "create_predictor",
+    "open_catalog",
 ]

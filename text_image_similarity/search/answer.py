@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from ..errors import RowError
 from ..similarity import as_floats, cosine
 from .counting import Facets, count_numbers, count_passing
 from .cursor import Cursor, read_cursor, write_cursor
-from .fields import BUILT_IN, Value, named
-from .filters import Filter, parse_filter
+from .fields import BUILT_IN, ID, Value, named
+from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
 from .meaning import Meaning
@@ -54,7 +55,7 @@ def answer(session: Session, generation: Generation, queries: Sequence[Query]) -
         asks.append(Ask(found, where, cursor, generation, store, session.ledger, count))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
-    return [ask if isinstance(ask, RowError) else _answer(ask, first.get(id(ask)), meaning) for ask in asks]
+    return [ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning) for ask in asks]
 
 
 def _checked(session: Session, query: Query) -> Filter | None:
@@ -71,63 +72,76 @@ def _search_together(asks: Sequence[Ask]) -> dict[int, Hits]:
     """Search at once for queries that differ in nothing but their vectors: one product of matrices, not many."""
     alike: dict[tuple[str, int | None, bool], list[Ask]] = defaultdict(list)
     for ask in asks:
-        if ask.query.parts and ask.query.fusion == "sum" and ask.query.sort is None and ask.query.min_similarity is None:
+        if (
+            ask.query.parts
+            and ask.query.fusion == "sum"
+            and ask.query.sort is None
+            and ask.query.min_similarity is None
+        ):
             alike[repr(ask.where), first_limit(ask), ask.exact].append(ask)
     found = {}
     for (_, limit, exact), group in alike.items():
         if len(group) > 1:
             vectors = np.stack([ask.encoded.fused for ask in group])  # (q, d)
-            hits = group[0].store.search(vectors, group[0].where, limit, exact=exact)
+            hits = group[0].index.search(vectors, group[0].where, limit, exact=exact)
             found.update({id(ask): each for ask, each in zip(group, hits, strict=True)})
     return found
 
 
-def _answer(ask: Ask, first: Hits | None, meaning: Meaning) -> Matches:
-    query = ask.query
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """What is on a page, and how many there are in all.
+
+    Args:
+        candidates: The products in their order, and one more where there is a next page.
+        counts: Total and facets.
+        values: What they are ordered by, where that is a field.
+        fused: Where they are ordered by ranks, these.
+    """
+
+    candidates: Sequence[Candidate]
+    counts: tuple[int, Facets]
+    values: Sequence[Value | None] | None = None
+    fused: Fused | None = None
+
+
+def _rank(ask: Ask, first: Hits | None) -> _Ranking:
+    query, ledger = ask.query, ask.ledger
     if not query.parts or (query.sort is not None and query.min_similarity is None):
         listed = list_products(ask)
-        total, facets = count_passing(ask.ledger, query, ask.where)
-        return _page(ask, [found for found, _ in listed], total, facets, meaning, [value for _, value in listed])
+        return _Ranking(
+            [found for found, _ in listed], count_passing(ledger, query, ask.where), [value for _, value in listed]
+        )
     if query.sort is not None:
         listed, numbers = sort_similar(ask)
-        total, facets = count_numbers(ask.ledger, query, numbers)
-        return _page(ask, [found for found, _ in listed], total, facets, meaning, [value for _, value in listed])
+        return _Ranking(
+            [found for found, _ in listed], count_numbers(ledger, query, numbers), [value for _, value in listed]
+        )
     if query.fusion == "rrf":
         fused = fuse(ask)
-        total, facets = count_numbers(ask.ledger, query, fused.numbers)
-        return _page(ask, fused.page, total, facets, meaning, fused=fused)
+        return _Ranking(fused.page, count_numbers(ledger, query, fused.numbers), fused=fused)
     if query.min_similarity is not None:
         first = search(ask, ask.encoded.fused, None, exact=True)
-        numbers = best_pictures(ask, first).rows.tolist()
-        total, facets = count_numbers(ask.ledger, query, ask.ledger.passing(numbers, ask.where))
-    else:
-        total, facets = count_passing(ask.store, query, ask.where)
-        total -= len(ask.ledger.passing(list(ask.encoded.own), ask.where)) if not query.group else 0
-    return _page(ask, rank(ask, first), total, facets, meaning)
+        numbers = ledger.passing(best_pictures(ask, first).rows.tolist(), ask.where)
+        return _Ranking(rank(ask, first), count_numbers(ledger, query, numbers))
+    return _Ranking(rank(ask, first), count_passing(ask.index, query, _without(ask)))
 
 
-def _page(
-    ask: Ask,
-    candidates: Sequence[Candidate],
-    total: int,
-    facets: Facets,
-    meaning: Meaning,
-    values: Sequence[Value | None] | None = None,
-    fused: Fused | None = None,
-) -> Matches:
-    """Put an answer together from the candidates of its page, and one more where there is a next page."""
+def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
+    """Put an answer together."""
+    candidates, values = ranking.candidates, ranking.values
     shown = candidates[: ask.query.top_k]
     pictures = ask.ledger.pictures(ask.generation.number, [found.number for found in shown])
     matches = []
     for rank_, found in enumerate(shown, ask.seen + 1):
-        matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, fused))
+        matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, ranking.fused))
     after = None
     if len(candidates) > len(shown) and ask.seen + len(shown) < MOST_RESULTS:
         last = shown[-1]
         key = last.score if values is None else values[len(shown) - 1]
         after = write_cursor(ask.query, Cursor(ask.generation.number, (key, last.product.id), ask.seen + len(shown)))
     plan = "list" if values is not None else "exact" if ask.exact else "approximate"
-    return Matches(tuple(matches), total, facets, after, ask.generation.number, plan)
+    return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, plan)
 
 
 def _match(
@@ -153,15 +167,22 @@ def _match(
         for term, near, share in zip(ask.query.parts, cosines, ask.encoded.shares.tolist(), strict=True):
             why.append(Reason(str(term), near, share * (near or 0.0)))
     score = found.score if fused is not None else similarity
-    return Match(
-        found.product, similarity, meaning.probability(ask.query, similarity), rank_, image, score, tuple(why)
-    )
+    return Match(found.product, similarity, meaning.probability(ask.query, similarity), rank_, image, score, tuple(why))
+
+
+def _without(ask: Ask) -> Filter | None:
+    """Return the filter of a query, without the products that are its terms."""
+    own = tuple(term.product for term in ask.query.parts if term.product is not None)
+    if not own:
+        return ask.where
+    others = Not(OneOf(ID, own))
+    return others if ask.where is None else And((ask.where, others))
 
 
 def _best_slot(encoded: Encoded, pictures: Sequence[Picture]) -> int | None:
     """Return the picture that is nearest to a query, or the first one where nothing is asked to be similar."""
-    there = [slot for slot, picture in enumerate(pictures) if picture.vector is not None]
+    there = {slot: picture.vector for slot, picture in enumerate(pictures) if picture.vector is not None}
     if not there or not len(encoded.fused):
-        return there[0] if there else None
-    vectors = np.stack([pictures[slot].vector for slot in there])  # type: ignore[arg-type]  # (p, d)
-    return there[int(np.argmax(cosine(encoded.fused[None, :], vectors)))]
+        return next(iter(there), None)
+    near = cosine(encoded.fused[None, :], np.stack(list(there.values())))  # (p,)
+    return list(there)[int(np.argmax(near))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import Protocol
 
 from .fields import GROUP, Value
@@ -51,5 +52,4 @@ def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:
 
 def _ordered(values: dict[Value, int]) -> Mapping[Value, int]:
     """Return values, the most frequent first, and equally frequent ones in their own order."""
-    own: Callable[[tuple[Value, int]], Value] = lambda pair: pair[0]  # noqa: E731
-    return dict(sorted(sorted(values.items(), key=own), key=lambda pair: -pair[1]))  # type: ignore[arg-type]
+    return dict(sorted(sorted(values.items(), key=itemgetter(0)), key=lambda pair: -pair[1]))

@@ -69,5 +69,9 @@ def _content(term: Term) -> str:
         if isinstance(value, (bytes, bytearray, memoryview)):
             return blake2b(value).hexdigest()
         if value is not None and not isinstance(value, str):
-            return blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest() if not hasattr(value, "__fspath__") else str(value)
+            return (
+                blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()
+                if not hasattr(value, "__fspath__")
+                else str(value)
+            )
     return ""

@@ -86,4 +86,3 @@ def _place(value: Value | None, id: str, order: tuple[str, bool] | None, last: V
     if value is None or last is None:
         return value is None
     return (value < last) if order[1] else (value > last)  # type: ignore[operator]  # values of one field
-

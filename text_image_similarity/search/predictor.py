@@ -28,7 +28,7 @@ from .meaning import load_calibration
 from .nearest import nearest
 
 if TYPE_CHECKING:
-    from ..metrics.calibration import Calibration
+    pass
 
 
 logger = logging.getLogger("text_image_similarity")

@@ -101,7 +101,12 @@ def stored_values(product: Product, declared: Sequence[Field], error: str | None
     try:
         for name in product.fields:
             named(declared, name)
-        return (product.id, product.group or None, error, *(each.stored(product.fields.get(each.name)) for each in declared))
+        return (
+            product.id,
+            product.group or None,
+            error,
+            *(each.stored(product.fields.get(each.name)) for each in declared),
+        )
     except UsageError as problem:
         raise UsageError(f"product {product.id[:100]!r}: {problem}") from None
 

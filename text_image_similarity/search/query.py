@@ -46,7 +46,9 @@ class Term:
     def __post_init__(self) -> None:
         given = [name for name in ("text", "image", "product", "vector") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UsageError(f"a Term has a text, an image, a product or a vector, and exactly one; not {given or 'none'}")
+            raise UsageError(
+                f"a Term has a text, an image, a product or a vector, and exactly one; not {given or 'none'}"
+            )
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float, np.number)):
             raise InputTypeError.of("Term.weight", "a number", self.weight)
         if not 0 < abs(self.weight) <= 10:
@@ -133,7 +135,9 @@ class Query:
 
     def _check_combination(self, terms: Sequence[Term]) -> None:
         least = self.min_similarity
-        if least is not None and (isinstance(least, bool) or not isinstance(least, (int, float)) or not -1 <= least <= 1):
+        if least is not None and (
+            isinstance(least, bool) or not isinstance(least, (int, float)) or not -1 <= least <= 1
+        ):
             raise UsageError(f"min_similarity={least!r} must be a cosine, -1 to 1")
         if least is not None and not terms:
             raise UsageError("min_similarity needs something to be similar to; give a term, or leave it out")
@@ -219,4 +223,6 @@ class Matches(Sequence[Match]):
 
 def options_of(query: Query) -> dict[str, object]:
     """Return what a query asks besides its terms and its page, for whoever has to tell queries apart."""
-    return {each.name: getattr(query, each.name) for each in fields(Query) if each.name not in ("terms", "after", "top_k")}
+    return {
+        each.name: getattr(query, each.name) for each in fields(Query) if each.name not in ("terms", "after", "top_k")
+    }

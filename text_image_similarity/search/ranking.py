@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import UsageError
 from ..similarity import Embeddings, as_floats
 from .cursor import Cursor
 from .filters import Filter
@@ -33,7 +34,7 @@ class Ask:
         where: Its filter.
         cursor: Where its page begins; None for the first one.
         generation: The generation that answers.
-        store: Its store.
+        store: Its store; None for a query without terms.
         ledger: The products.
         passing: How many products with a picture pass the filter.
     """
@@ -42,9 +43,15 @@ class Ask:
     where: Filter | None
     cursor: Cursor | None
     generation: Generation
-    store: Store
+    store: Store | None
     ledger: Ledger
     passing: int
+
+    @property
+    def index(self) -> Store:
+        """The store, of a query that has terms."""
+        assert self.store is not None
+        return self.store
 
     @property
     def query(self) -> Query:
@@ -54,7 +61,7 @@ class Ask:
     @property
     def exact(self) -> bool:
         """Whether every picture that passes is compared."""
-        return not self.store.approximates or self.passing <= EXACT_UP_TO or self.query.min_similarity is not None
+        return not self.index.approximates or self.passing <= EXACT_UP_TO or self.query.min_similarity is not None
 
     @property
     def seen(self) -> int:
@@ -109,7 +116,7 @@ def first_limit(ask: Ask) -> int | None:
 def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:
     """Return the pictures nearest to a vector, under the query's filter."""
     least = -1.0 if ask.query.min_similarity is None else ask.query.min_similarity
-    (hits,) = ask.store.search(vector[None, :], ask.where, limit, least=least, exact=exact)
+    (hits,) = ask.index.search(vector[None, :], ask.where, limit, least=least, exact=exact)
     return hits
 
 
@@ -146,7 +153,7 @@ def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
 
 def read_products(ask: Ask, numbers: list[int]) -> dict[int, Product]:
     """Return products that still pass the filter: the store may know less than the ledger for a moment."""
-    if ask.store.shared:
+    if ask.index.shared:
         numbers = ask.ledger.passing(numbers, ask.where)
     return ask.ledger.by_number(numbers)
 
@@ -159,7 +166,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
     """Yield products by score, equal ones by id, reading no more of them than are asked for."""
     start, end = 0, len(hits.rows)
     if ask.cursor is not None and not ask.query.group:  # what is above the cursor was shown
-        start = int(np.searchsorted(-hits.cosines, -np.float32(ask.cursor.key[0]), side="left"))
+        start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor))))
     while start < end:
         stop = min(start + ask.query.top_k + _SPARE, end)
         while stop < end and hits.cosines[stop] == hits.cosines[stop - 1]:
@@ -177,6 +184,11 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
 
 
 def _behind(candidate: Candidate, cursor: Cursor) -> bool:
-    score, id = cursor.key
-    return (-candidate.score, candidate.product.id) > (-float(score or 0), id)
+    return (-candidate.score, candidate.product.id) > (-_score(cursor), cursor.key[1])
 
+
+def _score(cursor: Cursor) -> float:
+    score = cursor.key[0]
+    if not isinstance(score, float):
+        raise UsageError("after is not a cursor; give the `next` of the page before")
+    return score

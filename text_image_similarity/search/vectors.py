@@ -39,7 +39,9 @@ class Encoded:
         return cls(query, nothing.reshape(0, 0), nothing, nothing, frozenset())
 
 
-def encode(queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation) -> list[Encoded | RowError]:
+def encode(
+    queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation
+) -> list[Encoded | RowError]:
     """Encode the terms of queries, all texts together and all pictures together.
 
     Returns:
@@ -51,9 +53,17 @@ def encode(queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation:
     terms = [term for query in queries for term in query.parts]
     found: dict[int, Outcome] = {}
     texts = [term for term in terms if term.text is not None]
-    found |= {id(term): outcome for term, outcome in zip(texts, scorer.embed_texts([t.text or "" for t in texts]), strict=True)}
+    found |= {
+        id(term): outcome
+        for term, outcome in zip(texts, scorer.embed_texts([t.text or "" for t in texts]), strict=True)
+    }
     images = [term for term in terms if term.image is not None]
-    found |= {id(term): outcome for term, outcome in zip(images, scorer.embed_images([t.image for t in images if t.image is not None]), strict=True)}
+    found |= {
+        id(term): outcome
+        for term, outcome in zip(
+            images, scorer.embed_images([t.image for t in images if t.image is not None]), strict=True
+        )
+    }
     own: dict[int, int] = {}
     for term in terms:
         if term.product is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from ..fields import Field
 from ..filters import Filter
 
 Row = tuple[Any, ...]
@@ -47,13 +48,11 @@ class Database(Protocol):
             wait: Wait until nobody else does; if not, the block is told False where somebody does.
         """
 
-    def where(self, given: Filter | None, columns: dict[str, str]) -> tuple[str, list[object]]:
-        """Return a filter as an SQL condition, with its parameters.
+    def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:
+        """Return a filter over declared and built-in fields as an SQL condition on the table `product`, with its parameters."""
 
-        Args:
-            given: The filter.
-            columns: For each field the column that holds it.
-        """
+    def texts(self, stored: Any) -> tuple[str, ...]:
+        """Return a list of texts as it was before a column held it."""
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
         """Return (number, relevance) of the products whose name or description has any of the words, most relevant first.

@@ -55,9 +55,11 @@ class Generations:
             DatabaseError: Another one is being built, or waits to be switched to.
         """
         with self._database.write() as transaction:
-            states = dict(transaction.run("SELECT state, number FROM generation"))
-            if waiting := states.get("building") or states.get("ready"):
-                raise DatabaseError(f"generation {waiting} is being built or is ready; switch to it or drop it first")
+            waiting = transaction.run("SELECT number FROM generation WHERE state IN ('building', 'ready')")
+            if waiting:
+                raise DatabaseError(
+                    f"generation {waiting[0][0]} is being built or ready; switch to it or drop it first"
+                )
             sql = "UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value"
             number = int(transaction.run(sql)[0][0])
             probes = np.ascontiguousarray(identity.probes, "<f4").tobytes()

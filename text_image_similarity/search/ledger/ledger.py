@@ -7,6 +7,7 @@ is given twice, so a store can follow by asking what has changed since a version
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from ...similarity import Embeddings
-from ..fields import BUILT_IN, ERROR, GROUP, ID, Field, Value
+from ..fields import BUILT_IN, Field, Value
 from ..filters import Filter
+from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, fields_as_json
 from ..stores.protocol import Changes, Rows
 from .database import Database, Row, Transaction
 
 _CHUNK = 500  # parameters in one IN (...)
-_PRODUCT = "number, id, name, images, description, fields, family"
+# The built-in fields are the first columns of all: f0 is the id, f1 the group, f2 the error.
+_PRODUCT = "product.number, f0, name, images, description, fields, f1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,7 @@ class Ledger:
         self.database = database
         self.fields = tuple(fields)
         self._all = (*BUILT_IN, *self.fields)
-        own = {ID: "product.id", GROUP: "product.family", ERROR: "product.error"}
-        self._columns = own | {field.name: f"product.f{number}" for number, field in enumerate(self.fields)}
+        self._columns = column_names(self.fields)
 
     @property
     def version(self) -> int:
@@ -83,7 +85,9 @@ class Ledger:
             found: For the number of each product its references and what became of them.
         """
         with self.database.write() as transaction:
-            now = dict(_in_chunks(transaction.run, "SELECT number, images FROM product WHERE number IN ", list(found)))
+            now: dict[int, str] = dict(
+                _in_chunks(transaction.run, "SELECT number, images FROM product WHERE number IN ", list(found))
+            )
             fitting = [number for number, (images, _) in found.items() if now.get(number) == json.dumps(list(images))]
             version = _next(transaction, "version")
             transaction.run_many(
@@ -93,7 +97,7 @@ class Ledger:
 
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
         """Return products by their ids; unknown ones are left out."""
-        rows = _in_chunks(self.database.read, f"SELECT {_PRODUCT} FROM product WHERE id IN ", ids)
+        rows = _in_chunks(self.database.read, f"SELECT {_PRODUCT} FROM product WHERE f0 IN ", ids)
         return {row[1]: _found(row) for row in rows}
 
     def by_number(self, numbers: Sequence[int]) -> dict[int, Product]:
@@ -103,7 +107,7 @@ class Ledger:
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return those of products that are there and pass a filter, in their order."""
-        condition, values = self.database.where(where, self._columns)
+        condition, values = self.database.where(where, self.fields)
         query = f"SELECT number FROM product WHERE {condition} AND number IN "
         rows = _in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
         there = {row[0] for row in rows}
@@ -131,22 +135,24 @@ class Ledger:
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass a filter."""
-        condition, values = self.database.where(where, self._columns)
+        condition, values = self.database.where(where, self.fields)
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {condition}", values)[0][0])
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
         """Return how many of the products that pass a filter have each value of a field; one of a list counts each of its texts."""
-        condition, values = self.database.where(where, self._columns)
+        condition, values = self.database.where(where, self.fields)
         column = self._columns[field]
         query = f"SELECT {column}, count(*) FROM product WHERE {column} IS NOT NULL AND {condition} GROUP BY 1"
-        found: dict[Value, int] = {}
+        found: Counter[Value] = Counter()
         for stored, count in self.database.read(query, values):
             value = self._value(field, stored)
-            for each in value if isinstance(value, tuple) else (value,):
-                found[each] = found.get(each, 0) + int(count)  # type: ignore[index]
-        return found
+            for each in value if isinstance(value, tuple) else () if value is None else (value,):
+                found[each] += int(count)
+        return dict(found)
 
-    def browse(self, where: Filter | None, order: tuple[str, bool] | None, after: tuple[Value | None, str] | None, most: int) -> list[tuple[Found, Value | None]]:
+    def browse(
+        self, where: Filter | None, order: tuple[str, bool] | None, after: tuple[Value | None, str] | None, most: int
+    ) -> list[tuple[Found, Value | None]]:
         """Return the next products that pass a filter, each with its value of the field that they are ordered by.
 
         Args:
@@ -155,7 +161,7 @@ class Ledger:
             after: The value and the id of the last product that was returned before.
             most: The most products.
         """
-        condition, values = self.database.where(where, self._columns)
+        condition, values = self.database.where(where, self.fields)
         column = "NULL" if order is None else self._columns[order[0]]
         down = order is not None and order[1]
         if after is not None:
@@ -163,14 +169,14 @@ class Ledger:
             condition, values = f"({condition}) AND {beyond}", [*values, *more]
         query = (
             f"SELECT {_PRODUCT}, {column} FROM product WHERE {condition} "
-            f"ORDER BY {column} IS NULL, {column} {'DESC' if down else 'ASC'}, id LIMIT {most:d}"
+            f"ORDER BY {column} IS NULL, {column} {'DESC' if down else 'ASC'}, f0 LIMIT {most:d}"
         )
         rows = self.database.read(query, values)
         return [(_found(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
         """Return the numbers of products whose name or description has any of some words, the most relevant first."""
-        condition, values = self.database.where(where, self._columns)
+        condition, values = self.database.where(where, self.fields)
         return [int(row[0]) for row in self.database.find_words(text, condition, values, most)]
 
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
@@ -230,8 +236,7 @@ class Ledger:
         fresh = [id for id in entries if id not in known]
         last = _next(transaction, "number", len(fresh)) if fresh else 0
         numbers = known | {id: number for number, id in enumerate(fresh, last - len(fresh) + 1)}
-        names = ["number", "version", "name", "description", "images", "fields", "id", "family", "error"]
-        names += [f"f{number}" for number in range(len(self.fields))]
+        names = ["number", "version", "name", "description", "images", "fields", *self._columns.values()]
         updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
         transaction.run_many(
             f"INSERT INTO product ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
@@ -250,7 +255,7 @@ class Ledger:
         self.database.forget_words(transaction, numbers)
 
     def _numbers(self, transaction: Transaction, ids: Sequence[str]) -> dict[str, int]:
-        return dict(_in_chunks(transaction.run, "SELECT id, number FROM product WHERE id IN ", ids))
+        return dict(_in_chunks(transaction.run, "SELECT f0, number FROM product WHERE f0 IN ", ids))
 
     def _counter(self, name: str) -> int:
         return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
@@ -265,13 +270,18 @@ class Ledger:
         if kind == "bool":
             return [None if value is None else bool(value) for value in values]
         if kind == "texts":
-            return [None if value is None else tuple(json.loads(value) if isinstance(value, str) else value) for value in values]
+            return [
+                None if value is None else tuple(json.loads(value) if isinstance(value, str) else value)
+                for value in values
+            ]
         return values
 
 
 def _next(transaction: Transaction, counter: str, step: int = 1) -> int:
     """Advance a counter and return its value."""
-    return int(transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0])
+    return int(
+        transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0]
+    )
 
 
 def _put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
@@ -288,13 +298,15 @@ def _put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, 
     )
 
 
-def _in_chunks(run: Callable[[str, Sequence[object]], list[Row]], query: str, keys: Sequence[object], rest: str = "") -> list[Row]:
+def _in_chunks(
+    run: Callable[[str, Sequence[object]], list[Row]], query: str, keys: Sequence[object], rest: str = ""
+) -> list[Row]:
     """Return the rows of a query that ends in `IN`, for any number of keys."""
-    return [
-        row
-        for start in range(0, len(keys), _CHUNK)
-        for row in run(f"{query}({', '.join('?' * len(part := keys[start : start + _CHUNK]))}){rest}", part)
-    ]
+    found: list[Row] = []
+    for start in range(0, len(keys), _CHUNK):
+        part = keys[start : start + _CHUNK]
+        found += run(f"{query}({', '.join('?' * len(part))}){rest}", part)
+    return found
 
 
 def _with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
@@ -310,9 +322,9 @@ def _beyond(column: str, down: bool, after: tuple[Value | None, str]) -> tuple[s
     """Return the condition that a product comes behind another one, in the order of `browse`."""
     value, id = after
     if value is None:
-        return f"({column} IS NULL AND id > ?)", [id]
+        return f"({column} IS NULL AND f0 > ?)", [id]
     further = f"{column} {'<' if down else '>'} ?"
-    return f"({further} OR ({column} = ? AND id > ?) OR {column} IS NULL)", [value, value, id]
+    return f"({further} OR ({column} = ? AND f0 > ?) OR {column} IS NULL)", [value, value, id]
 
 
 def _texts(product: Product) -> tuple[str, str, str, str]:

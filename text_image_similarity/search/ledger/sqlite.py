@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import RLock
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ...errors import DatabaseError
-from ..fields import Field, FieldKind
-from ..filters import Filter, SqliteWriter, compile_sql
+from ..fields import BUILT_IN, Field, FieldKind
+from ..filters import Filter
+from ..filters.sql import column_names, compile_sql, with_nul
+from ..filters.sqlite import SqliteWriter, sqlite_value
 from .database import Row, Transaction
 
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
@@ -33,9 +36,10 @@ CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0);
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE product (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, family TEXT, error TEXT, name TEXT NOT NULL,
-    description TEXT NOT NULL, images TEXT NOT NULL, fields TEXT NOT NULL, version INTEGER NOT NULL{columns}
+    number INTEGER PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
+    images TEXT NOT NULL, fields TEXT NOT NULL, {columns}
 );
+CREATE UNIQUE INDEX product_id ON product (f0);
 CREATE INDEX product_version ON product (version);
 CREATE TABLE picture (
     generation INTEGER NOT NULL, number INTEGER NOT NULL, slot INTEGER NOT NULL, content BLOB, vector BLOB, error TEXT
@@ -112,9 +116,12 @@ class SqliteDatabase:
         except Timeout:
             yield False
 
-    def where(self, given: Filter | None, columns: dict[str, str]) -> tuple[str, list[object]]:
-        writer = SqliteWriter(columns)
-        return compile_sql(given, writer), list(writer.values)
+    def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:
+        writer = SqliteWriter(fields, "product")
+        return compile_sql(given, writer), list(writer.parameters)
+
+    def texts(self, stored: Any) -> tuple[str, ...]:
+        return tuple(with_nul(text) for text in json.loads(stored))
 
     def find_words(self, text: str, condition: str, values: Sequence[object], limit: int) -> list[Row]:
         words = re.findall(r"\w+", text)
@@ -123,7 +130,7 @@ class SqliteDatabase:
         any_of = " OR ".join(f'"{word}"' for word in dict.fromkeys(words))
         query = (
             "SELECT product.number, -bm25(words) FROM words JOIN product ON product.number = words.rowid "
-            f"WHERE words MATCH ? AND {condition} ORDER BY bm25(words), product.id LIMIT ?"
+            f"WHERE words MATCH ? AND {condition} ORDER BY bm25(words), f0 LIMIT ?"
         )
         return self.read(query, (any_of, *values, limit))
 
@@ -173,7 +180,8 @@ class SqliteDatabase:
     def _make(self, transaction: Transaction, fields: Sequence[Field]) -> None:
         if transaction.run("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise DatabaseError(f"{self._path} is there already")
-        columns = "".join(f", f{number} {_TYPES[field.kind]}" for number, field in enumerate(fields))
+        types = [_TYPES[field.kind] for field in (*BUILT_IN, *fields)]
+        columns = ", ".join(f"{name} {kind}" for name, kind in zip(column_names(fields).values(), types, strict=True))
         for statement in _TABLES.format(columns=columns).split(";"):
             transaction.run(statement)
         transaction.run(f"PRAGMA application_id = {_APPLICATION}")
@@ -214,4 +222,4 @@ class _Transaction:
 
 def _plain(values: Sequence[object]) -> tuple[object, ...]:
     """Return parameters as SQLite takes them: a list of texts as JSON."""
-    return tuple(json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value for value in values)
+    return tuple(sqlite_value(value) if isinstance(value, tuple) else value for value in values)

@@ -16,7 +16,7 @@ from ..fields import FieldKind, Value
 Mask = NDArray[np.bool_]
 Positions = NDArray[np.intp]
 
-_COMPARE: dict[str, Callable[[Any, Any], Mask]] = {
+_COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "eq": np.equal,
     "lt": np.less,
     "lte": np.less_equal,
@@ -82,7 +82,7 @@ class NumberColumn:
         self._values.extend(np.array(values, np.float64)[take])  # None becomes NaN
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
-        return _COMPARE[op](self._values.filled[:size], value)
+        return np.asarray(_COMPARE[op](self._values.filled[:size], value))
 
     def present(self, size: int) -> Mask:
         return ~np.isnan(self._values.filled[:size])
@@ -90,7 +90,9 @@ class NumberColumn:
     def counts(self, chosen: Positions) -> dict[Value, int]:
         values = self._values.filled[chosen]
         found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
-        return {bool(value) if self._truth else float(value): int(count) for value, count in zip(found, counts, strict=True)}
+        return {
+            bool(value) if self._truth else float(value): int(count) for value, count in zip(found, counts, strict=True)
+        }
 
     def only(self, kept: Positions) -> Column:
         column = NumberColumn(truth=self._truth)
@@ -111,10 +113,10 @@ class TextColumn:
         self._codes.extend(np.array(codes, np.int32)[take])
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
-        return _COMPARE[op](self._codes.filled[:size], self._known.get(value, -2))
+        return np.asarray(_COMPARE[op](self._codes.filled[:size], self._known.get(value, -2)))
 
     def present(self, size: int) -> Mask:
-        return self._codes.filled[:size] >= 0
+        return np.asarray(self._codes.filled[:size] >= 0)
 
     def counts(self, chosen: Positions) -> dict[Value, int]:
         codes = self._codes.filled[chosen]

@@ -130,7 +130,9 @@ class MemoryStore:
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]
         products = np.argsort(changes.rows, kind="stable")
-        take = products[np.searchsorted(changes.rows, owners, sorter=products)]  # (m,) positions in the changes' columns
+        take = products[
+            np.searchsorted(changes.rows, owners, sorter=products)
+        ]  # (m,) positions in the changes' columns
         for name, column in self._columns.items():
             column.extend(changes.columns[name], take)
         if len(order):
@@ -178,10 +180,11 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
                 within |= column.compare("eq", each, size)
             return column.present(size) & ~within if negated else within
         case Exists(field, wanted):
-            return columns[field].present(size) == wanted
+            present = columns[field].present(size)
+            return present if wanted else ~present
         case And(parts):
-            return np.logical_and.reduce([_mask(part, columns, size) for part in parts])
+            return np.all([_mask(part, columns, size) for part in parts], axis=0)
         case Or(parts):
-            return np.logical_or.reduce([_mask(part, columns, size) for part in parts])
+            return np.any([_mask(part, columns, size) for part in parts], axis=0)
         case Not(part):
             return ~_mask(part, columns, size)

@@ -1,0 +1,220 @@
+"""Products on their way into a catalogue: their pictures through the pipeline, then all of it into the ledger.
+
+The pipeline fetches and decodes ahead across products. A picture that the live generation knows by its content is fetched
+and not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+
+from ..dataset.read import resolve_reference
+from ..errors import InputTypeError, RowError, UsageError
+from ..pipeline import Outcome
+from ..records import Progress
+from .ledger import Generation
+from .products import Entry, Picture, Product, fields_as_json, stored_values, with_images
+from .session import Session
+
+_BATCH = 512  # products of one transaction
+_LONGEST_S = 0.8  # how long one waits to be written, so that others see it within a second
+_TOLD = 20  # refusals that a report shows
+
+
+@dataclass(slots=True)
+class AddReport:
+    """What became of products that were added.
+
+    Args:
+        added: Products that were not there before.
+        updated: Products that replaced an earlier one.
+        unchanged: Products that were there with the same words, fields and pictures.
+        encoded: Pictures that were not known by their content.
+        failures: Pictures that could not be read or encoded, by error code; their products are kept.
+        refused: Products that could not be added: a field that is not declared, or a value of another kind.
+        refusals: Why, of the first 20.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    encoded: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    refusals: list[str] = field(default_factory=list)
+
+    @property
+    def products(self) -> int:
+        """All products that were given."""
+        return self.added + self.updated + self.unchanged + self.refused
+
+    def refuse(self, reason: str) -> None:
+        """Count a product that cannot be added."""
+        self.refused += 1
+        if len(self.refusals) < _TOLD:
+            self.refusals.append(reason)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A product whose pictures are on their way.
+
+    Args:
+        product: The product, its references resolved.
+        outcomes: What came of its pictures so far, each with the key of its content.
+    """
+
+    product: Product
+    outcomes: list[tuple[bytes | None, Outcome]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its pictures are there."""
+        return len(self.outcomes) == len(self.product.images)
+
+
+class Ingest:
+    """Adds products to a catalogue; one object for one call of `add`.
+
+    Args:
+        session: The open parts of the catalogue.
+        progress: Called with (products so far, of these with a picture that failed or refused, products in all or 0).
+        total: Products in all, where that is known.
+    """
+
+    def __init__(self, session: Session, *, progress: Progress | None = None, total: int = 0) -> None:
+        self._session, self._ledger = session, session.ledger
+        self._progress, self._total = progress, total
+        self.report = AddReport()
+        self._failed = 0
+        self._waiting: deque[_Pending] = deque()
+
+    def add(self, products: Iterable[Product]) -> Iterator[int]:
+        """Add products, and yield after each transaction how many of those given are done, refused ones included."""
+        live = self._session.generations.live()
+        scorer = self._session.scorer(live)
+        batch: list[_Pending] = []
+        began = time.monotonic()
+        with closing(scorer.embed_tagged(self._pictures(products))) as outcomes:
+            for (_, key), outcome in outcomes:
+                while self._waiting and self._waiting[0].complete:  # products without pictures
+                    batch.append(self._waiting.popleft())
+                self._waiting[0].outcomes.append((key, outcome))
+                if self._waiting[0].complete:
+                    batch.append(self._waiting.popleft())
+                if len(batch) >= _BATCH or (batch and time.monotonic() - began > _LONGEST_S):
+                    yield self._write(live, batch)
+                    batch, began = [], time.monotonic()
+        yield self._write(live, [*batch, *self._waiting])
+
+    def _pictures(self, products: Iterable[Product]) -> Iterator[tuple[None, str]]:
+        """Check products as the pipeline asks for their pictures."""
+        base = self._session.config.base_dir
+        for number, product in enumerate(products):
+            if not isinstance(product, Product):
+                raise InputTypeError.of(f"products[{number}]", "a Product", product)
+            try:
+                stored_values(product, self._ledger.fields, None)
+            except UsageError as problem:
+                self.report.refuse(str(problem))
+                continue
+            images = [resolve_reference(image, base or ".") for image in product.images]
+            self._waiting.append(_Pending(with_images(product, images)))
+            yield from ((None, image) for image in images)
+
+    def _write(self, live: Generation, batch: Sequence[_Pending]) -> int:
+        """Write products in one transaction, and count what became of them."""
+        latest = {pending.product.id: pending for pending in batch}
+        before = self._ledger.get(list(latest))
+        earlier = self._ledger.pictures(live.number, [found.number for found in before.values()])
+        pictures: dict[str, list[Picture]] = {}
+        for id, pending in latest.items():
+            old = before.get(id)
+            known = {} if old is None else dict(zip(old.product.images, earlier.get(old.number, []), strict=False))
+            pictures[id] = [
+                _picture(key, outcome, known.get(image))
+                for image, (key, outcome) in zip(pending.product.images, pending.outcomes, strict=True)
+            ]
+        self._count(live, pictures)
+        changed = {
+            id: pending
+            for id, pending in latest.items()
+            if (old := before.get(id)) is None
+            or not _same(old.product, pending.product)
+            or not _same_pictures(earlier.get(old.number, []), pictures[id])
+        }
+        fresh = sum(id not in before for id in changed)
+        others = self._for_others(live, changed)
+        entries = [
+            Entry(
+                pending.product,
+                stored_values(pending.product, self._ledger.fields, _first_error(pictures[id])),
+                {live.number: pictures[id], **{number: found[id] for number, found in others.items()}},
+            )
+            for id, pending in changed.items()
+        ]
+        if entries:
+            self._ledger.write(entries)
+        self.report.added += fresh
+        self.report.updated += len(changed) - fresh
+        self.report.unchanged += len(batch) - len(changed)
+        self._session.follow_all()
+        if self._progress is not None:
+            self._progress(self.report.products, self._failed + self.report.refused, self._total)
+        return self.report.products
+
+    def _count(self, live: Generation, pictures: Mapping[str, Sequence[Picture]]) -> None:
+        found = [picture for group in pictures.values() for picture in group]
+        contents = {picture.content for picture in found if picture.content is not None and picture.error is None}
+        self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
+        codes = [picture.error.partition(":")[0] for picture in found if picture.error is not None]
+        self.report.failures.update(codes)
+        self._failed += sum(any(picture.error for picture in group) for group in pictures.values())
+
+    def _for_others(self, live: Generation, changed: Mapping[str, _Pending]) -> dict[int, dict[str, list[Picture]]]:
+        """Return the pictures of changed products as the generations see them that are kept beside the live one.
+
+        One that is being built sees to it itself, before it is ready.
+        """
+        found: dict[int, dict[str, list[Picture]]] = {}
+        for generation in self._session.generations.all():
+            if generation.number != live.number and generation.state in ("ready", "kept"):
+                given = {id: pending.product.images for id, pending in changed.items()}
+                found[generation.number] = encode_pictures(self._session, generation, given)
+        return found
+
+
+def encode_pictures(
+    session: Session, generation: Generation, images: Mapping[str, Sequence[str]]
+) -> dict[str, list[Picture]]:
+    """Return what a generation's model makes of pictures, by the same keys as their references."""
+    found: dict[str, list[Picture]] = {key: [] for key in images}
+    tagged = ((key, image) for key, group in images.items() for image in group)
+    with closing(session.scorer(generation).embed_tagged(tagged)) as outcomes:
+        for (key, content), outcome in outcomes:
+            found[key].append(_picture(content, outcome, None))
+    return found
+
+
+def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
+    """Return what is kept of a picture; one that fails now keeps the vector that it had."""
+    if not isinstance(outcome, RowError):
+        return Picture(content, outcome)
+    error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")
+    return Picture(error=error) if before is None or before.vector is None else replace(before, error=error)
+
+
+def _same(old: Product, new: Product) -> bool:
+    return replace(old, fields={}) == replace(new, fields={}) and fields_as_json(old) == fields_as_json(new)
+
+
+def _same_pictures(old: Sequence[Picture], new: Sequence[Picture]) -> bool:
+    return [(p.content, p.error, p.vector is None) for p in old] == [(p.content, p.error, p.vector is None) for p in new]
+
+
+def _first_error(pictures: Sequence[Picture]) -> str | None:
+    return next((picture.error for picture in pictures if picture.error is not None), None)
