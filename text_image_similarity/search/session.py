@@ -56,10 +56,7 @@ class Session:
 
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
-        with self._opening:
-            if generation.number not in self._stores:
-                self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
-            store = self._stores[generation.number]
+        store = self._opened(generation)
         self.follow(generation, store)
         return store
 
@@ -79,6 +76,27 @@ class Session:
             if ours and store.version != self.ledger.version:
                 for changes in self.ledger.changes(generation.number, store.version):
                     store.apply(changes)
+
+    def follow_all(self) -> None:
+        """Bring the stores up to date that other processes see, and wait for it."""
+        for generation in self.generations.all():
+            if (store := self._opened(generation)).shared:
+                self.follow(generation, store, wait=True)
+
+    def optimize(self) -> None:
+        """Give back space in the ledger, and let the stores build their indexes."""
+        self.ledger.database.optimize()
+        for generation in self.generations.all():
+            store = self.store(generation)
+            if store.shared:
+                with self._following, self.ledger.database.exclusive(wait=True):
+                    store.optimize()
+
+    def _opened(self, generation: Generation) -> Store:
+        with self._opening:
+            if generation.number not in self._stores:
+                self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
+            return self._stores[generation.number]
 
     def _make_scorer(self, generation: Generation) -> Scorer:
         identity = generation.identity

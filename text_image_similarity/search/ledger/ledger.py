@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
@@ -132,6 +132,11 @@ class Ledger:
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
         return _vector(rows[0][0]) if rows else None
+
+    def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
+        """Return those pictures' contents that a generation has vectors of."""
+        query = f"SELECT content FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND content IN "
+        return {bytes(row[0]) for row in _in_chunks(self.database.read, query, list(contents))}
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass a filter."""

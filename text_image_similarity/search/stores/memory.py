@@ -183,8 +183,8 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
             present = columns[field].present(size)
             return present if wanted else ~present
         case And(parts):
-            return np.all([_mask(part, columns, size) for part in parts], axis=0)
+            return np.logical_and.reduce([_mask(part, columns, size) for part in parts], dtype=bool)
         case Or(parts):
-            return np.any([_mask(part, columns, size) for part in parts], axis=0)
+            return np.logical_or.reduce([_mask(part, columns, size) for part in parts], dtype=bool)
         case Not(part):
             return ~_mask(part, columns, size)
