@@ -183,8 +183,8 @@ def _mask(where: Filter, columns: Mapping[str, Column], size: int) -> Mask:
             present = columns[field].present(size)
             return present if wanted else ~present
         case And(parts):
-            return np.logical_and.reduce([_mask(part, columns, size) for part in parts], dtype=bool)
+            return np.asarray(np.logical_and.reduce([_mask(part, columns, size) for part in parts]))
         case Or(parts):
-            return np.logical_or.reduce([_mask(part, columns, size) for part in parts], dtype=bool)
+            return np.asarray(np.logical_or.reduce([_mask(part, columns, size) for part in parts]))
         case Not(part):
             return ~_mask(part, columns, size)
