@@ -8,14 +8,15 @@ with open_catalog("shop.catalog", fields=[Field("category"), Field("price", "num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 
 from ..config import Config
 from ..encoders import Encoder
-from ..errors import InputTypeError, RowError
+from ..errors import DatabaseError, InputTypeError, RowError
+from ..files import path_text
 from ..records import Progress
 from .answer import answer
 from .fields import ERROR, Field
@@ -25,6 +26,8 @@ from .ledger import Generation
 from .opening import open_session
 from .products import Product
 from .query import Matches, Query
+from .recall import RecallReport, measure_recall
+from .reindex import ReindexReport, complete, reindex
 from .session import Session
 
 Where = Filter | Mapping[str, object] | str | None
@@ -138,7 +141,7 @@ class Catalog:
         for number, id in enumerate(given):
             if not isinstance(id, str):
                 raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
-        deleted = self._session.ledger.write([], delete=given)
+        deleted = self._session.ledger.delete(given)
         self._session.follow_all()
         return deleted
 
@@ -188,3 +191,72 @@ class Catalog:
     def optimize(self) -> None:
         """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""
         self._session.optimize()
+
+    def reindex(
+        self,
+        model: str | PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ReindexReport:
+        """Build the vectors of another model beside those that answer, or go on building them; then `switch` can be called.
+
+        The generation that could be rolled back to is dropped first.
+
+        Args:
+            model: A hub id, a folder or an alias.
+            encoder: That model, loaded; None loads it.
+            progress: Called after each batch with (products of this call, pictures of them that failed, products to do).
+            stop: Asked after each batch whether to stop; the same call goes on later.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+            DatabaseError: The catalogue answers with it already, another generation is being built, or the new one's store finds
+                too little.
+            StoppedError: `stop` said yes.
+        """
+        return reindex(self._session, path_text(model, "model"), encoder=encoder, progress=progress, stop=stop)
+
+    def switch(self) -> Generation:
+        """Let the generation answer that `reindex` built, from one query to the next, in every process.
+
+        Raises:
+            DatabaseError: There is none that is ready.
+        """
+        return self._switch("ready", "there is no generation to switch to; build one with reindex")
+
+    def rollback(self) -> Generation:
+        """Let the generation answer again that did so before the last `switch`.
+
+        Raises:
+            DatabaseError: There is none.
+        """
+        return self._switch("kept", "there is no generation to go back to")
+
+    def drop(self) -> list[int]:
+        """Remove all generations but the one that answers, and return their numbers."""
+        others = [generation for generation in self.generations if generation.state != "live"]
+        for generation in others:
+            self._session.drop(generation)
+        return [generation.number for generation in others]
+
+    def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
+        """Measure how much of what is nearest the store finds, on these products and under these filters.
+
+        Args:
+            queries: How many vectors to search for.
+            filters: Filters that users have.
+        """
+        given = [parse_filter(where, self.fields) for where in filters]
+        return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
+
+    def _switch(self, state: str, otherwise: str) -> Generation:
+        generation = next((found for found in self.generations if found.state == state), None)
+        if generation is None:
+            raise DatabaseError(otherwise)
+        self._session.store(generation)  # so that the first query need not wait for it
+        while not self._session.generations.switch(generation.number):
+            for _ in complete(self._session, generation, ReindexReport(generation.number)):
+                pass
+        return self._session.generations.live()

@@ -54,6 +54,12 @@ class Session:
                 self._scorers[generation.number] = made
             return self._scorers[generation.number]
 
+    def lend(self, generation: Generation, encoder: Encoder) -> None:
+        """Use a loaded encoder for a generation, whose model it is."""
+        with self._opening:
+            if generation.number not in self._scorers:
+                self._scorers[generation.number] = self._make_scorer(generation, encoder)
+
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
         store = self._opened(generation)
@@ -98,11 +104,11 @@ class Session:
                 self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
             return self._stores[generation.number]
 
-    def _make_scorer(self, generation: Generation) -> Scorer:
+    def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
         identity = generation.identity
-        config, encoder = replace(self.config, model=identity.model, revision=identity.revision), None
-        if self._given is not None and generation.state == "live":
-            encoder, config = self._given, self.config
+        if encoder is None and generation.state == "live":
+            encoder = self._given
+        config = replace(self.config, model=identity.model, revision=identity.revision)
         scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
         found = ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):
