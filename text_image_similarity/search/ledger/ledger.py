@@ -301,8 +301,5 @@ class Ledger:
         if kind == "bool":
             return [None if value is None else bool(value) for value in values]
         if kind == "texts":
-            return [
-                None if value is None else tuple(json.loads(value) if isinstance(value, str) else value)
-                for value in values
-            ]
+            return [None if value is None else self.database.texts(value) for value in values]
         return values
