@@ -14,7 +14,7 @@ _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port, pgvector"
 
 def check_kind(kind: str) -> None:
     """Raise a `ConfigError` unless a kind of store is known."""
-    if kind != "sqlite":
+    if kind not in ("sqlite", "pgvector"):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
 
 
@@ -33,4 +33,8 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         DatabaseError: It cannot be opened.
     """
     check_kind(kind)
+    if kind == "pgvector":
+        from .pgvector import PgVectorStore
+
+        return PgVectorStore(place, generation, fields, embed_dim)
     return MemoryStore(fields, embed_dim)
