@@ -213,7 +213,9 @@ def _same(old: Product, new: Product) -> bool:
 
 
 def _same_pictures(old: Sequence[Picture], new: Sequence[Picture]) -> bool:
-    return [(p.content, p.error, p.vector is None) for p in old] == [(p.content, p.error, p.vector is None) for p in new]
+    return [(p.content, p.error, p.vector is None) for p in old] == [
+        (p.content, p.error, p.vector is None) for p in new
+    ]
 
 
 def _first_error(pictures: Sequence[Picture]) -> str | None:
