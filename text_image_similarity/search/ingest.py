@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ..dataset.read import resolve_reference
 from ..errors import InputTypeError, RowError, UsageError
@@ -20,7 +21,9 @@ from .ledger import Generation
 from .products import Entry, Picture, Product, fields_as_json, stored_values, with_images
 from .session import Session
 
-_BATCH = 512  # products of one transaction
+Key = TypeVar("Key")
+
+_BATCH = 1000  # products of one transaction
 _LONGEST_S = 0.8  # how long one waits to be written, so that others see it within a second
 _TOLD = 20  # refusals that a report shows
 
@@ -148,17 +151,19 @@ class Ingest:
             or not _same_pictures(earlier.get(old.number, []), pictures[id])
         }
         fresh = sum(id not in before for id in changed)
-        others = self._for_others(live, changed)
-        entries = [
-            Entry(
-                pending.product,
-                stored_values(pending.product, self._ledger.fields, _first_error(pictures[id])),
-                {live.number: pictures[id], **{number: found[id] for number, found in others.items()}},
-            )
-            for id, pending in changed.items()
-        ]
-        if entries:
-            self._ledger.write(entries)
+        others: dict[int, dict[str, list[Picture]]] = {live.number: pictures}
+        while changed:
+            self._encode_for_others(changed, others)
+            entries = [
+                Entry(
+                    pending.product,
+                    stored_values(pending.product, self._ledger.fields, _first_error(pictures[id])),
+                    {number: found[id] for number, found in others.items()},
+                )
+                for id, pending in changed.items()
+            ]
+            if self._ledger.add(entries):
+                break
         self.report.added += fresh
         self.report.updated += len(changed) - fresh
         self.report.unchanged += len(batch) - len(changed)
@@ -175,24 +180,22 @@ class Ingest:
         self.report.failures.update(codes)
         self._failed += sum(any(picture.error for picture in group) for group in pictures.values())
 
-    def _for_others(self, live: Generation, changed: Mapping[str, _Pending]) -> dict[int, dict[str, list[Picture]]]:
-        """Return the pictures of changed products as the generations see them that are kept beside the live one.
+    def _encode_for_others(self, changed: Mapping[str, _Pending], found: dict[int, dict[str, list[Picture]]]) -> None:
+        """Encode the pictures of changed products for the generations that are not among those found yet.
 
         One that is being built sees to it itself, before it is ready.
         """
-        found: dict[int, dict[str, list[Picture]]] = {}
+        images = {id: pending.product.images for id, pending in changed.items()}
         for generation in self._session.generations.all():
-            if generation.number != live.number and generation.state in ("ready", "kept"):
-                given = {id: pending.product.images for id, pending in changed.items()}
-                found[generation.number] = encode_pictures(self._session, generation, given)
-        return found
+            if generation.number not in found and generation.state != "building":
+                found[generation.number] = encode_pictures(self._session, generation, images)
 
 
 def encode_pictures(
-    session: Session, generation: Generation, images: Mapping[str, Sequence[str]]
-) -> dict[str, list[Picture]]:
+    session: Session, generation: Generation, images: Mapping[Key, Sequence[str]]
+) -> dict[Key, list[Picture]]:
     """Return what a generation's model makes of pictures, by the same keys as their references."""
-    found: dict[str, list[Picture]] = {key: [] for key in images}
+    found: dict[Key, list[Picture]] = {key: [] for key in images}
     tagged = ((key, image) for key, group in images.items() for image in group)
     with closing(session.scorer(generation).embed_tagged(tagged)) as outcomes:
         for (key, content), outcome in outcomes:

@@ -54,12 +54,15 @@ class Session:
                 self._scorers[generation.number] = made
             return self._scorers[generation.number]
 
+    def lend(self, generation: Generation, encoder: Encoder) -> None:
+        """Use a loaded encoder for a generation, whose model it is."""
+        with self._opening:
+            if generation.number not in self._scorers:
+                self._scorers[generation.number] = self._make_scorer(generation, encoder)
+
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
-        with self._opening:
-            if generation.number not in self._stores:
-                self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
-            store = self._stores[generation.number]
+        store = self._opened(generation)
         self.follow(generation, store)
         return store
 
@@ -80,11 +83,32 @@ class Session:
                 for changes in self.ledger.changes(generation.number, store.version):
                     store.apply(changes)
 
-    def _make_scorer(self, generation: Generation) -> Scorer:
+    def follow_all(self) -> None:
+        """Bring the stores up to date that other processes see, and wait for it."""
+        for generation in self.generations.all():
+            if (store := self._opened(generation)).shared:
+                self.follow(generation, store, wait=True)
+
+    def optimize(self) -> None:
+        """Give back space in the ledger, and let the stores build their indexes."""
+        self.ledger.database.optimize()
+        for generation in self.generations.all():
+            store = self.store(generation)
+            if store.shared:
+                with self._following, self.ledger.database.exclusive(wait=True):
+                    store.optimize()
+
+    def _opened(self, generation: Generation) -> Store:
+        with self._opening:
+            if generation.number not in self._stores:
+                self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
+            return self._stores[generation.number]
+
+    def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
         identity = generation.identity
-        config, encoder = replace(self.config, model=identity.model, revision=identity.revision), None
-        if self._given is not None and generation.state == "live":
-            encoder, config = self._given, self.config
+        if encoder is None and generation.state == "live":
+            encoder = self._given
+        config = replace(self.config, model=identity.model, revision=identity.revision)
         scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
         found = ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):

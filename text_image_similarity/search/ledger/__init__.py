@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .database import Database, Transaction
 from .generations import Generation, Generations
-from .ledger import Found, Ledger
+from .ledger import Ledger
+from .rows import Found
 from .sqlite import SqliteDatabase
 
 __all__ = ["Database", "Found", "Generation", "Generations", "Ledger", "SqliteDatabase", "Transaction"]

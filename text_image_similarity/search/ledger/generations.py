@@ -33,6 +33,12 @@ class Generation:
     calibration: str | None = None
 
 
+# Products with pictures that a generation has not seen.
+UNSEEN = (
+    "images <> '[]' AND NOT EXISTS (SELECT 1 FROM picture WHERE generation = ? AND picture.number = product.number)"
+)
+
+
 class Generations:
     """The generations in a ledger's database. Exactly one is live once the first was added."""
 
@@ -74,8 +80,11 @@ class Generations:
         with self._database.write() as transaction:
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
-    def switch(self, number: int) -> None:
+    def switch(self, number: int) -> bool:
         """Let another generation answer, from one query to the next; the one that answered is kept.
+
+        Returns:
+            Whether it was done: not if the generation lacks pictures of products that came while it was built.
 
         Raises:
             DatabaseError: It is neither ready nor kept.
@@ -84,8 +93,11 @@ class Generations:
             found = transaction.run("SELECT state FROM generation WHERE number = ?", (number,))
             if not found or found[0][0] not in ("ready", "kept"):
                 raise DatabaseError(f"generation {number} cannot answer: it is {found[0][0] if found else 'not there'}")
+            if transaction.run(f"SELECT 1 FROM product WHERE {UNSEEN} LIMIT 1", (number,)):
+                return False
             transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")
             transaction.run("UPDATE generation SET state = 'live' WHERE number = ?", (number,))
+        return True
 
     def calibrate(self, number: int, calibration: str) -> None:
         """Keep what a generation's cosines mean."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,26 +18,23 @@ from ...similarity import Embeddings
 from ..fields import BUILT_IN, Field, Value
 from ..filters import Filter
 from ..filters.sql import column_names
-from ..products import Entry, Picture, Product, fields_as_json
+from ..products import Entry, Picture, Product
 from ..stores.protocol import Changes, Rows
-from .database import Database, Row, Transaction
-
-_CHUNK = 500  # parameters in one IN (...)
-# The built-in fields are the first columns of all: f0 is the id, f1 the group, f2 the error.
-_PRODUCT = "product.number, f0, name, images, description, fields, f1"
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A product in a ledger.
-
-    Args:
-        number: Its number, for stores.
-        product: The product.
-    """
-
-    number: int
-    product: Product
+from .database import Database, Transaction
+from .generations import UNSEEN
+from .rows import (
+    PRODUCT,
+    Found,
+    advance,
+    beyond,
+    bytes_of,
+    found_of,
+    in_chunks,
+    put_pictures,
+    texts_of,
+    vector_of,
+    with_last,
+)
 
 
 class Ledger:
@@ -61,20 +56,28 @@ class Ledger:
         """How many writes there were."""
         return self._counter("version")
 
-    def write(self, entries: Sequence[Entry], delete: Iterable[str] = ()) -> int:
-        """Add or replace products and delete others, all or nothing, and return how many were deleted.
+    def add(self, entries: Sequence[Entry]) -> bool:
+        """Add or replace products, all or none; of several with the same id the last one counts.
 
-        Args:
-            entries: Products with their pictures; of several with the same id the last one counts. Pictures of generations
-                that an entry does not name are forgotten, and have to be encoded again.
-            delete: Ids; unknown ones are left alone.
+        Returns:
+            Whether it was done: not if there is a generation, other than one that is being built, of which an entry has no
+            pictures. It may have come up while they were encoded.
         """
         latest = {entry.product.id: entry for entry in entries}
         with self.database.write() as transaction:
-            gone = self._numbers(transaction, [id for id in dict.fromkeys(delete) if id not in latest])
-            version = _next(transaction, "version")
-            self._remove(transaction, list(gone.values()), version)
-            self._put(transaction, latest, version)
+            states: dict[int, str] = dict(transaction.run("SELECT number, state FROM generation"))
+            needed = {number for number, state in states.items() if state != "building"}
+            if any(needed - entry.pictures.keys() for entry in entries):
+                return False
+            self._put(transaction, latest, advance(transaction, "version"), states)
+        return True
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Remove products, all or none, and return how many were there."""
+        with self.database.write() as transaction:
+            gone = list(self._numbers(transaction, list(dict.fromkeys(ids))).values())
+            if gone:
+                self._remove(transaction, gone, advance(transaction, "version"))
         return len(gone)
 
     def put_pictures(self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[Picture]]]) -> None:
@@ -86,44 +89,44 @@ class Ledger:
         """
         with self.database.write() as transaction:
             now: dict[int, str] = dict(
-                _in_chunks(transaction.run, "SELECT number, images FROM product WHERE number IN ", list(found))
+                in_chunks(transaction.run, "SELECT number, images FROM product WHERE number IN ", list(found))
             )
             fitting = [number for number, (images, _) in found.items() if now.get(number) == json.dumps(list(images))]
-            version = _next(transaction, "version")
+            version = advance(transaction, "version")
             transaction.run_many(
                 "UPDATE product SET version = ? WHERE number = ?", [(version, number) for number in fitting]
             )
-            _put_pictures(transaction, {number: {generation: found[number][1]} for number in fitting})
+            put_pictures(transaction, {number: {generation: found[number][1]} for number in fitting})
 
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
         """Return products by their ids; unknown ones are left out."""
-        rows = _in_chunks(self.database.read, f"SELECT {_PRODUCT} FROM product WHERE f0 IN ", ids)
-        return {row[1]: _found(row) for row in rows}
+        rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
+        return {row[1]: found_of(row) for row in rows}
 
     def by_number(self, numbers: Sequence[int]) -> dict[int, Product]:
         """Return products by their numbers; deleted ones are left out."""
-        rows = _in_chunks(self.database.read, f"SELECT {_PRODUCT} FROM product WHERE number IN ", numbers)
-        return {row[0]: _found(row).product for row in rows}
+        rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE number IN ", numbers)
+        return {row[0]: found_of(row).product for row in rows}
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return those of products that are there and pass a filter, in their order."""
         condition, values = self.database.where(where, self.fields)
         query = f"SELECT number FROM product WHERE {condition} AND number IN "
-        rows = _in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
+        rows = in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
         there = {row[0] for row in rows}
         return [number for number in numbers if number in there]
 
     def column(self, field: str, numbers: Sequence[int]) -> dict[int, Value | None]:
         """Return the stored values of a field by the products' numbers; deleted ones are left out."""
         query = f"SELECT number, {self._columns[field]} FROM product WHERE number IN "
-        return {number: self._value(field, value) for number, value in _in_chunks(self.database.read, query, numbers)}
+        return {number: self._value(field, value) for number, value in in_chunks(self.database.read, query, numbers)}
 
     def pictures(self, generation: int, numbers: Sequence[int]) -> dict[int, list[Picture]]:
         """Return what a generation's model made of the pictures of products, in their order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
-        rows = _in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
+        rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
         return {
-            number: [Picture(_bytes(content), _vector(vector), error) for _, content, vector, error in group]
+            number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
             for number, group in groupby(rows, key=lambda row: int(row[0]))
         }
 
@@ -131,7 +134,12 @@ class Ledger:
         """Return the vector that a generation's model made of a picture's content, whatever product has it; or None."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
-        return _vector(rows[0][0]) if rows else None
+        return vector_of(rows[0][0]) if rows else None
+
+    def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
+        """Return those pictures' contents that a generation has vectors of."""
+        query = f"SELECT content FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND content IN "
+        return {bytes(row[0]) for row in in_chunks(self.database.read, query, list(contents))}
 
     def count(self, where: Filter | None) -> int:
         """Return how many products pass a filter."""
@@ -165,14 +173,14 @@ class Ledger:
         column = "NULL" if order is None else self._columns[order[0]]
         down = order is not None and order[1]
         if after is not None:
-            beyond, more = _beyond(column, down, after)
-            condition, values = f"({condition}) AND {beyond}", [*values, *more]
+            behind, more = beyond(column, down, after)
+            condition, values = f"({condition}) AND {behind}", [*values, *more]
         query = (
-            f"SELECT {_PRODUCT}, {column} FROM product WHERE {condition} "
+            f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} "
             f"ORDER BY {column} IS NULL, {column} {'DESC' if down else 'ASC'}, f0 LIMIT {most:d}"
         )
         rows = self.database.read(query, values)
-        return [(_found(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
+        return [(found_of(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
         """Return the numbers of products whose name or description has any of some words, the most relevant first."""
@@ -180,12 +188,30 @@ class Ledger:
         return [int(row[0]) for row in self.database.find_words(text, condition, values, most)]
 
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
-        """Return products, by number, with pictures that a generation has not seen yet."""
-        query = (
-            f"SELECT {_PRODUCT} FROM product WHERE number > ? AND images <> '[]' AND NOT EXISTS "
-            "(SELECT 1 FROM picture WHERE generation = ? AND picture.number = product.number) ORDER BY number LIMIT ?"
+        """Return products behind a number, by number, with pictures that a generation has not seen yet."""
+        query = f"SELECT {PRODUCT} FROM product WHERE number > ? AND {UNSEEN} ORDER BY number LIMIT ?"
+        return [found_of(row) for row in self.database.read(query, (after, generation, most))]
+
+    def sample_vectors(self, generation: int, most: int, seed: int) -> Embeddings:
+        """Return the vectors of some pictures, drawn over all products, shape (n, embed_dim)."""
+        last = self._counter("number")
+        drawn = np.random.default_rng(seed).integers(1, last + 1, 4 * most).tolist() if last else []
+        pictures = self.pictures(generation, sorted(set(drawn)))
+        found = [each.vector for group in pictures.values() for each in group if each.vector is not None]
+        return np.stack(found[:: max(1, len(found) // most)][:most]) if found else np.empty((0, 0), np.float32)
+
+    def count_pending(self, generation: int) -> int:
+        """Return how many products have pictures that a generation has not seen yet."""
+        return int(self.database.read(f"SELECT count(*) FROM product WHERE {UNSEEN}", (generation,))[0][0])
+
+    def compare(self, live: int, other: int) -> tuple[int, int]:
+        """Return how many pictures have a vector in another generation, and how many have one in the live generation alone."""
+        vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"
+        here = (
+            f"{vectors} AND NOT EXISTS (SELECT 1 FROM picture AS other WHERE other.generation = ? AND other.number = picture.number "
+            "AND other.slot = picture.slot AND other.vector IS NOT NULL)"
         )
-        return [_found(row) for row in self.database.read(query, (after, generation, most))]
+        return int(self.database.read(vectors, (other,))[0][0]), int(self.database.read(here, (live, other))[0][0])
 
     def changes(self, generation: int, since: int, size: int = 8192) -> Iterator[Changes]:
         """Yield what became of products since a version, for a store of a generation, some products at once.
@@ -200,7 +226,7 @@ class Ledger:
         # By number where all are read, because that is how they lie.
         since_sql = "" if since == 0 else f"version > {since:d} AND "
         products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
-        for chunk, ends in _with_last(self.database.stream(products, size)):
+        for chunk, ends in with_last(self.database.stream(products, size)):
             numbers, *columns = [list(column) for column in zip(*chunk, strict=True)] or [[] for _ in (0, *names)]
             owners, slots, vectors = self._vectors(generation, numbers, in_one_piece=since == 0)
             gone = self.database.read("SELECT number FROM removed WHERE version > ?", (since,)) if ends else []
@@ -222,7 +248,7 @@ class Ledger:
             here = set(numbers)
             rows = [row for row in rows if row[0] in here]
         else:
-            rows = _in_chunks(self.database.read, f"{query}IN ", numbers, " ORDER BY number, slot")
+            rows = in_chunks(self.database.read, f"{query}IN ", numbers, " ORDER BY number, slot")
         found = np.frombuffer(b"".join(row[2] for row in rows), "<f4").astype(np.float32, copy=False)
         return (
             np.array([row[0] for row in rows], np.int64),
@@ -230,21 +256,27 @@ class Ledger:
             found.reshape(len(rows), -1) if rows else np.empty((0, 0), np.float32),  # (m, d)
         )
 
-    def _put(self, transaction: Transaction, entries: Mapping[str, Entry], version: int) -> None:
+    def _put(
+        self, transaction: Transaction, entries: Mapping[str, Entry], version: int, generations: Collection[int]
+    ) -> None:
         """Insert or replace products, under the numbers that they have or the next ones."""
         known = self._numbers(transaction, list(entries))
         fresh = [id for id in entries if id not in known]
-        last = _next(transaction, "number", len(fresh)) if fresh else 0
+        last = advance(transaction, "number", len(fresh)) if fresh else 0
         numbers = known | {id: number for number, id in enumerate(fresh, last - len(fresh) + 1)}
         names = ["number", "version", "name", "description", "images", "fields", *self._columns.values()]
         updates = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
         transaction.run_many(
             f"INSERT INTO product ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
             f"ON CONFLICT (number) DO UPDATE SET {updates}",
-            [(numbers[id], version, *_texts(entry.product), *entry.values) for id, entry in entries.items()],
+            [(numbers[id], version, *texts_of(entry.product), *entry.values) for id, entry in entries.items()],
         )
         transaction.run_many("DELETE FROM picture WHERE number = ?", [(number,) for number in known.values()])
-        _put_pictures(transaction, {numbers[id]: entry.pictures for id, entry in entries.items()})
+        pictures = {
+            numbers[id]: {number: found for number, found in entry.pictures.items() if number in generations}
+            for id, entry in entries.items()
+        }
+        put_pictures(transaction, pictures)
         texts = [(numbers[id], entry.product.name, entry.product.description) for id, entry in entries.items()]
         self.database.index_words(transaction, texts)
 
@@ -255,7 +287,7 @@ class Ledger:
         self.database.forget_words(transaction, numbers)
 
     def _numbers(self, transaction: Transaction, ids: Sequence[str]) -> dict[str, int]:
-        return dict(_in_chunks(transaction.run, "SELECT f0, number FROM product WHERE f0 IN ", ids))
+        return dict(in_chunks(transaction.run, "SELECT f0, number FROM product WHERE f0 IN ", ids))
 
     def _counter(self, name: str) -> int:
         return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
@@ -275,75 +307,3 @@ class Ledger:
                 for value in values
             ]
         return values
-
-
-def _next(transaction: Transaction, counter: str, step: int = 1) -> int:
-    """Advance a counter and return its value."""
-    return int(
-        transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0]
-    )
-
-
-def _put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
-    transaction.run_many(
-        "INSERT INTO picture (generation, number, slot, content, vector, error) VALUES (?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (generation, number, slot) DO UPDATE SET "
-        "content = excluded.content, vector = excluded.vector, error = excluded.error",
-        [
-            (generation, number, slot, picture.content, _blob(picture.vector), picture.error)
-            for number, generations in pictures.items()
-            for generation, found in generations.items()
-            for slot, picture in enumerate(found)
-        ],
-    )
-
-
-def _in_chunks(
-    run: Callable[[str, Sequence[object]], list[Row]], query: str, keys: Sequence[object], rest: str = ""
-) -> list[Row]:
-    """Return the rows of a query that ends in `IN`, for any number of keys."""
-    found: list[Row] = []
-    for start in range(0, len(keys), _CHUNK):
-        part = keys[start : start + _CHUNK]
-        found += run(f"{query}({', '.join('?' * len(part))}){rest}", part)
-    return found
-
-
-def _with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
-    """Yield chunks, each with whether it is the last; there is at least one."""
-    now = next(chunks, [])
-    for then in chunks:
-        yield now, False
-        now = then
-    yield now, True
-
-
-def _beyond(column: str, down: bool, after: tuple[Value | None, str]) -> tuple[str, list[object]]:
-    """Return the condition that a product comes behind another one, in the order of `browse`."""
-    value, id = after
-    if value is None:
-        return f"({column} IS NULL AND f0 > ?)", [id]
-    further = f"{column} {'<' if down else '>'} ?"
-    return f"({further} OR ({column} = ? AND f0 > ?) OR {column} IS NULL)", [value, value, id]
-
-
-def _texts(product: Product) -> tuple[str, str, str, str]:
-    return product.name, product.description, json.dumps(list(product.images)), fields_as_json(product)
-
-
-def _found(row: Row) -> Found:
-    number, id, name, images, description, fields, family = row[:7]
-    given = MappingProxyType(json.loads(fields))
-    return Found(int(number), Product(id, name, tuple(json.loads(images)), description, given, family))
-
-
-def _blob(vector: Embeddings | None) -> bytes | None:
-    return None if vector is None else np.ascontiguousarray(vector, "<f4").tobytes()
-
-
-def _vector(blob: Any) -> Embeddings | None:
-    return None if blob is None else np.frombuffer(bytes(blob), "<f4").astype(np.float32, copy=False)
-
-
-def _bytes(blob: Any) -> bytes | None:
-    return None if blob is None else bytes(blob)

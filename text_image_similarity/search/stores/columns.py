@@ -85,7 +85,7 @@ class NumberColumn:
         return np.asarray(_COMPARE[op](self._values.filled[:size], value))
 
     def present(self, size: int) -> Mask:
-        return ~np.isnan(self._values.filled[:size])
+        return np.asarray(~np.isnan(self._values.filled[:size]))
 
     def counts(self, chosen: Positions) -> dict[Value, int]:
         values = self._values.filled[chosen]

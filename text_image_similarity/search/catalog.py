@@ -1,0 +1,262 @@
+"""A catalogue: products that are found by picture, by text or by both, under filters on their fields.
+
+with open_catalog("shop.catalog", fields=[Field("category"), Field("price", "number")]) as catalog:
+    catalog.add([Product("boots-7", "Brown boots", "boots.jpg", fields={"category": "Footwear", "price": 79.99})])
+    for match in catalog.match(Query("brown boots", where='category = "Footwear" and price <= 90')):
+        print(match.similarity, match.product.name)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
+from types import TracebackType
+
+from ..config import Config
+from ..encoders import Encoder
+from ..errors import DatabaseError, InputTypeError, RowError
+from ..files import path_text
+from ..records import Progress
+from .answer import answer
+from .fields import ERROR, Field
+from .filters import Exists, Filter, parse_filter
+from .ingest import AddReport, Ingest
+from .ledger import Generation
+from .opening import open_session
+from .products import Product
+from .query import Matches, Query
+from .recall import RecallReport, measure_recall
+from .reindex import ReindexReport, complete, reindex
+from .session import Session
+
+Where = Filter | Mapping[str, object] | str | None
+
+
+def open_catalog(
+    place: str | PathLike[str],
+    *,
+    fields: Sequence[Field] | None = None,
+    store: str | None = None,
+    model: str | PathLike[str] | None = None,
+    config: Config | None = None,
+    encoder: Encoder | None = None,
+) -> Catalog:
+    """Open a catalogue, or make one.
+
+    Args:
+        place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
+        fields: What products carry besides names and pictures; makes the catalogue if it is not there, and has to be what it was
+            made with if it is. None only opens.
+        store: What searches, for a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
+            docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL.
+        model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one knows its
+            model; give it where the model's folder has moved.
+        config: The other settings, as for `score_pairs`: device, batch size, limits, where relative references start.
+        encoder: A loaded encoder to use and share instead; no model is loaded then.
+
+    Returns:
+        A catalogue that threads may share; a context manager.
+
+    Raises:
+        UsageError: There is no catalogue and no `fields`, or one with other fields; a setting cannot be used.
+        DatabaseError: It cannot be read or written, or is something else.
+        ModelError: The model cannot be loaded; of an existing catalogue only once something is to be encoded.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> with open_catalog(":memory:", fields=[Field("price", "number")], encoder=ColourEncoder()) as catalog:
+        ...     report = catalog.add([Product("mug", "A red mug", fields={"price": 8})])
+        ...     [match.product.id for match in catalog.match(Query(where="price < 10"))]
+        ['mug']
+    """
+    if model is not None:
+        config = Config(model=model) if config is None else replace(config, model=model)
+    return Catalog(open_session(place, fields=fields, store=store, config=config, encoder=encoder))
+
+
+class Catalog:
+    """Products and what finds them; `open_catalog` makes one. Threads may share it, and processes may open the same one.
+
+    Args:
+        session: Its open parts; they are closed with the catalogue.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self._session.ledger.count(None)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The declared fields."""
+        return self._session.ledger.fields
+
+    @property
+    def generations(self) -> list[Generation]:
+        """The models that the catalogue has vectors of, the oldest first."""
+        return self._session.generations.all()
+
+    def close(self) -> None:
+        """Close files, connections and threads."""
+        self._session.close()
+
+    def add(
+        self, products: Product | Iterable[Product], *, progress: Progress | None = None, total: int = 0
+    ) -> AddReport:
+        """Add products, or replace those with the same id. What is written is there for all others within a second.
+
+        Pictures whose content is known are not encoded again. One that cannot be read does not keep its product out: the product is
+        found by its words and fields, its error is in the field `_error`, and `retry` tries again.
+
+        Args:
+            products: Products, taken lazily and written in batches.
+            progress: Called after each batch with (products done, of these failed or refused, `total`).
+            total: Products in all, where that is known.
+
+        Raises:
+            InputTypeError: One is not a `Product`; those before it are in.
+            ModelError, DatabaseError: The model or the catalogue fails; what was written before is kept.
+        """
+        ingest = Ingest(self._session, progress=progress, total=total)
+        for _ in ingest.add([products] if isinstance(products, Product) else products):
+            pass
+        return ingest.report
+
+    def retry(self, *, progress: Progress | None = None) -> AddReport:
+        """Read the pictures again of all products with one that failed."""
+        failed = Exists(ERROR)
+        return self.add(list(self.products(failed)), progress=progress, total=self._session.ledger.count(failed))
+
+    def delete(self, ids: str | Iterable[str]) -> int:
+        """Remove products, and return how many were there; none of them is found from then on, in any process."""
+        given = [ids] if isinstance(ids, str) else list(ids)
+        for number, id in enumerate(given):
+            if not isinstance(id, str):
+                raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
+        deleted = self._session.ledger.delete(given)
+        self._session.follow_all()
+        return deleted
+
+    def get(self, id: str) -> Product | None:
+        """Return a product, or None."""
+        found = self._session.ledger.get([id]).get(id)
+        return None if found is None else found.product
+
+    def products(self, where: Where = None) -> Iterator[Product]:
+        """Yield the products that pass a filter, in the order of their ids."""
+        given = parse_filter(where, self.fields)
+        after: tuple[None, str] | None = None
+        while chunk := self._session.ledger.browse(given, None, after, 1000):
+            yield from (found.product for found, _ in chunk)
+            after = (None, chunk[-1][0].product.id)
+
+    def match(self, query: str | Query) -> Matches:
+        """Find products.
+
+        Args:
+            query: Words, or a query.
+
+        Returns:
+            A page of products with the total, facets and where the next page begins.
+
+        Raises:
+            UsageError: The query cannot be answered as it is; the message says what to change.
+            RowError: One of its pictures or texts cannot be read or encoded.
+        """
+        (found,) = self.match_many([query])
+        if isinstance(found, RowError):
+            raise found
+        return found
+
+    def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
+        """Answer several queries, with one pass of the model and one of the vectors where they allow it.
+
+        Returns:
+            For each query, in order, its answer, or why one of its terms has no vector.
+        """
+        given = [Query(query) if isinstance(query, str) else query for query in queries]
+        for number, query in enumerate(given):
+            if not isinstance(query, Query):
+                raise InputTypeError.of(f"queries[{number}]", "a text or a Query", query)
+        return answer(self._session, self._session.generations.live(), given)
+
+    def optimize(self) -> None:
+        """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""
+        self._session.optimize()
+
+    def reindex(
+        self,
+        model: str | PathLike[str],
+        *,
+        encoder: Encoder | None = None,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> ReindexReport:
+        """Build the vectors of another model beside those that answer, or go on building them; then `switch` can be called.
+
+        The generation that could be rolled back to is dropped first.
+
+        Args:
+            model: A hub id, a folder or an alias.
+            encoder: That model, loaded; None loads it.
+            progress: Called after each batch with (products of this call, pictures of them that failed, products to do).
+            stop: Asked after each batch whether to stop; the same call goes on later.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+            DatabaseError: The catalogue answers with it already, another generation is being built, or the new one's store finds
+                too little.
+            StoppedError: `stop` said yes.
+        """
+        return reindex(self._session, path_text(model, "model"), encoder=encoder, progress=progress, stop=stop)
+
+    def switch(self) -> Generation:
+        """Let the generation answer that `reindex` built, from one query to the next, in every process.
+
+        Raises:
+            DatabaseError: There is none that is ready.
+        """
+        return self._switch("ready", "there is no generation to switch to; build one with reindex")
+
+    def rollback(self) -> Generation:
+        """Let the generation answer again that did so before the last `switch`.
+
+        Raises:
+            DatabaseError: There is none.
+        """
+        return self._switch("kept", "there is no generation to go back to")
+
+    def drop(self) -> list[int]:
+        """Remove all generations but the one that answers, and return their numbers."""
+        others = [generation for generation in self.generations if generation.state != "live"]
+        for generation in others:
+            self._session.drop(generation)
+        return [generation.number for generation in others]
+
+    def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
+        """Measure how much of what is nearest the store finds, on these products and under these filters.
+
+        Args:
+            queries: How many vectors to search for.
+            filters: Filters that users have.
+        """
+        given = [parse_filter(where, self.fields) for where in filters]
+        return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
+
+    def _switch(self, state: str, otherwise: str) -> Generation:
+        generation = next((found for found in self.generations if found.state == state), None)
+        if generation is None:
+            raise DatabaseError(otherwise)
+        self._session.store(generation)  # so that the first query need not wait for it
+        while not self._session.generations.switch(generation.number):
+            for _ in complete(self._session, generation, ReindexReport(generation.number)):
+                pass
+        return self._session.generations.live()

@@ -1,0 +1,112 @@
+"""Rows of a ledger's tables, and what they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ...similarity import Embeddings
+from ..fields import Value
+from ..products import Picture, Product, fields_as_json
+from .database import Row, Transaction
+
+_CHUNK = 500  # parameters in one IN (...)
+
+# The columns that `found_of` reads. The built-in fields come first among the numbered ones: f0 is the id, f1 the group.
+PRODUCT = "product.number, f0, name, images, description, fields, f1"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A product in a ledger.
+
+    Args:
+        number: Its number, for stores.
+        product: The product.
+    """
+
+    number: int
+    product: Product
+
+
+def advance(transaction: Transaction, counter: str, step: int = 1) -> int:
+    """Advance a counter and return its value."""
+    return int(
+        transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0]
+    )
+
+
+def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
+    """Write pictures: for a product's number and a generation's, what became of each."""
+    transaction.run_many(
+        "INSERT INTO picture (generation, number, slot, content, vector, error) VALUES (?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (generation, number, slot) DO UPDATE SET "
+        "content = excluded.content, vector = excluded.vector, error = excluded.error",
+        [
+            (generation, number, slot, picture.content, blob_of(picture.vector), picture.error)
+            for number, generations in pictures.items()
+            for generation, found in generations.items()
+            for slot, picture in enumerate(found)
+        ],
+    )
+
+
+def in_chunks(
+    run: Callable[[str, Sequence[object]], list[Row]], query: str, keys: Sequence[object], rest: str = ""
+) -> list[Row]:
+    """Return the rows of a query that ends in `IN`, for any number of keys."""
+    found: list[Row] = []
+    for start in range(0, len(keys), _CHUNK):
+        part = keys[start : start + _CHUNK]
+        found += run(f"{query}({', '.join('?' * len(part))}){rest}", part)
+    return found
+
+
+def with_last(chunks: Iterator[list[Row]]) -> Iterator[tuple[list[Row], bool]]:
+    """Yield chunks, each with whether it is the last; there is at least one."""
+    now = next(chunks, [])
+    for then in chunks:
+        yield now, False
+        now = then
+    yield now, True
+
+
+def beyond(column: str, down: bool, after: tuple[Value | None, str]) -> tuple[str, list[object]]:
+    """Return the condition that a product comes behind another one, in the order of `browse`."""
+    value, id = after
+    if value is None:
+        return f"({column} IS NULL AND f0 > ?)", [id]
+    further = f"{column} {'<' if down else '>'} ?"
+    return f"({further} OR ({column} = ? AND f0 > ?) OR {column} IS NULL)", [value, value, id]
+
+
+def texts_of(product: Product) -> tuple[str, str, str, str]:
+    """Return the columns name, description, images and fields of a product."""
+    return product.name, product.description, json.dumps(list(product.images)), fields_as_json(product)
+
+
+def found_of(row: Row) -> Found:
+    """Return the product that a row with the columns `PRODUCT` holds."""
+    number, id, name, images, description, fields, family = row[:7]
+    given = MappingProxyType(json.loads(fields))
+    return Found(int(number), Product(id, name, tuple(json.loads(images)), description, given, family))
+
+
+def blob_of(vector: Embeddings | None) -> bytes | None:
+    """Return a vector as a column holds it."""
+    return None if vector is None else np.ascontiguousarray(vector, "<f4").tobytes()
+
+
+def vector_of(blob: Any) -> Embeddings | None:
+    """Return the vector that a column holds, shape (embed_dim,), float32."""
+    return None if blob is None else np.frombuffer(bytes(blob), "<f4").astype(np.float32, copy=False)
+
+
+def bytes_of(blob: Any) -> bytes | None:
+    """Return what a column of bytes holds: databases differ in the type."""
+    return None if blob is None else bytes(blob)

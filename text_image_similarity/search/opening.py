@@ -1,0 +1,149 @@
+"""Where a catalogue is, and how it is opened or made."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from os import PathLike
+from pathlib import Path
+
+from ..config import Config, require_config
+from ..encoders import Encoder, load_encoder
+from ..errors import DatabaseError, UsageError
+from ..files import path_text
+from .database import ModelIdentity
+from .fields import BUILT_IN, Field, checked_fields
+from .ledger import Database, Generations, Ledger, SqliteDatabase
+from .session import Session
+from .stores import Store
+from .stores.open import check_kind, open_store
+
+MEMORY = ":memory:"
+FILE = "catalog.sqlite"
+SERVERS = ("postgresql://", "postgres://")
+
+
+def open_session(
+    place: str | PathLike[str],
+    *,
+    fields: Sequence[Field] | None,
+    store: str | None,
+    config: Config | None,
+    encoder: Encoder | None,
+) -> Session:
+    """Open the parts of a catalogue, or make it; see `open_catalog`."""
+    where = path_text(place, "place")
+    config = Config(model="mini") if config is None else config
+    require_config(config)
+    if config.score != "cosine":
+        raise UsageError("the similarities of a catalogue are cosines; leave Config.score as it is")
+    declared = None if fields is None else checked_fields(fields)
+    if store is not None:
+        check_kind(store)
+    if not _is_there(where):
+        if declared is None:
+            raise UsageError(
+                f"there is no catalogue at {where}; make one with: text-image-similarity catalog create {where}, or "
+                "open_catalog(..., fields=[...])"
+            )
+        encoder = encoder or load_encoder(config)  # before a file is made
+        database = _make(where, declared, store or default_kind(where), ModelIdentity.of(encoder))
+    else:
+        database = _open(where)
+    try:
+        return _session(where, database, declared, config, encoder)
+    except BaseException:
+        database.close()
+        raise
+
+
+def default_kind(where: str) -> str:
+    """Return the kind of store that a catalogue has unless another one is asked for."""
+    return "pgvector" if where.startswith(SERVERS) else "sqlite"
+
+
+def _session(
+    where: str, database: Database, declared: tuple[Field, ...] | None, config: Config, encoder: Encoder | None
+) -> Session:
+    settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
+    fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
+    if declared is not None and declared != fields:
+        raise UsageError(
+            f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open "
+            "it, or make another catalogue"
+        )
+
+    def open_generation(number: int, embed_dim: int) -> Store:
+        return open_store(settings["store"], where, number, (*BUILT_IN, *fields), embed_dim)
+
+    return Session(Ledger(database, fields), config, open_generation, encoder=encoder)
+
+
+def _described(fields: tuple[Field, ...]) -> str:
+    return ", ".join(f"{field.name}:{field.kind}" for field in fields) or "(none)"
+
+
+def _is_there(where: str) -> bool:
+    if where == MEMORY:
+        return False
+    if where.startswith(SERVERS):
+        from .ledger.postgres import has_catalog  # with psycopg, which only this door needs
+
+        return has_catalog(where)
+    folder = Path(where)
+    if folder.exists() and not folder.is_dir():
+        raise DatabaseError(f"{where} is a file, and a catalogue is a folder")
+    if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
+        raise DatabaseError(f"{where} is a folder with other things in it, and not a catalogue; name a new one")
+    return (folder / FILE).is_file()
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name.startswith(f".{FILE}")  # of a process that was killed while it made the catalogue
+
+
+def _open(where: str) -> Database:
+    if where.startswith(SERVERS):
+        from .ledger.postgres import PostgresDatabase
+
+        return PostgresDatabase(where)
+    return SqliteDatabase(Path(where) / FILE)
+
+
+def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> Database:
+    """Make a catalogue that is complete when it appears, also for others who make the same one at once."""
+    if where.startswith(SERVERS):
+        from .ledger.postgres import PostgresDatabase
+
+        database: Database = PostgresDatabase(where, fields)
+        _begin(database, fields, kind, identity)
+        return database
+    if where == MEMORY:
+        database = SqliteDatabase(MEMORY, fields)
+        _begin(database, fields, kind, identity)
+        return database
+    place = Path(where) / FILE
+    partial = place.with_name(f".{FILE}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with closing(SqliteDatabase(partial, fields)) as database:
+            _begin(database, fields, kind, identity)
+        with suppress(FileExistsError):  # somebody else was faster
+            os.link(partial, place)
+    except OSError as exc:
+        raise DatabaseError(f"the catalogue {where} cannot be made: {exc.strerror or exc}") from exc
+    finally:
+        for path in place.parent.glob(f"{partial.name}*"):
+            path.unlink(missing_ok=True)
+    return SqliteDatabase(place)
+
+
+def _begin(database: Database, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> None:
+    """Note what a new catalogue is."""
+    with database.write() as transaction:
+        listed = json.dumps([(field.name, field.kind) for field in fields])
+        transaction.run_many("INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind)])
+    Generations(database).add(identity, "live")

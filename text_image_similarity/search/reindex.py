@@ -1,0 +1,129 @@
+"""A new model without downtime: its generation is built beside the live one, checked, and then switched to.
+
+What is built is kept, so the same call goes on after a crash. The live generation answers all the while, and products that
+are added meanwhile get into both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from ..encoders import Encoder, load_encoder
+from ..errors import DatabaseError, StoppedError
+from ..records import Progress
+from .database import ModelIdentity
+from .ingest import encode_pictures
+from .ledger import Generation
+from .recall import RecallReport, measure_recall
+from .session import Session
+
+_BATCH = 512  # products of one transaction
+LEAST_RECALL = 0.99  # of a store that approximates, before a generation counts as ready
+
+
+@dataclass(slots=True)
+class ReindexReport:
+    """What came of building a generation.
+
+    Args:
+        generation: Its number.
+        products: Products whose pictures were encoded in this call.
+        pictures: Pictures with a vector in the generation, those of earlier calls included.
+        failures: Pictures of this call that failed, by error code.
+        lost: Pictures that have a vector in the live generation and none in this one.
+        recall: What its store finds of the nearest; None where the store compares with everything.
+    """
+
+    generation: int
+    products: int = 0
+    pictures: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    recall: RecallReport | None = None
+
+
+def reindex(
+    session: Session,
+    model: str,
+    *,
+    encoder: Encoder | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ReindexReport:
+    """Build the generation of a model, or go on building it, until it is ready to be switched to.
+
+    The generation that could be rolled back to is dropped first.
+
+    Args:
+        session: The catalogue.
+        model: A hub id, a folder or an alias.
+        encoder: The loaded model; None loads it.
+        progress: Called after each batch with (products of this call, of these with a picture that failed, products in all).
+        stop: Asked after each batch whether to stop.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        DatabaseError: Another generation is being built; or the store of this one finds too little.
+        StoppedError: `stop` said yes; what is built is kept.
+    """
+    generation = _begin(session, model, encoder)
+    report, total = ReindexReport(generation.number), session.ledger.count_pending(generation.number)
+    for _ in complete(session, generation, report):
+        if progress is not None:
+            progress(report.products, report.failures.total(), total)
+        if stop():
+            raise StoppedError(
+                f"stopped as asked with {report.products:,} of {total:,} products encoded; the same command resumes"
+            )
+    report.pictures, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
+    store = session.store(generation)
+    if store.approximates:
+        session.optimize()
+        report.recall = measure_recall(session, generation)
+        if report.recall.mean < LEAST_RECALL:
+            raise DatabaseError(
+                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest pictures, and at least "
+                f"{LEAST_RECALL} are needed; the live generation goes on answering"
+            )
+    session.generations.set_ready(generation.number)
+    return report
+
+
+def complete(session: Session, generation: Generation, report: ReindexReport) -> Iterator[int]:
+    """Encode what a generation lacks, and yield after each transaction how many products that were."""
+    after = 0
+    while True:
+        found = session.ledger.pending(generation.number, after, _BATCH)
+        if not found and after == 0:
+            return
+        after = found[-1].number if found else 0  # from the beginning once more: some may have been added
+        images = {each.number: each.product.images for each in found}
+        pictures = encode_pictures(session, generation, images)
+        session.ledger.put_pictures(
+            generation.number, {number: (images[number], pictures[number]) for number in images}
+        )
+        report.products += len(found)
+        report.failures.update(
+            picture.error.partition(":")[0] for group in pictures.values() for picture in group if picture.error
+        )
+        yield len(found)
+
+
+def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
+    """Return the generation that is being built with a model, or begin it."""
+    encoder = encoder or load_encoder(replace(session.config, model=model, revision=None))
+    identity = ModelIdentity.of(encoder)
+    for generation in session.generations.all():
+        if generation.state == "live" and generation.identity.same_as(identity):
+            raise DatabaseError(f"the catalogue answers with {identity} already")
+        if generation.state in ("building", "ready") and generation.identity.same_as(identity):
+            session.lend(generation, encoder)
+            return generation
+    for generation in session.generations.all():
+        if generation.state == "kept":
+            session.drop(generation)
+    begun = session.generations.add(identity, "building")
+    session.lend(begun, encoder)
+    return begun
