@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
+from unicodedata import normalize
 
 from ..config import Config
 from ..encoders import Encoder
@@ -141,13 +142,13 @@ class Catalog:
         for number, id in enumerate(given):
             if not isinstance(id, str):
                 raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
-        deleted = self._session.ledger.delete(given)
+        deleted = self._session.ledger.delete(normalize("NFC", id) for id in given)
         self._session.follow_all()
         return deleted
 
     def get(self, id: str) -> Product | None:
         """Return a product, or None."""
-        found = self._session.ledger.get([id]).get(id)
+        found = next(iter(self._session.ledger.get([normalize("NFC", id)]).values()), None)
         return None if found is None else found.product
 
     def products(self, where: Where = None) -> Iterator[Product]:
