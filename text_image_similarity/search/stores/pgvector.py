@@ -23,7 +23,7 @@ from .protocol import Changes, Hits
 _MOST_DIMENSIONS = 2000  # that pgvector's indexes take
 _SLACK = 1e-5  # how far apart PostgreSQL's sums and ours may be
 _MORE = 16  # pictures asked for beyond the limit, because order at its end may differ
-_EFFORT = (200, 1000)  # the least and the most of hnsw.ef_search
+_EFFORT = (1000, 1000)
 _COPY = {"text": "text", "number": "float8", "bool": "bool", "date": "float8", "texts": "text[]"}
 
 
