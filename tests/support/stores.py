@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from tests.support.filters import FIELDS
+from tests.support.postgres import schema_at
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
 from text_image_similarity.search.filters import Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
 from text_image_similarity.search.stores.lancedb import LanceStore
+from text_image_similarity.search.stores.pgvector import PgVectorStore
 from text_image_similarity.similarity import Embeddings, cosine
 
 ALL_FIELDS = (*BUILT_IN, *FIELDS)
@@ -22,6 +24,7 @@ WIDTH = 16
 OpenStore = Callable[[Path, Sequence[Field], int], Store]
 STORES: dict[str, OpenStore] = {
     "memory": lambda folder, fields, embed_dim: MemoryStore(fields, embed_dim),
+    "pgvector": lambda folder, fields, embed_dim: PgVectorStore(schema_at(folder), 1, fields, embed_dim),
     "lancedb": lambda folder, fields, embed_dim: LanceStore(str(folder / "vectors"), fields, embed_dim),
 }
 KEPT = tuple(kind for kind in STORES if kind != "memory")  # what was applied is there for whoever opens the store again
