@@ -49,13 +49,31 @@ FLOORS = {
 FLOORS_WITHIN = {
     "search": {
         "fields": 0,
+        "nearest": 0,
+        "database": 0,
         "filters": 1,
-        "stores": 2,
-        "ledger": 2,
-        "nearest": 3,
-        "database": 3,
-        "predictor": 4,
-        "__init__": 5,
+        "products": 1,
+        "postgres": 2,
+        "query": 2,
+        "stores": 3,
+        "cursor": 3,
+        "ledger": 4,
+        "session": 5,
+        "meaning": 5,
+        "vectors": 5,
+        "counting": 5,
+        "calibrate": 6,
+        "ingest": 6,
+        "opening": 6,
+        "ranking": 6,
+        "predictor": 6,
+        "recall": 7,
+        "rank_fusion": 7,
+        "listing": 7,
+        "reindex": 8,
+        "answer": 8,
+        "catalog": 9,
+        "__init__": 10,
     },
     "service": {
         "problems": 0,
@@ -77,7 +95,9 @@ DOORS = {
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
-    "sqlite3": {"embeddings"},
+    "sqlite3": {"embeddings", "search"},
+    "psycopg": {"search"},
+    "pgvector": {"search"},
     "mlflow": {"training"},
     "matplotlib": {"training"},
     "transformers": {"encoders"},
@@ -185,7 +205,7 @@ def table_of(page: str, heading: str) -> dict[str, int]:
     _, _, behind = page.partition(f"| {heading} |")
     rows = re.match(r".*\n(?:\|.*\n)*", behind)
     assert rows is not None
-    found = re.findall(r"^\| (\d) \| `(\w+)/?` \| (?=\S)", rows[0], re.MULTILINE)
+    found = re.findall(r"^\| (\d+) \| `(\w+)/?` \| (?=\S)", rows[0], re.MULTILINE)
     assert len(found) == rows[0].count("\n") - 2, "each row has a floor, a room and its job"
     return {name: int(floor) for floor, name in found}
 

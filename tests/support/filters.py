@@ -53,6 +53,8 @@ def random_product(random: Random, number: int) -> dict[str, Value | None]:
             found[field.name] = f"{number}"
         elif random.random() < 0.3:
             found[field.name] = None
+        elif field.name == "_group":
+            found[field.name] = random.choice(TEXTS)[:1000]
         elif field.kind == "texts":
             found[field.name] = tuple(dict.fromkeys(random.choices(TEXTS, k=random.randint(1, 4))))
         else:

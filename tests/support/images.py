@@ -17,7 +17,7 @@ def make_png(colour: str | tuple[int, ...] = "red", size: tuple[int, int] = (16,
     return saved(Image.new("RGB", size, colour), "PNG")
 
 
-def inline(colour: str) -> str:
+def inline(colour: str | tuple[int, ...]) -> str:
     """Return a reference that holds an image of one colour."""
     return "data:image/png;base64," + base64.b64encode(make_png(colour)).decode()
 

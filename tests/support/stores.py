@@ -109,7 +109,7 @@ class Shop:
 
 def changes_of(products: Mapping[int, Shown], deleted: Sequence[int], version: int) -> Changes:
     """Return changes, in an order that a store should not rely on."""
-    numbers = list(reversed(products))
+    numbers = list(products)[::-1]
     pictures = [(number, slot) for number in products for slot in range(len(products[number].vectors))]
     return Changes(
         version=version,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
+from unicodedata import normalize
 
 from ..config import Config
 from ..encoders import Encoder
@@ -19,6 +20,7 @@ from ..errors import DatabaseError, InputTypeError, RowError
 from ..files import path_text
 from ..records import Progress
 from .answer import answer
+from .calibrate import CatalogCalibration, Judgement, calibrate
 from .fields import ERROR, Field
 from .filters import Exists, Filter, parse_filter
 from .ingest import AddReport, Ingest
@@ -141,13 +143,13 @@ class Catalog:
         for number, id in enumerate(given):
             if not isinstance(id, str):
                 raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
-        deleted = self._session.ledger.delete(given)
+        deleted = self._session.ledger.delete(normalize("NFC", id) for id in given)
         self._session.follow_all()
         return deleted
 
     def get(self, id: str) -> Product | None:
         """Return a product, or None."""
-        found = self._session.ledger.get([id]).get(id)
+        found = next(iter(self._session.ledger.get([normalize("NFC", id)]).values()), None)
         return None if found is None else found.product
 
     def products(self, where: Where = None) -> Iterator[Product]:
@@ -250,6 +252,23 @@ class Catalog:
         """
         given = [parse_filter(where, self.fields) for where in filters]
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
+
+    def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
+        """Learn from judged pairs what a similarity means here, so that matches have a probability.
+
+        The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
+        searches find, not a choice of good ones.
+
+        Args:
+            judgements: Queries of one text or one picture, each with a product and whether it is what was looked for.
+
+        Returns:
+            For each kind of query that there is, `text` and `image`, its calibration, which is kept with the generation.
+
+        Raises:
+            UsageError: There are too few judgements of a kind, or they all have one score.
+        """
+        return calibrate(self._session, judgements)
 
     def _switch(self, state: str, otherwise: str) -> Generation:
         generation = next((found for found in self.generations if found.state == state), None)

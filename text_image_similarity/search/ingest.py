@@ -16,6 +16,7 @@ from typing import TypeVar
 from ..dataset.read import resolve_reference
 from ..errors import InputTypeError, RowError, UsageError
 from ..pipeline import Outcome
+from ..pipeline.rows import DeferredErrors
 from ..records import Progress
 from .ledger import Generation
 from .products import Entry, Picture, Product, fields_as_json, stored_values, with_images
@@ -103,8 +104,10 @@ class Ingest:
         batch: list[_Pending] = []
         began = time.monotonic()
         with closing(scorer.embed_tagged(self._pictures(products))) as outcomes:
-            for (_, key), outcome in outcomes:
-                while self._waiting and self._waiting[0].complete:  # products without pictures
+            source = DeferredErrors(outcomes)
+            while (found := source.next()) is not None:
+                (_, key), outcome = found
+                while self._waiting[0].complete:  # products without pictures
                     batch.append(self._waiting.popleft())
                 self._waiting[0].outcomes.append((key, outcome))
                 if self._waiting[0].complete:
@@ -112,7 +115,9 @@ class Ingest:
                 if len(batch) >= _BATCH or (batch and time.monotonic() - began > _LONGEST_S):
                     yield self._write(live, batch)
                     batch, began = [], time.monotonic()
-        yield self._write(live, [*batch, *self._waiting])
+        yield self._write(live, [*batch, *(pending for pending in self._waiting if pending.complete)])
+        if source.problem is not None:
+            raise source.problem
 
     def _pictures(self, products: Iterable[Product]) -> Iterator[tuple[None, str]]:
         """Check products as the pipeline asks for their pictures."""

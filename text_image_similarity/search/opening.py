@@ -16,7 +16,7 @@ from ..errors import DatabaseError, UsageError
 from ..files import path_text
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
-from .ledger import Database, Generations, Ledger, SqliteDatabase
+from .ledger import Database, Ledger, SqliteDatabase, Transaction, add_generation
 from .session import Session
 from .stores import Store
 from .stores.open import check_kind, open_store
@@ -116,21 +116,21 @@ def _open(where: str) -> Database:
 def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> Database:
     """Make a catalogue that is complete when it appears, also for others who make the same one at once."""
     if where.startswith(SERVERS):
-        from .ledger.postgres import PostgresDatabase
+        from .ledger.postgres import PostgresDatabase, make_catalog
 
-        database: Database = PostgresDatabase(where, fields)
-        _begin(database, fields, kind, identity)
-        return database
+        make_catalog(where, fields, lambda transaction: _begin(transaction, fields, kind, identity))
+        return PostgresDatabase(where)
     if where == MEMORY:
         database = SqliteDatabase(MEMORY, fields)
-        _begin(database, fields, kind, identity)
+        with database.write() as transaction:
+            _begin(transaction, fields, kind, identity)
         return database
     place = Path(where) / FILE
     partial = place.with_name(f".{FILE}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with closing(SqliteDatabase(partial, fields)) as database:
-            _begin(database, fields, kind, identity)
+        with closing(SqliteDatabase(partial, fields)) as database, database.write() as transaction:
+            _begin(transaction, fields, kind, identity)
         with suppress(FileExistsError):  # somebody else was faster
             os.link(partial, place)
     except OSError as exc:
@@ -141,9 +141,8 @@ def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdent
     return SqliteDatabase(place)
 
 
-def _begin(database: Database, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> None:
+def _begin(transaction: Transaction, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> None:
     """Note what a new catalogue is."""
-    with database.write() as transaction:
-        listed = json.dumps([(field.name, field.kind) for field in fields])
-        transaction.run_many("INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind)])
-    Generations(database).add(identity, "live")
+    listed = json.dumps([(field.name, field.kind) for field in fields])
+    transaction.run_many("INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind)])
+    add_generation(transaction, identity, "live")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ class Product:
     """Something that can be found by its pictures, its name and description, and its fields.
 
     Args:
-        id: What it is called by machines, 1 to 1,000 characters; a product that is added again under its id replaces the
+        id: What it is called by machines, 1 to 1,000 characters, in Unicode's normal form C; a product that is added again under its id replaces the
             earlier one.
         name: What it is called by people; may be empty.
         images: Up to eight pictures: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. One
@@ -44,7 +45,7 @@ class Product:
 
     id: str
     name: str = ""
-    images: tuple[str, ...] = ()
+    images: Sequence[str] = ()  # a tuple, whatever was given
     description: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
@@ -56,6 +57,8 @@ class Product:
             raise UsageError("Product.id is empty; each product needs an id of its own")
         if self.group is not None:
             _check_text("Product.group", self.group, _MOST_ID)
+            object.__setattr__(self, "group", normalize("NFC", self.group))
+        object.__setattr__(self, "id", normalize("NFC", self.id))
         object.__setattr__(self, "images", _references(self.images))
         if not isinstance(self.fields, Mapping):
             raise InputTypeError.of("Product.fields", "a mapping from names to values", self.fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, get_args
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,8 @@ class Term:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise InputTypeError.of(f"Term.{name}", "a text", value)
+        if self.product is not None:
+            object.__setattr__(self, "product", normalize("NFC", self.product))
         if self.text is not None and not 0 < len(self.text.strip()) <= len(self.text) <= _MOST_TEXT:
             raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
         if self.image is not None:

@@ -14,7 +14,7 @@ from ..fields import BUILT_IN, Field
 from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
 
 _SIGNS = {"eq": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
-_ESCAPED = re.compile("\1([\0010])")
+_ESCAPED = re.compile("\1([\1\2])")
 
 
 class SqlWriter(Protocol):
@@ -67,13 +67,13 @@ def column_names(fields: Iterable[Field]) -> dict[str, str]:
 
 
 def without_nul(text: str) -> str:
-    """Return a text with U+0000, which many databases cannot hold, written as U+0001 and a 0; `with_nul` turns it back."""
-    return text.replace("\1", "\1\1").replace("\0", "\0010") if "\0" in text or "\1" in text else text
+    """Return a text without U+0000, which many databases cannot hold; `with_nul` turns it back, and the order stays."""
+    return text.replace("\1", "\1\2").replace("\0", "\1\1") if "\0" in text or "\1" in text else text
 
 
 def with_nul(text: str) -> str:
     """Return the text from which `without_nul` made this one."""
-    return _ESCAPED.sub(lambda found: "\0" if found[1] == "0" else "\1", text) if "\1" in text else text
+    return _ESCAPED.sub(lambda found: "\0" if found[1] == "\1" else "\1", text) if "\1" in text else text
 
 
 def _comparison(field: str, op: str, value: Scalar, writer: SqlWriter) -> str:

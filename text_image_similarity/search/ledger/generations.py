@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DatabaseError
 from ..database import ModelIdentity
-from .database import Database, Row
+from .database import Database, Row, Transaction
 
 # `building` lacks vectors, `ready` has them all, `live` answers, `kept` answered before and can again.
 State = Literal["building", "ready", "live", "kept"]
@@ -55,25 +55,9 @@ class Generations:
         return next(found for found in self.all() if found.state == "live")
 
     def add(self, identity: ModelIdentity, state: State) -> Generation:
-        """Begin a generation.
-
-        Raises:
-            DatabaseError: Another one is being built, or waits to be switched to.
-        """
+        """Begin a generation; see `add_generation`."""
         with self._database.write() as transaction:
-            waiting = transaction.run("SELECT number FROM generation WHERE state IN ('building', 'ready')")
-            if waiting:
-                raise DatabaseError(
-                    f"generation {waiting[0][0]} is being built or ready; switch to it or drop it first"
-                )
-            sql = "UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value"
-            number = int(transaction.run(sql)[0][0])
-            probes = np.ascontiguousarray(identity.probes, "<f4").tobytes()
-            transaction.run(
-                "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, NULL)",
-                (number, identity.model, identity.revision, probes, identity.embed_dim, state),
-            )
-        return Generation(number, identity, state)
+            return add_generation(transaction, identity, state)
 
     def set_ready(self, number: int) -> None:
         """Note that a generation has all vectors."""
@@ -117,6 +101,25 @@ class Generations:
                     raise DatabaseError(f"generation {number} answers; switch to another one first")
                 transaction.run("DELETE FROM picture WHERE generation = ?", (number,))
                 transaction.run("DELETE FROM generation WHERE number = ?", (number,))
+
+
+def add_generation(transaction: Transaction, identity: ModelIdentity, state: State) -> Generation:
+    """Begin a generation.
+
+    Raises:
+        DatabaseError: Another one is being built, or waits to be switched to.
+    """
+    waiting = transaction.run("SELECT number FROM generation WHERE state IN ('building', 'ready')")
+    if waiting:
+        raise DatabaseError(f"generation {waiting[0][0]} is being built or ready; switch to it or drop it first")
+    sql = "UPDATE counter SET value = value + 1 WHERE name = 'generation' RETURNING value"
+    number = int(transaction.run(sql)[0][0])
+    probes = np.ascontiguousarray(identity.probes, "<f4").tobytes()
+    transaction.run(
+        "INSERT INTO generation VALUES (?, ?, ?, ?, ?, ?, NULL)",
+        (number, identity.model, identity.revision, probes, identity.embed_dim, state),
+    )
+    return Generation(number, identity, state)
 
 
 def _generation(row: Row) -> Generation:

@@ -170,10 +170,9 @@ class Ledger:
             most: The most products.
         """
         condition, values = self.database.where(where, self.fields)
-        column = "NULL" if order is None else self._columns[order[0]]
-        down = order is not None and order[1]
+        column, down = (self._columns[order[0]], order[1]) if order is not None else ("f0", False)
         if after is not None:
-            behind, more = beyond(column, down, after)
+            behind, more = ("f0 > ?", [after[1]]) if order is None else beyond(column, down, after)
             condition, values = f"({condition}) AND {behind}", [*values, *more]
         query = (
             f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} "
@@ -302,8 +301,5 @@ class Ledger:
         if kind == "bool":
             return [None if value is None else bool(value) for value in values]
         if kind == "texts":
-            return [
-                None if value is None else tuple(json.loads(value) if isinstance(value, str) else value)
-                for value in values
-            ]
+            return [None if value is None else self.database.texts(value) for value in values]
         return values

@@ -17,7 +17,7 @@ _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 def check_kind(kind: str) -> None:
     """Raise a `ConfigError` unless a kind of store is known and complete."""
-    if kind in ("sqlite", "lancedb", "pgvector") or kind.removeprefix("lancedb:") != kind:
+    if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
@@ -52,6 +52,10 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         from .qdrant import QdrantStore, connect
 
         return QdrantStore(connect(kind), f"{_name(kind)}-{generation}", fields, embed_dim)
+    if kind == "pgvector":
+        from .pgvector import PgVectorStore
+
+        return PgVectorStore(place, generation, fields, embed_dim)
     return MemoryStore(fields, embed_dim)
 
 

@@ -1,0 +1,307 @@
+"""What every ledger does, whatever database it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.filters import FIELDS, LONG, random_filters, random_products
+from text_image_similarity.errors import DatabaseError
+from text_image_similarity.search.database import ModelIdentity
+from text_image_similarity.search.fields import BUILT_IN, Value
+from text_image_similarity.search.filters import Compare, Exists, Filter, matches, parse_filter
+from text_image_similarity.search.ledger import (
+    Database,
+    Generations,
+    Ledger,
+    SqliteDatabase,
+    Transaction,
+    add_generation,
+)
+from text_image_similarity.search.ledger.postgres import PostgresDatabase, make_catalog
+from text_image_similarity.search.products import Entry, Picture, Product
+
+Open = Callable[[], Ledger]
+PROBES = np.eye(4, dtype=np.float32)
+IDENTITY = ModelIdentity("model", None, PROBES)
+
+
+def begin(transaction: Transaction) -> None:
+    add_generation(transaction, IDENTITY, "live")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Makes a ledger and opens it, as often as one likes, each time as another process would."""
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            place = tmp_path / "catalog.sqlite"
+            database: Database = SqliteDatabase(place, FIELDS)
+            with database.write() as transaction:
+                begin(transaction)
+            database.close()
+            connect: Callable[[], Database] = lambda: SqliteDatabase(place)  # noqa: E731
+        else:
+            url = request.getfixturevalue("postgres_url")
+            make_catalog(url, FIELDS, begin)
+            connect = lambda: PostgresDatabase(url)  # noqa: E731
+
+        def open_ledger() -> Ledger:
+            database = connect()
+            stack.callback(database.close)
+            return Ledger(database, FIELDS)
+
+        yield open_ledger
+
+
+@pytest.fixture
+def ledger(opened: Open) -> Ledger:
+    return opened()
+
+
+def picture(*values: float) -> Picture:
+    vector = np.array([*values, *[0.0] * (4 - len(values))], np.float32)
+    return Picture(content=vector.tobytes(), vector=vector / np.linalg.norm(vector))
+
+
+def entry(id: str, *pictures: Picture, name: str = "", description: str = "", **values: Any) -> Entry:
+    images = tuple(f"{number}.jpg" for number in range(len(pictures)))
+    stored = {"_id": id, **values}
+    return Entry(
+        Product(id, name, images, description, {}, None),
+        tuple(stored.get(field.name) for field in (*BUILT_IN, *FIELDS)),
+        {1: pictures},
+    )
+
+
+def add_random(ledger: Ledger, count: int) -> list[dict[str, Value | None]]:
+    products = random_products(18, count)
+    for product in products:
+        product["_id"] = f"{product['_id']} '\"\0\1😀"
+    ledger.add([entry(str(product["_id"]), **dict[str, Any](product)) for product in products])
+    return products
+
+
+def test_products_come_back_as_they_were(ledger: Ledger) -> None:
+    awkward = "a\0b\1\"'%s ? {} 😀\n" + LONG
+    given = Product(
+        awkward[:900], awkward, (awkward, "b.jpg"), awkward, {"select": awkward, "price": 5e-324}, awkward[:9]
+    )
+    values: tuple[Value | None, ...] = (given.id, given.group, awkward, *(None for _ in FIELDS))
+    assert ledger.add([Entry(given, values, {1: [picture(1), Picture(error=awkward)]})])
+    found = ledger.get([given.id, "unknown"])
+    assert list(found) == [given.id]
+    assert found[given.id].product == given
+    assert ledger.by_number([found[given.id].number, 99]) == {found[given.id].number: given}
+    number = found[given.id].number
+    first, second = ledger.pictures(1, [number])[number]
+    assert first.vector is not None
+    assert first.vector.tobytes() == picture(1).vector.tobytes()  # type: ignore[union-attr]
+    assert (second.vector, second.error) == (None, awkward)
+    assert ledger.column("_error", [number]) == {number: awkward}
+
+
+def test_ids_of_any_characters_are_told_apart(ledger: Ledger) -> None:
+    ids = ["a", "A", "a ", "a\0", "a\1", "\0010", "\0", "😀" * 1000, "😀" * 999 + "😁", "é", "e"]
+    ledger.add([entry(id, name=id) for id in ids])
+    assert ledger.count(None) == len(ids)
+    assert {id: found.product.name for id, found in ledger.get(ids).items()} == {id: id for id in ids}
+
+
+def test_filters_agree_with_the_reference(ledger: Ledger) -> None:
+    products = add_random(ledger, 60)
+    numbers = [ledger.get([str(product["_id"])])[str(product["_id"])].number for product in products]
+    for where in random_filters(18, 150):
+        passing = [number for number, product in zip(numbers, products, strict=True) if matches(where, product)]
+        assert ledger.passing(numbers, where) == passing, where
+        assert ledger.count(where) == len(passing)
+
+
+def test_values_are_counted(ledger: Ledger) -> None:
+    products = add_random(ledger, 80)
+    where = Exists("price")
+    for field in (*BUILT_IN, *FIELDS):
+        expected: dict[Any, int] = {}
+        for product in products:
+            value = product[field.name] if matches(where, product) else None
+            for each in value if isinstance(value, tuple) else () if value is None else (value,):
+                expected[each] = expected.get(each, 0) + 1
+        assert ledger.values(field.name, where) == expected
+
+
+@pytest.mark.parametrize(
+    "order", [None, ("price", True), ("price", False), ("sold", True), ("select", False), ("in_stock", True)]
+)
+@pytest.mark.parametrize("where", [None, Exists("category")])
+def test_pages_put_together_are_one_list(ledger: Ledger, order: tuple[str, bool] | None, where: Filter | None) -> None:
+    products = {product["_id"]: product for product in add_random(ledger, 50)}
+    whole = ledger.browse(where, order, None, 100)
+    ids = [found.product.id for found, _ in whole]
+    assert sorted(ids) == sorted(str(id) for id, product in products.items() if matches(where, product))
+    if order is not None:
+        values = [products[id][order[0]] for id in ids]
+        assert [value for _, value in whole] == values
+        present: list[Any] = [value for value in values if value is not None]
+        assert values == sorted(present, reverse=order[1]) + [None] * (len(values) - len(present))
+    pages: list[str] = []
+    after: tuple[Value | None, str] | None = None
+    while page := ledger.browse(where, order, after, 7):
+        pages += [found.product.id for found, _ in page]
+        after = page[-1][1], page[-1][0].product.id
+    assert pages == ids
+
+
+def columns(ledger: Ledger, since: int, size: int = 8192) -> tuple[int, dict[str, list[float]], set[int]]:
+    """Return what a store would know that follows: version, the first values of each product's vectors, deleted numbers."""
+    version = since
+    vectors: dict[str, list[float]] = {}
+    gone: set[int] = set()
+    for changes in ledger.changes(1, since, size):
+        ids = dict(zip(changes.rows.tolist(), changes.columns["_id"], strict=True))
+        for id in ids.values():
+            vectors[str(id)] = []
+        for owner, vector in zip(changes.owners.tolist(), changes.vectors, strict=True):
+            vectors[str(ids[owner])].append(float(vector[0]))
+        version, gone = changes.version, gone | set(changes.deleted.tolist())
+    return version, vectors, gone
+
+
+def test_changes_tell_a_follower_everything_once(ledger: Ledger) -> None:
+    assert columns(ledger, 0) == (0, {}, set())
+    ledger.add([entry("a", picture(1), picture(0, 1)), entry("b", picture(-1)), entry("c")])
+    numbers = {id: found.number for id, found in ledger.get(["a", "b", "c"]).items()}
+    first, vectors, gone = columns(ledger, 0)
+    assert (vectors, gone) == ({"a": [1, 0], "b": [-1], "c": []}, set())
+    assert columns(ledger, 0, size=1) == (first, vectors, gone)
+    assert columns(ledger, first) == (first, {}, set())
+    ledger.add([entry("b", picture(0, 1))])
+    assert ledger.delete(["a", "unknown", "a"]) == 1
+    second, vectors, gone = columns(ledger, first)
+    assert (vectors, gone) == ({"b": [0]}, {numbers["a"]})
+    assert ledger.delete(["a"]) == 0
+    ledger.add([entry("a", picture(1))])
+    assert ledger.get(["a"])["a"].number not in numbers.values()
+    assert second > first
+    assert columns(ledger, 0)[1] == {"a": [1], "b": [0], "c": []}
+
+
+def test_another_reader_sees_what_was_written(opened: Open) -> None:
+    writer, reader = opened(), opened()
+    for number in range(3):
+        writer.add([entry(str(number), picture(1))])
+        assert reader.count(None) == number + 1
+        assert reader.version == writer.version
+    writer.delete(["1"])
+    assert list(reader.get(["0", "1", "2"])) == ["0", "2"]
+
+
+def test_a_transaction_that_fails_leaves_nothing(ledger: Ledger) -> None:
+    ledger.add([entry("a", name="before")])
+    version = ledger.version
+    with suppress(KeyError), ledger.database.write() as transaction:
+        transaction.run("UPDATE product SET name = ? WHERE f0 = ?", ("after", "a"))
+        raise KeyError
+    with pytest.raises(DatabaseError):
+        ledger.add([entry("b"), Entry(Product("c"), ("c",), {1: []})])
+    assert ledger.get(["a", "b"])["a"].product.name == "before"
+    assert (ledger.count(None), ledger.version) == (1, version)
+
+
+def test_writers_take_turns(opened: Open) -> None:
+    def write(ledger: Ledger) -> None:
+        for number in range(10):
+            ledger.add([entry(f"{number}", picture(1)), entry(f"{id(ledger)} {number}")])
+
+    ledgers = [opened() for _ in range(3)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(write, [*ledgers, *ledgers]))
+    assert ledgers[0].count(None) == 40
+    assert ledgers[0].version == 60
+    assert len(columns(ledgers[0], 0)[1]) == 40
+
+
+def test_only_one_follows_at_a_time(opened: Open) -> None:
+    one, other = opened(), opened()
+    with one.database.exclusive(wait=False) as ours:
+        assert ours
+        one.add([entry("a")])  # writing goes on
+        with other.database.exclusive(wait=False) as theirs:
+            assert not theirs
+    with other.database.exclusive(wait=True) as theirs:
+        assert theirs
+
+
+def found(ledger: Ledger, text: str, where: Filter | None = None, most: int = 10) -> list[str]:
+    numbers = ledger.find_words(text, where, most)
+    products = ledger.by_number(numbers)
+    return [products[number].id for number in numbers]
+
+
+def test_words_are_found(ledger: Ledger) -> None:
+    ledger.add(
+        [
+            entry("boots", name="Brown leather boots", description="for rain and snow", price=80.0),
+            entry("bag", name="Brown bag", description="brown, of Brown leather", price=40.0),
+            entry("café", name="Café crème", description=f"don't; DROP TABLE 'x' & !a | (b:*) {LONG} \0 \1", price=5.0),
+            entry("lamp", name="Lamp"),
+        ]
+    )
+    assert found(ledger, "boots") == ["boots"]
+    assert found(ledger, "BOOTS snow") == ["boots"]
+    assert set(found(ledger, "brown")) == {"boots", "bag"}
+    assert found(ledger, "brown boots") == ["boots", "bag"]  # the rarer word counts more
+    assert found(ledger, "brown boots", most=1) == ["boots"]
+    assert found(ledger, "brown boots", parse_filter("price < 50", FIELDS)) == ["bag"]
+    assert found(ledger, "cafe") == found(ledger, "CREME") == found(ledger, "café") == ["café"]
+    assert found(ledger, "don't 'x' OR \" | & ! : * ( \0 \\ %s ?") == ["café"]
+    for nothing in ("", "?!", "unknown", " \0 "):
+        assert found(ledger, nothing) == []
+    ledger.add([entry("boots", name="Sandals")])
+    ledger.delete(["bag"])
+    assert found(ledger, "brown boots leather") == []
+    assert found(ledger, "sandals") == ["boots"]
+
+
+def test_long_texts_are_kept_and_found(ledger: Ledger) -> None:
+    words = " ".join(f"w{number}é" for number in range(15_000))
+    ledger.add([entry("long", name="Long", description=words[:100_000])])
+    assert found(ledger, "W12E") == ["long"]
+    assert ledger.get(["long"])["long"].product.description == words[:100_000]
+
+
+def test_generations(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b")])
+    generations = Generations(ledger.database)
+    assert generations.live().identity.same_as(IDENTITY)
+    new = generations.add(ModelIdentity("other", "r1", -PROBES), "building")
+    with pytest.raises(DatabaseError, match=f"generation {new.number} is being built or ready"):
+        generations.add(IDENTITY, "building")
+    assert [each.product.id for each in ledger.pending(new.number, 0, 10)] == ["a"]
+    number = ledger.get(["a"])["a"].number
+    ledger.put_pictures(new.number, {number: (["0.jpg"], [picture(0, 1)]), 99: (["0.jpg"], [picture(1)])})
+    assert ledger.pending(new.number, 0, 10) == []
+    assert ledger.known(new.number, picture(0, 1).content or b"") is not None
+    assert ledger.known(1, picture(0, 1).content or b"") is None
+    generations.set_ready(new.number)
+    generations.switch(new.number)
+    assert [(each.identity.model, each.state) for each in generations.all()] == [("model", "kept"), ("other", "live")]
+    generations.calibrate(new.number, '{"text": 1}')
+    assert generations.live().calibration == '{"text": 1}'
+    with pytest.raises(DatabaseError, match="answers"):
+        generations.drop([new.number])
+    generations.drop([1])
+    assert ledger.pictures(1, [number]) == {}
+
+
+def test_optimize_keeps_everything(ledger: Ledger) -> None:
+    add_random(ledger, 20)
+    before = columns(ledger, 0)
+    ledger.database.optimize()
+    assert columns(ledger, 0) == before
+    assert ledger.count(Compare("_id", "eq", "unknown")) == 0

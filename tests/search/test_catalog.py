@@ -1,0 +1,279 @@
+"""Products in a catalogue: added, replaced, deleted, kept over processes, and what is refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.images import inline, make_png
+from tests.support.shop import FIELDS, CountingEncoder, ids, product, shop
+from text_image_similarity import (
+    Config,
+    DatabaseError,
+    Field,
+    InputTypeError,
+    Product,
+    Query,
+    Record,
+    UsageError,
+    open_catalog,
+    score_pairs,
+)
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.similarity import Embeddings
+
+
+def test_what_was_added_is_found_again_in_another_process(tmp_path: Path) -> None:
+    given = Product(
+        "mug-1", "A red mug", inline("red"), "for tea", {"price": 8.5, "tags": ["kitchen", "red"]}, group="mugs"
+    )
+    with shop(tmp_path / "shop.catalog") as catalog:
+        report = catalog.add(given)
+        assert (report.added, report.encoded, report.products) == (1, 1, 1)
+    with open_catalog(tmp_path / "shop.catalog", encoder=ColourEncoder()) as catalog:
+        assert catalog.fields == FIELDS
+        (found,) = catalog.match("red")
+        assert found.product == given
+        assert (found.similarity, found.rank, found.image) == (1.0, 1, given.images[0])
+        assert catalog.get("mug-1") == given
+        assert catalog.get("mug-2") is None
+        assert len(catalog) == 1
+
+
+def test_similarities_are_those_of_score_pairs() -> None:
+    colours = [(200, 30, 90), (3, 250, 120), (90, 90, 91), (255, 128, 0)]
+    config, encoder = Config(), ColourEncoder()
+    with shop() as catalog:
+        catalog.add(product(str(number), colour) for number, colour in enumerate(colours))
+        for text in ("red", "yellow", "white and blue"):
+            found = {match.product.id: match.similarity for match in catalog.match(text)}
+            records = [Record(inline(colour), text) for colour in colours]
+            scores = [result.similarity for result in score_pairs(records, config, encoder=encoder)]
+            assert [found[str(number)] for number in range(len(colours))] == scores
+
+
+def test_a_product_is_replaced_by_one_with_its_id() -> None:
+    with shop() as catalog:
+        catalog.add([product("a", "red", price=1), product("b", "blue")])
+        report = catalog.add([product("a", "green", price=2)])
+        assert (report.added, report.updated, len(catalog)) == (0, 1, 2)
+        assert ids(catalog.match(Query("green", top_k=1))) == ["a"]
+        assert catalog.match("red").matches[-1].similarity == 0.0
+        assert [match.product.fields["price"] for match in catalog.match(Query(where="price exists"))] == [2]
+
+
+def test_of_several_with_one_id_the_last_counts() -> None:
+    with shop() as catalog:
+        catalog.add([product("a", "red"), product("b", "blue"), product("a", "green")])
+        assert len(catalog) == 2
+        assert ids(catalog.match(Query("green", top_k=1))) == ["a"]
+
+
+def test_known_pictures_are_not_encoded_again(tmp_path: Path) -> None:
+    encoder = CountingEncoder()
+    with shop(tmp_path / "c", encoder) as catalog:
+        catalog.add([product("a", "red", price=1), product("b", "blue")])
+        assert encoder.images == 2
+    with shop(tmp_path / "c", encoder) as catalog:
+        report = catalog.add([product("a", "red", price=1), product("b", "blue")])
+        assert (report.unchanged, report.encoded) == (2, 0)
+        report = catalog.add([product("a", "red", price=2), product("c", "red")])
+        assert (report.updated, report.added, report.encoded) == (1, 1, 0)
+        assert encoder.images == 2
+
+
+def test_a_picture_that_changes_under_its_name_is_encoded_again(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    with shop() as catalog:
+        thing = Product("a", images=str(tmp_path / "a.png"))
+        catalog.add(thing)
+        (tmp_path / "a.png").write_bytes(make_png("blue"))
+        assert catalog.add(thing).updated == 1
+        assert catalog.match("blue").matches[0].similarity == 1.0
+
+
+def test_a_product_counts_with_its_best_picture() -> None:
+    with shop() as catalog:
+        several = Product("a", images=[inline("red"), inline("yellow"), inline("blue")])
+        catalog.add([several, product("b", "green")])
+        found = catalog.match("yellow").matches
+        assert [(match.product.id, match.image) for match in found] == [("a", inline("yellow")), ("b", inline("green"))]
+        assert catalog.match("blue").matches[0].image == inline("blue")
+        assert catalog.match("red").total == 2
+
+
+def test_a_picture_that_fails_keeps_its_error_and_its_product(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        late = Product("late", "a late lamp", str(tmp_path / "late.png"), fields={"price": 3})
+        report = catalog.add([late, product("a", "red"), Product("half", images=["data:,x", inline("red")])])
+        assert report.failures == {"file_not_found": 1, "not_an_image": 1}
+        assert ids(catalog.match("red")) == ["a", "half"]
+        assert ids(catalog.match(Query(where="price = 3"))) == ["late"]
+        assert ids(catalog.match(Query("lamp", fusion="rrf"))) == ["a", "late", "half"]  # both are first in one list
+        assert ids(catalog.match(Query(where="_error exists"))) == ["half", "late"]
+        (tmp_path / "late.png").write_bytes(make_png("blue"))
+        report = catalog.retry()
+        assert (report.updated, report.unchanged) == (1, 1)
+        assert ids(catalog.match(Query("blue", top_k=1))) == ["late"]
+        assert ids(catalog.match(Query(where="_error exists"))) == ["half"]
+
+
+def test_a_picture_that_fails_later_keeps_its_vector(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    with shop() as catalog:
+        thing = Product("a", images=str(tmp_path / "a.png"))
+        catalog.add(thing)
+        (tmp_path / "a.png").unlink()
+        assert catalog.add(thing).failures == {"file_not_found": 1}
+        assert catalog.match("red").matches[0].similarity == 1.0
+        assert ids(catalog.match(Query(where="_error exists"))) == ["a"]
+
+
+def test_what_is_deleted_is_never_found_again() -> None:
+    with shop() as catalog:
+        catalog.add([product("a", "red"), product("b", "red"), product("c", "red")])
+        assert ids(catalog.match("red")) == ["a", "b", "c"]
+        assert catalog.delete(["b", "nobody"]) == 1
+        assert ids(catalog.match("red")) == ["a", "c"]
+        assert ids(catalog.match(Query("thing", fusion="rrf"))) == ["a", "c"]
+        assert catalog.match(Query()).total == 2
+        catalog.add(product("b", "blue"))
+        assert catalog.match("red").matches[-1].product.id == "b"
+
+
+def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as writer, shop(tmp_path / "c") as reader:
+        assert reader.match("red").total == 0
+        writer.add([product("a", "red"), product("b", "blue")])
+        assert ids(reader.match("red")) == ["a", "b"]
+        writer.delete("a")
+        assert ids(reader.match("red")) == ["b"]
+        reader.add(product("c", "red"))
+        assert ids(writer.match("red")) == ["c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"colour": "red"}, r"product 'a': there is no field 'colour'; the fields are kind, price, new, added, tags"),
+        ({"price": "n/a"}, r"product 'a': 'price' must be a number, not 'n/a'"),
+        ({"price": float("inf")}, "'price' must be a finite number, not inf"),
+        ({"new": "perhaps"}, "'new' must be true or false, not 'perhaps'"),
+        ({"added": "yesterday"}, "'added' must be a date such as 2026-11-28"),
+        ({"kind": "x" * 10_001}, "'kind' is 10,001 characters long"),
+        ({"kind": "\ud800"}, "'kind' holds a lone surrogate"),
+    ],
+)
+def test_a_value_that_does_not_fit_keeps_its_product_out(fields: dict[str, object], message: str) -> None:
+    with shop() as catalog:
+        report = catalog.add([Product("a", fields=fields), product("b")])
+        assert (report.refused, report.added) == (1, 1)
+        assert message.replace("\\", "") in report.refusals[0]
+
+
+def test_missing_values_are_missing() -> None:
+    with shop() as catalog:
+        nothing = [None, float("nan"), "", np.nan]
+        catalog.add(Product(str(number), fields={"price": value}) for number, value in enumerate(nothing))
+        assert catalog.match(Query(where={"price": {"exists": False}})).total == len(nothing)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Product(""), "Product.id is empty"),
+        (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
+        (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path or a URL"),  # type: ignore[list-item]
+        (lambda: Product("a", images=["x"] * 9), "at most 8 pictures, not 9"),
+        (lambda: Product("a", fields=[1]), "Product.fields must be a mapping"),  # type: ignore[arg-type]
+        (lambda: Field("_id2"), "begins with _"),
+        (lambda: Field("x", "colour"), "is not one of text, number, bool, date, texts"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_what_is_not_a_product_is_refused_and_those_before_it_are_in() -> None:
+    with shop() as catalog:
+        with pytest.raises(InputTypeError, match=r"products\[1\] must be a Product, not a dict"):
+            catalog.add([product("a"), {"id": "b"}])  # type: ignore[list-item]
+        assert len(catalog) == 1
+
+
+def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"there is no catalogue at .*; make one with: text-image-similarity catalog create"
+    ):
+        open_catalog(tmp_path / "none", encoder=ColourEncoder())
+    with shop(tmp_path / "c"):
+        pass
+    with pytest.raises(UsageError, match=r"was made with the fields kind:text, .*, not size:text"):
+        open_catalog(tmp_path / "c", fields=[Field("size")], encoder=ColourEncoder())
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("precious")
+    with pytest.raises(DatabaseError, match="is a folder with other things in it"):
+        open_catalog(tmp_path / "notes", fields=[], encoder=ColourEncoder())
+    with pytest.raises(DatabaseError, match="is a file, and a catalogue is a folder"):
+        open_catalog(tmp_path / "notes" / "a.txt", fields=[], encoder=ColourEncoder())
+    with pytest.raises(UsageError, match="store='paper' is not one of"):
+        open_catalog(tmp_path / "d", fields=[], store="paper", encoder=ColourEncoder())
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product("a"))
+    file = tmp_path / "c" / "catalog.sqlite"
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * 4096 + whole[4096:])
+    with pytest.raises(DatabaseError, match="file is not a database"):
+        open_catalog(tmp_path / "c", encoder=ColourEncoder())
+    file.write_bytes(b"")
+    with pytest.raises(DatabaseError, match="is not a catalogue"):
+        open_catalog(tmp_path / "c", encoder=ColourEncoder())
+    file.write_bytes(whole)
+    with sqlite3.connect(file) as raw:
+        raw.execute("PRAGMA user_version = 99")
+    with pytest.raises(DatabaseError, match=r"made by another version of this package \(layout 99"):
+        open_catalog(tmp_path / "c", encoder=ColourEncoder())
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    class Other(CountingEncoder):
+        def encode_text(self, texts: object) -> Embeddings:
+            return super().encode_text(texts)[:, ::-1]  # type: ignore[arg-type]
+
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product("a"))
+    with open_catalog(tmp_path / "c", encoder=Other()) as catalog:  # type: ignore[arg-type]
+        assert ids(catalog.match(Query(where="_id = 'a'"))) == ["a"]  # needs no model
+        with pytest.raises(DatabaseError, match="their vectors cannot be compared"):
+            catalog.match("red")
+        with pytest.raises(DatabaseError, match="their vectors cannot be compared"):
+            catalog.add(product("b"))
+
+
+def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    config = Config(base_dir=tmp_path)
+    with open_catalog(":memory:", fields=[], config=config, encoder=ColourEncoder()) as catalog:
+        assert not catalog.add(Product("a", images="a.png")).failures
+        assert catalog.match("red").matches[0].image == str(tmp_path / "a.png")
+
+
+def test_optimizing_changes_no_answer(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product(str(number), (number * 11 % 256, 7, 90), price=number) for number in range(40))
+        catalog.delete([str(number) for number in range(0, 40, 3)])
+        query = Query("magenta", where="price < 30", top_k=30, facets=["price"])
+        before = catalog.match(query)
+        catalog.optimize()
+        assert catalog.match(query) == before
+        catalog.add(product("x", "magenta", price=1))
+        assert ids(catalog.match(replace(query, top_k=1))) == ["x"]

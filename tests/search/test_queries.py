@@ -1,0 +1,303 @@
+"""Queries: terms and their weights, filters, totals, facets, pages, groups, orders, and the reasons that add up."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.images import inline, make_png
+from tests.support.shop import all_pages, ids, product, shop
+from text_image_similarity import Catalog, InputTypeError, Product, Query, RowError, Term, UsageError
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search.fields import BUILT_IN
+from text_image_similarity.search.filters import matches
+from text_image_similarity.search.products import stored_values
+
+
+@pytest.fixture(scope="module")
+def colours() -> Iterator[Catalog]:
+    """A shop of 90 products: three kinds, prices 0 to 29, groups of three, some without a picture."""
+    draw = random.Random(5)
+    with shop() as catalog:
+        catalog.add(
+            Product(
+                f"p{number:02}",
+                draw.choice(["big", "small"]) + " thing",
+                [] if number % 15 == 0 else inline(tuple(draw.randrange(256) for _ in range(3))),
+                fields={
+                    "kind": ["bag", "shoe", None][number % 3],
+                    "price": number % 30,
+                    "tags": draw.sample(["a", "b", "c"], draw.randrange(4)),
+                },
+                group=None if number % 10 == 0 else f"g{number // 3}",
+            )
+            for number in range(90)
+        )
+        yield catalog
+
+
+QUERIES = [
+    Query("red"),
+    Query("red", where="price < 20"),
+    Query("red", group=True),
+    Query("red", min_similarity=0.5),
+    Query("red", min_similarity=0.5, group=True),
+    Query("red", sort="price"),
+    Query("red", sort="-price", where={"kind": "bag"}),
+    Query("red", sort="-price", min_similarity=0.4),
+    Query("red", sort="kind", min_similarity=0.4, group=True),
+    Query(sort="price", group=True),
+    Query(),
+    Query("big red", fusion="rrf"),
+    Query("big red", fusion="rrf", group=True),
+    Query([Term("red"), Term("blue", weight=-0.5)]),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=range(len(QUERIES)))
+def test_pages_together_are_one_long_answer_and_counts_do_not_depend_on_them(colours: Catalog, query: Query) -> None:
+    whole = colours.match(replace(query, top_k=100, facets=["kind", "tags"]))
+    assert whole.next is None
+    assert len(whole) == whole.total > 10
+    assert [match.rank for match in whole] == list(range(1, len(whole) + 1))
+    assert all_pages(colours, replace(query, top_k=7)) == ids(whole)
+    page = colours.match(replace(query, top_k=3, facets=["kind", "tags"]))
+    assert (page.total, page.facets) == (whole.total, whole.facets)
+    second = colours.match(replace(query, top_k=3, facets=["kind", "tags"], after=page.next))
+    assert (second.total, second.facets) == (whole.total, whole.facets)
+    assert [match.rank for match in second] == [4, 5, 6]
+
+
+# The fusion of ranks is tested by itself.
+PLAIN = [query for query in QUERIES if query.fusion == "sum"]
+
+
+@pytest.mark.parametrize("query", PLAIN, ids=range(len(PLAIN)))
+def test_answers_are_what_a_plain_loop_finds(colours: Catalog, query: Query) -> None:
+    whole = colours.match(replace(query, top_k=100, facets=["kind"]))
+    wanted = _plainly(colours, query)
+    assert ids(whole) == wanted
+    if not query.group:
+        kinds = [product.fields.get("kind") for product in map(colours.get, wanted) if product is not None]
+        assert whole.facets["kind"] == {kind: kinds.count(kind) for kind in {*kinds} - {None}}
+
+
+def _plainly(catalog: Catalog, query: Query) -> list[str]:
+    """Answer a query in the plainest way."""
+    encoder = ColourEncoder()
+    products = list(catalog.products(query.where))
+    if query.parts:
+        fused = sum(term.weight * encoder.encode_text([term.text or ""])[0] for term in query.parts)
+        score = {}
+        for each in products:
+            found = [match.similarity for match in catalog.match(Query(Term(vector=fused), where={"_id": each.id}))]
+            score[each.id] = found[0] if found else None
+        if query.sort is None or query.min_similarity is not None:
+            least = -1 if query.min_similarity is None else query.min_similarity
+            products = [each for each in products if (similarity := score[each.id]) is not None and similarity >= least]
+        if query.sort is None:
+            products.sort(key=lambda each: (-(score[each.id] or 0), each.id))
+    if query.sort is not None:
+        name, down = query.sort.removeprefix("-"), query.sort.startswith("-")
+        present = [each for each in products if each.fields.get(name) is not None]
+        present.sort(key=lambda each: each.fields[name], reverse=down)
+        groups = {
+            each.fields[name]: [p for p in products if p.fields.get(name) == each.fields[name]] for each in present
+        }
+        products = [p for group in groups.values() for p in sorted(group, key=lambda p: p.id)] + [
+            each for each in products if each.fields.get(name) is None
+        ]
+    seen: set[str] = set()
+    if query.group:
+        products = [each for each in products if each.group is None or not (each.group in seen or seen.add(each.group))]  # type: ignore[func-returns-value]
+    return [each.id for each in products]
+
+
+def test_pages_hold_while_others_write() -> None:
+    with shop() as catalog:
+        catalog.add(product(f"{number:02}", (255, number * 2, 0)) for number in range(40))
+        query, seen = Query("red", top_k=5), list[str]()
+        there = {f"{number:02}" for number in range(40)}
+        for step in range(20):
+            page = catalog.match(query)
+            seen += ids(page)
+            if page.next is None:
+                break
+            catalog.add(product(f"new{step}", (255, step, 0)))  # before or behind what was shown
+            gone = f"{39 - step // 2:02}"
+            catalog.delete([gone])
+            there -= {gone}
+            query = replace(query, after=page.next)
+        assert len(seen) == len(set(seen))
+        assert there <= set(seen)
+
+
+def test_filters_pass_what_the_reference_passes(colours: Catalog) -> None:
+    where = 'kind in ("bag", "shoe") and not tags = "a" and (price >= 10 or price exists and price < 3)'
+    names = [field.name for field in (*BUILT_IN, *colours.fields)]
+    from text_image_similarity.search.filters import parse_filter
+
+    given = parse_filter(where, colours.fields)
+    assert given is not None
+    wanted = [
+        each.id
+        for each in colours.products()
+        if matches(given, dict(zip(names, stored_values(each, colours.fields, None), strict=True)))
+    ]
+    assert 5 < len(wanted) < 60
+    assert ids(colours.match(Query(where=where, top_k=100))) == wanted
+    assert colours.match(Query("red", where=where)).total == sum(bool(colours.get(id).images) for id in wanted)  # type: ignore[union-attr]
+
+
+def test_a_filter_that_leaves_few_still_gives_all_of_them(colours: Catalog) -> None:
+    found = colours.match(Query("blue", where={"price": {"gte": 28}, "kind": "shoe"}, top_k=10))
+    assert len(found) == found.total == 3
+
+
+def test_a_negative_term_leads_away() -> None:
+    with shop() as catalog:
+        catalog.add([product("r", "red"), product("y", "yellow"), product("m", "magenta")])
+        assert ids(catalog.match(Query("red"))) == ["r", "m", "y"]
+        assert ids(catalog.match(Query([Term("red"), Term("blue", weight=-0.5)]))) == ["r", "y", "m"]
+        assert ids(catalog.match(Query([Term("yellow"), Term("green", weight=-1)]))) == ["r", "m", "y"]
+
+
+def test_pictures_products_and_vectors_are_terms_too() -> None:
+    with shop() as catalog:
+        catalog.add([product("r", "red"), product("b", "blue"), product("m", "magenta"), product("y", "yellow")])
+        for image in (inline("blue"), make_png("blue"), np.full((8, 8, 3), (0, 0, 255), np.uint8)):
+            assert ids(catalog.match(Query(Term(image=image), top_k=2))) == ["b", "m"]
+        similar = catalog.match(Query(Term(product="r"), facets=["kind"]))
+        assert (ids(similar), similar.total) == (["m", "y", "b"], 3)
+        assert ids(catalog.match(Query(Term(vector=np.array([0.0, 0, 7])), top_k=1))) == ["b"]
+        assert ids(catalog.match(Query([Term(product="r"), Term("blue")], top_k=1))) == ["m"]
+
+
+@pytest.mark.parametrize("fusion", ["sum", "rrf"])
+def test_reasons_add_up_to_the_score(colours: Catalog, fusion: str) -> None:
+    terms = [Term("big red"), Term(image=inline("green"), weight=0.5), Term("blue", weight=-0.3)]
+    found = colours.match(Query(terms, fusion=fusion, top_k=50))  # type: ignore[arg-type]
+    for match in found:
+        assert match.score is not None
+        assert sum(reason.contribution for reason in match.why) == pytest.approx(match.score, abs=1e-6)
+    if fusion == "sum":
+        best = found[0]
+        assert [reason.term for reason in best.why][::2] == ["text 'big red'", "text 'blue'"]
+        assert best.similarity == best.score
+        whole = np.array([1, 0.5, -0.3]) @ ColourEncoder().encode_text(["red", "green", "blue"])
+        (alone,) = colours.match(Query(Term(vector=whole), where={"_id": best.product.id}))
+        assert best.similarity == pytest.approx(alone.similarity, abs=1e-6)
+
+
+def test_ranks_are_fused_as_in_the_paper() -> None:
+    with shop() as catalog:
+        catalog.add([Product("a", "red boots", inline("blue")), Product("b", "a hat", inline("red"))])
+        found = catalog.match(Query("red boots", fusion="rrf"))
+        assert {match.product.id: match.score for match in found} == {
+            "a": pytest.approx(1 / 62 + 1 / 61),  # second by picture, first by words
+            "b": pytest.approx(1 / 61),
+        }
+
+
+def test_many_queries_are_answered_as_one_by_one(colours: Catalog) -> None:
+    queries = [*QUERIES, Query(Term(image="data:,broken"))]
+    *found, failed = colours.match_many(queries)
+    assert isinstance(failed, RowError)
+    assert failed.code == "not_an_image"
+    assert found == [colours.match(query) for query in QUERIES]
+
+
+def test_equal_products_come_in_the_order_of_their_ids() -> None:
+    with shop() as catalog:
+        catalog.add(product(id, "red") for id in ("d", "b", "a", "e", "c"))
+        assert ids(catalog.match(Query("red", top_k=2))) == ["a", "b"]
+        assert all_pages(catalog, Query("red", top_k=2)) == list("abcde")
+
+
+AWKWARD = ["it's", 'say "x"', "a\0b", "😀", "x" * 1000, "select", "-- drop", "%_", "\\", "é", "e\u0301x"]
+
+
+def test_awkward_ids_and_values_round_trip() -> None:
+    with shop() as catalog:
+        given = [
+            Product(id, id, inline("red"), id, {"kind": id, "tags": [id], "price": price}, id)
+            for id, price in zip(AWKWARD, [-0.0, 1e308, *range(9)], strict=True)
+        ]
+        catalog.add(given)
+        assert {each.id: each for each in catalog.products()} == {each.id: each for each in given}
+        for each in given:
+            for where in ({"kind": each.id}, {"tags": each.id}, {"_id": each.id}, {"_group": each.id}):
+                found = ids(catalog.match(Query("red", where=where, top_k=20)))
+                assert found == [each.id]
+        assert ids(catalog.match(Query(where="price = 0", top_k=20))) == sorted([AWKWARD[0], AWKWARD[2]])
+        assert ids(catalog.match(Query(where="price >= 1e308"))) == [AWKWARD[1]]
+        assert catalog.delete(AWKWARD) == len(AWKWARD)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Query(top_k=0), "top_k=0 must be a whole number of at least 1"),
+        (lambda: Query(top_k=1001), "more than 1,000; ask for the next page"),
+        (lambda: Query(7), "Query.terms must be a text, a Term"),  # type: ignore[arg-type]
+        (lambda: Query(["a", 7]), r"Query.terms\[1\] must be a text or a Term"),  # type: ignore[list-item]
+        (lambda: Query(["a"] * 17), "at most 16 terms"),
+        (lambda: Query(Term("a", weight=-1)), "needs a term with a weight above 0"),
+        (lambda: Query("a", min_similarity=2), "must be a cosine, -1 to 1"),
+        (lambda: Query(min_similarity=0.1), "min_similarity needs something to be similar to"),
+        (lambda: Query("a", fusion="max"), "fusion='max' is not one of sum, rrf"),  # type: ignore[arg-type]
+        (lambda: Query("a", fusion="rrf", sort="price"), "fusion='rrf' ranks by ranks"),
+        (lambda: Term(), "exactly one; not none"),
+        (lambda: Term("a", product="b"), "exactly one"),
+        (lambda: Term("  "), "Term.text must say what to look for"),
+        (lambda: Term("a", weight=float("nan")), "must be a number from -10 to 10"),
+        (lambda: Term("a", weight="much"), "Term.weight must be a number"),  # type: ignore[arg-type]
+        (lambda: Term(image=7), "Term.image must be a PIL image"),  # type: ignore[arg-type]
+        (lambda: Term(vector=np.array([np.nan])), "Term.vector must be a finite vector"),
+    ],
+)
+def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (Query("a", where="colour = 1"), "colour"),
+        (Query("a", facets=["colour"]), "there is no field 'colour'; the fields are _id, _group, _error, kind, price"),
+        (Query("a", sort="-colour"), "there is no field 'colour'"),
+        (Query(Term(product="nobody")), "there is no product 'nobody'"),
+        (Query(Term(product="p00")), "product 'p00' has no picture with a vector"),
+        (Query(Term(vector=np.ones(4))), "has 4 values, and the catalogue's model 3"),
+        (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
+        (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
+        (Query("a", after="nonsense"), "after is not a cursor"),
+        (
+            Query("a", after=base64.urlsafe_b64encode(json.dumps(["x", 1, 0.5, "a", 3]).encode()).decode()),
+            "another query",
+        ),
+    ],
+)
+def test_queries_that_this_catalogue_cannot_answer(colours: Catalog, query: Query, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        colours.match(query)
+
+
+def test_a_cursor_belongs_to_its_query(colours: Catalog) -> None:
+    after = colours.match(Query("red", top_k=3)).next
+    assert after is not None
+    with pytest.raises(UsageError, match="after belongs to another query"):
+        colours.match(Query("blue", top_k=3, after=after))
+    assert colours.match(Query("red", top_k=5, after=after)).matches[0].rank == 4
+
+
+def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
+    with pytest.raises(InputTypeError, match=r"queries\[0\] must be a text or a Query, not an int"):
+        colours.match(7)  # type: ignore[arg-type]

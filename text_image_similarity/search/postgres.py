@@ -1,0 +1,249 @@
+"""Connections to a PostgreSQL database: opened when they are needed, used again, and replaced when they are lost.
+
+Each transaction names its schema itself and nothing is kept in a session, so a pooler such as PgBouncer may stand between.
+PostgreSQL's texts cannot hold U+0000; here it is written in another way and read back, so that nobody else need know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from threading import Lock
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from ..errors import DatabaseError, UsageError
+from ..system import require
+from .fields import FieldKind
+from .filters.sql import with_nul, without_nul
+
+if TYPE_CHECKING:
+    from psycopg import Connection, Cursor
+
+TYPES: Mapping[FieldKind, str] = {
+    # Equal is equal byte by byte, and the order is that of the code points, as everywhere else.
+    "text": 'text COLLATE "C"',
+    "number": "double precision",
+    "bool": "boolean",
+    "date": "double precision",
+    "texts": 'text[] COLLATE "C"',
+}
+
+_PATIENCE_S = 60  # how long another process may be writing
+_CONNECT_S = 10
+_LEAST_PGVECTOR = (0, 8)  # whose searches go on until enough pictures pass the filter
+_BEGIN = {
+    False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # what was written before its lock was granted is seen
+}
+_LOST = "; check the address, user, password and database, and that the server runs: what was acknowledged is kept"
+# By the beginning of PostgreSQL's error codes.
+_HINTS = {
+    "08": _LOST,
+    "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
+    "25006": "; this server only reads: name the one that it follows",
+    "42501": "; ask the database's administrator for this right",
+    "53100": "; nothing that was acknowledged is lost: make room, and run the same again",
+    "53300": "; close other clients, or allow the server more connections",
+    "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
+    "57P": "; wait until the server is back, and run the same again: what was acknowledged is kept",
+    "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
+}
+
+
+class Connections:
+    """Connections to one schema of a database. Safe to share between threads.
+
+    Args:
+        url: `postgresql://user:password@host/database`, with `?schema=...` for another schema than `catalog`, 1 to 63 bytes,
+            which need not exist yet. All other parameters are those of libpq.
+
+    Raises:
+        MissingExtraError: A library is not installed.
+        UsageError: The schema cannot be used as a name.
+    """
+
+    def __init__(self, url: str) -> None:
+        require("a catalogue in PostgreSQL", "psycopg", "pgvector", extra="search")
+        from psycopg import sql
+
+        self._url, schema = _without_schema(url)
+        if not 0 < len(schema.encode()) < 64 or "\0" in schema or schema.startswith("pg_"):
+            raise UsageError(
+                f"{schema!r:.100} cannot name a schema of PostgreSQL: take 1 to 63 bytes, not beginning with pg_"
+            )
+        self.schema = schema
+        self.quoted = sql.Identifier(schema).as_string()
+        # What sessions search by default stays in it, because pgvector may be in any schema.
+        path = sql.Literal(f"{self.quoted}, ").as_string()
+        self._here = f"SELECT set_config('search_path', {path} || current_setting('search_path'), true)"
+        self._lock = Lock()
+        self._idle: list[Connection[Any]] = []
+
+    @contextmanager
+    def transaction(self, *, writes: bool = False, vectors: bool = False) -> Iterator[PostgresTransaction]:
+        """Run a block in one transaction; it sees one state of the database unless it writes, and is undone if it raises.
+
+        Args:
+            writes: Whether it changes something.
+            vectors: Whether vectors are passed as arrays; pgvector must be there.
+
+        Raises:
+            DatabaseError: PostgreSQL fails or cannot be reached; the message says what to do.
+        """
+        with self._failing():
+            connection = self._begin(f"{_BEGIN[writes]}; {self._here}")
+            try:
+                if vectors and connection.adapters.types.get("vector") is None:
+                    from pgvector.psycopg import register_vector
+
+                    register_vector(connection)
+                with connection.cursor(binary=True) as cursor:
+                    yield PostgresTransaction(cursor)
+                    cursor.execute("COMMIT")
+            except BaseException:
+                with suppress(Exception):
+                    connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._give_back(connection)
+
+    @contextmanager
+    def locked(self, purpose: str, *, wait: bool = True, patience_s: float = 0) -> Iterator[PostgresTransaction | None]:
+        """Run a block in a transaction that no other process runs for the same purpose and schema.
+
+        Args:
+            purpose: A name for what is locked.
+            wait: Wait for others; if not, the block gets None where there are any.
+            patience_s: How many seconds to wait; 0 has no end.
+        """
+        with self.transaction(writes=True) as transaction:
+            key = f"text_image_similarity/{self.schema}/{purpose}"
+            transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
+            transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
+            lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+            ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
+            yield None if got == "false" else transaction
+
+    @contextmanager
+    def alone(self) -> Iterator[Cursor[Any]]:
+        """Run statements that cannot be part of a transaction, on a connection of their own without a schema."""
+        with self._failing(), closing(self._open()) as connection, connection.cursor() as cursor:
+            yield cursor
+
+    def make_schema(self, transaction: PostgresTransaction) -> None:
+        """Make the schema, and load pgvector, unless they are there: either may need rights that users of it lack."""
+        if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self.quoted,)):
+            transaction.run(f"CREATE SCHEMA {self.quoted}")
+        if not transaction.run("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
+            transaction.run("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+        ((version,),) = transaction.run("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        if tuple(map(int, str(version).split(".")[:2])) < _LEAST_PGVECTOR:
+            raise DatabaseError(
+                f"{self} has pgvector {version}; update it to 0.8 or later: ALTER EXTENSION vector UPDATE"
+            )
+
+    def close(self) -> None:
+        """Close the connections that nobody uses; others are closed when they are given back."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def __str__(self) -> str:
+        from psycopg.conninfo import conninfo_to_dict
+
+        known: Mapping[str, Any] = {}
+        with suppress(Exception):
+            known = conninfo_to_dict(self._url)
+        return (
+            f"the catalogue {self.schema!r} in PostgreSQL at {known.get('host', 'localhost')}/{known.get('dbname', '')}"
+        )
+
+    def _begin(self, statement: str) -> Connection[Any]:
+        """Return a connection in a new transaction; those that were lost while they were idle are left behind."""
+        from psycopg import OperationalError
+
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                connection = self._open()
+                connection.execute(statement)
+                return connection
+            try:
+                connection.execute(statement)
+                return connection
+            except OperationalError:
+                connection.close()
+
+    def _open(self) -> Connection[Any]:
+        import psycopg
+
+        return psycopg.connect(self._url, autocommit=True, prepare_threshold=None, connect_timeout=_CONNECT_S)
+
+    def _give_back(self, connection: Connection[Any]) -> None:
+        from psycopg.pq import TransactionStatus
+
+        if connection.info.transaction_status == TransactionStatus.IDLE:
+            with self._lock:
+                self._idle.append(connection)
+        else:
+            connection.close()
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Tell what PostgreSQL says in words of the catalogue."""
+        import psycopg
+
+        try:
+            yield
+        except psycopg.Error as exc:
+            # Without a code the connection was never made, or broke.
+            code = exc.sqlstate or ("08" if isinstance(exc, psycopg.OperationalError) else "")
+            hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), "")
+            lines = str(exc).strip().splitlines() or [type(exc).__name__]
+            raise DatabaseError(f"{self} failed: {lines[0]}{hint}") from exc
+
+
+class PostgresTransaction:
+    """What is done in one transaction. Parameters are `%s`; a tuple is an array."""
+
+    def __init__(self, cursor: Cursor[Any]) -> None:
+        self.cursor = cursor
+
+    def run(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+        self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None a % is itself
+        return [restored(row) for row in self.cursor] if self.cursor.description else []
+
+    def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one statement for each row of values."""
+        self.cursor.executemany(cast(Any, sql), map(plain, rows))
+
+
+def _without_schema(url: str) -> tuple[str, str]:
+    """Take our own parameter out of a URL, which libpq would refuse."""
+    parts = urlsplit(url)
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    others = [(name, value) for name, value in given if name != "schema"]
+    return parts._replace(query=urlencode(others)).geturl(), dict(given).get("schema", "catalog")
+
+
+def plain(values: Sequence[object]) -> list[object]:
+    """Return values as PostgreSQL takes them."""
+    return [_plain(value) for value in values]
+
+
+def restored(row: Sequence[Any]) -> tuple[Any, ...]:
+    """Return a row as it was before PostgreSQL held it."""
+    return tuple(
+        with_nul(value) if isinstance(value, str) else tuple(map(with_nul, value)) if isinstance(value, list) else value
+        for value in row
+    )
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str):
+        return without_nul(value)
+    return [without_nul(text) for text in value] if isinstance(value, tuple) else value
