@@ -17,11 +17,8 @@ from text_image_similarity.search.fields import BUILT_IN, Field, Value
 from text_image_similarity.search.filters import Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
 from text_image_similarity.search.stores.lancedb import LanceStore
-<<<<<<< HEAD
 from text_image_similarity.search.stores.pgvector import PgVectorStore
-=======
 from text_image_similarity.search.stores.qdrant import QdrantStore
->>>>>>> f18-l
 from text_image_similarity.similarity import Embeddings, cosine
 
 ALL_FIELDS = (*BUILT_IN, *FIELDS)
