@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from qdrant_client import QdrantClient
 
+from tests.support.edge import EdgeClient
 from tests.support.filters import FIELDS
 from tests.support.postgres import schema_at
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
@@ -15,6 +18,7 @@ from text_image_similarity.search.filters import Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
 from text_image_similarity.search.stores.lancedb import LanceStore
 from text_image_similarity.search.stores.pgvector import PgVectorStore
+from text_image_similarity.search.stores.qdrant import QdrantStore
 from text_image_similarity.similarity import Embeddings, cosine
 
 ALL_FIELDS = (*BUILT_IN, *FIELDS)
@@ -26,15 +30,22 @@ STORES: dict[str, OpenStore] = {
     "memory": lambda folder, fields, embed_dim: MemoryStore(fields, embed_dim),
     "pgvector": lambda folder, fields, embed_dim: PgVectorStore(schema_at(folder), 1, fields, embed_dim),
     "lancedb": lambda folder, fields, embed_dim: LanceStore(str(folder / "vectors"), fields, embed_dim),
+    "qdrant": lambda folder, fields, embed_dim: QdrantStore(
+        QdrantClient(path=str(folder / "qdrant")), "shop-1", fields, embed_dim
+    ),
+    "qdrant-edge": lambda folder, fields, embed_dim: QdrantStore(
+        cast(QdrantClient, EdgeClient(folder / "edge")), "shop-1", fields, embed_dim
+    ),
 }
 KEPT = tuple(kind for kind in STORES if kind != "memory")  # what was applied is there for whoever opens the store again
-SHARED = tuple(kind for kind in KEPT if not kind.startswith("qdrant"))  # local Qdrant admits one process
+SHARED = tuple(kind for kind in KEPT if not kind.startswith("qdrant"))  # Qdrant in files admits one process
 
 
 def unit_vectors(seed: int, number: int, width: int = WIDTH) -> Embeddings:
     """Return random unit vectors, shape (number, width)."""
     vectors = np.random.default_rng(seed).standard_normal((number, width))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: Embeddings = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +112,7 @@ class Shop:
 
 def changes_of(products: Mapping[int, Shown], deleted: Sequence[int], version: int) -> Changes:
     """Return changes, in an order that a store should not rely on."""
-    numbers = list(reversed(products))
+    numbers = list(products)[::-1]
     pictures = [(number, slot) for number in products for slot in range(len(products[number].vectors))]
     return Changes(
         version=version,
@@ -109,6 +120,6 @@ def changes_of(products: Mapping[int, Shown], deleted: Sequence[int], version: i
         columns={each.name: [products[number].values.get(each.name) for number in numbers] for each in ALL_FIELDS},
         owners=np.array([number for number, _ in pictures], np.int64),
         slots=np.array([slot for _, slot in pictures], np.int64),
-        vectors=np.concatenate([np.empty((0, WIDTH), np.float32), *(each.vectors for each in products.values())]),
+        vectors=np.concatenate([np.empty((0, WIDTH), np.float32), *(shown.vectors for shown in products.values())]),
         deleted=np.array(deleted, np.int64),
     )

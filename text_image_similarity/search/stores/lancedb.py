@@ -16,12 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.index import Bitmap, BTree, IvfRq, LabelList
 
 from ...errors import DatabaseError
 from ...similarity import Embeddings
-from ...system import require
 from ..fields import BUILT_IN, Field, FieldKind, Value
 from ..filters import Filter
 from ..filters.datafusion import DataFusionWriter
@@ -59,14 +60,10 @@ class LanceStore:
         embed_dim: Width of the vectors.
 
     Raises:
-        MissingExtraError: LanceDB is not installed.
         DatabaseError: What is there cannot be opened.
     """
 
     def __init__(self, place: str, fields: Sequence[Field], embed_dim: int) -> None:
-        require("a catalogue in LanceDB", "lancedb", extra="search")
-        import lancedb
-
         self.shared = self.approximates = True
         self._place, self._process = place, os.getpid()
         self._declared = tuple(fields)[len(BUILT_IN) :]
@@ -202,8 +199,6 @@ class LanceStore:
         self._table.optimize(cleanup_older_than=_KEPT)
         if self._table.count_rows() < INDEXED:
             return
-        from lancedb.index import Bitmap, BTree, IvfRq, LabelList
-
         kinds: dict[str, Any] = {"picture": BTree(), "number": BTree(), "first": Bitmap()}
         for name, column in self._columns.items():
             kind = self._kinds[name]
