@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, cast
@@ -186,7 +187,8 @@ def measure(engine: str, rows: int, queries: int = 200) -> dict[str, Any]:
                     made.add(block)
                 made.finish()
             asks = shop.asks(queries)
-            found = {name: _measure(made, some, nearest_rows(shop, rows, some, TOP_K)) for name, some in asks.items()}
+            truth = iter(nearest_rows(shop, rows, [ask for some in asks.values() for ask in some], TOP_K))
+            found = {name: _measure(made, some, list(islice(truth, len(some)))) for name, some in asks.items()}
             resident = psutil.Process().memory_info().rss / 2**20
             together = _together(made, asks["100.0%"][:32])
         disk = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
