@@ -187,7 +187,7 @@ def test_a_catalogue_in_postgres(postgres_url: str) -> None:
     with open_catalog(postgres_url, fields=fields, encoder=ColourEncoder()) as catalog:
         colours = ["red", "green", "blue"]
         products = [
-            Product(colour, f"A {colour} mug", inline(colour), fields={"price": number})
+            Product(colour, f"A {colour} mug", (inline(colour),), fields={"price": number})
             for number, colour in enumerate(colours)
         ]
         catalog.add(products)

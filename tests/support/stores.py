@@ -12,10 +12,12 @@ from qdrant_client import QdrantClient
 
 from tests.support.edge import EdgeClient
 from tests.support.filters import FIELDS
+from tests.support.postgres import schema_at
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
 from text_image_similarity.search.filters import Compare, Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
 from text_image_similarity.search.stores.lancedb import LanceStore
+from text_image_similarity.search.stores.pgvector import PgVectorStore
 from text_image_similarity.search.stores.qdrant import QdrantStore
 from text_image_similarity.similarity import Embeddings, cosine
 
@@ -26,6 +28,7 @@ WIDTH = 16
 OpenStore = Callable[[Path, Sequence[Field], int], Store]
 STORES: dict[str, OpenStore] = {
     "memory": lambda folder, fields, embed_dim: MemoryStore(fields, embed_dim),
+    "pgvector": lambda folder, fields, embed_dim: PgVectorStore(schema_at(folder), 1, fields, embed_dim),
     "lancedb": lambda folder, fields, embed_dim: LanceStore(str(folder / "vectors"), fields, embed_dim),
     "qdrant": lambda folder, fields, embed_dim: QdrantStore(
         QdrantClient(path=str(folder / "qdrant")), "shop-1", fields, embed_dim
