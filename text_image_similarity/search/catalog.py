@@ -25,11 +25,15 @@ from .filters import Exists, Filter, parse_filter
 from .ingest import AddReport, Ingest
 from .ledger import Generation
 from .opening import open_session
+from .product_columns import ProductColumns
+from .product_sources import open_source
 from .products import Product
 from .query import Matches, Query
 from .recall import RecallReport, measure_recall
 from .reindex import ReindexReport, complete, reindex
 from .session import Session
+from .table_export import export_table
+from .table_ingest import add_table
 
 Where = Filter | Mapping[str, object] | str | None
 
@@ -130,6 +134,56 @@ class Catalog:
         for _ in ingest.add([products] if isinstance(products, Product) else products):
             pass
         return ingest.report
+
+    def add_table(
+        self,
+        table: str | PathLike[str],
+        columns: ProductColumns | None = None,
+        *,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> AddReport:
+        """Add the products of a table or of a MongoDB collection, one a row, as `add` does.
+
+        A call that is interrupted, killed too, goes on behind the last row that was written; after a call that ended, the same one
+        looks at every row again. Relative references start from `Config.base_dir`, else from the table's folder.
+
+        Args:
+            table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
+            columns: Which column holds what, and which are called otherwise; see `ProductColumns`.
+            progress: Called first and after each batch with (rows done, of these failed or refused, rows in all).
+            stop: Asked after each batch whether to stop; the same call goes on later.
+
+        Raises:
+            UsageError: There is no such table, or a column is missing.
+            TableError: The table cannot be read, or was changed meanwhile.
+            StoppedError: `stop` said yes.
+            ModelError, DatabaseError: As for `add`.
+        """
+        source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
+        return add_table(self._session, source, progress=progress, stop=stop)
+
+    def export(
+        self,
+        out: str | PathLike[str],
+        columns: ProductColumns | None = None,
+        *,
+        where: Where = None,
+        force: bool = False,
+    ) -> int:
+        """Write products as a table, which `add_table` reads again, and return how many there are.
+
+        Args:
+            out: A file, whose name says the format.
+            columns: What its columns are called, where not id, name, description, group, images, and as the fields.
+            where: Which products; None is all of them.
+            force: Whether a file that is there is replaced.
+
+        Raises:
+            UsageError: The file is there, the name says no format, or two columns would have one name.
+            TableError: It cannot be written.
+        """
+        return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
         """Read the pictures again of all products with one that failed."""

@@ -1,0 +1,157 @@
+"""Tables of products, whatever their format: rows in, products out, a few at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from ..config import Dialect
+from ..errors import TableError, UsageError
+from ..formats import Table, columns_of, open_table, state_of
+from ..records import is_missing
+from .fields import Field, FieldKind
+from .product_columns import ProductColumns, RowReader, json_list, read_columns
+from .products import Product
+
+_AT_ONCE = 256  # rows in memory
+_GUESSED: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # the first that all values fit
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?", re.ASCII)
+_CODE = re.compile(r"[-+]?0\d", re.ASCII)  # as article numbers and postal codes begin
+_MOST_FIELDS = 64
+
+# The number of a row, counted from 1, with its product or with why it has none.
+NumberedProduct = tuple[int, Product | UsageError]
+
+
+class ProductSource(Protocol):
+    """Where products come from, in an order that stays."""
+
+    @property
+    def place(self) -> str:
+        """What it is called."""
+
+    @property
+    def total(self) -> int:
+        """How many rows it has."""
+
+    @property
+    def identity(self) -> str | None:
+        """What changes with its content and its columns; None where it cannot be known whether it has changed."""
+
+    def products(self, declared: Sequence[Field], start: int) -> Iterator[NumberedProduct]:
+        """Yield the products of the rows from number `start` (from 0) on."""
+
+    def check(self, declared: Sequence[Field]) -> None:
+        """Make sure that the columns are there.
+
+        Raises:
+            UsageError: One is not.
+        """
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read is what it was at first.
+
+        Raises:
+            TableError: It has changed.
+        """
+
+
+class ProductTable:
+    """Products in a table of any format that `score` reads; it is read through once to count and check its rows.
+
+    Args:
+        place: A file, a folder or a pattern, as a path or an fsspec URL.
+        columns: Which column holds what.
+        dialect: How CSV and TSV files are written.
+
+    Raises:
+        UsageError: There is no such table.
+        TableError: It cannot be read.
+    """
+
+    def __init__(self, place: str, columns: ProductColumns | None = None, *, dialect: Dialect | None = None) -> None:
+        self.place = place
+        self._chosen = ProductColumns() if columns is None else columns
+        self._table: Table = open_table(place, dialect=dialect)
+        self._states = self._state()
+        self._table.scan()
+
+    @property
+    def total(self) -> int:
+        return self._table.row_count
+
+    @property
+    def identity(self) -> str:
+        return blake2b(f"{self._table.digest} {self._chosen!r}".encode(), digest_size=16).hexdigest()
+
+    def check(self, declared: Sequence[Field]) -> None:
+        self._reader(declared)
+
+    def products(self, declared: Sequence[Field], start: int = 0) -> Iterator[NumberedProduct]:
+        reader = self._reader(declared)
+        number = start
+        for rows in self._table.read(start, _AT_ONCE):
+            for cells in zip(*map(rows.column, reader.columns), strict=True):
+                number += 1
+                yield number, product_or_reason(reader, dict(zip(reader.columns, cells, strict=True)), number)
+
+    def check_unchanged(self) -> None:
+        if self._state() != self._states:
+            raise TableError(f"{self.place} was changed while it was read; run the same command again")
+
+    def guess_fields(self) -> tuple[Field, ...]:
+        """Return what the columns beside id, name, description, group and pictures hold, by their values."""
+        there = columns_of(self._table)
+        reader = self._reader(())
+        others = [name for name in dict.fromkeys(there) if name not in reader.columns and there.count(name) == 1]
+        kinds = {name: list(_GUESSED) for name in others if 0 < len(name) <= 200 and not name.startswith("_")}
+        for rows in self._table.read(0, _AT_ONCE):
+            for name, fitting in kinds.items():
+                if fitting:
+                    fitting[:] = _fitting(name, fitting, rows.column(name))
+        # A column without any value fits all kinds.
+        found = [
+            Field(name, "text" if fitting == list(_GUESSED) else fitting[0])
+            for name, fitting in kinds.items()
+            if fitting
+        ]
+        return tuple(found[:_MOST_FIELDS])
+
+    def _reader(self, declared: Sequence[Field]) -> RowReader:
+        return read_columns(self._chosen, declared, columns_of(self._table), self.place)
+
+    def _state(self) -> list[str]:
+        return [state_of(file) for file in self._table.files]
+
+
+def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Product | UsageError:
+    """Return the product of a row, or why it has none, with the row's number."""
+    try:
+        return reader.product(row)
+    except UsageError as problem:
+        return UsageError(f"row {number:,}: {problem}")
+
+
+def _fitting(name: str, kinds: Sequence[FieldKind], values: Iterable[Any]) -> list[FieldKind]:
+    given = [value for value in values if not is_missing(value) and value != ""]
+    return [kind for kind in kinds if all(_fits(Field(name, kind), value) for value in given)]
+
+
+def _fits(declared: Field, value: Any) -> bool:
+    """Say whether a value is one of a field's kind, and not of another one that it could also be read as."""
+    match declared.kind, value:
+        case "number", str() if _CODE.match(value):
+            return False
+        case "date", str() if not _DATE.fullmatch(value.strip()):
+            return False
+        case "texts", str():
+            return json_list(value) is not None
+        case "text", str() if json_list(value) is not None:
+            return False
+    try:
+        declared.stored(value)
+    except UsageError:
+        return False
+    return True
