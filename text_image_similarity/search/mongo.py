@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,8 @@ class MongoCollection:
         TableError: The server cannot be reached.
     """
 
-    identity = None
+    identity: str | None = None
+    folder: Path | None = None
 
     def __init__(self, url: str, columns: ProductColumns | None = None, *, client: Any = None) -> None:
         require("reading products from MongoDB", "pymongo", extra="search")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
-from ..formats import Table, columns_of, open_table, state_of
+from ..formats import Table, columns_of, folder_of, open_table, state_of
 from ..records import is_missing
 from .fields import Field, FieldKind
 from .product_columns import ProductColumns, RowReader, json_list, read_columns
@@ -31,6 +32,10 @@ class ProductSource(Protocol):
     @property
     def place(self) -> str:
         """What it is called."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative references start; None is the working directory."""
 
     @property
     def total(self) -> int:
@@ -77,6 +82,10 @@ class ProductTable:
         self._table: Table = open_table(place, dialect=dialect)
         self._states = self._state()
         self._table.scan()
+
+    @property
+    def folder(self) -> Path | None:
+        return folder_of(self.place)
 
     @property
     def total(self) -> int:

@@ -59,8 +59,11 @@ def export_table(
     writer = writer_for(out, schema)
     count = 0
     try:
-        with TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder, whole_file(path) as whole:
-            parts = []
+        with (
+            TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
+            whole_file(path) as whole,
+        ):
+            parts: list[Path] = []
             for rows in _parts(products, shape, declared, schema if kind == "parquet" else None):
                 count += len(rows)
                 parts.append(Path(folder, f"{len(parts)}.{kind}"))
@@ -91,7 +94,10 @@ def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str,
 
 
 def _parts(
-    products: Iterable[Product], shape: Sequence[tuple[str, FieldKind]], declared: Sequence[Field], schema: pa.Schema | None
+    products: Iterable[Product],
+    shape: Sequence[tuple[str, FieldKind]],
+    declared: Sequence[Field],
+    schema: pa.Schema | None,
 ) -> Iterator[Rows]:
     """Yield products as rows: with lists and numbers as Parquet has them if there is a schema, else as JSON has them."""
     names = [name for name, _ in shape]
@@ -100,7 +106,9 @@ def _parts(
     while chunk := list(islice(source, _AT_ONCE)):
         rows = [_values(product, declared, stored=schema is not None) for product in chunk]
         if schema is not None:
-            columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+            columns = [
+                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)
+            ]
             yield ArrowRows(pa.record_batch(columns, schema=schema))
         else:
             values = [dict(zip(names, row, strict=True)) for row in rows]

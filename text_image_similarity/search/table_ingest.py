@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import blake2b
 
+from ..dataset.read import resolve_reference
 from ..errors import StoppedError, UsageError
 from ..records import Progress
 from .ingest import AddReport, Ingest
 from .product_tables import ProductSource
-from .products import Product
+from .products import Product, with_images
 from .session import Session
 
 logger = logging.getLogger("text_image_similarity")
@@ -46,7 +47,7 @@ def add_table(
     start = position.read()
     if start:
         logger.info("going on at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
-    ingest = Ingest(session)
+    ingest, base = Ingest(session), session.config.base_dir or source.folder or "."
     numbers: deque[int] = deque()  # of the rows whose products are on their way
 
     def products() -> Iterator[Product]:
@@ -55,7 +56,7 @@ def add_table(
                 ingest.report.refuse(str(product))
             else:
                 numbers.append(number)
-                yield product
+                yield with_images(product, (resolve_reference(image, base) for image in product.images))
 
     def check(done: int) -> None:
         """Show where the work is, and end it if that is asked for."""
