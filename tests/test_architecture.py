@@ -67,6 +67,7 @@ FLOORS_WITHIN = {
         "meaning": 5,
         "vectors": 5,
         "counting": 5,
+        "calibrate": 6,
         "ingest": 6,
         "opening": 6,
         "ranking": 6,

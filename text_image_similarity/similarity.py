@@ -6,6 +6,8 @@ Captioning", section 3), without the prompt prefix. `clip_score` is torchmetrics
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,21 @@ def cosine(image: Embeddings, text: Embeddings) -> Embeddings:
     # Row by row, not a matrix product: a row's sum never depends on how many rows stand beside it.
     products: Embeddings = (image * text).sum(axis=1)  # (n, d) -> (n,)
     return products.clip(-1.0, 1.0)
+
+
+def score_all(images: Sequence[Embeddings], texts: Sequence[Embeddings], kind: ScoreKind) -> Embeddings:
+    """Return the score of each image with each text, shape (images, texts), float32, every one as for a single pair.
+
+    Example:
+        >>> score_all([np.float32([1, 0])], [np.float32([0, 1]), np.float32([1, 0])], "cosine")
+        array([[0., 1.]], dtype=float32)
+    """
+    found = np.full((len(images), len(texts)), np.nan, np.float32)
+    if texts:
+        columns = np.stack(texts)  # (m, d)
+        for number, image in enumerate(images):
+            found[number] = score(cosine(image[None, :], columns), kind)  # (1, d) with (m, d) -> (m,)
+    return found
 
 
 def as_floats(scores: Scores) -> list[float]:

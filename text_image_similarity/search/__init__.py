@@ -12,6 +12,7 @@ similarities. The search is exact.
 
 from __future__ import annotations
 
+from .calibrate import CatalogCalibration, Judgement
 from .catalog import Catalog, open_catalog
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .fields import Field
@@ -27,9 +28,11 @@ __all__ = [
     "AddReport",
     "CaptionDatabase",
     "Catalog",
+    "CatalogCalibration",
     "Field",
     "ImageDatabase",
     "ItemMatch",
+    "Judgement",
     "Match",
     "Matches",
     "ModelIdentity",

@@ -20,6 +20,7 @@ from ..errors import DatabaseError, InputTypeError, RowError
 from ..files import path_text
 from ..records import Progress
 from .answer import answer
+from .calibrate import CatalogCalibration, Judgement, calibrate
 from .fields import ERROR, Field
 from .filters import Exists, Filter, parse_filter
 from .ingest import AddReport, Ingest
@@ -305,6 +306,23 @@ class Catalog:
         """
         given = [parse_filter(where, self.fields) for where in filters]
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
+
+    def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
+        """Learn from judged pairs what a similarity means here, so that matches have a probability.
+
+        The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
+        searches find, not a choice of good ones.
+
+        Args:
+            judgements: Queries of one text or one picture, each with a product and whether it is what was looked for.
+
+        Returns:
+            For each kind of query that there is, `text` and `image`, its calibration, which is kept with the generation.
+
+        Raises:
+            UsageError: There are too few judgements of a kind, or they all have one score.
+        """
+        return calibrate(self._session, judgements)
 
     def _switch(self, state: str, otherwise: str) -> Generation:
         generation = next((found for found in self.generations if found.state == state), None)

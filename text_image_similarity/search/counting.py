@@ -14,7 +14,7 @@ from .query import Query
 Facets = dict[str, Mapping[Value, int]]
 
 
-class Source(Protocol):
+class Countable(Protocol):
     """What can count products that pass a filter: a store, or a ledger."""
 
     def count(self, where: Filter | None) -> int:
@@ -24,7 +24,7 @@ class Source(Protocol):
         """Return how many of them have each value of a field."""
 
 
-def count_passing(source: Source, query: Query, where: Filter | None) -> tuple[int, Facets]:
+def count_passing(source: Countable, query: Query, where: Filter | None) -> tuple[int, Facets]:
     """Return the total and the facets of all products that pass a filter."""
     facets = {name: _ordered(source.values(name, where)) for name in query.facets}
     if not query.group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..encoders import model_folder
@@ -25,7 +26,7 @@ class Meaning:
 
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
-        self._known: dict[str, Calibration | None] = {}
+        self._known: dict[str, Callable[[float], float] | None] = {}
 
     def probability(self, query: Query, similarity: float | None) -> float | None:
         """Return how often a product at this similarity is what a query looks for, 0..1; None where that is not known."""
@@ -33,18 +34,20 @@ class Meaning:
             return None
         if kind not in self._known:
             self._known[kind] = self._load(kind)
-        calibration = self._known[kind]
-        if calibration is None:
-            return None
-        return float(calibration.probability([similarity], prior=calibration.prior)[0])
+        probability = self._known[kind]
+        return None if probability is None else probability(similarity)
 
-    def _load(self, kind: str) -> Calibration | None:
-        measured = json.loads(self._generation.calibration or "{}")
-        if kind in measured:
+    def _load(self, kind: str) -> Callable[[float], float] | None:
+        measured = json.loads(self._generation.calibration or "{}").get(kind)
+        prior = None
+        if measured is not None:
             from ..metrics.calibration import Calibration  # with SciPy, which most searches do without
 
-            return Calibration(**measured[kind])
-        return load_calibration(self._generation.identity.model) if kind == "text" else None
+            curve: Calibration | None = Calibration(**measured["curve"])
+            prior = measured["prevalence"]
+        else:
+            curve = load_calibration(self._generation.identity.model) if kind == "text" else None
+        return None if curve is None else lambda similarity: float(curve.probability([similarity], prior=prior)[0])
 
 
 def kind_of(query: Query) -> str | None:

@@ -31,23 +31,22 @@ TYPES: Mapping[FieldKind, str] = {
 
 _PATIENCE_S = 60  # how long another process may be writing
 _CONNECT_S = 10
+_LEAST_PGVECTOR = (0, 8)  # whose searches go on until enough pictures pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # what was written before its lock was granted is seen
 }
-# By the beginning of PostgreSQL's error codes; none is that of a connection that is lost or was never made.
+_LOST = "; check the address, user, password and database, and that the server runs: what was acknowledged is kept"
+# By the beginning of PostgreSQL's error codes.
 _HINTS = {
-    "": "; check that the server runs and can be reached, and run the same again: what was acknowledged is kept",
-    "08": "; check that the server runs and can be reached, and run the same again: what was acknowledged is kept",
+    "08": _LOST,
+    "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
     "25006": "; this server only reads: name the one that it follows",
-    "28": "; check user and password",
-    "3D000": "; create the database first",
     "42501": "; ask the database's administrator for this right",
     "53100": "; nothing that was acknowledged is lost: make room, and run the same again",
     "53300": "; close other clients, or allow the server more connections",
     "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
     "57P": "; wait until the server is back, and run the same again: what was acknowledged is kept",
-    "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
     "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
 }
 
@@ -110,7 +109,7 @@ class Connections:
                 self._give_back(connection)
 
     @contextmanager
-    def locked(self, purpose: str, *, wait: bool = True, patience_s: int = 0) -> Iterator[PostgresTransaction | None]:
+    def locked(self, purpose: str, *, wait: bool = True, patience_s: float = 0) -> Iterator[PostgresTransaction | None]:
         """Run a block in a transaction that no other process runs for the same purpose and schema.
 
         Args:
@@ -120,7 +119,7 @@ class Connections:
         """
         with self.transaction(writes=True) as transaction:
             key = f"text_image_similarity/{self.schema}/{purpose}"
-            transaction.run(f"SET LOCAL lock_timeout = {patience_s * 1000:d}")
+            transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
             transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
             ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
@@ -138,6 +137,11 @@ class Connections:
             transaction.run(f"CREATE SCHEMA {self.quoted}")
         if not transaction.run("SELECT 1 FROM pg_extension WHERE extname = 'vector'"):
             transaction.run("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+        ((version,),) = transaction.run("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        if tuple(map(int, str(version).split(".")[:2])) < _LEAST_PGVECTOR:
+            raise DatabaseError(
+                f"{self} has pgvector {version}; update it to 0.8 or later: ALTER EXTENSION vector UPDATE"
+            )
 
     def close(self) -> None:
         """Close the connections that nobody uses; others are closed when they are given back."""
@@ -195,10 +199,9 @@ class Connections:
         try:
             yield
         except psycopg.Error as exc:
-            code = exc.sqlstate or ""
-            hint = next((hint for start, hint in _HINTS.items() if start and code.startswith(start)), "")
-            if not code and isinstance(exc, psycopg.OperationalError):
-                hint = _HINTS[""]
+            # Without a code the connection was never made, or broke.
+            code = exc.sqlstate or ("08" if isinstance(exc, psycopg.OperationalError) else "")
+            hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), "")
             lines = str(exc).strip().splitlines() or [type(exc).__name__]
             raise DatabaseError(f"{self} failed: {lines[0]}{hint}") from exc
 
@@ -211,7 +214,7 @@ class PostgresTransaction:
 
     def run(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one statement and return its rows."""
-        self.cursor.execute(cast(Any, sql), plain(values))
+        self.cursor.execute(cast(Any, sql), plain(values) if values else None)  # with None a % is itself
         return [restored(row) for row in self.cursor] if self.cursor.description else []
 
     def run_many(self, sql: str, rows: Iterable[Sequence[object]]) -> None:

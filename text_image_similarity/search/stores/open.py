@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from ...errors import ConfigError
+from ...system import require
 from ..fields import Field
 from .memory import MemoryStore
 from .protocol import Store
 
-_KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port, pgvector"
+_KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 
 def check_kind(kind: str) -> None:
-    """Raise a `ConfigError` unless a kind of store is known."""
-    if kind not in ("sqlite", "pgvector"):
+    """Raise a `ConfigError` unless a kind of store is known and complete."""
+    if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
+        return
+    if not kind.startswith(("qdrant://", "qdrants://")):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
+    if not urlsplit(kind).hostname or not _name(kind):
+        raise ConfigError(
+            f"store={kind!r} needs a host and a name of its own for the catalogue's collections: qdrant://host:6333/name"
+        )
 
 
 def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], embed_dim: int) -> Store:
@@ -33,8 +42,31 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         DatabaseError: It cannot be opened.
     """
     check_kind(kind)
+    if kind.startswith("lancedb"):
+        require("a catalogue in LanceDB", "lancedb", extra="search")
+        from .lancedb import LanceStore
+
+        return LanceStore(_folder(kind, place, generation), fields, embed_dim)
+    if kind.startswith("qdrant"):
+        require("a catalogue in Qdrant", "qdrant_client", extra="search")
+        from .qdrant import QdrantStore, connect
+
+        return QdrantStore(connect(kind), f"{_name(kind)}-{generation}", fields, embed_dim)
     if kind == "pgvector":
         from .pgvector import PgVectorStore
 
         return PgVectorStore(place, generation, fields, embed_dim)
     return MemoryStore(fields, embed_dim)
+
+
+def _folder(kind: str, place: str, generation: int) -> str:
+    uri = kind.removeprefix("lancedb").removeprefix(":")
+    if not uri and not Path(place).is_dir():
+        raise ConfigError(
+            f"{place} is not a folder that LanceDB could keep vectors in; name one: store='lancedb:<URI>'"
+        )
+    return f"{(uri or place).rstrip('/')}/vectors-{generation}"
+
+
+def _name(kind: str) -> str:
+    return urlsplit(kind).path.strip("/")

@@ -12,18 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from ...similarity import Embeddings, cosine
+from ...similarity import Embeddings
 from ..fields import Field, Value
 from ..filters import Filter
 from ..filters.postgres import PostgresWriter
 from ..filters.sql import column_names, compile_sql
 from ..postgres import TYPES, Connections, PostgresTransaction, plain
+from .exact import Block, ranked
 from .protocol import Changes, Hits
 
 _MOST_DIMENSIONS = 2000  # that pgvector's indexes take
 _SLACK = 1e-5  # how far apart PostgreSQL's sums and ours may be
-_MORE = 16  # pictures asked for beyond the limit, because order at its end may differ
-_EFFORT = (200, 1000)  # the least and the most of hnsw.ef_search
+_EXACT_UP_TO = (
+    50_000  # pictures that pass a filter: to compare them all takes no longer than the graph does, for the same recall
+)
+_EFFORT = "1000"  # the most that pgvector allows; 400 lost whole clusters now and then
+# Pictures asked for beyond the limit. Under a filter the graph finds better ones late, in particular where what passes is
+# unlike the query.
+_MORE, _MORE_FILTERED = 16, 290
 _COPY = {"text": "text", "number": "float8", "bool": "bool", "date": "float8", "texts": "text[]"}
 
 
@@ -75,15 +81,19 @@ class PgVectorStore:
     ) -> list[Hits]:
         condition, found = self._where(where), []
         with self._connections.transaction(vectors=True) as transaction:
-            if graph := not exact and limit is not None and self.approximates:
-                effort = min(max(_EFFORT[0], 2 * (limit or 0)), _EFFORT[1])
-                transaction.run(
-                    "SELECT set_config('hnsw.iterative_scan', 'strict_order', true), set_config('hnsw.ef_search', %s, true)",
-                    (str(effort),),
+            graph = not exact and self.approximates and (where is None or self._is_much(transaction, condition))
+            if graph:
+                # They are put in order here, so there is no need to lose those that come late.
+                settings = (
+                    "set_config('hnsw.iterative_scan', 'relaxed_order', true), set_config('hnsw.ef_search', %s, true)"
                 )
+                transaction.run(f"SELECT {settings}", (_EFFORT,))
             for query in queries:
-                rows = self._nearest(transaction, query, condition, limit) if graph and limit is not None else []
-                if limit is None or len(rows) < limit:
+                rows = None
+                if graph and limit is not None:
+                    more = _MORE if where is None else _MORE_FILTERED
+                    rows = self._nearest(transaction, query, condition, limit + more)
+                if rows is None or len(rows) < (limit or 0):
                     rows = self._all_near(transaction, query, condition, limit, least)
                 found.append(_hits(query, rows, limit, least))
         return found
@@ -180,6 +190,12 @@ class PgVectorStore:
                 slot, vector = int(changes.slots[picture]), changes.vectors[picture]
                 copy.write_row((int(number), slot, bool(leading), *values, vector))
 
+    def _is_much(self, transaction: PostgresTransaction, where: tuple[str, list[object]]) -> bool:
+        """Say whether more pictures pass a filter than are worth comparing one by one."""
+        condition, values = where
+        some = f"SELECT FROM {self._table} WHERE {condition} LIMIT {_EXACT_UP_TO + 1}"
+        return int(transaction.run(f"SELECT count(*) FROM ({some})", values)[0][0]) > _EXACT_UP_TO
+
     def _nearest(
         self, transaction: PostgresTransaction, query: Embeddings, where: tuple[str, list[object]], limit: int
     ) -> list[tuple[Any, ...]]:
@@ -187,7 +203,7 @@ class PgVectorStore:
         condition, values = where
         return transaction.run(
             f"SELECT number, slot, embedding FROM {self._table} WHERE {condition} ORDER BY embedding <=> %s LIMIT %s",
-            [*values, query, limit + _MORE],
+            [*values, query, limit],
         )
 
     def _all_near(
@@ -214,9 +230,4 @@ def _hits(query: Embeddings, rows: list[tuple[Any, ...]], limit: int | None, lea
     numbers = np.array([row[0] for row in rows], np.int64)
     slots = np.array([row[1] for row in rows], np.int64)
     vectors = np.array([row[2].to_numpy() for row in rows], np.float32).reshape(len(rows), len(query))  # (n, d)
-    cosines = cosine(query[None, :], vectors)  # (n,)
-    order = np.lexsort((slots, numbers, -cosines))
-    order = order[cosines[order] >= least]
-    if limit is not None and limit < len(order):
-        order = order[cosines[order] >= cosines[order[limit - 1]]]
-    return Hits(numbers[order], slots[order], cosines[order])
+    return ranked(query, Block(numbers, slots, vectors), limit, least)

@@ -1,0 +1,109 @@
+"""What similarities mean in one catalogue: a calibration from queries of which somebody knows the products."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ..errors import RowError, UsageError
+from ..metrics.calibration import Calibration, fit_calibration
+from ..similarity import cosine
+from .ledger import Generation
+from .query import Query, Term
+from .session import Session
+from .vectors import encode
+
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judgement:
+    """What somebody said of a query and a product.
+
+    Args:
+        term: The query: one text or one picture.
+        product: The product's id.
+        match: Whether the product is what the query looks for.
+    """
+
+    term: Term
+    product: str
+    match: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogCalibration:
+    """What similarities of one kind of query mean in a catalogue.
+
+    Args:
+        curve: From cosine to probability, where half of all pairs match.
+        prevalence: Share of matching pairs among those judged, which moves the curve, 0..1.
+        left_out: Judgements whose query, product or picture could not be used.
+    """
+
+    curve: Calibration
+    prevalence: float
+    left_out: int
+
+    def probability(self, similarity: float) -> float:
+        """Return the probability that a product at a similarity is what was looked for."""
+        return float(self.curve.probability([similarity], prior=self.prevalence)[0])
+
+
+def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:
+    """Fit what similarities mean to judged pairs, and keep it with the live generation.
+
+    The share of matching pairs among the judgements is taken for that among all pairs that will be asked about: judge what
+    searches find, not a choice of good ones.
+
+    Returns:
+        For each kind of query that there is, `text` and `image`, its calibration.
+
+    Raises:
+        UsageError: There are too few judgements of a kind, or they all have one score.
+    """
+    generation = session.generations.live()
+    scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+    left_out = 0
+    given = list(judgements)
+    for start in range(0, len(given), _BATCH):
+        part = given[start : start + _BATCH]
+        for judged, similarity in zip(part, _similarities(session, generation, part), strict=True):
+            if similarity is None:
+                left_out += 1
+            else:
+                scores[judged.term.kind][judged.match].append(similarity)
+    found = {}
+    for kind, (mismatching, matching) in scores.items():
+        try:
+            curve = fit_calibration(np.array(matching), np.array(mismatching), model=generation.identity.model)
+        except ValueError as exc:
+            raise UsageError(f"the {kind} queries cannot be calibrated: {exc}") from exc
+        found[kind] = CatalogCalibration(curve, len(matching) / (len(matching) + len(mismatching)), left_out)
+    if not found:
+        raise UsageError(f"none of the {len(given):,} judgements can be used: their queries or products have no vector")
+    kept = {kind: {"curve": asdict(each.curve), "prevalence": each.prevalence} for kind, each in found.items()}
+    session.generations.calibrate(generation.number, json.dumps(kept))
+    return found
+
+
+def _similarities(session: Session, generation: Generation, part: Sequence[Judgement]) -> list[float | None]:
+    """Return the similarity of each query with its product's best picture; None where one of them has no vector."""
+    queries = [Query(judged.term) for judged in part]
+    encoded = encode(queries, session.scorer(generation), session.ledger, generation)
+    products = session.ledger.get([judged.product for judged in part])
+    pictures = session.ledger.pictures(generation.number, [found.number for found in products.values()])
+    similarities: list[float | None] = []
+    for judged, query in zip(part, encoded, strict=True):
+        product = products.get(judged.product)
+        vectors = [each.vector for each in pictures.get(product.number, [])] if product is not None else []
+        there = [vector for vector in vectors if vector is not None]
+        if isinstance(query, RowError) or not there:
+            similarities.append(None)
+        else:
+            similarities.append(float(cosine(query.fused[None, :], np.stack(there)).max()))
+    return similarities
