@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .options import add_force, add_log_options, add_model_options, add_runtime_options, config_of, progress_bar
+from .generations import add_generation_actions
+from .options import add_force, add_log_options, add_model_options, config_of, progress_bar
 from .products import (
-    add_catalog_argument,
+    add_action,
     add_encoding_options,
     add_product_columns,
+    add_reading_options,
     add_table_options,
     added_table,
     columns_of,
@@ -31,7 +32,7 @@ from .terminal import lay_out, shown
 if TYPE_CHECKING:
     from ..search import Catalog
 
-Subparsers = Any  # argparse keeps its name to itself
+Subparsers = Any
 _TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
 
 
@@ -40,32 +41,20 @@ def add(commands: Subparsers) -> dict[str, argparse.ArgumentParser]:
     text = "Make a catalogue of products that are found by picture, by text or by both, and look after it."
     command = commands.add_parser("catalog", help=text, description=text)
     actions = command.add_subparsers(required=True, metavar="ACTION")
-    for each in (_create, _add, _delete, _show, _export, _optimize, _reindex, _switch, _rollback, _drop, _check):
+    for each in (_create, _add, _delete, _show, _export, _optimize):
         each(actions)
+    add_generation_actions(actions)
     return {f"catalog {name}": parser for name, parser in actions.choices.items()}
 
 
-def _parser(
+def _reading(
     actions: Subparsers, name: str, text: str, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    add_catalog_argument(parser)
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _quiet_parser(
-    actions: Subparsers, name: str, text: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    parser = _parser(actions, name, text, run)
-    add_runtime_options(parser)
-    add_log_options(parser)
-    parser.set_defaults(limits=[])
-    return parser
+    return add_reading_options(add_action(actions, name, text, run))
 
 
 def _create(actions: Subparsers) -> None:
-    parser = _parser(actions, "create", "Make an empty catalogue.", run_create)
+    parser = add_action(actions, "create", "Make an empty catalogue.", run_create)
     parser.add_argument(
         "--field",
         metavar="NAME[:KIND]",
@@ -109,19 +98,23 @@ def run_create(options: argparse.Namespace) -> int:
 def _guessed(options: argparse.Namespace) -> list[Any]:
     if options.fields_from is None:
         return []
-    from ..search import guess_fields
+    from ..search import open_source
 
-    return list(guess_fields(options.fields_from, columns_of(options), config_of(options).dialect))
+    return list(open_source(options.fields_from, columns_of(options), config_of(options).dialect).guess_fields())
 
 
 def _add(actions: Subparsers) -> None:
     text = "Add the products of a table, or replace those with the same ids; the same command resumes what was interrupted."
-    parser = _parser(actions, "add", text, run_add)
+    parser = add_action(actions, "add", text, run_add)
     parser.add_argument("table", metavar="TABLE", nargs="?", help=_TABLE)
     parser.add_argument(
-        "--retry", action="store_true", help="read pictures again that failed, afterwards, or without TABLE nothing else"
+        "--retry",
+        action="store_true",
+        help="read pictures again that failed, afterwards, or without TABLE nothing else",
     )
-    parser.add_argument("--strict", action="store_true", help="exit with 4 if any product was refused or any picture failed")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 4 if any product was refused or any picture failed"
+    )
     add_table_options(parser)
     add_encoding_options(parser)
     parser.set_defaults(interrupted="what is written is kept, and the same command goes on from there")
@@ -131,11 +124,11 @@ def run_add(options: argparse.Namespace) -> int:
     """Add products, and return the exit code: 4 if none could be added."""
     if options.table is None and not options.retry:
         raise UsageError("name a table of products, or retry the pictures that failed with --retry")
-    from ..search import guess_fields
+    from ..search import open_source
     from ..search.opening import is_catalog
 
     if options.table is not None and not is_catalog(options.catalog):
-        fields = guess_fields(options.table, columns_of(options), config_of(options).dialect)
+        fields = open_source(options.table, columns_of(options), config_of(options).dialect).guess_fields()
         raise UsageError(
             f"there is no catalogue at {options.catalog}; make one for this table with: {create_command(options.catalog, fields)}"
         )
@@ -159,9 +152,11 @@ def run_add(options: argparse.Namespace) -> int:
 
 
 def _delete(actions: Subparsers) -> None:
-    parser = _quiet_parser(actions, "delete", "Remove products by their ids.", run_delete)
+    parser = _reading(actions, "delete", "Remove products by their ids.", run_delete)
     parser.add_argument("ids", metavar="ID", nargs="*", help="a product's id")
-    parser.add_argument("--from", dest="ids_file", metavar="FILE", type=Path, help="a text file with an id on each line")
+    parser.add_argument(
+        "--from", dest="ids_file", metavar="FILE", type=Path, help="a text file with an id on each line"
+    )
 
 
 def run_delete(options: argparse.Namespace) -> int:
@@ -185,7 +180,7 @@ def run_delete(options: argparse.Namespace) -> int:
 
 
 def _show(actions: Subparsers) -> None:
-    parser = _quiet_parser(actions, "show", "Say what a catalogue holds, or what is known of a product.", run_show)
+    parser = _reading(actions, "show", "Say what a catalogue holds, or what is known of a product.", run_show)
     parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it the catalogue itself is shown")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 
@@ -201,7 +196,11 @@ def run_show(options: argparse.Namespace) -> int:
                 raise UsageError(f"there is no product {options.id!r} in {options.catalog}")
             found = product.as_dict()
             fields = found.pop("fields")
-            lines = [(name, shown(value, 1000)) for name, value in (*found.items(), *fields.items()) if value not in (None, "", [])]
+            lines = [
+                (name, shown(value, 1000))
+                for name, value in (*found.items(), *fields.items())
+                if value not in (None, "", [])
+            ]
             text = json.dumps(product.as_dict()) if options.json else lay_out(lines)
         sys.stdout.write(text + "\n")
     return 0
@@ -219,7 +218,10 @@ def _summary(catalog: Catalog, place: str) -> str:
             ("fields", shown(fields, 2000)),
             ("store", found["store"]),
             *(
-                (f"generation {each['number']}", f"{each['state']}, {each['model']}, {each['embed_dim']} numbers a vector")
+                (
+                    f"generation {each['number']}",
+                    f"{each['state']}, {each['model']}, {each['embed_dim']} numbers a vector",
+                )
                 for each in found["generations"]
             ),
         ]
@@ -227,7 +229,7 @@ def _summary(catalog: Catalog, place: str) -> str:
 
 
 def _export(actions: Subparsers) -> None:
-    parser = _quiet_parser(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
+    parser = _reading(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
     parser.add_argument("out", metavar="OUT", help="table to write, in the format its name says")
     parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
     add_product_columns(parser, images="column for the references to pictures; by default `images`")
@@ -245,7 +247,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 def _optimize(actions: Subparsers) -> None:
     text = "Give back space, and build what makes searches fast, after many changes."
-    _quiet_parser(actions, "optimize", text, run_optimize)
+    _reading(actions, "optimize", text, run_optimize)
 
 
 def run_optimize(options: argparse.Namespace) -> int:

@@ -42,9 +42,8 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (score, evaluate, train, serve, match):
         command.add(commands)
-    found = dict(commands.choices)
-    found.update(catalog.add(commands))
-    return parser, found
+    actions = catalog.add(commands)
+    return parser, {name: found for name, found in commands.choices.items() if name != "catalog"} | actions
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal
 
-from ..errors import UsageError
+from ..config import Config
 from .options import (
     add_base_dir,
     add_dialect,
@@ -21,13 +21,29 @@ from .options import (
 )
 from .terminal import lay_out, shown
 
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+_KINDS: tuple[Literal["text", "number", "bool", "date", "texts"], ...] = ("text", "number", "bool", "date", "texts")
+
 if TYPE_CHECKING:
     from ..search import AddReport, Catalog, Field, ProductColumns
 
 
-def add_catalog_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a catalogue."""
+def add_action(
+    actions: Subparsers[argparse.ArgumentParser], name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add an action of `catalog`, with the argument that names the catalogue."""
+    parser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options of an action that encodes nothing, and return its parser."""
+    add_log_options(parser)
+    parser.set_defaults(limits=[])
+    return parser
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +51,7 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
     add_runtime_options(parser)
     add_base_dir(parser)
     add_fetch_options(parser)
-    add_worker_options(parser, io_workers=16)
+    add_worker_options(parser, io_workers=Config().io_workers)
     add_log_options(parser)
 
 
@@ -86,8 +102,8 @@ def columns_of(options: argparse.Namespace) -> ProductColumns:
     )
 
 
-def open_existing(options: argparse.Namespace, table: str | None = None) -> Catalog:
-    """Open the catalogue that the options name; where there is none, say how it could be made for a table."""
+def open_existing(options: argparse.Namespace) -> Catalog:
+    """Open the catalogue that the options name."""
     from ..search import open_catalog
 
     return open_catalog(options.catalog, config=replace(config_of(options), model="mini"))
@@ -103,13 +119,10 @@ def create_command(place: str, fields: Sequence[Field]) -> str:
 def declared_field(text: str) -> Field:
     """Read `NAME` or `NAME:KIND`; what stands behind the last colon and is not a kind belongs to the name."""
     from ..search import Field
-    from ..search.fields import FieldKind
 
     name, _, kind = text.rpartition(":")
-    try:
-        return Field(name, kind) if name and kind in get_args(FieldKind) else Field(text)
-    except UsageError as problem:
-        raise argparse.ArgumentTypeError(str(problem)) from None
+    found = next((each for each in _KINDS if each == kind and name), None)
+    return Field(text) if found is None else Field(name, found)
 
 
 def added_table(report: AddReport, catalog: str, products: int) -> str:

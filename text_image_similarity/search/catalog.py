@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
+from typing import Any
 from unicodedata import normalize
 
 from ..config import Config
 from ..encoders import Encoder
-from ..errors import DatabaseError, InputTypeError, RowError
+from ..errors import InputTypeError, RowError
 from ..files import path_text
 from ..records import Progress
 from .answer import answer
 from .calibrate import CatalogCalibration, Judgement, calibrate
+from .description import describe
 from .fields import ERROR, Field
 from .filters import Exists, Filter, parse_filter
 from .ingest import AddReport, Ingest
@@ -31,7 +33,7 @@ from .product_sources import open_source
 from .products import Product
 from .query import Matches, Query
 from .recall import RecallReport, measure_recall
-from .reindex import ReindexReport, complete, reindex
+from .reindex import ReindexReport, reindex, switch_to
 from .session import Session
 from .table_export import export_table
 from .table_ingest import add_table
@@ -110,6 +112,10 @@ class Catalog:
         """The models that the catalogue has vectors of, the oldest first."""
         return self._session.generations.all()
 
+    def describe(self) -> dict[str, Any]:
+        """Return what the catalogue is and holds, in values that JSON holds; `failures` counts products by their first error."""
+        return describe(self._session)
+
     def close(self) -> None:
         """Close files, connections and threads."""
         self._session.close()
@@ -146,8 +152,8 @@ class Catalog:
     ) -> AddReport:
         """Add the products of a table or of a MongoDB collection, one a row, as `add` does.
 
-        A call that is interrupted, killed too, goes on behind the last row that was written; after a call that ended, the same one
-        looks at every row again. Relative references start from `Config.base_dir`, else from the table's folder.
+        The same call goes on where one was interrupted, or killed; after one that ended it looks at every row again. Relative
+        references start from `Config.base_dir`, else from the table's folder.
 
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
@@ -158,8 +164,7 @@ class Catalog:
         Raises:
             UsageError: There is no such table, or a column is missing.
             TableError: The table cannot be read, or was changed meanwhile.
-            StoppedError: `stop` said yes.
-            ModelError, DatabaseError: As for `add`.
+            StoppedError, ModelError, DatabaseError: `stop` said yes, or as for `add`.
         """
         source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
         return add_table(self._session, source, progress=progress, stop=stop)
@@ -175,8 +180,8 @@ class Catalog:
         """Write products as a table, which `add_table` reads again, and return how many there are.
 
         Args:
-            out: A file, whose name says the format.
-            columns: What its columns are called, where not id, name, description, group, images, and as the fields.
+            out: A file; its name says the format.
+            columns: What its columns are to be called.
             where: Which products; None is all of them.
             force: Whether a file that is there is replaced.
 
@@ -280,7 +285,7 @@ class Catalog:
         Raises:
             DatabaseError: There is none that is ready.
         """
-        return self._switch("ready", "there is no generation to switch to; build one with reindex")
+        return switch_to(self._session, "ready", "there is no generation to switch to; build one with reindex")
 
     def rollback(self) -> Generation:
         """Let the generation answer again that did so before the last `switch`.
@@ -288,7 +293,7 @@ class Catalog:
         Raises:
             DatabaseError: There is none.
         """
-        return self._switch("kept", "there is no generation to go back to")
+        return switch_to(self._session, "kept", "there is no generation to go back to")
 
     def drop(self) -> list[int]:
         """Remove all generations but the one that answers, and return their numbers."""
@@ -323,13 +328,3 @@ class Catalog:
             UsageError: There are too few judgements of a kind, or they all have one score.
         """
         return calibrate(self._session, judgements)
-
-    def _switch(self, state: str, otherwise: str) -> Generation:
-        generation = next((found for found in self.generations if found.state == state), None)
-        if generation is None:
-            raise DatabaseError(otherwise)
-        self._session.store(generation)  # so that the first query need not wait for it
-        while not self._session.generations.switch(generation.number):
-            for _ in complete(self._session, generation, ReindexReport(generation.number)):
-                pass
-        return self._session.generations.live()

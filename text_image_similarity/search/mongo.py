@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from ..errors import TableError, UsageError
 from ..system import require
 from .fields import Field
+from .guessing import guess_fields
 from .product_columns import ProductColumns, RowReader, read_columns
 from .product_tables import NumberedProduct, product_or_reason
 
@@ -65,6 +66,14 @@ class MongoCollection:
         with self._failing():
             for number, document in enumerate(islice(self._documents(), start, None), start + 1):
                 yield number, product_or_reason(reader, _plain(document), number)
+
+    def guess_fields(self) -> tuple[Field, ...]:
+        """Return what the members beside id, name, description, group and pictures hold, by the first documents."""
+        known = self._reader(()).columns
+        with self._failing():
+            documents = [_plain(document) for document in self._documents().limit(_LOOKED_AT)]
+        others = [name for name in dict.fromkeys(name for found in documents for name in found) if name not in known]
+        return guess_fields(others, [{name: [found.get(name) for found in documents] for name in others}])
 
     def check_unchanged(self) -> None:
         """Do nothing: a collection may change while it is read."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,16 +10,12 @@ from typing import Any, Protocol
 from ..config import Dialect
 from ..errors import TableError, UsageError
 from ..formats import Table, columns_of, folder_of, open_table, state_of
-from ..records import is_missing
-from .fields import Field, FieldKind
-from .product_columns import ProductColumns, RowReader, json_list, read_columns
+from .fields import Field
+from .guessing import guess_fields
+from .product_columns import ProductColumns, RowReader, read_columns
 from .products import Product
 
 _AT_ONCE = 256  # rows in memory
-_GUESSED: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # the first that all values fit
-_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?", re.ASCII)
-_CODE = re.compile(r"[-+]?0\d", re.ASCII)  # as article numbers and postal codes begin
-_MOST_FIELDS = 64
 
 # The number of a row, counted from 1, with its product or with why it has none.
 NumberedProduct = tuple[int, Product | UsageError]
@@ -54,6 +49,9 @@ class ProductSource(Protocol):
         Raises:
             UsageError: One is not.
         """
+
+    def guess_fields(self) -> tuple[Field, ...]:
+        """Return what the columns beside id, name, description, group and pictures hold, by their values."""
 
     def check_unchanged(self) -> None:
         """Make sure that what was read is what it was at first.
@@ -111,22 +109,12 @@ class ProductTable:
             raise TableError(f"{self.place} was changed while it was read; run the same command again")
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return what the columns beside id, name, description, group and pictures hold, by their values."""
         there = columns_of(self._table)
-        reader = self._reader(())
-        others = [name for name in dict.fromkeys(there) if name not in reader.columns and there.count(name) == 1]
-        kinds = {name: list(_GUESSED) for name in others if 0 < len(name) <= 200 and not name.startswith("_")}
-        for rows in self._table.read(0, _AT_ONCE):
-            for name, fitting in kinds.items():
-                if fitting:
-                    fitting[:] = _fitting(name, fitting, rows.column(name))
-        # A column without any value fits all kinds.
-        found = [
-            Field(name, "text" if fitting == list(_GUESSED) else fitting[0])
-            for name, fitting in kinds.items()
-            if fitting
-        ]
-        return tuple(found[:_MOST_FIELDS])
+        known = self._reader(()).columns
+        others = [name for name in there if name not in known and there.count(name) == 1]
+        return guess_fields(
+            others, ({name: rows.column(name) for name in others} for rows in self._table.read(0, _AT_ONCE))
+        )
 
     def _reader(self, declared: Sequence[Field]) -> RowReader:
         return read_columns(self._chosen, declared, columns_of(self._table), self.place)
@@ -141,26 +129,3 @@ def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Pr
         return reader.product(row)
     except UsageError as problem:
         return UsageError(f"row {number:,}: {problem}")
-
-
-def _fitting(name: str, kinds: Sequence[FieldKind], values: Iterable[Any]) -> list[FieldKind]:
-    given = [value for value in values if not is_missing(value) and value != ""]
-    return [kind for kind in kinds if all(_fits(Field(name, kind), value) for value in given)]
-
-
-def _fits(declared: Field, value: Any) -> bool:
-    """Say whether a value is one of a field's kind, and not of another one that it could also be read as."""
-    match declared.kind, value:
-        case "number", str() if _CODE.match(value):
-            return False
-        case "date", str() if not _DATE.fullmatch(value.strip()):
-            return False
-        case "texts", str():
-            return json_list(value) is not None
-        case "text", str() if json_list(value) is not None:
-            return False
-    try:
-        declared.stored(value)
-    except UsageError:
-        return False
-    return True
