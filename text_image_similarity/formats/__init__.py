@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
-from .names import ending_of, format_of
+from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import ArrowRows, JsonRows, Rows, dump
@@ -33,6 +33,7 @@ __all__ = [
     "Output",
     "Rows",
     "Table",
+    "TableKind",
     "check_apart",
     "check_columns",
     "check_no_columns",

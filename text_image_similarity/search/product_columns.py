@@ -7,7 +7,6 @@ it, or texts with `|` between them.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,6 +21,7 @@ from .products import Product, fields_as_json
 
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
+_WHOLE = 1e15  # below it a float that is whole is kept as an integer, which all formats spell alike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,19 +199,18 @@ def _text(value: object, column: str) -> str:
 
 def _given(declared: Field, value: Any) -> Any:
     """Return a cell as a product keeps it: CSV's texts as the field's kind has them, and nothing that JSON cannot hold."""
-    if isinstance(value, Decimal):
-        return value if is_missing(value) else str(value) if declared.kind == "text" else float(value)
     if isinstance(value, date):
         return value.isoformat()
-    if declared.kind == "texts":
-        return cell_texts(value)
-    if isinstance(value, str):
-        match declared.kind:
-            case "number" if value.strip():
-                number = declared.stored(value)
-                return int(value) if re.fullmatch(r"[-+]?\d{1,15}", value.strip(), re.ASCII) else number
-            case "bool" if value.strip():
-                return declared.stored(value)
-            case "number" | "bool" | "date":
-                return value.strip()
+    if isinstance(value, Decimal) and not is_missing(value):
+        value = str(value) if declared.kind == "text" else float(value)
+    match declared.kind:
+        case "texts":
+            return cell_texts(value)
+        case "number" | "bool" | "date" if isinstance(value, str) and not value.strip():
+            return None
+        case "number":
+            number = declared.stored(value)
+            return int(number) if isinstance(number, float) and abs(number) < _WHOLE and number.is_integer() else number
+        case "bool":
+            return declared.stored(value)
     return value

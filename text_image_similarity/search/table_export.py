@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,14 @@ import pyarrow as pa
 
 from ..errors import TableError, UsageError
 from ..files import whole_file
-from ..formats import ArrowRows, JsonRows, Rows, dump, format_of, is_url, local_path, writer_for
+from ..formats import ArrowRows, JsonRows, Rows, TableKind, dump, format_of, is_url, local_path, writer_for
 from ..records import is_missing
 from .fields import Field, FieldKind
 from .product_columns import ProductColumns
 from .products import Product
 
 _AT_ONCE = 1000  # products in memory
+_QUOTE = re.compile(r'\\(["\\])')
 _TYPES: dict[FieldKind, pa.DataType] = {
     "text": pa.string(),
     "number": pa.float64(),
@@ -64,7 +66,7 @@ def export_table(
             whole_file(path) as whole,
         ):
             parts: list[Path] = []
-            for rows in _parts(products, shape, declared, schema if kind == "parquet" else None):
+            for rows in _parts(products, shape, declared, kind, schema):
                 count += len(rows)
                 parts.append(Path(folder, f"{len(parts)}.{kind}"))
                 parts[-1].write_bytes(writer.part(rows, [()] * len(rows)))
@@ -97,23 +99,28 @@ def _parts(
     products: Iterable[Product],
     shape: Sequence[tuple[str, FieldKind]],
     declared: Sequence[Field],
-    schema: pa.Schema | None,
+    kind: TableKind,
+    schema: pa.Schema,
 ) -> Iterator[Rows]:
-    """Yield products as rows: with lists and numbers as Parquet has them if there is a schema, else as JSON has them."""
+    """Yield products as rows: with lists and numbers as Parquet has them, as JSON has them, or as text."""
     names = [name for name, _ in shape]
-    kinds = {name: "json" if kind == "texts" else "string" for name, kind in shape}
     source, first = iter(products), 1
     while chunk := list(islice(source, _AT_ONCE)):
-        rows = [_values(product, declared, stored=schema is not None) for product in chunk]
-        if schema is not None:
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)
-            ]
+        rows = [_values(product, declared, stored=kind == "parquet") for product in chunk]
+        if kind == "parquet":
+            columns = [pa.array(column, at.type) for column, at in zip(zip(*rows, strict=True), schema, strict=True)]
             yield ArrowRows(pa.record_batch(columns, schema=schema))
         else:
+            if kind != "jsonl":
+                rows = [[_list_as_text(value) if isinstance(value, list) else value for value in row] for row in rows]
             values = [dict(zip(names, row, strict=True)) for row in rows]
-            yield JsonRows(first, kinds, [dump(row) for row in values], values)  # type: ignore[arg-type]  # of these kinds
+            yield JsonRows(first, dict.fromkeys(names, "json"), [dump(row) for row in values], values)
         first += len(chunk)
+
+
+def _list_as_text(texts: list[str]) -> str:
+    """Write a list as JSON without a backslash before a quotation mark, which CSV's dialects understand differently."""
+    return _QUOTE.sub(lambda found: f"\\u{ord(found[1]):04x}", dump(texts))
 
 
 def _values(product: Product, declared: Sequence[Field], *, stored: bool) -> list[Any]:
