@@ -19,9 +19,13 @@ KILLS = int(os.environ.get("KILLS", "5"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("store", ["sqlite", "lancedb"])
-def test_nothing_that_was_acknowledged_is_lost_by_a_kill(store: str, tmp_path: Path) -> None:
-    place = tmp_path / "shop.catalog"
+@pytest.mark.parametrize("store", ["sqlite", "lancedb", "pgvector"])
+def test_nothing_that_was_acknowledged_is_lost_by_a_kill(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = str(tmp_path / "shop.catalog")
+    if store == "pgvector":
+        place = request.getfixturevalue("postgres_url")
     draw = random.Random(7)
     known: dict[str, int | None] = {}  # the acknowledged green of each product, None where it was deleted
     for kill in range(KILLS):
@@ -30,10 +34,10 @@ def test_nothing_that_was_acknowledged_is_lost_by_a_kill(store: str, tmp_path: P
 
 
 def _run_until_killed(
-    place: Path, store: str, seed: str, steps: int, known: dict[str, int | None]
+    place: str, store: str, seed: str, steps: int, known: dict[str, int | None]
 ) -> dict[str, int | None]:
     """Let a process take some steps and kill it in the next one; return what that one may have done."""
-    arguments = [sys.executable, "-m", "tests.search.crashing", str(place), store, seed]
+    arguments = [sys.executable, "-m", "tests.search.crashing", place, store, seed]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -62,8 +66,8 @@ def _effect(line: list[str]) -> dict[str, int | None]:
     return dict.fromkeys(line[1:]) if line[0] == "delete" else {}
 
 
-def _check(place: Path, known: dict[str, int | None], uncertain: dict[str, int | None]) -> None:
-    with open_shop(str(place)) as catalog:
+def _check(place: str, known: dict[str, int | None], uncertain: dict[str, int | None]) -> None:
+    with open_shop(place) as catalog:
         products = {product.id: product for product in catalog.products()}
         assert len(products) == len(catalog)
         for id in known | uncertain:

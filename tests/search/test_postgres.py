@@ -108,6 +108,11 @@ def test_schemas_that_cannot_be(postgres_url: str, schema: str) -> None:
         Connections(f"{postgres_url.partition('&')[0]}&schema={schema}")
 
 
+def test_places_that_are_not_in_postgres() -> None:
+    with pytest.raises(UsageError, match=r"'shop.catalog' is not in PostgreSQL"):
+        Connections("shop.catalog")
+
+
 def test_schemas_of_any_name_are_apart(postgres_url: str) -> None:
     server = postgres_url.partition("&")[0]
     for schema in ("a", "A", "select", 'it\'s "quoted" % 😀', "public.a"):
@@ -194,5 +199,6 @@ def test_a_catalogue_in_postgres(postgres_url: str) -> None:
         with open_catalog(postgres_url, encoder=ColourEncoder()) as other:
             assert [match.product.id for match in other.match(Query("red", top_k=1))] == ["red"]
             assert other.delete("red") == 1
+            other.optimize()
         assert "red" not in [match.product.id for match in catalog.match(Query("red"))]
         assert [match.product.id for match in catalog.match(Query("red", where="price >= 2"))] == ["blue"]

@@ -67,6 +67,8 @@ class Connections:
         require("a catalogue in PostgreSQL", "psycopg", "pgvector", extra="search")
         from psycopg import sql
 
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise UsageError(f"{url!r:.100} is not in PostgreSQL: a place there begins with postgresql://")
         self._url, schema = _without_schema(url)
         if not 0 < len(schema.encode()) < 64 or "\0" in schema or schema.startswith("pg_"):
             raise UsageError(
@@ -120,15 +122,17 @@ class Connections:
         with self.transaction(writes=True) as transaction:
             key = f"text_image_similarity/{self.schema}/{purpose}"
             transaction.run(f"SET LOCAL lock_timeout = {int(patience_s * 1000)}")
-            transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             lock = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
             ((got,),) = transaction.run(f"SELECT {lock}(hashtextextended(%s, 0))::text", (key,))
+            # Last, because its snapshot would stay until the next statement, and CREATE INDEX CONCURRENTLY wait for that.
+            transaction.run("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield None if got == "false" else transaction
 
     @contextmanager
     def alone(self) -> Iterator[Cursor[Any]]:
         """Run statements that cannot be part of a transaction, on a connection of their own without a schema."""
         with self._failing(), closing(self._open()) as connection, connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {_PATIENCE_S * 1000:d}".encode())
             yield cursor
 
     def make_schema(self, transaction: PostgresTransaction) -> None:

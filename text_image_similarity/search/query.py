@@ -19,7 +19,6 @@ from .filters import Filter
 from .products import Product
 
 FusionKind = Literal["sum", "rrf"]
-MOST_RESULTS = 10_000  # that one query can reach, over all its pages
 _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 
 
