@@ -140,7 +140,7 @@ def _open(options: argparse.Namespace, config: Config) -> Catalog:
     for reason in report.refusals:
         logger.warning("%s", reason)
     for code, count in report.failures.items():
-        logger.warning("%s pictures cannot be read: %s", f"{count:,}", code)
+        logger.warning("pictures that cannot be read: %s, %s", code, f"{count:,}")
     return catalog
 
 
