@@ -50,6 +50,7 @@ def _chosen(given: argparse.Namespace) -> list[tuple[Section, list[Job]]]:
         mini_pairs=given.pairs or 1000,
         engine_pairs=given.pairs or PHOTOS,
         rows=given.rows,
+        vectors=given.vectors,
         overload_s=given.overload_seconds,
         restarts=given.restarts,
         pythons=pythons,
@@ -75,6 +76,7 @@ def _arguments() -> argparse.Namespace:
         help="rows each job scores (default: 200 with ViT-B/32, 1000 with mini, 2000 with engines and the service)",
     )
     add("--rows", type=int, default=1_000_000, help="most rows of the growing table (default: %(default)s)")
+    add("--vectors", type=int, default=200_000, help="vectors in the stores that are searched (default: %(default)s)")
     add("--overload-seconds", type=float, default=120, help="length of the overload (default: %(default)s)")
     add("--restarts", type=int, default=20, help="restarts of replicas under load (default: %(default)s)")
     add("--only", nargs="+", metavar="NAME", help=f"jobs, contestants or sections ({', '.join(NAMES)})")

@@ -28,6 +28,7 @@ class Options:
         mini_pairs: Rows scored by mini.
         engine_pairs: Rows scored by each engine and by the service, with either model.
         rows: Most rows of the growing table.
+        vectors: Vectors in the stores that are searched.
         overload_s: How long a service is asked for too much, in seconds.
         restarts: How often replicas are restarted.
         pythons: Interpreters of peers with an environment of their own, by its name.
@@ -38,6 +39,7 @@ class Options:
     mini_pairs: int
     engine_pairs: int
     rows: int
+    vectors: int
     overload_s: float
     restarts: int
     pythons: dict[str, str]

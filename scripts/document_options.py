@@ -14,7 +14,7 @@ from text_image_similarity.cli.options import MULTIPLES
 from text_image_similarity.cli.parser import default_of, field_texts
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "command_line.md"
-MARKED = re.compile(r"(<!-- (\w+): written by make docs -->\n).*?(<!-- end -->\n)", re.DOTALL)
+MARKED = re.compile(r"(<!-- ([\w -]+): written by make docs -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
 def documented(page: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -66,6 +67,22 @@ def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
     assert done.stdout == promised
 
 
+def test_the_catalogue_page_prints_what_it_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
+    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
+    (tmp_path / "sample_catalog").symlink_to(ROOT / "sample_catalog")
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == promised
+    shutil.rmtree(tmp_path / "shop.catalog")
+    cursor = re.compile(r"--after=\S+")
+    for block in blocks(page, "console"):
+        for step in re.split(r"^\$ text-image-similarity ", block, flags=re.MULTILINE)[1:]:
+            command, _, promised = step.partition("\n")
+            words = [sys.executable, "-m", "text_image_similarity", *shlex.split(command)]
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+            assert not promised.strip() or _masked(cursor.sub("", done.stdout)) == _masked(cursor.sub("", promised))
+
+
 def test_the_arithmetic_of_scale_is_done() -> None:
     page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
@@ -104,8 +121,10 @@ def test_readme_and_contributing_name_make_targets_that_exist() -> None:
 def test_the_tables_of_options_are_those_of_the_commands() -> None:
     page = document_options.PAGE.read_text(encoding="utf-8")
     assert page == document_options.documented(page), "run make docs"
-    assert page.count("| `--limit NAME=VALUE` |") == 4
-    with pytest.raises(ValueError, match="a mark for each of limits, score, evaluate, train, serve"):
+    assert page.count("| `--limit NAME=VALUE` |") == 7
+    with pytest.raises(
+        ValueError, match="a mark for each of limits, score, evaluate, train, serve, match, catalog create"
+    ):
         document_options.documented(page.replace("<!-- serve:", "<!-- served:"))
 
 
@@ -120,7 +139,7 @@ def test_every_command_is_documented() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "text_image_similarity", "--help"], capture_output=True, text=True, check=True
     )
-    commands = re.findall(r"^    ([a-z]+) ", shown.stdout, re.MULTILINE)
+    commands = re.findall(r"^    ([a-z-]+) ", shown.stdout, re.MULTILINE)
     assert "score" in commands
     for command in commands:
         assert f"## {command}\n" in page

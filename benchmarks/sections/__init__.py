@@ -12,6 +12,7 @@ NAMES = (
     "stages",
     "network",
     "reuse",
+    "search",
     "drift",
     "downloads",
     "growth",

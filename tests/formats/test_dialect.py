@@ -22,7 +22,6 @@ from text_image_similarity.errors import ConfigError
 from text_image_similarity.formats import open_table, read_rows
 from text_image_similarity.formats.output import DelimitedOutput
 from text_image_similarity.formats.rows import TextRows
-from text_image_similarity.records import ScoreResult
 from text_image_similarity.tables import Summary
 
 RED = inline("red")
@@ -163,7 +162,7 @@ class TestOutput:
             score(source, tmp_path / "out.tsv", Dialect(quoting="none"))
         rows = TextRows(["url"], [["a;b"]])
         with pytest.raises(TableError, match="cannot be written without quoting: 'a;b'"):
-            DelimitedOutput(["url"], Dialect(quoting="none", delimiter=";"), None).part(rows, [ScoreResult(0.5)])
+            DelimitedOutput(["url"], Dialect(quoting="none", delimiter=";"), None).part(rows, [(0.5, None)])
 
     @pytest.mark.parametrize("quoting", ["auto", "none", "minimal"])
     def test_failures_are_retried_in_the_dialect_of_the_output(self, tmp_path: Path, quoting: Quoting) -> None:

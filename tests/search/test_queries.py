@@ -20,25 +20,25 @@ from text_image_similarity.search.filters import matches
 from text_image_similarity.search.products import stored_values
 
 
+def thing(number: int, draw: random.Random) -> Product:
+    """Return one of 90 products: three kinds, prices 0 to 29, groups of three, some without a picture."""
+    return Product(
+        f"p{number:02}",
+        draw.choice(["big", "small"]) + " thing",
+        [] if number % 15 == 0 else inline(tuple(draw.randrange(256) for _ in range(3))),
+        fields={
+            "kind": ["bag", "shoe", None][number % 3],
+            "price": number % 30,
+            "tags": draw.sample(["a", "b", "c"], draw.randrange(4)),
+        },
+        group=None if number % 10 == 0 else f"g{number // 3}",
+    )
+
+
 @pytest.fixture(scope="module")
 def colours() -> Iterator[Catalog]:
-    """A shop of 90 products: three kinds, prices 0 to 29, groups of three, some without a picture."""
-    draw = random.Random(5)
     with shop() as catalog:
-        catalog.add(
-            Product(
-                f"p{number:02}",
-                draw.choice(["big", "small"]) + " thing",
-                [] if number % 15 == 0 else inline(tuple(draw.randrange(256) for _ in range(3))),
-                fields={
-                    "kind": ["bag", "shoe", None][number % 3],
-                    "price": number % 30,
-                    "tags": draw.sample(["a", "b", "c"], draw.randrange(4)),
-                },
-                group=None if number % 10 == 0 else f"g{number // 3}",
-            )
-            for number in range(90)
-        )
+        catalog.add(thing(number, random.Random(number)) for number in range(90))
         yield catalog
 
 

@@ -93,6 +93,10 @@ class EdgeClient:
             while shard.optimize():
                 pass
 
+    def indexed(self, name: str) -> int:
+        """Return how many vectors are in the graph."""
+        return int(self._shards[name].info().indexed_vectors_count)
+
     def close(self) -> None:
         for shard in self._shards.values():
             shard.close()

@@ -14,7 +14,7 @@ from tests.support.edge import EdgeClient
 from tests.support.filters import FIELDS
 from tests.support.postgres import schema_at
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
-from text_image_similarity.search.filters import Filter, matches
+from text_image_similarity.search.filters import Compare, Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
 from text_image_similarity.search.stores.lancedb import LanceStore
 from text_image_similarity.search.stores.pgvector import PgVectorStore
@@ -110,6 +110,36 @@ class Shop:
         ]
 
 
+def clusters(seed: int, number: int, width: int = WIDTH) -> Embeddings:
+    """Return unit vectors in 40 clusters, as pictures of a shop have them, shape (number, width)."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(40).standard_normal((40, width))
+    vectors = centres[rng.integers(0, 40, number)] + 0.3 * rng.standard_normal((number, width))
+    unit: Embeddings = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def fill_with_clusters(store: Store, number: int = 2000, width: int = WIDTH) -> None:
+    """Add products whose price is their number."""
+    vectors = clusters(0, number, width)
+    shown = {each: Shown({"price": float(each)}, vectors[each : each + 1]) for each in range(number)}
+    store.apply(changes_of(shown, [], 1))
+
+
+def recalls(store: Store, share: float, width: int = WIDTH, top_k: int = 10) -> list[float]:
+    """Return for 60 queries which share of the exact answers a search finds at its defaults, where a share of products passes."""
+    queries = np.concatenate(
+        [clusters(1, 30, width), unit_vectors(2, 30, width)]
+    )  # like the pictures, and like nothing
+    where = Compare("price", "lt", share * store.count(None))
+    rights = store.search(queries, where, top_k, exact=True)
+    found = store.search(queries, where, top_k)
+    assert all(len(hits.rows) >= top_k for hits in (*rights, *found))
+    return [
+        len({*hits.rows.tolist()} & {*right.rows.tolist()}) / top_k for hits, right in zip(found, rights, strict=True)
+    ]
+
+
 def changes_of(products: Mapping[int, Shown], deleted: Sequence[int], version: int) -> Changes:
     """Return changes, in an order that a store should not rely on."""
     numbers = list(products)[::-1]
@@ -120,6 +150,6 @@ def changes_of(products: Mapping[int, Shown], deleted: Sequence[int], version: i
         columns={each.name: [products[number].values.get(each.name) for number in numbers] for each in ALL_FIELDS},
         owners=np.array([number for number, _ in pictures], np.int64),
         slots=np.array([slot for _, slot in pictures], np.int64),
-        vectors=np.concatenate([np.empty((0, WIDTH), np.float32), *(shown.vectors for shown in products.values())]),
+        vectors=np.concatenate([shown.vectors for shown in products.values()] or [np.empty((0, WIDTH), np.float32)]),
         deleted=np.array(deleted, np.int64),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyFailuresError, UsageError
 from ..system import package_version
-from . import evaluate, logs, score, serve, train
+from . import catalog, evaluate, logs, match, score, serve, train
 from .parser import Parser
 from .relay import relayed_stderr
 from .streams import lenient_streams, lost_output
@@ -31,17 +31,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command `text-image-similarity` and exit."""
     with lenient_streams():
         parser, _ = make_parser()
-        _run_and_exit(parser.parse_args(arguments))
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        _run_and_exit(parser.parse_args(given, argparse.Namespace(arguments=given)))
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and that of each command by its name."""
+    """Return the parser of the command line, and that of each command by its name, such as `score` or `catalog add`."""
     parser = Parser(prog="text-image-similarity", description="Score how well each image matches its caption.")
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, evaluate, train, serve):
+    for command in (score, evaluate, train, serve, match):
         command.add(commands)
-    return parser, dict(commands.choices)
+    actions = catalog.add(commands)
+    return parser, {name: found for name, found in commands.choices.items() if name != "catalog"} | actions
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:

@@ -102,6 +102,26 @@ def _left(seconds: float | None) -> str:
     return f"{minutes} min left" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60} min left"
 
 
+def shown(value: object, most: int) -> str:
+    """Return a value on one line, cut at so many characters, without any that could do something to a terminal."""
+    text = "".join(character if character.isprintable() else " " for character in str(value)[: 4 * most])
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def lay_out_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
+    """Lay out rows under their heads; the first so many columns hold numbers, which stand to the right."""
+    lines = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place < numbers else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
 def lay_out(lines: Sequence[tuple[str, object]]) -> str:
     """Lay out names and values in two columns."""
     width = max(len(name) for name, _ in lines)

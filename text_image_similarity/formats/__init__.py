@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
-from .names import ending_of, format_of
-from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays
+from .names import TableKind, ending_of, format_of
+from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
-from .rows import Rows
+from .rows import ArrowRows, JsonRows, Rows, dump
 from .storage import (
     check_writable,
     content_of,
@@ -28,9 +28,12 @@ from .table import Table, columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "SCORE_FIELDS",
+    "ArrowRows",
+    "JsonRows",
     "Output",
     "Rows",
     "Table",
+    "TableKind",
     "check_apart",
     "check_columns",
     "check_no_columns",
@@ -38,6 +41,7 @@ __all__ = [
     "check_writable",
     "columns_of",
     "content_of",
+    "dump",
     "ending_of",
     "folder_of",
     "format_of",
@@ -54,7 +58,9 @@ __all__ = [
     "read_captions",
     "read_rows",
     "score_arrays",
+    "score_cells",
     "state_of",
     "upload",
     "with_base_dir",
+    "writer_for",
 ]

@@ -1,4 +1,4 @@
-"""Scored tables on their way out: in parts, which are put together at the end.
+"""Tables with columns added on their way out: in parts, which are put together at the end.
 
 A part is what one stretch of rows becomes, without header or footer, so that a run which was stopped keeps its parts.
 """
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
-from ..records import OUT_COLUMNS, ScoreResult, is_whole
+from ..records import ScoreResult, is_whole
 from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
 from .json_lines import extended
@@ -35,8 +35,8 @@ _GROUP_BYTES = 128 * 1024 * 1024
 class Output(Protocol):
     """One format to write."""
 
-    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
-        """Return rows with their results.
+    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
+        """Return rows with the values that are added to each: floats, texts or None, in the order of the added columns.
 
         Raises:
             TableError: The format cannot hold them.
@@ -46,34 +46,64 @@ class Output(Protocol):
         """Put parts together to a whole table."""
 
 
+def score_cells(result: ScoreResult) -> tuple[float | None, str | None]:
+    """Return a result as the values of `SCORE_FIELDS`."""
+    return (None if result.error is not None else result.similarity), result.error
+
+
 def score_arrays(results: Sequence[ScoreResult]) -> list[pa.Array]:
     """Return results as Arrow columns of `SCORE_FIELDS`; a failed row's similarity is null."""
-    scores = [None if result.error is not None else result.similarity for result in results]
-    columns = (scores, [result.error for result in results])
-    return [pa.array(column, field.type) for column, field in zip(columns, SCORE_FIELDS, strict=True)]
+    return _arrays([score_cells(result) for result in results], SCORE_FIELDS)
 
 
-def output_for(place: str, table: Table, dialect: Dialect) -> Output:
+def _arrays(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list[pa.Array]:
+    return [pa.array([row[place] for row in rows], field.type) for place, field in enumerate(fields)]
+
+
+def output_for(place: str, table: Table, dialect: Dialect, added: Sequence[pa.Field] = SCORE_FIELDS) -> Output:
     """Return what writes the format that a name says.
 
     Args:
         place: Where the table will be.
         table: The input, which was scanned.
         dialect: How the input was read; an output of its format is written so too, but always in UTF-8.
+        added: The columns that each part adds, of floats or text.
+
+    Raises:
+        UsageError: The format cannot hold a column; the message names it.
+    """
+    return writer_for(place, table.schema, _output_dialect(place, table, dialect), added, columns=table.columns)
+
+
+def writer_for(
+    place: str,
+    schema: pa.Schema,
+    dialect: Dialect | None = None,
+    added: Sequence[pa.Field] = (),
+    *,
+    columns: Sequence[str] | None = None,
+) -> Output:
+    """Return what writes rows of a shape in the format that a name says.
+
+    Args:
+        place: Where the table will be.
+        schema: The columns of the rows.
+        dialect: How CSV and TSV files are written; None takes the default.
+        added: The columns that each part adds to the rows.
+        columns: The columns' names, where the schema spells them differently.
 
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
     found = format_of(place)
-    columns, schema = table.columns, table.schema
+    columns = schema.names if columns is None else columns
     _check(found.kind, columns, schema)
     if found.kind in DELIMITERS:
-        return DelimitedOutput(
-            [*columns, *OUT_COLUMNS], dialect_of(place, _output_dialect(place, table, dialect)), found.codec
-        )
+        names = [*columns, *(field.name for field in added)]
+        return DelimitedOutput(names, dialect_of(place, dialect or Dialect()), found.codec)
     if found.kind == "jsonl":
-        return JsonOutput(found.codec)
-    return ParquetOutput(pa.schema([*schema, *SCORE_FIELDS], schema.metadata))
+        return JsonOutput([field.name for field in added], found.codec)
+    return ParquetOutput(schema, added)
 
 
 def _check(kind: TableKind, columns: Sequence[str], schema: pa.Schema) -> None:
@@ -99,8 +129,8 @@ class DelimitedOutput:
     dialect: Dialect
     codec: Codec | None
 
-    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
-        return self._encoded([*row, *_cells(result)] for row, result in zip(rows.fields(), results, strict=True))
+    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
+        return self._encoded([*row, *map(_cell, cells)] for row, cells in zip(rows.fields(), added, strict=True))
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
@@ -136,14 +166,14 @@ class DelimitedOutput:
 class JsonOutput:
     """Writes JSON Lines."""
 
+    added: Sequence[str]
     codec: Codec | None
 
-    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
         lines = []
-        for text, result in zip(rows.objects(), results, strict=True):
-            score = "null" if result.error is not None else repr(result.similarity)
-            members = f'"similarity": {score}, "error": {dump(result.error)}'
-            lines.append(extended(text, members) + "\n")
+        for text, cells in zip(rows.objects(), added, strict=True):
+            members = ", ".join(f"{dump(name)}: {dump(cell)}" for name, cell in zip(self.added, cells, strict=True))
+            lines.append((extended(text, members) if members else text) + "\n")
         return "".join(lines).encode("utf-8")
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
@@ -156,21 +186,25 @@ class ParquetOutput:
     """Writes Parquet."""
 
     schema: pa.Schema
+    added: Sequence[pa.Field]
 
-    def part(self, rows: Rows, results: Sequence[ScoreResult]) -> bytes:
+    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
         try:
-            columns = [*rows.arrow().columns, *score_arrays(results)]
+            columns = [*rows.arrow().columns, *_arrays(added, self.added)]
             sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_arrays(columns, schema=self.schema), sink)
+            pq.write_table(pa.Table.from_arrays(columns, schema=self._whole()), sink)
         except pa.ArrowException as exc:
             raise TableError(f"rows cannot be written as Parquet: {exc}") from exc
         data: bytes = sink.getvalue().to_pybytes()
         return data
 
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
-        with pq.ParquetWriter(file, self.schema) as writer:
+        with pq.ParquetWriter(file, self._whole()) as writer:
             for group in _groups(parts):
                 writer.write_table(group, row_group_size=max(1, group.num_rows))
+
+    def _whole(self) -> pa.Schema:
+        return pa.schema([*self.schema, *self.added], self.schema.metadata)
 
 
 def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
@@ -216,8 +250,8 @@ def _quoted(value: str) -> str:
     return '"' + value.replace('"', '""') + '"'
 
 
-def _cells(result: ScoreResult) -> tuple[str, str]:
-    return ("", result.error) if result.error is not None else (repr(result.similarity), "")
+def _cell(value: object) -> str:
+    return "" if value is None else value if isinstance(value, str) else repr(value)
 
 
 def _copy(parts: Iterable[Path], out: IO[bytes]) -> None:

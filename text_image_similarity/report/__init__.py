@@ -7,16 +7,19 @@ the pictures.
 
 from __future__ import annotations
 
+from .matches import FoundItem, write_matches
 from .tally import ReportRow, Tally
 from .thumbnails import thumbnails
 from .write import make_report, report_rows, wanted_images, write_report
 
 __all__ = [
+    "FoundItem",
     "ReportRow",
     "Tally",
     "make_report",
     "report_rows",
     "thumbnails",
     "wanted_images",
+    "write_matches",
     "write_report",
 ]

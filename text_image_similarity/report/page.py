@@ -1,26 +1,18 @@
-"""The page: sections of a report as HTML, put into `page.html` with the style sheet and the script.
-
-All data is written here, by Python, through `markup`; the script only sorts what is there. The content security policy
-admits exactly our style sheet and our script, by hash, and no address at all.
-"""
+"""The page about a scored table: what its sections show."""
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import PureWindowsPath
-from string import Template
 from typing import Any
 
 from ..errors import ErrorCode
 from . import charts
+from .document import document, picture_cell, section, table
 from .markup import escape, fold, reference
 from .tally import OTHER, HostCount, ReportRow, Tally
 
 _HOSTS_SHOWN = 25
-_HERE = files(__package__)  # a folder, or a place in a zip
 _RETRYABLE = frozenset(code.value for code in ErrorCode if code.retryable)
 _FACTS = ("input", "output", "model", "revision", "device", "precision", "backend", "preprocess")
 _KINDS = {
@@ -39,17 +31,14 @@ def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
         summary: What the run's summary file holds, and perhaps `throughput`.
         pictures: Small JPEGs by reference.
     """
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "sort.js"))
     name = PureWindowsPath(str(summary.get("input") or "a table")).name[:200]  # either slash parts folders
-    return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        title=escape(f"{name}: image–text similarity"),
-        name=escape(name),
-        lede=_lede(tally, summary),
-        body="\n".join(_sections(tally, summary, pictures)),
+    links = [(place, place) for place in ("lowest", "highest", "failed")] + [("run", "the run")]
+    return document(
+        f"{name}: image–text similarity",
+        name,
+        _lede(tally, summary),
+        "\n".join(_sections(tally, summary, pictures)),
+        links,
     )
 
 
@@ -59,20 +48,20 @@ def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, b
         _warnings(summary.get("warnings") or []),
         _tiles(tally, summary),
         '<div class="pair">',
-        _section("Scores", charts.histogram(tally) + _bins_table(tally)),
-        _section("Throughput", charts.throughput(summary.get("throughput") or [])),
+        section("Scores", charts.histogram(tally) + _bins_table(tally)),
+        section("Throughput", charts.throughput(summary.get("throughput") or [])),
         "</div>",
         _failures(tally) if tally.failures else "",
-        _section(
+        section(
             f"Lowest {len(lowest):,} scores", _scored_table(lowest, pictures, "Rows with the lowest scores"), "lowest"
         ),
-        _section(
+        section(
             f"Highest {len(highest):,} scores",
             _scored_table(highest, pictures, "Rows with the highest scores"),
             "highest",
         ),
         _failed_section(failed, tally, pictures),
-        _section("The run", _facts(tally, summary), "run"),
+        section("The run", _facts(tally, summary), "run"),
     ]
 
 
@@ -115,8 +104,8 @@ def _bins_table(tally: Tally) -> str:
     if not rows:
         return ""
     body = "".join(f"<tr><td>{span}</td>{count}</tr>" for span, count in rows)
-    table = _table("Scores in bins", [("score", ""), ("rows", "n")], body, sortable=False)
-    return f'<details class="numbers"><summary>As numbers</summary>{table}</details>'
+    bins = table("Scores in bins", [("score", ""), ("rows", "n")], body, sortable=False)
+    return f'<details class="numbers"><summary>As numbers</summary>{bins}</details>'
 
 
 def _failures(tally: Tally) -> str:
@@ -128,7 +117,7 @@ def _failures(tally: Tally) -> str:
         for code, count in tally.failures.most_common()
     )
     heads = [("code", ""), ("rows", "n"), ("share", "n"), ("", "fixed"), ("worth retrying", "")]
-    by_code = _table("Failed rows by error code", heads, codes)
+    by_code = table("Failed rows by error code", heads, codes)
     heads = [("host", ""), ("failed", "n"), ("of rows", "n"), ("share", "n"), ("most often", "")]
     hosts = "".join(_host_row(name, host) for name, host in tally.worst_hosts(_HOSTS_SHOWN))
     failing = sum(host.failures is not None for host in tally.hosts.values())
@@ -139,8 +128,8 @@ def _failures(tally: Tally) -> str:
             "are of hosts that were too many to count one by one."
         )
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
-    by_host = _table("Failed rows by host", heads, hosts) + note
-    return f'<div class="pair">{_section("Failures by code", by_code)}{_section("Failures by host", by_host)}</div>'
+    by_host = table("Failed rows by host", heads, hosts) + note
+    return f'<div class="pair">{section("Failures by code", by_code)}{section("Failures by host", by_host)}</div>'
 
 
 def _host_row(name: str, host: HostCount) -> str:
@@ -154,7 +143,7 @@ def _host_row(name: str, host: HostCount) -> str:
 
 def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[str, bytes]) -> str:
     if not rows:
-        return _section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
+        return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
     note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some of every code.</p>'
     body = "".join(
@@ -164,7 +153,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[s
         for row in rows
     )
     heads = [("row", "n"), ("picture", "fixed"), ("code", ""), ("detail", ""), ("caption", ""), ("reference", "")]
-    return _section("Failed rows", note + _table("Rows without a score", heads, body, kind="rows failed"), "failed")
+    return section("Failed rows", note + table("Rows without a score", heads, body, kind="rows failed"), "failed")
 
 
 def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[str, bytes], caption: str) -> str:
@@ -177,7 +166,7 @@ def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[str, bytes], capt
         for row in rows
     )
     heads = [("row", "n"), ("picture", "fixed"), ("score", "n"), ("caption", ""), ("reference", "")]
-    return _table(caption, heads, body, kind="rows")
+    return table(caption, heads, body, kind="rows")
 
 
 def _facts(tally: Tally, summary: Mapping[str, Any]) -> str:
@@ -191,35 +180,12 @@ def _facts(tally: Tally, summary: Mapping[str, Any]) -> str:
     return f'<dl class="facts">{listed}</dl>{note if stages else ""}'
 
 
-def _section(title: str, content: str, place: str = "") -> str:
-    return f"<section{f' id={place}' if place else ''}><h2>{title}</h2>{content}</section>"
-
-
-def _table(
-    caption: str, heads: Iterable[tuple[str, str]], body: str, *, sortable: bool = True, kind: str = "plain"
-) -> str:
-    """Lay out a table; a head is its name and `n` for a column of numbers or `fixed` for one that is not sorted."""
-    cells = "".join(
-        f'<th scope="col"{" class=n" if sort == "n" else ""}{" data-fixed" if sort == "fixed" else ""}>{name}</th>'
-        for name, sort in heads
-    )
-    classes = f"{kind} sortable" if sortable else kind
-    return (
-        f'<div class="scroll"><table class="{classes}"><caption>{caption}</caption>'
-        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
 def _row_number(row: ReportRow) -> str:
     return f'<td class="n number" data-v="{row.number}">{row.number:,}</td>'
 
 
 def _picture(row: ReportRow, pictures: Mapping[str, bytes]) -> str:
-    jpeg = pictures.get(row.url)
-    if jpeg is None:
-        return '<td class="picture"><span class="none">no picture</span></td>'
-    data = b64encode(jpeg).decode("ascii")
-    return f'<td class="picture"><img src="data:image/jpeg;base64,{data}" alt="picture of row {row.number}"></td>'
+    return picture_cell(pictures.get(row.url), f"picture of row {row.number}")
 
 
 def _detail(row: ReportRow) -> str:
@@ -238,7 +204,3 @@ def _score(value: float | None) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
-
-
-def _hash(text: str) -> str:
-    return b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")

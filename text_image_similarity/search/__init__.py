@@ -18,6 +18,9 @@ from .database import CaptionDatabase, ImageDatabase, ModelIdentity
 from .fields import Field
 from .ingest import AddReport
 from .predictor import ItemMatch, Predictor, create_predictor
+from .product_columns import ProductColumns
+from .product_sources import is_source, open_source
+from .product_tables import ProductTable
 from .products import Product
 from .query import Match, Matches, Query, Reason, Term
 
@@ -35,9 +38,13 @@ __all__ = [
     "ModelIdentity",
     "Predictor",
     "Product",
+    "ProductColumns",
+    "ProductTable",
     "Query",
     "Reason",
     "Term",
     "create_predictor",
+    "is_source",
     "open_catalog",
+    "open_source",
 ]

@@ -15,10 +15,10 @@ from .cursor import Cursor, read_cursor, write_cursor
 from .fields import BUILT_IN, ID, Value, named
 from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
-from .listing import list_products, order_of, sort_similar
+from .listing import Listed, list_products, order_of, sort_similar
 from .meaning import Meaning
 from .products import Picture
-from .query import MOST_RESULTS, Match, Matches, Query, Reason
+from .query import Match, Matches, Query, Reason
 from .rank_fusion import Fused, fuse
 from .ranking import Ask, Candidate, best_pictures, first_limit, rank, search
 from .session import Session
@@ -95,36 +95,38 @@ class _Ranking:
     Args:
         candidates: The products in their order, and one more where there is a next page.
         counts: Total and facets.
+        plan: As in `Matches`.
         values: What they are ordered by, where that is a field.
         fused: Where they are ordered by ranks, these.
     """
 
     candidates: Sequence[Candidate]
     counts: tuple[int, Facets]
+    plan: str
     values: Sequence[Value | None] | None = None
     fused: Fused | None = None
+
+    @classmethod
+    def of(cls, listed: Sequence[Listed], counts: tuple[int, Facets], *, plan: str) -> _Ranking:
+        """Return the ranking of products that are in the order of a field."""
+        return cls([found for found, _ in listed], counts, plan, [value for _, value in listed])
 
 
 def _rank(ask: Ask, first: Hits | None) -> _Ranking:
     query, ledger = ask.query, ask.ledger
     if not query.parts or (query.sort is not None and query.min_similarity is None):
-        listed = list_products(ask)
-        return _Ranking(
-            [found for found, _ in listed], count_passing(ledger, query, ask.where), [value for _, value in listed]
-        )
+        return _Ranking.of(list_products(ask), count_passing(ledger, query, ask.where), plan="list")
     if query.sort is not None:
         listed, numbers = sort_similar(ask)
-        return _Ranking(
-            [found for found, _ in listed], count_numbers(ledger, query, numbers), [value for _, value in listed]
-        )
+        return _Ranking.of(listed, count_numbers(ledger, query, numbers), plan="exact")
     if query.fusion == "rrf":
         fused = fuse(ask)
-        return _Ranking(fused.page, count_numbers(ledger, query, fused.numbers), fused=fused)
+        return _Ranking(fused.page, count_numbers(ledger, query, fused.numbers), ask.plan, fused=fused)
     if query.min_similarity is not None:
         first = search(ask, ask.encoded.fused, None, exact=True)
         numbers = ledger.passing(best_pictures(ask, first).rows.tolist(), ask.where)
-        return _Ranking(rank(ask, first), count_numbers(ledger, query, numbers))
-    return _Ranking(rank(ask, first), count_passing(ask.index, query, _without(ask)))
+        return _Ranking(rank(ask, first), count_numbers(ledger, query, numbers), ask.plan)
+    return _Ranking(rank(ask, first), count_passing(ask.index, query, _without(ask)), ask.plan)
 
 
 def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
@@ -136,12 +138,11 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
     for rank_, found in enumerate(shown, ask.seen + 1):
         matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, ranking.fused))
     after = None
-    if len(candidates) > len(shown) and ask.seen + len(shown) < MOST_RESULTS:
+    if len(candidates) > len(shown):
         last = shown[-1]
         key = last.score if values is None else values[len(shown) - 1]
         after = write_cursor(ask.query, Cursor(ask.generation.number, (key, last.product.id), ask.seen + len(shown)))
-    plan = "list" if values is not None else "exact" if ask.exact else "approximate"
-    return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, plan)
+    return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, ranking.plan)
 
 
 def _match(

@@ -12,25 +12,31 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from types import TracebackType
+from typing import Any
 from unicodedata import normalize
 
 from ..config import Config
 from ..encoders import Encoder
-from ..errors import DatabaseError, InputTypeError, RowError
+from ..errors import InputTypeError, RowError
 from ..files import path_text
 from ..records import Progress
 from .answer import answer
 from .calibrate import CatalogCalibration, Judgement, calibrate
+from .description import describe
 from .fields import ERROR, Field
 from .filters import Exists, Filter, parse_filter
 from .ingest import AddReport, Ingest
 from .ledger import Generation
 from .opening import open_session
+from .product_columns import ProductColumns
+from .product_sources import open_source
 from .products import Product
 from .query import Matches, Query
 from .recall import RecallReport, measure_recall
-from .reindex import ReindexReport, complete, reindex
+from .reindex import ReindexReport, reindex, switch_to
 from .session import Session
+from .table_export import export_table
+from .table_ingest import add_table
 
 Where = Filter | Mapping[str, object] | str | None
 
@@ -106,6 +112,10 @@ class Catalog:
         """The models that the catalogue has vectors of, the oldest first."""
         return self._session.generations.all()
 
+    def describe(self) -> dict[str, Any]:
+        """Return what the catalogue is and holds, in values that JSON holds; `failures` counts products by their first error."""
+        return describe(self._session)
+
     def close(self) -> None:
         """Close files, connections and threads."""
         self._session.close()
@@ -131,6 +141,55 @@ class Catalog:
         for _ in ingest.add([products] if isinstance(products, Product) else products):
             pass
         return ingest.report
+
+    def add_table(
+        self,
+        table: str | PathLike[str],
+        columns: ProductColumns | None = None,
+        *,
+        progress: Progress | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> AddReport:
+        """Add the products of a table or of a MongoDB collection, one a row, as `add` does.
+
+        The same call goes on where one was interrupted, or killed; after one that ended it looks at every row again. Relative
+        references start from `Config.base_dir`, else from the table's folder.
+
+        Args:
+            table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
+            columns: Which column holds what, and which are called otherwise; see `ProductColumns`.
+            progress: Called first and after each batch with (rows done, of these failed or refused, rows in all).
+            stop: Asked after each batch whether to stop; the same call goes on later.
+
+        Raises:
+            UsageError: There is no such table, or a column is missing.
+            TableError: The table cannot be read, or was changed meanwhile.
+            StoppedError, ModelError, DatabaseError: `stop` said yes, or as for `add`.
+        """
+        source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
+        return add_table(self._session, source, progress=progress, stop=stop)
+
+    def export(
+        self,
+        out: str | PathLike[str],
+        columns: ProductColumns | None = None,
+        *,
+        where: Where = None,
+        force: bool = False,
+    ) -> int:
+        """Write products as a table, which `add_table` reads again, and return how many there are.
+
+        Args:
+            out: A file; its name says the format.
+            columns: What its columns are to be called.
+            where: Which products; None is all of them.
+            force: Whether a file that is there is replaced.
+
+        Raises:
+            UsageError: The file is there, the name says no format, or two columns would have one name.
+            TableError: It cannot be written.
+        """
+        return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
         """Read the pictures again of all products with one that failed."""
@@ -226,7 +285,7 @@ class Catalog:
         Raises:
             DatabaseError: There is none that is ready.
         """
-        return self._switch("ready", "there is no generation to switch to; build one with reindex")
+        return switch_to(self._session, "ready", "there is no generation to switch to; build one with reindex")
 
     def rollback(self) -> Generation:
         """Let the generation answer again that did so before the last `switch`.
@@ -234,7 +293,7 @@ class Catalog:
         Raises:
             DatabaseError: There is none.
         """
-        return self._switch("kept", "there is no generation to go back to")
+        return switch_to(self._session, "kept", "there is no generation to go back to")
 
     def drop(self) -> list[int]:
         """Remove all generations but the one that answers, and return their numbers."""
@@ -269,13 +328,3 @@ class Catalog:
             UsageError: There are too few judgements of a kind, or they all have one score.
         """
         return calibrate(self._session, judgements)
-
-    def _switch(self, state: str, otherwise: str) -> Generation:
-        generation = next((found for found in self.generations if found.state == state), None)
-        if generation is None:
-            raise DatabaseError(otherwise)
-        self._session.store(generation)  # so that the first query need not wait for it
-        while not self._session.generations.switch(generation.number):
-            for _ in complete(self._session, generation, ReindexReport(generation.number)):
-                pass
-        return self._session.generations.live()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -97,7 +97,7 @@ class Ingest:
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
 
-    def add(self, products: Iterable[Product]) -> Iterator[int]:
+    def add(self, products: Iterable[Product]) -> Generator[int]:
         """Add products, and yield after each transaction how many of those given are done, refused ones included."""
         live = self._session.generations.live()
         scorer = self._session.scorer(live)

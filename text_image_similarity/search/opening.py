@@ -43,7 +43,7 @@ def open_session(
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
         check_kind(store)
-    if not _is_there(where):
+    if not is_catalog(where):
         if declared is None:
             raise UsageError(
                 f"there is no catalogue at {where}; make one with: text-image-similarity catalog create {where}, or "
@@ -86,7 +86,12 @@ def _described(fields: tuple[Field, ...]) -> str:
     return ", ".join(f"{field.name}:{field.kind}" for field in fields) or "(none)"
 
 
-def _is_there(where: str) -> bool:
+def is_catalog(where: str) -> bool:
+    """Say whether there is a catalogue at a place.
+
+    Raises:
+        DatabaseError: Something else is there.
+    """
     if where == MEMORY:
         return False
     if where.startswith(SERVERS):

@@ -63,6 +63,17 @@ class Product:
         if not isinstance(self.fields, Mapping):
             raise InputTypeError.of("Product.fields", "a mapping from names to values", self.fields)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the product in values that JSON holds."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "description": self.description,
+            "images": list(self.images),
+            "group": self.group,
+            "fields": json.loads(fields_as_json(self)),
+        }
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:

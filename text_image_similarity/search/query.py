@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
 from unicodedata import normalize
 
 import numpy as np
@@ -19,7 +19,6 @@ from .filters import Filter
 from .products import Product
 
 FusionKind = Literal["sum", "rrf"]
-MOST_RESULTS = 10_000  # that one query can reach, over all its pages
 _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 
 
@@ -192,6 +191,18 @@ class Match:
     score: float | None
     why: tuple[Reason, ...] = ()
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the match in values that JSON holds."""
+        return {
+            "rank": self.rank,
+            "similarity": self.similarity,
+            "probability": self.probability,
+            "score": self.score,
+            "image": self.image,
+            "product": self.product.as_dict(),
+            "why": [asdict(reason) for reason in self.why],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Matches(Sequence[Match]):
@@ -213,6 +224,20 @@ class Matches(Sequence[Match]):
     next: str | None = None
     generation: int = 0
     plan: str = "exact"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the answer in values that JSON holds; a facet is a list, because its values may be numbers."""
+        return {
+            "total": self.total,
+            "matches": [match.as_dict() for match in self.matches],
+            "facets": {
+                name: [{"value": value, "count": count} for value, count in counts.items()]
+                for name, counts in self.facets.items()
+            },
+            "next": self.next,
+            "generation": self.generation,
+            "plan": self.plan,
+        }
 
     def __len__(self) -> int:
         return len(self.matches)

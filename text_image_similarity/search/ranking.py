@@ -64,6 +64,11 @@ class Ask:
         return not self.index.approximates or self.passing <= EXACT_UP_TO or self.query.min_similarity is not None
 
     @property
+    def plan(self) -> str:
+        """How the answer is found, as in `Matches`."""
+        return "exact" if self.exact else "approximate"
+
+    @property
     def seen(self) -> int:
         """How many products the pages before have shown."""
         return 0 if self.cursor is None else self.cursor.seen

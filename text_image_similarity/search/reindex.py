@@ -127,3 +127,19 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
     begun = session.generations.add(identity, "building")
     session.lend(begun, encoder)
     return begun
+
+
+def switch_to(session: Session, state: str, otherwise: str) -> Generation:
+    """Let the generation answer that is in a state.
+
+    Raises:
+        DatabaseError: There is none, as `otherwise` says.
+    """
+    generation = next((found for found in session.generations.all() if found.state == state), None)
+    if generation is None:
+        raise DatabaseError(otherwise)
+    session.store(generation)  # so that the first query need not wait for it
+    while not session.generations.switch(generation.number):
+        for _ in complete(session, generation, ReindexReport(generation.number)):
+            pass
+    return session.generations.live()

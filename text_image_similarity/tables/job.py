@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from ..errors import ErrorCode, StoppedError, TableError
-from ..formats import Output, Rows, Table
+from ..formats import Output, Rows, Table, score_cells
 from ..pipeline import Engine, RunStats, TaggedRows
 from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
 from ..workspace import Part, Workspace, digest_of
@@ -88,7 +88,7 @@ class TableJob:
             found.append(result)
         if len(found) < len(rows):
             raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
-        data = self.output.part(rows, found)
+        data = self.output.part(rows, [score_cells(result) for result in found])
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = Counter(result.code.value for result in found if result.code is not None)
         part = Part(

@@ -1,0 +1,233 @@
+"""`catalog` and `match` as their users meet them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import make_png
+from tests.support.paths import ROOT
+from text_image_similarity import Field, cli, open_catalog
+from text_image_similarity.cli.products import create_command, declared_field
+
+SAMPLE = ROOT / "sample_catalog"
+
+
+def command(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six products of the sample catalogue, one of them without its picture, and a row without an id."""
+    with (SAMPLE / "products.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    place = rows[0].index("image")
+    kept = [rows[0], *([*row[:place], str(SAMPLE / row[place]), *row[place + 1 :]] for row in rows[1:7])]
+    kept[6][place] = "gone.jpg"
+    kept.append(["", *kept[1][1:]])
+    path = tmp_path_factory.mktemp("shop") / "products.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(kept)
+    return path
+
+
+@pytest.fixture(scope="module")
+def filled(table: Path) -> Path:
+    """A catalogue with these products."""
+    place = table.with_name("shop.catalog")
+    assert command("catalog", "create", place, "--fields-from", table, "--quiet") == 0
+    assert command("catalog", "add", place, table, "--quiet") == 0
+    return place
+
+
+def test_a_catalogue_is_made_filled_shown_and_emptied(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "shop.catalog"
+    fields = ["--field", "category", "--field", "price:number", "--field", "added:date"]
+    assert command("catalog", "create", place, *fields) == 0
+    assert "fields        category (text), price (number), added (date)" in capsys.readouterr().out
+    assert command("catalog", "add", place, table) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "products                         7",
+        "added                            6",
+        "refused                          1",
+    ):
+        assert line in said
+    assert "pictures failed: file_not_found  1" in said
+    assert "row 7: it has no id in the column 'id'" in said
+    assert command("catalog", "add", place, table, "--strict", "--quiet") == 4
+    assert command("catalog", "show", place, "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["products"], shown["failures"], shown["store"]) == (6, {"file_not_found": 1}, "sqlite")
+    assert command("catalog", "show", place, "runner-red") == 0
+    assert re.search(r"^price +79.9$", capsys.readouterr().out, re.MULTILINE)
+    (tmp_path / "ids.txt").write_text("runner-red\n\nnobody\n")
+    assert command("catalog", "delete", place, "runner-blue", "--from", tmp_path / "ids.txt") == 0
+    assert capsys.readouterr().out == "deleted        2\nnot there      1\nproducts left  4\n"
+    assert command("catalog", "optimize", place) == 0
+
+
+def test_pictures_that_failed_are_retried(table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text("id,name,image\na,A,late.png\n")
+    place = tmp_path / "c"
+    command("catalog", "create", place, "--quiet")
+    command("catalog", "add", place, tmp_path / "in.csv", "--quiet")
+    (tmp_path / "late.png").write_bytes(make_png())
+    assert command("catalog", "add", place, "--retry") == 0
+    assert "updated           1" in capsys.readouterr().out
+    assert command("catalog", "add", place) == 2
+    assert "name a table of products, or retry" in capsys.readouterr().err
+
+
+def test_a_table_for_no_catalogue_says_how_to_make_it(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "a shop"
+    assert command("catalog", "add", place, table) == 2
+    error = capsys.readouterr().err.strip()
+    words = shlex.split(error.partition("for this table with: ")[2])
+    assert words[:4] == ["text-image-similarity", "catalog", "create", str(place)]
+    assert words[4:] == [
+        word
+        for field in ("category", "kind", "color", "pattern", "price:number", "in_stock:bool", "added:date")
+        for word in ("--field", field)
+    ]
+    assert not place.exists()
+    assert command("match", place, "red") == 2
+    assert f"there is no catalogue at {place}" in capsys.readouterr().err
+
+
+def test_a_field_is_declared_by_name_and_kind() -> None:
+    fields = [Field("price", "number"), Field("a:b"), Field("text", "texts"), Field("x:text", "date"), Field("it's")]
+    words = shlex.split(create_command("c", fields))
+    assert [declared_field(word) for word in words[5::2]] == fields
+    assert declared_field("size:large") == Field("size:large")
+
+
+def test_an_export_is_added_again(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.jsonl"
+    assert command("catalog", "export", filled, out, "--where", "price > 80", "--id-col", "sku") == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["price"] for row in rows] == [129, 84.9, 89]
+    assert command("catalog", "export", filled, out) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert command("catalog", "add", filled, out, "--id-col", "sku") == 0
+    assert "unchanged                        3" in capsys.readouterr().out
+
+
+def test_matches_are_a_table_with_the_next_page(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["match", filled, "a red shoe", "--where", "category = 'Footwear'", "--top-k", "2", "--facet", "color"]
+    assert command(*asked) == 0
+    said = capsys.readouterr().out
+    heads, first = said.splitlines()[:2]
+    assert heads.split()[-3:] == ["color", "category", "kind"]
+    assert re.fullmatch(r" +1 +0\.\d{4} .* runner-red +Red shoe +red +Footwear +shoe", first)
+    assert "color\nblack " in said
+    following = said.partition("next page")[2].splitlines()[0].strip()
+    ids = re.findall(r"^ +\d+ .*?((?:runner|hiker)-\w+)", said, re.MULTILINE)
+    while True:
+        assert command(*shlex.split(following)[1:]) == 0
+        said = capsys.readouterr().out
+        ids += re.findall(r"^ +\d+ .*?((?:runner|hiker)-\w+)", said, re.MULTILINE)
+        if "next page" not in said:
+            break
+        following = said.partition("next page")[2].splitlines()[0].strip()
+    with open_catalog(filled) as catalog:
+        everything = [found.product.id for found in catalog.match("a red shoe")]
+    assert ids == everything
+
+
+def test_matches_are_json(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = SAMPLE / "images" / "red_shoe.jpg"
+    assert command("match", filled, "--image", picture, "--without", "blue", "--top-k", "1", "--json") == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (found["total"], len(found["matches"]), found["plan"]) == (5, 1, "exact")
+    (match,) = found["matches"]
+    assert match["product"]["id"] == "runner-red"
+    assert sum(reason["contribution"] for reason in match["why"]) == pytest.approx(match["score"], abs=1e-6)
+
+
+def test_a_table_is_searched_without_a_catalogue(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(table.parent.iterdir())
+    assert command("match", table, "a red shoe", "--where", "price < 80 and in_stock", "--sort=-price") == 2
+    assert "in_stock" in capsys.readouterr().err
+    assert command("match", table, "a red shoe", "--where", "price < 80 and color = 'red'", "--json") == 0
+    said = capsys.readouterr()
+    assert {found["product"]["id"] for found in json.loads(said.out)["matches"]} == {"runner-red"}
+    assert "row 7: it has no id" in said.err
+    assert "pictures that cannot be read: file_not_found, 1" in said.err
+    assert sorted(table.parent.iterdir()) == before
+
+
+def test_matches_are_a_page(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "found.html"
+    asked = ["match", filled, "<b>red</b>", "--top-k", "3", "--facet", "color", "--html", page]
+    assert command(*asked) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg;base64,") == 3
+    assert "&lt;b&gt;red&lt;/b&gt;" in text
+    assert "<b>red</b>" not in text
+    assert "default-src 'none'" in text
+    assert command(*asked) == 0
+    page.write_text("mine")
+    assert command(*asked) == 2
+    assert "was not written by this command" in capsys.readouterr().err
+
+
+def test_names_do_nothing_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"id": "\x1b[31mred", "name": "two\nlines\x07 " + "x" * 99, "image": ""}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row) + "\n")
+    assert command("match", tmp_path / "in.jsonl") == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line == "   1           –  [31mred  two lines " + "x" * 29 + "…"
+
+
+def test_models_are_switched_and_measured(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("catalog", "check", filled, "--recall", "4", "--where", "price > 80") == 0
+    assert "recall@10, mean    1.0000" in capsys.readouterr().out
+    for action in ("switch", "rollback"):
+        assert command("catalog", action, filled) == 1
+        assert "there is no generation to" in capsys.readouterr().err
+    assert command("catalog", "drop", filled) == 0
+    assert capsys.readouterr().out == "dropped  nothing\n"
+
+
+@pytest.mark.slow
+def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    count = 1500
+    (tmp_path / "red.png").write_bytes(make_png())
+    rows = "".join(f"p{number},Product {number},red.png\n" for number in range(count))
+    (tmp_path / "in.csv").write_text(f"id,name,image\n{rows}")
+    place = tmp_path / "c"
+    assert command("catalog", "create", place, "--quiet") == 0
+    words = [sys.executable, "-m", "text_image_similarity", "catalog", "add", str(place), str(tmp_path / "in.csv")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open_catalog(place) as catalog:
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as process:
+            while len(catalog) == 0 and process.poll() is None:
+                pass
+            process.send_signal(signal.SIGKILL)
+        kept = len(catalog)
+        assert process.returncode == -signal.SIGKILL
+        assert 0 < kept < count
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+        first = re.search(r"going on at row ([\d,]+)", done.stderr)
+        assert len(catalog) == count
+        # The position is written after the products, so a kill between the two leads back by one batch at most.
+        assert first is None or int(first[1].replace(",", "")) <= kept + 1
+        assert f"catalogue         {place}, {count:,} products" in done.stdout

@@ -1,0 +1,271 @@
+"""Tables of products: which column holds what, rows that are refused, resuming, and tables made of a catalogue."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.images import inline, make_png
+from tests.support.shop import FIELDS, CountingEncoder, shop
+from text_image_similarity import Catalog, Field, Product, StoppedError, TableError, UsageError, open_catalog
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search import ProductColumns, ProductTable
+
+AWKWARD = [
+    Product("a", 'A "quoted" name, with a comma\nand a line', inline("red"), "|x|", {"tags": ["a|b", '["c"]', "d,e"]}),
+    Product("b'; DROP TABLE product", "", (), "", {"kind": "  spaces ", "price": -0.5, "new": False}, group="g|h"),
+    Product(
+        "😀", "x" * 10_000, (inline("red"), inline("green")), "", {"added": "2026-11-28T09:30:00+01:00", "price": 8}
+    ),
+    Product("[1]", "[", (), "null", {"kind": "007", "price": 1e308, "new": True, "tags": ["solo"]}),
+]
+
+
+@pytest.fixture
+def catalog() -> Iterator[Catalog]:
+    with shop() as opened:
+        yield opened
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.tsv", "out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_a_table_made_of_a_catalogue_is_read_again(tmp_path: Path, catalog: Catalog, name: str) -> None:
+    given = AWKWARD[name.endswith("tsv") :]  # most TSV has no quoting, so line ends need `--quoting minimal`
+    catalog.add(given)
+    assert catalog.export(tmp_path / name) == len(given)
+    with shop() as other:
+        report = other.add_table(tmp_path / name)
+        assert (report.added, report.refusals) == (len(given), [])
+        assert list(other.products()) == list(catalog.products())
+    assert catalog.add_table(tmp_path / name).unchanged == len(given)
+
+
+def test_a_table_is_written_complete_or_not_at_all(tmp_path: Path, catalog: Catalog) -> None:
+    catalog.add(AWKWARD)
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="is there already; name another file, or replace it with --force"):
+        catalog.export(out)
+    assert out.read_text() == "mine"
+    assert catalog.export(out, where="price > 1", force=True) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(UsageError, match="is a URL"):
+        catalog.export("memory://out.csv")
+
+
+def test_columns_that_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    with open_catalog(":memory:", fields=[Field("name")], encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "A", fields={"name": "of the field"}))
+        with pytest.raises(UsageError, match="two columns would be called 'name'"):
+            catalog.export(tmp_path / "out.csv")
+        columns = ProductColumns(fields={"name": "label"})
+        catalog.export(tmp_path / "out.csv", columns)
+        header, row = (tmp_path / "out.csv").read_text().splitlines()
+        assert (header, row) == ("id,name,description,group,images,label", "a,A,,,[],of the field")
+        assert catalog.add_table(tmp_path / "out.csv", columns).unchanged == 1
+
+
+def test_columns_are_found_by_their_usual_names(tmp_path: Path, catalog: Catalog) -> None:
+    (tmp_path / "red.png").write_bytes(make_png())
+    table = write_rows(
+        tmp_path / "in.jsonl",
+        [
+            {
+                "id": 7,
+                "title": "Seven",
+                "image_url": "red.png",
+                "url": "https://shop.example/7",
+                "kind": None,
+                "price": 1,
+            },
+            {"id": 8, "title": 8, "image_url": "", "new": True, "added": "2026-01-01", "tags": ["x", None, "", "x"]},
+        ],
+    )
+    assert catalog.add_table(table).added == 2
+    assert catalog.get("7") == Product("7", "Seven", str(tmp_path / "red.png"), fields={"price": 1})
+    assert catalog.get("8") == Product("8", "8", fields={"new": True, "added": "2026-01-01", "tags": ["x", "x"]})
+
+
+def test_other_columns_can_be_named(tmp_path: Path, catalog: Catalog) -> None:
+    table = tmp_path / "in.csv"
+    red, green = inline("red"), inline("green")
+    table.write_text(f'nr,front,back,Preis,Tags\n1,"{red}","{green}"," 9.50",a| b |\n')
+    names = {"price": "Preis", "tags": "Tags", "kind": "", "new": "", "added": ""}
+    report = catalog.add_table(table, ProductColumns(id="nr", name="", images=("front", "back"), fields=names))
+    assert report.refusals == []
+    assert catalog.get("1") == Product("1", "", (red, green), fields={"price": 9.5, "tags": ["a", "b"]})
+
+
+def test_a_row_of_parquet_has_values_of_its_types(tmp_path: Path, catalog: Catalog) -> None:
+    day = pa.array([20000], pa.date32())
+    columns = {"id": [1], "name": ["x"], "image": [None], "price": [Decimal("1.10")], "new": [True], "added": day}
+    pq.write_table(pa.table({**columns, "kind": [3.5], "tags": [["b", "a"]]}), tmp_path / "in.parquet")
+    assert catalog.add_table(tmp_path / "in.parquet").refusals == []
+    fields = {"price": 1.1, "new": True, "added": "2024-10-04", "kind": 3.5, "tags": ["b", "a"]}
+    assert catalog.get("1") == Product("1", "x", fields=fields)
+
+
+def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: Path, catalog: Catalog) -> None:
+    good = {
+        "id": "a",
+        "name": "A",
+        "images": [],
+        "price": 1,
+        "kind": "",
+        "new": True,
+        "added": "2026-01-01",
+        "tags": [],
+    }
+    changes: list[dict[str, Any]] = [
+        {},
+        {"id": " "},
+        {"id": None},
+        {"price": "n/a"},
+        {"price": 1e999},
+        {"new": "maybe"},
+        {"added": "yesterday"},
+        {"tags": [{"a": 1}]},
+        {"images": [inline("red")] * 9},
+        {"images": 5},
+        {"name": ["A"]},
+        {"name": "half \ud800"},
+        {"id": "b", "price": None},
+    ]
+    report = catalog.add_table(write_rows(tmp_path / "in.jsonl", [good | change for change in changes]))
+    assert (report.added, report.refused, report.products) == (2, 11, 13)
+    assert report.refusals == [
+        "row 2: it has no id in the column 'id'",
+        "row 3: it has no id in the column 'id'",
+        "row 4: 'price' must be a number, not 'n/a'",
+        "row 5: 'price' must be a finite number, not inf",
+        "row 6: 'new' must be true or false, not 'maybe'",
+        "row 7: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not 'yesterday'",
+        "row 8: 'tags' must be a text, not {'a': 1}",
+        "row 9: a product has at most 8 pictures, not 9",
+        "row 10: 'images' must hold paths or URLs, not 5",
+        "row 11: 'name' must be a text, not ['A']",
+        "row 12: Product.name holds a lone surrogate, half of a UTF-16 pair",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "message"),
+    [
+        ("nr,name,image,kind", ProductColumns(), "column 'id' is missing"),
+        ("id,label,image,kind", ProductColumns(), "no column 'name' or 'title'; name another one with --name-col"),
+        ("id,name,photo,kind", ProductColumns(), "none of the columns 'images', 'image', 'image_url', 'url'"),
+        (
+            "id,name,image",
+            ProductColumns(),
+            "no column 'kind', which the catalogue's fields need; it has id, name, image",
+        ),
+        ("id,name,image,kind,kind", ProductColumns(), "two columns named 'kind'"),
+        ("id,name,image,kind", ProductColumns(images=("photo",)), "column 'photo' is missing"),
+        ("id,name,image,kind", ProductColumns(fields={"colour": "kind"}), "there is no field 'colour'"),
+        ("id,name,image,kind", ProductColumns(id=""), "the column of ids cannot be left out"),
+    ],
+)
+def test_a_missing_column_is_named(tmp_path: Path, header: str, columns: ProductColumns, message: str) -> None:
+    (tmp_path / "in.csv").write_text(header + "\n")
+    with open_catalog(":memory:", fields=[Field("kind")], encoder=ColourEncoder()) as catalog:
+        with pytest.raises(UsageError, match=message):
+            catalog.add_table(tmp_path / "in.csv", columns)
+        assert len(catalog) == 0
+
+
+def numbered(path: Path, count: int) -> Path:
+    pictures = [inline((number % 256, number // 256, 77)) for number in range(count)]
+    rows = [f'p{number},Product {number},"{picture}"\n' for number, picture in enumerate(pictures)]
+    path.write_text("id,name,image\n" + "".join(rows))
+    return path
+
+
+def test_an_interrupted_table_goes_on_where_it_ended(tmp_path: Path) -> None:
+    table, encoder, seen = numbered(tmp_path / "in.csv", 1200), CountingEncoder(), []
+    with open_catalog(tmp_path / "c", fields=[], encoder=encoder) as catalog:  # type: ignore[arg-type]
+        with pytest.raises(StoppedError, match=r"stopped as asked with [\d,]+ of 1,200 rows of .*in.csv done"):
+            catalog.add_table(table, stop=lambda: len(catalog) > 0)
+        kept = len(catalog)
+        assert 0 < kept < 1200
+    with open_catalog(tmp_path / "c", encoder=encoder) as catalog:  # type: ignore[arg-type]
+        report = catalog.add_table(table, progress=lambda *given: seen.append(given))
+        assert (report.added, report.unchanged, len(catalog)) == (1200 - kept, 0, 1200)
+        assert (seen[0], seen[-1]) == ((kept, 0, 1200), (1200, 0, 1200))
+        assert catalog.add_table(table).unchanged == 1200  # a finished table is looked at from its first row
+
+
+def test_refused_rows_do_not_move_the_place_to_go_on(tmp_path: Path) -> None:
+    table = numbered(tmp_path / "in.csv", 1200)
+    lines = table.read_text().splitlines()
+    lines[600:] = [
+        f",{line.partition(',')[2]}" for line in lines[600:]
+    ]  # without ids, and read ahead of what is written
+    table.write_text("\n".join(lines) + "\n")
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        with pytest.raises(StoppedError):
+            catalog.add_table(table, stop=lambda: len(catalog) > 0)
+        catalog.add_table(table)
+        assert len(catalog) == 599
+
+
+def test_a_table_that_has_changed_begins_again(tmp_path: Path) -> None:
+    table = numbered(tmp_path / "in.csv", 1200)
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        with pytest.raises(StoppedError):
+            catalog.add_table(table, stop=lambda: len(catalog) > 0)
+        table.write_text(table.read_text().replace("Product 0,", "Product zero,"))
+        report = catalog.add_table(table)
+        assert (report.products, report.updated) == (1200, 1)
+
+
+def test_a_table_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:
+    table = numbered(tmp_path / "in.csv", 3)
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+
+        def touch(*_: int) -> None:
+            os.utime(table, ns=(1, 1))
+
+        with pytest.raises(TableError, match="was changed while it was read; run the same command again"):
+            catalog.add_table(table, progress=touch)
+        assert len(catalog) == 3
+
+
+def test_fields_are_guessed_by_their_values(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(
+        "id,name,image,price,size,ean,sold,added,tags,none,_own,mixed\n"
+        '1,A,,9.5,7,0071,true,2026-01-01,"[""a"", ""b""]",,x,1\n'
+        '2,B,,-3,,123,False,2026-01-02T10:00,"[]",,y,2026-01-01\n'
+    )
+    assert ProductTable(str(tmp_path / "in.csv")).guess_fields() == (
+        Field("price", "number"),
+        Field("size", "number"),
+        Field("ean"),
+        Field("sold", "bool"),
+        Field("added", "date"),
+        Field("tags", "texts"),
+        Field("none"),
+        Field("mixed"),
+    )
+    rows = [{"id": "1", "name": "A", "url": "", "new": True, "tags": ["a"], "price": 1, "nested": {"a": 1}}]
+    found = ProductTable(str(write_rows(tmp_path / "in.jsonl", rows))).guess_fields()
+    assert found == (Field("new", "bool"), Field("tags", "texts"), Field("price", "number"))
+
+
+def test_fields_that_were_guessed_take_every_row_of_their_table(tmp_path: Path, catalog: Catalog) -> None:
+    catalog.add(AWKWARD)
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
+        catalog.export(tmp_path / name)
+        fields = ProductTable(str(tmp_path / name)).guess_fields()
+        assert {field.name: field.kind for field in fields} == {field.name: field.kind for field in FIELDS}

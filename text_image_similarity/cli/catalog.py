@@ -1,0 +1,257 @@
+"""`catalog`: make a catalogue of products, fill it, look into it, and change its model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .generations import add_generation_actions
+from .options import add_force, add_log_options, add_model_options, config_of, progress_bar
+from .products import (
+    add_action,
+    add_encoding_options,
+    add_product_columns,
+    add_reading_options,
+    add_table_options,
+    added_table,
+    columns_of,
+    create_command,
+    declared_field,
+    open_existing,
+)
+from .stopping import Stopping
+from .terminal import lay_out, shown
+
+if TYPE_CHECKING:
+    from ..search import Catalog
+
+Subparsers = Any
+_TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
+
+
+def add(commands: Subparsers) -> dict[str, argparse.ArgumentParser]:
+    """Add the command to the parser, and return the parsers of its own commands by their names."""
+    text = "Make a catalogue of products that are found by picture, by text or by both, and look after it."
+    command = commands.add_parser("catalog", help=text, description=text)
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    for each in (_create, _add, _delete, _show, _export, _optimize):
+        each(actions)
+    add_generation_actions(actions)
+    return {f"catalog {name}": parser for name, parser in actions.choices.items()}
+
+
+def _reading(
+    actions: Subparsers, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    return add_reading_options(add_action(actions, name, text, run))
+
+
+def _create(actions: Subparsers) -> None:
+    parser = add_action(actions, "create", "Make an empty catalogue.", run_create)
+    parser.add_argument(
+        "--field",
+        metavar="NAME[:KIND]",
+        action="append",
+        default=[],
+        help="declare a field that products have beside name and pictures, of the kind `text` (without KIND), `number`, `bool`, `date`, "
+        "or `texts` for lists; may be given again",
+    )
+    parser.add_argument("--fields-from", metavar="TABLE", help="declare the other columns of a table, by their values")
+    parser.add_argument(
+        "--store",
+        metavar="KIND",
+        help="what searches: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`, see docs/catalog.md#stores; by "
+        "default `sqlite` in a folder and `pgvector` in PostgreSQL",
+    )
+    add_model_options(parser)
+    add_table_options(parser)
+    add_log_options(parser)
+    parser.set_defaults(limits=[])
+
+
+def run_create(options: argparse.Namespace) -> int:
+    """Make a catalogue."""
+    from ..search import open_catalog
+    from ..search.opening import is_catalog
+
+    if is_catalog(options.catalog):
+        raise UsageError(f"there is a catalogue at {options.catalog} already; add to it, or name another place")
+    declared = {field.name: field for field in _guessed(options)} | {
+        field.name: field for field in map(declared_field, options.field)
+    }
+    config = config_of(options)
+    if options.model is None:
+        config = replace(config, model="mini")
+    with open_catalog(options.catalog, fields=list(declared.values()), store=options.store, config=config) as catalog:
+        if not options.quiet:
+            sys.stdout.write(_summary(catalog, options.catalog) + "\n")
+    return 0
+
+
+def _guessed(options: argparse.Namespace) -> list[Any]:
+    if options.fields_from is None:
+        return []
+    from ..search import open_source
+
+    return list(open_source(options.fields_from, columns_of(options), config_of(options).dialect).guess_fields())
+
+
+def _add(actions: Subparsers) -> None:
+    text = "Add the products of a table, or replace those with the same ids; the same command resumes what was interrupted."
+    parser = add_action(actions, "add", text, run_add)
+    parser.add_argument("table", metavar="TABLE", nargs="?", help=_TABLE)
+    parser.add_argument(
+        "--retry",
+        action="store_true",
+        help="read pictures again that failed, afterwards, or without TABLE nothing else",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with 4 if any product was refused or any picture failed"
+    )
+    add_table_options(parser)
+    add_encoding_options(parser)
+    parser.set_defaults(interrupted="what is written is kept, and the same command goes on from there")
+
+
+def run_add(options: argparse.Namespace) -> int:
+    """Add products, and return the exit code: 4 if none could be added."""
+    if options.table is None and not options.retry:
+        raise UsageError("name a table of products, or retry the pictures that failed with --retry")
+    from ..search import open_source
+    from ..search.opening import is_catalog
+
+    if options.table is not None and not is_catalog(options.catalog):
+        fields = open_source(options.table, columns_of(options), config_of(options).dialect).guess_fields()
+        raise UsageError(
+            f"there is no catalogue at {options.catalog}; make one for this table with: {create_command(options.catalog, fields)}"
+        )
+    with Stopping() as stopping, open_existing(options) as catalog:
+        reports = []
+        if options.table is not None:
+            with closing(progress_bar(options, "products")) as bar:
+                show = None if options.quiet else bar.show
+                reports.append(
+                    catalog.add_table(options.table, columns_of(options), progress=show, stop=stopping.asked)
+                )
+        if options.retry:
+            with closing(progress_bar(options, "products")) as bar:
+                reports.append(catalog.retry(progress=None if options.quiet else bar.show))
+        if not options.quiet:
+            tables = [added_table(report, options.catalog, len(catalog)) for report in reports]
+            sys.stdout.write("\n\n".join(tables) + "\n")
+    refused, failed = sum(report.refused for report in reports), sum(report.failures.total() for report in reports)
+    nothing = any(report.refused and report.refused == report.products for report in reports)
+    return 4 if nothing or (options.strict and (refused or failed)) else 0
+
+
+def _delete(actions: Subparsers) -> None:
+    parser = _reading(actions, "delete", "Remove products by their ids.", run_delete)
+    parser.add_argument("ids", metavar="ID", nargs="*", help="a product's id")
+    parser.add_argument(
+        "--from", dest="ids_file", metavar="FILE", type=Path, help="a text file with an id on each line"
+    )
+
+
+def run_delete(options: argparse.Namespace) -> int:
+    """Remove products."""
+    ids = list(options.ids)
+    if options.ids_file is not None:
+        try:
+            lines = options.ids_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeError) as exc:
+            raise UsageError(f"{options.ids_file} cannot be read: {exc}") from exc
+        ids += [line for line in lines if line.strip()]
+    if not ids:
+        raise UsageError("name the ids of the products to remove, or a file of them with --from FILE")
+    with open_existing(options) as catalog:
+        deleted = catalog.delete(ids)
+        if not options.quiet:
+            unknown = len(set(ids)) - deleted
+            lines = [("deleted", f"{deleted:,}"), *([("not there", f"{unknown:,}")] if unknown else [])]
+            sys.stdout.write(lay_out([*lines, ("products left", f"{len(catalog):,}")]) + "\n")
+    return 0
+
+
+def _show(actions: Subparsers) -> None:
+    parser = _reading(actions, "show", "Say what a catalogue holds, or what is known of a product.", run_show)
+    parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it the catalogue itself is shown")
+    parser.add_argument("--json", action="store_true", help="write one JSON object")
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Show a catalogue or a product."""
+    with open_existing(options) as catalog:
+        if options.id is None:
+            text = json.dumps(catalog.describe()) if options.json else _summary(catalog, options.catalog)
+        else:
+            product = catalog.get(options.id)
+            if product is None:
+                raise UsageError(f"there is no product {options.id!r} in {options.catalog}")
+            found = product.as_dict()
+            fields = found.pop("fields")
+            lines = [
+                (name, shown(value, 1000))
+                for name, value in (*found.items(), *fields.items())
+                if value not in (None, "", [])
+            ]
+            text = json.dumps(product.as_dict()) if options.json else lay_out(lines)
+        sys.stdout.write(text + "\n")
+    return 0
+
+
+def _summary(catalog: Catalog, place: str) -> str:
+    """Lay out what a catalogue is and holds."""
+    found = catalog.describe()
+    fields = ", ".join(f"{field['name']} ({field['kind']})" for field in found["fields"]) or "none"
+    return lay_out(
+        [
+            ("catalogue", place),
+            ("products", f"{found['products']:,}"),
+            *((f"pictures failed: {code}", f"{count:,}") for code, count in found["failures"].items()),
+            ("fields", shown(fields, 2000)),
+            ("store", found["store"]),
+            *(
+                (
+                    f"generation {each['number']}",
+                    f"{each['state']}, {each['model']}, {each['embed_dim']} numbers a vector",
+                )
+                for each in found["generations"]
+            ),
+        ]
+    )
+
+
+def _export(actions: Subparsers) -> None:
+    parser = _reading(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
+    parser.add_argument("out", metavar="OUT", help="table to write, in the format its name says")
+    parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
+    add_product_columns(parser, images="column for the references to pictures; by default `images`")
+    add_force(parser)
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write products as a table."""
+    with open_existing(options) as catalog:
+        count = catalog.export(options.out, columns_of(options), where=options.where, force=options.force)
+    if not options.quiet:
+        sys.stdout.write(lay_out([("products", f"{count:,}"), ("output", options.out)]) + "\n")
+    return 0
+
+
+def _optimize(actions: Subparsers) -> None:
+    text = "Give back space, and build what makes searches fast, after many changes."
+    _reading(actions, "optimize", text, run_optimize)
+
+
+def run_optimize(options: argparse.Namespace) -> int:
+    """Optimize a catalogue."""
+    with open_existing(options) as catalog:
+        catalog.optimize()
+    return 0

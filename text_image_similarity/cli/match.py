@@ -1,0 +1,227 @@
+"""`match`: the products of a catalogue, or of a table, that fit words, pictures, or both."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import add_force, check_output, config_of, progress_bar
+from .products import add_encoding_options, add_table_options, columns_of
+from .terminal import lay_out, lay_out_table, shown
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..search import Catalog, Field, Matches, Query
+
+logger = logging.getLogger("text_image_similarity")
+
+_PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
+_MOST_FIELDS = 3  # in a table on a terminal
+_AWAY = -0.5  # weight of what results should not be like
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    text = "Find the products that fit words, pictures, or both, under filters on their fields."
+    command = commands.add_parser("match", help=text, description=text)
+    option = command.add_argument
+    option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")
+    option("texts", metavar="TEXT", nargs="*", help="words to look for; without any term, products are listed")
+    option(
+        "--image",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a picture to look for, a path or a URL; may be given again",
+    )
+    option(
+        "--like",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="a product to look for others like; may be given again",
+    )
+    option("--without", metavar="TEXT", action="append", default=[], help="words that lead away; may be given again")
+    option(
+        "--where",
+        metavar="FILTER",
+        help='which products count, such as `category = "Footwear" and price <= 90`, or the same as JSON',
+    )
+    option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")
+    option("--min-similarity", metavar="X", type=float, help="the lowest cosine that counts, -1 to 1")
+    option(
+        "--facet",
+        metavar="FIELD",
+        action="append",
+        default=[],
+        help="count the values of a field among all products found; may be given again",
+    )
+    option("--sort", metavar="FIELD", help="order by a field instead, `-FIELD` with the highest first")
+    option("--group", action="store_true", help="show only the best one of the variants of a product")
+    option(
+        "--fusion",
+        choices=("sum", "rrf"),
+        default="sum",
+        help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
+        "with words in names and descriptions as one list more",
+    )
+    option("--after", metavar="CURSOR", help="show the next page, whose cursor the page before it names")
+    option("--json", action="store_true", help="write one JSON object")
+    option("--html", metavar="OUT", type=Path, help="page to write about what was found, with pictures")
+    add_force(command)
+    option("--model", metavar="MODEL", help="model for a table, by default `mini`; a catalogue has one of its own")
+    add_table_options(command)
+    add_encoding_options(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    if options.html is not None:
+        check_output(options.html, mark=_PAGE, force=options.force, besides=(options.catalog,))
+    config = replace(config_of(options), model=options.model or "mini")
+    query = _query(options)
+    with _open(options, config) as catalog:
+        found = catalog.match(query)
+        fields = catalog.fields
+    if options.html is not None:
+        _write_page(options, config, query, found)
+    if options.json:
+        sys.stdout.write(json.dumps(found.as_dict()) + "\n")
+    elif not options.quiet:
+        sys.stdout.write("\n\n".join(_tables(options, found, fields)) + "\n")
+    return 0
+
+
+def _query(options: argparse.Namespace) -> Query:
+    from ..search import Query, Term
+
+    terms = [Term(text) for text in options.texts]
+    terms += [Term(image=image) for image in options.image]
+    terms += [Term(product=id) for id in options.like]
+    terms += [Term(text, weight=_AWAY) for text in options.without]
+    return Query(
+        terms,
+        where=options.where,
+        top_k=options.top_k,
+        min_similarity=options.min_similarity,
+        facets=options.facet,
+        group=options.group,
+        sort=options.sort,
+        fusion=options.fusion,
+        after=options.after,
+    )
+
+
+def _open(options: argparse.Namespace, config: Config) -> Catalog:
+    """Open a catalogue, or one in memory with the products of a table."""
+    from ..search import is_source, open_catalog, open_source
+    from ..search.opening import MEMORY
+
+    if not is_source(options.catalog):
+        return open_catalog(options.catalog, config=config)
+    columns = columns_of(options)
+    fields = open_source(options.catalog, columns, config.dialect).guess_fields()
+    catalog = open_catalog(MEMORY, fields=fields, config=config)
+    try:
+        with closing(progress_bar(options, "products")) as bar:
+            report = catalog.add_table(options.catalog, columns, progress=None if options.quiet else bar.show)
+    except BaseException:
+        catalog.close()
+        raise
+    for reason in report.refusals:
+        logger.warning("%s", reason)
+    for code, count in report.failures.items():
+        logger.warning("pictures that cannot be read: %s, %s", code, f"{count:,}")
+    return catalog
+
+
+def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]) -> list[str]:
+    """Lay out matches, facets, and how to go on."""
+    asked = [name.removeprefix("-") for name in (options.sort or "", *options.facet)]
+    names = list(dict.fromkeys([*filter(None, asked), *(field.name for field in fields)]))
+    names = [name for name in names if not name.startswith("_")][:_MOST_FIELDS]
+    likely = any(match.probability is not None for match in found)
+    heads = ["rank", "similarity", *(["probability"] if likely else []), "id", "name", *names]
+    rows = [
+        [
+            str(match.rank),
+            _decimal(match.similarity),
+            *([_decimal(match.probability)] if likely else []),
+            shown(match.product.id, 40),
+            shown(match.product.name, 40),
+            *(shown(as_text(match.product.fields.get(name)), 20) for name in names),
+        ]
+        for match in found
+    ]
+    parts = [lay_out_table([shown(head, 20) for head in heads], rows, numbers=3 if likely else 2)] if rows else []
+    parts += [
+        lay_out_table(
+            [shown(name, 40), ""], [[shown(as_text(value), 40), f"{count:,}"] for value, count in counts.items()]
+        )
+        for name, counts in found.facets.items()
+    ]
+    lines = [("found", f"{found.total:,}")]
+    if found.next is not None:
+        lines.append(("next page", _next_command(options, found.next)))
+    if options.html is not None:
+        lines.append(("page", str(options.html)))
+    return [*parts, lay_out(lines)]
+
+
+def _next_command(options: argparse.Namespace, cursor: str) -> str:
+    """Return the command that shows the next page: this one, with another cursor."""
+    given: list[str] = list(options.arguments)
+    if options.after is not None:
+        place = next(place for place, word in enumerate(given) if word.rpartition("=")[2] == options.after)
+        del given[place if given[place].startswith("--") else place - 1 : place + 1]
+    return shlex.join(["text-image-similarity", given[0], f"--after={cursor}", *given[1:]])
+
+
+def _decimal(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def as_text(value: Any) -> str:
+    """Spell out a field's value for people."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _write_page(options: argparse.Namespace, config: Config, query: Query, found: Matches) -> None:
+    from ..report import FoundItem, thumbnails, write_matches
+
+    items = [
+        FoundItem(
+            rank=match.rank,
+            id=match.product.id,
+            name=match.product.name,
+            description=match.product.description,
+            image=match.image,
+            similarity=match.similarity,
+            probability=match.probability,
+            fields={name: as_text(value) for name, value in match.product.fields.items()},
+            why=[f"{reason.term}: {reason.contribution:+.4f}" for reason in match.why],
+        )
+        for match in found
+    ]
+    asked = [f"{'without ' if term.weight < 0 else ''}{term}" for term in query.parts]
+    asked += [options.where] if options.where else []
+    facets: Mapping[str, Mapping[str, int]] = {
+        name: {as_text(value): count for value, count in counts.items()} for name, counts in found.facets.items()
+    }
+    pictures = thumbnails((item.image for item in items if item.image is not None), config)
+    write_matches(options.html, items, asked=asked, total=found.total, facets=facets, pictures=pictures)

@@ -1,0 +1,143 @@
+"""What the commands around catalogues have in common: their options, opening, and what they say of products added."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from ..config import Config
+from .options import (
+    add_base_dir,
+    add_dialect,
+    add_fetch_options,
+    add_log_options,
+    add_runtime_options,
+    add_worker_options,
+    config_of,
+    setting,
+)
+from .terminal import lay_out, shown
+
+Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+
+_KINDS: tuple[Literal["text", "number", "bool", "date", "texts"], ...] = ("text", "number", "bool", "date", "texts")
+
+if TYPE_CHECKING:
+    from ..search import AddReport, Catalog, Field, ProductColumns
+
+
+def add_action(
+    actions: Subparsers[argparse.ArgumentParser], name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add an action of `catalog`, with the argument that names the catalogue."""
+    parser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options of an action that encodes nothing, and return its parser."""
+    add_log_options(parser)
+    parser.set_defaults(limits=[])
+    return parser
+
+
+def add_encoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how pictures are fetched and encoded, by the model that a catalogue has."""
+    add_runtime_options(parser)
+    add_base_dir(parser)
+    add_fetch_options(parser)
+    add_worker_options(parser, io_workers=Config().io_workers)
+    add_log_options(parser)
+
+
+def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None:
+    """Add the options that name the columns of a table of products."""
+    add = parser.add_argument
+    add("--id-col", metavar="COLUMN", default="id", help="column of the products' ids")
+    add("--name-col", metavar="COLUMN", help="column of their names; by default `name`, and '' for none")
+    add("--image-col", metavar="COLUMN", action="append", default=[], help=images)
+    add("--description-col", metavar="COLUMN", help="column of more words; by default `description`, and '' for none")
+    add("--group-col", metavar="COLUMN", help="column of what variants of a product share; by default `group`")
+    add(
+        "--field-col",
+        metavar="FIELD=COLUMN",
+        type=field_column,
+        action="append",
+        default=[],
+        help="column of a declared field, if it is not called like the field; `FIELD=` leaves the field out; may be given again",
+    )
+
+
+def add_table_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a table of products is read."""
+    add_product_columns(
+        parser,
+        images="column of references to pictures; may be given again, and '' is for products without pictures; by default the first of "
+        "`images`, `image`, `image_url` and `url`",
+    )
+    add_dialect(parser)
+
+
+def field_column(text: str) -> tuple[str, str]:
+    """Read `FIELD=COLUMN`, of which the column may be empty."""
+    return setting(text)
+
+
+def columns_of(options: argparse.Namespace) -> ProductColumns:
+    """Return the columns that the options name."""
+    from ..search import ProductColumns
+
+    return ProductColumns(
+        id=options.id_col,
+        name=options.name_col,
+        images=tuple(options.image_col),
+        description=options.description_col,
+        group=options.group_col,
+        fields=dict(options.field_col),
+    )
+
+
+def open_existing(options: argparse.Namespace) -> Catalog:
+    """Open the catalogue that the options name."""
+    from ..search import open_catalog
+
+    return open_catalog(options.catalog, config=replace(config_of(options), model="mini"))
+
+
+def create_command(place: str, fields: Sequence[Field]) -> str:
+    """Return the command that makes a catalogue with some fields."""
+    declared = [f"{field.name}:{field.kind}" if field.kind != "text" else field.name for field in fields]
+    words = ["text-image-similarity", "catalog", "create", place]
+    return shlex.join([*words, *(word for name in declared for word in ("--field", name))])
+
+
+def declared_field(text: str) -> Field:
+    """Read `NAME` or `NAME:KIND`; what stands behind the last colon and is not a kind belongs to the name."""
+    from ..search import Field
+
+    name, _, kind = text.rpartition(":")
+    found = next((each for each in _KINDS if each == kind and name), None)
+    return Field(text) if found is None else Field(name, found)
+
+
+def added_table(report: AddReport, catalog: str, products: int) -> str:
+    """Lay out what became of products."""
+    return lay_out(
+        [
+            ("products", f"{report.products:,}"),
+            ("added", f"{report.added:,}"),
+            ("updated", f"{report.updated:,}"),
+            ("unchanged", f"{report.unchanged:,}"),
+            ("pictures encoded", f"{report.encoded:,}"),
+            *((f"pictures failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
+            *([("refused", f"{report.refused:,}")] if report.refused else []),
+            *(("", shown(reason, 200)) for reason in report.refusals),
+            *([("", "...")] if report.refused > len(report.refusals) else []),
+            ("catalogue", f"{catalog}, {products:,} products"),
+        ]
+    )

@@ -1,0 +1,114 @@
+"""What a search has found, as a page to look at: pictures with similarities, names and fields, in a table that can be sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from ..files import write_whole
+from .document import document, picture_cell, section, table
+from .markup import escape, fold
+
+
+@dataclass(frozen=True, slots=True)
+class FoundItem:
+    """One row of the page.
+
+    Args:
+        rank: Its place, from 1.
+        id: What machines call it.
+        name: What people call it.
+        description: More words.
+        image: The reference of its picture; None without one.
+        similarity: Its cosine; None where there is none.
+        probability: What that means, 0..1; None where that is unknown.
+        fields: Names and values.
+        why: What contributed to its place, one text each.
+    """
+
+    rank: int
+    id: str
+    name: str
+    description: str = ""
+    image: str | None = None
+    similarity: float | None = None
+    probability: float | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    why: Sequence[str] = ()
+
+
+def write_matches(
+    path: str | PathLike[str],
+    items: Sequence[FoundItem],
+    *,
+    asked: Sequence[str],
+    total: int,
+    facets: Mapping[str, Mapping[str, int]],
+    pictures: Mapping[str, bytes],
+) -> None:
+    """Write the page, complete or not at all.
+
+    Args:
+        path: The file.
+        items: What was found, in its order.
+        asked: What was asked for, one text for each part of the query.
+        total: How many there are in all.
+        facets: For each field how many have each value.
+        pictures: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a gap.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    title = "; ".join(asked)[:200] or "all products"
+    lede = f"{len(items):,} of {total:,} products found."
+    parts = [
+        section("Products", _items(items, pictures) if items else '<p class="empty">Nothing was found.</p>', "found")
+    ]
+    parts += [section(escape(name), _facet(name, counts)) for name, counts in facets.items()]
+    links = [("found", "products")] if facets else []
+    write_whole(Path(path), document(f"{title}: products found", title, lede, "\n".join(parts), links))
+
+
+def _items(items: Sequence[FoundItem], pictures: Mapping[str, bytes]) -> str:
+    heads = [
+        ("rank", "n"),
+        ("picture", "fixed"),
+        ("similarity", "n"),
+        ("product", ""),
+        ("fields", "fixed"),
+        ("why", "fixed"),
+    ]
+    with_probability = any(item.probability is not None for item in items)
+    if with_probability:
+        heads.insert(3, ("probability", "n"))
+    body = "".join(_row(item, pictures, with_probability=with_probability) for item in items)
+    return table("Products found", heads, body, kind="rows")
+
+
+def _row(item: FoundItem, pictures: Mapping[str, bytes], *, with_probability: bool) -> str:
+    jpeg = None if item.image is None else pictures.get(item.image)
+    fields = "".join(f"<div>{escape(name)}: {fold(value)}</div>" for name, value in item.fields.items())
+    why = "".join(f"<div>{fold(each)}</div>" for each in item.why)
+    words = f"<b>{fold(item.name)}</b><div>{fold(item.description)}</div><code>{escape(item.id[:200])}</code>"
+    probability = _number(item.probability, "") if with_probability else ""
+    return (
+        f'<tr><td class="n" data-v="{item.rank}">{item.rank:,}</td>{picture_cell(jpeg, item.name[:200] or item.id[:200])}'
+        f'{_number(item.similarity, " score")}{probability}<td class="caption">{words}</td>'
+        f'<td class="detail">{fields}</td><td class="detail">{why}</td></tr>'
+    )
+
+
+def _number(value: float | None, kind: str) -> str:
+    if value is None:
+        return f'<td class="n{kind}">–</td>'
+    return f'<td class="n{kind}" data-v="{value!r}">{value:.4f}</td>'
+
+
+def _facet(name: str, counts: Mapping[str, int]) -> str:
+    rows = "".join(
+        f'<tr><td>{fold(value)}</td><td class="n" data-v="{count}">{count:,}</td></tr>'
+        for value, count in counts.items()
+    )
+    return table(f"Products by {escape(name)}", [("value", ""), ("products", "n")], rows)

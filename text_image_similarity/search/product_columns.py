@@ -1,0 +1,216 @@
+"""Products from rows: which column holds what, and what a cell means for a field of a kind.
+
+A list is a list where the format has lists, such as JSON Lines and Parquet. Elsewhere it is a JSON list, as `catalog export` writes
+it, or texts with `|` between them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from ..errors import UsageError
+from ..formats import check_columns
+from ..records import is_missing
+from .fields import Field, named
+from .products import Product, fields_as_json
+
+_IMAGES = ("images", "image", "image_url", "url")
+_NAMES = ("name", "title")
+_WHOLE = 1e15  # below it a float that is whole is kept as an integer, which all formats spell alike
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductColumns:
+    """Which columns of a table hold what of a product. An empty name says that no column does.
+
+    Args:
+        id: The product's id.
+        name: Its name; None takes `name`, else `title`.
+        images: References to its pictures, in one column or several; () takes the first that is there of `images`, `image`,
+            `image_url` and `url`.
+        description: Its description; None takes `description` where that is there.
+        group: What its variants have in common; None takes `group` where that is there.
+        fields: For declared fields that are not in the column of their name, the column.
+    """
+
+    id: str = "id"
+    name: str | None = None
+    images: Sequence[str] = ()
+    description: str | None = None
+    group: str | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RowReader:
+    """Turns rows into products.
+
+    Args:
+        columns: The columns that are read, each once.
+        roles: For `id`, `name`, `description` and `group` the column that holds it, if there is one.
+        images: The columns of references.
+        fields: The declared fields that have a column, and these columns.
+    """
+
+    columns: tuple[str, ...]
+    roles: Mapping[str, str]
+    images: tuple[str, ...]
+    fields: tuple[tuple[Field, str], ...]
+
+    def product(self, row: Mapping[str, Any]) -> Product:
+        """Return the product of a row.
+
+        Raises:
+            UsageError: The row has no id, or a value that cannot be used; the message names the column or field.
+        """
+        texts = {role: _text(row.get(column), column) for role, column in self.roles.items()}
+        if not texts["id"].strip():
+            raise UsageError(f"it has no id in the column {self.roles['id']!r}")
+        images = [image for column in self.images for image in _references(row.get(column), column)]
+        values = {}
+        for declared, column in self.fields:
+            value = _given(declared, row.get(column))
+            if declared.stored(value) is not None:
+                values[declared.name] = value
+        product = Product(
+            texts["id"],
+            texts.get("name", ""),
+            tuple(images),
+            texts.get("description", ""),
+            values,
+            texts.get("group") or None,
+        )
+        fields_as_json(product)  # which would be too late to find out while others are written
+        return product
+
+
+def read_columns(
+    chosen: ProductColumns, declared: Sequence[Field], there: Sequence[str] | None, place: str
+) -> RowReader:
+    """Find the columns of products in a table.
+
+    Args:
+        chosen: Those that were named.
+        declared: The declared fields, each in the column of its name unless another one was named.
+        there: The table's columns; None for a source without any, in which whatever is missing is empty.
+        place: What messages call the table.
+
+    Raises:
+        UsageError: One is missing, or there are two of its name; the message says how another one is named.
+    """
+    for name in chosen.fields:
+        named(declared, name)
+    if not chosen.id:
+        raise UsageError("the column of ids cannot be left out; without an id a product cannot be replaced or deleted")
+    roles = {"id": chosen.id}
+    for role, given, known in (
+        ("name", chosen.name, _NAMES),
+        ("description", chosen.description, ("description",)),
+        ("group", chosen.group, ("group",)),
+    ):
+        column = given if given is not None else _first(known, there)
+        if column:
+            roles[role] = column
+        elif given is None and role == "name":
+            raise UsageError(
+                f"{place} has no column 'name' or 'title'; name another one with --name-col, or leave names out with --name-col ''"
+            )
+    images = tuple(name for name in chosen.images if name)
+    if not chosen.images:
+        if (column := _first(_IMAGES, there)) is None:
+            raise UsageError(
+                f"{place} has none of the columns {', '.join(map(repr, _IMAGES))}; name that of the pictures with --image-col, or add "
+                "products without pictures with --image-col ''"
+            )
+        images = (column,)
+    pairs = [(each, chosen.fields.get(each.name, each.name)) for each in declared]
+    fields = tuple((each, column) for each, column in pairs if column)
+    _check_fields(fields, there, place)
+    columns = tuple(dict.fromkeys([*roles.values(), *images, *(column for _, column in fields)]))
+    if there is not None:
+        check_columns(there, columns, place)
+    return RowReader(columns, roles, images, fields)
+
+
+def _check_fields(fields: Iterable[tuple[Field, str]], there: Sequence[str] | None, place: str) -> None:
+    missing = [(each.name, column) for each, column in fields if there is not None and column not in there]
+    if there and missing:
+        names = ", ".join(repr(column) for _, column in missing)
+        raise UsageError(
+            f"{place} has no column {names}, which the catalogue's fields need; it has {', '.join(there)}. Name another "
+            f"column with --field-col {missing[0][0]}=COLUMN, or leave the field out with --field-col {missing[0][0]}="
+        )
+
+
+def _first(known: Iterable[str], there: Sequence[str] | None) -> str | None:
+    return next((name for name in known if there is None or name in there), None)
+
+
+def cell_texts(value: object) -> list[Any]:
+    """Return the members of a cell that holds a list, in one of the ways that a table can.
+
+    Example:
+        >>> cell_texts("a.jpg|b.jpg"), cell_texts('["a|b.jpg"]'), cell_texts(["a", "b"])
+        (['a.jpg', 'b.jpg'], ['a|b.jpg'], ['a', 'b'])
+    """
+    if isinstance(value, str):
+        if (listed := json_list(value)) is not None:
+            return listed
+        return [part.strip() for part in value.split("|") if part.strip()]
+    if isinstance(value, (list, tuple)):
+        return [each for each in value if not is_missing(each) and each != ""]
+    return [] if is_missing(value) else [value]
+
+
+def json_list(text: str) -> list[str] | None:
+    """Return the texts of a JSON list, or None if it is not one."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
+
+
+def _references(value: object, column: str) -> list[str]:
+    found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value)
+    for each in found:
+        if not isinstance(each, str):
+            raise UsageError(f"{column!r} must hold paths or URLs, not {each!r:.100}")
+    return [str(each) for each in found]
+
+
+def _text(value: object, column: str) -> str:
+    """Return a cell as text; a finite number counts as its text, as CSV would hold it."""
+    if is_missing(value):
+        return ""
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise UsageError(f"{column!r} must be a text, not {value!r:.100}")
+    return value
+
+
+def _given(declared: Field, value: Any) -> Any:
+    """Return a cell as a product keeps it: CSV's texts as the field's kind has them, and nothing that JSON cannot hold."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal) and not is_missing(value):
+        value = str(value) if declared.kind == "text" else float(value)
+    match declared.kind:
+        case "texts":
+            return cell_texts(value)
+        case "number" | "bool" | "date" if isinstance(value, str) and not value.strip():
+            return None
+        case "number":
+            number = declared.stored(value)
+            return int(number) if isinstance(number, float) and abs(number) < _WHOLE and number.is_integer() else number
+        case "bool":
+            return declared.stored(value)
+    return value

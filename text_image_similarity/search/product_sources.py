@@ -1,0 +1,29 @@
+"""What a place of products is: a table, a collection of MongoDB, or neither."""
+
+from __future__ import annotations
+
+from ..config import Dialect
+from ..formats import ending_of
+from .mongo import MongoCollection, is_mongo
+from .product_columns import ProductColumns
+from .product_tables import ProductSource, ProductTable
+
+
+def open_source(place: str, columns: ProductColumns | None = None, dialect: Dialect | None = None) -> ProductSource:
+    """Open products by where they are.
+
+    Args:
+        place: A table, or `mongodb://host/database/collection`.
+        columns: Which column holds what.
+        dialect: How CSV and TSV files are written.
+
+    Raises:
+        UsageError: There is none; pymongo is not installed.
+        TableError: It cannot be read.
+    """
+    return MongoCollection(place, columns) if is_mongo(place) else ProductTable(place, columns, dialect=dialect)
+
+
+def is_source(place: str) -> bool:
+    """Say whether a place is one of products rather than of a catalogue, by its name."""
+    return is_mongo(place) or bool(ending_of(place))

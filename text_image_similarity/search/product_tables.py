@@ -1,0 +1,131 @@
+"""Tables of products, whatever their format: rows in, products out, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import Dialect
+from ..errors import TableError, UsageError
+from ..formats import Table, columns_of, folder_of, open_table, state_of
+from .fields import Field
+from .guessing import guess_fields
+from .product_columns import ProductColumns, RowReader, read_columns
+from .products import Product
+
+_AT_ONCE = 256  # rows in memory
+
+# The number of a row, counted from 1, with its product or with why it has none.
+NumberedProduct = tuple[int, Product | UsageError]
+
+
+class ProductSource(Protocol):
+    """Where products come from, in an order that stays."""
+
+    @property
+    def place(self) -> str:
+        """What it is called."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where relative references start; None is the working directory."""
+
+    @property
+    def total(self) -> int:
+        """How many rows it has."""
+
+    @property
+    def identity(self) -> str | None:
+        """What changes with its content and its columns; None where it cannot be known whether it has changed."""
+
+    def products(self, declared: Sequence[Field], start: int) -> Iterator[NumberedProduct]:
+        """Yield the products of the rows from number `start` (from 0) on."""
+
+    def check(self, declared: Sequence[Field]) -> None:
+        """Make sure that the columns are there.
+
+        Raises:
+            UsageError: One is not.
+        """
+
+    def guess_fields(self) -> tuple[Field, ...]:
+        """Return what the columns beside id, name, description, group and pictures hold, by their values."""
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read is what it was at first.
+
+        Raises:
+            TableError: It has changed.
+        """
+
+
+class ProductTable:
+    """Products in a table of any format that `score` reads; it is read through once to count and check its rows.
+
+    Args:
+        place: A file, a folder or a pattern, as a path or an fsspec URL.
+        columns: Which column holds what.
+        dialect: How CSV and TSV files are written.
+
+    Raises:
+        UsageError: There is no such table.
+        TableError: It cannot be read.
+    """
+
+    def __init__(self, place: str, columns: ProductColumns | None = None, *, dialect: Dialect | None = None) -> None:
+        self.place = place
+        self._chosen = ProductColumns() if columns is None else columns
+        self._table: Table = open_table(place, dialect=dialect)
+        self._states = self._state()
+        self._table.scan()
+
+    @property
+    def folder(self) -> Path | None:
+        return folder_of(self.place)
+
+    @property
+    def total(self) -> int:
+        return self._table.row_count
+
+    @property
+    def identity(self) -> str:
+        return blake2b(f"{self._table.digest} {self._chosen!r}".encode(), digest_size=16).hexdigest()
+
+    def check(self, declared: Sequence[Field]) -> None:
+        self._reader(declared)
+
+    def products(self, declared: Sequence[Field], start: int = 0) -> Iterator[NumberedProduct]:
+        reader = self._reader(declared)
+        number = start
+        for rows in self._table.read(start, _AT_ONCE):
+            for cells in zip(*map(rows.column, reader.columns), strict=True):
+                number += 1
+                yield number, product_or_reason(reader, dict(zip(reader.columns, cells, strict=True)), number)
+
+    def check_unchanged(self) -> None:
+        if self._state() != self._states:
+            raise TableError(f"{self.place} was changed while it was read; run the same command again")
+
+    def guess_fields(self) -> tuple[Field, ...]:
+        there = columns_of(self._table)
+        known = self._reader(()).columns
+        others = [name for name in there if name not in known and there.count(name) == 1]
+        return guess_fields(
+            others, ({name: rows.column(name) for name in others} for rows in self._table.read(0, _AT_ONCE))
+        )
+
+    def _reader(self, declared: Sequence[Field]) -> RowReader:
+        return read_columns(self._chosen, declared, columns_of(self._table), self.place)
+
+    def _state(self) -> list[str]:
+        return [state_of(file) for file in self._table.files]
+
+
+def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Product | UsageError:
+    """Return the product of a row, or why it has none, with the row's number."""
+    try:
+        return reader.product(row)
+    except UsageError as problem:
+        return UsageError(f"row {number:,}: {problem}")

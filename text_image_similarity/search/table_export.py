@@ -1,0 +1,139 @@
+"""A catalogue's products as a table that `add_table` reads again, in the format that its name says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import TableError, UsageError
+from ..files import whole_file
+from ..formats import ArrowRows, JsonRows, Rows, TableKind, dump, format_of, is_url, local_path, writer_for
+from ..records import is_missing
+from .fields import Field, FieldKind
+from .product_columns import ProductColumns
+from .products import Product
+
+_AT_ONCE = 1000  # products in memory
+_QUOTE = re.compile(r'\\(["\\])')
+_TYPES: dict[FieldKind, pa.DataType] = {
+    "text": pa.string(),
+    "number": pa.float64(),
+    "bool": pa.bool_(),
+    "date": pa.string(),
+    "texts": pa.list_(pa.string()),
+}
+
+
+def export_table(
+    products: Iterable[Product],
+    declared: Sequence[Field],
+    out: str,
+    columns: ProductColumns | None = None,
+    *,
+    force: bool = False,
+) -> int:
+    """Write products as a table, complete or not at all, and return how many there are.
+
+    Args:
+        products: The products.
+        declared: The declared fields of their catalogue.
+        out: The file to write.
+        columns: Where the columns are to be called something else.
+        force: Whether a file that is there is replaced.
+
+    Raises:
+        UsageError: The file is there, the name says no format, or two columns would have one name.
+        TableError: It cannot be written.
+    """
+    if is_url(out):
+        raise UsageError(f"{out} is a URL; export to a file on this machine, and copy it from there")
+    path, kind = local_path(out), format_of(out).kind
+    if path.exists() and not force:
+        raise UsageError(f"{out} is there already; name another file, or replace it with --force (force=True)")
+    shape = _shape(ProductColumns() if columns is None else columns, declared)
+    schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
+    writer = writer_for(out, schema)
+    count = 0
+    try:
+        with (
+            TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
+            whole_file(path) as whole,
+        ):
+            parts: list[Path] = []
+            for rows in _parts(products, shape, declared, kind, schema):
+                count += len(rows)
+                parts.append(Path(folder, f"{len(parts)}.{kind}"))
+                parts[-1].write_bytes(writer.part(rows, [()] * len(rows)))
+            with whole.open("wb") as file:
+                writer.join(parts, file)
+    except OSError as exc:
+        raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
+    return count
+
+
+def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str, FieldKind]]:
+    """Return the columns with their kinds, in the order of `_values`; one without a name is left out later."""
+    names: list[tuple[str, FieldKind]] = [
+        (chosen.id, "text"),
+        ("name" if chosen.name is None else chosen.name, "text"),
+        ("description" if chosen.description is None else chosen.description, "text"),
+        ("group" if chosen.group is None else chosen.group, "text"),
+        (next(iter(chosen.images), "images"), "texts"),
+        *((chosen.fields.get(each.name, each.name), each.kind) for each in declared),
+    ]
+    given = [name for name, _ in names]
+    if twice := next((name for name in given if given.count(name) > 1), None):
+        raise UsageError(
+            f"two columns would be called {twice!r}, because a field is; give one another name with --field-col {twice}=COLUMN"
+        )
+    return names
+
+
+def _parts(
+    products: Iterable[Product],
+    shape: Sequence[tuple[str, FieldKind]],
+    declared: Sequence[Field],
+    kind: TableKind,
+    schema: pa.Schema,
+) -> Iterator[Rows]:
+    """Yield products as rows: with lists and numbers as Parquet has them, as JSON has them, or as text."""
+    names = [name for name, _ in shape]
+    source, first = iter(products), 1
+    while chunk := list(islice(source, _AT_ONCE)):
+        rows = [_values(product, declared, stored=kind == "parquet") for product in chunk]
+        if kind == "parquet":
+            columns = [pa.array(column, at.type) for column, at in zip(zip(*rows, strict=True), schema, strict=True)]
+            yield ArrowRows(pa.record_batch(columns, schema=schema))
+        else:
+            if kind != "jsonl":
+                rows = [[_list_as_text(value) if isinstance(value, list) else value for value in row] for row in rows]
+            values = [dict(zip(names, row, strict=True)) for row in rows]
+            yield JsonRows(first, dict.fromkeys(names, "json"), [dump(row) for row in values], values)
+        first += len(chunk)
+
+
+def _list_as_text(texts: list[str]) -> str:
+    """Write a list as JSON without a backslash before a quotation mark, which CSV's dialects understand differently."""
+    return _QUOTE.sub(lambda found: f"\\u{ord(found[1]):04x}", dump(texts))
+
+
+def _values(product: Product, declared: Sequence[Field], *, stored: bool) -> list[Any]:
+    given = [_value(each, product.fields.get(each.name), stored=stored) for each in declared]
+    return [product.id, product.name, product.description, product.group, list(product.images), *given]
+
+
+def _value(declared: Field, value: Any, *, stored: bool) -> Any:
+    """Return a field's value as a cell holds it: as it was given, or of one type in all rows."""
+    if is_missing(value) or declared.stored(value) is None:
+        return None
+    if declared.kind == "texts":
+        return [value] if isinstance(value, str) else [str(each) for each in value]
+    if not stored:
+        return value
+    return str(value) if declared.kind in ("text", "date") else declared.stored(value)

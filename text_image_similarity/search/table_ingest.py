@@ -1,0 +1,119 @@
+"""Tables into a catalogue, resumable: the position is kept in the ledger after each transaction, and forgotten at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from hashlib import blake2b
+
+from ..dataset.read import resolve_reference
+from ..errors import StoppedError, UsageError
+from ..records import Progress
+from .ingest import AddReport, Ingest
+from .product_tables import ProductSource
+from .products import Product, with_images
+from .session import Session
+
+logger = logging.getLogger("text_image_similarity")
+
+
+def add_table(
+    session: Session,
+    source: ProductSource,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> AddReport:
+    """Add the products of a table; one that is interrupted goes on behind the last row that was written.
+
+    Args:
+        session: The open parts of the catalogue.
+        source: The table.
+        progress: Called after each transaction with (rows done, of these failed or refused, rows in all).
+        stop: Asked after each transaction whether to end.
+
+    Raises:
+        StoppedError: `stop` said yes; what is written is kept.
+        UsageError: A column is missing.
+        TableError: The table cannot be read, or has changed meanwhile.
+        ModelError, DatabaseError: The model or the catalogue fails; what is written is kept.
+    """
+    declared = session.ledger.fields
+    source.check(declared)
+    position = _Position(session, source)
+    start = position.read()
+    if start:
+        logger.info("going on at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
+    ingest, base = Ingest(session), session.config.base_dir or source.folder or "."
+    numbers: deque[int] = deque()  # of the rows whose products are on their way
+
+    def products() -> Iterator[Product]:
+        for number, product in source.products(declared, start):
+            if isinstance(product, UsageError):
+                ingest.report.refuse(str(product))
+            else:
+                numbers.append(number)
+                yield with_images(product, (resolve_reference(image, base) for image in product.images))
+
+    def check(done: int) -> None:
+        """Show where the work is, and end it if that is asked for."""
+        if progress is not None:
+            progress(done, ingest.report.failures.total() + ingest.report.refused, source.total)
+        if stop():
+            raise _stopped(source, done)
+
+    check(start)
+    done, written = start, 0
+    with closing(ingest.add(products())) as transactions:
+        for _ in transactions:
+            now = ingest.report.products - ingest.report.refused  # refused rows are counted as soon as they are read
+            while written < now:
+                done = numbers.popleft()
+                written += 1
+            position.write(done)
+            check(done)
+    source.check_unchanged()
+    position.forget()
+    check(source.total)
+    return ingest.report
+
+
+def _stopped(source: ProductSource, done: int) -> StoppedError:
+    return StoppedError(
+        f"stopped as asked with {done:,} of {source.total:,} rows of {source.place} done; the same command goes on from there"
+    )
+
+
+class _Position:
+    """How far a table has been added, kept in the catalogue's settings."""
+
+    def __init__(self, session: Session, source: ProductSource) -> None:
+        self._database, self._identity = session.ledger.database, source.identity
+        self._key = f"added {blake2b(source.place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
+
+    def read(self) -> int:
+        """Return how many rows are done; 0 for a table that has changed since."""
+        found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
+        kept = json.loads(found[0][0]) if found else {}
+        if self._identity is None or kept.get("identity") != self._identity:
+            return 0
+        return int(kept["rows"])
+
+    def write(self, rows: int) -> None:
+        """Keep how many rows are done."""
+        if self._identity is None:
+            return
+        kept = json.dumps({"identity": self._identity, "rows": rows})
+        with self._database.write() as transaction:
+            transaction.run(
+                "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                (self._key, kept),
+            )
+
+    def forget(self) -> None:
+        """Let the next run begin with the first row."""
+        with self._database.write() as transaction:
+            transaction.run("DELETE FROM setting WHERE name = ?", (self._key,))
