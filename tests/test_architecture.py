@@ -59,6 +59,7 @@ FLOORS_WITHIN = {
         "guessing": 3,
         "table_export": 3,
         "product_tables": 4,
+        "table_answers": 5,
         "mongo": 5,
         "product_sources": 6,
         "stores": 3,

@@ -207,6 +207,20 @@ def test_models_are_switched_and_measured(filled: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "dropped  nothing\n"
 
 
+def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text('q\na red shoe\n""\n')
+    asked = ["match-table", filled, tmp_path / "in.csv", tmp_path / "out.csv"]
+    assert command(*asked) == 2
+    assert "name the column of texts with --text-col" in capsys.readouterr().err
+    assert command(*asked, "--text-col", "q", "--where", "color = 'red'") == 0
+    said = capsys.readouterr().out
+    assert "answered               1\nfailed: empty_caption  1\n" in said
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert (first["product_id"], second["product_id"]) == ("runner-red", "")
+    assert command(*asked, "--text-col", "q", "--where", "color = 'red'", "--strict", "--quiet") == 4
+
+
 @pytest.mark.slow
 def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
     count = 1500
