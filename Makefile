@@ -8,9 +8,9 @@ POETRY := .poetry/bin/poetry
 # Poetry would install into an environment that happens to be active.
 POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poetry/bin/python scripts/index_mirror.py)"
 
-# How many tests run at once: more than cores, because many wait for servers and processes of their own. A file's tests stay together, and so do those that share a Spark or a Ray.
+# How many tests run at once: more than cores, because many wait for servers and processes of their own. A file's tests stay together, and so do those that share a Spark session.
 JOBS ?= 3
-PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.

@@ -6,8 +6,9 @@ import atexit
 import os
 import tempfile
 from collections.abc import Generator, Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,7 +26,8 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 from tests.support.server import Server  # noqa: E402 - after the environment is set
 
-_SHARED = ("spark", "ray")  # markers of tests that one process runs, because what they start is large
+# Files that take a minute or more, the longest first, so that no process is left with one of them at the end.
+_LONG: tuple[str, ...] = ()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,15 +63,33 @@ class NoSkips:
             terminalreporter.write_line(f"SKIPPED, which --no-skips forbids: {nodeid}", red=True)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Any:
+    """Keep a file's tests in one process, as `--dist loadfile` does, and those that share a Spark session as well."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    # Not by groups: with pytest 9.2, xdist 3.8 ignores them (pytest-xdist#1386).
+    scheduler = import_module("xdist.scheduler").LoadFileScheduling(config, log)
+    file_of = scheduler._split_scope
+    scheduler._split_scope = lambda test: "spark" if file_of(test).startswith("tests/spark/") else file_of(test)
+    return scheduler
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one process, and all those of Spark or of Ray; start with what takes longest."""
+    """Start with what takes longest: the files named above, then slow tests and those that start Spark or Ray."""
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker("spark")
-        group = next(filter(item.get_closest_marker, _SHARED), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, (*_SHARED, "slow"))))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        file = item.nodeid.partition("::")[0]
+        return (
+            _LONG.index(file) if file in _LONG else len(_LONG),
+            not any(map(item.get_closest_marker, ("spark", "ray", "slow"))),
+        )
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -34,7 +34,7 @@ def test_unnoticed(): pass
     [
         (SKIPPED, (), []),
         (SKIPPED + UNNOTICED, (), ["test_unnoticed"]),
-        (SKIPPED + UNNOTICED, ("-n", "2", "--dist", "loadgroup"), ["test_unnoticed"]),
+        (SKIPPED + UNNOTICED, ("-n", "2", "--dist", "loadfile"), ["test_unnoticed"]),
     ],
     ids=["allowed", "forbidden", "forbidden, in two processes"],
 )
@@ -46,5 +46,42 @@ def test_a_skip_that_nobody_asked_for_fails_the_run(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     named = [line for line in done.stdout.splitlines() if "--no-skips forbids" in line]
-    assert [line.rpartition("::")[2].partition("@")[0] for line in named] == forbidden, done.stdout + done.stderr
+    assert [line.rpartition("::")[2] for line in named] == forbidden, done.stdout + done.stderr
     assert done.returncode == len(forbidden)
+
+
+WHERE = """
+import os, pathlib, pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_is_here(number):
+    with pathlib.Path(__file__).with_suffix(".txt").open("a") as file:
+        file.write(os.environ["PYTEST_XDIST_WORKER"] + "\\n")
+"""
+
+
+@pytest.mark.slow
+def test_a_file_stays_in_one_process_and_so_does_spark(tmp_path: Path) -> None:
+    (tmp_path / "tests" / "spark").mkdir(parents=True)
+    files = [tmp_path / "tests" / name for name in ("test_a.py", "test_b.py", "spark/test_c.py", "spark/test_d.py")]
+    for file in files:
+        file.write_text(WHERE)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.conftest",
+        "--rootdir",
+        str(tmp_path),
+        "--no-loadscope-reorder",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [*command, "-n", "2", "--dist", "loadfile", str(tmp_path)], cwd=ROOT.parent, env=environment, check=True
+    )
+    a, b, c, d = (file.with_suffix(".txt").read_text().split() for file in files)
+    assert [len(each) for each in (a, b, c, d)] == [4] * 4
+    assert [len(set(each)) for each in (a, b, c + d)] == [1] * 3
+    assert set(a + b + c + d) == {"gw0", "gw1"}

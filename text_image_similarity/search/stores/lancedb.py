@@ -217,7 +217,7 @@ class LanceStore:
             )
         try:
             yield
-        except (OSError, RuntimeError, ValueError, TypeError, LookupError, pa.ArrowException) as exc:
+        except (OSError, RuntimeError, ValueError, pa.ArrowException) as exc:
             raise DatabaseError(
                 f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this goes on, remove that folder, and they are "
                 "taken from the catalogue again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -44,6 +45,8 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
     check_kind(kind)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
+        # Read when it is imported; its warnings are about its own workings.
+        os.environ.setdefault("LANCEDB_LOG", "error")
         from .lancedb import LanceStore
 
         return LanceStore(_folder(kind, place, generation), fields, embed_dim)
