@@ -71,6 +71,7 @@ FLOORS_WITHIN = {
         "vectors": 5,
         "counting": 5,
         "calibrate": 6,
+        "judgements": 7,
         "ingest": 6,
         "opening": 6,
         "ranking": 6,

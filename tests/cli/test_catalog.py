@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,6 +220,20 @@ def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: py
         first, second = csv.DictReader(file)
     assert (first["product_id"], second["product_id"]) == ("runner-red", "")
     assert command(*asked, "--text-col", "q", "--where", "color = 'red'", "--strict", "--quiet") == 4
+
+
+def test_similarities_get_a_meaning(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "shop.catalog"
+    shutil.copytree(filled, place)
+    ids = ["runner-red", "runner-blue", "runner-black", "runner-green"]
+    pairs = "".join(f"a {colour} shoe,{id},{int(colour in id)}\n" for colour in ("red", "blue") for id in ids)
+    (tmp_path / "pairs.csv").write_text(f"q,product,match\n{pairs}a red shoe,nobody,1\n")
+    assert command("catalog", "calibrate", place, tmp_path / "pairs.csv", "--text-col", "q") == 0
+    said = capsys.readouterr().out
+    assert "text queries        25.0 % of the pairs match" in said
+    assert "left out            1" in said
+    assert command("match", place, "a red shoe", "--top-k", "1") == 0
+    assert re.match(r"rank  similarity  probability  id", capsys.readouterr().out)
 
 
 @pytest.mark.slow
