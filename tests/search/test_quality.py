@@ -8,9 +8,8 @@ import pytest
 
 from tests.support.paths import ROOT
 from text_image_similarity import Catalog, Field, Product, Query, Term, open_catalog
+from text_image_similarity.cli.match import AWAY
 from text_image_similarity.search import Matches
-
-AWAY = -0.75  # as `match --without` has it
 
 
 @pytest.fixture(scope="module")
