@@ -25,7 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 _MOST_FIELDS = 3  # in a table on a terminal
-AWAY = -0.5  # weight of what results should not be like
+AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
