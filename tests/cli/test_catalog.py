@@ -184,6 +184,7 @@ def test_matches_are_a_page(filled: Path, tmp_path: Path, capsys: pytest.Capture
     assert "&lt;b&gt;red&lt;/b&gt;" in text
     assert "<b>red</b>" not in text
     assert "default-src 'none'" in text
+    assert "<title>text &#x27;&lt;b&gt;red&lt;/b&gt;&#x27;: products found</title>" in text
     assert command(*asked) == 0
     page.write_text("mine")
     assert command(*asked) == 2
