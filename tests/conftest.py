@@ -20,6 +20,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # Before torch is: with as many processes as cores, its threads must sleep while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Every JVM that tests start has a third less to compute.
+os.environ["SPARK_CONF_DIR"] = str(Path(__file__).parent / "support" / "spark")
 # Exported models go to a cache of this session's own, not to the home of whoever runs the tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
@@ -27,7 +29,16 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 from tests.support.server import Server  # noqa: E402 - after the environment is set
 
 # Files that take a minute or more, the longest first, so that no process is left with one of them at the end.
-_LONG: tuple[str, ...] = ()
+_LONG = (
+    "tests/training/test_train.py",
+    "tests/system/test_recipes.py",
+    "tests/system/test_spark_recipe.py",
+    "tests/doors/test_clusters.py",
+    "tests/doors/test_parity.py",
+    "tests/system/test_ray_serve.py",
+    "tests/system/test_full_size.py",
+    "tests/encoders/test_backends.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -205,6 +206,34 @@ def test_models_are_switched_and_measured(filled: Path, capsys: pytest.CaptureFi
         assert "there is no generation to" in capsys.readouterr().err
     assert command("catalog", "drop", filled) == 0
     assert capsys.readouterr().out == "dropped  nothing\n"
+
+
+def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.csv").write_text('q\na red shoe\n""\n')
+    asked = ["match-table", filled, tmp_path / "in.csv", tmp_path / "out.csv"]
+    assert command(*asked) == 2
+    assert "name the column of texts with --text-col" in capsys.readouterr().err
+    assert command(*asked, "--text-col", "q", "--where", "color = 'red'") == 0
+    said = capsys.readouterr().out
+    assert "answered               1\nfailed: empty_caption  1\n" in said
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        first, second = csv.DictReader(file)
+    assert (first["product_id"], second["product_id"]) == ("runner-red", "")
+    assert command(*asked, "--text-col", "q", "--where", "color = 'red'", "--strict", "--quiet") == 4
+
+
+def test_similarities_get_a_meaning(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "shop.catalog"
+    shutil.copytree(filled, place)
+    ids = ["runner-red", "runner-blue", "runner-black", "runner-green"]
+    pairs = "".join(f"a {colour} shoe,{id},{int(colour in id)}\n" for colour in ("red", "blue") for id in ids)
+    (tmp_path / "pairs.csv").write_text(f"q,product,match\n{pairs}a red shoe,nobody,1\n")
+    assert command("catalog", "calibrate", place, tmp_path / "pairs.csv", "--text-col", "q") == 0
+    said = capsys.readouterr().out
+    assert "text queries        25.0 % of the pairs match" in said
+    assert "left out            1" in said
+    assert command("match", place, "a red shoe", "--top-k", "1") == 0
+    assert re.match(r"rank  similarity  probability  id", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -206,6 +206,16 @@ def test_an_interrupted_table_goes_on_where_it_ended(tmp_path: Path) -> None:
         assert catalog.add_table(table).unchanged == 1200  # a finished table is looked at from its first row
 
 
+def test_a_table_goes_on_in_postgresql(tmp_path: Path, postgres_url: str) -> None:
+    table = numbered(tmp_path / "in.csv", 600)
+    with open_catalog(postgres_url, fields=[], encoder=ColourEncoder()) as catalog:
+        with pytest.raises(StoppedError):
+            catalog.add_table(table, stop=lambda: len(catalog) > 0)
+        kept = len(catalog)
+        assert catalog.add_table(table).added == 600 - kept
+        assert catalog.describe()["store"] == "pgvector"
+
+
 def test_refused_rows_do_not_move_the_place_to_go_on(tmp_path: Path) -> None:
     table = numbered(tmp_path / "in.csv", 1200)
     lines = table.read_text().splitlines()

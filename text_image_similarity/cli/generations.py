@@ -6,7 +6,7 @@ import argparse
 import sys
 from contextlib import closing
 
-from .options import progress_bar
+from .options import add_dialect, config_of, progress_bar
 from .products import add_action, add_encoding_options, add_reading_options, open_existing
 from .stopping import Stopping
 from .terminal import lay_out
@@ -34,6 +34,22 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     parser.add_argument(
         "--where", metavar="FILTER", action="append", default=[], help="a filter, as for `match`; may be given again"
     )
+
+    text = "Learn from judged pairs what a similarity means here, so that matches have a probability."
+    parser = add_action(actions, "calibrate", text, run_calibrate)
+    parser.add_argument("pairs", metavar="PAIRS", help="a table of queries, products, and whether they match")
+    add = parser.add_argument
+    add("--text-col", metavar="COLUMN", help="column of texts that were looked for")
+    add("--image-col", metavar="COLUMN", help="column of references to pictures that were looked for")
+    add("--product-col", metavar="COLUMN", default="product", help="column of the products' ids")
+    add(
+        "--match-col",
+        metavar="COLUMN",
+        default="match",
+        help="column that says whether they match: true or false, 1 or 0",
+    )
+    add_dialect(parser)
+    add_encoding_options(parser)
 
 
 def run_reindex(options: argparse.Namespace) -> int:
@@ -95,4 +111,29 @@ def run_check(options: argparse.Namespace) -> int:
         )
         + "\n"
     )
+    return 0
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Fit what similarities mean."""
+    from ..search.judgements import read_judgements
+
+    config = config_of(options)
+    judged = read_judgements(
+        options.pairs,
+        (options.text_col, options.image_col),
+        product=options.product_col,
+        match=options.match_col,
+        dialect=config.dialect,
+        base_dir=options.base_dir,
+    )
+    with open_existing(options) as catalog:
+        found = catalog.calibrate(judged)
+    if not options.quiet:
+        lines: list[tuple[str, object]] = []
+        for kind, each in found.items():
+            lines.append((f"{kind} queries", f"{100 * each.prevalence:.1f} % of the pairs match"))
+            lines += [(f"probability at {cosine:g}", f"{each.probability(cosine):.4f}") for cosine in (0.2, 0.4, 0.6)]
+        lines.append(("left out", f"{max(each.left_out for each in found.values()):,}"))
+        sys.stdout.write(lay_out(lines) + "\n")
     return 0

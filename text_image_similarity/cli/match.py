@@ -25,7 +25,7 @@ logger = logging.getLogger("text_image_similarity")
 
 _PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 _MOST_FIELDS = 3  # in a table on a terminal
-_AWAY = -0.5  # weight of what results should not be like
+AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,14 +49,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default=[],
         help="a product to look for others like; may be given again",
     )
-    option("--without", metavar="TEXT", action="append", default=[], help="words that lead away; may be given again")
-    option(
-        "--where",
-        metavar="FILTER",
-        help='which products count, such as `category = "Footwear" and price <= 90`, or the same as JSON',
-    )
+    add_ranking_options(command)
     option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")
-    option("--min-similarity", metavar="X", type=float, help="the lowest cosine that counts, -1 to 1")
     option(
         "--facet",
         metavar="FIELD",
@@ -66,13 +60,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     option("--sort", metavar="FIELD", help="order by a field instead, `-FIELD` with the highest first")
     option("--group", action="store_true", help="show only the best one of the variants of a product")
-    option(
-        "--fusion",
-        choices=("sum", "rrf"),
-        default="sum",
-        help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
-        "with words in names and descriptions as one list more",
-    )
     option("--after", metavar="CURSOR", help="show the next page, whose cursor the page before it names")
     option("--json", action="store_true", help="write one JSON object")
     option("--html", metavar="OUT", type=Path, help="page to write about what was found, with pictures")
@@ -81,6 +68,25 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_table_options(command)
     add_encoding_options(command)
     command.set_defaults(run=run)
+
+
+def add_ranking_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which products count, and how they are ranked."""
+    option = parser.add_argument
+    option("--without", metavar="TEXT", action="append", default=[], help="words that lead away; may be given again")
+    option(
+        "--where",
+        metavar="FILTER",
+        help='which products count, such as `category = "Footwear" and price <= 90`, or the same as JSON',
+    )
+    option("--min-similarity", metavar="X", type=float, help="the lowest cosine that counts, -1 to 1")
+    option(
+        "--fusion",
+        choices=("sum", "rrf"),
+        default="sum",
+        help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
+        "with words in names and descriptions as one list more",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -107,7 +113,7 @@ def _query(options: argparse.Namespace) -> Query:
     terms = [Term(text) for text in options.texts]
     terms += [Term(image=image) for image in options.image]
     terms += [Term(product=id) for id in options.like]
-    terms += [Term(text, weight=_AWAY) for text in options.without]
+    terms += [Term(text, weight=AWAY) for text in options.without]
     return Query(
         terms,
         where=options.where,

@@ -42,7 +42,7 @@ def open_session(
         raise UsageError("the similarities of a catalogue are cosines; leave Config.score as it is")
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
-        check_kind(store)
+        check_kind(store, where)
     if not is_catalog(where):
         if declared is None:
             raise UsageError(

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..errors import ConfigError, ErrorCode, TooManyFailuresError
-from ..records import ScoreResult
+from .task import RowResult
 
 logger = logging.getLogger("text_image_similarity")
 
 _UNREACHABLE = "can this machine reach the internet? If it needs a proxy, name it with --proxy"
 _CAUSES = {
     ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name the folder with --base-dir",
-    ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with --url-col",
-    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with --url-col",
-    ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with --caption-col",
+    ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with {opt_url}",
+    ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with {opt_url}",
+    ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with {opt_text}",
     ErrorCode.DNS_ERROR: _UNREACHABLE,
     ErrorCode.CONNECT_ERROR: _UNREACHABLE,
     ErrorCode.TIMEOUT: "are the hosts slow, or is there no way to them? --timeout and --limit total_s=... give them longer",
@@ -59,7 +59,12 @@ def most_failures(limit: int | str | None, rows: int) -> float:
 
 
 def explain_failures(
-    failures: Mapping[str, int], config: Config, columns: tuple[str, str], example: str | None = None
+    failures: Mapping[str, int],
+    config: Config,
+    columns: tuple[str | None, str | None],
+    example: str | None = None,
+    *,
+    options: tuple[str, str] = ("--url-col", "--caption-col"),
 ) -> str:
     """Say which failure is the commonest, and what may have caused it.
 
@@ -68,12 +73,15 @@ def explain_failures(
         config: The settings of the run.
         columns: The columns of references and of captions.
         example: An error of this kind, as its row has it.
+        options: What the command line calls the options that name the columns.
     """
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
     if cause == _UNREACHABLE and config.proxy is not None:
         cause = "are the proxy's address, user and password right, and can it reach the hosts?"
-    said = cause.format(base_dir=config.base_dir, col_url=columns[0], col_text=columns[1])
+    said = cause.format(
+        base_dir=config.base_dir, col_url=columns[0], col_text=columns[1], opt_url=options[0], opt_text=options[1]
+    )
     first = f", the first of them: {example.partition(': ')[2]}" if example else ""
     return f"{count:,} with {code}{first}" + (f"; {said}" if said else "")
 
@@ -86,20 +94,22 @@ class FailureWatch:
         config: The settings of the run.
         columns: The columns of references and of captions.
         limit: How many rows may fail, see `most_failures`.
+        options: As for `explain_failures`.
     """
 
     config: Config
-    columns: tuple[str, str]
+    columns: tuple[str | None, str | None]
     limit: int | str | None = None
+    options: tuple[str, str] = ("--url-col", "--caption-col")
     _warned: bool = False
 
-    def look_at(self, results: Sequence[ScoreResult]) -> None:
+    def look_at(self, results: Sequence[RowResult]) -> None:
         """Warn once, after the first part, if most of its rows failed."""
         failures = Counter(result.code.value for result in results if result.code is not None)
         if not self._warned and 2 * failures.total() > len(results):
             code = failures.most_common(1)[0][0]
             example = next(result.error for result in results if result.code == code)
-            said = explain_failures(failures, self.config, self.columns, example)
+            said = explain_failures(failures, self.config, self.columns, example, options=self.options)
             logger.warning("%s of the first %s rows failed, %s", f"{failures.total():,}", f"{len(results):,}", said)
         self._warned = True
 
@@ -113,6 +123,6 @@ class FailureWatch:
         if failed > most_failures(self.limit, rows):
             raise TooManyFailuresError(
                 f"{failed:,} of {rows:,} rows failed, more than max_failures={self.limit} allows, "
-                f"{explain_failures(failures, self.config, self.columns)}; finished parts are kept, and the same command with another "
+                f"{explain_failures(failures, self.config, self.columns, options=self.options)}; finished parts are kept, and the same command with another "
                 "--max-failures resumes from them"
             )

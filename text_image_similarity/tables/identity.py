@@ -29,7 +29,9 @@ _UNSCORED_SETTINGS = {
 _UNSCORED_LIMITS = {"connect_s", "total_s", "per_host", "decode_s", "decode_memory"}
 
 
-def identity_of(table: Table, config: Config, info: ModelInfo, columns: tuple[str, str]) -> dict[str, Any]:
+def identity_of(
+    table: Table, config: Config, info: ModelInfo, columns: tuple[str | None, str | None]
+) -> dict[str, Any]:
     """Return all that scores depend on, in values that JSON keeps."""
     settings = {name: value for name, value in asdict(config).items() if name not in _UNSCORED_SETTINGS}
     limits = {name: value for name, value in asdict(config.limits).items() if name not in _UNSCORED_LIMITS}

@@ -8,22 +8,24 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from typing import Generic
 
 from ..errors import ErrorCode, StoppedError, TableError
-from ..formats import Output, Rows, Table, score_cells
-from ..pipeline import Engine, RunStats, TaggedRows
+from ..formats import Output, Rows, Table
+from ..pipeline import RunStats, TaggedRows
 from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
 from ..workspace import Part, Workspace, digest_of
 from .failures import FailureWatch
+from .task import R, RowResult, TableEngine, Task
 
 
 @dataclass(frozen=True, slots=True)
-class TableJob:
+class TableJob(Generic[R]):
     """A table on its way to its output.
 
     Args:
-        table: What is scored.
-        columns: Its columns of references and of captions.
+        table: What is read.
+        task: What is done with its rows.
         output: What writes it.
         work: Where its finished parts are.
         watch: Looks at rows that fail.
@@ -31,13 +33,15 @@ class TableJob:
     """
 
     table: Table
-    columns: tuple[str, str]
+    task: Task[R]
     output: Output
     work: Workspace
     watch: FailureWatch
     earlier: Table | None = None
 
-    def score(self, chunk_size: int, engine: Engine, progress: Progress | None, stop: Callable[[], bool]) -> None:
+    def score(
+        self, chunk_size: int, engine: TableEngine[R], progress: Progress | None, stop: Callable[[], bool]
+    ) -> None:
         """Score what no finished part holds.
 
         Args:
@@ -69,9 +73,7 @@ class TableJob:
                     break
         self.watch.check(counter.failures, counter.done)
 
-    def _score_part(
-        self, results: Generator[tuple[Rows, ScoreResult]], stats: RunStats, counter: _ProgressCounter
-    ) -> None:
+    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> None:
         """Take the results of the next part, and keep it."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
@@ -88,7 +90,7 @@ class TableJob:
             found.append(result)
         if len(found) < len(rows):
             raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
-        data = self.output.part(rows, [score_cells(result) for result in found])
+        data = self.output.part(rows, [self.task.cells(result) for result in found])
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = Counter(result.code.value for result in found if result.code is not None)
         part = Part(
@@ -107,7 +109,8 @@ class TableJob:
         """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""
         kept = self._kept(start, most)
         for rows in self.table.read(start, most):
-            records = [Record.of(*row) for row in zip(*map(rows.column, self.columns), strict=True)]
+            cells = [[""] * len(rows) if name is None else rows.column(name) for name in self.task.columns]
+            records = [Record.of(*row) for row in zip(*cells, strict=True)]
             known = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
             if len(known) < len(rows):
                 raise TableError(
@@ -139,7 +142,7 @@ class _ProgressCounter:
         self._progress = progress
         self._report()
 
-    def count(self, result: ScoreResult) -> None:
+    def count(self, result: RowResult) -> None:
         """Count one more row."""
         self.done += 1
         if result.code is not None:

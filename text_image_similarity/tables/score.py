@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -42,13 +42,14 @@ from ..formats import (
     with_base_dir,
 )
 from ..pipeline import Engine, LocalEngine
-from ..records import OUT_COLUMNS, Progress
+from ..records import Progress
 from ..workspace import Workspace, digest_of
 from .failures import FailureWatch
 from .identity import check_replaceable, earlier_output, identity_of
 from .job import TableJob
 from .options import TableOptions
 from .summary import Summary, outcome, versions
+from .task import R, TableEngine, Task, scoring
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -94,28 +95,61 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
+    for name, column in {"col_url": col_url, "col_text": col_text}.items():
+        if not isinstance(column, str):
+            raise InputTypeError.of(name, "the name of a column", column)
+    used = LocalEngine() if engine is None else engine
+    return run_table(
+        (in_path, out_path), config, scoring(col_url, col_text), used, options=options, progress=progress, stop=stop
+    )
+
+
+def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long run
+    paths: tuple[str | PathLike[str], str | PathLike[str]],
+    config: Config,
+    task: Task[R],
+    engine: TableEngine[R],
+    *,
+    options: TableOptions | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Do a task with every row of a table, and write it with the columns that the task adds.
+
+    Args:
+        paths: The table to read, and the one to write.
+        config: As for `score_table`, and so are `options`, `progress` and `stop`.
+        task: What is done with each row.
+        engine: What does it.
+
+    Returns:
+        The summary that was also written as JSON.
+
+    Raises:
+        UsageError, TableError, BusyError, StoppedError, TooManyFailuresError, ConfigError, ModelError: As `score_table`.
+    """
     require_config(config)
-    options, engine = TableOptions() if options is None else options, LocalEngine() if engine is None else engine
-    _check_arguments(options, engine, {"col_url": col_url, "col_text": col_text})
-    source, target = path_text(in_path, "in_path"), path_text(out_path, "out_path")
+    options = TableOptions() if options is None else options
+    _check_arguments(options, engine)
+    source, target = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     _check_places(source, target, config.embedding_cache)
     ending = format_of(target).kind
     with Workspace(_work_folder(target, options), target, ending) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
-        table, states = _checked(source, (col_url, col_text), config, options)
-        output = output_for(target, table, config.dialect)
+        table, states = _checked(source, task, config, options)
+        output = output_for(target, table, config.dialect, task.added)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
-        identity = identity_of(table, config, info, (col_url, col_text))
+        identity = {**identity_of(table, config, info, task.columns), **task.identity}
         earlier, kept = None, dict[str, Any](retry_failed=None, captions_cut=0)
         if options.start == "retry_failed":
             opened = partial(open_output, target, table, config.dialect)
             earlier, kept = earlier_output(target, identity, work.begun(), opened)
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
-        watch = FailureWatch(config, (col_url, col_text), options.max_failures)
-        job = TableJob(table, (col_url, col_text), output, work, watch, earlier)
+        watch = FailureWatch(config, task.columns, options.max_failures, task.options)
+        job = TableJob(table, task, output, work, watch, earlier)
         job.score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
@@ -137,14 +171,11 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 score_csv = score_table
 
 
-def _check_arguments(options: object, engine: object, columns: Mapping[str, object]) -> None:
+def _check_arguments(options: object, engine: object) -> None:
     if not isinstance(options, TableOptions):
         raise InputTypeError.of("options", "of type TableOptions", options)
     if isinstance(engine, type) or not hasattr(engine, "score_parts"):
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
-    for name, column in columns.items():
-        if not isinstance(column, str):
-            raise InputTypeError.of(name, "the name of a column", column)
 
 
 def _check_places(source: str, target: str, cache: str | PathLike[str] | None) -> None:
@@ -191,26 +222,26 @@ def _work_folder(target: str, options: TableOptions) -> Path:
     return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
-def _checked(source: str, columns: tuple[str, str], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
+def _checked(source: str, task: Task[Any], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
     """Open a table and check all of it; return it with the state that its files were in before."""
-    dropped = frozenset(OUT_COLUMNS) if options.overwrite_column else frozenset[str]()
+    dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
     table = open_table(source, dialect=config.dialect, dropped=dropped)
     states = [state_of(file) for file in table.files]
     if table.columns:  # those of JSON Lines are known afterwards
-        _check_columns(table, columns, source)
+        _check_columns(table, task, source)
     table.scan()
-    _check_columns(table, columns, source)
+    _check_columns(table, task, source)
     return table, states
 
 
-def _check_columns(table: Table, columns: tuple[str, str], source: str) -> None:
-    check_columns(table.columns, columns, source)
+def _check_columns(table: Table, task: Task[Any], source: str) -> None:
+    check_columns(table.columns, task.read, source)
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
-    check_no_columns(table.columns, OUT_COLUMNS, source, hint)
-    check_types(table.schema, columns, source)
+    check_no_columns(table.columns, task.added_names, source, hint)
+    check_types(table.schema, task.read, source)
 
 
-def _start(engine: Engine, config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
+def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
     """Start the engine, with the fallback model if that is allowed; return what its model is, and warnings."""
     try:
         return engine.start(config), []

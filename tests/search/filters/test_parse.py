@@ -14,6 +14,7 @@ from tests.support.filters import as_text, filters
 from text_image_similarity.errors import InputTypeError, UsageError
 from text_image_similarity.search.fields import Field
 from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or, parse_filter, to_dict
+from text_image_similarity.search.filters.text import _tokens
 
 FIELDS = (
     Field("category"),
@@ -256,6 +257,11 @@ def test_sixteen_levels_are_enough() -> None:
 def test_limits(given: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parsed(given)
+
+
+def test_nothing_is_read_behind_a_quote_that_is_never_closed() -> None:
+    assert [token.kind for token in _tokens("note = 'a' or note = 'b and \\'c")][-1] == "other"
+    assert len(list(_tokens("'" * 3 + " \\'" * 1000))) == 2
 
 
 def test_the_largest_filters() -> None:

@@ -108,7 +108,10 @@ def test_products_come_back_as_they_were(ledger: Ledger) -> None:
 
 
 def test_ids_of_any_characters_are_told_apart(ledger: Ledger) -> None:
-    ids = ["a", "A", "a ", "a\0", "a\1", "\0010", "\0", "😀" * 1000, "😀" * 999 + "😁", "é", "e"]
+    random = "".join(
+        map(chr, np.random.default_rng(0).integers(0x4E00, 0x9FFF, 1000))
+    )  # longer than a page of an index takes
+    ids = [random, random[:-1], "a", "A", "a ", "a\0", "a\1", "\0010", "\0", "😀" * 1000, "😀" * 999 + "😁", "é", "e"]
     ledger.add([entry(id, name=id) for id in ids])
     assert ledger.count(None) == len(ids)
     assert {id: found.product.name for id, found in ledger.get(ids).items()} == {id: id for id in ids}
@@ -268,10 +271,17 @@ def test_words_are_found(ledger: Ledger) -> None:
     assert found(ledger, "sandals") == ["boots"]
 
 
+def test_rare_words_count_more(ledger: Ledger) -> None:
+    ledger.add([entry(id, name="brown mug") for id in "abcd"] + [entry("z", name="green mug")])
+    assert found(ledger, "brown green") == ["z", *"abcd"]
+
+
 def test_long_texts_are_kept_and_found(ledger: Ledger) -> None:
     words = " ".join(f"w{number}é" for number in range(15_000))
     ledger.add([entry("long", name="Long", description=words[:100_000])])
+    ledger.add([entry("same", description="boots " * 16_000)])
     assert found(ledger, "W12E") == ["long"]
+    assert found(ledger, "boots") == ["same"]
     assert ledger.get(["long"])["long"].product.description == words[:100_000]
 
 

@@ -17,13 +17,13 @@ from text_image_similarity.search.stores.open import check_kind, open_store
     "kind", ["sqlite", "lancedb", "lancedb:s3://bucket/shop", "pgvector", "qdrant://h/shop", "qdrants://h:1/shop"]
 )
 def test_kinds_that_there_are(kind: str) -> None:
-    check_kind(kind)
+    check_kind(kind, "postgresql://localhost/shop")
 
 
 @pytest.mark.parametrize("kind", ["", "faiss", "lance", "sqlite:", "qdrant", "QDRANT://h/x", "postgresql://h"])
 def test_other_kinds_are_refused_with_those_that_there_are(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sqlite, lancedb"):
-        check_kind(kind)
+        check_kind(kind, "postgresql://localhost/shop")
     with pytest.raises(ConfigError, match="sqlite, lancedb"):
         open_store(kind, str(tmp_path), 1, ALL_FIELDS, WIDTH)
 
@@ -31,7 +31,7 @@ def test_other_kinds_are_refused_with_those_that_there_are(kind: str, tmp_path: 
 @pytest.mark.parametrize("kind", ["qdrant://h", "qdrant://h/", "qdrant:///shop"])
 def test_a_collection_needs_a_host_and_a_name(kind: str) -> None:
     with pytest.raises(ConfigError, match="needs a host and a name"):
-        check_kind(kind)
+        check_kind(kind, "postgresql://localhost/shop")
 
 
 def test_stores_lie_in_the_catalogue_or_where_they_are_told(tmp_path: Path) -> None:
@@ -48,3 +48,8 @@ def test_stores_lie_in_the_catalogue_or_where_they_are_told(tmp_path: Path) -> N
         assert sorted(path.name for path in folder.iterdir()) == ["vectors-1", "vectors-2"]
     with pytest.raises(ConfigError, match="not a folder"):
         open_store("lancedb", ":memory:", 1, ALL_FIELDS, WIDTH)
+
+
+def test_pgvector_is_refused_beside_a_folder() -> None:
+    with pytest.raises(ConfigError, match="whose place is then postgresql"):
+        check_kind("pgvector", "shop.catalog")

@@ -84,6 +84,14 @@ def test_the_graph_finds_nearly_all_and_never_too_few(
     assert min(shares) >= 0.8
 
 
+def test_where_the_graph_ends_early_all_are_compared(store: PgVectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = clusters().vectors[:3]
+    right = store.search(queries, None, 10, exact=True)
+    monkeypatch.setattr(PgVectorStore, "_nearest", lambda *_: [])
+    for hits, all_compared in zip(store.search(queries, None, 10), right, strict=True):
+        assert hits.rows.tolist() == all_compared.rows.tolist()
+
+
 def test_the_graph_is_used_once_it_is_there(store: PgVectorStore) -> None:
     vector = clusters().vectors[0]
 

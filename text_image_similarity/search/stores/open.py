@@ -16,8 +16,10 @@ from .protocol import Store
 _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 
-def check_kind(kind: str) -> None:
-    """Raise a `ConfigError` unless a kind of store is known and complete."""
+def check_kind(kind: str, place: str) -> None:
+    """Raise a `ConfigError` unless a kind of store is known, complete, and possible for a catalogue at some place."""
+    if kind == "pgvector" and "://" not in place:
+        raise ConfigError("store='pgvector' is in the database of its catalogue, whose place is then postgresql://...")
     if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
@@ -42,7 +44,7 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         ConfigError: The kind is unknown, or its library is not installed.
         DatabaseError: It cannot be opened.
     """
-    check_kind(kind)
+    check_kind(kind, place)
     if kind.startswith("lancedb"):
         require("a catalogue in LanceDB", "lancedb", extra="search")
         # Read when it is imported; its warnings are about its own workings.

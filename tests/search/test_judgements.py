@@ -1,0 +1,57 @@
+"""Judged queries from a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from text_image_similarity import UsageError
+from text_image_similarity.search.judgements import read_judgements
+
+
+def table(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_judgements_are_read(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"q": "red", "pic": None, "product": 7, "match": True},
+        {"q": " ", "pic": "a.png", "product": "b", "match": "no"},
+        {"q": "blue", "product": "c", "match": 1},
+    ]
+    found = list(read_judgements(table(tmp_path / "in.jsonl", rows), ("q", "pic")))
+    assert [(each.term.text, each.term.image, each.product, each.match) for each in found] == [
+        ("red", None, "7", True),
+        (None, str(tmp_path / "a.png"), "b", False),
+        ("blue", None, "c", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"q": "red", "pic": "a.png", "product": "a", "match": True},
+            "row 1 of .*: .* a text or a picture, and not both",
+        ),
+        ({"q": "", "pic": "", "product": "a", "match": True}, "row 1 of .*: .* a text or a picture, and not both"),
+        ({"q": "red", "pic": "", "product": "a", "match": "maybe"}, "row 1 of .*: 'match' must be true or false"),
+        (
+            {"q": "red", "pic": "", "product": "a", "match": None},
+            "row 1 of .*: 'match' must be true or false, not None",
+        ),
+        ({"q": "red", "pic": "", "match": True}, "column 'product' is missing"),
+    ],
+)
+def test_what_is_no_judgement_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(read_judgements(table(tmp_path / "in.jsonl", [row]), ("q", "pic")))
+
+
+def test_a_column_of_queries_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="which column holds the queries"):
+        list(read_judgements(table(tmp_path / "in.jsonl", [{"product": "a", "match": True}]), (None, None)))

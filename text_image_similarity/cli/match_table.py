@@ -1,0 +1,92 @@
+"""`match-table`: for each row of a table the best product of a catalogue."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+
+from ..config import Config
+from ..errors import UsageError
+from .match import AWAY, add_ranking_options
+from .options import add_dialect, add_force, config_of, progress_bar
+from .parser import add_field
+from .products import add_encoding_options
+from .stopping import Stopping
+from .terminal import lay_out
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    text = "Find the best product of a catalogue for each row of a table, and write it with more columns."
+    command = commands.add_parser("match-table", help=text, description=text)
+    option = command.add_argument
+    option("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
+    option("in_path", metavar="IN", help="a table that `score` reads")
+    option("out_path", metavar="OUT", help="table to write, in the format its name says")
+    option("--text-col", metavar="COLUMN", help="column of texts to look for")
+    option("--image-col", metavar="COLUMN", help="column of references to pictures to look for")
+    add_ranking_options(command)
+    add_dialect(command)
+    add_field(command, Config, "chunk_size")
+    option(
+        "--restart",
+        action="store_true",
+        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
+    )
+    add_force(command)
+    option("--overwrite-column", action="store_true", help="replace columns that IN has already and OUT gets")
+    option("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
+    option("--max-failures", metavar="N|P%", help="end with 4 once more rows than this have failed, as in `score`")
+    option("--strict", action="store_true", help="exit with 4 if any row failed; without it only if all did")
+    add_encoding_options(command)
+    command.set_defaults(run=run, interrupted="finished parts are kept, and the same command resumes from them")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    if options.text_col is None and options.image_col is None:
+        raise UsageError("name the column of texts with --text-col, that of pictures with --image-col, or both")
+    config = replace(config_of(options), model="mini")
+    from ..search import Query, Term, open_catalog
+    from ..search.table_answers import MATCH_FIELDS, BestMatch, MatchEngine
+    from ..tables import TableOptions, Task, run_table
+
+    how = TableOptions(
+        start="restart" if options.restart else "resume",
+        overwrite_column=options.overwrite_column,
+        force=options.force,
+        work_dir=options.work_dir,
+        max_failures=options.max_failures,
+    )
+    common = Query(where=options.where, fusion=options.fusion)
+    away = tuple(Term(text, weight=AWAY) for text in options.without)
+    with open_catalog(options.catalog, config=config) as catalog:
+        engine = MatchEngine(catalog, common, away=away, min_similarity=options.min_similarity)
+        task = Task(
+            (options.image_col, options.text_col),
+            MATCH_FIELDS,
+            BestMatch.cells,
+            engine.identity(options.catalog),
+            ("--image-col", "--text-col"),
+        )
+        with Stopping() as stopping, closing(progress_bar(options, "rows")) as bar:
+            show = None if options.quiet else bar.show
+            paths = (options.in_path, options.out_path)
+            summary = run_table(paths, config, task, engine, options=how, progress=show, stop=stopping.asked)
+    if not options.quiet:
+        sys.stdout.write(
+            lay_out(
+                [
+                    ("rows", f"{summary.rows:,}"),
+                    ("answered", f"{summary.scored:,}"),
+                    *((f"failed: {code}", f"{count:,}") for code, count in Counter(summary.failures).items()),
+                    ("model", summary.info.model),
+                    ("output", summary.output),
+                ]
+            )
+            + "\n"
+        )
+    return 4 if (summary.rows and not summary.scored) or (options.strict and summary.scored < summary.rows) else 0

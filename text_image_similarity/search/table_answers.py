@@ -1,0 +1,164 @@
+"""A table of queries: for each row the best product, as an engine of the tables' jobs.
+
+A row that nothing fits has no product and no error. Products may be added while a table is answered; each row is answered from what
+there is at its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from ..config import Config
+from ..dataset.read import resolve_reference
+from ..encoders import ModelInfo
+from ..errors import ErrorCode, RowError
+from ..pipeline import RunStats, TaggedRows
+from ..records import Record, ScoreResult, caption_of, is_missing, is_whole, reference_of
+from .fields import Value
+from .ledger import Generation
+from .query import Matches, Query, Term, options_of
+
+MATCH_FIELDS = (
+    pa.field("product_id", pa.string()),
+    pa.field("product_name", pa.string()),
+    pa.field("similarity", pa.float64()),
+    pa.field("probability", pa.float64()),
+    pa.field("error", pa.string()),
+)
+_AT_ONCE = 64  # queries that are encoded and searched for together
+_MOST_TEXT = 10_000  # characters of a query, of which a model reads the first few hundred
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True, slots=True)
+class BestMatch:
+    """What became of a row: the best product, nothing where none fits, or an error.
+
+    Args:
+        product_id: The product's id.
+        product_name: Its name.
+        similarity: Cosine of the row and the product's best picture, -1..1.
+        probability: What that means in this catalogue, 0..1; None if it was not measured.
+        error: `"<code>: <detail>"` if the row failed.
+    """
+
+    product_id: str | None = None
+    product_name: str | None = None
+    similarity: float | None = None
+    probability: float | None = None
+    error: str | None = None
+
+    @property
+    def code(self) -> ErrorCode | None:
+        """The category of the failure, or None."""
+        return None if self.error is None else ErrorCode(self.error.partition(":")[0])
+
+    def cells(self) -> tuple[Any, ...]:
+        """Return the values of `MATCH_FIELDS`."""
+        return self.product_id, self.product_name, self.similarity, self.probability, self.error
+
+
+class Answering(Protocol):
+    """What the engine needs of a catalogue."""
+
+    @property
+    def generations(self) -> list[Generation]:
+        """Its models."""
+
+    def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
+        """Answer queries."""
+
+
+class MatchEngine:
+    """Finds the best product for each row of a table.
+
+    Args:
+        catalog: The catalogue, which stays open.
+        query: The filter and the fusion that all queries have.
+        away: Terms that lead away, added to those of each row.
+        min_similarity: The lowest similarity that counts, -1..1.
+    """
+
+    def __init__(
+        self,
+        catalog: Answering,
+        query: Query | None = None,
+        *,
+        away: Sequence[Term] = (),
+        min_similarity: float | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._query = replace(Query() if query is None else query, top_k=1)
+        self._away, self._least = tuple(away), min_similarity
+        self._base: Any = None
+
+    def start(self, config: Config) -> ModelInfo:
+        """Note where relative references start, and say which model answers."""
+        self._base = config.base_dir
+        found = self._live().identity
+        probes = blake2b(found.probes.tobytes(), digest_size=16).hexdigest()
+        return ModelInfo(found.model, found.revision, fingerprint=probes)
+
+    def identity(self, place: str) -> dict[str, Any]:
+        """Return what results depend on: the catalogue, which of its models, and the options of the queries."""
+        options = {name: str(value) for name, value in options_of(self._query).items()}
+        away = [f"{term.weight} {term}" for term in self._away]
+        asked = {**options, "min_similarity": self._least, "away": away}
+        return {"catalog": place, "generation": self._live().number, "query": asked}
+
+    def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, BestMatch]]:
+        """Yield each row's tag with its best product, in order."""
+        stats.captions_cut = None
+        for part in parts:
+            rows = iter(part)
+            while chunk := list(islice(rows, _AT_ONCE)):
+                with stats.timed("match"):
+                    found = self._answers([record for _, record in chunk if isinstance(record, Record)])
+                yield from ((tag, result) for (tag, _), result in zip(chunk, found, strict=True))
+
+    def _answers(self, records: Sequence[Record]) -> list[BestMatch]:
+        queries = [self._ask(record) for record in records]
+        answers = iter(self._catalog.match_many([query for query in queries if isinstance(query, Query)]))
+        return [_best(next(answers) if isinstance(query, Query) else query) for query in queries]
+
+    def _ask(self, record: Record) -> Query | RowError:
+        """Return the query of a row, or why it asks for nothing."""
+        terms: list[Term] = []
+        if not _is_empty(record.text):
+            text = caption_of(record.text)
+            if isinstance(text, RowError):
+                return text
+            if not is_whole(text):
+                return RowError(ErrorCode.ENCODER_ERROR, "the text has a lone surrogate, half of a UTF-16 pair")
+            terms.append(Term(text[:_MOST_TEXT]))
+        if not _is_empty(record.url):
+            reference = reference_of(record.url)
+            if isinstance(reference, RowError):
+                return reference
+            terms.append(Term(image=resolve_reference(reference, self._base or ".")))
+        if not terms:
+            return RowError(ErrorCode.EMPTY_CAPTION, "the row has neither a text nor a picture")
+        return replace(self._query, terms=(*terms, *self._away), min_similarity=self._least)
+
+    def _live(self) -> Generation:
+        return next(found for found in self._catalog.generations if found.state == "live")
+
+
+def _is_empty(value: Value | None) -> bool:
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
+def _best(found: Matches | RowError) -> BestMatch:
+    if isinstance(found, RowError):
+        return BestMatch(error=ScoreResult.failed(found).error)
+    if not found:
+        return BestMatch()
+    match = found[0]
+    return BestMatch(match.product.id, match.product.name, match.similarity, match.probability)
