@@ -30,7 +30,7 @@ SOAK_ROWS = int(os.environ.get("SOAK_ROWS", "6000"))
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with 400 rows of the challenge set's pictures, some of them at fault, and their scores."""
+    """Return a folder with 200 rows of the challenge set's pictures, some of them at fault, and their scores."""
     folder = tmp_path_factory.mktemp("endurance")
     with (ROOT / "challenge_set.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -38,7 +38,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.writer(file)
         writer.writerow(["url", "caption", "n"])
         writer.writerows(
-            [ROOT / row["url"], f"{row['caption']} {i}", i] for i, row in enumerate(islice_cycle(rows, 400))
+            [ROOT / row["url"], f"{row['caption']} {i}", i] for i, row in enumerate(islice_cycle(rows, 200))
         )
     finish(folder, "whole.csv")
     return folder
@@ -51,7 +51,7 @@ def islice_cycle(rows: list[dict[str, str]], count: int) -> Iterator[dict[str, s
 def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
     """Start the command, as a user would."""
     command = [sys.executable, "-m", "text_image_similarity", "score", "in.csv", name]
-    options = ["--model", "mini", "--chunk-size", "20", "--quiet"]
+    options = ["--model", "mini", "--chunk-size", "10", "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*command, *options], cwd=folder, env=environment, stderr=subprocess.PIPE)
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_ended_again_and_again_gives_the_same_bytes(table: Path, n
         with start(table, "out.csv") as run:
             wait_for_work(run, table)
             try:
-                run.wait(chance.uniform(0, 4))
+                run.wait(chance.uniform(0, 2))
             except subprocess.TimeoutExpired:
                 run.send_signal(number)
             _, said = run.communicate(timeout=60)

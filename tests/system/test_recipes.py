@@ -435,7 +435,7 @@ def environment(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return what runs the DAG for a folder's tables of 2026-01-02; a task's first try of a.csv is killed half-way."""
+    """Return what runs the DAG for a folder's tables, once for each set of parameters; the first try of an a.csv is killed."""
     python = environment("airflow")
     home = tmp_path_factory.mktemp("airflow")
     scoring = home / "scoring_python"
@@ -452,10 +452,11 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
     migrate: list[str | Path] = [python.with_name("airflow"), "db", "migrate"]
     subprocess.run(migrate, env=settings, capture_output=True, check=True)
 
-    def run(folder: Path, **params: object) -> subprocess.CompletedProcess[str]:
+    def run(folder: Path, *runs: dict[str, object]) -> subprocess.CompletedProcess[str]:
         places = {"input": f"{folder}/in/{{day}}/*.csv", "output": f"{folder}/out/{{day}}", "model": "mini"}
         script = ROOT / "tests" / "system" / "recipes" / "airflow_run.py"
-        command: list[str | Path] = [python, script, DEPLOY / "airflow", json.dumps({**places, **params})]
+        params = [json.dumps({**places, **changes}) for changes in runs]
+        command: list[str | Path] = [python, script, DEPLOY / "airflow", *params]
         return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
 
     return run
@@ -478,6 +479,11 @@ exec "PYTHON" "$@"
 """
 
 
+def ended_runs(done: subprocess.CompletedProcess[str]) -> list[tuple[str, list[tuple[str, int, str, int]]]]:
+    """Return what airflow_run.py says of each run: its state, and its tasks with state and tries."""
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(('["success', '["failed'))]
+
+
 def test_airflow_scores_a_day_and_goes_on_after_a_kill(
     airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
@@ -485,8 +491,8 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(
     day.mkdir(parents=True)
     write_table(day / "a.csv", 90)
     write_table(day / "b.csv", 7)
-    done = airflow(tmp_path, max_failure_share=0.2)
-    state, tasks = json.loads(done.stdout.splitlines()[-1])
+    done = airflow(tmp_path, {"max_failure_share": 0.2})
+    ((state, tasks),) = ended_runs(done)
     assert state == "success", done.stdout
     assert {(task, number): tries for task, number, found, tries in tasks if found == "success"} == {
         ("places", -1): 1,
@@ -507,21 +513,19 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(
 def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(
     airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    day = tmp_path / "in" / "2026-01-02"
-    day.mkdir(parents=True)
-    write_table(day / "b.csv", 9)
-    done = airflow(tmp_path)
-    state, tasks = json.loads(done.stdout.splitlines()[-1])
-    assert state == "failed"
-    assert [task for task, _, found, _ in tasks if found == "failed"] == ["check"]
+    bad_rows, no_captions = (tmp_path / "in" / day for day in ("2026-01-02", "2026-01-03"))
+    for day in (bad_rows, no_captions):
+        day.mkdir(parents=True)
+    write_table(bad_rows / "b.csv", 9)
+    (no_captions / "b.csv").write_text("id,picture\n1,red.png\n")
+    done = airflow(tmp_path, {}, {"day": no_captions.name}, {"day": "2026-01-04"})
+    first, second, third = ended_runs(done)
+    assert [first[0], second[0], third[0]] == ["failed"] * 3
+    assert [task for task, _, found, _ in first[1] if found == "failed"] == ["check"]
     assert "11.1% of 9 rows failed, more than 5.0%" in done.stdout
-    (day / "b.csv").write_text("id,picture\n1,red.png\n")
-    state, tasks = json.loads(airflow(tmp_path).stdout.splitlines()[-1])
-    assert state == "failed"
-    assert [(task, tries) for task, _, found, tries in tasks if found == "failed"] == [("score", 1)]  # not tried again
-    (day / "b.csv").unlink()
-    done = airflow(tmp_path, day="2026-01-03")
-    assert json.loads(done.stdout.splitlines()[-1])[0] == "failed"
+    assert [(task, tries) for task, _, found, tries in second[1] if found == "failed"] == [
+        ("score", 1)
+    ]  # not tried again
 
 
 def test_snowpark_runs_the_functions_locally(tmp_path: Path) -> None:
