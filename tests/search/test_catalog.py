@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from text_image_similarity import (
     DatabaseError,
     Field,
     InputTypeError,
+    ModelError,
     Product,
     Query,
     Record,
@@ -23,6 +25,7 @@ from text_image_similarity import (
     open_catalog,
     score_pairs,
 )
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.similarity import Embeddings
 
@@ -257,6 +260,26 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
             catalog.match("red")
         with pytest.raises(DatabaseError, match="their vectors cannot be compared"):
             catalog.add(product("b"))
+
+
+def test_a_model_whose_folder_has_moved_is_named(tmp_path: Path) -> None:
+    shutil.copytree(model_folder("mini"), tmp_path / "here")
+    with open_catalog(tmp_path / "c", fields=[], model=tmp_path / "here") as catalog:
+        catalog.add(product("a"))
+    (tmp_path / "here").rename(tmp_path / "there")
+    with open_catalog(tmp_path / "c") as catalog, pytest.raises(ModelError, match="here"):
+        catalog.match("red")
+    with open_catalog(tmp_path / "c", model=tmp_path / "there") as catalog:
+        assert ids(catalog.match("red")) == ["a"]
+
+
+def test_many_products_without_pictures_are_written_as_they_come() -> None:
+    written: list[int] = []
+    with shop() as catalog:
+        given = (Product(str(number), images=inline("red") if number == 2500 else ()) for number in range(3000))
+        catalog.add(given, progress=lambda done, *_: written.append(done))
+        assert written[:2] == [1000, 2000]
+        assert written[-1] == len(catalog) == 3000
 
 
 def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:

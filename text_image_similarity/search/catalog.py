@@ -58,8 +58,8 @@ def open_catalog(
             made with if it is. None only opens.
         store: What searches, for a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL.
-        model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one knows its
-            model; give it where the model's folder has moved.
+        model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one
+            knows its model: name it only where its folder has moved.
         config: The other settings, as for `score_pairs`: device, batch size, limits, where relative references start.
         encoder: A loaded encoder to use and share instead; no model is loaded then.
 
@@ -80,7 +80,9 @@ def open_catalog(
     """
     if model is not None:
         config = Config(model=model) if config is None else replace(config, model=model)
-    return Catalog(open_session(place, fields=fields, store=store, config=config, encoder=encoder))
+    session = open_session(place, fields=fields, store=store, config=config, encoder=encoder)
+    session.live_model = None if model is None else path_text(model, "model")
+    return Catalog(session)
 
 
 class Catalog:
@@ -125,8 +127,8 @@ class Catalog:
     ) -> AddReport:
         """Add products, or replace those with the same id. What is written is there for all others within a second.
 
-        Pictures whose content is known are not encoded again. One that cannot be read does not keep its product out: the product is
-        found by its words and fields, its error is in the field `_error`, and `retry` tries again.
+        Pictures whose content is known are not encoded again. One that cannot be read keeps no product out: that is found by its
+        words and fields, its error is in the field `_error`, and `retry` tries again.
 
         Args:
             products: Products, taken lazily and written in batches.
@@ -193,8 +195,8 @@ class Catalog:
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
         """Read the pictures again of all products with one that failed."""
-        failed = Exists(ERROR)
-        return self.add(list(self.products(failed)), progress=progress, total=self._session.ledger.count(failed))
+        failed = list(self.products(Exists(ERROR)))
+        return self.add(failed, progress=progress, total=len(failed))
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Remove products, and return how many were there; none of them is found from then on, in any process."""

@@ -96,17 +96,25 @@ class Ingest:
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
+        self._outstanding = 0  # pictures on their way
+        self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
         """Add products, and yield after each transaction how many of those given are done, refused ones included."""
         live = self._session.generations.live()
-        scorer = self._session.scorer(live)
+        given = enumerate(products)
+        while not self._ended:
+            yield from self._add_some(live, given)
+
+    def _add_some(self, live: Generation, given: Iterator[tuple[int, Product]]) -> Generator[int]:
+        """Add products until there are no more, or enough without a picture wait that the pipeline knows nothing of."""
         batch: list[_Pending] = []
         began = time.monotonic()
-        with closing(scorer.embed_tagged(self._pictures(products))) as outcomes:
+        with closing(self._session.scorer(live).embed_tagged(self._pictures(given))) as outcomes:
             source = DeferredErrors(outcomes)
             while (found := source.next()) is not None:
                 (_, key), outcome = found
+                self._outstanding -= 1
                 while self._waiting[0].complete:  # products without pictures
                     batch.append(self._waiting.popleft())
                 self._waiting[0].outcomes.append((key, outcome))
@@ -115,14 +123,16 @@ class Ingest:
                 if len(batch) >= _BATCH or (batch and time.monotonic() - began > _LONGEST_S):
                     yield self._write(live, batch)
                     batch, began = [], time.monotonic()
-        yield self._write(live, [*batch, *(pending for pending in self._waiting if pending.complete)])
+        rest = [pending for pending in self._waiting if pending.complete]
+        self._waiting.clear()
+        yield self._write(live, [*batch, *rest])
         if source.problem is not None:
             raise source.problem
 
-    def _pictures(self, products: Iterable[Product]) -> Iterator[tuple[None, str]]:
+    def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
         """Check products as the pipeline asks for their pictures."""
-        base = self._session.config.base_dir
-        for number, product in enumerate(products):
+        base, began = self._session.config.base_dir, time.monotonic()
+        for number, product in given:
             if not isinstance(product, Product):
                 raise InputTypeError.of(f"products[{number}]", "a Product", product)
             try:
@@ -132,7 +142,12 @@ class Ingest:
                 continue
             images = [resolve_reference(image, base or ".") for image in product.images]
             self._waiting.append(_Pending(with_images(product, images)))
+            self._outstanding += len(images)
             yield from ((None, image) for image in images)
+            full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
+            if full and not self._outstanding:
+                return
+        self._ended = True
 
     def _write(self, live: Generation, batch: Sequence[_Pending]) -> int:
         """Write products in one transaction, and count what became of them."""

@@ -28,6 +28,9 @@ class Session:
         config: How models are loaded and pictures fetched; each generation has a model of its own.
         open_store: Opens a generation's store.
         encoder: A loaded encoder for the live generation; None loads the one that made it.
+
+    Attributes:
+        live_model: Where the live generation's model is, if not where it was.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Session:
         self.ledger, self.config = ledger, config
         self.generations = Generations(ledger.database)
         self._open_store, self._given = open_store, encoder
+        self.live_model: str | None = None
         self._opening = RLock()
         self._following = RLock()
         self._scorers: dict[int, Scorer] = {}
@@ -106,9 +110,11 @@ class Session:
 
     def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
         identity = generation.identity
+        model, revision = identity.model, identity.revision
         if encoder is None and generation.state == "live":
             encoder = self._given
-        config = replace(self.config, model=identity.model, revision=identity.revision)
+            model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
+        config = replace(self.config, model=model, revision=revision)
         scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
         found = ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):
