@@ -305,12 +305,7 @@ class Catalog:
         return [generation.number for generation in others]
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
-        """Measure how much of what is nearest the store finds, on these products and under these filters.
-
-        Args:
-            queries: How many vectors to search for.
-            filters: Filters that users have.
-        """
+        """Measure how much of what is nearest the store finds for some queries, under filters that users have."""
         given = [parse_filter(where, self.fields) for where in filters]
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
 
