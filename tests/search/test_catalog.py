@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.preprocess import Pixels
 from text_image_similarity.similarity import Embeddings
 
 
@@ -123,6 +126,36 @@ def test_a_picture_that_fails_keeps_its_error_and_its_product(tmp_path: Path) ->
         assert (report.updated, report.unchanged) == (1, 1)
         assert ids(catalog.match(Query("blue", top_k=1))) == ["late"]
         assert ids(catalog.match(Query(where="_error exists"))) == ["half"]
+
+
+def test_a_retry_leaves_alone_what_was_deleted_or_changed_meanwhile(tmp_path: Path) -> None:
+    class Meddling(CountingEncoder):
+        """Another process deletes and changes products while pictures are encoded."""
+
+        def encode_pixels(self, pixels: Sequence[Pixels]) -> Embeddings:
+            with shop(tmp_path / "c") as other:
+                other.delete("gone")
+                other.add(Product("changed", "newer", inline("blue"), fields={"price": 99}))
+            return super().encode_pixels(pixels)
+
+    names = ("gone", "changed", "late")
+    with shop(tmp_path / "c", Meddling()) as catalog:
+        catalog.add(Product(name, images=str(tmp_path / f"{name}.png")) for name in names)
+        for number, name in enumerate(names):
+            (tmp_path / f"{name}.png").write_bytes(make_png((9 * number, 200, 0)))
+        catalog.retry()
+        assert catalog.get("gone") is None
+        assert [each.name for each in catalog.products("_id = 'changed'")] == ["newer"]
+        assert sorted(ids(catalog.match("green"))) == ["changed", "late"]
+        assert list(catalog.failures()) == []
+
+
+def test_values_that_json_lacks_keep_nobody_else_out() -> None:
+    with shop() as catalog:
+        prices = [1, Decimal("9.99"), {1, 2}, 2]
+        report = catalog.add(Product(str(number), fields={"price": price}) for number, price in enumerate(prices))
+        assert (report.added, report.refused) == (3, 1)
+        assert [each.fields["price"] for each in catalog.products()] == [1, 9.99, 2]
 
 
 def test_a_picture_that_fails_later_keeps_its_vector(tmp_path: Path) -> None:

@@ -123,13 +123,69 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path) -> None:
         assert catalog.reindex("dim", encoder=encoder).products == 0
 
 
-def test_pictures_that_are_gone_are_counted_as_lost(tmp_path: Path) -> None:
+def test_a_generation_that_lost_pictures_is_not_ready_and_tries_them_again(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(make_png("red"))
     with shop() as catalog:
-        catalog.add([Product("a", images=[str(tmp_path / "a.png"), inline("blue")])])
+        catalog.add([Product("a", images=[str(tmp_path / "a.png"), inline("blue")]), product("b", "green")])
+        (tmp_path / "a.png").rename(tmp_path / "away.png")
+        with pytest.raises(DatabaseError, match=r"no vector of 1 pictures .* \(file_not_found 1\); .* --allow-lost 1"):
+            catalog.reindex("dim", encoder=DimEncoder())
+        with pytest.raises(DatabaseError, match="no generation to switch to"):
+            catalog.switch()
+        report = catalog.reindex("dim", encoder=DimEncoder(), allow_lost=1)
+        assert (report.pictures, report.lost) == (2, 1)
+        (tmp_path / "away.png").rename(tmp_path / "a.png")
+        assert catalog.reindex("dim", encoder=DimEncoder()).lost == 0
+        catalog.switch()
+        assert catalog.match("red").total == 2
+
+
+def test_errors_are_those_of_the_generation_that_answers(tmp_path: Path) -> None:
+    late = tmp_path / "a.png"
+    with shop() as catalog:
+        catalog.add(Product("a", images=str(late)))
+        late.write_bytes(make_png("red"))
+        catalog.reindex("dim", encoder=DimEncoder())
+        assert [error for _, error in catalog.failures()] != []
+        catalog.switch()
+        assert list(catalog.failures()) == []
+        catalog.rollback()
+        assert [product.id for product, _ in catalog.failures()] == ["a"]
+        assert catalog.retry().updated == 1
+        assert list(catalog.failures()) == []
+
+
+def test_a_picture_that_fails_later_keeps_its_vector_in_every_generation(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    with shop() as catalog:
+        catalog.add(Product("a", images=str(tmp_path / "a.png")))
+        catalog.reindex("dim", encoder=DimEncoder())
+        catalog.switch()
         (tmp_path / "a.png").unlink()
-        report = catalog.reindex("dim", encoder=DimEncoder())
-        assert (report.pictures, report.lost, report.failures) == (1, 1, {"file_not_found": 1})
+        catalog.add(Product("a", "renamed", str(tmp_path / "a.png")))
+        assert ids(catalog.match("red")) == ["a"]
+        catalog.rollback()
+        assert ids(catalog.match("red")) == ["a"]
+
+
+def test_a_loaded_encoder_is_for_the_generation_that_was_live(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as serving, shop(tmp_path / "c") as other:
+        other.add(product("a"))
+        assert ids(serving.match("red")) == ["a"]
+        other.reindex("mini")
+        other.switch()
+        assert serving.match("red").generation == 2
+        other.rollback()
+        assert serving.match("red").generation == 1
+
+
+def test_a_generation_that_is_dropped_while_it_is_built(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as builder, shop(tmp_path / "c") as other:
+        builder.add(product(str(number), (number % 256, number // 256, 90)) for number in range(600))
+        with pytest.raises(DatabaseError, match="generation 2 was dropped meanwhile, by another process"):
+            builder.reindex("dim", encoder=DimEncoder(), progress=lambda *_: print(other.drop()))
+        rows = other._session.ledger.database.read("SELECT count(*) FROM picture WHERE generation = 2")
+        assert rows == [(0,)]
 
 
 def test_what_cannot_be_switched_is_told() -> None:

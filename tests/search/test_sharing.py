@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 from tests.support.shop import ids, product, shop
 from text_image_similarity import Catalog, DatabaseError, Query
+from text_image_similarity.search.ledger import SqliteDatabase
 
 
 def test_threads_search_while_others_write(tmp_path: Path) -> None:
@@ -39,6 +42,8 @@ def test_threads_search_while_others_write(tmp_path: Path) -> None:
 
 
 ADDING = """
+import os
+import sqlite3
 import subprocess
 import sys
 from tests.support.shop import product, shop
@@ -63,8 +68,9 @@ def test_two_processes_that_add_the_same_products(tmp_path: Path) -> None:
 def fill_disk(catalog: Catalog) -> None:
     """Let the catalogue's file grow no more, as on a full disk."""
     database = catalog._session.ledger.database
-    (pages,) = database.read("PRAGMA page_count")[0]
-    database.read(f"PRAGMA max_page_count = {pages}")
+    with database.write() as transaction:
+        (pages,) = transaction.run("PRAGMA page_count")[0]
+        transaction.run(f"PRAGMA max_page_count = {pages}")
 
 
 def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -79,3 +85,55 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None
     with shop(tmp_path / "c") as catalog:
         assert len(catalog) == 20 == catalog.match("red").total
         assert catalog.add(product("later", "blue")).added == 1
+
+
+def test_an_interrupt_while_a_lock_is_waited_for_leaves_no_transaction_open(tmp_path: Path) -> None:
+    class Interrupted:
+        """A connection during whose next BEGIN a Ctrl-C comes."""
+
+        def __init__(self, file: sqlite3.Connection) -> None:
+            self._file, self._begun = file, False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._file, name)
+
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            found = self._file.execute(sql, *values)  # type: ignore[arg-type]
+            if sql.startswith("BEGIN") and not self._begun:
+                self._begun = True
+                raise KeyboardInterrupt
+            return found
+
+    with shop(tmp_path / "c") as catalog, shop(tmp_path / "c") as other:
+        catalog.add(product("a"))
+        database = catalog._session.ledger.database
+        assert isinstance(database, SqliteDatabase)
+        database._file = Interrupted(database._file)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            catalog.delete("a")
+        other.add(product("b"))
+        assert catalog.delete("a") == 1
+
+
+def test_reading_does_not_wait_for_a_writer(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog, shop(tmp_path / "c") as other, ThreadPoolExecutor(1) as threads:
+        catalog.add(product("a"))
+        with other._session.ledger.database.write():
+            waiting = threads.submit(catalog.add, product("b"))
+            assert ids(catalog.match("red")) == ["a"]
+            assert not waiting.done()
+        assert waiting.result().added == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_is_told_to_open_its_own(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(product("a"))
+        if (child := os.fork()) == 0:
+            try:
+                catalog.add(product("b"))
+            except DatabaseError as error:
+                os._exit(7 if "was opened before this process was forked" in str(error) else 8)
+            os._exit(9)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert len(catalog) == 1

@@ -5,21 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .generations import add_generation_actions
-from .options import add_force, add_log_options, add_model_options, config_of, progress_bar
+from .options import PAGE, add_force, add_log_options, add_model_options, check_output, config_of, progress_bar
 from .products import (
     add_action,
     add_encoding_options,
     add_product_columns,
     add_reading_options,
     add_table_options,
+    added_counts,
     added_table,
     columns_of,
     create_command,
@@ -30,9 +32,10 @@ from .stopping import Stopping
 from .terminal import lay_out, shown
 
 if TYPE_CHECKING:
-    from ..search import Catalog
+    from ..search import AddReport, Catalog
 
 Subparsers = Any
+_MOST_FAILURES = 1000  # products with a picture that failed, on a report's page
 _TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
 
 
@@ -115,6 +118,10 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="exit with 4 if any product was refused or any picture failed"
     )
+    parser.add_argument(
+        "--report", metavar="PAGE", type=Path, help="page to write about what was added, refused, and failed"
+    )
+    add_force(parser)
     add_table_options(parser)
     add_encoding_options(parser)
     parser.set_defaults(interrupted="what is written is kept, and the same command goes on from there")
@@ -124,6 +131,8 @@ def run_add(options: argparse.Namespace) -> int:
     """Add products, and return the exit code: 4 if none could be added."""
     if options.table is None and not options.retry:
         raise UsageError("name a table of products, or retry the pictures that failed with --retry")
+    if options.report is not None:
+        check_output(options.report, mark=PAGE, force=options.force, besides=(options.table,))
     from ..search import open_source
     from ..search.opening import is_catalog
 
@@ -143,12 +152,26 @@ def run_add(options: argparse.Namespace) -> int:
         if options.retry:
             with closing(progress_bar(options, "products")) as bar:
                 reports.append(catalog.retry(progress=None if options.quiet else bar.show))
+        if options.report is not None:
+            _write_report(options, catalog, reports)
         if not options.quiet:
             tables = [added_table(report, options.catalog, len(catalog)) for report in reports]
             sys.stdout.write("\n\n".join(tables) + "\n")
     refused, failed = sum(report.refused for report in reports), sum(report.failures.total() for report in reports)
     nothing = any(report.refused and report.refused == report.products for report in reports)
     return 4 if nothing or (options.strict and (refused or failed)) else 0
+
+
+def _write_report(options: argparse.Namespace, catalog: Catalog, reports: Sequence[AddReport]) -> None:
+    from ..report import write_additions
+
+    failed = [
+        (product.id, product.name, next(iter(product.images), ""), error)
+        for product, error in islice(catalog.failures(), _MOST_FAILURES)
+    ]
+    counts = [count for report in reports for count in added_counts(report)]
+    refusals = [reason for report in reports for reason in report.refusals]
+    write_additions(options.report, options.catalog, counts, refusals, failed)
 
 
 def _delete(actions: Subparsers) -> None:

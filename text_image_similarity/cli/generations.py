@@ -19,6 +19,13 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     text = "Build the vectors of another model beside those that answer; the same command resumes what was interrupted."
     parser = add_action(actions, "reindex", text, run_reindex)
     parser.add_argument("--model", metavar="MODEL", required=True, help="hub id, folder or alias of the other model")
+    parser.add_argument(
+        "--allow-lost",
+        metavar="N",
+        type=int,
+        default=0,
+        help="how many pictures may fail now that the model which answers has vectors of",
+    )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="what is built is kept, and the same command goes on from there")
     for name, text in (
@@ -57,7 +64,7 @@ def run_reindex(options: argparse.Namespace) -> int:
     model = options.model
     with Stopping() as stopping, closing(progress_bar(options, "products")) as bar, open_existing(options) as catalog:
         show = None if options.quiet else bar.show
-        report = catalog.reindex(model, progress=show, stop=stopping.asked)
+        report = catalog.reindex(model, progress=show, stop=stopping.asked, allow_lost=options.allow_lost)
     if not options.quiet:
         lines: list[tuple[str, object]] = [
             ("generation", report.generation),

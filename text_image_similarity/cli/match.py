@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_force, check_output, config_of, progress_bar
+from .options import PAGE, add_force, check_output, config_of, progress_bar
 from .products import add_encoding_options, add_table_options, columns_of
 from .terminal import lay_out, lay_out_table, shown
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-_PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 _MOST_FIELDS = 3  # in a table on a terminal
 AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
 
@@ -92,7 +91,7 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.html is not None:
-        check_output(options.html, mark=_PAGE, force=options.force, besides=(options.catalog,))
+        check_output(options.html, mark=PAGE, force=options.force, besides=(options.catalog,))
     config = replace(config_of(options), model=options.model or "mini")
     query = _query(options)
     with _open(options, config) as catalog:

@@ -20,6 +20,10 @@ from .terminal import ProgressBar
 MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
 
+# What a page of this package begins with, so that only such pages are replaced.
+PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model and how it runs."""
     add_field(parser, Config, "model", default=None)  # None says that nobody chose one

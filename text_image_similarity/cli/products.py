@@ -129,15 +129,22 @@ def added_table(report: AddReport, catalog: str, products: int) -> str:
     """Lay out what became of products."""
     return lay_out(
         [
-            ("products", f"{report.products:,}"),
-            ("added", f"{report.added:,}"),
-            ("updated", f"{report.updated:,}"),
-            ("unchanged", f"{report.unchanged:,}"),
-            ("pictures encoded", f"{report.encoded:,}"),
-            *((f"pictures failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
-            *([("refused", f"{report.refused:,}")] if report.refused else []),
+            *added_counts(report),
             *(("", shown(reason, 200)) for reason in report.refusals),
             *([("", "...")] if report.refused > len(report.refusals) else []),
             ("catalogue", f"{catalog}, {products:,} products"),
         ]
     )
+
+
+def added_counts(report: AddReport) -> list[tuple[str, str]]:
+    """Return what became of products, in words and numbers."""
+    return [
+        ("products", f"{report.products:,}"),
+        ("added", f"{report.added:,}"),
+        ("updated", f"{report.updated:,}"),
+        ("unchanged", f"{report.unchanged:,}"),
+        ("pictures encoded", f"{report.encoded:,}"),
+        *((f"pictures failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
+        *([("refused", f"{report.refused:,}")] if report.refused else []),
+    ]

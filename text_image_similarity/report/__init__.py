@@ -7,6 +7,7 @@ the pictures.
 
 from __future__ import annotations
 
+from .additions import write_additions
 from .matches import FoundItem, write_matches
 from .tally import ReportRow, Tally
 from .thumbnails import thumbnails
@@ -20,6 +21,7 @@ __all__ = [
     "report_rows",
     "thumbnails",
     "wanted_images",
+    "write_additions",
     "write_matches",
     "write_report",
 ]

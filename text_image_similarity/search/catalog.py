@@ -22,10 +22,10 @@ from ..files import path_text
 from ..records import Progress
 from .answer import answer
 from .calibrate import CatalogCalibration, Judgement, calibrate
-from .description import describe
-from .fields import ERROR, Field
-from .filters import Exists, Filter, parse_filter
-from .ingest import AddReport, Ingest
+from .description import describe, every_product, failures
+from .fields import Field
+from .filters import Filter, parse_filter
+from .ingest import AddReport, Ingest, retry_failures
 from .ledger import Generation
 from .opening import open_session
 from .product_columns import ProductColumns
@@ -195,8 +195,7 @@ class Catalog:
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
         """Read the pictures again of all products with one that failed."""
-        failed = list(self.products(Exists(ERROR)))
-        return self.add(failed, progress=progress, total=len(failed))
+        return retry_failures(self._session, progress=progress)
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Remove products, and return how many were there; none of them is found from then on, in any process."""
@@ -215,11 +214,11 @@ class Catalog:
 
     def products(self, where: Where = None) -> Iterator[Product]:
         """Yield the products that pass a filter, in the order of their ids."""
-        given = parse_filter(where, self.fields)
-        after: tuple[None, str] | None = None
-        while chunk := self._session.ledger.browse(given, None, after, 1000):
-            yield from (found.product for found, _ in chunk)
-            after = (None, chunk[-1][0].product.id)
+        return every_product(self._session, parse_filter(where, self.fields))
+
+    def failures(self) -> Iterator[tuple[Product, str]]:
+        """Yield the products with a picture that failed, by id, each with the first one's `"<code>: <detail>"`."""
+        return failures(self._session)
 
     def match(self, query: str | Query) -> Matches:
         """Find products.
@@ -262,6 +261,7 @@ class Catalog:
         encoder: Encoder | None = None,
         progress: Progress | None = None,
         stop: Callable[[], bool] = lambda: False,
+        allow_lost: int = 0,
     ) -> ReindexReport:
         """Build the vectors of another model beside those that answer, or go on building them; then `switch` can be called.
 
@@ -272,14 +272,16 @@ class Catalog:
             encoder: That model, loaded; None loads it.
             progress: Called after each batch with (products of this call, pictures of them that failed, products to do).
             stop: Asked after each batch whether to stop; the same call goes on later.
+            allow_lost: How many pictures may be without a vector in the new generation that have one in the live one.
 
         Raises:
             ModelError: The model cannot be loaded.
-            DatabaseError: The catalogue answers with it already, another generation is being built, or the new one's store finds
-                too little.
+            DatabaseError: The catalogue answers with it already, another generation is being built, the new one's store finds too
+                little, or more pictures are lost; the same call then tries these again.
             StoppedError: `stop` said yes.
         """
-        return reindex(self._session, path_text(model, "model"), encoder=encoder, progress=progress, stop=stop)
+        place = path_text(model, "model")
+        return reindex(self._session, place, encoder=encoder, progress=progress, stop=stop, allow_lost=allow_lost)
 
     def switch(self) -> Generation:
         """Let the generation answer that `reindex` built, from one query to the next, in every process.

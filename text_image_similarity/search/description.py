@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from .fields import ERROR
+from .filters import Exists, Filter
+from .products import Product
 from .session import Session
 
 
@@ -34,3 +37,20 @@ def describe(session: Session) -> dict[str, Any]:
             for generation in session.generations.all()
         ],
     }
+
+
+def every_product(session: Session, where: Filter | None) -> Iterator[Product]:
+    """Yield the products that pass a filter, by id."""
+    after: tuple[None, str] | None = None
+    while chunk := session.ledger.browse(where, None, after, 1000):
+        yield from (found.product for found, _ in chunk)
+        after = (None, chunk[-1][0].product.id)
+
+
+def failures(session: Session) -> Iterator[tuple[Product, str]]:
+    """Yield the products with a picture that failed, by id, each with its error."""
+    after: tuple[None, str] | None = None
+    while chunk := session.ledger.browse(Exists(ERROR), None, after, 1000):
+        errors = session.ledger.column(ERROR, [found.number for found, _ in chunk])
+        yield from ((found.product, str(errors[found.number])) for found, _ in chunk if errors.get(found.number))
+        after = (None, chunk[-1][0].product.id)

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from ..dataset.read import resolve_reference
@@ -18,8 +19,10 @@ from ..errors import InputTypeError, RowError, UsageError
 from ..pipeline import Outcome
 from ..pipeline.rows import DeferredErrors
 from ..records import Progress
-from .ledger import Generation
-from .products import Entry, Picture, Product, fields_as_json, stored_values, with_images
+from .fields import ERROR
+from .filters import Exists
+from .ledger import Found, Generation
+from .products import Entry, Picture, Product, fields_as_json, first_error, stored_values, with_images
 from .session import Session
 
 Key = TypeVar("Key")
@@ -137,6 +140,7 @@ class Ingest:
                 raise InputTypeError.of(f"products[{number}]", "a Product", product)
             try:
                 stored_values(product, self._ledger.fields, None)
+                fields_as_json(product)
             except UsageError as problem:
                 self.report.refuse(str(problem))
                 continue
@@ -173,11 +177,11 @@ class Ingest:
         fresh = sum(id not in before for id in changed)
         others: dict[int, dict[str, list[Picture]]] = {live.number: pictures}
         while changed:
-            self._encode_for_others(changed, others)
+            self._encode_for_others(changed, before, others)
             entries = [
                 Entry(
                     pending.product,
-                    stored_values(pending.product, self._ledger.fields, _first_error(pictures[id])),
+                    stored_values(pending.product, self._ledger.fields, first_error(pictures[id])),
                     {number: found[id] for number, found in others.items()},
                 )
                 for id, pending in changed.items()
@@ -200,7 +204,12 @@ class Ingest:
         self.report.failures.update(codes)
         self._failed += sum(any(picture.error for picture in group) for group in pictures.values())
 
-    def _encode_for_others(self, changed: Mapping[str, _Pending], found: dict[int, dict[str, list[Picture]]]) -> None:
+    def _encode_for_others(
+        self,
+        changed: Mapping[str, _Pending],
+        before: Mapping[str, Found],
+        found: dict[int, dict[str, list[Picture]]],
+    ) -> None:
         """Encode the pictures of changed products for the generations that are not among those found yet.
 
         One that is being built sees to it itself, before it is ready.
@@ -208,19 +217,77 @@ class Ingest:
         images = {id: pending.product.images for id, pending in changed.items()}
         for generation in self._session.generations.all():
             if generation.number not in found and generation.state != "building":
-                found[generation.number] = encode_pictures(self._session, generation, images)
+                earlier = known_pictures(self._session, generation, before)
+                found[generation.number] = encode_pictures(self._session, generation, images, earlier)
+
+
+def known_pictures(
+    session: Session, generation: Generation, before: Mapping[Key, Found]
+) -> dict[Key, dict[str, Picture]]:
+    """Return what a generation knows of products' pictures, by their references."""
+    pictures = session.ledger.pictures(generation.number, [found.number for found in before.values()])
+    return {
+        key: dict(zip(found.product.images, pictures.get(found.number, []), strict=False))
+        for key, found in before.items()
+    }
 
 
 def encode_pictures(
-    session: Session, generation: Generation, images: Mapping[Key, Sequence[str]]
+    session: Session,
+    generation: Generation,
+    images: Mapping[Key, Sequence[str]],
+    earlier: Mapping[Key, Mapping[str, Picture]] = MappingProxyType({}),
 ) -> dict[Key, list[Picture]]:
-    """Return what a generation's model makes of pictures, by the same keys as their references."""
+    """Return what a generation's model makes of pictures, by the same keys as their references.
+
+    Args:
+        session: The catalogue.
+        generation: The generation.
+        images: The references.
+        earlier: What is known of them, by the same keys and by reference: a picture that fails now keeps its vector.
+    """
     found: dict[Key, list[Picture]] = {key: [] for key in images}
-    tagged = ((key, image) for key, group in images.items() for image in group)
+    tagged = [(key, image) for key, group in images.items() for image in group]
+    if not tagged:  # the model is not needed
+        return found
     with closing(session.scorer(generation).embed_tagged(tagged)) as outcomes:
         for (key, content), outcome in outcomes:
-            found[key].append(_picture(content, outcome, None))
+            image = images[key][len(found[key])]
+            found[key].append(_picture(content, outcome, earlier.get(key, {}).get(image)))
     return found
+
+
+def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
+    """Read the pictures again of products with one that failed; products that were changed or deleted meanwhile stay as they are."""
+    report, after = AddReport(), None
+    total = session.ledger.count(Exists(ERROR))
+    while chunk := session.ledger.browse(Exists(ERROR), None, after, _BATCH):
+        after = (None, chunk[-1][0].product.id)
+        there = {found.number: found for found, _ in chunk}
+        for generation in session.generations.all():
+            if generation.state == "building":
+                continue
+            images = {number: found.product.images for number, found in there.items()}
+            pictures = encode_pictures(session, generation, images, known_pictures(session, generation, there))
+            session.ledger.put_pictures(
+                generation.number, {number: (images[number], pictures[number]) for number in there}
+            )
+            if generation.state == "live":
+                healed = sum(first_error(each) is None for each in pictures.values())
+                report.updated += healed
+                report.unchanged += len(there) - healed
+                report.failures.update(
+                    code_of(each.error) for group in pictures.values() for each in group if each.error
+                )
+        session.follow_all()
+        if progress is not None:
+            progress(report.products, report.unchanged, total)
+    return report
+
+
+def code_of(error: str) -> str:
+    """Return the code of an error as it is kept."""
+    return error.partition(":")[0]
 
 
 def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
@@ -239,7 +306,3 @@ def _same_pictures(old: Sequence[Picture], new: Sequence[Picture]) -> bool:
     return [(p.content, p.error, p.vector is None) for p in old] == [
         (p.content, p.error, p.vector is None) for p in new
     ]
-
-
-def _first_error(pictures: Sequence[Picture]) -> str | None:
-    return next((picture.error for picture in pictures if picture.error is not None), None)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from decimal import Decimal
 from typing import Any
 from unicodedata import normalize
 
@@ -143,6 +144,11 @@ def fields_as_json(product: Product) -> str:
         raise UsageError(f"product {product.id[:100]!r}: its fields cannot be kept as JSON: {exc}") from exc
 
 
+def first_error(pictures: Sequence[Picture]) -> str | None:
+    """Return what went wrong first with a product's pictures."""
+    return next((picture.error for picture in pictures if picture.error is not None), None)
+
+
 def with_images(product: Product, images: Iterable[str]) -> Product:
     """Return a product with other references."""
     return replace(product, images=tuple(images))
@@ -151,6 +157,8 @@ def with_images(product: Product, images: Iterable[str]) -> Product:
 def _plain(value: object) -> object:
     if isinstance(value, date):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):

@@ -14,7 +14,7 @@ from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, StoppedError
 from ..records import Progress
 from .database import ModelIdentity
-from .ingest import encode_pictures
+from .ingest import code_of, encode_pictures
 from .ledger import Generation
 from .recall import RecallReport, measure_recall
 from .session import Session
@@ -51,6 +51,7 @@ def reindex(
     encoder: Encoder | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    allow_lost: int = 0,
 ) -> ReindexReport:
     """Build the generation of a model, or go on building it, until it is ready to be switched to.
 
@@ -62,10 +63,11 @@ def reindex(
         encoder: The loaded model; None loads it.
         progress: Called after each batch with (products of this call, of these with a picture that failed, products in all).
         stop: Asked after each batch whether to stop.
+        allow_lost: How many pictures may be without a vector in the new generation that have one in the live one.
 
     Raises:
         ModelError: The model cannot be loaded.
-        DatabaseError: Another generation is being built; or the store of this one finds too little.
+        DatabaseError: Another generation is being built; or the store of this one finds too little, or more pictures are lost.
         StoppedError: `stop` said yes; what is built is kept.
     """
     generation = _begin(session, model, encoder)
@@ -78,6 +80,12 @@ def reindex(
                 f"stopped as asked with {report.products:,} of {total:,} products encoded; the same command resumes"
             )
     report.pictures, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
+    if report.lost > allow_lost:
+        raise DatabaseError(
+            f"generation {generation.number} has no vector of {report.lost:,} pictures of which the live one has "
+            f"({', '.join(f'{code} {count:,}' for code, count in report.failures.most_common(3))}); the same command tries them "
+            f"again, and --allow-lost {report.lost} (allow_lost={report.lost}) does without them"
+        )
     store = session.store(generation)
     if store.approximates:
         session.optimize()
@@ -106,7 +114,7 @@ def complete(session: Session, generation: Generation, report: ReindexReport) ->
         )
         report.products += len(found)
         report.failures.update(
-            picture.error.partition(":")[0] for group in pictures.values() for picture in group if picture.error
+            code_of(picture.error) for group in pictures.values() for picture in group if picture.error
         )
         yield len(found)
 
@@ -120,6 +128,7 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
             raise DatabaseError(f"the catalogue answers with {identity} already")
         if generation.state in ("building", "ready") and generation.identity.same_as(identity):
             session.lend(generation, encoder)
+            session.generations.forget_failures(generation.number)
             return generation
     for generation in session.generations.all():
         if generation.state == "kept":

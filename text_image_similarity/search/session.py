@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,8 @@ from .database import ModelIdentity
 from .ledger import Generation, Generations, Ledger
 from .stores import Store
 
+logger = logging.getLogger("text_image_similarity")
+
 # For the number of a generation and the width of its vectors, the store that holds them.
 OpenStore = Callable[[int, int], Store]
 
@@ -27,10 +30,10 @@ class Session:
         ledger: The products.
         config: How models are loaded and pictures fetched; each generation has a model of its own.
         open_store: Opens a generation's store.
-        encoder: A loaded encoder for the live generation; None loads the one that made it.
+        encoder: A loaded encoder for the generation that is live now; None loads the one that made it.
 
     Attributes:
-        live_model: Where the live generation's model is, if not where it was.
+        live_model: Where the model of the generation is that was live at first, if not where it was.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Session:
         self.generations = Generations(ledger.database)
         self._open_store, self._given = open_store, encoder
         self.live_model: str | None = None
+        self._lived = self.generations.live().number  # what `encoder` and `live_model` are for, whatever answers later
         self._opening = RLock()
         self._following = RLock()
         self._scorers: dict[int, Scorer] = {}
@@ -111,7 +115,7 @@ class Session:
     def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
         identity = generation.identity
         model, revision = identity.model, identity.revision
-        if encoder is None and generation.state == "live":
+        if encoder is None and generation.number == self._lived:
             encoder = self._given
             model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
         config = replace(self.config, model=model, revision=revision)
@@ -126,10 +130,12 @@ class Session:
         return scorer
 
     def drop(self, generation: Generation) -> None:
-        """Remove a generation with its store."""
-        store = self.store(generation)
+        """Remove a generation with its store; one that is damaged is left where it is, with a warning."""
         self.generations.drop([generation.number])
-        store.drop()
+        try:
+            self._opened(generation).drop()
+        except DatabaseError as problem:
+            logger.warning("the vectors of generation %s are left where they are: %s", generation.number, problem)
         with self._opening:
             self._stores.pop(generation.number, None)
             if (scorer := self._scorers.pop(generation.number, None)) is not None:

@@ -75,3 +75,10 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+def advance(transaction: Transaction, counter: str, step: int = 1) -> int:
+    """Advance a counter and return its value."""
+    return int(
+        transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0]
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...errors import DatabaseError
 from ..database import ModelIdentity
-from .database import Database, Row, Transaction
+from .database import Database, Row, Transaction, advance
 
 # `building` lacks vectors, `ready` has them all, `live` answers, `kept` answered before and can again.
 State = Literal["building", "ready", "live", "kept"]
@@ -37,6 +37,11 @@ class Generation:
 UNSEEN = (
     "images <> '[]' AND NOT EXISTS (SELECT 1 FROM picture WHERE generation = ? AND picture.number = product.number)"
 )
+# The field `_error`: what went wrong first with a product's pictures in a generation.
+_FIRST_ERROR = (
+    "(SELECT error FROM picture WHERE generation = ? AND picture.number = product.number AND error IS NOT NULL "
+    "ORDER BY slot LIMIT 1)"
+)
 
 
 class Generations:
@@ -60,9 +65,20 @@ class Generations:
             return add_generation(transaction, identity, state)
 
     def set_ready(self, number: int) -> None:
-        """Note that a generation has all vectors."""
+        """Note that a generation has all vectors.
+
+        Raises:
+            DatabaseError: Somebody dropped it meanwhile.
+        """
         with self._database.write() as transaction:
+            check_there(transaction, number)
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
+
+    def forget_failures(self, number: int) -> None:
+        """Let a generation see products again of which it could not read or encode a picture."""
+        failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
+        with self._database.write() as transaction:
+            transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))
 
     def switch(self, number: int) -> bool:
         """Let another generation answer, from one query to the next; the one that answered is kept.
@@ -81,6 +97,9 @@ class Generations:
                 return False
             transaction.run("UPDATE generation SET state = 'kept' WHERE state = 'live'")
             transaction.run("UPDATE generation SET state = 'live' WHERE number = ?", (number,))
+            version = advance(transaction, "version")
+            sql = f"UPDATE product SET version = ?, f2 = {_FIRST_ERROR} WHERE coalesce(f2, '') <> coalesce({_FIRST_ERROR}, '')"
+            transaction.run(sql, (version, number, number))
         return True
 
     def calibrate(self, number: int, calibration: str) -> None:
@@ -101,6 +120,12 @@ class Generations:
                     raise DatabaseError(f"generation {number} answers; switch to another one first")
                 transaction.run("DELETE FROM picture WHERE generation = ?", (number,))
                 transaction.run("DELETE FROM generation WHERE number = ?", (number,))
+
+
+def check_there(transaction: Transaction, number: int) -> None:
+    """Raise a `DatabaseError` unless a generation is there."""
+    if not transaction.run("SELECT 1 FROM generation WHERE number = ?", (number,)):
+        raise DatabaseError(f"generation {number} was dropped meanwhile, by another process")
 
 
 def add_generation(transaction: Transaction, identity: ModelIdentity, state: State) -> Generation:

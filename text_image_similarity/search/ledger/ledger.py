@@ -18,14 +18,13 @@ from ...similarity import Embeddings
 from ..fields import BUILT_IN, Field, Value
 from ..filters import Filter
 from ..filters.sql import column_names
-from ..products import Entry, Picture, Product
+from ..products import Entry, Picture, Product, first_error
 from ..stores.protocol import Changes, Rows
-from .database import Database, Transaction
-from .generations import UNSEEN
+from .database import Database, Transaction, advance
+from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
     Found,
-    advance,
     beyond,
     bytes_of,
     found_of,
@@ -91,10 +90,14 @@ class Ledger:
             now: dict[int, str] = dict(
                 in_chunks(transaction.run, "SELECT number, images FROM product WHERE number IN ", list(found))
             )
+            check_there(transaction, generation)
             fitting = [number for number, (images, _) in found.items() if now.get(number) == json.dumps(list(images))]
             version = advance(transaction, "version")
+            live = transaction.run("SELECT 1 FROM generation WHERE number = ? AND state = 'live'", (generation,))
+            errors = {number: first_error(found[number][1]) for number in fitting}
             transaction.run_many(
-                "UPDATE product SET version = ? WHERE number = ?", [(version, number) for number in fitting]
+                "UPDATE product SET version = ?, f2 = CASE ? WHEN 1 THEN ? ELSE f2 END WHERE number = ?",
+                [(version, int(bool(live)), errors[number], number) for number in fitting],
             )
             put_pictures(transaction, {number: {generation: found[number][1]} for number in fitting})
 

@@ -34,13 +34,6 @@ class Found:
     product: Product
 
 
-def advance(transaction: Transaction, counter: str, step: int = 1) -> int:
-    """Advance a counter and return its value."""
-    return int(
-        transaction.run("UPDATE counter SET value = value + ? WHERE name = ? RETURNING value", (step, counter))[0][0]
-    )
-
-
 def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
     """Write pictures: for a product's number and a generation's, what became of each."""
     transaction.run_many(

@@ -6,6 +6,7 @@ The file does not belong on a network file system, whose locks SQLite cannot rel
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from .database import Row, Transaction
 
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _LAYOUT = 1  # in the header's user_version
+MEMORY = ":memory:"
 _PATIENCE_S = 60.0  # how long another process may be writing
 _TYPES: dict[FieldKind, str] = {"text": "TEXT", "number": "REAL", "bool": "INTEGER", "date": "REAL", "texts": "TEXT"}
 
@@ -69,22 +71,25 @@ class SqliteDatabase:
     """
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
-        self._path = str(path)
-        self._lock = RLock()
+        self._path, self._process = str(path), os.getpid()
+        # Two connections, so that reading never waits for another process's writing. What is in memory alone has one.
+        self._writing = RLock()
+        self._reading = self._writing if self._path == MEMORY else RLock()
         with self._failing():
             self._file = self._connect()
             try:
                 self._set_up(fields)
+                self._reader = self._file if self._path == MEMORY else self._connect()
             except BaseException:
                 self._file.close()
                 raise
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        with self._lock, self._failing():
-            return self._file.execute(sql, _plain(values)).fetchall()
+        with self._reading, self._failing():
+            return self._reader.execute(sql, _plain(values)).fetchall()
 
     def stream(self, sql: str, size: int) -> Iterator[list[Row]]:
-        if self._path == ":memory:":  # which no second connection can see
+        if self._path == MEMORY:  # which no second connection can see
             rows = self.read(sql)
             yield from (rows[start : start + size] for start in range(0, len(rows), size))
             return
@@ -95,9 +100,9 @@ class SqliteDatabase:
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        with self._lock, self._failing():
-            self._file.execute("BEGIN IMMEDIATE")
+        with self._writing, self._failing():
             try:
+                self._file.execute("BEGIN IMMEDIATE")
                 yield _Transaction(self._file)
                 self._file.execute("COMMIT")
             except BaseException:
@@ -107,7 +112,7 @@ class SqliteDatabase:
 
     @contextmanager
     def exclusive(self, *, wait: bool) -> Iterator[bool]:
-        if self._path == ":memory:":
+        if self._path == MEMORY:
             yield True
             return
         try:
@@ -142,15 +147,18 @@ class SqliteDatabase:
         transaction.run_many("DELETE FROM words WHERE rowid = ?", [(number,) for number in numbers])
 
     def optimize(self) -> None:
-        with self._lock, self._failing():
+        with self._writing, self._failing():
             self._file.execute("INSERT INTO words (words) VALUES ('optimize')")
             self._file.execute("PRAGMA optimize")
             self._file.execute("VACUUM")
             self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        with self._lock:
+        if self._process != os.getpid():
+            return  # what the parent opened is the parent's to close
+        with self._writing, self._reading:
             self._file.close()
+            self._reader.close()
 
     def _connect(self) -> sqlite3.Connection:
         file = sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
@@ -190,6 +198,10 @@ class SqliteDatabase:
     @contextmanager
     def _failing(self) -> Iterator[None]:
         """Tell what SQLite says in words of the catalogue."""
+        if self._process != os.getpid():
+            raise DatabaseError(
+                f"the catalogue {self._path} was opened before this process was forked; open it after that, in each process"
+            )
         try:
             yield
         except sqlite3.Error as exc:

@@ -1,0 +1,46 @@
+"""What became of products that were added to a catalogue, as a page to look at: counts, refusals, pictures that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from ..files import write_whole
+from .document import document, section, table
+from .markup import escape, fold, reference
+
+
+def write_additions(
+    path: str | PathLike[str],
+    catalog: str,
+    counts: Sequence[tuple[str, str]],
+    refusals: Sequence[str],
+    failed: Sequence[tuple[str, str, str, str]],
+) -> None:
+    """Write the page, complete or not at all.
+
+    Args:
+        path: The file.
+        catalog: Where the catalogue is.
+        counts: What there is to count, in words and numbers.
+        refusals: Why products could not be added, as far as that was kept.
+        failed: Products of the catalogue with a picture that failed: id, name, first picture, error.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    rows = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(value)}</td></tr>' for name, value in counts)
+    parts = [section("Summary", table("Summary", [("", ""), ("", "n")], rows, sortable=False), "summary")]
+    if refusals:
+        listed = "".join(f"<tr><td>{fold(reason)}</td></tr>" for reason in refusals)
+        parts.append(section("Refused", table("Products that were refused", [("why", "")], listed), "refused"))
+    if failed:
+        listed = "".join(
+            f"<tr><td><code>{escape(id[:200])}</code></td><td>{fold(name)}</td><td>{reference(image)}</td><td>{fold(error)}</td></tr>"
+            for id, name, image, error in failed
+        )
+        heads = [("id", ""), ("name", ""), ("picture", ""), ("error", "")]
+        parts.append(section("Pictures that failed", table("Products with such a picture", heads, listed), "failed"))
+    lede = "What became of the products of one command. Products with a picture that failed are kept."
+    write_whole(Path(path), document(f"{catalog}: products added", catalog, lede, "\n".join(parts)))
