@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.clock import FakeClock
 from tests.support.images import inline, make_png
 from tests.support.shop import FIELDS, CountingEncoder, ids, product, shop
 from text_image_similarity import (
@@ -30,6 +31,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.preprocess import Pixels
+from text_image_similarity.search import ingest
 from text_image_similarity.similarity import Embeddings
 
 
@@ -313,6 +315,22 @@ def test_many_products_without_pictures_are_written_as_they_come() -> None:
         catalog.add(given, progress=lambda done, *_: written.append(done))
         assert written[:2] == [1000, 2000]
         assert written[-1] == len(catalog) == 3000
+
+
+def test_products_that_come_slowly_are_written_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(monkeypatch, ingest)
+    with shop() as catalog:
+
+        def given() -> Iterator[Product]:
+            for number in range(12):
+                clock.move_on(0.3)
+                yield product(str(number), (number, 0, 200))
+                seen.append(len(catalog))
+
+        seen: list[int] = []
+        catalog.add(given())
+        assert seen[-1] >= 8
+        assert len(catalog) == 12
 
 
 def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:

@@ -134,8 +134,13 @@ class Ingest:
 
     def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
         """Check products as the pipeline asks for their pictures."""
-        base, began = self._session.config.base_dir, time.monotonic()
-        for number, product in given:
+        base, began, waited = self._session.config.base_dir, time.monotonic(), 0.0
+        while True:
+            asked = time.monotonic()
+            if (found := next(given, None)) is None:
+                break
+            number, product = found
+            waited += time.monotonic() - asked
             if not isinstance(product, Product):
                 raise InputTypeError.of(f"products[{number}]", "a Product", product)
             try:
@@ -149,7 +154,8 @@ class Ingest:
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
-            if full and not self._outstanding:
+            # Where products come slowly, the pipeline would look ahead for long before it gives back anything.
+            if (full and not self._outstanding) or waited > _LONGEST_S:
                 return
         self._ended = True
 
