@@ -9,7 +9,7 @@ from tests.support.stores import ALL_FIELDS, WIDTH, Shop, Shown, unit_vectors
 from text_image_similarity.search.fields import FieldKind, Value
 from text_image_similarity.search.filters import Compare, Scalar
 from text_image_similarity.search.stores import Changes, MemoryStore
-from text_image_similarity.search.stores.columns import Growing, make_column
+from text_image_similarity.search.stores.columns import Growing, TextColumn, TextsColumn, make_column
 
 
 def test_what_was_read_of_an_array_stays_as_it_was() -> None:
@@ -42,6 +42,27 @@ def test_a_column_answers_for_the_rows_that_were_there(kind: FieldKind, value: V
     assert column.present(2).tolist() == [True, False]
     assert column.compare("eq", wanted, 4).tolist() == [True, False, True, True]
     assert column.counts(np.array([0, 1]))[wanted] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("text", ["red", "blue", None, "green", "blue"]),
+        ("texts", [("red",), ("blue", "red"), None, ("green",), ("blue",)]),
+    ],
+)
+def test_texts_that_nothing_has_any_more_are_forgotten(kind: FieldKind, values: list[Value | None]) -> None:
+    column = make_column(kind)
+    column.extend(values, np.arange(5))
+    kept = column.only(np.array([2, 3, 4]))
+    assert isinstance(kept, TextColumn | TextsColumn)
+    assert set(kept._known) == {"blue", "green"}
+    assert kept.present(3).tolist() == [False, True, True]
+    assert kept.compare("eq", "green", 3).tolist() == [False, True, False]
+    assert kept.compare("eq", "red", 3).tolist() == [False, False, False]
+    assert kept.counts(np.arange(3)) == {"blue": 1, "green": 1}
+    kept.extend([values[0]], np.array([0]))
+    assert kept.compare("eq", "red", 4).tolist() == [False, False, False, True]
 
 
 def numbered(numbers: range) -> dict[int, Shown]:
