@@ -199,6 +199,11 @@ class Ledger:
         """Return how many products have pictures that a generation has not seen yet."""
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {UNSEEN}", (generation,))[0][0])
 
+    def count_seen(self, generation: int) -> int:
+        """Return how many products have a picture that a generation has a vector of."""
+        query = "SELECT count(DISTINCT number) FROM picture WHERE generation = ? AND vector IS NOT NULL"
+        return int(self.database.read(query, (generation,))[0][0])
+
     def compare(self, live: int, other: int) -> tuple[int, int]:
         """Return how many pictures have a vector in another generation, and how many have one in the live generation alone."""
         vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"

@@ -62,7 +62,7 @@ class MemoryStore:
         # None while something is changed, and for good if that was interrupted: then all is read again.
         self._version: int | None = None
         self._alive: Mask
-        self.drop()
+        self.clear()
 
     @property
     def version(self) -> int:
@@ -116,15 +116,18 @@ class MemoryStore:
                 self._show()
                 self._version = version
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-    def drop(self) -> None:
+    def clear(self) -> None:
         with self._writing:
             self._version = None
             self._begin()
             self._show()
             self._version = 0
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def drop(self) -> None:
+        self.clear()
 
     def _begin(self) -> None:
         """Hold nothing; searches see what they saw."""
