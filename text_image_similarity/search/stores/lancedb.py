@@ -86,7 +86,9 @@ class LanceStore:
             self._table: Any = self._open()
             owner = (self._table.schema.field("number").metadata or {}).get(_CATALOG.encode(), b"").decode()
         if owner != identity:
-            raise DatabaseError(f"another catalogue keeps its vectors in {place}; name another place for these")
+            raise DatabaseError(
+                f"another catalogue keeps its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
+            )
 
     @property
     def version(self) -> int:

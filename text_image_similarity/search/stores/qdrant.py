@@ -87,7 +87,8 @@ class QdrantStore:
             owner = self._noted().get("catalog", identity)
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in Qdrant as {collection}; take another name for these"
+                f"another catalogue keeps its vectors in Qdrant as {collection}; take another name, or delete that collection and "
+                f"{self._applied} if their catalogue is gone"
             )
         with self._speaking("made"):
             if self._make(self._name, embed_dim):
