@@ -197,6 +197,20 @@ def test_one_that_ends_early_is_truncated(name: str) -> None:
     assert failure(VARIANTS[name][0][:-20]).code == "truncated"
 
 
+@pytest.mark.parametrize("tag", [258, 259, 262, 277, 339])
+def test_a_tiff_whose_tag_has_no_values_gets_a_code(tag: int) -> None:
+    data = bytearray(written("TIFF"))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, directory)
+    for at in range(directory + 2, directory + 2 + 12 * count, 12):
+        number, kind, _, value = struct.unpack_from("<HHII", data, at)
+        if number == tag:
+            struct.pack_into("<HHII", data, at, number, kind, 0, value)
+        elif number == 273:  # where the image is: without it Pillow refuses the file, and its tags are looked at
+            struct.pack_into("<H", data, at, 65_000)
+    assert failure(bytes(data)).code in {"corrupt", "unsupported_format", "truncated", "not_an_image"}
+
+
 def damaged(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + b"\xff" * 40 + data[middle + 40 :]

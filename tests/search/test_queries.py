@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from tests.support.images import inline, make_png
 from tests.support.shop import all_pages, ids, product, shop
 from text_image_similarity import Catalog, InputTypeError, Product, Query, RowError, Term, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search.fields import BUILT_IN
+from text_image_similarity.search.fields import BUILT_IN, Value
 from text_image_similarity.search.filters import matches
+from text_image_similarity.search.ledger import Ledger
 from text_image_similarity.search.products import stored_values
 
 
@@ -301,3 +303,47 @@ def test_a_cursor_belongs_to_its_query(colours: Catalog) -> None:
 def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
     with pytest.raises(InputTypeError, match=r"queries\[0\] must be a text or a Query, not an int"):
         colours.match(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query("red"),
+        Query("red", min_similarity=0.1),
+        Query("red", min_similarity=0.1, sort="price"),
+        Query("red", fusion="rrf"),
+    ],
+    ids=["rank", "min_similarity", "sort", "rrf"],
+)
+def test_what_is_shown_passes_the_filter_though_it_was_changed_since_the_search(
+    query: Query, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(self: Ledger, field: str, numbers: Sequence[int], *rest: Any) -> dict[int, Value | None]:
+        found = column(self, field, numbers, *rest)
+        if field == "_id":
+            monkeypatch.undo()
+            catalog.add(product("b", (250, 0, 0), kind="theirs"))
+        return found
+
+    column = Ledger.column
+    with shop() as catalog:
+        catalog.add(product(id, (250, 0, 0), kind="ours") for id in "abc")
+        monkeypatch.setattr(Ledger, "column", change)
+        found = catalog.match(replace(query, where={"kind": "ours"}))
+        assert [match.product.fields["kind"] for match in found] == ["ours", "ours"]
+        assert ids(found) == ["a", "c"]
+
+
+def test_of_products_that_tie_only_those_shown_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(self: Ledger, numbers: Sequence[int], *rest: Any) -> dict[int, Product]:
+        read.extend(numbers)
+        return by_number(self, numbers, *rest)
+
+    by_number, read = Ledger.by_number, list[int]()
+    with shop() as catalog:
+        catalog.add(product(f"p{number:03}") for number in random.Random(0).sample(range(300), 300))
+        monkeypatch.setattr(Ledger, "by_number", count)
+        for query in (Query("red", top_k=60), Query("red", top_k=60, min_similarity=-1)):
+            assert all_pages(catalog, query) == [f"p{number:03}" for number in range(300)]
+            assert len(read) < 500
+            read.clear()

@@ -114,6 +114,7 @@ def run_check(options: argparse.Namespace) -> int:
                 ("recall@10, worst", f"{found.worst:.4f}"),
                 ("answers too short", f"{found.short:,}"),
                 ("answered exactly", f"{found.exact:,}"),
+                ("products missing", f"{found.missing:,}"),
             ]
         )
         + "\n"

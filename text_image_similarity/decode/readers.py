@@ -226,10 +226,10 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         deep, packed = self.mode in ("I", "I;16", "I;16B", "F"), self.info["compression"] != "raw"
         if deep and self.tag_v2.get(PHOTOMETRIC) == 0:
             return "16 bits or more a sample, with white as zero"
-        if deep and packed and self.tag_v2.prefix == b"MM" and self.tag_v2.get(SAMPLE_FORMAT, (1,))[0] != 1:
+        if deep and packed and self.tag_v2.prefix == b"MM" and (self.tag_v2.get(SAMPLE_FORMAT) or (1,))[0] != 1:
             return "compressed big-endian numbers that are signed or float"
         if self.tag_v2.get(PLANES) == 2:
-            if not packed and max(self.tag_v2.get(BITS, (1,))) > 8:
+            if not packed and max(self.tag_v2.get(BITS) or (1,)) > 8:
                 return "16 bits a sample in separate planes"
             if self.mode == "LA":
                 return "grey and alpha in separate planes"

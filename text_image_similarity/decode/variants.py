@@ -70,9 +70,10 @@ def _variant_of(name: str, data: bytes, said: str) -> str:
 
 def _tiff_variant(data: bytes, said: str) -> str:
     try:
-        tags = read_directory(data, (COMPRESSION, PHOTOMETRIC, BITS, SAMPLE_FORMAT, SAMPLES), cut_off=True)
+        found = read_directory(data, (COMPRESSION, PHOTOMETRIC, BITS, SAMPLE_FORMAT, SAMPLES), cut_off=True)
     except EOFError:
         return ""
+    tags = {tag: values for tag, values in found.items() if values}  # a tag may say that it has none
     compression = tags.get(COMPRESSION, (1,))[0]
     if compression in _TIFF_COMPRESSIONS and (compression not in COMPRESSION_INFO or said.startswith("decoder error")):
         return f"{_TIFF_COMPRESSIONS[compression]} compression"

@@ -33,10 +33,10 @@ def sort_similar(ask: Ask) -> tuple[list[Listed], list[int]]:
     order = order_of(ask.query)
     assert order is not None
     hits = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
-    numbers = ask.ledger.passing(hits.rows.tolist(), ask.where)
     slots = dict(zip(hits.rows.tolist(), hits.slots.tolist(), strict=True))
-    values = ask.ledger.column(order[0], numbers)
-    ids = ask.ledger.column("_id", numbers)
+    values = ask.ledger.column(order[0], hits.rows.tolist(), ask.where)
+    ids = ask.ledger.column("_id", list(values))
+    numbers = list(ids)
     # One text decides between equal values, so `reverse` would turn ids around as well: two stable sorts.
     ordered = sorted(numbers, key=lambda number: str(ids[number]))
     given = [number for number in ordered if values[number] is not None]
@@ -46,7 +46,7 @@ def sort_similar(ask: Ask) -> tuple[list[Listed], list[int]]:
     groups: set[str] = set()
     for start in range(0, len(ordered), 256):
         chunk = ordered[start : start + 256]
-        products = ask.ledger.by_number(chunk)
+        products = ask.ledger.by_number(chunk, ask.where)
         for number in chunk:
             if number in products and _is_next(ask, Found(number, products[number]), values[number], groups):
                 page.append((Candidate(products[number], number, slots[number], 0.0), values[number]))

@@ -77,7 +77,7 @@ def _session(
         )
 
     def open_generation(number: int, embed_dim: int) -> Store:
-        return open_store(settings["store"], where, number, (*BUILT_IN, *fields), embed_dim)
+        return open_store(settings["store"], where, number, (*BUILT_IN, *fields), embed_dim, settings["identity"])
 
     return Session(Ledger(database, fields), config, open_generation, encoder=encoder)
 
@@ -149,5 +149,7 @@ def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdent
 def _begin(transaction: Transaction, fields: tuple[Field, ...], kind: str, identity: ModelIdentity) -> None:
     """Note what a new catalogue is."""
     listed = json.dumps([(field.name, field.kind) for field in fields])
-    transaction.run_many("INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind)])
+    transaction.run_many(
+        "INSERT INTO setting VALUES (?, ?)", [("fields", listed), ("store", kind), ("identity", secrets.token_hex(16))]
+    )
     add_generation(transaction, identity, "live")

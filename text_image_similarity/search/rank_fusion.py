@@ -50,11 +50,10 @@ def fuse(ask: Ask) -> Fused:
     if words:
         for rank, number in enumerate(ask.ledger.find_words(words, ask.where, DEPTH), 1):
             parts[number][len(ask.query.parts)] = 1 / (_K + rank)
-    numbers = ask.ledger.passing(list(parts), ask.where)
-    products = ask.ledger.by_number(numbers)
+    products = ask.ledger.by_number(list(parts), ask.where)
     ranking = [
         Candidate(products[number], number, slots.get(number), sum(parts[number].values()))
-        for number in numbers
+        for number in parts
         if number in products and number not in ask.encoded.own
     ]
     ranking.sort(key=lambda found: (-found.score, found.product.id))

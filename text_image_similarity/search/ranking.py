@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UsageError
 from ..similarity import Embeddings, as_floats
 from .cursor import Cursor
+from .fields import ID
 from .filters import Filter
 from .ledger import Generation, Ledger
 from .products import Product
@@ -91,6 +93,15 @@ class Candidate:
     score: float
 
 
+class _Key(NamedTuple):
+    """What a product is put in order by: the negative score, then the id."""
+
+    fall: float
+    id: str
+    number: int
+    slot: int
+
+
 def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
     """Return the products of a page in their order, and one more if there are any behind it.
 
@@ -156,13 +167,6 @@ def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
     return page
 
 
-def read_products(ask: Ask, numbers: list[int]) -> dict[int, Product]:
-    """Return products that still pass the filter: the store may know less than the ledger for a moment."""
-    if ask.index.shared:
-        numbers = ask.ledger.passing(numbers, ask.where)
-    return ask.ledger.by_number(numbers)
-
-
 def _page(ask: Ask, hits: Hits) -> list[Candidate]:
     return collapse(ask, _in_order(ask, best_pictures(ask, hits)))
 
@@ -177,14 +181,19 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         while stop < end and hits.cosines[stop] == hits.cosines[stop - 1]:
             stop += 1
         numbers = hits.rows[start:stop].tolist()
-        products = read_products(ask, numbers)
-        scores = as_floats(hits.cosines[start:stop])
-        read = [
-            Candidate(products[number], number, slot, score)
-            for number, slot, score in zip(numbers, hits.slots[start:stop].tolist(), scores, strict=True)
-            if number in products
-        ]
-        yield from sorted(read, key=lambda found: (-found.score, found.product.id))
+        ids = ask.ledger.column(ID, numbers)  # whole products would take long where thousands tie
+        scored = zip(numbers, hits.slots[start:stop].tolist(), as_floats(hits.cosines[start:stop]), strict=True)
+        keys = [_Key(-score, str(ids[number]), number, slot) for number, slot, score in scored if number in ids]
+        if ask.cursor is not None and not ask.query.group:
+            keys = [key for key in keys if key[:2] > (-_score(ask.cursor), ask.cursor.key[1])]
+        keys.sort()
+        for begin in range(0, len(keys), ask.query.top_k + _SPARE):
+            part = keys[begin : begin + ask.query.top_k + _SPARE]
+            # The store's filter saw other values if a product was changed since.
+            products = ask.ledger.by_number([key.number for key in part], ask.where)
+            for key in part:
+                if key.number in products:
+                    yield Candidate(products[key.number], key.number, key.slot, -key.fall)
         start = stop
 
 

@@ -29,6 +29,7 @@ class RecallReport:
         worst: The same for the query that lost most.
         short: Answers with fewer products than there were.
         exact: How many answers the planner had the store compare with everything.
+        missing: How many products with a vector the store lacks; below 0 if it has more than there are.
     """
 
     queries: int
@@ -37,6 +38,7 @@ class RecallReport:
     worst: float
     short: int
     exact: int
+    missing: int
 
 
 def measure_recall(
@@ -68,7 +70,8 @@ def measure_recall(
             got = set(zip(one.rows.tolist(), one.slots.tolist(), strict=True))
             shares.append(len(wanted & got) / len(wanted) if wanted else 1.0)
             short += len(one.rows) < len(wanted)
-    return RecallReport(len(vectors), len(filters), float(np.mean(shares)), min(shares), short, exact)
+    missing = session.ledger.count_seen(generation.number) - store.count(None)
+    return RecallReport(len(vectors), len(filters), float(np.mean(shares)), min(shares), short, exact, missing)
 
 
 def _queries(pictures: Embeddings) -> Embeddings:

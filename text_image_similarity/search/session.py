@@ -80,16 +80,27 @@ class Session:
         Args:
             generation: The generation.
             store: Its store.
-            wait: Where another process is at that: wait, so that everything is in the store afterwards. Without it, the store stays
-                as it is meanwhile.
+            wait: Where another process or thread is at that: wait, so that everything is in the store afterwards. Without it, a
+                store that others see stays as it is meanwhile.
         """
         if store.version == self.ledger.version:
             return
-        lock = self.ledger.database.exclusive(wait=wait) if store.shared else nullcontext(True)
-        with self._following, lock as ours:
-            if ours and store.version != self.ledger.version:
-                for changes in self.ledger.changes(generation.number, store.version):
-                    store.apply(changes)
+        if not self._following.acquire(blocking=wait or not store.shared):
+            return
+        try:
+            with self.ledger.database.exclusive(wait=wait) if store.shared else nullcontext(True) as ours:
+                if ours:
+                    self._catch_up(generation, store)
+        finally:
+            self._following.release()
+
+    def _catch_up(self, generation: Generation, store: Store) -> None:
+        version = store.version
+        if version > self.ledger.version:  # the ledger was restored from a backup
+            store.clear()
+            version = 0
+        for changes in self.ledger.changes(generation.number, version):
+            store.apply(changes)
 
     def follow_all(self) -> None:
         """Bring the stores up to date that other processes see, and wait for it."""

@@ -123,6 +123,9 @@ def test_filters_agree_with_the_reference(ledger: Ledger) -> None:
     for where in random_filters(18, 150):
         passing = [number for number, product in zip(numbers, products, strict=True) if matches(where, product)]
         assert ledger.passing(numbers, where) == passing, where
+        assert (
+            sorted(ledger.by_number(numbers, where)) == sorted(ledger.column("_id", numbers, where)) == passing
+        ), where
         assert ledger.count(where) == len(passing)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.support.stores import ALL_FIELDS, WIDTH, Shop, Shown, unit_vectors
 from text_image_similarity.search.fields import FieldKind, Value
-from text_image_similarity.search.filters import Scalar
-from text_image_similarity.search.stores.columns import Growing, make_column
+from text_image_similarity.search.filters import Compare, Scalar
+from text_image_similarity.search.stores import Changes, MemoryStore
+from text_image_similarity.search.stores.columns import Growing, TextColumn, TextsColumn, make_column
 
 
 def test_what_was_read_of_an_array_stays_as_it_was() -> None:
@@ -40,3 +42,68 @@ def test_a_column_answers_for_the_rows_that_were_there(kind: FieldKind, value: V
     assert column.present(2).tolist() == [True, False]
     assert column.compare("eq", wanted, 4).tolist() == [True, False, True, True]
     assert column.counts(np.array([0, 1]))[wanted] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("text", ["red", "blue", None, "green", "blue"]),
+        ("texts", [("red",), ("blue", "red"), None, ("green",), ("blue",)]),
+    ],
+)
+def test_texts_that_nothing_has_any_more_are_forgotten(kind: FieldKind, values: list[Value | None]) -> None:
+    column = make_column(kind)
+    column.extend(values, np.arange(5))
+    kept = column.only(np.array([2, 3, 4]))
+    assert isinstance(kept, TextColumn | TextsColumn)
+    assert set(kept._known) == {"blue", "green"}
+    assert kept.present(3).tolist() == [False, True, True]
+    assert kept.compare("eq", "green", 3).tolist() == [False, True, False]
+    assert kept.compare("eq", "red", 3).tolist() == [False, False, False]
+    assert kept.counts(np.arange(3)) == {"blue": 1, "green": 1}
+    kept.extend([values[0]], np.array([0]))
+    assert kept.compare("eq", "red", 4).tolist() == [False, False, False, True]
+
+
+def numbered(numbers: range) -> dict[int, Shown]:
+    return {number: Shown({"_id": str(number)}, unit_vectors(number, 1)) for number in numbers}
+
+
+@pytest.mark.parametrize("place", ["_extend", "_compact", "_show"])
+def test_an_interrupted_change_is_read_again(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: MemoryStore, *given: object) -> None:
+        original(self, *given)
+        raise KeyboardInterrupt
+
+    store, shop, original = MemoryStore(ALL_FIELDS, WIDTH), Shop(), getattr(MemoryStore, place)
+    store.apply(shop.change(numbered(range(1, 9))))
+    changes = shop.change(numbered(range(9, 11)), deleted=range(1, 8))
+    monkeypatch.setattr(MemoryStore, place, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        store.apply(changes)
+    monkeypatch.undo()
+    assert store.version == 0
+    # What was interrupted may be there or not, but each vector has its own product's values.
+    assert store.count(None) == len(store.search(unit_vectors(9, 1), None, 100)[0].rows) in (3, 8)
+    all_of_it = shop.change(numbered(range(8, 11)))
+    store.apply(part(all_of_it))
+    assert store.count(None) in (3, 8), "a part of what is read again is not shown"
+    store.apply(all_of_it)
+    assert store.version == shop.version
+    for number in range(1, 11):
+        (found,) = store.search(unit_vectors(number, 1), Compare("_id", "eq", str(number)), 5)
+        assert found.rows.tolist() == [number] * (number >= 8)
+        assert found.cosines.tolist() == pytest.approx([1.0] * (number >= 8))
+
+
+def part(changes: Changes) -> Changes:
+    """Return the first product of changes that are read from the begin."""
+    return Changes(
+        0,
+        changes.rows[:1],
+        {name: values[:1] for name, values in changes.columns.items()},
+        changes.owners[:1],
+        changes.slots[:1],
+        changes.vectors[:1],
+        changes.deleted[:0],
+    )

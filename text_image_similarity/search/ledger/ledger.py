@@ -20,7 +20,7 @@ from ..filters import Filter
 from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, first_error
 from ..stores.protocol import Changes, Rows
-from .database import Database, Transaction, advance
+from .database import Database, Row, Transaction, advance
 from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
@@ -106,23 +106,19 @@ class Ledger:
         rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
         return {row[1]: found_of(row) for row in rows}
 
-    def by_number(self, numbers: Sequence[int]) -> dict[int, Product]:
-        """Return products by their numbers; deleted ones are left out."""
-        rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE number IN ", numbers)
-        return {row[0]: found_of(row).product for row in rows}
+    def by_number(self, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Product]:
+        """Return those of products that are there and pass a filter, by their numbers."""
+        return {row[0]: found_of(row).product for row in self._passing(PRODUCT, numbers, where)}
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return those of products that are there and pass a filter, in their order."""
-        condition, values = self.database.where(where, self.fields)
-        query = f"SELECT number FROM product WHERE {condition} AND number IN "
-        rows = in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
-        there = {row[0] for row in rows}
+        there = {row[0] for row in self._passing("number", numbers, where)}
         return [number for number in numbers if number in there]
 
-    def column(self, field: str, numbers: Sequence[int]) -> dict[int, Value | None]:
-        """Return the stored values of a field by the products' numbers; deleted ones are left out."""
-        query = f"SELECT number, {self._columns[field]} FROM product WHERE number IN "
-        return {number: self._value(field, value) for number, value in in_chunks(self.database.read, query, numbers)}
+    def column(self, field: str, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Value | None]:
+        """Return the stored values of a field of those of products that are there and pass a filter, by their numbers."""
+        rows = self._passing(f"number, {self._columns[field]}", numbers, where)
+        return dict(zip((row[0] for row in rows), self._values(field, [row[1] for row in rows]), strict=True))
 
     def pictures(self, generation: int, numbers: Sequence[int]) -> dict[int, list[Picture]]:
         """Return what a generation's model made of the pictures of products, in their order."""
@@ -205,6 +201,11 @@ class Ledger:
     def count_pending(self, generation: int) -> int:
         """Return how many products have pictures that a generation has not seen yet."""
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {UNSEEN}", (generation,))[0][0])
+
+    def count_seen(self, generation: int) -> int:
+        """Return how many products have a picture that a generation has a vector of."""
+        query = "SELECT count(DISTINCT number) FROM picture WHERE generation = ? AND vector IS NOT NULL"
+        return int(self.database.read(query, (generation,))[0][0])
 
     def compare(self, live: int, other: int) -> tuple[int, int]:
         """Return how many pictures have a vector in another generation, and how many have one in the live generation alone."""
@@ -290,6 +291,11 @@ class Ledger:
 
     def _numbers(self, transaction: Transaction, ids: Sequence[str]) -> dict[str, int]:
         return dict(in_chunks(transaction.run, "SELECT f0, number FROM product WHERE f0 IN ", ids))
+
+    def _passing(self, columns: str, numbers: Sequence[int], where: Filter | None) -> list[Row]:
+        condition, values = self.database.where(where, self.fields)
+        query = f"SELECT {columns} FROM product WHERE {condition} AND number IN "
+        return in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
 
     def _counter(self, name: str) -> int:
         return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])

@@ -126,8 +126,8 @@ class TextColumn:
 
     def only(self, kept: Positions) -> Column:
         column = TextColumn()
-        column._known = dict(self._known)
-        column._codes.extend(self._codes.filled[kept])
+        column._known, codes = _without_unused(self._known, self._codes.filled[kept])
+        column._codes.extend(codes)
         return column
 
 
@@ -168,13 +168,22 @@ class TextsColumn:
 
     def only(self, kept: Positions) -> Column:
         column = TextsColumn()
-        column._known, column._size = dict(self._known), len(kept)
+        column._size = len(kept)
         moved = np.full(self._size, -1, np.int64)
         moved[kept] = np.arange(len(kept))
         places = moved[self._places.filled]
-        column._codes.extend(self._codes.filled[places >= 0])
+        column._known, codes = _without_unused(self._known, self._codes.filled[places >= 0])
+        column._codes.extend(codes)
         column._places.extend(places[places >= 0])
         return column
+
+
+def _without_unused(known: dict[Value, int], codes: NDArray[np.int32]) -> tuple[dict[Value, int], NDArray[np.int32]]:
+    """Return a dictionary of those texts alone that have a code among some, and these codes in the new one."""
+    names, used = list(known), np.unique(codes[codes >= 0])
+    moved = np.full(len(names) + 1, -1, np.int32)  # the last one for -1
+    moved[used] = np.arange(len(used))
+    return {names[code]: place for place, code in enumerate(used.tolist())}, moved[codes]
 
 
 def make_column(kind: FieldKind) -> Column:

@@ -40,7 +40,7 @@ _SMALL_PARTS = 20  # applied changes, each a file of its own, before they are pu
 _KEPT = timedelta(minutes=5)  # how long another process may still read what was replaced
 _CHUNK = 8192  # numbers in one condition, and rows read at once
 _SLOTS = 256  # pictures that a product may have
-_TABLE, _APPLIED, _ALL = "pictures", "applied", "TRUE"
+_TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
 _TYPES: dict[FieldKind, pa.DataType] = {
     "text": pa.utf8(),
     "number": pa.float64(),
@@ -59,12 +59,13 @@ class LanceStore:
         place: A folder, or the URI of one in an object store.
         fields: All fields, the built-in ones included.
         embed_dim: Width of the vectors.
+        identity: Which catalogue this is for.
 
     Raises:
-        DatabaseError: What is there cannot be opened.
+        DatabaseError: What is there cannot be opened, or is another catalogue's.
     """
 
-    def __init__(self, place: str, fields: Sequence[Field], embed_dim: int) -> None:
+    def __init__(self, place: str, fields: Sequence[Field], embed_dim: int, identity: str = "") -> None:
         self.shared = self.approximates = True
         self._place, self._process = place, os.getpid()
         self._declared = tuple(fields)[len(BUILT_IN) :]
@@ -73,7 +74,7 @@ class LanceStore:
         self._schema = pa.schema(
             [
                 pa.field("picture", pa.int64(), nullable=False),  # number and slot in one, to merge by
-                pa.field("number", pa.int64(), nullable=False),
+                pa.field("number", pa.int64(), nullable=False, metadata={_CATALOG: identity}),
                 pa.field("slot", pa.int64(), nullable=False),
                 pa.field("first", pa.bool_(), nullable=False),  # one picture of each product, for counting
                 *(pa.field(column, _TYPES[self._kinds[name]]) for name, column in self._columns.items()),
@@ -83,6 +84,11 @@ class LanceStore:
         with self._speaking("opened"):
             self._database: Any = lancedb.connect(place, read_consistency_interval=timedelta(0))
             self._table: Any = self._open()
+            owner = (self._table.schema.field("number").metadata or {}).get(_CATALOG.encode(), b"").decode()
+        if owner != identity:
+            raise DatabaseError(
+                f"another catalogue keeps its vectors in {place}; name another place, or remove that folder if its catalogue is gone"
+            )
 
     @property
     def version(self) -> int:
@@ -132,6 +138,11 @@ class LanceStore:
     def optimize(self) -> None:
         with self._speaking("optimized"):
             self._optimize()
+
+    def clear(self) -> None:
+        with self._speaking("emptied"):
+            self._table.delete(_ALL)
+            self._table.update_field_metadata({"path": "number", "metadata": {_APPLIED: "0"}})
 
     def close(self) -> None:
         """LanceDB keeps nothing open but memory."""

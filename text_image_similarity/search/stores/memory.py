@@ -59,21 +59,27 @@ class MemoryStore:
         self._fields, self._embed_dim = tuple(fields), embed_dim
         self.shared = self.approximates = False
         self._writing = Lock()
-        self._version = 0
-        self._begin()
+        # None while something is changed, and for good if that was interrupted: then all is read again.
+        self._version: int | None = None
+        self._alive: Mask
+        self.clear()
 
     @property
     def version(self) -> int:
-        return self._version
+        return self._version or 0
 
     def apply(self, changes: Changes) -> None:
         with self._writing:
-            state = self._state
-            alive = state.alive & ~np.isin(state.numbers, np.concatenate([changes.rows, changes.deleted]))
+            if self._version is None:
+                self._begin()
+            self._version = None
+            alive = self._alive & ~np.isin(self._numbers.filled, np.concatenate([changes.rows, changes.deleted]))
             if len(alive) > 2 * (np.count_nonzero(alive) + len(changes.owners)):
                 alive = self._compact(alive)
             self._extend(changes)
-            self._show(np.concatenate([alive, np.ones(len(changes.owners), bool)]))
+            self._alive = np.concatenate([alive, np.ones(len(changes.owners), bool)])
+            if changes.version:  # a part of the first reading, or of one after an interruption, answers nothing
+                self._show()
             self._version = changes.version
 
     def search(
@@ -104,28 +110,37 @@ class MemoryStore:
 
     def optimize(self) -> None:
         with self._writing:
-            self._show(self._compact(self._state.alive))
+            if (version := self._version) is not None:
+                self._version = None
+                self._alive = self._compact(self._alive)
+                self._show()
+                self._version = version
+
+    def clear(self) -> None:
+        with self._writing:
+            self._version = None
+            self._begin()
+            self._show()
+            self._version = 0
 
     def close(self) -> None:
         """Nothing is open."""
 
     def drop(self) -> None:
-        with self._writing:
-            self._begin()
+        self.clear()
 
     def _begin(self) -> None:
-        self._version = 0
+        """Hold nothing; searches see what they saw."""
         self._vectors = Growing(np.empty((0, self._embed_dim), np.float32))
         self._numbers, self._slots = (Growing(np.empty(0, np.int64)) for _ in range(2))
         self._first = Growing(np.empty(0, bool))
         self._columns = {field.name: make_column(field.kind) for field in self._fields}
-        self._show(np.empty(0, bool))
+        self._alive = np.empty(0, bool)
 
-    def _show(self, alive: Mask) -> None:
+    def _show(self) -> None:
         """Let searches see what there is now."""
-        self._state = _State(
-            self._vectors.filled, self._numbers.filled, self._slots.filled, alive, self._first.filled, self._columns
-        )
+        vectors, numbers, slots, first = self._vectors, self._numbers, self._slots, self._first
+        self._state = _State(vectors.filled, numbers.filled, slots.filled, self._alive, first.filled, self._columns)
 
     def _extend(self, changes: Changes) -> None:
         """Add the pictures of changed products."""

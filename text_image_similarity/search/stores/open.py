@@ -30,7 +30,9 @@ def check_kind(kind: str, place: str) -> None:
         )
 
 
-def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], embed_dim: int) -> Store:
+def open_store(
+    kind: str, place: str, generation: int, fields: Sequence[Field], embed_dim: int, identity: str = ""
+) -> Store:
     """Open the store of a generation, or make it.
 
     Args:
@@ -39,10 +41,11 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         generation: The generation's number.
         fields: All fields, the built-in ones included.
         embed_dim: Width of the vectors.
+        identity: The catalogue's own token, by which stores in places that several might name know whose they are.
 
     Raises:
         ConfigError: The kind is unknown, or its library is not installed.
-        DatabaseError: It cannot be opened.
+        DatabaseError: It cannot be opened, or is another catalogue's.
     """
     check_kind(kind, place)
     if kind.startswith("lancedb"):
@@ -51,12 +54,12 @@ def open_store(kind: str, place: str, generation: int, fields: Sequence[Field], 
         os.environ.setdefault("LANCEDB_LOG", "error")
         from .lancedb import LanceStore
 
-        return LanceStore(_folder(kind, place, generation), fields, embed_dim)
+        return LanceStore(_folder(kind, place, generation), fields, embed_dim, identity)
     if kind.startswith("qdrant"):
         require("a catalogue in Qdrant", "qdrant_client", extra="search")
         from .qdrant import QdrantStore, connect
 
-        return QdrantStore(connect(kind), f"{_name(kind)}-{generation}", fields, embed_dim)
+        return QdrantStore(connect(kind), f"{_name(kind)}-{generation}", fields, embed_dim, identity)
     if kind == "pgvector":
         from .pgvector import PgVectorStore
 

@@ -125,6 +125,11 @@ class PgVectorStore:
                 cursor.execute(definition.encode())
             cursor.execute(f"VACUUM (ANALYZE) {self._qualified}".encode())
 
+    def clear(self) -> None:
+        with self._connections.transaction(writes=True) as transaction:
+            transaction.run(f"DELETE FROM {self._table}")
+            transaction.run("UPDATE followed SET version = 0 WHERE generation = %s", (self._generation,))
+
     def close(self) -> None:
         self._connections.close()
 

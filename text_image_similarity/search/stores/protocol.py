@@ -111,6 +111,9 @@ class Store(Protocol):
     def optimize(self) -> None:
         """Make searches fast and files small, after many changes."""
 
+    def clear(self) -> None:
+        """Forget everything; the version is 0 then. A crash before the end leaves the version as it was."""
+
     def close(self) -> None:
         """Let go of files and connections; what was applied stays."""
 

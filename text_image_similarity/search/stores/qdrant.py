@@ -66,20 +66,31 @@ class QdrantStore:
         collection: Its name; how far it has come is in a second one, of this name and `-applied`.
         fields: All fields, the built-in ones included.
         embed_dim: Width of the vectors.
+        identity: Which catalogue this is for.
 
     Raises:
-        DatabaseError: Qdrant does not answer, or the collection cannot be made.
+        DatabaseError: Qdrant does not answer, or the collection cannot be made, or is another catalogue's.
     """
 
-    def __init__(self, client: QdrantClient, collection: str, fields: Sequence[Field], embed_dim: int) -> None:
+    def __init__(
+        self, client: QdrantClient, collection: str, fields: Sequence[Field], embed_dim: int, identity: str = ""
+    ) -> None:
         self.shared = self.approximates = True
         self._client, self._name, self._applied = client, collection, f"{collection}-applied"
-        self._embed_dim = embed_dim
+        self._embed_dim, self._identity = embed_dim, identity
         self._declared = tuple(fields)[len(BUILT_IN) :]
         self._kinds: dict[str, FieldKind] = {field.name: field.kind for field in fields}
         self._keys = column_names(self._declared)
         with self._speaking("made"):
-            self._make(self._applied, 1)
+            if self._make(self._applied, 1):
+                self._note(0)
+            owner = self._noted().get("catalog", identity)
+        if owner != identity:
+            raise DatabaseError(
+                f"another catalogue keeps its vectors in Qdrant as {collection}; take another name, or delete that collection and "
+                f"{self._applied} if their catalogue is gone"
+            )
+        with self._speaking("made"):
             if self._make(self._name, embed_dim):
                 kinds = {key: _INDEXES[self._kinds[name]] for name, key in self._keys.items()}
                 kinds |= {_FIRST: models.PayloadSchemaType.INTEGER, _NUMBER: models.PayloadSchemaType.INTEGER}
@@ -89,8 +100,7 @@ class QdrantStore:
     @property
     def version(self) -> int:
         with self._speaking("read"):
-            found = self._client.retrieve(self._applied, [0])
-            return int((found[0].payload or {}).get("version", 0)) if found else 0
+            return int(self._noted().get("version", 0))
 
     def apply(self, changes: Changes) -> None:
         ids = changes.owners * _SLOTS + changes.slots
@@ -100,9 +110,7 @@ class QdrantStore:
                 self._client.upsert(self._name, points[start : start + _POINTS], wait=True)
             self._delete_all_but(changes.rows, ids)
             self._delete_all_but(changes.deleted, np.empty(0, np.int64))
-            # Last: a crash before it has all this done again.
-            applied = models.PointStruct(id=0, vector=[0.0], payload={"version": changes.version})
-            self._client.upsert(self._applied, [applied], wait=True)
+            self._note(changes.version)  # last: a crash before it has all this done again
 
     def search(
         self, queries: Embeddings, where: Filter | None, limit: int | None, *, least: float = -1.0, exact: bool = False
@@ -142,6 +150,11 @@ class QdrantStore:
     def optimize(self) -> None:
         """Qdrant does that by itself."""
 
+    def clear(self) -> None:
+        with self._speaking("emptied"):
+            self._client.delete(self._name, models.FilterSelector(filter=models.Filter()), wait=True)
+            self._note(0)
+
     def close(self) -> None:
         self._client.close()
 
@@ -150,6 +163,14 @@ class QdrantStore:
             for name in (self._name, self._applied):
                 self._client.delete_collection(name)
         self.close()
+
+    def _note(self, version: int) -> None:
+        payload = {"version": version, "catalog": self._identity}
+        self._client.upsert(self._applied, [models.PointStruct(id=0, vector=[0.0], payload=payload)], wait=True)
+
+    def _noted(self) -> dict[str, Any]:
+        found = self._client.retrieve(self._applied, [0])
+        return (found[0].payload or {}) if found else {}
 
     def _make(self, name: str, width: int) -> bool:
         """Make a collection unless it is there, and say whether it was made."""

@@ -1,0 +1,100 @@
+"""A store belongs to one ledger, and what it has is what the ledger has."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+
+import pytest
+from qdrant_client import QdrantClient
+
+from tests.support.shop import FIELDS, ids, product
+from tests.support.stores import ALL_FIELDS, STORES, WIDTH, Shop, Shown, unit_vectors
+from text_image_similarity import Catalog, DatabaseError, open_catalog
+from text_image_similarity.encoders.testing import ColourEncoder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
+
+
+def shop_in(place: Path, store: str = "lancedb") -> Catalog:
+    return open_catalog(place, fields=FIELDS, store=store, encoder=ColourEncoder())
+
+
+@pytest.mark.parametrize("kind", ["lancedb", "qdrant"])
+def test_two_catalogues_cannot_share_a_store(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    monkeypatch.setattr("text_image_similarity.search.stores.qdrant.connect", lambda _: client)
+    close = client.close
+    monkeypatch.setattr(client, "close", lambda: None)  # a folder can be open once
+    store = f"lancedb:{tmp_path / 'vectors'}" if kind == "lancedb" else "qdrant://localhost/shop"
+    with shop_in(tmp_path / "a", store) as first:
+        first.add(product("a"))
+        with shop_in(tmp_path / "b", store) as second, pytest.raises(DatabaseError, match="another catalogue keeps"):
+            second.match("red")
+        assert ids(first.match("red")) == ["a"]
+    with shop_in(tmp_path / "a", store) as again:
+        assert ids(again.match("red")) == ["a"]
+    close()
+
+
+def test_a_store_that_is_ahead_of_a_restored_ledger_is_built_again(tmp_path: Path) -> None:
+    place, backup = tmp_path / "a", tmp_path / "backup.sqlite"
+    with shop_in(place) as catalog:
+        catalog.add(product("old"))
+    shutil.copy(place / "catalog.sqlite", backup)
+    with shop_in(place) as catalog:
+        catalog.add([product("old", "blue")])
+        catalog.add([product("later", "red")])
+    shutil.copy(backup, place / "catalog.sqlite")
+    with shop_in(place) as catalog:
+        found = catalog.match("red")
+        assert ids(found) == ["old"]
+        assert found.total == 1
+        assert found[0].similarity == pytest.approx(1.0)
+        assert catalog.check(queries=1).missing == 0
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_cleared_store_is_as_new(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if kind == "pgvector":
+        request.getfixturevalue("postgres")
+    store, shop = STORES[kind](tmp_path, ALL_FIELDS, WIDTH), Shop()
+    store.apply(shop.change({number: Shown({"_id": str(number)}, unit_vectors(number, 2)) for number in range(1, 5)}))
+    store.clear()
+    assert (store.version, store.count(None)) == (0, 0)
+    assert not len(store.search(unit_vectors(1, 1), None, 5, exact=True)[0].rows)
+    store.apply(shop.change({9: Shown({"_id": "9"}, unit_vectors(9, 1))}))
+    assert (store.version, store.count(None)) == (shop.version, 1)
+    store.drop()
+
+
+def test_a_check_counts_what_the_store_lacks(tmp_path: Path) -> None:
+    with shop_in(tmp_path / "a") as catalog:
+        catalog.add(product(id) for id in "abc")
+        session = catalog._session
+        store = session.store(session.generations.live())
+        store._table.delete("slot = 0 AND f0 = 'b'")  # type: ignore[attr-defined]
+        assert catalog.check(queries=2).missing == 1
+
+
+def test_a_search_does_not_wait_for_a_thread_that_brings_the_store_up_to_date(tmp_path: Path) -> None:
+    def hold() -> None:
+        with catalog._session._following:
+            held.set()
+            released.wait()
+
+    held, released = Event(), Event()
+    with shop_in(tmp_path / "a") as catalog, ThreadPoolExecutor(2) as threads:
+        catalog.add(product(id) for id in "ab")
+        threads.submit(hold)
+        try:
+            assert held.wait(60)
+            catalog._session.ledger.delete(["a"])
+            assert ids(threads.submit(catalog.match, "red").result(60)) == ["b"]
+        finally:
+            released.set()
