@@ -59,6 +59,20 @@ def test_a_store_that_is_ahead_of_a_restored_ledger_is_built_again(tmp_path: Pat
         assert catalog.check(queries=1).missing == 0
 
 
+def test_a_restored_ledger_that_is_written_to_first_is_followed_too(tmp_path: Path) -> None:
+    place, backup = tmp_path / "a", tmp_path / "backup.sqlite"
+    with shop_in(place) as catalog:
+        catalog.add(product("old"))
+    shutil.copy(place / "catalog.sqlite", backup)
+    with shop_in(place) as catalog:
+        catalog.delete("old")
+    shutil.copy(backup, place / "catalog.sqlite")
+    with shop_in(place) as catalog:
+        catalog.add(product("b", "blue"))
+        catalog.add(product("c", "green"))
+        assert sorted(ids(catalog.match("red"))) == ["b", "c", "old"]
+
+
 @pytest.mark.parametrize("kind", STORES)
 def test_a_cleared_store_is_as_new(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if kind == "pgvector":

@@ -203,6 +203,7 @@ class Catalog:
         for number, id in enumerate(given):
             if not isinstance(id, str):
                 raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
+        self._session.follow_all()  # before anything is written: a store that is ahead has followed another ledger
         deleted = self._session.ledger.delete(normalize("NFC", id) for id in given)
         self._session.follow_all()
         return deleted

@@ -105,6 +105,7 @@ class Ingest:
     def add(self, products: Iterable[Product]) -> Generator[int]:
         """Add products, and yield after each transaction how many of those given are done, refused ones included."""
         live = self._session.generations.live()
+        self._session.follow_all()  # before anything is written: a store that is ahead has followed another ledger
         given = enumerate(products)
         while not self._ended:
             yield from self._add_some(live, given)

@@ -45,7 +45,7 @@ class Growing:
         """Add rows at the end."""
         size = self.size + len(rows)
         if size > len(self._room):
-            room = np.empty((max(size, size + size // 2, 64), *rows.shape[1:]), self._room.dtype)
+            room = np.empty((max(2 * size, 64), *rows.shape[1:]), self._room.dtype)  # what is not used takes no memory
             room[: self.size] = self.filled
             self._room = room
         self._room[self.size : size] = rows
