@@ -274,6 +274,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
     [
         (Query("a", where="colour = 1"), "colour"),
         (Query("a", facets=["colour"]), "there is no field 'colour'; the fields are _id, _group, _error, kind, price"),
+        (Query("a", sort="tags"), "products cannot be sorted by 'tags', which holds lists"),
         (Query("a", sort="-colour"), "there is no field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
         (Query(Term(product="p00")), "product 'p00' has no picture with a vector"),
@@ -298,6 +299,40 @@ def test_a_cursor_belongs_to_its_query(colours: Catalog) -> None:
     with pytest.raises(UsageError, match="after belongs to another query"):
         colours.match(Query("blue", top_k=3, after=after))
     assert colours.match(Query("red", top_k=5, after=after)).matches[0].rank == 4
+
+
+def test_cursors_tell_queries_apart_by_all_of_their_terms(colours: Catalog) -> None:
+    start = "red " + "x" * 300
+    after = colours.match(Query(start + "a", top_k=3)).next
+    with pytest.raises(UsageError, match="after belongs to another query"):
+        colours.match(Query(start + "b", top_k=3, after=after))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [(1, True), (2, float("inf")), (2, []), (3, 7), (3, "\ud800"), (4, -50), (4, 10**400)]
+)
+def test_a_cursor_that_was_meddled_with_is_refused(colours: Catalog, place: int, value: object) -> None:
+    after = colours.match(Query("red", top_k=3)).next
+    assert after is not None
+    content = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
+    content[place] = value
+    made = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    with pytest.raises(UsageError, match="after is not a cursor"):
+        colours.match(Query("red", top_k=3, after=made))
+
+
+def test_a_product_that_is_a_term_is_not_listed_either(colours: Catalog) -> None:
+    listed = colours.match(Query(Term(product="p01"), sort="price", top_k=100))
+    assert "p01" not in ids(listed)
+    assert listed.total == len(listed) == 89
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20, 1e39])
+def test_the_length_of_a_vector_does_not_matter(colours: Catalog, scale: float) -> None:
+    vector = np.array([3.0, 4.0, 0.0])
+    assert (
+        colours.match(Query(Term(vector=vector * scale))).matches == colours.match(Query(Term(vector=vector))).matches
+    )
 
 
 def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import RowError
+from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
 from .counting import Facets, count_numbers, count_passing
 from .cursor import Cursor, read_cursor, write_cursor
@@ -63,8 +63,8 @@ def _checked(session: Session, query: Query) -> Filter | None:
     fields = (*BUILT_IN, *session.ledger.fields)
     for name in query.facets:
         named(fields, name)
-    if (order := order_of(query)) is not None:
-        named(fields, order[0])
+    if (order := order_of(query)) is not None and named(fields, order[0]).kind == "texts":
+        raise UsageError(f"products cannot be sorted by {order[0]!r}, which holds lists; sort by another field")
     return parse_filter(query.where, session.ledger.fields)
 
 
@@ -115,6 +115,7 @@ class _Ranking:
 def _rank(ask: Ask, first: Hits | None) -> _Ranking:
     query, ledger = ask.query, ask.ledger
     if not query.parts or (query.sort is not None and query.min_similarity is None):
+        ask = replace(ask, where=_without(ask))
         return _Ranking.of(list_products(ask), count_passing(ledger, query, ask.where), plan="list")
     if query.sort is not None:
         listed, numbers = sort_similar(ask)

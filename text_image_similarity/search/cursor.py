@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import os
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
 from ..errors import UsageError
+from ..records import is_whole
 from .fields import Value
 from .query import Query, Term, options_of
 
+_NO_CURSOR = "after is not a cursor; give the `next` of the page before"
 _Key = tuple[Value | None, str]
 
 
@@ -48,30 +52,40 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
     try:
         padded = query.after + "=" * (-len(query.after) % 4)
         digest, made_by, value, id, seen = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        cursor = Cursor(int(made_by), (value, str(id)), int(seen))
     except (ValueError, TypeError, AttributeError, RecursionError) as exc:
-        raise UsageError("after is not a cursor; give the `next` of the page before") from exc
+        raise UsageError(_NO_CURSOR) from exc
+    if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id):
+        raise UsageError(_NO_CURSOR)
     if digest != _digest(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
+    cursor = Cursor(made_by, (value, id), seen)
     if cursor.generation != generation:
         raise UsageError("the catalogue answers with another model since that page; ask for the first page again")
     return cursor
 
 
+def _is_whole(number: object) -> bool:
+    return type(number) is int and 0 <= number < 10**9
+
+
+def _is_key(value: object, id: object) -> bool:
+    """Say whether these can be the value and the id of a product."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    texts = [each for each in (value, id) if isinstance(each, str)]
+    return isinstance(id, str) and isinstance(value, (str, float, bool, type(None))) and all(map(is_whole, texts))
+
+
 def _digest(query: Query) -> str:
-    terms = [(str(term), term.weight, _content(term)) for term in query.parts]
+    terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
 
 def _content(term: Term) -> str:
-    """Return what stands for a picture in memory or a vector."""
-    for value in (term.image, term.vector):
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            return blake2b(value).hexdigest()
-        if value is not None and not isinstance(value, str):
-            return (
-                blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()
-                if not hasattr(value, "__fspath__")
-                else str(value)
-            )
-    return ""
+    """Return what stands for a picture or a vector."""
+    value = term.vector if term.image is None else term.image
+    if value is None or isinstance(value, (str, os.PathLike)):
+        return "" if value is None else os.fspath(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return blake2b(value).hexdigest()
+    return blake2b(np.ascontiguousarray(np.asarray(value)).data).hexdigest()

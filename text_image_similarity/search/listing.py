@@ -15,16 +15,17 @@ def list_products(ask: Ask) -> list[Listed]:
     page: list[Listed] = []
     groups: set[str] = set()
     after = None if ask.cursor is None or ask.query.group else ask.cursor.key
+    most = ask.query.top_k + 1
+    size = 1000 if ask.query.group else most
     while True:
-        most = ask.query.top_k + 1
-        chunk = ask.ledger.browse(ask.where, order_of(ask.query), after, most)
+        chunk = ask.ledger.browse(ask.where, order_of(ask.query), after, size)
         for found, value in chunk:
             after = (value, found.product.id)
             if _is_next(ask, found, value, groups):
                 page.append((Candidate(found.product, found.number, None, 0.0), value))
                 if len(page) == most:
                     return page
-        if len(chunk) < most:
+        if len(chunk) < size:
             return page
 
 

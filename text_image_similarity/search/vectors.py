@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import RowError, UsageError
 from ..pipeline import Outcome, Scorer
@@ -105,14 +106,15 @@ def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tup
 
 
 def _given_vector(term: Term, embed_dim: int) -> Embeddings:
-    vector = np.asarray(term.vector, np.float32)
+    vector = np.asarray(term.vector, np.float64)
     if len(vector) != embed_dim:
         raise UsageError(f"Term.vector has {len(vector)} values, and the catalogue's model {embed_dim}")
     return _unit(vector)
 
 
-def _unit(vector: Embeddings) -> Embeddings:
-    length = float(np.linalg.norm(vector))
-    if not length > 0:
+def _unit(vector: NDArray[np.floating]) -> Embeddings:
+    most = float(np.abs(vector).max(initial=0.0))
+    if not most > 0:
         raise UsageError("a vector of zeros has no direction to search in")
-    return np.asarray(vector / np.float32(length), np.float32)
+    scaled = np.asarray(vector, np.float64) / most  # so that no square is too large or too small
+    return (scaled / np.linalg.norm(scaled)).astype(np.float32)
