@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import blake2b
+from pathlib import Path
 
 from ..dataset.read import resolve_reference
 from ..errors import StoppedError, UsageError
+from ..formats import is_url
 from ..records import Progress
 from .ingest import AddReport, Ingest
 from .product_tables import ProductSource
@@ -92,13 +94,14 @@ class _Position:
 
     def __init__(self, session: Session, source: ProductSource) -> None:
         self._database, self._identity = session.ledger.database, source.identity
-        self._key = f"added {blake2b(source.place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
+        place = source.place if is_url(source.place) else str(Path(source.place).absolute())
+        self._key = f"added {blake2b(place.encode('utf-8', 'backslashreplace'), digest_size=16).hexdigest()}"
 
     def read(self) -> int:
-        """Return how many rows are done; 0 for a table that has changed since."""
+        """Return how many rows are done; 0 for a table that has changed since, or if products were deleted."""
         found = self._database.read("SELECT value FROM setting WHERE name = ?", (self._key,))
         kept = json.loads(found[0][0]) if found else {}
-        if self._identity is None or kept.get("identity") != self._identity:
+        if self._identity is None or kept.get("identity") != self._identity or kept.get("deleted") != self._deleted():
             return 0
         return int(kept["rows"])
 
@@ -106,12 +109,16 @@ class _Position:
         """Keep how many rows are done."""
         if self._identity is None:
             return
-        kept = json.dumps({"identity": self._identity, "rows": rows})
+        kept = json.dumps({"identity": self._identity, "rows": rows, "deleted": self._deleted()})
         with self._database.write() as transaction:
             transaction.run(
                 "INSERT INTO setting (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
                 (self._key, kept),
             )
+
+    def _deleted(self) -> int:
+        """Return how many products were ever deleted."""
+        return int(self._database.read("SELECT count(*) FROM removed")[0][0])
 
     def forget(self) -> None:
         """Let the next run begin with the first row."""
