@@ -9,9 +9,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from text_image_similarity.search.fields import BUILT_IN, Field, FieldKind, Value
+from text_image_similarity.search.fields import BUILT_IN, Field, FieldKind, Scalar, Value
 from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or
-from text_image_similarity.search.filters.tree import Comparison, Scalar
+from text_image_similarity.search.filters.tree import Comparison
 
 FIELDS = (
     Field("category"),

@@ -129,7 +129,7 @@ def _query(options: argparse.Namespace) -> Query:
 def _open(options: argparse.Namespace, config: Config) -> Catalog:
     """Open a catalogue, or one in memory with the products of a table."""
     from ..search import is_source, open_catalog, open_source
-    from ..search.opening import MEMORY
+    from ..search.ledger import MEMORY
 
     if not is_source(options.catalog):
         return open_catalog(options.catalog, config=config)

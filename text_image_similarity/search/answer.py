@@ -12,10 +12,10 @@ from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
 from .counting import Facets, count_numbers, count_passing
 from .cursor import Cursor, read_cursor, write_cursor
-from .fields import BUILT_IN, ID, Value, named
+from .fields import BUILT_IN, ID, named
 from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
-from .listing import Listed, list_products, order_of, sort_similar
+from .listing import list_products, order_of, sort_similar
 from .meaning import Meaning
 from .products import Picture
 from .query import Match, Matches, Query, Reason
@@ -96,30 +96,23 @@ class _Ranking:
         candidates: The products in their order, and one more where there is a next page.
         counts: Total and facets.
         plan: As in `Matches`.
-        values: What they are ordered by, where that is a field.
         fused: Where they are ordered by ranks, these.
     """
 
     candidates: Sequence[Candidate]
     counts: tuple[int, Facets]
     plan: str
-    values: Sequence[Value | None] | None = None
     fused: Fused | None = None
-
-    @classmethod
-    def of(cls, listed: Sequence[Listed], counts: tuple[int, Facets], *, plan: str) -> _Ranking:
-        """Return the ranking of products that are in the order of a field."""
-        return cls([found for found, _ in listed], counts, plan, [value for _, value in listed])
 
 
 def _rank(ask: Ask, first: Hits | None) -> _Ranking:
     query, ledger = ask.query, ask.ledger
     if not query.parts or (query.sort is not None and query.min_similarity is None):
         ask = replace(ask, where=_without(ask))
-        return _Ranking.of(list_products(ask), count_passing(ledger, query, ask.where), plan="list")
+        return _Ranking(list_products(ask), count_passing(ledger, query, ask.where), "list")
     if query.sort is not None:
         listed, numbers = sort_similar(ask)
-        return _Ranking.of(listed, count_numbers(ledger, query, numbers), plan="exact")
+        return _Ranking(listed, count_numbers(ledger, query, numbers), "exact")
     if query.fusion == "rrf":
         fused = fuse(ask)
         return _Ranking(fused.page, count_numbers(ledger, query, fused.numbers), ask.plan, fused=fused)
@@ -132,17 +125,15 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
 
 def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
     """Put an answer together."""
-    candidates, values = ranking.candidates, ranking.values
-    shown = candidates[: ask.query.top_k]
+    shown = ranking.candidates[: ask.query.top_k]
     pictures = ask.ledger.pictures(ask.generation.number, [found.number for found in shown])
     matches = []
     for rank_, found in enumerate(shown, ask.seen + 1):
         matches.append(_match(ask, found, pictures.get(found.number, []), rank_, meaning, ranking.fused))
     after = None
-    if len(candidates) > len(shown):
-        last = shown[-1]
-        key = last.score if values is None else values[len(shown) - 1]
-        after = write_cursor(ask.query, Cursor(ask.generation.number, (key, last.product.id), ask.seen + len(shown)))
+    if len(ranking.candidates) > len(shown):
+        key = (shown[-1].key, shown[-1].product.id)
+        after = write_cursor(ask.query, Cursor(ask.generation.number, key, ask.seen + len(shown)))
     return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, ranking.plan)
 
 
@@ -168,7 +159,7 @@ def _match(
     elif similarity is not None:
         for term, near, share in zip(ask.query.parts, cosines, ask.encoded.shares.tolist(), strict=True):
             why.append(Reason(str(term), near, share * (near or 0.0)))
-    score = found.score if fused is not None else similarity
+    score = similarity if fused is None else sum(fused.parts[found.number].values())
     return Match(found.product, similarity, meaning.probability(ask.query, similarity), rank_, image, score, tuple(why))
 
 

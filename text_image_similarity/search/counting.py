@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Protocol
 
-from .fields import GROUP, Value
+from .fields import GROUP, Value, single
 from .filters import And, Exists, Filter
 from .ledger import Ledger
 from .query import Query
@@ -45,7 +45,7 @@ def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int
 def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:
     found: dict[Value, int] = {}
     for value in values:
-        for each in value if isinstance(value, tuple) else () if value is None else (value,):
+        for each in single(value):
             found[each] = found.get(each, 0) + 1
     return found
 

@@ -16,7 +16,7 @@ from ..records import is_whole
 from .fields import Value
 from .query import Query, Term, options_of
 
-_NO_CURSOR = "after is not a cursor; give the `next` of the page before"
+NO_CURSOR = "after is not a cursor; give the `next` of the page before"
 _Key = tuple[Value | None, str]
 
 
@@ -53,9 +53,9 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
         padded = query.after + "=" * (-len(query.after) % 4)
         digest, made_by, value, id, seen = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
     except (ValueError, TypeError, AttributeError, RecursionError) as exc:
-        raise UsageError(_NO_CURSOR) from exc
+        raise UsageError(NO_CURSOR) from exc
     if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id):
-        raise UsageError(_NO_CURSOR)
+        raise UsageError(NO_CURSOR)
     if digest != _digest(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
     cursor = Cursor(made_by, (value, id), seen)

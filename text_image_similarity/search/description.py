@@ -9,7 +9,7 @@ from typing import Any
 
 from .fields import ERROR
 from .filters import Exists, Filter
-from .products import Product
+from .products import Product, code_of
 from .session import Session
 
 
@@ -18,7 +18,7 @@ def describe(session: Session) -> dict[str, Any]:
     ledger = session.ledger
     failures: Counter[str] = Counter()
     for error, count in ledger.values(ERROR, None).items():
-        failures[str(error).partition(":")[0]] += count
+        failures[code_of(str(error))] += count
     ((store,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
     return {
         "products": ledger.count(None),

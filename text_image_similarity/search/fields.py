@@ -27,7 +27,8 @@ from ..errors import InputTypeError, UsageError
 from ..records import is_missing, is_whole
 
 FieldKind = Literal["text", "number", "bool", "date", "texts"]
-Value = str | float | bool | tuple[str, ...]
+Scalar = str | float | bool
+Value = Scalar | tuple[str, ...]
 
 # What every product has, under names that no declared field can take.
 ID, GROUP, ERROR = "_id", "_group", "_error"
@@ -161,6 +162,11 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
     if len(found) > _MOST_FIELDS:
         raise UsageError(f"{len(found)} fields are declared, and at most {_MOST_FIELDS} can be")
     return found
+
+
+def single(value: Value | None) -> tuple[Scalar, ...]:
+    """Return a stored value by itself, each text of a list, or nothing for a missing one."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def named(fields: Iterable[Field], name: str) -> Field:

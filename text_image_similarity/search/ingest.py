@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -19,10 +20,20 @@ from ..errors import InputTypeError, RowError, UsageError
 from ..pipeline import Outcome
 from ..pipeline.rows import DeferredErrors
 from ..records import Progress
-from .fields import ERROR
+from .fields import ERROR, Value
 from .filters import Exists
 from .ledger import Found, Generation
-from .products import Entry, Picture, Product, fields_as_json, first_error, stored_values, with_images
+from .products import (
+    Entry,
+    Picture,
+    Product,
+    code_of,
+    fields_as_json,
+    first_error,
+    stored_values,
+    with_error,
+    with_images,
+)
 from .session import Session
 
 Key = TypeVar("Key")
@@ -72,10 +83,12 @@ class _Pending:
 
     Args:
         product: The product, its references resolved.
+        values: Its stored values, without an error.
         outcomes: What came of its pictures so far, each with the key of its content.
     """
 
     product: Product
+    values: tuple[Value | None, ...]
     outcomes: list[tuple[bytes | None, Outcome]] = field(default_factory=list)
 
     @property
@@ -91,11 +104,15 @@ class Ingest:
         session: The open parts of the catalogue.
         progress: Called with (products so far, of these with a picture that failed or refused, products in all or 0).
         total: Products in all, where that is known.
+        base: Where relative references start, unless `Config.base_dir` says so.
     """
 
-    def __init__(self, session: Session, *, progress: Progress | None = None, total: int = 0) -> None:
+    def __init__(
+        self, session: Session, *, progress: Progress | None = None, total: int = 0, base: str | PathLike[str] = "."
+    ) -> None:
         self._session, self._ledger = session, session.ledger
         self._progress, self._total = progress, total
+        self._base = session.config.base_dir or base
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
@@ -135,7 +152,7 @@ class Ingest:
 
     def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
         """Check products as the pipeline asks for their pictures."""
-        base, began, waited = self._session.config.base_dir, time.monotonic(), 0.0
+        began, waited = time.monotonic(), 0.0
         while True:
             asked = time.monotonic()
             if (found := next(given, None)) is None:
@@ -145,13 +162,13 @@ class Ingest:
             if not isinstance(product, Product):
                 raise InputTypeError.of(f"products[{number}]", "a Product", product)
             try:
-                stored_values(product, self._ledger.fields, None)
+                values = stored_values(product, self._ledger.fields)
                 fields_as_json(product)
             except UsageError as problem:
                 self.report.refuse(str(problem))
                 continue
-            images = [resolve_reference(image, base or ".") for image in product.images]
-            self._waiting.append(_Pending(with_images(product, images)))
+            images = [resolve_reference(image, self._base) for image in product.images]
+            self._waiting.append(_Pending(with_images(product, images), values))
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
@@ -188,7 +205,7 @@ class Ingest:
             entries = [
                 Entry(
                     pending.product,
-                    stored_values(pending.product, self._ledger.fields, first_error(pictures[id])),
+                    with_error(pending.values, first_error(pictures[id])),
                     {number: found[id] for number, found in others.items()},
                 )
                 for id, pending in changed.items()
@@ -207,7 +224,7 @@ class Ingest:
         found = [picture for group in pictures.values() for picture in group]
         contents = {picture.content for picture in found if picture.content is not None and picture.error is None}
         self.report.encoded += len(contents) - len(self._ledger.known_contents(live.number, contents))
-        codes = [picture.error.partition(":")[0] for picture in found if picture.error is not None]
+        codes = [code_of(picture.error) for picture in found if picture.error is not None]
         self.report.failures.update(codes)
         self._failed += sum(any(picture.error for picture in group) for group in pictures.values())
 
@@ -290,11 +307,6 @@ def retry_failures(session: Session, *, progress: Progress | None = None) -> Add
         if progress is not None:
             progress(report.products, report.unchanged, total)
     return report
-
-
-def code_of(error: str) -> str:
-    """Return the code of an error as it is kept."""
-    return error.partition(":")[0]
 
 
 def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:

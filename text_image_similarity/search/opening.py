@@ -16,12 +16,11 @@ from ..errors import DatabaseError, UsageError
 from ..files import path_text
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
-from .ledger import Database, Ledger, SqliteDatabase, Transaction, add_generation
+from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation
 from .session import Session
 from .stores import Store
 from .stores.open import check_kind, open_store
 
-MEMORY = ":memory:"
 FILE = "catalog.sqlite"
 SERVERS = ("postgresql://", "postgres://")
 

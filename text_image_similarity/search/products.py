@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputTypeError, RowError, UsageError
 from ..records import is_missing, is_whole, reference_of
-from .fields import ERROR, GROUP, ID, Field, Value, named
+from .fields import Field, Value, named
 
 MOST_IMAGES = 8
 _MOST_ID, _MOST_TEXT = 1_000, 100_000  # characters
@@ -107,8 +107,8 @@ class Entry:
     pictures: Mapping[int, Sequence[Picture]]
 
 
-def stored_values(product: Product, declared: Sequence[Field], error: str | None) -> tuple[Value | None, ...]:
-    """Return a product's values as they are compared: those of the built-in fields, then of the declared ones.
+def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | None, ...]:
+    """Return a product's values as they are compared: those of the built-in fields, without an error, then of the declared ones.
 
     Raises:
         UsageError: A field is not declared, or a value is not of its kind; the message names product and field.
@@ -119,16 +119,16 @@ def stored_values(product: Product, declared: Sequence[Field], error: str | None
         return (
             product.id,
             product.group or None,
-            error,
+            None,
             *(each.stored(product.fields.get(each.name)) for each in declared),
         )
     except UsageError as problem:
         raise UsageError(f"product {product.id[:100]!r}: {problem}") from None
 
 
-def built_in(product: Product, error: str | None) -> dict[str, Value | None]:
-    """Return the values of the fields that every product has."""
-    return {ID: product.id, GROUP: product.group or None, ERROR: error}
+def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
+    """Return stored values with what went wrong first with the product's pictures, the third of the built-in fields."""
+    return (*values[:2], error, *values[3:])
 
 
 def fields_as_json(product: Product) -> str:
@@ -142,6 +142,11 @@ def fields_as_json(product: Product) -> str:
         return json.dumps(given, sort_keys=True, allow_nan=False, default=_plain)
     except (TypeError, ValueError) as exc:
         raise UsageError(f"product {product.id[:100]!r}: its fields cannot be kept as JSON: {exc}") from exc
+
+
+def code_of(error: str) -> str:
+    """Return the code of an error as it is kept."""
+    return error.partition(":")[0]
 
 
 def first_error(pictures: Sequence[Picture]) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..similarity import Embeddings, as_floats
 from .fields import ID
-from .ranking import Ask, Candidate, best_pictures, collapse, search
+from .ranking import Ask, Candidate, best_pictures, scores_less, search, take_page
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages fit together
@@ -51,13 +51,14 @@ def fuse(ask: Ask) -> Fused:
         for rank, number in enumerate(ask.ledger.find_words(words, ask.where, DEPTH), 1):
             parts[number][len(ask.query.parts)] = 1 / (_K + rank)
     products = ask.ledger.by_number(list(parts), ask.where)
+    scores = {number: sum(parts[number].values()) for number in parts}
     ranking = [
-        Candidate(products[number], number, slots.get(number), sum(parts[number].values()))
+        Candidate(products[number], number, slots.get(number), scores[number])
         for number in parts
         if number in products and number not in ask.encoded.own
     ]
-    ranking.sort(key=lambda found: (-found.score, found.product.id))
-    return Fused(collapse(ask, iter(ranking)), [found.number for found in ranking], dict(parts), cosines)
+    ranking.sort(key=lambda found: (-scores[found.number], found.product.id))
+    return Fused(take_page(ask, ranking, scores_less), [found.number for found in ranking], dict(parts), cosines)
 
 
 def _list_similar(ask: Ask, vector: Embeddings) -> tuple[list[int], list[float], dict[int, int]]:

@@ -6,7 +6,7 @@ were asked for, and they are fetched until a page is full or nothing is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..similarity import Embeddings, as_floats
-from .cursor import Cursor
-from .fields import ID
+from .cursor import NO_CURSOR, Cursor
+from .fields import ID, Value
 from .filters import Filter
 from .ledger import Generation, Ledger
 from .products import Product
@@ -63,7 +63,7 @@ class Ask:
     @property
     def exact(self) -> bool:
         """Whether every picture that passes is compared."""
-        return not self.index.approximates or self.passing <= EXACT_UP_TO or self.query.min_similarity is not None
+        return compares_all(self.index, self.passing) or self.query.min_similarity is not None
 
     @property
     def plan(self) -> str:
@@ -84,13 +84,18 @@ class Candidate:
         product: The product.
         number: Its number.
         slot: Its best picture; None where it has none.
-        score: What it is ranked by.
+        key: What it is ranked by: a score, or the value of a field.
     """
 
     product: Product
     number: int
     slot: int | None
-    score: float
+    key: Value | None
+
+
+def compares_all(store: Store, passing: int) -> bool:
+    """Say whether a store compares all pictures of the products that pass a filter: always, or because they are few."""
+    return not store.approximates or passing <= EXACT_UP_TO
 
 
 class _Key(NamedTuple):
@@ -145,12 +150,15 @@ def best_pictures(ask: Ask, hits: Hits) -> Hits:
     return Hits(hits.rows[places], hits.slots[places], hits.cosines[places])
 
 
-def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
+def take_page(
+    ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool]
+) -> list[Candidate]:
     """Take what belongs on a page, and one more, from a ranking: groups once, and only what is behind the cursor.
 
     Args:
         ask: The query.
         candidates: The ranking, from its begin where the query groups.
+        behind: Says whether a product comes behind a cursor.
     """
     page: list[Candidate] = []
     groups: set[str] = set()
@@ -160,7 +168,7 @@ def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
             if group in groups:
                 continue
             groups.add(group)
-        if ask.cursor is None or _behind(candidate, ask.cursor):
+        if ask.cursor is None or behind(candidate, ask.cursor):
             page.append(candidate)
             if len(page) > ask.query.top_k:
                 break
@@ -168,14 +176,14 @@ def collapse(ask: Ask, candidates: Iterator[Candidate]) -> list[Candidate]:
 
 
 def _page(ask: Ask, hits: Hits) -> list[Candidate]:
-    return collapse(ask, _in_order(ask, best_pictures(ask, hits)))
+    return take_page(ask, _in_order(ask, best_pictures(ask, hits)), scores_less)
 
 
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
     """Yield products by score, equal ones by id, reading no more of them than are asked for."""
     start, end = 0, len(hits.rows)
     if ask.cursor is not None and not ask.query.group:  # what is above the cursor was shown
-        start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor))))
+        start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
     while start < end:
         stop = min(start + ask.query.top_k + _SPARE, end)
         while stop < end and hits.cosines[stop] == hits.cosines[stop - 1]:
@@ -185,7 +193,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         scored = zip(numbers, hits.slots[start:stop].tolist(), as_floats(hits.cosines[start:stop]), strict=True)
         keys = [_Key(-score, str(ids[number]), number, slot) for number, slot, score in scored if number in ids]
         if ask.cursor is not None and not ask.query.group:
-            keys = [key for key in keys if key[:2] > (-_score(ask.cursor), ask.cursor.key[1])]
+            keys = [key for key in keys if key[:2] > (-_score(ask.cursor.key[0]), ask.cursor.key[1])]
         keys.sort()
         for begin in range(0, len(keys), ask.query.top_k + _SPARE):
             part = keys[begin : begin + ask.query.top_k + _SPARE]
@@ -197,12 +205,12 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         start = stop
 
 
-def _behind(candidate: Candidate, cursor: Cursor) -> bool:
-    return (-candidate.score, candidate.product.id) > (-_score(cursor), cursor.key[1])
+def scores_less(candidate: Candidate, cursor: Cursor) -> bool:
+    """Say whether a product comes behind a cursor, the highest score first and equal ones by id."""
+    return (-_score(candidate.key), candidate.product.id) > (-_score(cursor.key[0]), cursor.key[1])
 
 
-def _score(cursor: Cursor) -> float:
-    score = cursor.key[0]
-    if not isinstance(score, float):
-        raise UsageError("after is not a cursor; give the `next` of the page before")
-    return score
+def _score(key: Value | None) -> float:
+    if not isinstance(key, float):
+        raise UsageError(NO_CURSOR)
+    return key

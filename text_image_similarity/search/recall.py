@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..similarity import Embeddings
 from .filters import Filter
 from .ledger import Generation
-from .ranking import EXACT_UP_TO
+from .ranking import compares_all
 from .session import Session
 
 _TOP_K = 10
@@ -61,7 +61,7 @@ def measure_recall(
     short = exact = 0
     for where in filters:
         passing = store.count(where)
-        planned = not store.approximates or passing <= EXACT_UP_TO
+        planned = compares_all(store, passing)
         found = store.search(vectors, where, _TOP_K, exact=planned)
         truth = store.search(vectors, where, _TOP_K, exact=True)
         exact += planned * len(vectors)

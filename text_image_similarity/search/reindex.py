@@ -14,8 +14,9 @@ from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, StoppedError
 from ..records import Progress
 from .database import ModelIdentity
-from .ingest import code_of, encode_pictures
+from .ingest import encode_pictures
 from .ledger import Generation
+from .products import code_of
 from .recall import RecallReport, measure_recall
 from .session import Session
 

@@ -112,8 +112,8 @@ class Session:
         """Give back space in the ledger, and let the stores build their indexes."""
         self.ledger.database.optimize()
         for generation in self.generations.all():
-            store = self.store(generation)
-            if store.shared:
+            if (store := self._opened(generation)).shared:
+                self.follow(generation, store)
                 with self._following, self.ledger.database.exclusive(wait=True):
                     store.optimize()
 

@@ -10,13 +10,12 @@ from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
 
-from ..dataset.read import resolve_reference
 from ..errors import StoppedError, UsageError
 from ..formats import is_url
 from ..records import Progress
 from .ingest import AddReport, Ingest
 from .product_tables import ProductSource
-from .products import Product, with_images
+from .products import Product
 from .session import Session
 
 logger = logging.getLogger("text_image_similarity")
@@ -49,7 +48,7 @@ def add_table(
     start = position.read()
     if start:
         logger.info("going on at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
-    ingest, base = Ingest(session), session.config.base_dir or source.folder or "."
+    ingest = Ingest(session, base=source.folder or ".")
     numbers: deque[int] = deque()  # of the rows whose products are on their way
 
     def products() -> Iterator[Product]:
@@ -58,7 +57,7 @@ def add_table(
                 ingest.report.refuse(str(product))
             else:
                 numbers.append(number)
-                yield with_images(product, (resolve_reference(image, base) for image in product.images))
+                yield product
 
     def check(done: int) -> None:
         """Show where the work is, and end it if that is asked for."""

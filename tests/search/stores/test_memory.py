@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.support.stores import ALL_FIELDS, WIDTH, Shop, Shown, unit_vectors
-from text_image_similarity.search.fields import FieldKind, Value
-from text_image_similarity.search.filters import Compare, Scalar
+from text_image_similarity.search.fields import FieldKind, Scalar, Value
+from text_image_similarity.search.filters import Compare
 from text_image_similarity.search.stores import Changes, MemoryStore
 from text_image_similarity.search.stores.columns import Growing, TextColumn, TextsColumn, make_column
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .parse import parse_filter
 from .reference import matches
-from .tree import And, Compare, Comparison, Exists, Filter, Not, OneOf, Or, Scalar, to_dict
+from .tree import And, Compare, Comparison, Exists, Filter, Not, OneOf, Or, to_dict
 
 __all__ = [
     "And",
@@ -20,7 +20,6 @@ __all__ = [
     "Not",
     "OneOf",
     "Or",
-    "Scalar",
     "matches",
     "parse_filter",
     "to_dict",

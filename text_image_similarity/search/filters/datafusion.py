@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..fields import Field
-from .sql import column_names
-from .tree import Scalar
+from ..fields import Field, Scalar
+from .sql import Columns
 
 
 class DataFusionWriter:
     """Writes filters over the columns `f0`, `f1` ...
 
     Args:
-        fields: The declared fields; `column_names` numbers their columns.
+        fields: As for `Columns`.
     """
 
     def __init__(self, fields: Iterable[Field]):
-        declared = tuple(fields)
-        self._columns = column_names(declared)
-        self._texts = {field.name for field in declared if field.kind == "texts"}
-
-    def column(self, field: str) -> str:
-        return self._columns[field]
-
-    def is_texts(self, field: str) -> bool:
-        return field in self._texts
+        self.columns = Columns(fields)
 
     def value(self, value: Scalar) -> str:
         match value:

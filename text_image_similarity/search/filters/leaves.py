@@ -7,8 +7,8 @@ from numbers import Real
 from typing import Any, TypeGuard, cast, get_args
 
 from ...errors import UsageError
-from ..fields import Field, named
-from .tree import And, Compare, Comparison, Exists, Filter, OneOf, Or, Scalar
+from ..fields import Field, Scalar, named
+from .tree import And, Compare, Comparison, Exists, Filter, OneOf, Or
 
 MOST_LEVELS = 16
 OPERATORS = (*get_args(Comparison), "in", "not_in", "exists")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..fields import Field
-from .sql import column_names
-from .tree import Scalar
+from ..fields import Field, Scalar
+from .sql import Columns
 
 
 class PostgresWriter:
@@ -15,25 +14,15 @@ class PostgresWriter:
     PostgreSQL cannot hold U+0000: whoever runs the statement passes each text through `without_nul`, as for the columns.
 
     Args:
-        fields: The declared fields; `column_names` numbers their columns.
-        table: What to put before each column, such as `product`; nothing for the columns alone.
+        fields, table: As for `Columns`.
 
     Attributes:
         parameters: The values to pass to `execute`, in the order of their `%s`; a tuple stands for an array.
     """
 
     def __init__(self, fields: Iterable[Field], table: str = ""):
-        declared = tuple(fields)
-        names = column_names(declared).items()
-        self._columns = {name: f"{table}.{column}" if table else column for name, column in names}
-        self._texts = {field.name for field in declared if field.kind == "texts"}
+        self.columns = Columns(fields, table)
         self.parameters: list[Scalar | tuple[str, ...]] = []
-
-    def column(self, field: str) -> str:
-        return self._columns[field]
-
-    def is_texts(self, field: str) -> bool:
-        return field in self._texts
 
     def value(self, value: Scalar) -> str:
         self.parameters.append(value)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from qdrant_client import models
 
-from ..fields import Field, Value
+from ..fields import Field, Scalar, Value
 from .sql import column_names
-from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or
 
 _NOTHING = models.HasIdCondition(has_id=[])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 
-from ..fields import Value
-from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
+from ..fields import Scalar, Value
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or
 
 _ORDERED = {"lt": operator.lt, "lte": operator.le, "gt": operator.gt, "gte": operator.ge}
 

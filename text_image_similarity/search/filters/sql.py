@@ -10,21 +10,43 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from ..fields import BUILT_IN, Field
-from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, Scalar
+from ..fields import BUILT_IN, Field, Scalar
+from .tree import And, Compare, Exists, Filter, Not, OneOf, Or
 
 _SIGNS = {"eq": "=", "ne": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
 _ESCAPED = re.compile("\1([\1\2])")
 
 
-class SqlWriter(Protocol):
-    """What one database's SQL does in its own way."""
+class Columns:
+    """The columns `f0`, `f1` ... of a table, each NULL where its field is missing.
 
-    def column(self, field: str) -> str:
-        """Return the expression of a field's column, which is NULL where the field is missing."""
+    Args:
+        fields: The declared fields; `column_names` numbers their columns.
+        table: What to put before each column, such as `product`; nothing for the columns alone.
+    """
+
+    def __init__(self, fields: Iterable[Field], table: str = "") -> None:
+        declared = tuple(fields)
+        self._names = {
+            name: f"{table}.{column}" if table else column for name, column in column_names(declared).items()
+        }
+        self._texts = {field.name for field in declared if field.kind == "texts"}
+
+    def of(self, field: str) -> str:
+        """Return the expression of a field's column."""
+        return self._names[field]
 
     def is_texts(self, field: str) -> bool:
         """Say whether a field's column holds lists of text."""
+        return field in self._texts
+
+
+class SqlWriter(Protocol):
+    """What one database's SQL does in its own way."""
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that a filter is about."""
 
     def value(self, value: Scalar) -> str:
         """Pass a value on, and return what stands for it; called in the order of the text."""
@@ -48,7 +70,7 @@ def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
         case OneOf(field, values, negated):
             return _membership(field, values, negated, writer)
         case Exists(field, wanted):
-            return f"({writer.column(field)} IS {'NOT ' if wanted else ''}NULL)"
+            return f"({writer.columns.of(field)} IS {'NOT ' if wanted else ''}NULL)"
         case And(parts):
             return f"({' AND '.join(compile_sql(part, writer) for part in parts)})"
         case Or(parts):
@@ -77,17 +99,17 @@ def with_nul(text: str) -> str:
 
 
 def _comparison(field: str, op: str, value: Scalar, writer: SqlWriter) -> str:
-    if writer.is_texts(field):
+    if writer.columns.is_texts(field):
         return _membership(field, (value,), op == "ne", writer)
-    column = writer.column(field)
+    column = writer.columns.of(field)
     return f"({column} IS NOT NULL AND {column} {_SIGNS[op]} {writer.value(value)})"
 
 
 def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: SqlWriter) -> str:
-    column = writer.column(field)
+    column = writer.columns.of(field)
     if not values:
         return f"({column} IS NOT NULL)" if negated else "FALSE"
-    if writer.is_texts(field):
+    if writer.columns.is_texts(field):
         among = writer.contains(column, [str(value) for value in values])
         return f"({column} IS NOT NULL AND {'NOT ' if negated else ''}{among})"
     listed = ", ".join(writer.value(value) for value in values)

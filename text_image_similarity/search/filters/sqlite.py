@@ -5,35 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from ..fields import Field, Value
-from .sql import column_names, without_nul
-from .tree import Scalar
+from ..fields import Field, Scalar, Value
+from .sql import Columns, without_nul
 
 
 class SqliteWriter:
     """Writes filters over the columns `f0`, `f1` ... of a table.
 
     Args:
-        fields: The declared fields; `column_names` numbers their columns.
-        table: What to put before each column, such as `product`; nothing for the columns alone.
+        fields, table: As for `Columns`.
 
     Attributes:
         parameters: The values to pass to `execute`, in the order of their `?`.
     """
 
     def __init__(self, fields: Iterable[Field], table: str = ""):
-        declared = tuple(fields)
-        self._columns = {
-            name: f"{table}.{column}" if table else column for name, column in column_names(declared).items()
-        }
-        self._texts = {field.name for field in declared if field.kind == "texts"}
+        self.columns = Columns(fields, table)
         self.parameters: list[Scalar] = []
-
-    def column(self, field: str) -> str:
-        return self._columns[field]
-
-    def is_texts(self, field: str) -> bool:
-        return field in self._texts
 
     def value(self, value: Scalar) -> str:
         self.parameters.append(value)

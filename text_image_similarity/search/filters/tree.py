@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..fields import Scalar
+
 Comparison = Literal["eq", "ne", "lt", "lte", "gt", "gte"]
-Scalar = str | float | bool
 
 
 @dataclass(frozen=True, slots=True)

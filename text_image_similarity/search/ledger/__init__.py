@@ -6,9 +6,10 @@ from .database import Database, Transaction
 from .generations import Generation, Generations, add_generation
 from .ledger import Ledger
 from .rows import Found
-from .sqlite import SqliteDatabase
+from .sqlite import MEMORY, SqliteDatabase
 
 __all__ = [
+    "MEMORY",
     "Database",
     "Found",
     "Generation",

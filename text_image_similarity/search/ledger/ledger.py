@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...similarity import Embeddings
-from ..fields import BUILT_IN, Field, Value
+from ..fields import BUILT_IN, Field, Value, single
 from ..filters import Filter
 from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, first_error
@@ -152,8 +152,7 @@ class Ledger:
         query = f"SELECT {column}, count(*) FROM product WHERE {column} IS NOT NULL AND {condition} GROUP BY 1"
         found: Counter[Value] = Counter()
         for stored, count in self.database.read(query, values):
-            value = self._value(field, stored)
-            for each in value if isinstance(value, tuple) else () if value is None else (value,):
+            for each in single(self._value(field, stored)):
                 found[each] += int(count)
         return dict(found)
 
