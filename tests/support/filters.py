@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from text_image_similarity.search.fields import BUILT_IN, Field, FieldKind, Scalar, Value
-from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or
+from text_image_similarity.search.filters import And, Compare, Exists, Filter, Not, OneOf, Or, parse_filter
 from text_image_similarity.search.filters.tree import Comparison
 
 FIELDS = (
@@ -133,3 +133,16 @@ def _value(field: str, value: Any) -> str:
     if kind == "date":
         return f'"{(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=value)).isoformat()}"'
     return json.dumps(value)
+
+
+def largest_filters() -> list[Filter]:
+    """Return filters as wide and as deep as `parse_filter` lets them be."""
+    parts = [{"tags": [f"{number}", "red"]} for number in range(255)] + [{"price": list(range(1000))}]
+    found = []
+    for join in ("or", "and"):
+        where = parse_filter({join: parts}, FIELDS)
+        assert where is not None
+        for _ in range(15):
+            where = Not(where)
+        found.append(where)
+    return found

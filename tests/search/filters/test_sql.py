@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.filters import FIELDS, TEXTS, random_filters, random_products
+from tests.support.filters import FIELDS, TEXTS, largest_filters, random_filters, random_products
 from text_image_similarity.search.fields import Value
-from text_image_similarity.search.filters import Compare, Exists, Not, OneOf, matches, parse_filter
+from text_image_similarity.search.filters import Compare, Exists, OneOf, matches, parse_filter
 from text_image_similarity.search.filters.sql import column_names, compile_sql, with_nul, without_nul
 from text_image_similarity.search.filters.sqlite import SqliteWriter, sqlite_value
 
@@ -61,12 +61,7 @@ def test_leaves_are_never_null(database: sqlite3.Connection) -> None:
 
 
 def test_the_largest_filter_runs(database: sqlite3.Connection, products: Products) -> None:
-    parts = [{"tags": [f"{number}", "red"]} for number in range(255)] + [{"price": list(range(1000))}]
-    for join in ("or", "and"):
-        where = parse_filter({join: parts}, FIELDS)
-        assert where is not None
-        for _ in range(15):
-            where = Not(where)
+    for where in largest_filters():
         writer = SqliteWriter(FIELDS)
         rows = database.execute(f"SELECT row FROM product WHERE {compile_sql(where, writer)}", writer.parameters)
         assert len(rows.fetchall()) == sum(matches(where, product) for product in products)

@@ -10,7 +10,7 @@ import lancedb
 import numpy as np
 import pytest
 
-from tests.support.filters import FIELDS, random_filters, random_products
+from tests.support.filters import largest_filters, random_filters, random_products
 from tests.support.stores import (
     ALL_FIELDS,
     WIDTH,
@@ -22,7 +22,7 @@ from tests.support.stores import (
     unit_vectors,
 )
 from text_image_similarity.errors import DatabaseError
-from text_image_similarity.search.filters import Compare, Not, parse_filter
+from text_image_similarity.search.filters import Compare
 from text_image_similarity.search.stores import lancedb as module
 from text_image_similarity.search.stores.lancedb import LanceStore
 
@@ -89,12 +89,7 @@ def test_filters_mean_the_same_with_indexes(indexed: LanceStore, tmp_path: Path)
 def test_the_largest_filter_runs(store: LanceStore) -> None:
     shop, values = Shop(), random_products(18, 40)
     store.apply(shop.change({number: Shown(values[number], unit_vectors(number, 1)) for number in range(40)}))
-    parts = [{"tags": [f"{number}", "red"]} for number in range(255)] + [{"price": list(range(1000))}]
-    for join in ("or", "and"):
-        where = parse_filter({join: parts}, FIELDS)
-        assert where is not None
-        for _ in range(15):
-            where = Not(where)
+    for where in largest_filters():
         assert store.count(where) == shop.count(where)
 
 

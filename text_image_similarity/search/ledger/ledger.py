@@ -168,14 +168,14 @@ class Ledger:
             most: The most products.
         """
         condition, values = self.database.where(where, self.fields)
-        column, down = (self._columns[order[0]], order[1]) if order is not None else ("f0", False)
+        column, sequence = "f0", "f0"
+        if order is not None:
+            column = self._columns[order[0]]
+            sequence = f"{column} IS NULL, {column} {'DESC' if order[1] else 'ASC'}, f0"
         if after is not None:
-            behind, more = ("f0 > ?", [after[1]]) if order is None else beyond(column, down, after)
+            behind, more = ("f0 > ?", [after[1]]) if order is None else beyond(column, order[1], after)
             condition, values = f"({condition}) AND {behind}", [*values, *more]
-        query = (
-            f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} "
-            f"ORDER BY {column} IS NULL, {column} {'DESC' if down else 'ASC'}, f0 LIMIT {most:d}"
-        )
+        query = f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} ORDER BY {sequence} LIMIT {most:d}"
         rows = self.database.read(query, values)
         return [(found_of(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
 
