@@ -40,6 +40,7 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.fetch import Fetcher
 from text_image_similarity.pipeline import embed_images, embed_texts, score_concurrently
 from text_image_similarity.pipeline import scorer as scorer_module
+from text_image_similarity.pipeline.rows import PendingImage
 from text_image_similarity.pipeline.sources import EncodedImage
 
 
@@ -312,6 +313,20 @@ def test_a_forked_process_cannot_go_on_with_results() -> None:
             next(results)
             assert in_a_fork(partial(refused, results))
             assert len(list(results)) == 199
+
+
+def test_a_forked_process_leaves_alone_what_the_threads_of_its_parent_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(results: Generator[ScoreResult]) -> bool:
+        monkeypatch.setattr(PendingImage, "cancel", lambda _: os._exit(3))  # may wait for a lock that nobody gives back
+        with pytest.raises(UsageError, match="begun before a fork"):
+            list(results)
+        return True
+
+    with Scorer(CONFIG, encoder=ColourEncoder(), transport=Web().transport()) as scorer:
+        results = scorer.score_pairs(numbered(200))
+        next(results)
+        assert in_a_fork(partial(refused, results))
+        results.close()
 
 
 def test_a_row_that_closing_cut_short_is_not_answered() -> None:

@@ -6,6 +6,7 @@ input order and end with their part. Nothing is kept per row.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,13 +123,14 @@ class Run(Generic[Item, Tag]):
 
         Each comes with the images to encode, twins together, and with whether its part ends with it.
         """
-        source = DeferredErrors(started)
+        source, process = DeferredErrors(started), os.getpid()
         try:
             self._refill(source)
             while self._waiting:
                 yield self._next_batch(source)
         finally:
-            for row in self._waiting:
+            # A fork copies no threads, but the locks that they hold: there, to cancel what they work on might wait for ever.
+            for row in self._waiting if process == os.getpid() else ():
                 if isinstance(row, PendingRow) and isinstance(row.image, PendingImage):
                     row.image.cancel()
         if source.problem is not None:
