@@ -82,8 +82,9 @@ FLOORS_WITHIN = {
         "listing": 7,
         "reindex": 8,
         "answer": 8,
-        "catalog": 9,
-        "__init__": 10,
+        "searcher": 9,
+        "catalog": 10,
+        "__init__": 11,
     },
     "service": {
         "problems": 0,

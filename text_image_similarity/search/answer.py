@@ -23,42 +23,67 @@ from .rank_fusion import Fused, fuse
 from .ranking import Ask, Candidate, best_pictures, first_limit, rank, search
 from .session import Session
 from .stores import Hits
-from .vectors import Encoded, encode
+from .vectors import Encoded
 
 
-def answer(session: Session, generation: Generation, queries: Sequence[Query]) -> list[Matches | RowError]:
-    """Answer queries with one generation: texts are encoded in one go, and those under the same filter searched for at once.
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """A query that a generation can answer once its terms are encoded.
 
-    Returns:
-        For each query its answer, or why one of its terms cannot be encoded.
+    Args:
+        query: The query.
+        generation: The generation.
+        where: Its filter.
+        cursor: Where its page begins; None for the first one.
+    """
+
+    query: Query
+    generation: Generation
+    where: Filter | None
+    cursor: Cursor | None
+
+
+def check(session: Session, generation: Generation, query: Query) -> Checked:
+    """Make sure that a query can be answered.
 
     Raises:
-        UsageError: A query cannot be answered as it is.
+        UsageError: It cannot be answered as it is.
     """
-    checked = [_checked(session, query) for query in queries]
-    cursors = [read_cursor(query, generation.number) for query in queries]
-    similar = any(query.parts for query in queries)
-    encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in queries]
-    if similar:
-        encoded = encode(queries, session.scorer(generation), session.ledger, generation)
-    store = session.store(generation) if similar else None
+    return Checked(query, generation, _filter_of(session, query), read_cursor(query, generation.number))
+
+
+def answer(
+    session: Session, asked: Sequence[Checked], encoded: Sequence[Encoded | RowError]
+) -> list[Matches | RowError]:
+    """Answer queries of one generation with the vectors of their terms; those under the same filter are searched for at once.
+
+    Returns:
+        For each query its answer, or why one of its terms has no vector.
+
+    Raises:
+        UsageError: A query's page cannot be continued.
+    """
+    if not asked:
+        return []
+    generation = asked[0].generation
+    store = session.store(generation) if any(one.query.parts for one in asked) else None
     passing: dict[str, int] = {}
     asks: list[Ask | RowError] = []
-    for query, where, cursor, found in zip(queries, checked, cursors, encoded, strict=True):
+    for one, found in zip(asked, encoded, strict=True):
         if isinstance(found, RowError):
             asks.append(found)
             continue
         count = 0
-        if store is not None and query.parts and (store.approximates or query.min_similarity is None):
-            key = repr(where)
-            count = passing[key] = passing[key] if key in passing else store.count(where)
-        asks.append(Ask(found, where, cursor, generation, store, session.ledger, count))
+        if store is not None and one.query.parts and (store.approximates or one.query.min_similarity is None):
+            key = repr(one.where)
+            count = passing[key] = passing[key] if key in passing else store.count(one.where)
+        asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
     return [ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning) for ask in asks]
 
 
-def _checked(session: Session, query: Query) -> Filter | None:
+def _filter_of(session: Session, query: Query) -> Filter | None:
     """Return a query's filter, and make sure that its other fields are there too."""
     fields = (*BUILT_IN, *session.ledger.fields)
     for name in query.facets:

@@ -20,7 +20,6 @@ from ..encoders import Encoder
 from ..errors import InputTypeError, RowError
 from ..files import path_text
 from ..records import Progress
-from .answer import answer
 from .calibrate import CatalogCalibration, Judgement, calibrate
 from .description import describe, every_product, failures
 from .fields import Field
@@ -34,6 +33,7 @@ from .products import Product
 from .query import Matches, Query
 from .recall import RecallReport, measure_recall
 from .reindex import ReindexReport, reindex, switch_to
+from .searcher import Searcher
 from .session import Session
 from .table_export import export_table
 from .table_ingest import add_table
@@ -90,10 +90,14 @@ class Catalog:
 
     Args:
         session: Its open parts; they are closed with the catalogue.
+
+    Attributes:
+        searcher: The steps of `match_many`, for whoever encodes elsewhere.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.searcher = Searcher(session)
 
     def __enter__(self) -> Catalog:
         return self
@@ -245,11 +249,7 @@ class Catalog:
         Returns:
             For each query, in order, its answer, or why one of its terms has no vector.
         """
-        given = [Query(query) if isinstance(query, str) else query for query in queries]
-        for number, query in enumerate(given):
-            if not isinstance(query, Query):
-                raise InputTypeError.of(f"queries[{number}]", "a text or a Query", query)
-        return answer(self._session, self._session.generations.live(), given)
+        return self.searcher.match_many(queries)
 
     def optimize(self) -> None:
         """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""

@@ -37,7 +37,7 @@ class Cursor:
 
 def write_cursor(query: Query, cursor: Cursor) -> str:
     """Return a cursor as text."""
-    content = [_digest(query), cursor.generation, *cursor.key, cursor.seen]
+    content = [digest_of(query), cursor.generation, *cursor.key, cursor.seen]
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
 
@@ -56,7 +56,7 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
         raise UsageError(NO_CURSOR) from exc
     if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id):
         raise UsageError(NO_CURSOR)
-    if digest != _digest(query):
+    if digest != digest_of(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
     cursor = Cursor(made_by, (value, id), seen)
     if cursor.generation != generation:
@@ -76,7 +76,8 @@ def _is_key(value: object, id: object) -> bool:
     return isinstance(id, str) and isinstance(value, (str, float, bool, type(None))) and all(map(is_whole, texts))
 
 
-def _digest(query: Query) -> str:
+def digest_of(query: Query) -> str:
+    """Return what tells a query apart from all others, whatever page of it is asked for."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 

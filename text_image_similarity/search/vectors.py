@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RowError, UsageError
-from ..pipeline import Outcome, Scorer
+from ..pipeline import ImageSource, Outcome, Scorer
 from ..similarity import Embeddings
 from .ledger import Generation, Ledger
 from .query import Query, Term
@@ -43,7 +43,26 @@ class Encoded:
 def encode(
     queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation
 ) -> list[Encoded | RowError]:
-    """Encode the terms of queries, all texts together and all pictures together.
+    """Encode the terms of queries, all texts together and all pictures together; see `join`."""
+    texts, images = contents(queries)
+    outcomes = list(scorer.embed_texts(texts)), list(scorer.embed_images(images))
+    return join(queries, *outcomes, ledger, generation)
+
+
+def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
+    """Return the texts and the pictures of queries, those that have to be encoded."""
+    terms = [term for query in queries for term in query.parts]
+    return [t.text for t in terms if t.text is not None], [t.image for t in terms if t.image is not None]
+
+
+def join(
+    queries: Sequence[Query],
+    texts: Sequence[Outcome],
+    images: Sequence[Outcome],
+    ledger: Ledger,
+    generation: Generation,
+) -> list[Encoded | RowError]:
+    """Put queries together with the vectors of their `contents`, in the same order.
 
     Returns:
         For each query its vectors, or why one of its terms has none.
@@ -53,18 +72,8 @@ def encode(
     """
     terms = [term for query in queries for term in query.parts]
     found: dict[int, Outcome] = {}
-    texts = [term for term in terms if term.text is not None]
-    found |= {
-        id(term): outcome
-        for term, outcome in zip(texts, scorer.embed_texts([t.text or "" for t in texts]), strict=True)
-    }
-    images = [term for term in terms if term.image is not None]
-    found |= {
-        id(term): outcome
-        for term, outcome in zip(
-            images, scorer.embed_images([t.image for t in images if t.image is not None]), strict=True
-        )
-    }
+    found |= {id(t): each for t, each in zip([t for t in terms if t.text is not None], texts, strict=True)}
+    found |= {id(t): each for t, each in zip([t for t in terms if t.image is not None], images, strict=True)}
     own: dict[int, int] = {}
     for term in terms:
         if term.product is not None:

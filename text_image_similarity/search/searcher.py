@@ -1,0 +1,75 @@
+"""Queries in, answers out, in steps: for whoever encodes elsewhere, as a service does whose models are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import InputTypeError, RowError
+from ..pipeline import Outcome
+from .answer import Checked, answer, check
+from .ledger import Generation
+from .query import Matches, Query
+from .session import Session
+from .vectors import Encoded, encode, join
+
+
+class Searcher:
+    """What `Catalog.match_many` does, one step after the other. Threads may share it.
+
+    Args:
+        session: The open parts of the catalogue.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def version(self) -> int:
+        """A number that goes up with everything that is written: the same query has the same answer until then."""
+        return self._session.ledger.version
+
+    def live(self) -> Generation:
+        """Return the generation that answers now."""
+        return self._session.generations.live()
+
+    def check(self, query: Query, generation: Generation) -> Checked:
+        """Make sure that a generation can answer a query once its terms are encoded; `contents` says what that takes.
+
+        Raises:
+            UsageError: It cannot; the message says what to change.
+        """
+        return check(self._session, generation, query)
+
+    def answer(
+        self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]
+    ) -> list[Matches | RowError]:
+        """Answer queries of one generation.
+
+        Args:
+            asked: The queries.
+            texts: What the generation's model made of the texts of all of them, in order, unit vectors (embed_dim,) or errors.
+            images: The same of their pictures.
+
+        Returns:
+            For each query, in order, its answer, or why one of its terms has no vector.
+
+        Raises:
+            UsageError: A query names a product that is not there, or a page that cannot be continued.
+        """
+        if not asked:
+            return []
+        queries = [one.query for one in asked]
+        return answer(self._session, asked, join(queries, texts, images, self._session.ledger, asked[0].generation))
+
+    def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
+        """See `Catalog.match_many`."""
+        given = [Query(query) if isinstance(query, str) else query for query in queries]
+        for number, query in enumerate(given):
+            if not isinstance(query, Query):
+                raise InputTypeError.of(f"queries[{number}]", "a text or a Query", query)
+        generation = self.live()
+        asked = [self.check(query, generation) for query in given]
+        encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in given]
+        if any(query.parts for query in given):
+            encoded = encode(given, self._session.scorer(generation), self._session.ledger, generation)
+        return answer(self._session, asked, encoded)
