@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from text_image_similarity import Catalog, Field, Product, Query, Term, open_catalog
-from text_image_similarity.cli.match import AWAY
+from text_image_similarity.search import AWAY
 from text_image_similarity.search import Matches
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 _MOST_FIELDS = 3  # in a table on a terminal
-AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> Query:
-    from ..search import Query, Term
+    from ..search import AWAY, Query, Term
 
     terms = [Term(text) for text in options.texts]
     terms += [Term(image=image) for image in options.image]
@@ -128,20 +127,13 @@ def _query(options: argparse.Namespace) -> Query:
 
 def _open(options: argparse.Namespace, config: Config) -> Catalog:
     """Open a catalogue, or one in memory with the products of a table."""
-    from ..search import is_source, open_catalog, open_source
-    from ..search.ledger import MEMORY
+    from ..search import is_source, open_catalog, open_table_catalog
 
     if not is_source(options.catalog):
         return open_catalog(options.catalog, config=config)
-    columns = columns_of(options)
-    fields = open_source(options.catalog, columns, config.dialect).guess_fields()
-    catalog = open_catalog(MEMORY, fields=fields, config=config)
-    try:
-        with closing(progress_bar(options, "products")) as bar:
-            report = catalog.add_table(options.catalog, columns, progress=None if options.quiet else bar.show)
-    except BaseException:
-        catalog.close()
-        raise
+    with closing(progress_bar(options, "products")) as bar:
+        progress = None if options.quiet else bar.show
+        catalog, report = open_table_catalog(options.catalog, columns_of(options), config=config, progress=progress)
     for reason in report.refusals:
         logger.warning("%s", reason)
     for code, count in report.failures.items():

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..config import Config
 from ..errors import UsageError
-from .match import AWAY, add_ranking_options
+from .match import add_ranking_options
 from .options import add_dialect, add_force, config_of, progress_bar
 from .parser import add_field
 from .products import add_encoding_options
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if options.text_col is None and options.image_col is None:
         raise UsageError("name the column of texts with --text-col, that of pictures with --image-col, or both")
     config = replace(config_of(options), model="mini")
-    from ..search import Query, Term, open_catalog
+    from ..search import AWAY, Query, Term, open_catalog
     from ..search.table_answers import MATCH_FIELDS, BestMatch, MatchEngine
     from ..tables import TableOptions, Task, run_table
 

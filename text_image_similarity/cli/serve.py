@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
 from ..errors import UsageError
-from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
+from ..service.keys import ApiKey, read_keys
+from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
@@ -71,7 +72,8 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with one API key a line; clients must send one of them. By default the keys are in the "
+        help="file with one API key a line, as it is or as JSON with a name, a role and a filter, see "
+        "docs/catalog-service.md#keys; clients must send one of them. By default the keys are in the "
         f"environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
@@ -80,8 +82,26 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
         f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
+    _add_catalog_options(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=128)
+
+
+def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is searched, and what is kept of it."""
+    add = parser.add_argument
+    add(
+        "--catalog",
+        dest="catalogs",
+        metavar="[NAME=]PLACE",
+        action="append",
+        default=[],
+        help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, and the "
+        "name that requests give it; may be given again, the first is the default",
+    )
+    add_field(parser, Settings, "match_log")
+    add_field(parser, Settings, "log_queries")
+    add_field(parser, Settings, "log_place", "--log-to", metavar="PLACE")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -116,6 +136,10 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         request_timeout_s=options.request_timeout_s,
         drain_delay_s=options.drain_delay_s,
         api_keys=_keys(options.api_key_file, environment),
+        catalogs=_catalogs(options.catalogs),
+        match_log=options.match_log,
+        log_queries=options.log_queries,
+        log_place=options.log_place,
         cache_entries=options.cache_entries,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
@@ -131,6 +155,19 @@ def _model(text: str, base: Config) -> tuple[str, Config]:
     return name if equals else found, replace(base, model=found, revision=revision or None)
 
 
+def _catalogs(texts: Sequence[str]) -> dict[str, str]:
+    """Read each `[NAME=]PLACE`; without a name it is the place's last part, up to its first dot."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals or not name.replace("-", "").replace("_", "").isalnum():  # such as a URL with a query
+            place, name = text, Path(text.partition("?")[0].rstrip("/")).name.partition(".")[0]
+        if name in found:
+            raise UsageError(f"--catalog {text}: there are two catalogues called {name}; write NAME={place}")
+        found[name] = place
+    return found
+
+
 def _split(text: str) -> tuple[str, dict[str, float]]:
     """Read `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
     name, _, shares = text.partition("=")
@@ -140,14 +177,14 @@ def _split(text: str) -> tuple[str, dict[str, float]]:
         raise UsageError(f"--split {text}: write it like fast=old:95,new:5") from exc
 
 
-def _keys(file: Path | None, environment: Mapping[str, str]) -> frozenset[str]:
+def _keys(file: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     if file is None:
-        keys = parse_keys(environment.get(KEYS_VARIABLE, "").split(","))
+        keys = read_keys(environment.get(KEYS_VARIABLE, "").split(","))
         if environment.get(KEYS_VARIABLE) and not keys:
             raise UsageError(f"{KEYS_VARIABLE} holds no key")
         return keys
     try:
-        keys = parse_keys(file.read_text(encoding="utf-8").splitlines())
+        keys = read_keys(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeError) as exc:
         raise UsageError(f"--api-key-file {file} cannot be read: {exc}") from exc
     if not keys:

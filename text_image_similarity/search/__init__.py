@@ -22,9 +22,13 @@ from .product_columns import ProductColumns
 from .product_sources import is_source, open_source
 from .product_tables import ProductTable
 from .products import Product
-from .query import Match, Matches, Query, Reason, Term
+from .query import AWAY, Match, Matches, Query, Reason, Term
+from .searcher import Searcher
+from .table_catalog import open_table_catalog
+from .vectors import contents
 
 __all__ = [
+    "AWAY",
     "AddReport",
     "CaptionDatabase",
     "Catalog",
@@ -42,9 +46,12 @@ __all__ = [
     "ProductTable",
     "Query",
     "Reason",
+    "Searcher",
     "Term",
+    "contents",
     "create_predictor",
     "is_source",
     "open_catalog",
     "open_source",
+    "open_table_catalog",
 ]

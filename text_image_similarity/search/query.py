@@ -18,6 +18,8 @@ from .fields import Value
 from .filters import Filter
 from .products import Product
 
+AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
+
 FusionKind = Literal["sum", "rrf"]
 _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 

@@ -32,6 +32,10 @@ class Searcher:
         """Return the generation that answers now."""
         return self._session.generations.live()
 
+    def open(self, generation: Generation) -> None:
+        """Open what a generation searches, so that its first query need not wait for that."""
+        self._session.store(generation)
+
     def check(self, query: Query, generation: Generation) -> Checked:
         """Make sure that a generation can answer a query once its terms are encoded; `contents` says what that takes.
 

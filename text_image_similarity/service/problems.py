@@ -13,10 +13,15 @@ CONTENT_TYPE = "application/problem+json"
 STATUS = {
     "invalid_json": 400,
     "unauthorized": 401,
+    "forbidden": 403,
     "not_found": 404,
     "unknown_model": 404,
+    "unknown_catalog": 404,
+    "unknown_product": 404,
+    "unknown_match": 404,
     "method_not_allowed": 405,
     "timeout": 408,
+    "conflict": 409,
     "too_many_bytes": 413,
     "unsupported_media_type": 415,
     "invalid_request": 422,
@@ -25,6 +30,8 @@ STATUS = {
     "busy": 503,
     "draining": 503,
     "model_unavailable": 503,
+    "catalog_unavailable": 503,
+    "log_unavailable": 503,
 }
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Literal, get_args
 
-from ..config import Config, at_least, seconds
+from ..config import Config, at_least, one_of, seconds
 from ..errors import ConfigError
+from .keys import ApiKey
 
 # Environment variables that stand in for `api_keys` and `otlp_endpoint`.
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
+LogMode = Literal["queued", "required", "off"]
+LogDetail = Literal["full", "hashed", "off"]
+
+_CATALOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
@@ -34,7 +40,13 @@ class Settings:
         max_body_bytes: Longest body of a request, in bytes; all bodies in progress together may have eight times as many.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
-        api_keys: Clients must send one of these keys; an empty set admits everybody.
+        api_keys: Clients must send one of these keys; without any, everybody may score and search, and nobody write.
+        catalogs: The catalogues that are searched, by the names that requests give them, the default first: folders,
+            `postgresql://...`, or tables of products, which are read into memory at the start.
+        match_log: `queued` writes an entry for each answer soon after it, `required` before it, or refuses; `off` writes none.
+        log_queries: What an entry says of the query: `full`, `hashed` without its words, `off` nothing.
+        log_place: Where entries are written instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
+            `.sqlite` file.
         cache_entries: Embeddings kept in memory for each model. The file given by `embedding_cache` keeps the newest million.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
@@ -56,7 +68,11 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
-    api_keys: frozenset[str] = field(default=frozenset(), repr=False)
+    api_keys: Collection[str | ApiKey] = field(default=(), repr=False)  # a tuple of `ApiKey`, whatever was given
+    catalogs: Mapping[str, str] = field(default_factory=dict)
+    match_log: LogMode = "queued"
+    log_queries: LogDetail = "full"
+    log_place: str | None = None
     cache_entries: int = 20_000
     otlp_endpoint: str | None = None
 
@@ -77,10 +93,29 @@ class Settings:
         for setting in ("max_wait_s", "drain_delay_s"):
             seconds(setting, getattr(self, setting), 0.0)
         seconds("request_timeout_s", self.request_timeout_s, 0.001)
-        if not all(isinstance(key, str) and key.strip() == key != "" for key in self.api_keys):
-            raise ConfigError("api_keys must be strings that are not empty and have no spaces around them")
+        for name in self.catalogs:
+            if not _CATALOG.fullmatch(name):
+                raise ConfigError(f"{name!r} is not a valid name of a catalogue; use letters, digits and . _ -, as in NAME=PLACE")
+        one_of("match_log", self.match_log, get_args(LogMode))
+        one_of("log_queries", self.log_queries, get_args(LogDetail))
+        object.__setattr__(self, "api_keys", self._checked_keys())
+        object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
         private = {name: _forbid_files(config) for name, config in self.models.items()}
         object.__setattr__(self, "models", MappingProxyType(private))
+
+    def _checked_keys(self) -> tuple[ApiKey, ...]:
+        if isinstance(self.api_keys, str):
+            raise ConfigError("api_keys must be a list of keys")
+        keys = tuple(key if isinstance(key, ApiKey) else ApiKey(key) for key in self.api_keys)
+        for key in keys:
+            for name in set(key.catalogs) - set(self.catalogs):
+                raise ConfigError(f"the API key {key.name!r} is for the catalogue {name!r}, which is not served here")
+        return keys
+
+    @property
+    def keys(self) -> tuple[ApiKey, ...]:
+        """The API keys."""
+        return self.api_keys  # type: ignore[return-value]  # since __post_init__
 
     @property
     def default(self) -> str:
@@ -90,12 +125,7 @@ class Settings:
     def __reduce__(self) -> tuple[object, ...]:
         # A MappingProxyType cannot be pickled, and Ray sends settings to its workers.
         values = {name: getattr(self, name) for name in self.__slots__}
-        return _restore, (values | {"models": dict(self.models)},)
-
-
-def parse_keys(texts: Iterable[str]) -> frozenset[str]:
-    """Return the keys in some lines or parts: stripped, without empty ones."""
-    return frozenset(text.strip() for text in texts if text.strip())
+        return _restore, (values | {"models": dict(self.models), "catalogs": dict(self.catalogs)},)
 
 
 def _restore(values: dict[str, object]) -> Settings:

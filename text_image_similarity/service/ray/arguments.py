@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from ...config import Config, Limits, one_of
 from ...errors import ConfigError
 from ...pipeline import portable
-from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings, parse_keys
+from ..keys import read_keys
+from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Set
     """Return settings with an environment's keys and collector, where they have none of their own."""
     return replace(
         settings,
-        api_keys=settings.api_keys or parse_keys(environment.get(KEYS_VARIABLE, "").split(",")),
+        api_keys=settings.api_keys or read_keys(environment.get(KEYS_VARIABLE, "").split(",")),
         otlp_endpoint=settings.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 

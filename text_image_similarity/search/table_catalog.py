@@ -1,0 +1,38 @@
+"""A table of products as a catalogue in memory, for one command or one process."""
+
+from __future__ import annotations
+
+from ..config import Config
+from ..records import Progress
+from .catalog import Catalog, open_catalog
+from .ingest import AddReport
+from .ledger import MEMORY
+from .product_columns import ProductColumns
+from .product_sources import open_source
+
+
+def open_table_catalog(
+    table: str, columns: ProductColumns | None = None, *, config: Config | None = None, progress: Progress | None = None
+) -> tuple[Catalog, AddReport]:
+    """Read a table into a catalogue in memory, with the fields that its columns suggest.
+
+    Args:
+        table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
+        columns: Which column holds what, and which are called otherwise.
+        config: The settings, as for `open_catalog`.
+        progress: As for `Catalog.add_table`.
+
+    Returns:
+        The catalogue, and what became of the rows.
+
+    Raises:
+        UsageError, TableError, ModelError: As for `Catalog.add_table`.
+    """
+    config = config or Config(model="mini")
+    fields = open_source(table, columns, config.dialect).guess_fields()
+    catalog = open_catalog(MEMORY, fields=fields, config=config)
+    try:
+        return catalog, catalog.add_table(table, columns, progress=progress)
+    except BaseException:
+        catalog.close()
+        raise

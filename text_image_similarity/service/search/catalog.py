@@ -1,0 +1,225 @@
+"""A catalogue that answers requests: its queries are encoded by the service's models, in the batches of everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from ...config import Config
+from ...errors import ConfigError, DatabaseError, ModelError, RowError, UsageError
+from ...pipeline import Outcome
+from ...search import Catalog, Matches, Query, contents, is_source, open_catalog, open_table_catalog
+from ...search.answer import Checked
+from ...search.ledger import Generation
+from ..jobs import Answer, Span
+from ..pool import ModelPool
+from ..problems import ProblemError
+from ..telemetry.metrics import Metrics
+from .errors import translated
+from .results import Results, key_of
+from .scans import Scans
+
+logger = logging.getLogger("text_image_similarity")
+
+_LOOK_EVERY_S = 2.0  # for a generation that is about to answer
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a query found.
+
+    Args:
+        answer: The products, or why one of its terms cannot be encoded.
+        generation: The generation that answered.
+        milliseconds: How long which stage took: `encode`, `search`; `cache` alone where the answer was known.
+        work: What the models said, for traces.
+    """
+
+    answer: Matches | RowError
+    generation: int
+    milliseconds: Mapping[str, float]
+    work: tuple[Answer[Any], ...] = ()
+
+
+class ServedCatalog:
+    """One catalogue of a service.
+
+    Args:
+        name: What requests call it.
+        place: A folder, `postgresql://...`, or a table, which is read into memory.
+        config: How pictures are fetched and encoded that clients add.
+        pool: Encodes queries.
+        metrics: Records what happens.
+    """
+
+    def __init__(self, name: str, place: str, config: Config, pool: ModelPool, metrics: Metrics) -> None:
+        self.name, self.place = name, place
+        self._config, self._pool, self._metrics = config, pool, metrics
+        self._results = Results()
+        self._models: dict[int, str] = {}  # served names by generation
+        self._catalog: Catalog | None = None
+        self._scans: Scans | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalogue, once the service has started."""
+        assert self._catalog is not None, "the service has not started"
+        return self._catalog
+
+    def open(self) -> None:
+        """Open the catalogue, or read the table.
+
+        Raises:
+            UsageError, TableError, DatabaseError, ModelError: It cannot be opened.
+        """
+        if self._catalog is not None:
+            return
+        if is_source(self.place):
+            limits = replace(self._config.limits, allow_local_files=True)  # the pictures of the operator's own table
+            self._catalog, report = open_table_catalog(self.place, config=replace(self._config, limits=limits))
+            logger.info("%s: %s of %s products read", self.name, f"{len(self._catalog):,}", f"{report.products:,}")
+            for reason in report.refusals:
+                logger.warning("%s: %s", self.name, reason)
+        else:
+            self._catalog = open_catalog(self.place, config=self._config)
+        self._scans = Scans(self.name, self._catalog.searcher)
+        self._metrics.watch_catalog(self.name, lambda: self.depth)
+
+    async def start(self) -> None:
+        """Make ready what answers: the catalogue, its model, and its vectors.
+
+        Raises:
+            ConfigError, ModelError: It cannot be opened.
+        """
+        try:
+            await asyncio.to_thread(self.open)
+            await self._prepare(self.catalog.searcher.live())
+        except (UsageError, DatabaseError, ProblemError) as exc:
+            said = exc.detail if isinstance(exc, ProblemError) else exc
+            raise ConfigError(f"catalogue {self.name}: {said}") from exc
+        self._watching = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop; queries in progress are lost."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
+        if self._scans is not None:
+            await asyncio.to_thread(self._scans.close)
+        if self._catalog is not None:
+            await asyncio.to_thread(self._catalog.close)
+
+    @property
+    def depth(self) -> int:
+        """How many requests wait for a search."""
+        return 0 if self._scans is None else self._scans.depth
+
+    async def match(self, queries: Sequence[Query]) -> list[Found]:
+        """Answer the queries of a request.
+
+        Raises:
+            ProblemError: One of them cannot be answered, or there is no room.
+        """
+        with translated(self.name):
+            try:
+                return await self._match(queries)
+            except DatabaseError as exc:  # such as a generation that was dropped meanwhile
+                logger.warning("catalogue %s: %s; once more", self.name, exc)
+                return await self._match(queries)
+
+    async def call(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something with the catalogue on a thread.
+
+        Raises:
+            ProblemError: Instead of the library's errors.
+        """
+        with translated(self.name):
+            return await asyncio.to_thread(work, *given)
+
+    async def _match(self, queries: Sequence[Query]) -> list[Found]:
+        began = time.perf_counter()
+        generation, version, asked = await asyncio.to_thread(self._check, queries)
+        keys = [key_of(query, generation.number, version) for query in queries]
+        known = [self._results.get(key) for key in keys]
+        for found in known:
+            self._metrics.count_result(self.name, found=found is not None)
+        missing = [place for place, found in enumerate(known) if found is None]
+        looked = {"cache": _milliseconds(began)}
+        answered: dict[int, Found] = {
+            place: Found(found, generation.number, looked) for place, found in enumerate(known) if found is not None
+        }
+        if missing:
+            fresh = await self._answer(generation, [asked[place] for place in missing])
+            for place, found in zip(missing, fresh, strict=True):
+                if isinstance(found.answer, Matches):
+                    self._results.put(keys[place], found.answer)
+                answered[place] = found
+        return [answered[place] for place in range(len(queries))]
+
+    def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
+        searcher = self.catalog.searcher
+        version = searcher.version  # first: what is written from now on makes the answer newer than its key
+        generation = searcher.live()
+        return generation, version, [searcher.check(query, generation) for query in queries]
+
+    async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Found]:
+        assert self._scans is not None, "the service has not started"
+        began = time.perf_counter()
+        texts, images = contents([one.query for one in asked])
+        work: tuple[Answer[Outcome], ...] = ()
+        outcomes: list[Sequence[Outcome]] = [[], []]
+        if texts or images:
+            model = await self._model(generation)
+            given: Any = images  # URLs and files, as the routes make them
+            work = tuple(
+                await asyncio.gather(
+                    *([self._pool.embed_texts(model, texts)] if texts else []),
+                    *([self._pool.embed_images(model, given)] if images else []),
+                )
+            )
+            outcomes = [work[0].results if texts else [], work[-1].results if images else []]
+        encoded, started = time.perf_counter(), time.time()
+        found = await self._scans.answer(asked, *outcomes)
+        milliseconds = {"encode": 1000 * (encoded - began), "search": _milliseconds(encoded)}
+        for stage, took in milliseconds.items():
+            self._metrics.observe_search(self.name, stage, took / 1000)
+        span = Answer(self.name, [], [[Span("search", started, time.time())]])
+        return [Found(each, generation.number, milliseconds, (*work, span)) for each in found]
+
+    async def _model(self, generation: Generation) -> str:
+        """Return the served name of a generation's model, loading it if need be."""
+        if generation.number not in self._models:
+            identity = generation.identity
+            config = replace(self._config, model=identity.model, revision=identity.revision)
+            self._models[generation.number] = await self._pool.serve_model(config)
+        return self._models[generation.number]
+
+    async def _prepare(self, generation: Generation) -> None:
+        """Load what a generation answers with, so that no query has to wait for it."""
+        await self._model(generation)
+        await asyncio.to_thread(self.catalog.searcher.open, generation)
+
+    async def _watch(self) -> None:
+        """Prepare generations that may answer soon, whoever builds them and switches to them."""
+        prepared: set[int] = set()
+        while True:
+            try:
+                for generation in await asyncio.to_thread(lambda: self.catalog.generations):
+                    if generation.state in ("ready", "live", "kept") and generation.number not in prepared:
+                        await self._prepare(generation)
+                        prepared.add(generation.number)
+            except (DatabaseError, ModelError, ProblemError) as exc:
+                logger.warning("catalogue %s: %s", self.name, exc)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _milliseconds(began: float) -> float:
+    return 1000 * (time.perf_counter() - began)

@@ -1,0 +1,31 @@
+"""The library's errors as problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ...errors import DatabaseError, InputTypeError, ModelError, RowError, UsageError
+from ..problems import ProblemError
+
+
+@contextmanager
+def translated(catalog: str) -> Iterator[None]:
+    """Raise problems in the place of what a catalogue raises.
+
+    Raises:
+        ProblemError: `invalid_request`, `catalog_unavailable` or `model_unavailable`.
+    """
+    try:
+        yield
+    except (UsageError, InputTypeError) as exc:
+        raise ProblemError("invalid_request", str(exc)) from exc
+    except DatabaseError as exc:
+        raise ProblemError("catalog_unavailable", f"{catalog}: {exc}", retry_after_s=1) from exc
+    except ModelError as exc:
+        raise ProblemError("model_unavailable", f"{catalog}: {exc}", retry_after_s=30) from exc
+
+
+def refused(error: RowError) -> ProblemError:
+    """Return the problem of a query whose picture or text cannot be encoded."""
+    return ProblemError("invalid_request", f"{error.code.value}: {error.detail}", errors=[{"code": error.code.value, "detail": error.detail}])

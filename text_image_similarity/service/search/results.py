@@ -1,0 +1,50 @@
+"""Answers that were given before: the same query has the same answer until something is written."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from threading import Lock
+
+from ...search import Matches, Query
+from ...search.cursor import digest_of
+
+_MOST_PRODUCTS = 50_000  # in all answers that are kept
+Key = tuple[int, int, str, int, str | None]
+
+
+def key_of(query: Query, generation: int, version: int) -> Key:
+    """Return what tells an answer apart from all others: the query with its page, the model, and the state of the data."""
+    return generation, version, digest_of(query), query.top_k, query.after
+
+
+class Results:
+    """The latest answers, in memory. Threads may share it."""
+
+    def __init__(self, most_products: int = _MOST_PRODUCTS) -> None:
+        self._most, self._held = most_products, 0
+        self._found: OrderedDict[Key, Matches] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Key) -> Matches | None:
+        """Return an answer, or None."""
+        with self._lock:
+            found = self._found.get(key)
+            if found is not None:
+                self._found.move_to_end(key)
+            return found
+
+    def put(self, key: Key, matches: Matches) -> None:
+        """Keep an answer, in place of those that were not asked for the longest time."""
+        with self._lock:
+            if key in self._found:
+                return
+            self._found[key] = matches
+            self._held += _size_of(matches)
+            while self._held > self._most and len(self._found) > 1:
+                _, oldest = self._found.popitem(last=False)
+                self._held -= _size_of(oldest)
+
+
+def _size_of(matches: Matches) -> int:
+    """Return how much room an answer takes, in products: a facet's value counts as a tenth of one."""
+    return 1 + len(matches) + sum(map(len, matches.facets.values())) // 10
