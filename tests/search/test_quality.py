@@ -8,8 +8,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from text_image_similarity import Catalog, Field, Product, Query, Term, open_catalog
-from text_image_similarity.search import AWAY
-from text_image_similarity.search import Matches
+from text_image_similarity.search import AWAY, Matches
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from .additions import write_additions
 from .matches import FoundItem, write_matches
 from .tally import ReportRow, Tally
-from .thumbnails import thumbnails
+from .thumbnails import small_jpeg, thumbnails
 from .write import make_report, report_rows, wanted_images, write_report
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Tally",
     "make_report",
     "report_rows",
+    "small_jpeg",
     "thumbnails",
     "wanted_images",
     "write_additions",

@@ -55,15 +55,15 @@ def thumbnails(
         return {url: future.result() for url, future in futures.items() if _is_there(future, end)}
 
 
-def small_jpeg(image: Image.Image) -> bytes:
-    """Return an RGB picture as a small JPEG that carries its pixels and nothing else."""
-    image.thumbnail((SIDE, SIDE))
+def small_jpeg(image: Image.Image, *, side: int = SIDE) -> bytes:
+    """Return an RGB picture as a JPEG of at most `side` by `side` pixels, which carries its pixels and nothing else."""
+    image.thumbnail((side, side))
     bare = Image.new("RGB", image.size)  # without the comments and profiles that came with the picture
     bare.paste(image)
     for quality in (80, 60, 40, 20):
         out = io.BytesIO()
         bare.save(out, "JPEG", quality=quality, optimize=True)
-        if out.tell() <= _MOST_BYTES:
+        if out.tell() <= _MOST_BYTES * (side / SIDE) ** 2:
             break
     return out.getvalue()
 

@@ -76,6 +76,7 @@ class Call:
         began: Seconds since the epoch.
         answers: What the models said.
         pairs: How many pairs it asked about, and `failed`, how many of them got no score.
+        asked: What a match request asked and was answered, for the log of matches; see `search.journal`.
     """
 
     request_id: str
@@ -83,6 +84,7 @@ class Call:
     answers: list[Answer[Any]] = field(default_factory=list)
     pairs: int = 0
     failed: int = 0
+    asked: Any = None
 
 
 @dataclass(slots=True, eq=False)

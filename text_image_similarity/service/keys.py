@@ -84,5 +84,5 @@ def _read_object(text: str) -> ApiKey:
     if unknown := sorted(set(given) - set(names)):
         raise ConfigError(f"{unknown[0]!r} is unknown; there are {', '.join(names)}")
     if "key" not in given:
-        raise ConfigError("there is no \"key\"")
+        raise ConfigError('there is no "key"')
     return ApiKey(**given)

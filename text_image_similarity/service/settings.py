@@ -97,7 +97,9 @@ class Settings:
         seconds("request_timeout_s", self.request_timeout_s, 0.001)
         for name in self.catalogs:
             if not _CATALOG.fullmatch(name):
-                raise ConfigError(f"{name!r} is not a valid name of a catalogue; use letters, digits and . _ -, as in NAME=PLACE")
+                raise ConfigError(
+                    f"{name!r} is not a valid name of a catalogue; use letters, digits and . _ -, as in NAME=PLACE"
+                )
         one_of("match_log", self.match_log, get_args(LogMode))
         one_of("log_queries", self.log_queries, get_args(LogDetail))
         object.__setattr__(self, "api_keys", self._checked_keys())

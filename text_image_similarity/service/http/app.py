@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 
 from fastapi import FastAPI
@@ -14,10 +15,13 @@ from ...system import package_version
 from ..inference.local import LocalModelPool
 from ..page.static import make_page_router
 from ..pool import ModelPool
+from ..search.catalog import ServedCatalog
+from ..search.journal import Journal
+from ..search.upkeep import Upkeep
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
-from . import legacy, routes
+from . import catalog_routes, legacy, routes, search_routes
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import complete_document
@@ -44,15 +48,27 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     metrics = metrics or Metrics()
     pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
+    catalogs = {
+        name: ServedCatalog(name, place, settings.models[settings.default], pool, metrics)
+        for name, place in settings.catalogs.items()
+    }
+    journal = Journal(settings, catalogs, metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await pool.start()
-        try:
+        async with AsyncExitStack() as parts:
+            parts.callback(tracing.close)
+            await pool.start()
+            parts.push_async_callback(pool.close)
+            for served in catalogs.values():
+                parts.push_async_callback(served.close)
+                await served.start()
+            parts.push_async_callback(asyncio.to_thread, journal.close)
+            await asyncio.to_thread(journal.open)
+            for name, served in catalogs.items():
+                app.state.upkeep[name] = upkeep = Upkeep(served)
+                parts.push_async_callback(upkeep.close)
             yield
-        finally:
-            await pool.close()
-            tracing.close()
 
     app = FastAPI(
         title="text_image_similarity",
@@ -65,11 +81,14 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         swagger_ui_oauth2_redirect_url=None,
     )
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
+    app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
     app.state.draining = False  # set when the service is about to end
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
     documentation = list(app.routes)  # all that there is so far
-    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches)
-    open_to_all = (routes.probes, legacy.about, make_page_router())
+    matching = (search_routes.work, search_routes.pictures, catalog_routes.similar)
+    keeping = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
+    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *matching, *keeping)
+    open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):
         app.include_router(router)
     open_routes = [*documentation, *chain.from_iterable(router.routes for router in open_to_all)]
@@ -84,5 +103,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         tracing=tracing,
         work_routes=work_routes,
         open_routes=open_routes,
+        match_routes=[route for router in matching for route in router.routes],
+        journal=journal,
     )
     return app

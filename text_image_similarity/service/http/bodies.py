@@ -9,7 +9,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -22,8 +22,11 @@ from ...records import ScoreResult
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
 
+T = TypeVar("T")
+
 _MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
 _MOST_MEMBERS = 100  # of one of its objects
+FORM = "multipart/form-data"
 _GZIP = b"\x1f\x8b"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
 _NO_FILE = "Expected UploadFile"  # as the framework says it
@@ -41,7 +44,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body is not valid JSON.",
         401: "An API key is required.",
-        404: "The service has no model of this name.",
+        403: "The API key lacks a role.",
+        404: "There is nothing of this name.",
         408: "The body took too long to arrive.",
         413: "The body is too long.",
         415: "The body's media type is wrong.",
@@ -68,7 +72,7 @@ class WorkRoute(APIRoute):
     A full service refuses its requests before their bodies are read. Routes with another kind of body have a subclass.
     """
 
-    media_type: ClassVar[str] = "application/json"
+    media_types: ClassVar[tuple[str, ...]] = ("application/json",)
     most_items: ClassVar[int | None] = None  # of a list in the body; None is the service's `max_pairs`
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -77,8 +81,8 @@ class WorkRoute(APIRoute):
         async def handle_work(request: Request) -> Response:
             request = _WorkRequest(request.scope, request.receive)
             given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if given != self.media_type:
-                detail = f"the body must be {self.media_type}, and its Content-Type must say so"
+            if given not in self.media_types:
+                detail = f"the body must be {' or '.join(self.media_types)}, and its Content-Type must say so"
                 raise ProblemError("unsupported_media_type", detail)
             _check_encoding(request.headers.get("content-encoding", ""))
             await self.read(request)
@@ -96,7 +100,7 @@ class WorkRoute(APIRoute):
 class FormRoute(WorkRoute):
     """A route that takes a form with a file."""
 
-    media_type = "multipart/form-data"
+    media_types = (FORM,)
 
     async def read(self, request: _WorkRequest) -> None:
         """Read the form piece by piece, and refuse a field that comes twice; the framework asks for the form again."""
@@ -106,6 +110,20 @@ class FormRoute(WorkRoute):
                 detail = f"the form has {count} fields named {name}, and may have one; send a request for each pair"
                 await form.close()
                 raise ProblemError("invalid_request", detail)
+
+
+class PictureRoute(WorkRoute):
+    """A route that takes JSON, or a form with a file; the endpoint reads the form, or the JSON that is read already."""
+
+    media_types = ("application/json", FORM)
+
+    async def read(self, request: _WorkRequest) -> None:
+        """Read JSON; a form is read piece by piece."""
+        if request.headers.get("content-type", "").lower().startswith(FORM):
+            request.state.form = await request.form(max_files=1, max_fields=100)
+        else:
+            await super().read(request)
+            request.state.json = request.asked
 
 
 def _check_encoding(encoding: str) -> None:
@@ -191,7 +209,7 @@ async def ask(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> A
         ClientLeftError: The client has left.
     """
     call: Call = request.state.call
-    answer = await _while_connected(request, work)
+    answer = await while_connected(request, work)
     call.pairs += len(answer.results)
     call.failed += sum(_has_failed(result) for result in answer.results)
     call.answers.append(answer)
@@ -202,7 +220,12 @@ def _has_failed(result: object) -> bool:
     return isinstance(result, RowError) or (isinstance(result, ScoreResult) and result.error is not None)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> Answer[ResultT]:
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for something, and give up when the client leaves.
+
+    Raises:
+        ClientLeftError: The client has left.
+    """
     task = asyncio.create_task(work)
     leaving = asyncio.create_task(_wait_for_disconnect(request))
     try:

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from hmac import compare_digest
@@ -20,8 +20,10 @@ from uuid import uuid4
 from starlette.routing import BaseRoute, Match
 
 from ..jobs import Call, ClientLeftError
+from ..keys import ANYBODY, ApiKey
 from ..pool import ModelPool
 from ..problems import CONTENT_TYPE, ProblemError
+from ..search.journal import Asked, Journal
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("text_image_similarity")
+
+Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
@@ -47,6 +51,8 @@ class Gate:
         metrics, tracing: Record what happened.
         work_routes: Those whose requests cost a model work.
         open_routes: Those that need no key. All others do, and paths that do not exist.
+        match_routes: Those whose answers are in the log of matches.
+        journal: That log.
     """
 
     app: ASGIApp
@@ -56,11 +62,13 @@ class Gate:
     tracing: Tracing
     work_routes: Sequence[BaseRoute]
     open_routes: Sequence[BaseRoute]
+    match_routes: Sequence[BaseRoute]
+    journal: Journal
     held: int = 0  # bytes of the bodies in progress
-    _digests: list[bytes] = field(init=False)
+    _keys: dict[bytes, ApiKey] = field(init=False)  # by digest
 
     def __post_init__(self) -> None:
-        self._digests = [sha256(key.encode()).digest() for key in self.settings.api_keys]
+        self._keys = {sha256(key.key.encode()).digest(): key for key in self.settings.keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,15 +80,18 @@ class Gate:
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
         body = _Body(self, receive, headers)
-        reply = _Reply(send, call, closing=scope["app"].state.draining)
+        search = _find_route(self.match_routes, scope)
+        if search is not None:
+            call.asked = Asked(search.matches(scope)[1].get("path_params", {}).get("catalog"))
+        reply = _Reply(send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search))
         try:
-            self._check_key(scope, headers)
+            scope["state"]["key"] = self._check_key(scope, headers)
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
             await self.app(scope, body.receive, reply.send)
         except ClientLeftError:
-            reply.status = _CLIENT_LEFT
+            await reply.leave()
         except ProblemError as problem:
             if problem.reason is not None:
                 self.metrics.rejected.labels(problem.reason).inc()
@@ -93,15 +104,29 @@ class Gate:
             self.held -= body.held
             self._record(scope, headers, call, reply.status, work)
 
-    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        if not self._digests or _find_route(self.open_routes, scope) is not None:
-            return
+    def _log_of(self, scope: Scope, search: BaseRoute | None) -> Log | None:
+        """Return what writes a match request's entry."""
+        if search is None:
+            return None
+        route = str(getattr(search, "path", ""))
+
+        async def log(status: int, problem: ProblemError | None) -> None:
+            state = scope["state"]
+            await self.journal.record(state["call"], state.get("key", ANYBODY), route, status, problem)
+
+        return log
+
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> ApiKey:
+        if not self._keys or _find_route(self.open_routes, scope) is not None:
+            return ANYBODY
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         digest = sha256(given).digest()
-        matches = [compare_digest(digest, known) for known in self._digests]  # all, so that the time reveals nothing
-        if not any(matches):
+        # All are compared, so that the time reveals nothing.
+        found = [key for known, key in self._keys.items() if compare_digest(digest, known)]
+        if not found:
             raise ProblemError("unauthorized", "send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
+        return found[0]
 
     def _record(
         self, scope: Scope, headers: dict[bytes, bytes], call: Call, status: int, work: BaseRoute | None
@@ -199,16 +224,18 @@ class _Reply:
         send: Takes its messages.
         call: The request.
         closing: Whether the client is asked to close the connection.
+        log: Writes the entry of the answer before it is sent; None for requests without one.
     """
 
-    def __init__(self, send: Send, call: Call, *, closing: bool) -> None:
-        self._send, self._call = send, call
+    def __init__(self, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
+        self._send, self._call, self._log = send, call, log
         self._headers = [(b"x-request-id", call.request_id.encode()), *([(b"connection", b"close")] if closing else [])]
         self.status = 0  # until it has begun
 
     async def send(self, message: Message) -> None:
         """Pass a message on."""
         if message["type"] == "http.response.start":
+            await self._write_entry(message["status"], None)
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
         await self._send(message)
@@ -217,8 +244,28 @@ class _Reply:
         """Answer with a problem, unless an answer has begun."""
         if self.status:
             return
+        try:
+            await self._write_entry(problem.status, problem)
+        except ProblemError as unwritten:
+            problem = unwritten
         body = json.dumps(problem.body(self._call.request_id)).encode()
         headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), **problem.headers}
         raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
         await self.send({"type": "http.response.body", "body": body})
+
+    async def leave(self) -> None:
+        """Note that the client has left before its answer."""
+        if not self.status:
+            await self._write_entry(_CLIENT_LEFT, ProblemError("client_left", "the client closed its connection"))
+        self.status = _CLIENT_LEFT
+
+    async def _write_entry(self, status: int, problem: ProblemError | None) -> None:
+        """Write the entry of the answer that is about to be sent, once.
+
+        Raises:
+            ProblemError: It is required, and cannot be written.
+        """
+        if (log := self._log) is not None:
+            self._log = None
+            await log(status, problem)

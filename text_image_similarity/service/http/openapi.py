@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from ..settings import Settings
 from .schema import Problem
+from .search_schema import MatchImageRequest
 
 _HEADERS = {
     "X-Request-Id": {
@@ -21,6 +22,7 @@ _HEADERS = {
         "schema": {"type": "integer", "minimum": 1, "maximum": 60},
     },
 }
+_LISTS = (("SimilarityRequest", "pairs"), ("EmbeddingsRequest", "input"), ("MatchRequest", "queries"))
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -42,8 +44,9 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
             document = made()
             components = document["components"]
             components["schemas"]["Problem"] = Problem.model_json_schema()
+            components["schemas"] |= _picture_schemas()
             components["headers"] = _HEADERS
-            for name, property_ in (("SimilarityRequest", "pairs"), ("EmbeddingsRequest", "input")):
+            for name, property_ in _LISTS:
                 for part in _arrays(components["schemas"][name]["properties"][property_]):
                     part["maxItems"] = settings.max_pairs
             if settings.api_keys:
@@ -54,6 +57,15 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _picture_schemas() -> dict[str, Any]:
+    """Return the schemas of a request for a picture: as JSON, and as a form with the file."""
+    asked = MatchImageRequest.model_json_schema()
+    file = {"type": "string", "format": "binary", "description": "The picture's file."}
+    others = {name: each for name, each in asked["properties"].items() if name not in ("image_url", "image_base64")}
+    form = {**asked, "title": "MatchImageForm", "properties": {"image": file, **others}, "required": ["image"]}
+    return {"MatchImageRequest": asked, "MatchImageForm": form}
 
 
 def _complete(operation: dict[str, Any], *, keyed: bool) -> None:

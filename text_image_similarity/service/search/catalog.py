@@ -23,6 +23,7 @@ from ..telemetry.metrics import Metrics
 from .errors import translated
 from .results import Results, key_of
 from .scans import Scans
+from .thumbnails import Thumbnails
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -56,6 +57,9 @@ class ServedCatalog:
         config: How pictures are fetched and encoded that clients add.
         pool: Encodes queries.
         metrics: Records what happens.
+
+    Attributes:
+        thumbnails: Small pictures of its products.
     """
 
     def __init__(self, name: str, place: str, config: Config, pool: ModelPool, metrics: Metrics) -> None:
@@ -66,6 +70,12 @@ class ServedCatalog:
         self._catalog: Catalog | None = None
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.thumbnails = Thumbnails(config)
+
+    @property
+    def log_place(self) -> str | None:
+        """Where its own log is; None for a table, which is gone with the service."""
+        return None if is_source(self.place) else self.place
 
     @property
     def catalog(self) -> Catalog:
@@ -100,7 +110,7 @@ class ServedCatalog:
         """
         try:
             await asyncio.to_thread(self.open)
-            await self._prepare(self.catalog.searcher.live())
+            await self.prepare(self.catalog.searcher.live())
         except (UsageError, DatabaseError, ProblemError) as exc:
             said = exc.detail if isinstance(exc, ProblemError) else exc
             raise ConfigError(f"catalogue {self.name}: {said}") from exc
@@ -114,6 +124,7 @@ class ServedCatalog:
                 await self._watching
         if self._scans is not None:
             await asyncio.to_thread(self._scans.close)
+        self.thumbnails.close()
         if self._catalog is not None:
             await asyncio.to_thread(self._catalog.close)
 
@@ -158,10 +169,10 @@ class ServedCatalog:
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing])
-            for place, found in zip(missing, fresh, strict=True):
-                if isinstance(found.answer, Matches):
-                    self._results.put(keys[place], found.answer)
-                answered[place] = found
+            for place, each in zip(missing, fresh, strict=True):
+                if isinstance(each.answer, Matches):
+                    self._results.put(keys[place], each.answer)
+                answered[place] = each
         return [answered[place] for place in range(len(queries))]
 
     def _check(self, queries: Sequence[Query]) -> tuple[Generation, int, list[Checked]]:
@@ -191,8 +202,12 @@ class ServedCatalog:
         milliseconds = {"encode": 1000 * (encoded - began), "search": _milliseconds(encoded)}
         for stage, took in milliseconds.items():
             self._metrics.observe_search(self.name, stage, took / 1000)
-        span = Answer(self.name, [], [[Span("search", started, time.time())]])
+        span: Answer[Any] = Answer(self.name, [], [[Span("search", started, time.time())]])
         return [Found(each, generation.number, milliseconds, (*work, span)) for each in found]
+
+    def model_name(self, generation: Generation) -> str:
+        """Return the name under which a generation's model is served, or was made with."""
+        return self._models.get(generation.number, generation.identity.model)
 
     async def _model(self, generation: Generation) -> str:
         """Return the served name of a generation's model, loading it if need be."""
@@ -202,7 +217,7 @@ class ServedCatalog:
             self._models[generation.number] = await self._pool.serve_model(config)
         return self._models[generation.number]
 
-    async def _prepare(self, generation: Generation) -> None:
+    async def prepare(self, generation: Generation) -> None:
         """Load what a generation answers with, so that no query has to wait for it."""
         await self._model(generation)
         await asyncio.to_thread(self.catalog.searcher.open, generation)
@@ -214,7 +229,7 @@ class ServedCatalog:
             try:
                 for generation in await asyncio.to_thread(lambda: self.catalog.generations):
                     if generation.state in ("ready", "live", "kept") and generation.number not in prepared:
-                        await self._prepare(generation)
+                        await self.prepare(generation)
                         prepared.add(generation.number)
             except (DatabaseError, ModelError, ProblemError) as exc:
                 logger.warning("catalogue %s: %s", self.name, exc)

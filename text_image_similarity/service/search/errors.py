@@ -28,4 +28,8 @@ def translated(catalog: str) -> Iterator[None]:
 
 def refused(error: RowError) -> ProblemError:
     """Return the problem of a query whose picture or text cannot be encoded."""
-    return ProblemError("invalid_request", f"{error.code.value}: {error.detail}", errors=[{"code": error.code.value, "detail": error.detail}])
+    return ProblemError(
+        "invalid_request",
+        f"{error.code.value}: {error.detail}",
+        errors=[{"code": error.code.value, "detail": error.detail}],
+    )

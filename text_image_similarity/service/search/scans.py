@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -83,8 +83,8 @@ class Scans:
             if ends:
                 break
         while not self._waiting.empty():
-            if (scan := self._waiting.get()) is not None and scan.done.set_running_or_notify_cancel():
-                scan.done.set_exception(ProblemError("draining", "the service is about to end", retry_after_s=1))
+            if (left := self._waiting.get()) is not None and left.done.set_running_or_notify_cancel():
+                left.done.set_exception(ProblemError("draining", "the service is about to end", retry_after_s=1))
 
     def _take(self, first: _Scan) -> tuple[list[_Scan], bool]:
         """Return what goes together with a scan, and whether the thread is to end afterwards."""
@@ -114,11 +114,7 @@ class Scans:
                     start += len(scan.asked)
                 return
         for scan in scans:
-            _settle(scan.done, lambda scan=scan: self._searcher.answer(scan.asked, scan.texts, scan.images))
-
-
-def _settle(done: Future[Answers], work: Callable[[], Answers]) -> None:
-    try:
-        done.set_result(work())
-    except BaseException as exc:  # a panic of a native library is not an Exception
-        done.set_exception(exc)
+            try:
+                scan.done.set_result(self._searcher.answer(scan.asked, scan.texts, scan.images))
+            except BaseException as exc:  # a panic of a native library is not an Exception
+                scan.done.set_exception(exc)

@@ -81,13 +81,23 @@ class Metrics:
             ("catalog", "result"),
             registry=registry,
         )
-        self._scan_depth = Gauge("tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry)
-        self._results = Counter(
-            "tis_result_cache_lookups", "Answers looked for among those known.", ("catalog", "result"), registry=registry
+        self._scan_depth = Gauge(
+            "tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry
         )
-        self._log_depth = Gauge("tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry)
+        self._results = Counter(
+            "tis_result_cache_lookups",
+            "Answers looked for among those known.",
+            ("catalog", "result"),
+            registry=registry,
+        )
+        self._log_depth = Gauge(
+            "tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry
+        )
         self.log_entries = Counter(
-            "tis_match_log_entries", "Entries of the match log: written or lost.", ("catalog", "result"), registry=registry
+            "tis_match_log_entries",
+            "Entries of the match log: written or lost.",
+            ("catalog", "result"),
+            registry=registry,
         )
         self.ready = Gauge("tis_ready", "Whether /readyz says yes.", registry=registry)
         build = Gauge("tis_build_info", "What runs here.", ("version", "python"), registry=registry)

@@ -1,0 +1,118 @@
+"""What a request may see: its key, its catalogue, and the filter that none of its queries gets around."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from unicodedata import normalize
+
+from fastapi import Request
+
+from ...search import Product
+from ...search.fields import ID
+from ...search.filters import And, Compare, Filter, OneOf, parse_filter
+from ..keys import ANYBODY, ApiKey, Role
+from ..problems import ProblemError
+from ..search.catalog import ServedCatalog
+
+
+def key_of(request: Request) -> ApiKey:
+    """Return the key of a request that the gate has let in."""
+    key: ApiKey = request.scope.get("state", {}).get("key", ANYBODY)
+    return key
+
+
+def require_role(request: Request, role: Role) -> None:
+    """Refuse a request whose key lacks a role.
+
+    Raises:
+        ProblemError: `forbidden`.
+    """
+    key = key_of(request)
+    if key.may(role):
+        return
+    needed = f"this needs a key with the role {role}"
+    if key is ANYBODY:
+        raise ProblemError("forbidden", f"{needed}, and the service has no keys; see --api-key-file")
+    raise ProblemError("forbidden", f"{needed}, and this one has the role {key.role}")
+
+
+def catalog_of(request: Request, name: str | None = None) -> ServedCatalog:
+    """Return the catalogue of a request; None is the first one that its key sees.
+
+    Raises:
+        ProblemError: `unknown_catalog`.
+    """
+    seen = catalogs_of(request)
+    if name is None and seen:
+        return seen[0]
+    found = next((catalog for catalog in seen if catalog.name == name), None)
+    if found is None:
+        names = ", ".join(catalog.name for catalog in seen) or "none; see --catalog"
+        raise ProblemError(
+            "unknown_catalog", f"{(name or 'a catalogue')[:100]!r} is not served here; there are {names}"
+        )
+    return found
+
+
+def catalogs_of(request: Request) -> list[ServedCatalog]:
+    """Return the catalogues that a request's key sees, the default first."""
+    key = key_of(request)
+    served: dict[str, ServedCatalog] = request.app.state.catalogs
+    return [catalog for name, catalog in served.items() if not key.catalogs or name in key.catalogs]
+
+
+def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
+    """Return a filter that a request's key cannot widen: its own, and the request's besides.
+
+    Raises:
+        UsageError: One of them cannot be used.
+    """
+    fields = catalog.catalog.fields
+    asked = parse_filter(where, fields)  # type: ignore[arg-type]  # what it refuses is the client's
+    own = parse_filter(key_of(request).where, fields)
+    if own is None or asked is None:
+        return asked if own is None else own
+    return And((own, asked))
+
+
+async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable[str | None]) -> None:
+    """Make sure that a request's key sees some products.
+
+    Raises:
+        ProblemError: `unknown_product`, whether one is hidden or not there.
+    """
+    wanted = tuple({normalize("NFC", id): None for id in ids if id is not None})
+    if not wanted or key_of(request).where is None:
+        return
+    where = OneOf(ID, wanted)
+    seen = {product.id for product in await visible(request, catalog, where, len(wanted))}
+    for id in wanted:
+        if id not in seen:
+            raise unknown_product(id)
+
+
+async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Product:
+    """Return a product that a request's key sees.
+
+    Raises:
+        ProblemError: `unknown_product`, whether it is hidden or not there.
+    """
+    found = await visible(request, catalog, Compare(ID, "eq", normalize("NFC", id)), 1)
+    if not found:
+        raise unknown_product(id)
+    return found[0]
+
+
+async def visible(request: Request, catalog: ServedCatalog, where: Filter, most: int) -> list[Product]:
+    """Return products that pass a filter and are seen by a request's key."""
+
+    def read() -> list[Product]:
+        return list(islice(catalog.catalog.products(bound(request, catalog, where)), most))
+
+    return await catalog.call(read)
+
+
+def unknown_product(id: str) -> ProblemError:
+    """Return the problem of a product that is not there, or not for this key."""
+    return ProblemError("unknown_product", f"there is no product {id[:100]!r}")

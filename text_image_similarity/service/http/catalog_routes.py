@@ -1,0 +1,299 @@
+"""The routes around catalogues: what there is, products and their pictures, and what administrators do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from ... import search
+from ...search import Product, Term
+from ...search.fields import BUILT_IN
+from ...search.filters import matches
+from ...search.products import stored_values
+from ...system import package_version
+from ..problems import ProblemError
+from ..search.catalog import ServedCatalog
+from ..search.upkeep import Upkeep
+from .access import bound, catalog_of, catalogs_of, check_products, key_of, product_of, require_role
+from .bodies import PROBLEMS, WorkRoute
+from .queries import checked, format_product
+from .routes import unready
+from .search_routes import answer_one
+from .search_schema import (
+    AddAnswer,
+    BatchRequest,
+    CatalogDetails,
+    CatalogHealth,
+    CatalogsAnswer,
+    EventRequest,
+    FacetsAnswer,
+    MatchAnswer,
+    NamedProductBody,
+    ProductBody,
+    ProductFacts,
+    ReindexRequest,
+)
+
+_RANGED = ("number", "date")
+_SIZES = (64, 512)
+
+
+class BatchRoute(WorkRoute):
+    """A route whose requests may have many products."""
+
+    most_items = 1000
+
+
+about = APIRouter(responses={status: PROBLEMS[status] for status in (401, 404, 422, 503)}, tags=["catalogues"])
+similar = APIRouter(responses=PROBLEMS, tags=["search"])
+writes = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["products"])
+batches = APIRouter(route_class=BatchRoute, responses=PROBLEMS, tags=["products"])
+admin = APIRouter(responses=PROBLEMS, tags=["administration"])
+health = APIRouter(tags=["probes"])
+
+Page = Annotated[str | None, Query(description="`next` of the page before.")]
+WhereText = Annotated[str | None, Query(max_length=65_536)]
+
+
+@about.get("/v1/catalogs", response_model=CatalogsAnswer)
+async def catalogs(request: Request) -> Response:
+    """Name the catalogues that requests may search."""
+    return JSONResponse({"data": [await _facts(request, catalog) for catalog in catalogs_of(request)]})
+
+
+@about.get("/v1/catalogs/{catalog}", response_model=CatalogDetails)
+async def catalog_details(catalog: str, request: Request) -> Response:
+    """Say what a catalogue is; with the role `admin` also which models it has, and how far a new one is."""
+    served = catalog_of(request, catalog)
+    found = await _facts(request, served)
+    if key_of(request).may("admin"):
+        found |= {
+            "generations": await served.call(lambda: _generations(served)),
+            "reindex": _upkeep(request, served).reindexing,
+        }
+    return JSONResponse(found)
+
+
+@about.get("/v1/catalogs/{catalog}/facets", response_model=FacetsAnswer)
+async def facets(
+    catalog: str,
+    request: Request,
+    field: Annotated[list[str], Query(max_length=32)],
+    where: WhereText = None,
+) -> Response:
+    """Count the values of fields among the products that pass a filter; of numbers and dates give the range."""
+    served = catalog_of(request, catalog)
+
+    def count() -> dict[str, Any]:
+        kinds = {each.name: each.kind for each in (*BUILT_IN, *served.catalog.fields)}
+        ranged = [name for name in field if kinds.get(name) in _RANGED]
+        given = bound(request, served, where)
+        listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
+        found = served.catalog.match(listed).as_dict()
+        values = {name: {"values": counts, "min": None, "max": None} for name, counts in found["facets"].items()}
+        for name in ranged:
+            ends = [served.catalog.match(search.Query(where=given, sort=sort, top_k=1)) for sort in (name, f"-{name}")]
+            low, high = ([match.product.fields.get(name) for match in end] for end in ends)
+            values[name] = {"values": [], "min": next(iter(low), None), "max": next(iter(high), None)}
+        return {"total": found["total"], "facets": {name: values[name] for name in field}}
+
+    return JSONResponse(await served.call(count))
+
+
+@about.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
+async def image(
+    catalog: str,
+    id: str,
+    request: Request,
+    picture: Annotated[int, Query(ge=0, le=7)] = 0,
+    size: Annotated[int, Query(ge=_SIZES[0], le=_SIZES[1], description="Pixels of the longer side.")] = 256,
+) -> Response:
+    """Show a picture of a product: a JPEG of our own, never the shop's file."""
+    served = catalog_of(request, catalog)
+    product = await product_of(request, served, id)
+    if picture >= len(product.images):
+        raise ProblemError("not_found", f"product {id[:100]!r} has {len(product.images)} pictures")
+    small = await served.thumbnails.get(product.images[picture], size)
+    if small is None:
+        raise ProblemError("not_found", f"picture {picture} of product {id[:100]!r} cannot be read")
+    headers = {"ETag": small.etag, "Cache-Control": "private, max-age=300", "X-Content-Type-Options": "nosniff"}
+    headers["Content-Security-Policy"] = "default-src 'none'"
+    if small.etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    return Response(small.content, media_type="image/jpeg", headers=headers)
+
+
+@similar.get("/v1/catalogs/{catalog}/products/{id:path}/similar", response_model=MatchAnswer)
+async def similar_products(
+    catalog: str,
+    id: str,
+    request: Request,
+    top_k: Annotated[int, Query(ge=1, le=1000)] = 10,
+    where: WhereText = None,
+    page: Page = None,
+) -> Response:
+    """Find the products that are most like one."""
+    served = catalog_of(request, catalog)
+    await product_of(request, served, id)
+    query = checked(
+        lambda: search.Query(Term(product=id), where=bound(request, served, where), top_k=top_k, after=page)
+    )
+    return JSONResponse(await answer_one(request, served, query))
+
+
+@about.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
+async def product(catalog: str, id: str, request: Request) -> Response:
+    """Return a product; with the role `write` also the references to its pictures."""
+    served = catalog_of(request, catalog)
+    found = await product_of(request, served, id)
+    return JSONResponse(found.as_dict() if key_of(request).may("write") else format_product(found))
+
+
+@writes.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
+async def put_product(catalog: str, id: str, asked: ProductBody, request: Request) -> Response:
+    """Add a product, or put it in the place of the one with its id."""
+    require_role(request, "write")
+    served = catalog_of(request, catalog)
+    return JSONResponse(await _write(request, served, [NamedProductBody(id=id, **asked.model_dump())], []))
+
+
+@admin.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
+async def delete_product(catalog: str, id: str, request: Request) -> Response:
+    """Remove a product; it is found no more, by nobody."""
+    require_role(request, "write")
+    served = catalog_of(request, catalog)
+    await product_of(request, served, id)
+    await _upkeep(request, served).write([], [id])
+    return Response(status_code=204)
+
+
+@batches.post("/v1/catalogs/{catalog}/products:batch", response_model=AddAnswer)
+async def batch(catalog: str, asked: BatchRequest, request: Request) -> Response:
+    """Add, replace and delete many products."""
+    require_role(request, "write")
+    served = catalog_of(request, catalog)
+    return JSONResponse(await _write(request, served, asked.products, asked.delete))
+
+
+@admin.post("/v1/catalogs/{catalog}:switch", response_model=CatalogDetails)
+async def switch(catalog: str, request: Request) -> Response:
+    """Let the new model answer."""
+    require_role(request, "admin")
+    served = catalog_of(request, catalog)
+    await _upkeep(request, served).switch(back=False)
+    return await catalog_details(catalog, request)
+
+
+@admin.post("/v1/catalogs/{catalog}:rollback", response_model=CatalogDetails)
+async def rollback(catalog: str, request: Request) -> Response:
+    """Let the model answer again that did so before the last switch."""
+    require_role(request, "admin")
+    served = catalog_of(request, catalog)
+    await _upkeep(request, served).switch(back=True)
+    return await catalog_details(catalog, request)
+
+
+@writes.post("/v1/catalogs/{catalog}:reindex", response_model=CatalogDetails, status_code=202)
+async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Response:
+    """Build the vectors of another model beside those that answer, in a process of its own with low priority."""
+    require_role(request, "admin")
+    served = catalog_of(request, catalog)
+    await _upkeep(request, served).start_reindex(asked.model)
+    found = await catalog_details(catalog, request)
+    found.status_code = 202
+    return found
+
+
+@writes.post("/v1/matches/{match_id}/events", status_code=204)
+async def event(match_id: str, asked: EventRequest, request: Request) -> Response:
+    """Note what somebody did with a product that a match request found."""
+    await request.app.state.journal.add_event(key_of(request), match_id, asked.kind, asked.product)
+    return Response(status_code=204)
+
+
+@health.get("/health", response_model=CatalogHealth, responses={503: {"model": CatalogHealth}})
+async def catalog_health(request: Request) -> Response:
+    """Say whether searches are answered, and by what."""
+    problem = unready(request)
+    served = next(iter(request.app.state.catalogs.values()), None)
+    facts = {} if served is None or problem is not None else await _facts(request, served)
+    body = {
+        "status": "healthy" if problem is None else "unhealthy",
+        "catalog": facts.get("name"),
+        "products": facts.get("products"),
+        "generation": facts.get("generation"),
+        "model": facts.get("model"),
+        "version": package_version(),
+        "error": None if problem is None else problem.detail,
+    }
+    return JSONResponse(body, status_code=200 if problem is None else 503)
+
+
+async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
+    """Return what is known of a catalogue, as far as a request's key sees it."""
+
+    def read() -> dict[str, Any]:
+        live, where = served.catalog.searcher.live(), bound(request, served)
+        seen = len(served.catalog) if where is None else served.catalog.match(search.Query(where=where, top_k=1)).total
+        return {
+            "name": served.name,
+            "default": served is catalogs_of(request)[0],
+            "products": seen,
+            "generation": live.number,
+            "model": served.model_name(live),
+            "fields": [{"name": each.name, "kind": each.kind} for each in served.catalog.fields],
+        }
+
+    return await served.call(read)
+
+
+async def _write(
+    request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
+) -> dict[str, Any]:
+    given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
+    await _check_tenant(request, served, given, deleted)
+    return await _upkeep(request, served).write(given, deleted)
+
+
+async def _check_tenant(
+    request: Request, served: ServedCatalog, products: Sequence[Product], deleted: Sequence[str]
+) -> None:
+    """Refuse to change or delete products that a key does not see, and to add some that it would not see."""
+    own = bound(request, served)
+    if own is None:
+        return
+    fields = served.catalog.fields
+    names = [each.name for each in (*BUILT_IN, *fields)]
+    for number, product in enumerate(products):
+        values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
+        if not matches(own, dict(zip(names, values, strict=True))):
+            raise ProblemError(
+                "forbidden", f"/products/{number}: this key may not have a product {product.id[:100]!r} like this"
+            )
+    await check_products(request, served, deleted)
+    there = await served.call(
+        lambda: [product.id for product in products if served.catalog.get(product.id) is not None]
+    )
+    await check_products(request, served, there)
+
+
+def _upkeep(request: Request, served: ServedCatalog) -> Upkeep:
+    upkeep: Upkeep = request.app.state.upkeep[served.name]
+    return upkeep
+
+
+def _generations(served: ServedCatalog) -> list[dict[str, Any]]:
+    return [
+        {"number": each.number, "model": each.identity.model, "state": each.state}
+        for each in served.catalog.generations
+    ]
+
+
+def _product(body: NamedProductBody) -> Product:
+    for number, image in enumerate(body.images):
+        if not image[:8].lower().startswith(("http://", "https://", "data:")):
+            raise ProblemError("invalid_request", f"/images/{number} must be an http(s) or data: URL")
+    return Product(**body.model_dump())

@@ -1,0 +1,148 @@
+"""Queries as requests ask them, and answers as they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import Request
+
+from ...errors import InputTypeError, UsageError
+from ...search import AWAY, Match, Matches, Product, Query, Term
+from ..problems import ProblemError
+from ..search.catalog import ServedCatalog
+from .access import bound
+from .bodies import decode_base64
+from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
+
+_SIZE = 256
+T = TypeVar("T")
+
+
+def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query:
+    """Return a query of the whole language.
+
+    Raises:
+        UsageError, InputTypeError: It cannot be asked like this.
+    """
+    return Query(
+        [_term(each) for each in body.terms],
+        where=bound(request, catalog, body.where),
+        top_k=body.top_k,
+        min_similarity=body.min_similarity,
+        facets=body.facets,
+        group=body.group,
+        sort=body.sort,
+        fusion=body.fusion,
+        after=body.after,
+    )
+
+
+def short_query_of(
+    request: Request, catalog: ServedCatalog, body: MatchTextRequest | MatchImageRequest, terms: Sequence[Term]
+) -> Query:
+    """Return the query of a short route.
+
+    Raises:
+        UsageError, InputTypeError: As for `query_of`.
+    """
+    away = [body.without] if isinstance(body.without, str) else body.without
+    return Query(
+        [*terms, *(Term(words, weight=AWAY) for words in away)],
+        where=bound(request, catalog, body.where),
+        top_k=body.top_k,
+        min_similarity=body.min_similarity,
+        facets=body.facets,
+        group=body.group,
+        sort=body.sort,
+        after=body.page,
+    )
+
+
+def checked(make: Callable[[], T], where: str = "") -> T:
+    """Make something of what a request says, and refuse the request if that cannot be used.
+
+    Args:
+        make: Makes it.
+        where: A JSON pointer to what it is made of.
+
+    Raises:
+        ProblemError: `invalid_request`.
+    """
+    try:
+        return make()
+    except (UsageError, InputTypeError) as exc:
+        raise ProblemError("invalid_request", f"{where}: {exc}" if where else str(exc)) from None
+
+
+def picture_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term:
+    """Return the term of a picture that is a URL, or a file in base64.
+
+    Raises:
+        UsageError: It is neither, or both.
+    """
+    if (url is None) == (base64 is None):
+        raise UsageError("send image_url or image_base64, and exactly one of them")
+    return Term(image=_url(url) if base64 is None else decode_base64(base64), weight=weight)
+
+
+def format_matches(catalog: ServedCatalog, match_id: str, found: Matches) -> dict[str, Any]:
+    """Return an answer as it is sent."""
+    whole = found.as_dict()
+    return {
+        "match_id": match_id,
+        "catalog": catalog.name,
+        "generation": found.generation,
+        "total": found.total,
+        "plan": found.plan,
+        "matches": [
+            {
+                "rank": match.rank,
+                "similarity": match.similarity,
+                "probability": match.probability,
+                "score": match.score,
+                "thumbnail": _thumbnail(catalog, match),
+                "product": format_product(match.product),
+                "why": each["why"],
+            }
+            for match, each in zip(found, whole["matches"], strict=True)
+        ],
+        "facets": whole["facets"],
+        "next": found.next,
+    }
+
+
+def format_product(product: Product) -> dict[str, Any]:
+    """Return a product as it is shown: without its references, which may be paths of this machine or addresses of the shop's."""
+    return {name: value for name, value in product.as_dict().items() if name != "images"}
+
+
+def thumbnail_path(catalog: ServedCatalog, product: Product, picture: int = 0) -> str:
+    """Return the path of a small picture of a product."""
+    return f"/v1/catalogs/{catalog.name}/products/{quote(product.id, safe='')}/image?picture={picture}&size={_SIZE}"
+
+
+def _thumbnail(catalog: ServedCatalog, match: Match) -> str | None:
+    if match.image is None:
+        return thumbnail_path(catalog, match.product) if match.product.images else None
+    return thumbnail_path(catalog, match.product, list(match.product.images).index(match.image))
+
+
+def _term(body: str | TermBody) -> Term:
+    if isinstance(body, str):
+        return Term(body)
+    if body.image_url is not None or body.image_base64 is not None:
+        if body.text is not None or body.product is not None or body.vector is not None:
+            raise UsageError("a term has a text, a picture, a product or a vector, and exactly one")
+        return picture_term(body.image_url, body.image_base64, body.weight)
+    vector: Any = body.vector
+    return Term(text=body.text, product=body.product, vector=vector, weight=body.weight)
+
+
+def _url(url: str | None) -> str:
+    """Return a URL; a path is refused, because the service reads none."""
+    text = (url or "").strip()
+    if not text[:8].lower().startswith(("http://", "https://", "data:")):
+        raise UsageError("image_url must be an http(s) or data: URL")
+    return text

@@ -1,0 +1,172 @@
+"""The routes that search: the short ones, and the whole query language."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from ...errors import RowError, UsageError
+from ...search import Query, Term
+from ..problems import ProblemError
+from ..search.catalog import Found, ServedCatalog
+from ..search.errors import refused
+from ..search.journal import Asked
+from .access import catalog_of, check_products
+from .bodies import PROBLEMS, PictureRoute, WorkRoute, while_connected
+from .queries import checked, format_matches, picture_term, query_of, short_query_of
+from .schema import failure_of
+from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
+
+_FORM_LISTS = ("without", "facets")
+
+
+def _whole(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # refused as what it is
+
+
+_FORM_VALUES: dict[str, Any] = {
+    "top_k": _whole,
+    "min_similarity": _number,
+    "group": lambda text: {"true": True, "false": False}.get(text, text),
+}
+
+work = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["search"])
+pictures = APIRouter(route_class=PictureRoute, responses=PROBLEMS, tags=["search"])
+
+
+@work.post("/match-text", response_model=MatchAnswer)
+async def match_text(asked: MatchTextRequest, request: Request) -> Response:
+    """Find the products that fit words, in the default catalogue."""
+    catalog = catalog_of(request)
+    query = checked(lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
+    return JSONResponse(await answer_one(request, catalog, query))
+
+
+@pictures.post(
+    "/match-image",
+    response_model=MatchAnswer,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/MatchImageRequest"}},
+                "multipart/form-data": {"schema": {"$ref": "#/components/schemas/MatchImageForm"}},
+            },
+        }
+    },
+)
+async def match_image(request: Request) -> Response:
+    """Find the products that fit a picture, and words beside it, in the default catalogue."""
+    catalog = catalog_of(request)
+    body, upload = await _read_picture(request)
+    query = checked(lambda: short_query_of(request, catalog, body, _picture_terms(body, upload)))
+    return JSONResponse(await answer_one(request, catalog, query))
+
+
+@work.post("/v1/catalogs/{catalog}/match", response_model=MatchesAnswer)
+async def match(catalog: str, asked: MatchRequest, request: Request) -> Response:
+    """Answer queries, up to 64 of them together."""
+    served = catalog_of(request, catalog)
+    queries = [
+        checked(lambda body=body: query_of(request, served, body), f"/queries/{number}")  # type: ignore[misc]
+        for number, body in enumerate(asked.queries)
+    ]
+    entries, found = await answer(request, served, queries)
+    results = [
+        (
+            {"match_id": entry, "error": failure_of(each.answer)}
+            if isinstance(each.answer, RowError)
+            else format_matches(served, entry, each.answer)
+        )
+        for entry, each in zip(entries, found, strict=True)
+    ]
+    return JSONResponse({"catalog": served.name, "results": results})
+
+
+async def answer(request: Request, catalog: ServedCatalog, queries: Sequence[Query]) -> tuple[list[str], list[Found]]:
+    """Answer queries, and note them for the log.
+
+    Returns:
+        For each of them what events will call it, and what it found.
+
+    Raises:
+        ProblemError: The request is refused.
+    """
+    asked: Asked = request.state.call.asked
+    asked.take(queries)
+    await check_products(request, catalog, [term.product for query in queries for term in query.parts])
+    found = await while_connected(request, catalog.match(queries))
+    asked.found = found
+    for each in found:
+        request.state.call.answers.extend(each.work)
+    return asked.ids, found
+
+
+async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> dict[str, Any]:
+    """Answer one query.
+
+    Raises:
+        ProblemError: The request is refused, or a picture or text of the query cannot be encoded.
+    """
+    (entry,), (found,) = await answer(request, catalog, [query])
+    if isinstance(found.answer, RowError):
+        raise refused(found.answer)
+    return format_matches(catalog, entry, found.answer)
+
+
+async def _read_picture(request: Request) -> tuple[MatchImageRequest, bytes | None]:
+    """Return what a request for a picture says, and the picture's file if it is a form."""
+    form: FormData | None = getattr(request.state, "form", None)
+    if form is None:
+        return _validated(request.state.json), None
+    try:
+        return await _read_form(form)
+    finally:
+        await form.close()
+
+
+async def _read_form(form: FormData) -> tuple[MatchImageRequest, bytes]:
+    given: dict[str, Any] = {}
+    upload = None
+    for name, value in form.multi_items():
+        if name == "image" and isinstance(value, UploadFile):
+            upload = await value.read()
+        elif isinstance(value, UploadFile) or (name in given and name not in _FORM_LISTS):
+            raise ProblemError("invalid_request", f"/{name[:50]}: the form may have one image, and each field once")
+        elif name in _FORM_LISTS:
+            given.setdefault(name, []).append(value)
+        else:
+            given[name] = _FORM_VALUES.get(name, str)(value)
+    if upload is None:
+        raise ProblemError("invalid_request", "/image: the form has no file named image")
+    return _validated(given), upload
+
+
+def _validated(given: object) -> MatchImageRequest:
+    try:
+        return MatchImageRequest.model_validate(given)
+    except ValidationError as exc:
+        raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in exc.errors()]) from None
+
+
+def _picture_terms(body: MatchImageRequest, upload: bytes | None) -> list[Term]:
+    if upload is None:
+        picture = picture_term(body.image_url, body.image_base64)
+    elif body.image_url is None and body.image_base64 is None:
+        picture = Term(image=upload)
+    else:
+        raise UsageError("the form has a file, and image_url or image_base64 besides; send one picture")
+    return [picture, *([] if body.text is None else [Term(body.text)])]

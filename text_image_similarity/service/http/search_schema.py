@@ -1,0 +1,250 @@
+"""What match requests and their answers look like."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+
+from .schema import Failure
+
+Where = Annotated[
+    str | dict[str, Any] | None,
+    Field(
+        description="Which products count, as an expression or as JSON.",
+        examples=['category = "Shoes" and price <= 90'],
+    ),
+]
+TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products of one answer.")]
+Names = Annotated[list[str], Field(max_length=32)]
+Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = str | bool | float
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class TermBody(_Strict):
+    """One part of what is looked for: exactly one of a text, a picture, a product or a vector."""
+
+    text: Annotated[str | None, Field(max_length=10_000, examples=["brown boots"])] = None
+    image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
+    image_base64: Annotated[str | None, Field(description="A picture's file in standard base64.", examples=[_DOT])] = (
+        None
+    )
+    product: Annotated[str | None, Field(description="The id of a product of the catalogue.")] = None
+    vector: Annotated[list[Number] | None, Field(description="A vector of the catalogue's model.")] = None
+    weight: Annotated[Weight, Field(description="Below 0 it leads away.")] = 1.0
+
+
+class QueryBody(_Strict):
+    """What is looked for, and how much of the answer is wanted; as `Query` of the library."""
+
+    terms: Annotated[list[str | TermBody], Field(max_length=16)] = []
+    where: Where = None
+    top_k: TopK = 10
+    min_similarity: Similarity | None = None
+    facets: Names = []
+    group: StrictBool = False
+    sort: str | None = None
+    fusion: Literal["sum", "rrf"] = "sum"
+    after: Annotated[str | None, Field(description="`next` of the page before.")] = None
+
+
+class MatchRequest(_Strict):
+    """Queries to answer together."""
+
+    queries: Annotated[list[QueryBody], Field(min_length=1)]
+
+
+class _Short(_Strict):
+    without: Annotated[str | list[str], Field(description="Words that lead away.")] = []
+    where: Where = None
+    top_k: TopK = 10
+    min_similarity: Similarity | None = None
+    facets: Names = []
+    group: StrictBool = False
+    sort: str | None = None
+    page: Annotated[str | None, Field(description="`next` of the page before.")] = None
+
+
+class MatchTextRequest(_Short):
+    """Words to look for."""
+
+    text: Annotated[str, Field(min_length=1, max_length=10_000, examples=["brown boots"])]
+
+
+class MatchImageRequest(_Short):
+    """A picture to look for, and words beside it."""
+
+    image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
+    image_base64: Annotated[str | None, Field(description="A picture's file in standard base64.", examples=[_DOT])] = (
+        None
+    )
+    text: Annotated[str | None, Field(max_length=10_000)] = None
+
+
+class ProductFacts(BaseModel):
+    """A product as it is shown; the shop's own references to its pictures are not."""
+
+    id: str
+    name: str
+    description: str
+    group: str | None
+    fields: dict[str, Any]
+
+
+class ReasonFacts(BaseModel):
+    """What one term contributed to a score."""
+
+    term: str
+    similarity: float | None
+    contribution: float
+
+
+class MatchFacts(BaseModel):
+    """A product that was found."""
+
+    rank: int
+    similarity: float | None
+    probability: float | None
+    score: float | None
+    thumbnail: Annotated[str | None, Field(description="The path of a small picture of its most similar picture.")]
+    product: ProductFacts
+    why: list[ReasonFacts]
+
+
+class FacetCount(BaseModel):
+    """How many of all products found have a value."""
+
+    value: Scalar
+    count: int
+
+
+class MatchAnswer(BaseModel):
+    """A page of products, and what is known of all of them."""
+
+    match_id: Annotated[str, Field(description="What events refer to.")]
+    catalog: str
+    generation: int
+    total: int
+    plan: str
+    matches: list[MatchFacts]
+    facets: dict[str, list[FacetCount]]
+    next: Annotated[str | None, Field(description="What to send for the next page.")]
+
+
+class FailedQuery(BaseModel):
+    """Why a query of several has no answer."""
+
+    match_id: str
+    error: Failure
+
+
+class MatchesAnswer(BaseModel):
+    """One result for each query, in order."""
+
+    catalog: str
+    results: list[MatchAnswer | FailedQuery]
+
+
+class CatalogFacts(BaseModel):
+    """A catalogue that requests may name."""
+
+    name: str
+    default: bool
+    products: int
+    generation: int
+    model: str
+    fields: list[dict[str, str]]
+
+
+class CatalogDetails(CatalogFacts):
+    """A catalogue, with what an administrator sees of it."""
+
+    generations: list[dict[str, Any]] | None = None
+    reindex: dict[str, Any] | None = None
+
+
+class CatalogsAnswer(BaseModel):
+    """The catalogues that a key sees, the default first."""
+
+    data: list[CatalogFacts]
+
+
+class FieldFacets(BaseModel):
+    """The values of a field, the most frequent first, or its range where they are numbers or dates."""
+
+    values: list[FacetCount]
+    min: float | str | None
+    max: float | str | None
+
+
+class FacetsAnswer(BaseModel):
+    """What the products that pass a filter have in their fields."""
+
+    total: int
+    facets: dict[str, FieldFacets]
+
+
+class EventRequest(_Strict):
+    """What somebody did with a product that a match request found."""
+
+    kind: Literal["click", "cart", "buy", "wrong"]
+    product: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class ProductBody(_Strict):
+    """A product to add, or to put in the place of the one with its id."""
+
+    name: str = ""
+    images: Annotated[list[str], Field(max_length=8, description="http(s) and data: URLs.")] = []
+    description: str = ""
+    fields: dict[str, Any] = {}
+    group: str | None = None
+
+
+class NamedProductBody(ProductBody):
+    """A product with its id."""
+
+    id: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class BatchRequest(_Strict):
+    """Products to add or replace, and ids of those to delete."""
+
+    products: list[NamedProductBody] = []
+    delete: list[str] = []
+
+
+class AddAnswer(BaseModel):
+    """What became of products."""
+
+    added: int
+    updated: int
+    unchanged: int
+    deleted: int
+    refused: list[str]
+    failures: dict[str, int]
+
+
+class ReindexRequest(_Strict):
+    """The model of a new generation."""
+
+    model: Annotated[str, Field(min_length=1, max_length=500, description="A hub id, a folder or an alias.")]
+
+
+class CatalogHealth(BaseModel):
+    """Whether searches are answered."""
+
+    status: Literal["healthy", "unhealthy"]
+    catalog: str | None
+    products: int | None
+    generation: int | None
+    model: str | None
+    version: str
+    error: str | None

@@ -1,0 +1,211 @@
+"""The log of matches, as the service writes it: one entry for each answer to a query, refused and empty ones too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from ...errors import DatabaseError, RowError, UsageError
+from ...search import Matches, Query, Term
+from ...search.filters import And, Compare, Exists, Not, OneOf, Or, to_dict
+from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
+from ..jobs import Call
+from ..keys import ApiKey
+from ..problems import ProblemError
+from ..settings import Settings
+from ..telemetry.metrics import Metrics
+from .catalog import Found, ServedCatalog
+
+logger = logging.getLogger("text_image_similarity")
+
+_LEFT = 499
+
+
+@dataclass(slots=True)
+class Asked:
+    """What a match request asked and was answered, as far as it came.
+
+    Args:
+        catalog: The catalogue's name; None where it does not exist.
+        ids: What events call the answers, one for each query.
+    """
+
+    catalog: str | None
+    ids: list[str] = field(default_factory=lambda: [new_match_id()])
+    queries: Sequence[Query] = ()
+    found: Sequence[Found] = ()
+
+    def take(self, queries: Sequence[Query]) -> None:
+        """Note what is asked."""
+        self.queries = queries
+        self.ids = [new_match_id() for _ in queries]
+
+
+class Journal:
+    """The logs of a service's catalogues.
+
+    Args:
+        settings: Whether and where entries are written, and how much of a query they say.
+        catalogs: The catalogues.
+        metrics: Counts entries.
+    """
+
+    def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: Metrics) -> None:
+        self._settings, self._catalogs, self._metrics = settings, catalogs, metrics
+        self._logs: list[MatchLog] = []
+        self._writers: dict[str, LogWriter] = {}  # by catalogue
+
+    def open(self) -> None:
+        """Open the logs.
+
+        Raises:
+            UsageError, DatabaseError: One cannot be opened.
+        """
+        if self._settings.match_log == "off":
+            return
+        shared = None
+        for name, catalog in self._catalogs.items():
+            if self._settings.log_place is None and catalog.log_place is None:
+                logger.info("catalogue %s keeps no log: it is a table in memory; see --log-to", name)
+                continue
+            if shared is None or self._settings.log_place is None:
+                log = open_match_log(self._settings.log_place or catalog.log_place or "")
+                self._logs.append(log)
+                shared = LogWriter(log)
+            self._writers[name] = writer = shared
+            self._metrics.watch_log(name, lambda writer=writer: writer.depth)  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Write what waits, and close the logs."""
+        for writer in {id(writer): writer for writer in self._writers.values()}.values():
+            writer.close()
+        for log in self._logs:
+            log.close()
+
+    async def record(self, call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None) -> None:
+        """Write the entries of a match request that is about to be answered.
+
+        Raises:
+            ProblemError: `log_unavailable`, where entries are required and cannot be written.
+        """
+        asked: Asked = call.asked
+        name = asked.catalog if asked.catalog in self._catalogs else next(iter(self._catalogs), None)
+        if name is None:
+            return
+        entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
+        for entry in entries:
+            self._metrics.matches.labels(name, _result_of(entry)).inc()
+        if (writer := self._writers.get(name)) is None:
+            return
+        kept = [masked(entry, self._settings.log_queries) for entry in entries]
+        if self._settings.match_log == "required" and status != _LEFT:
+            try:
+                await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
+            except DatabaseError as exc:
+                self._metrics.log_entries.labels(name, "lost").inc(len(kept))
+                detail = f"the log of matches cannot be written, and answers without an entry are not given: {exc}"
+                raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
+            self._metrics.log_entries.labels(name, "written").inc(len(kept))
+            return
+        taken = sum(writer.put(entry) for entry in kept)
+        self._metrics.log_entries.labels(name, "written").inc(taken)
+        self._metrics.log_entries.labels(name, "lost").inc(len(kept) - taken)
+
+    async def add_event(self, key: ApiKey, match_id: str, kind: Any, product: str) -> None:
+        """Note what somebody did with a product that a match request found.
+
+        Raises:
+            ProblemError: `unknown_match`; `conflict` where no log is kept; `catalog_unavailable`.
+        """
+        writers = {name: each for name, each in self._writers.items() if not key.catalogs or name in key.catalogs}
+        if not writers:
+            raise ProblemError("conflict", "no log of matches is kept here; see --match-log")
+        try:
+            for name, writer in writers.items():
+                entry = await asyncio.to_thread(writer.find, match_id)
+                if entry is not None and entry.tenant == key.name and entry.catalog == name:
+                    if product not in [found["id"] for found in entry.results]:
+                        detail = f"match {match_id} did not answer with product {product[:100]!r}"
+                        raise ProblemError("invalid_request", detail)
+                    writer.put(LogEvent(match_id, time.time(), kind, product, key.name))
+                    return
+        except UsageError as exc:
+            raise ProblemError("unknown_match", str(exc)) from None
+        except DatabaseError as exc:
+            raise ProblemError("catalog_unavailable", f"the log of matches: {exc}", retry_after_s=1) from exc
+        raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
+
+
+def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None, place: int) -> LogEntry:
+    """Return the entry of one of a request's queries."""
+    asked: Asked = call.asked
+    found = asked.found[place] if place < len(asked.found) else None
+    query = asked.queries[place] if place < len(asked.queries) else None
+    entry = LogEntry(
+        id=asked.ids[place],
+        time=call.began,
+        catalog=asked.catalog or "",
+        route=route,
+        request_id=call.request_id,
+        tenant=key.name,
+        status=status,
+        query={} if query is None else _query(query),
+        where=(
+            None
+            if query is None or not isinstance(query.where, And | Or | Not | Compare | OneOf | Exists)
+            else to_dict(query.where)
+        ),
+        milliseconds={**({} if found is None else found.milliseconds), "total": 1000 * (time.time() - call.began)},
+        error=None if problem is None else f"{problem.code}: {problem.detail}",
+    )
+    if found is None or problem is not None:
+        return entry
+    if isinstance(found.answer, RowError):
+        return replace(entry, error=f"{found.answer.code.value}: {found.answer.detail}")
+    return replace(entry, **_answered(found.answer))
+
+
+def _answered(matches: Matches) -> dict[str, Any]:
+    results = [{"id": each.product.id, "similarity": each.similarity, "score": each.score} for each in matches]
+    return {
+        "generation": matches.generation,
+        "results": tuple(results),
+        "total": matches.total,
+        "plan": matches.plan,
+    }
+
+
+def _query(query: Query) -> dict[str, Any]:
+    """Return a query as the log keeps it: pictures and vectors as the SHA-256 of their content."""
+    members = {name: getattr(query, name) for name in ("top_k", "min_similarity", "group", "sort", "fusion", "after")}
+    return {"terms": [_term(term) for term in query.parts], **members, "facets": list(query.facets)}
+
+
+def _term(term: Term) -> dict[str, Any]:
+    said: dict[str, Any]
+    if isinstance(term.image, bytes):
+        said = {"image_sha256": sha256(term.image).hexdigest()}
+    elif isinstance(term.image, str) and term.image[:5].lower() == "data:":
+        said = {"image_sha256": sha256(term.image.encode()).hexdigest()}
+    elif term.image is not None:
+        said = {"image_url": term.image}
+    elif term.vector is not None:
+        said = {"vector_sha256": sha256(np.asarray(term.vector, "<f4").tobytes()).hexdigest()}
+    else:
+        said = {"text": term.text} if term.text is not None else {"product": term.product}
+    return {**said, "weight": term.weight}
+
+
+def _result_of(entry: LogEntry) -> str:
+    if entry.error is not None:
+        return "refused" if entry.status >= 400 else "failed"
+    if entry.total is None:
+        return "refused"
+    return "found" if entry.results else "empty"

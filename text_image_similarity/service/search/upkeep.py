@@ -1,0 +1,139 @@
+"""What changes a catalogue while it answers: products that come and go, and a new model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from asyncio.subprocess import Process
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from ...search import Product
+from ..problems import ProblemError
+from .catalog import ServedCatalog
+from .errors import translated
+
+logger = logging.getLogger("text_image_similarity")
+
+_MOST_WAITING = 16  # requests that write
+_LINES = 20  # of what the process says, to be shown when it fails
+_NICENESS = 19
+
+
+class Upkeep:
+    """Writes to a served catalogue, one request after the other, and runs `catalog reindex` for it.
+
+    Args:
+        served: The catalogue.
+    """
+
+    def __init__(self, served: ServedCatalog) -> None:
+        self._served = served
+        self._writing = asyncio.Lock()
+        self._waiting = 0
+        self._process: Process | None = None
+        self._state: dict[str, Any] | None = None
+        self._following: asyncio.Task[None] | None = None
+
+    @property
+    def reindexing(self) -> dict[str, Any] | None:
+        """What became of the latest reindex that was asked for here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
+        return self._state
+
+    async def write(self, products: Sequence[Product], deleted: Sequence[str]) -> dict[str, Any]:
+        """Add or replace products and delete some; return what became of them.
+
+        Raises:
+            ProblemError: `queue_full`, or what the catalogue refuses.
+        """
+        if self._waiting >= _MOST_WAITING:
+            detail = f"{self._waiting} requests wait to write to {self._served.name}"
+            raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
+        self._waiting += 1
+        try:
+            async with self._writing:
+                return await self._served.call(self._write, products, deleted)
+        finally:
+            self._waiting -= 1
+
+    async def switch(self, *, back: bool) -> None:
+        """Let the new model answer, or the one before.
+
+        Raises:
+            ProblemError: `conflict`, if there is none.
+        """
+        catalog, wanted = self._served.catalog, "kept" if back else "ready"
+        with translated(self._served.name):
+            generation = next(
+                (each for each in await asyncio.to_thread(lambda: catalog.generations) if each.state == wanted), None
+            )
+            if generation is None:
+                what = "there is no model to go back to" if back else "no new model is ready; ask for a reindex first"
+                raise ProblemError("conflict", what)
+            await self._served.prepare(generation)  # so that no query waits for the model
+            await asyncio.to_thread(catalog.rollback if back else catalog.switch)
+
+    async def start_reindex(self, model: str) -> None:
+        """Begin to build the vectors of another model.
+
+        Raises:
+            ProblemError: `conflict`, if one is being built here, or the catalogue is in memory.
+        """
+        if self._process is not None and self._process.returncode is None:
+            raise ProblemError(
+                "conflict", f"{self._served.name} is being reindexed; see GET /v1/catalogs/{self._served.name}"
+            )
+        if self._served.log_place is None:
+            raise ProblemError(
+                "conflict", f"{self._served.name} is a table in memory; make a catalogue of it to reindex it"
+            )
+        command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            *("--model", model),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            preexec_fn=_be_nice,
+        )
+        self._state = {"model": model, "state": "running", "detail": None}
+        self._following = asyncio.create_task(self._follow(self._process, self._state))
+
+    async def close(self) -> None:
+        """End the process, if one runs; what it has built is kept, and the next one goes on."""
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+        if self._following is not None:
+            await self._following
+
+    async def _follow(self, process: Process, state: dict[str, Any]) -> None:
+        assert process.stderr is not None
+        lines: list[str] = []
+        async for line in process.stderr:
+            lines = [*lines, line.decode(errors="replace").rstrip()][-_LINES:]
+            state["detail"] = lines[-1][-500:]
+        code = await process.wait()
+        state["state"] = "done" if code == 0 else "failed"
+        if code != 0:
+            logger.warning("reindexing %s ended with %d: %s", self._served.name, code, " / ".join(lines)[-1000:])
+
+    def _write(self, products: Sequence[Product], deleted: Sequence[str]) -> dict[str, Any]:
+        catalog = self._served.catalog
+        gone = catalog.delete(deleted) if deleted else 0
+        report = catalog.add(products)
+        return {
+            "added": report.added,
+            "updated": report.updated,
+            "unchanged": report.unchanged,
+            "deleted": gone,
+            "refused": list(report.refusals),
+            "failures": dict(report.failures),
+        }
+
+
+def _be_nice() -> None:
+    os.nice(_NICENESS)
