@@ -15,7 +15,7 @@ from ..errors import TableError, UsageError
 from ..files import whole_file
 from ..formats import ArrowRows, JsonRows, Rows, TableKind, dump, format_of, is_url, local_path, writer_for
 from ..records import is_missing
-from .fields import Field, FieldKind
+from .fields import Field, FieldKind, number_text
 from .product_columns import ProductColumns
 from .products import Product
 
@@ -133,7 +133,8 @@ def _value(declared: Field, value: Any, *, stored: bool) -> Any:
     if is_missing(value) or declared.stored(value) is None:
         return None
     if declared.kind == "texts":
-        return [value] if isinstance(value, str) else [str(each) for each in value]
-    if not stored:
-        return value
-    return str(value) if declared.kind in ("text", "date") else declared.stored(value)
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        return [each if isinstance(each, str) else number_text(each) for each in texts]
+    if declared.kind == "text":
+        return value if isinstance(value, str) else number_text(value)
+    return declared.stored(value) if stored and declared.kind != "date" else value
