@@ -153,6 +153,18 @@ def test_matches_are_a_table_with_the_next_page(filled: Path, capsys: pytest.Cap
     assert ids == everything
 
 
+def test_dates_are_shown_as_dates(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "found.html"
+    assert command("match", filled, "a red shoe", "--facet", "added", "--html", page) == 0
+    said = capsys.readouterr().out
+    days = dict(re.findall(r"^(20\d\d-\d\d-\d\d) +(\d)$", said, re.MULTILINE))
+    assert sum(map(int, days.values())) == 5
+    assert all(f"<td>{day}</td>" in page.read_text(encoding="utf-8") for day in days)
+    day, count = next(iter(days.items()))
+    assert command("match", filled, "a red shoe", "--where", f"added = '{day}'", "--facet", "added", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["facets"]["added"] == [{"value": day, "count": int(count)}]
+
+
 def test_matches_are_json(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = SAMPLE / "images" / "red_shoe.jpg"
     assert command("match", filled, "--image", picture, "--without", "blue", "--top-k", "1", "--json") == 0

@@ -181,6 +181,18 @@ def test_pictures_products_and_vectors_are_terms_too() -> None:
         assert ids(catalog.match(Query([Term(product="r"), Term("blue")], top_k=1))) == ["m"]
 
 
+def test_a_facet_is_what_a_filter_takes() -> None:
+    days = ["2026-01-31", "2026-01-31T00:00", "2026-01-31T09:30:00.5+01:00"]
+    with shop() as catalog:
+        catalog.add(product(str(number), added=day, price=7.5) for number, day in enumerate(days))
+        for query in (Query(), Query("red"), Query("red", fusion="rrf"), Query("red", min_similarity=0.5)):
+            found = catalog.match(replace(query, facets=["added", "price", "_id"]))
+            assert found.facets["added"] == {"2026-01-31": 2, "2026-01-31T08:30:00.500000+00:00": 1}
+            assert json.loads(json.dumps(found.as_dict()))["facets"]["added"][0] == {"value": "2026-01-31", "count": 2}
+            for name, counts in found.facets.items():
+                assert all(catalog.match(Query(where={name: value})).total == counts[value] for value in counts)
+
+
 @pytest.mark.parametrize("fusion", ["sum", "rrf"])
 def test_reasons_add_up_to_the_score(colours: Catalog, fusion: str) -> None:
     terms = [Term("big red"), Term(image=inline("green"), weight=0.5), Term("blue", weight=-0.3)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
-from .counting import Facets, count_numbers, count_passing
+from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
 from .fields import BUILT_IN, ID, named
 from .filters import And, Filter, Not, OneOf, parse_filter
@@ -134,7 +134,9 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
     if len(ranking.candidates) > len(shown):
         key = (shown[-1].key, shown[-1].product.id)
         after = write_cursor(ask.query, Cursor(ask.generation.number, key, ask.seen + len(shown)))
-    return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, ranking.plan)
+    total, facets = ranking.counts
+    facets = written_facets(facets, (*BUILT_IN, *ask.ledger.fields))
+    return Matches(tuple(matches), total, facets, after, ask.generation.number, ranking.plan)
 
 
 def _match(

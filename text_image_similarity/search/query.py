@@ -211,7 +211,8 @@ class Matches(Sequence[Match]):
     Args:
         matches: The products, best first.
         total: How many products there are on all pages; groups, where those were asked for.
-        facets: For each field asked for how many of all products found have each of its values, the most frequent first.
+        facets: For each field asked for how many of all products found have each of its values, the most frequent first; a date is a
+            text, as filters take it.
         next: What to give as `Query.after` for the next page; None on the last one.
         generation: The generation that answered.
         plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index; `list`:
