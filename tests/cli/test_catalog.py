@@ -188,6 +188,22 @@ def test_a_table_is_searched_without_a_catalogue(table: Path, capsys: pytest.Cap
     assert sorted(table.parent.iterdir()) == before
 
 
+def test_words_find_products_of_a_table_without_pictures(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("match", table, "a red shoe", "--image-col", "", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["matches"]
+    assert found[0]["product"]["id"] == "runner-red"
+    assert [reason["term"] for reason in found[0]["why"]] == ["words"]
+    assert command("catalog", "create", tmp_path / "c", "--fields-from", table, "--quiet") == 0
+    assert command("catalog", "add", tmp_path / "c", table, "--image-col", "", "--quiet") == 0
+    (tmp_path / "in.csv").write_text("q\na red shoe\n")
+    asked = ["match-table", tmp_path / "c", tmp_path / "in.csv", tmp_path / "out.csv", "--text-col", "q", "--quiet"]
+    assert command(*asked) == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["product_id"] for row in csv.DictReader(file)] == ["runner-red"]
+
+
 def test_matches_are_a_page(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "found.html"
     asked = ["match", filled, "<b>red</b>", "--top-k", "3", "--facet", "color", "--html", page]
