@@ -171,8 +171,7 @@ class Ingest:
                 self.report.refuse(str(problem))
                 continue
             images = [resolve_reference(image, self._base) for image in product.images]
-            resolved = product if images == list(product.images) else with_images(product, images)
-            self._waiting.append(_Pending(resolved, values, fields))
+            self._waiting.append(_Pending(with_images(product, images), values, fields))
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
@@ -200,7 +199,7 @@ class Ingest:
             for id, pending in latest.items()
             if (old := before.get(id)) is None
             or not _same(old.product, pending)
-            or not _same_pictures(earlier.get(old.number, []), pictures[id])
+            or _seen(earlier.get(old.number, [])) != _seen(pictures[id])
         }
         fresh = sum(id not in before for id in changed)
         others: dict[int, dict[str, list[Picture]]] = {live.number: pictures}
@@ -323,11 +322,9 @@ def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) ->
 
 def _same(old: Product, pending: _Pending) -> bool:
     new = pending.product
-    words = (new.name, new.description, new.images, new.group or None)
-    return (old.name, old.description, old.images, old.group) == words and fields_as_json(old) == pending.fields
+    words = (new.name, new.description, new.images, new.group or None, pending.fields)
+    return (old.name, old.description, old.images, old.group, fields_as_json(old)) == words
 
 
-def _same_pictures(old: Sequence[Picture], new: Sequence[Picture]) -> bool:
-    return [(p.content, p.error, p.vector is None) for p in old] == [
-        (p.content, p.error, p.vector is None) for p in new
-    ]
+def _seen(pictures: Sequence[Picture]) -> list[tuple[bytes | None, str | None, bool]]:
+    return [(picture.content, picture.error, picture.vector is None) for picture in pictures]
