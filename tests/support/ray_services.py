@@ -23,6 +23,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.support.clock import wait_for
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.services import MINI, base64_pair
@@ -113,16 +114,6 @@ def kill_one(deployment: str) -> None:
     before = replicas(deployment)
     before[0].kill()
     wait_for(lambda: len(set(replicas(deployment)) - set(before)) == 1)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Return what a condition gives as soon as it is true."""
-    end = time.monotonic() + seconds
-    pause = threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not come true in time"
-        pause.wait(0.05)
-    return found
 
 
 def pairs_of_colours(count: int) -> list[tuple[dict[str, Any], float]]:

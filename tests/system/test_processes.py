@@ -22,6 +22,7 @@ from tests.support.server import Server, response
 from tests.support.services import base64_pair, process
 from text_image_similarity import UsageError
 from text_image_similarity.cli.serve import add_service_options, settings_of
+from text_image_similarity.service.keys import ApiKey
 
 QUICK = ("--model", "mini", "--drain-delay", "0")
 
@@ -38,7 +39,7 @@ def test_without_options_two_models_are_served_and_one_is_loaded() -> None:
         "fast": ("fast", None),
         "accurate": ("accurate", None),
     }
-    assert (found.default, found.lazy, found.api_keys) == ("fast", {"accurate"}, frozenset())
+    assert (found.default, found.lazy, found.keys) == ("fast", {"accurate"}, ())
 
 
 def test_models_have_names_and_revisions() -> None:
@@ -67,8 +68,8 @@ def test_options_reach_the_settings() -> None:
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("first\n\n second \n")
-    assert settings("--api-key-file", str(file)).api_keys == {"first", "second"}
-    assert settings(TEXT_IMAGE_SIMILARITY_API_KEYS="a, b,").api_keys == {"a", "b"}
+    assert settings("--api-key-file", str(file)).keys == (ApiKey("first"), ApiKey("second"))
+    assert settings(TEXT_IMAGE_SIMILARITY_API_KEYS="a, b,").keys == (ApiKey("a"), ApiKey("b"))
     file.write_text("\n")
     for name in ("keys", "nothing"):
         with pytest.raises(UsageError, match="--api-key-file"):
@@ -127,6 +128,7 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
 HANGING = """
 import sys, threading
 from text_image_similarity.cli import main
+from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.inference import local
 
 def hang(config):

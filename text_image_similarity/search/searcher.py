@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from ..encoders import Encoder
 from ..errors import InputTypeError, RowError
 from ..pipeline import Outcome
 from .answer import Checked, answer, check
@@ -35,6 +36,14 @@ class Searcher:
     def open(self, generation: Generation) -> None:
         """Open what a generation searches, so that its first query need not wait for that."""
         self._session.store(generation)
+
+    def lend(self, generation: Generation, encoder: Encoder) -> None:
+        """Use a loaded encoder for a generation, whose model it has to be.
+
+        Raises:
+            DatabaseError: It is another model: its vectors cannot be compared with the generation's.
+        """
+        self._session.lend(generation, encoder)
 
     def check(self, query: Query, generation: Generation) -> Checked:
         """Make sure that a generation can answer a query once its terms are encoded; `contents` says what that takes.

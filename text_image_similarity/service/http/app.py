@@ -32,6 +32,10 @@ Errors of whole requests are RFC 9457 problem details with a `code`; a pair's ow
 scores. Every answer carries `X-Request-Id`."""
 
 
+_MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
+_KEEPING = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
+
+
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
     """Return the service; its models are loaded when it starts.
 
@@ -78,9 +82,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.draining = False  # set when the service is about to end
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
     documentation = list(app.routes)  # all that there is so far
-    matching = (search_routes.work, search_routes.pictures, catalog_routes.similar)
-    keeping = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
-    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *matching, *keeping)
+    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):
         app.include_router(router)
@@ -96,7 +98,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         tracing=tracing,
         work_routes=work_routes,
         open_routes=open_routes,
-        match_routes=[route for router in matching for route in router.routes],
+        match_routes=[route for router in _MATCHING for route in router.routes],
         journal=journal,
     )
     return app

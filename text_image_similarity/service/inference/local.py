@@ -142,6 +142,11 @@ class LocalModelPool:
             raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=RELOAD_S)
         return served.name, items
 
+    def encoder(self, model: str) -> Encoder | None:
+        """See `ModelPool`."""
+        served = self._models.find(model)
+        return None if served is None else served.encoder
+
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
         if self._inflight >= self._settings.max_inflight:

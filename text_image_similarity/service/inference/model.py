@@ -65,7 +65,7 @@ class ServedModel:
         self._known = EmbeddingMemory(settings.cache_entries, open_cache(config, encoder, max_entries=_FILE_ENTRIES))
         self._stages = Stages(config, encoder, partial(self._find, "image"))
         self._rate = 0.0  # items a second, lately
-        self._encoder = encoder
+        self.encoder = encoder
         self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
@@ -260,7 +260,7 @@ class ServedModel:
         if self.problem is not None:
             return
         try:
-            _self_test(self.name, self._encoder)
+            _self_test(self.name, self.encoder)
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)

@@ -214,7 +214,12 @@ class ServedCatalog:
         if generation.number not in self._models:
             identity = generation.identity
             config = replace(self._config, model=identity.model, revision=identity.revision)
-            self._models[generation.number] = await self._pool.serve_model(config)
+            name = await self._pool.serve_model(config)
+            if (
+                encoder := self._pool.encoder(name)
+            ) is not None:  # whoever writes needs it too, and another one is refused
+                await asyncio.to_thread(self.catalog.searcher.lend, generation, encoder)
+            self._models[generation.number] = name
         return self._models[generation.number]
 
     async def prepare(self, generation: Generation) -> None:
