@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
+from .arguments import naming
 from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
 from .fields import BUILT_IN, ID, named
@@ -26,8 +27,16 @@ from .stores import Hits
 from .vectors import Encoded, encode
 
 
-def answer(session: Session, generation: Generation, queries: Sequence[Query]) -> list[Matches | RowError]:
+def answer(
+    session: Session, generation: Generation, queries: Sequence[Query], *, names: Sequence[str]
+) -> list[Matches | RowError]:
     """Answer queries with one generation: texts are encoded in one go, and those under the same filter searched for at once.
+
+    Args:
+        session: The open parts of the catalogue.
+        generation: The generation.
+        queries: The queries.
+        names: What messages call each query.
 
     Returns:
         For each query its answer, or why one of its terms cannot be encoded.
@@ -35,16 +44,18 @@ def answer(session: Session, generation: Generation, queries: Sequence[Query]) -
     Raises:
         UsageError: A query cannot be answered as it is.
     """
-    checked = [_checked(session, query) for query in queries]
-    cursors = [read_cursor(query, generation.number) for query in queries]
+    checked: list[tuple[Filter | None, Cursor | None]] = []
+    for query, name in zip(queries, names, strict=True):
+        with naming(name):
+            checked.append((_checked(session, query), read_cursor(query, generation.number)))
     similar = any(query.parts for query in queries)
     encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in queries]
     if similar:
-        encoded = encode(queries, session.scorer(generation), session.ledger, generation)
+        encoded = encode(queries, session.scorer(generation), session.ledger, generation, names=names)
     store = session.store(generation) if similar else None
     passing: dict[str, int] = {}
     asks: list[Ask | RowError] = []
-    for query, where, cursor, found in zip(queries, checked, cursors, encoded, strict=True):
+    for query, (where, cursor), found in zip(queries, checked, encoded, strict=True):
         if isinstance(found, RowError):
             asks.append(found)
             continue
@@ -56,7 +67,11 @@ def answer(session: Session, generation: Generation, queries: Sequence[Query]) -
         asks.append(Ask(found, where, cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
-    return [ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning) for ask in asks]
+    answers: list[Matches | RowError] = []
+    for ask, name in zip(asks, names, strict=True):
+        with naming(name):
+            answers.append(ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning))
+    return answers
 
 
 def _checked(session: Session, query: Query) -> Filter | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, UsageError
 from ..pipeline import Outcome, Scorer
 from ..similarity import Embeddings
+from .arguments import naming
 from .ledger import Generation, Ledger
 from .query import Query, Term
 
@@ -41,9 +42,21 @@ class Encoded:
 
 
 def encode(
-    queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation
+    queries: Sequence[Query],
+    scorer: Scorer,
+    ledger: Ledger,
+    generation: Generation,
+    *,
+    names: Sequence[str] | None = None,
 ) -> list[Encoded | RowError]:
     """Encode the terms of queries, all texts together and all pictures together.
+
+    Args:
+        queries: The queries.
+        scorer: What encodes.
+        ledger: The products.
+        generation: The generation that the scorer encodes for.
+        names: What messages call each query.
 
     Returns:
         For each query its vectors, or why one of its terms has none.
@@ -65,13 +78,17 @@ def encode(
             images, scorer.embed_images([t.image for t in images if t.image is not None]), strict=True
         )
     }
+    encoded = []
     own: dict[int, int] = {}
-    for term in terms:
-        if term.product is not None:
-            own[id(term)], found[id(term)] = _product_vector(term.product, ledger, generation)
-        elif term.vector is not None:
-            found[id(term)] = _given_vector(term, generation.identity.embed_dim)
-    return [_encoded(query, [found[id(term)] for term in query.parts], own) for query in queries]
+    for query, name in zip(queries, names or [""] * len(queries), strict=True):
+        with naming(name):
+            for term in query.parts:
+                if term.product is not None:
+                    own[id(term)], found[id(term)] = _product_vector(term.product, ledger, generation)
+                elif term.vector is not None:
+                    found[id(term)] = _given_vector(term, generation.identity.embed_dim)
+            encoded.append(_encoded(query, [found[id(term)] for term in query.parts], own))
+    return encoded
 
 
 def _encoded(query: Query, outcomes: Sequence[Outcome], own: dict[int, int]) -> Encoded | RowError:
