@@ -292,7 +292,10 @@ def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None
         (lambda shop: shop.calibrate([5]), r"judgements\[0\] must be a Judgement, not an int"),
     ],
 )
-def test_arguments_that_cannot_be_used_are_named(call: Callable[[Any], object], message: str) -> None:
+def test_arguments_that_cannot_be_used_are_named(
+    call: Callable[[Any], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with shop() as catalog:
         catalog.add(product("a"))
         with pytest.raises(UsageError, match=message):
@@ -315,7 +318,10 @@ def test_arguments_that_cannot_be_used_are_named(call: Callable[[Any], object], 
         (":memory:", {"fields": 5}, "fields must be a list of Field, not an int"),
     ],
 )
-def test_a_catalogue_is_not_made_of_what_cannot_be_used(place: Any, options: dict[str, Any], message: str) -> None:
+def test_a_catalogue_is_not_made_of_what_cannot_be_used(
+    place: Any, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=message):
         open_catalog(place, **{"fields": [], "encoder": ColourEncoder(), **options})
 
