@@ -96,6 +96,15 @@ def test_known_pictures_are_not_encoded_again(tmp_path: Path) -> None:
         assert encoder.images == 2
 
 
+def test_a_product_that_says_the_same_otherwise_is_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    with open_catalog(":memory:", fields=FIELDS, config=Config(base_dir=tmp_path), encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", images="a.png", fields={"price": Decimal(3)}))
+        again = Product("a", images=str(tmp_path / "a.png"), fields={"price": 3, "tags": None}, group="")
+        assert catalog.add(again).unchanged == 1
+        assert catalog.add(replace(again, group="mugs")).updated == 1
+
+
 def test_a_picture_that_changes_under_its_name_is_encoded_again(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(make_png("red"))
     with shop() as catalog:

@@ -15,7 +15,17 @@ import pytest
 
 from tests.support.images import inline, make_png
 from tests.support.shop import FIELDS, CountingEncoder, shop
-from text_image_similarity import Catalog, Field, Product, StoppedError, TableError, UsageError, open_catalog
+from text_image_similarity import (
+    Catalog,
+    Config,
+    Dialect,
+    Field,
+    Product,
+    StoppedError,
+    TableError,
+    UsageError,
+    open_catalog,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import ProductColumns, ProductTable
 
@@ -50,6 +60,30 @@ def test_a_table_made_of_a_catalogue_is_read_again(tmp_path: Path, catalog: Cata
         assert (report.added, report.refusals) == (len(given), [])
         assert list(other.products()) == list(catalog.products())
     assert catalog.add_table(tmp_path / name).unchanged == len(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("out.tsv", "two\nlines"), ("out.tsv", "a\ttab"), ("out.tsv", '"quoted'), ("out.csv", 'two\n\\"lines')],
+)
+def test_a_table_that_is_read_only_with_its_quoting_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    config = Config(dialect=Dialect(quoting="minimal"))
+    with shop() as catalog, open_catalog(":memory:", fields=FIELDS, config=config, encoder=ColourEncoder()) as other:
+        catalog.add(Product("a", text))
+        catalog.export(tmp_path / name)
+        assert other.add_table(tmp_path / name).added == 1
+        assert list(other.products()) == list(catalog.products())
+        with pytest.raises(TableError, match="--quoting minimal"):
+            catalog.add_table(tmp_path / name)
+        assert "add --quoting minimal" in caplog.text
+        caplog.clear()
+        catalog.delete("a")
+        catalog.add(Product("a", 'one \\"line'))
+        catalog.export(tmp_path / name, force=True)
+        assert catalog.add_table(tmp_path / name).unchanged == 1
+        assert not caplog.text
 
 
 def test_a_table_is_written_complete_or_not_at_all(tmp_path: Path, catalog: Catalog) -> None:

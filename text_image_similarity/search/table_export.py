@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -15,12 +16,25 @@ import pyarrow as pa
 from ..config import true_or_false
 from ..errors import TableError, UsageError
 from ..files import whole_file
-from ..formats import ArrowRows, JsonRows, Rows, TableKind, dump, format_of, is_url, local_path, writer_for
+from ..formats import (
+    ArrowRows,
+    JsonRows,
+    Rows,
+    TableKind,
+    dump,
+    format_of,
+    is_ambiguous,
+    is_url,
+    local_path,
+    writer_for,
+)
 from ..records import is_missing
 from .arguments import check_type
 from .fields import Field, FieldKind, number_text
 from .product_columns import ProductColumns
 from .products import Product
+
+logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 1000  # products in memory
 _QUOTE = re.compile(r'\\(["\\])')
@@ -64,7 +78,7 @@ def export_table(
     shape = _shape(ProductColumns() if columns is None else columns, declared)
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
     writer = writer_for(out, schema)
-    count = 0
+    count, ambiguous = 0, False
     try:
         with (
             TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
@@ -73,12 +87,20 @@ def export_table(
             parts: list[Path] = []
             for rows in _parts(products, shape, declared, kind, schema):
                 count += len(rows)
+                if kind in ("csv", "tsv"):
+                    ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
                 parts.append(Path(folder, f"{len(parts)}.{kind}"))
                 parts[-1].write_bytes(writer.part(rows, [()] * len(rows)))
             with whole.open("wb") as file:
                 writer.join(parts, file)
     except OSError as exc:
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
+    if ambiguous:
+        logger.warning(
+            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; where it is read again, add --quoting minimal "
+            "(Config(dialect=Dialect(quoting='minimal')))",
+            out,
+        )
     return count
 
 
