@@ -123,11 +123,17 @@ def is_catalog(where: str) -> bool:
         from .ledger.postgres import has_catalog  # with psycopg, which only this door needs
 
         return has_catalog(where)
-    folder = Path(where)
+    try:
+        return _is_catalog(Path(where))
+    except OSError as exc:
+        raise DatabaseError(f"{where} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _is_catalog(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
-        raise DatabaseError(f"{where} is a file, and a catalogue is a folder")
+        raise DatabaseError(f"{folder} is a file, and a catalogue is a folder")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
-        raise DatabaseError(f"{where} is a folder with other things in it, and not a catalogue; name a new one")
+        raise DatabaseError(f"{folder} is a folder with other things in it, and not a catalogue; name a new one")
     return (folder / FILE).is_file()
 
 
