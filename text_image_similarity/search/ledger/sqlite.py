@@ -207,7 +207,9 @@ class SqliteDatabase:
             place, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
         )
         try:
-            file.execute("PRAGMA cache_size = -65536")  # reads the file's schema too, so that one which cannot be read is told
+            file.execute(
+                "PRAGMA cache_size = -65536"
+            )  # reads the file's schema too, so that one which cannot be read is told
         except BaseException:
             file.close()
             raise
