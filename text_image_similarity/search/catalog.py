@@ -58,7 +58,7 @@ def open_catalog(
         store: What searches, of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL, and of one that is there its own.
         model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one
-            knows its model: name it only where its folder has moved.
+            knows its model, whatever `config` says: name it only where its folder has moved.
         config: The other settings, as for `score_pairs`: device, batch size, limits, where relative references start.
         encoder: A loaded encoder to use and share instead; no model is loaded then.
 
