@@ -48,6 +48,7 @@ FLOORS = {
 # The same inside the rooms that are as large as all others of their floor together.
 FLOORS_WITHIN = {
     "search": {
+        "arguments": 0,
         "fields": 0,
         "nearest": 0,
         "database": 0,

@@ -238,11 +238,25 @@ def test_models_are_switched_and_measured(filled: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "dropped  nothing\n"
 
 
+@pytest.mark.parametrize("number", ["1_0", "１０"])
+def test_a_number_is_spelled_as_in_a_table(filled: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, kind in (("--top-k", "int"), ("--min-similarity", "float")):
+        assert command("match", filled, "a red shoe", option, number) == 2
+        assert f"argument {option}: invalid {kind} value: '{number}'" in capsys.readouterr().err
+
+
+def test_a_model_is_named_where_it_counts(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("match", filled, "a red shoe", "--model", "accurate") == 2
+    assert f"catalog reindex {filled} --model accurate" in capsys.readouterr().err
+
+
 def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.csv").write_text('q\na red shoe\n""\n')
     asked = ["match-table", filled, tmp_path / "in.csv", tmp_path / "out.csv"]
     assert command(*asked) == 2
     assert "name the column of texts with --text-col" in capsys.readouterr().err
+    assert command(*asked, "--text-col", "q", "--where", "colour = 'red'") == 2
+    assert "error: there is no field 'colour'" in capsys.readouterr().err
     assert command(*asked, "--text-col", "q", "--where", "color = 'red'") == 0
     said = capsys.readouterr().out
     assert "answered               1\nfailed: empty_caption  1\n" in said

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ..config import Config, require_config
 from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, UsageError
 from ..files import path_text
+from .arguments import check_encoder
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
 from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation
@@ -30,13 +32,16 @@ def open_session(
     *,
     fields: Sequence[Field] | None,
     store: str | None,
+    model: str | PathLike[str] | None,
     config: Config | None,
     encoder: Encoder | None,
 ) -> Session:
     """Open the parts of a catalogue, or make it; see `open_catalog`."""
-    where = path_text(place, "place")
+    where = _checked_place(place)
     config = Config(model="mini") if config is None else config
     require_config(config)
+    config = config if model is None else replace(config, model=model)
+    check_encoder(encoder)
     if config.score != "cosine":
         raise UsageError("the similarities of a catalogue are cosines; leave Config.score as it is")
     declared = None if fields is None else checked_fields(fields)
@@ -53,10 +58,31 @@ def open_session(
     else:
         database = _open(where)
     try:
-        return _session(where, database, declared, config, encoder)
+        session = _session(where, database, declared, config, encoder)
+        _check_store(where, session, store)
     except BaseException:
         database.close()
         raise
+    session.live_model = None if model is None else path_text(model, "model")
+    return session
+
+
+def _checked_place(place: object) -> str:
+    where = path_text(place, "place")
+    if not where or "\0" in where:
+        raise UsageError(f"place={where!r} cannot be a catalogue; name a folder, or postgresql://...")
+    if "://" in where and not where.startswith(SERVERS):
+        raise UsageError(f"{where} cannot be a catalogue: it is in a folder, or in PostgreSQL (postgresql://...)")
+    return where
+
+
+def _check_store(where: str, session: Session, store: str | None) -> None:
+    ((kept,),) = session.ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
+    if store is not None and store != kept:
+        raise UsageError(
+            f"the catalogue {where} has the store {kept}, not {store}, and keeps it; to have another one, make a new catalogue with it, "
+            "export the products of this one (catalog export), and add them there (catalog add)"
+        )
 
 
 def default_kind(where: str) -> str:
@@ -97,11 +123,17 @@ def is_catalog(where: str) -> bool:
         from .ledger.postgres import has_catalog  # with psycopg, which only this door needs
 
         return has_catalog(where)
-    folder = Path(where)
+    try:
+        return _is_catalog(Path(where))
+    except OSError as exc:
+        raise DatabaseError(f"{where} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _is_catalog(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
-        raise DatabaseError(f"{where} is a file, and a catalogue is a folder")
+        raise DatabaseError(f"{folder} is a file, and a catalogue is a folder")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
-        raise DatabaseError(f"{where} is a folder with other things in it, and not a catalogue; name a new one")
+        raise DatabaseError(f"{folder} is a folder with other things in it, and not a catalogue; name a new one")
     return (folder / FILE).is_file()
 
 

@@ -12,11 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from types import NoneType
 from typing import Any
 
 from ..errors import UsageError
 from ..formats import check_columns
 from ..records import is_missing
+from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
@@ -37,6 +39,9 @@ class ProductColumns:
         description: Its description; None takes `description` where that is there.
         group: What its variants have in common; None takes `group` where that is there.
         fields: For declared fields that are not in the column of their name, the column.
+
+    Raises:
+        InputTypeError: One is not the name of a column.
     """
 
     id: str = "id"
@@ -45,6 +50,15 @@ class ProductColumns:
     description: str | None = None
     group: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_type("ProductColumns.id", self.id, str, "the name of a column")
+        for name in ("name", "description", "group"):
+            check_type(f"ProductColumns.{name}", getattr(self, name), (str, NoneType), "the name of a column, or None")
+        images = texts_of("ProductColumns.images", self.images, "the name of a column, or several")
+        object.__setattr__(self, "images", images)
+        check_type("ProductColumns.fields", self.fields, Mapping, "a mapping from fields to columns")
+        texts_of("ProductColumns.fields", list(self.fields.values()), "names of columns")
 
 
 @dataclass(frozen=True, slots=True)

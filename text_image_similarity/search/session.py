@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -151,6 +151,20 @@ class Session:
             self._stores.pop(generation.number, None)
             if (scorer := self._scorers.pop(generation.number, None)) is not None:
                 scorer.close()
+
+    def drop_others(self) -> list[int]:
+        """Remove all generations but the one that answers, and return their numbers."""
+        others = [generation for generation in self.generations.all() if generation.state != "live"]
+        for generation in others:
+            self.drop(generation)
+        return [generation.number for generation in others]
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove products from the ledger and the stores, and return how many were there."""
+        self.follow_all()  # before anything is written: a store that is ahead has followed another ledger
+        deleted = self.ledger.delete(ids)
+        self.follow_all()
+        return deleted
 
     def close(self) -> None:
         """Close everything."""

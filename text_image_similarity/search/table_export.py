@@ -8,10 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
 
+from ..config import true_or_false
 from ..errors import TableError, UsageError
 from ..files import whole_file
 from ..formats import (
@@ -27,6 +29,7 @@ from ..formats import (
     writer_for,
 )
 from ..records import is_missing
+from .arguments import check_type
 from .fields import Field, FieldKind, number_text
 from .product_columns import ProductColumns
 from .products import Product
@@ -65,6 +68,8 @@ def export_table(
         UsageError: The file is there, the name says no format, or two columns would have one name.
         TableError: It cannot be written.
     """
+    check_type("columns", columns, (ProductColumns, NoneType), "a ProductColumns")
+    true_or_false("force", force)
     if is_url(out):
         raise UsageError(f"{out} is a URL; export to a file on this machine, and copy it from there")
     path, kind = local_path(out), format_of(out).kind

@@ -1,6 +1,7 @@
 """A ledger in an SQLite file: no server, no extra, many readers beside one writer at a time (write-ahead mode).
 
-The file does not belong on a network file system, whose locks SQLite cannot rely on.
+The file does not belong on a network file system, whose locks SQLite cannot rely on. Where nothing can be written, not even
+the files that SQLite keeps beside it, a catalogue can still be read.
 """
 
 from __future__ import annotations
@@ -78,8 +79,10 @@ class SqliteDatabase:
         # Two connections, so that reading never waits for another process's writing. What is in memory alone has one.
         self._writing = RLock()
         self._reading = self._writing if self._path == MEMORY else RLock()
+        # What the file was like when it was opened as one that nobody changes; None for one that may be written.
+        self._frozen: tuple[int, ...] | None = None
         with self._failing():
-            self._file = self._connect()
+            self._file = self._connect() if fields is not None else self._open()
             try:
                 self._set_up(fields)
                 self._reader = self._file if self._path == MEMORY else self._connect()
@@ -89,6 +92,7 @@ class SqliteDatabase:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._reading, self._failing():
+            self._renew()
             return self._reader.execute(sql, _plain(values)).fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
@@ -98,6 +102,8 @@ class SqliteDatabase:
             return
         if everything:
             _read_ahead(self._path)
+        with self._reading, self._failing():
+            self._renew()
         with self._failing(), closing(self._connect()) as file:  # one of its own, so that writers go on meanwhile
             found = file.execute(sql)
             while rows := found.fetchmany(size):
@@ -120,11 +126,19 @@ class SqliteDatabase:
         if self._path == MEMORY:
             yield True
             return
+        lock, held = FileLock(f"{self._path}.lock"), False
         try:
-            with FileLock(f"{self._path}.lock", timeout=-1 if wait else 0):
-                yield True
+            lock.acquire(timeout=-1 if wait else 0)
+            held = True
         except Timeout:
-            yield False
+            pass
+        except OSError as exc:
+            if wait:
+                raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
+        try:
+            yield held
+        finally:
+            lock.release()
 
     def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:
         writer = SqliteWriter(fields, "product")
@@ -165,9 +179,40 @@ class SqliteDatabase:
             self._file.close()
             self._reader.close()
 
+    def _open(self) -> sqlite3.Connection:
+        """Connect to a file that is there, as to one that nobody changes where SQLite can write nothing beside it."""
+        self._frozen = None
+        try:
+            return self._connect()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                raise
+            self._frozen = _state_of(self._path)
+            if self._frozen[-1]:
+                raise DatabaseError(
+                    f"the catalogue {self._path} cannot be read here, because its last changes are still in {self._path}-wal: open it "
+                    "once where its folder can be written"
+                ) from exc
+        return self._connect()
+
+    def _renew(self) -> None:
+        """Open a file again that somebody has changed, though this user cannot."""
+        if self._frozen is not None and self._frozen != _state_of(self._path):
+            self._reader.close()
+            self._reader = self._open()
+
     def _connect(self) -> sqlite3.Connection:
-        file = sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
-        file.execute("PRAGMA cache_size = -65536")
+        place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
+        file = sqlite3.connect(
+            place, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
+        )
+        try:
+            file.execute(
+                "PRAGMA cache_size = -65536"
+            )  # reads the file's schema too, so that one which cannot be read is told
+        except BaseException:
+            file.close()
+            raise
         return file
 
     def _set_up(self, fields: Sequence[Field] | None) -> None:
@@ -215,13 +260,21 @@ class SqliteDatabase:
             raise DatabaseError(f"the catalogue {self._path} failed: {text}{hint}") from exc
 
 
+_READ_ONLY = "; here it can only be read: its folder, its file or the file system cannot be written by this user"
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: make room, and run the same again",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
     "malformed": "; restore it from a backup, or add its products to a new catalogue",
     "not a database": "",
-    "readonly": "; it cannot be written by this user",
+    "readonly": _READ_ONLY,
 }
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    """Return what changes with a database's file; last the size of the changes that are not in it yet."""
+    found = Path(path).stat()
+    log = Path(f"{path}-wal")
+    return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0
 
 
 class _Transaction:

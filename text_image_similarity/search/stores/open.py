@@ -18,6 +18,8 @@ _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 def check_kind(kind: str, place: str) -> None:
     """Raise a `ConfigError` unless a kind of store is known, complete, and possible for a catalogue at some place."""
+    if not isinstance(kind, str):
+        raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
         raise ConfigError("store='pgvector' is in the database of its catalogue, whose place is then postgresql://...")
     if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):

@@ -179,7 +179,9 @@ class ServedCatalog:
         searcher = self.catalog.searcher
         version = searcher.version  # first: what is written from now on makes the answer newer than its key
         generation = searcher.live()
-        return generation, version, [searcher.check(query, generation) for query in queries]
+        names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
+        asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
+        return generation, version, asked
 
     async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Answered]:
         assert self._scans is not None, "the service has not started"
