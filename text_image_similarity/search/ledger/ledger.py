@@ -20,7 +20,7 @@ from ..filters import Filter
 from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, first_error
 from ..stores.protocol import Changes, Rows
-from .database import Database, Row, Transaction, advance
+from .database import Database, Row, Transaction, advance, intact
 from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
@@ -104,11 +104,11 @@ class Ledger:
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
         """Return products by their ids; unknown ones are left out."""
         rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
-        return {row[1]: found_of(row) for row in rows}
+        return {found.product.id: found for found in self._found(rows)}
 
     def by_number(self, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Product]:
         """Return those of products that are there and pass a filter, by their numbers."""
-        return {row[0]: found_of(row).product for row in self._passing(PRODUCT, numbers, where)}
+        return {found.number: found.product for found in self._found(self._passing(PRODUCT, numbers, where))}
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return those of products that are there and pass a filter, in their order."""
@@ -124,16 +124,18 @@ class Ledger:
         """Return what a generation's model made of the pictures of products, in their order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
         rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
-        return {
-            number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
-            for number, group in groupby(rows, key=lambda row: int(row[0]))
-        }
+        with intact(self.database):
+            return {
+                number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
+                for number, group in groupby(rows, key=lambda row: int(row[0]))
+            }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
         """Return the vector that a generation's model made of a picture's content, whatever product has it; or None."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
-        return vector_of(rows[0][0]) if rows else None
+        with intact(self.database):
+            return vector_of(rows[0][0]) if rows else None
 
     def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
         """Return those pictures' contents that a generation has vectors of."""
@@ -177,7 +179,8 @@ class Ledger:
             condition, values = f"({condition}) AND {behind}", [*values, *more]
         query = f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} ORDER BY {sequence} LIMIT {most:d}"
         rows = self.database.read(query, values)
-        return [(found_of(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
+        stored = [None] * len(rows) if order is None else self._values(order[0], [row[-1] for row in rows])
+        return list(zip(self._found(rows), stored, strict=True))
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
         """Return the numbers of products whose name or description has any of some words, the most relevant first."""
@@ -187,7 +190,7 @@ class Ledger:
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
         """Return products behind a number, by number, with pictures that a generation has not seen yet."""
         query = f"SELECT {PRODUCT} FROM product WHERE number > ? AND {UNSEEN} ORDER BY number LIMIT ?"
-        return [found_of(row) for row in self.database.read(query, (after, generation, most))]
+        return self._found(self.database.read(query, (after, generation, most)))
 
     def sample_vectors(self, generation: int, most: int, seed: int) -> Embeddings:
         """Return the vectors of some pictures, drawn over all products, shape (n, embed_dim)."""
@@ -302,7 +305,12 @@ class Ledger:
         return in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
 
     def _counter(self, name: str) -> int:
-        return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+        with intact(self.database):
+            return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+
+    def _found(self, rows: list[Row]) -> list[Found]:
+        with intact(self.database):
+            return [found_of(row) for row in rows]
 
     def _value(self, field: str, value: Any) -> Value | None:
         (found,) = self._values(field, [value])

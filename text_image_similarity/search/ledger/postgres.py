@@ -110,6 +110,9 @@ class PostgresDatabase:
             self._connections.close()
             raise
 
+    def __str__(self) -> str:
+        return str(self._connections)
+
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._connections.transaction() as transaction:
             return transaction.run(_dialect(sql), values)

@@ -87,6 +87,9 @@ class SqliteDatabase:
                 self._file.close()
                 raise
 
+    def __str__(self) -> str:
+        return self._path
+
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._reading, self._failing():
             return self._reader.execute(sql, _plain(values)).fetchall()
@@ -182,7 +185,9 @@ class SqliteDatabase:
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION or layout == 0:
-            raise DatabaseError(f"{self._path} is not a catalogue")
+            raise DatabaseError(
+                f"{self._path} is not a catalogue; if it was one, restore it from a backup, else name another place"
+            )
         if layout != _LAYOUT:
             raise DatabaseError(
                 f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export its "
@@ -218,8 +223,10 @@ class SqliteDatabase:
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: make room, and run the same again",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
-    "malformed": "; restore it from a backup, or add its products to a new catalogue",
-    "not a database": "",
+    **dict.fromkeys(
+        ("malformed", "not a database", "no such", "vtable"),
+        "; it is damaged: restore it from a backup, or add its products to a new catalogue",
+    ),
     "readonly": "; it cannot be written by this user",
 }
 
