@@ -83,7 +83,8 @@ FLOORS_WITHIN = {
         "reindex": 8,
         "answer": 8,
         "catalog": 9,
-        "__init__": 10,
+        "match_log": 10,
+        "__init__": 11,
     },
     "service": {
         "problems": 0,

@@ -27,7 +27,7 @@ from ..formats import (
     writer_for,
 )
 from ..records import is_missing
-from .fields import Field, FieldKind
+from .fields import Field, FieldKind, number_text
 from .product_columns import ProductColumns
 from .products import Product
 
@@ -155,7 +155,8 @@ def _value(declared: Field, value: Any, *, stored: bool) -> Any:
     if is_missing(value) or declared.stored(value) is None:
         return None
     if declared.kind == "texts":
-        return [value] if isinstance(value, str) else [str(each) for each in value]
-    if not stored:
-        return value
-    return str(value) if declared.kind in ("text", "date") else declared.stored(value)
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        return [each if isinstance(each, str) else number_text(each) for each in texts]
+    if declared.kind == "text":
+        return value if isinstance(value, str) else number_text(value)
+    return declared.stored(value) if stored and declared.kind != "date" else value

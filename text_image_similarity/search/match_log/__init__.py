@@ -1,0 +1,21 @@
+"""The log of matches: what was asked of a catalogue, what it answered, and what people did with it."""
+
+from __future__ import annotations
+
+from .entries import EventKind, LogEntry, LogEvent, new_match_id
+from .match_log import MatchLog
+from .opening import open_match_log
+from .storage import LogStorage
+from .writer import LogRecord, LogWriter
+
+__all__ = [
+    "EventKind",
+    "LogEntry",
+    "LogEvent",
+    "LogRecord",
+    "LogStorage",
+    "LogWriter",
+    "MatchLog",
+    "new_match_id",
+    "open_match_log",
+]

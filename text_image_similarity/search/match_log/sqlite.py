@@ -1,0 +1,131 @@
+"""The log of matches in an SQLite file, in write-ahead mode: readers wait for nobody, writers for each other.
+
+It is a file of its own, so that no import into a catalogue's ledger holds it up.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+
+from ...errors import DatabaseError
+from .storage import TABLES, StoredRow, Table
+
+_APPLICATION = 0x7469736C  # "tisl", by which SQLite tells our files
+_LAYOUT = 1  # in the header's user_version
+MEMORY = ":memory:"
+_PATIENCE_S = 10.0  # how long another process may be writing
+
+
+class SqliteStorage:
+    """A log's tables in a file; see `LogStorage`.
+
+    Args:
+        path: The file, which is made if it is not there, or `:memory:` for one that ends with this object.
+
+    Raises:
+        DatabaseError: It cannot be opened or made, or is something else.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._process = str(path), os.getpid()
+        self._writing = RLock()
+        self._reading = self._writing if self._path == MEMORY else RLock()
+        with self._failing():
+            self._file = self._connect()
+            try:
+                self._set_up()
+                self._reader = self._file if self._path == MEMORY else self._connect()
+            except BaseException:
+                self._file.close()
+                raise
+
+    def insert(self, rows: Mapping[Table, Sequence[StoredRow]]) -> None:
+        with self._transaction() as file:
+            for table, each in rows.items():
+                file.executemany(f"INSERT INTO {table} VALUES (?, ?) ON CONFLICT DO NOTHING", each)
+
+    def get(self, table: Table, id: str) -> str | None:
+        with self._reading, self._failing():
+            found = self._reader.execute(f"SELECT body FROM {table} WHERE id = ?", (id,)).fetchone()
+        return None if found is None else str(found[0])
+
+    def page(self, table: Table, after: str, before: str, most: int, *, newest: bool = False) -> list[StoredRow]:
+        order = "DESC" if newest else "ASC"
+        query = f"SELECT id, body FROM {table} WHERE id > ? AND id < ? ORDER BY id {order} LIMIT ?"
+        with self._reading, self._failing():
+            return self._reader.execute(query, (after, before, most)).fetchall()
+
+    def delete(self, table: Table, before: str, most: int) -> int:
+        chosen = f"SELECT id FROM {table} WHERE id < ? ORDER BY id LIMIT ?"
+        with self._transaction() as file:
+            return file.execute(f"DELETE FROM {table} WHERE id IN ({chosen})", (before, most)).rowcount
+
+    def close(self) -> None:
+        if self._process != os.getpid():
+            return  # what the parent opened is the parent's to close
+        with self._writing, self._reading:
+            self._file.close()
+            self._reader.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
+
+    def _set_up(self) -> None:
+        """Make the tables, or see to it that they are ours."""
+        self._file.execute("PRAGMA journal_mode = WAL")
+        self._file.execute("PRAGMA synchronous = FULL")  # what is acknowledged outlasts a loss of power
+        with self._transaction() as file:
+            (application,) = file.execute("PRAGMA application_id").fetchone()
+            (layout,) = file.execute("PRAGMA user_version").fetchone()
+            if application == _APPLICATION and layout == _LAYOUT:
+                return
+            if application == _APPLICATION:
+                raise DatabaseError(
+                    f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it "
+                    "with that version, and begin another log"
+                )
+            if file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                raise DatabaseError(f"{self._path} is not a log of matches; name another file")
+            for table in TABLES:
+                file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+            file.execute(f"PRAGMA application_id = {_APPLICATION}")
+            file.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._writing, self._failing():
+            try:
+                self._file.execute("BEGIN IMMEDIATE")
+                yield self._file
+                self._file.execute("COMMIT")
+            except BaseException:
+                if self._file.in_transaction:
+                    self._file.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Tell what SQLite says in words of the log."""
+        if self._process != os.getpid():
+            raise DatabaseError(f"the log {self._path} was opened before this process was forked; open it after that")
+        try:
+            yield
+        except sqlite3.Error as exc:
+            text = str(exc)
+            hint = next((hint for sign, hint in _HINTS.items() if sign in text), "")
+            raise DatabaseError(f"the log {self._path} failed: {text}{hint}") from exc
+
+
+_HINTS = {
+    "full": "; nothing that was acknowledged is lost: make room",
+    "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
+    "malformed": "; restore it from a backup, or begin another one",
+    "not a database": "; name another file",
+    "readonly": "; it cannot be written by this user",
+    "unable to open": "; its folder must be there, and writable by this user",
+}

@@ -1,0 +1,224 @@
+"""Writing the log of matches beside the answers: a thread that appends what waits, many entries in one transaction."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Condition, Lock, Thread
+from time import monotonic
+
+from ...errors import DatabaseError
+from .entries import LogEntry, LogEvent
+from .match_log import MatchLog
+
+logger = logging.getLogger("text_image_similarity")
+
+LogRecord = LogEntry | LogEvent
+_Waiting = tuple[LogRecord, "Future[None] | None"]
+_GROUP = 500  # records of one transaction
+
+
+class LogWriter:
+    """Appends entries and events to a log, in a thread of its own. Threads share it; it does not outlast a fork.
+
+    While the database fails, what was `put` waits, up to `most` records, and is tried again; what was to be written with `write`
+    fails with the reason. The log tells its beginning and its end in one line each.
+
+    Args:
+        log: The log, which the caller closes afterwards.
+        most: How many records may wait; what comes beyond that is dropped, and counted.
+        retry_s: Seconds between two tries while the database fails.
+
+    Attributes:
+        written: Records that are durable.
+        dropped: Records that were `put` and are lost.
+    """
+
+    def __init__(self, log: MatchLog, most: int = 10_000, *, retry_s: float = 1.0) -> None:
+        self._log, self._most, self._retry_s = log, most, retry_s
+        self._lock = Lock()
+        self._work, self._done = Condition(self._lock), Condition(self._lock)
+        self._waiting: deque[_Waiting] = deque()
+        self._group: list[_Waiting] = []  # what is being written
+        self.written, self.dropped = 0, 0
+        self._taken, self._settled, self._failures = 0, 0, 0
+        self._failure: DatabaseError | None = None
+        self._next_try = 0.0
+        self._urgent, self._closed, self._overflowed = False, False, False
+        self._thread = Thread(target=self._run, name="match-log", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """How many records wait or are being written."""
+        return len(self._waiting) + len(self._group)
+
+    def put(self, record: LogRecord) -> bool:
+        """Have a record written soon; never wait for the database.
+
+        Returns:
+            Whether there was room. What was dropped instead is counted in `dropped`.
+        """
+        with self._lock:
+            if taken := not self._closed and self.depth < self._most:
+                self._take(record, None)
+            else:
+                self.dropped += 1
+                first, self._overflowed = not self._overflowed, True
+        if not taken and first:
+            logger.warning(
+                "the log of matches takes no more records: %s wait; they are dropped and counted", self.depth
+            )
+        return taken
+
+    def write(self, record: LogRecord) -> Future[None]:
+        """Have a record written, and tell when it is durable.
+
+        Returns:
+            A future that has the result None once the record is durable, or else a `DatabaseError`: at once while the database
+            fails or too many records wait. The record of a failed future is not tried again; in rare cases, where a
+            connection broke while it committed, it may be there all the same.
+        """
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()  # whoever gives up cannot stop what is being written
+        with self._lock:
+            problem = self._refusal()
+            if problem is None:
+                self._take(record, future)
+        if problem is not None:
+            future.set_exception(problem)
+        return future
+
+    def find(self, match_id: str) -> LogEntry | None:
+        """Return the entry of a match, which may still wait, or None.
+
+        Raises:
+            UsageError: It is not the id of a match.
+            DatabaseError: It does not wait, and the database fails.
+        """
+        with self._lock:
+            for record, _ in (*self._group, *self._waiting):
+                if isinstance(record, LogEntry) and record.id == match_id:
+                    return record
+        return self._log.get(match_id)
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything is written that came before; if the database fails, until it was tried once.
+
+        Returns:
+            Whether it is written, or was refused by `write`.
+        """
+        with self._lock:
+            target, failures = self._taken, self._failures
+            self._urgent = True
+            self._work.notify()
+            self._done.wait_for(lambda: self._settled >= target or self._failures > failures, timeout_s)
+            return self._settled >= target
+
+    def close(self) -> None:
+        """Write what waits, and end the thread; what cannot be written is dropped, counted and told in the log."""
+        with self._lock:
+            self._closed = True
+            self._work.notify()
+        self._thread.join()
+
+    def _take(self, record: LogRecord, future: Future[None] | None) -> None:
+        self._waiting.append((record, future))
+        self._taken += 1
+        self._work.notify()
+
+    def _refusal(self) -> DatabaseError | None:
+        """Return why nothing can be written now, if that is known."""
+        if self._closed:
+            return DatabaseError("the log of matches is closed")
+        if self._failure is not None and monotonic() < self._next_try:
+            return DatabaseError(str(self._failure))
+        if self.depth >= self._most:
+            return DatabaseError(f"the log of matches takes no more records: {self.depth:,} wait to be written")
+        return None
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            self._append(group)
+            with self._lock:
+                self._group = []
+
+    def _next_group(self) -> list[_Waiting]:
+        """Wait for records that can be tried, and return some; none once the writer is closed and nothing waits."""
+        with self._lock:
+            while not self._closed:
+                if not self._waiting:
+                    self._work.wait()
+                elif self._failure is None or self._urgent or (pause := self._next_try - monotonic()) <= 0:
+                    break
+                else:
+                    self._work.wait(pause)
+            self._urgent = False
+            self._group = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
+            return self._group
+
+    def _append(self, group: Sequence[_Waiting]) -> None:
+        records = [record for record, _ in group]
+        try:
+            self._log.append(
+                [record for record in records if isinstance(record, LogEntry)],
+                [record for record in records if isinstance(record, LogEvent)],
+            )
+        except DatabaseError as problem:
+            self._postpone(group, problem)
+        except Exception as problem:  # one record cannot be written, and must not keep the others from it
+            for each in group if len(group) > 1 else ():
+                self._append([each])
+            if len(group) == 1:
+                self._give_up(group[0], problem)
+        else:
+            self._finish(group)
+
+    def _finish(self, group: Sequence[_Waiting]) -> None:
+        with self._lock:
+            recovered, self._failure = self._failure is not None, None
+            self.written += len(group)
+            self._overflowed = self._overflowed and bool(self._waiting)
+            self._settle(len(group))
+        if recovered:
+            logger.warning("the log of matches is written again; %s records were dropped so far", f"{self.dropped:,}")
+        for _, future in group:
+            if future is not None:
+                future.set_result(None)
+
+    def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
+        """Keep what may wait for the next try, or give it up if there will be none."""
+        with self._lock:
+            first, self._failure = self._failure is None, problem
+            self._next_try = monotonic() + self._retry_s
+            self._failures += 1
+            self._waiting.extendleft(each for each in reversed(group) if each[1] is None)
+            lost = [*self._waiting] if self._closed else []
+            self._waiting = deque() if self._closed else self._waiting
+            self.dropped += sum(future is None for _, future in lost)
+            refused = [future for _, future in (*group, *lost) if future is not None]
+            self._settle(len(lost) + sum(future is not None for _, future in group))
+        if first:
+            logger.warning(
+                "the log of matches cannot be written: %s; up to %s records wait", problem, f"{self._most:,}"
+            )
+        if lost:
+            logger.warning("the log of matches was closed with %s records that could not be written", f"{len(lost):,}")
+        for future in refused:
+            future.set_exception(DatabaseError(str(problem)))
+
+    def _give_up(self, waiting: _Waiting, problem: Exception) -> None:
+        record, future = waiting
+        with self._lock:
+            self.dropped += future is None
+            self._settle(1)
+        id = record.id if isinstance(record, LogEntry) else record.match_id
+        logger.warning("a record of match %s cannot be written: %r", id, problem)
+        if future is not None:
+            future.set_exception(DatabaseError(f"the record cannot be written: {problem!r}"))
+
+    def _settle(self, count: int) -> None:
+        self._settled += count
+        self._done.notify_all()
