@@ -329,7 +329,7 @@ def test_fields_are_guessed_by_their_values(tmp_path: Path) -> None:
 
 def test_cells_that_say_that_nothing_is_known_are_missing(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(
-        "id,name,url,price,new,added,country,unknown\n1,A,,n/a,-,NULL,NA,n/a\n2,B,,9.5,yes,2026-01-01,US,-\n3,C,,-,None,?,n/a,\n"
+        "id,name,url,price,new,added,country,unknown\n1,A,,n/a,-,NULL,NA,n/a\n2,B,,9.5,true,2026-01-01,US,-\n3,C,,-,None,?,n/a,\n"
     )
     fields = ProductTable(str(tmp_path / "in.csv")).guess_fields()
     assert fields == (
