@@ -51,7 +51,7 @@ def mark_of(name: str) -> bytes:
 
 def write_cursor(query: Query, cursor: Cursor) -> str:
     """Return a cursor as text."""
-    content = [_digest(query), cursor.generation, *cursor.key, cursor.seen, cursor.fusion]
+    content = [digest_of(query), cursor.generation, *cursor.key, cursor.seen, cursor.fusion]
     marks = b"".join(sorted(cursor.shown))
     return ".".join(_encoded(part) for part in (json.dumps(content).encode(), marks) if part)
 
@@ -73,7 +73,7 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
         raise UsageError(NO_CURSOR)
     if fusion not in get_args(FusionKind) or len(marks) % _MARK:
         raise UsageError(NO_CURSOR)
-    if digest != _digest(query):
+    if digest != digest_of(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
     if made_by != generation:
         raise UsageError("the catalogue answers with another model since that page; ask for the first page again")
@@ -101,7 +101,8 @@ def _is_key(value: object, id: object) -> bool:
     return isinstance(id, str) and isinstance(value, (str, float, bool, type(None))) and all(map(is_whole, texts))
 
 
-def _digest(query: Query) -> str:
+def digest_of(query: Query) -> str:
+    """Return what stands for a query, whatever page of it is asked for and however many products are on one."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 
