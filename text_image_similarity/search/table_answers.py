@@ -110,7 +110,8 @@ class MatchEngine:
     def identity(self, place: str) -> dict[str, Any]:
         """Return what results depend on: the catalogue, which of its models, and the options of the queries."""
         options = {name: str(value) for name, value in options_of(self._query).items()}
-        asked = {**options, "min_similarity": self._least, "away": digest_of(Query(self._away))}
+        away = digest_of(Query(("a row", *self._away)))  # a query needs something that leads towards products
+        asked = {**options, "min_similarity": self._least, "away": away}
         return {"catalog": place, "generation": self._live().number, "query": asked}
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, BestMatch]]:
