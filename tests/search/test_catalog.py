@@ -389,6 +389,19 @@ def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:
         assert catalog.match("red").matches[0].image == str(tmp_path / "a.png")
 
 
+def test_a_process_that_slept_while_deletions_were_forgotten_reads_all_again(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as writer, shop(tmp_path / "c") as asleep, shop(tmp_path / "c") as awake:
+        writer.add([product("a", "red"), product("b", "blue"), product("c", "green")])
+        assert asleep.match("red").total == awake.match("red").total == 3
+        writer.delete(["a"])
+        assert ids(awake.match("green")) == ["c", "b"]
+        for number in range(2):
+            writer.optimize()
+            writer.add(product(f"new {number}", (0, number, 255)))
+        assert ids(asleep.match("red")) == ids(awake.match("red"))
+        assert asleep.match("red").total == 4
+
+
 def test_optimizing_changes_no_answer(tmp_path: Path) -> None:
     with shop(tmp_path / "c") as catalog:
         catalog.add(product(str(number), (number * 11 % 256, 7, 90), price=number) for number in range(40))

@@ -102,13 +102,15 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        version = store.version
-        if version > self.ledger.version:  # the ledger was restored from a backup
+        target = self.ledger.version
+        if store.version > target:  # the ledger was restored from a backup
             store.clear()
-            version = 0
         with intact(self.ledger.database):
-            for changes in self.ledger.changes(generation.number, version):
-                store.apply(changes)
+            while store.version < target:
+                if store.version < self.ledger.pruned:  # the ledger has forgotten what was deleted since
+                    store.clear()
+                for changes in self.ledger.changes(generation.number, store.version):
+                    store.apply(changes)
 
     def follow_all(self) -> None:
         """Bring the stores up to date that other processes see, and wait for it."""
@@ -118,6 +120,7 @@ class Session:
 
     def optimize(self) -> None:
         """Give back space in the ledger, and let the stores build their indexes."""
+        self.ledger.prune()
         self.ledger.database.optimize()
         for generation in self.generations.all():
             if (store := self._opened(generation)).shared:

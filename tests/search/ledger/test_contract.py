@@ -198,6 +198,31 @@ def test_changes_tell_a_follower_everything_once(ledger: Ledger) -> None:
     assert columns(ledger, 0)[1] == {"a": [1], "b": [0], "c": []}
 
 
+def test_what_was_deleted_long_ago_is_forgotten_and_followers_can_tell(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1)), entry("c", picture(-1))])
+    first, number = ledger.version, ledger.get(["a"])["a"].number
+    ledger.delete(["a"])
+    ledger.prune()
+    assert ledger.pruned == 0
+    assert columns(ledger, first)[2] == {number}
+    ledger.delete(["b"])
+    ledger.prune()
+    assert first < ledger.pruned < ledger.version
+    assert len(columns(ledger, ledger.pruned)[2]) == 1
+    assert columns(ledger, 0)[1] == {"c": [-1]}
+
+
+def test_a_reading_during_which_something_is_forgotten_does_not_end(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1))])
+    reading = ledger.changes(1, 0, 1)
+    assert next(reading).version == 0
+    ledger.delete(["a"])
+    for _ in range(2):
+        ledger.prune()
+    assert [changes.version for changes in reading if changes.version] == []
+    assert columns(ledger, 0)[1] == {"b": [-1]}
+
+
 def test_the_first_reading_says_how_much_there_is(ledger: Ledger) -> None:
     ledger.add([entry("a", picture(1), picture(0, 1)), entry("b", picture(-1)), entry("c")])
     assert [changes.expected for changes in ledger.changes(1, 0, 2)] == [3, 3]

@@ -19,8 +19,9 @@ from ..fields import BUILT_IN, Field, Value, single
 from ..filters import Filter
 from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, first_error
-from ..stores.protocol import Changes, Rows
+from ..stores.protocol import Changes
 from .database import Database, Row, Transaction, advance, intact
+from .following import read_changes
 from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
@@ -30,9 +31,10 @@ from .rows import (
     found_of,
     in_chunks,
     put_pictures,
+    read_counter,
     texts_of,
+    values_of,
     vector_of,
-    with_last,
 )
 
 
@@ -54,6 +56,11 @@ class Ledger:
     def version(self) -> int:
         """How many writes there were."""
         return self._counter("version")
+
+    @property
+    def pruned(self) -> int:
+        """The version from which on followers can be told what was deleted; one that is behind it has to begin again."""
+        return self._counter("pruned")
 
     def add(self, entries: Sequence[Entry]) -> bool:
         """Add or replace products, all or none; of several with the same id the last one counts.
@@ -219,52 +226,21 @@ class Ledger:
         return int(self.database.read(vectors, (other,))[0][0]), int(self.database.read(here, (live, other))[0][0])
 
     def changes(self, generation: int, since: int, size: int = 8192) -> Iterator[Changes]:
-        """Yield what became of products since a version, for a store of a generation, some products at once.
+        """Yield what became of products since a version, for a store of a generation; see `read_changes`."""
+        return read_changes(self.database, self.fields, generation, since, size)
 
-        Only the last one moves the store's version on; there is none if nothing has happened.
+    def prune(self) -> None:
+        """Forget which products had been deleted when this was called before.
+
+        Nobody knows all followers. One that has not followed since then sees by `pruned` that it has to begin again.
         """
-        version = self.version
-        if version == since:
-            return
-        names = [field.name for field in self._all]
-        chosen = ", ".join(self._columns[name] for name in names)
-        # By number where all are read, because that is how they lie.
-        since_sql = "" if since == 0 else f"version > {since:d} AND "
-        expected = 0 if since else self._count_pictures(generation)
-        products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
-        for chunk, ends in with_last(self.database.stream(products, size, everything=since == 0)):
-            numbers, *columns = [list(column) for column in zip(*chunk, strict=True)] or [[] for _ in (0, *names)]
-            owners, slots, vectors = self._vectors(generation, numbers, in_one_piece=since == 0)
-            gone = self.database.read("SELECT number FROM removed WHERE version > ?", (since,)) if ends else []
-            yield Changes(
-                version=version if ends else since,
-                rows=np.array(numbers, np.int64),
-                columns={name: self._values(name, column) for name, column in zip(names, columns, strict=True)},
-                owners=owners,
-                slots=slots,
-                vectors=vectors,
-                deleted=np.array([row[0] for row in gone], np.int64),
-                expected=expected,
-            )
-
-    def _count_pictures(self, generation: int) -> int:
-        return int(self.database.read("SELECT count(*) FROM picture WHERE generation = ?", (generation,))[0][0])
-
-    def _vectors(self, generation: int, numbers: list[int], *, in_one_piece: bool) -> tuple[Rows, Rows, Embeddings]:
-        """Return the vectors of products' pictures: their products' numbers, their slots, and the vectors themselves."""
-        query = f"SELECT number, slot, vector FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND number "
-        if in_one_piece and numbers:
-            rows = self.database.read(f"{query}BETWEEN ? AND ? ORDER BY number, slot", (numbers[0], numbers[-1]))
-            here = set(numbers)
-            rows = [row for row in rows if row[0] in here]
-        else:
-            rows = in_chunks(self.database.read, f"{query}IN ", numbers, " ORDER BY number, slot")
-        found = np.frombuffer(b"".join(row[2] for row in rows), "<f4").astype(np.float32, copy=False)
-        return (
-            np.array([row[0] for row in rows], np.int64),
-            np.array([row[1] for row in rows], np.int64),
-            found.reshape(len(rows), -1) if rows else np.empty((0, 0), np.float32),  # (m, d)
-        )
+        with self.database.write() as transaction:
+            counters = dict(transaction.run("SELECT name, value FROM counter"))
+            found = transaction.run("SELECT max(version) FROM removed WHERE version <= ?", (counters["optimized"],))
+            if (last := found[0][0]) is not None:
+                transaction.run("DELETE FROM removed WHERE version <= ?", (last,))
+                transaction.run("UPDATE counter SET value = ? WHERE name = 'pruned'", (last,))
+            transaction.run("UPDATE counter SET value = ? WHERE name = 'optimized'", (counters["version"],))
 
     def _put(
         self, transaction: Transaction, entries: Mapping[str, Entry], version: int, generations: Collection[int]
@@ -305,8 +281,7 @@ class Ledger:
         return in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
 
     def _counter(self, name: str) -> int:
-        with intact(self.database):
-            return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+        return read_counter(self.database, name)
 
     def _found(self, rows: list[Row]) -> list[Found]:
         with intact(self.database):
@@ -319,8 +294,4 @@ class Ledger:
     def _values(self, field: str, values: list[Any]) -> list[Value | None]:
         """Turn what a column holds into stored values."""
         kind = next(each.kind for each in self._all if each.name == field)
-        if kind == "bool":
-            return [None if value is None else bool(value) for value in values]
-        if kind == "texts":
-            return [None if value is None else self.database.texts(value) for value in values]
-        return values
+        return values_of(self.database, kind, values)
