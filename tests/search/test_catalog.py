@@ -397,6 +397,32 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         open_catalog(tmp_path / "c", encoder=ColourEncoder())
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM setting WHERE name = 'store'",
+        "UPDATE setting SET value = '3' WHERE name = 'fields'",
+        "UPDATE generation SET state = 'kept'",
+        "UPDATE generation SET probes = x'00'",
+        "UPDATE generation SET calibration = '{'",
+        "UPDATE picture SET vector = x'00112233'",
+        "UPDATE product SET images = 'a.jpg'",
+        "UPDATE product SET f4 = 'a', f5 = 'b', f6 = 'c', f7 = 'd'",
+        "DELETE FROM counter",
+        "DROP TABLE words",
+    ],
+)
+def test_a_file_that_somebody_edited_is_told(tmp_path: Path, edit: str) -> None:
+    file = tmp_path / "c" / "catalog.sqlite"
+    with shop(tmp_path / "c") as catalog:
+        catalog.add([product("a", "red"), product("b", "blue")])
+    with sqlite3.connect(file) as raw:
+        raw.execute(edit)
+    match = f"{file} (holds|failed).*restore it from a backup, or add its products to a new"
+    with pytest.raises(DatabaseError, match=match), open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
+        catalog.match(Query("red", fusion="rrf"))
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     class Other(CountingEncoder):
         def encode_text(self, texts: object) -> Embeddings:
@@ -454,6 +480,19 @@ def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:
     with open_catalog(":memory:", fields=[], config=config, encoder=ColourEncoder()) as catalog:
         assert not catalog.add(Product("a", images="a.png")).failures
         assert catalog.match("red").matches[0].image == str(tmp_path / "a.png")
+
+
+def test_a_process_that_slept_while_deletions_were_forgotten_reads_all_again(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as writer, shop(tmp_path / "c") as asleep, shop(tmp_path / "c") as awake:
+        writer.add([product("a", "red"), product("b", "blue"), product("c", "green")])
+        assert asleep.match("red").total == awake.match("red").total == 3
+        writer.delete(["a"])
+        assert ids(awake.match("green")) == ["c", "b"]
+        for number in range(2):
+            writer.optimize()
+            writer.add(product(f"new {number}", (0, number, 255)))
+        assert ids(asleep.match("red")) == ids(awake.match("red"))
+        assert asleep.match("red").total == 4
 
 
 def test_optimizing_changes_no_answer(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from ..files import path_text
 from .arguments import check_encoder
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
-from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation
-from .session import Session
+from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation, intact
+from .session import OpenStore, Session
 from .stores import Store
 from .stores.open import check_kind, open_store
 
@@ -47,6 +47,7 @@ def open_session(
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
         check_kind(store, where)
+    identity = None
     if not is_catalog(where):
         if declared is None:
             raise UsageError(
@@ -54,12 +55,14 @@ def open_session(
                 "open_catalog(..., fields=[...])"
             )
         encoder = encoder or load_encoder(config)  # before a file is made
-        database = _make(where, declared, store or default_kind(where), ModelIdentity.of(encoder))
+        identity = ModelIdentity.of(encoder)
+        database = _make(where, declared, store or default_kind(where), identity)
     else:
         database = _open(where)
     try:
-        session = _session(where, database, declared, config, encoder)
-        _check_store(where, session, store)
+        ledger, open_generation = _ledger(where, database, declared)
+        _check_store(where, ledger, store)
+        session = Session(ledger, config, open_generation, encoder=encoder, identity=identity)
     except BaseException:
         database.close()
         raise
@@ -76,8 +79,8 @@ def _checked_place(place: object) -> str:
     return where
 
 
-def _check_store(where: str, session: Session, store: str | None) -> None:
-    ((kept,),) = session.ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
+def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
+    ((kept,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
     if store is not None and store != kept:
         raise UsageError(
             f"the catalogue {where} has the store {kept}, not {store}, and keeps it; to have another one, make a new catalogue with it, "
@@ -90,11 +93,12 @@ def default_kind(where: str) -> str:
     return "pgvector" if where.startswith(SERVERS) else "sqlite"
 
 
-def _session(
-    where: str, database: Database, declared: tuple[Field, ...] | None, config: Config, encoder: Encoder | None
-) -> Session:
+def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) -> tuple[Ledger, OpenStore]:
+    """Return the ledger in a database, and what opens the stores that follow it."""
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
-    fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
+    with intact(database):
+        fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
+        kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
             f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open "
@@ -102,9 +106,9 @@ def _session(
         )
 
     def open_generation(number: int, embed_dim: int) -> Store:
-        return open_store(settings["store"], where, number, (*BUILT_IN, *fields), embed_dim, settings["identity"])
+        return open_store(kind, where, number, (*BUILT_IN, *fields), embed_dim, token)
 
-    return Session(Ledger(database, fields), config, open_generation, encoder=encoder)
+    return Ledger(database, fields), open_generation
 
 
 def _described(fields: tuple[Field, ...]) -> str:

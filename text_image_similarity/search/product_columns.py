@@ -22,6 +22,8 @@ from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
+# In a field of texts they are texts: NA is Namibia, and None somebody's name.
+_BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
 _WHOLE = 1e15  # below it a float that is whole is kept as an integer, which all formats spell alike
@@ -182,6 +184,16 @@ def cell_texts(value: object) -> list[Any]:
     return [] if is_missing(value) else [value]
 
 
+def is_blank(text: str) -> bool:
+    """Say whether a cell stands for a number, a truth value or a date that is missing, as tables write that.
+
+    Example:
+        >>> is_blank("n/a"), is_blank("NULL"), is_blank("0")
+        (True, True, False)
+    """
+    return text.strip().casefold() in _BLANK
+
+
 def json_list(text: str) -> list[str] | None:
     """Return the texts of a JSON list, or None if it is not one."""
     if not text.lstrip().startswith("["):
@@ -222,7 +234,7 @@ def _given(declared: Field, value: Any) -> Any:
     match declared.kind:
         case "texts":
             return cell_texts(value)
-        case "number" | "bool" | "date" if isinstance(value, str) and not value.strip():
+        case "number" | "bool" | "date" if isinstance(value, str) and is_blank(value):
             return None
         case "number":
             number = declared.stored(value)

@@ -14,7 +14,7 @@ from ..encoders import Encoder
 from ..errors import DatabaseError
 from ..pipeline import Scorer
 from .database import ModelIdentity
-from .ledger import Generation, Generations, Ledger
+from .ledger import Generation, Generations, Ledger, intact
 from .stores import Store
 
 logger = logging.getLogger("text_image_similarity")
@@ -31,17 +31,24 @@ class Session:
         config: How models are loaded and pictures fetched; each generation has a model of its own.
         open_store: Opens a generation's store.
         encoder: A loaded encoder for the generation that is live now; None loads the one that made it.
+        identity: Which model that is, where it is known already.
 
     Attributes:
         live_model: Where the model of the generation is that was live at first, if not where it was.
     """
 
     def __init__(
-        self, ledger: Ledger, config: Config, open_store: OpenStore, *, encoder: Encoder | None = None
+        self,
+        ledger: Ledger,
+        config: Config,
+        open_store: OpenStore,
+        *,
+        encoder: Encoder | None = None,
+        identity: ModelIdentity | None = None,
     ) -> None:
         self.ledger, self.config = ledger, config
         self.generations = Generations(ledger.database)
-        self._open_store, self._given = open_store, encoder
+        self._open_store, self._given, self._identity = open_store, encoder, identity
         self.live_model: str | None = None
         self._lived = self.generations.live().number  # what `encoder` and `live_model` are for, whatever answers later
         self._opening = RLock()
@@ -62,11 +69,11 @@ class Session:
                 self._scorers[generation.number] = made
             return self._scorers[generation.number]
 
-    def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation, whose model it is."""
+    def lend(self, generation: Generation, encoder: Encoder, identity: ModelIdentity | None = None) -> None:
+        """Use a loaded encoder for a generation, whose model it is; probe it unless its identity is known."""
         with self._opening:
             if generation.number not in self._scorers:
-                self._scorers[generation.number] = self._make_scorer(generation, encoder)
+                self._scorers[generation.number] = self._make_scorer(generation, encoder, identity)
 
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
@@ -95,12 +102,15 @@ class Session:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        version = store.version
-        if version > self.ledger.version:  # the ledger was restored from a backup
+        target = self.ledger.version
+        if store.version > target:  # the ledger was restored from a backup
             store.clear()
-            version = 0
-        for changes in self.ledger.changes(generation.number, version):
-            store.apply(changes)
+        with intact(self.ledger.database):
+            while store.version < target:
+                if store.version < self.ledger.pruned:  # the ledger has forgotten what was deleted since
+                    store.clear()
+                for changes in self.ledger.changes(generation.number, store.version):
+                    store.apply(changes)
 
     def follow_all(self) -> None:
         """Bring the stores up to date that other processes see, and wait for it."""
@@ -110,6 +120,7 @@ class Session:
 
     def optimize(self) -> None:
         """Give back space in the ledger, and let the stores build their indexes."""
+        self.ledger.prune()
         self.ledger.database.optimize()
         for generation in self.generations.all():
             if (store := self._opened(generation)).shared:
@@ -123,15 +134,17 @@ class Session:
                 self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
             return self._stores[generation.number]
 
-    def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
+    def _make_scorer(
+        self, generation: Generation, encoder: Encoder | None = None, found: ModelIdentity | None = None
+    ) -> Scorer:
         identity = generation.identity
         model, revision = identity.model, identity.revision
         if encoder is None and generation.number == self._lived:
-            encoder = self._given
+            encoder, found = self._given, self._identity
             model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
         config = replace(self.config, model=model, revision=revision)
         scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
-        found = ModelIdentity.of(scorer.encoder)
+        found = found or ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(

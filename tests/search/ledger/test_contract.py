@@ -24,6 +24,7 @@ from text_image_similarity.search.ledger import (
     SqliteDatabase,
     Transaction,
     add_generation,
+    sqlite,
 )
 from text_image_similarity.search.ledger.postgres import PostgresDatabase, make_catalog
 from text_image_similarity.search.products import Entry, Picture, Product
@@ -196,6 +197,54 @@ def test_changes_tell_a_follower_everything_once(ledger: Ledger) -> None:
     assert ledger.get(["a"])["a"].number not in numbers.values()
     assert second > first
     assert columns(ledger, 0)[1] == {"a": [1], "b": [0], "c": []}
+
+
+def test_what_was_deleted_long_ago_is_forgotten_and_followers_can_tell(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1)), entry("c", picture(-1))])
+    first, number = ledger.version, ledger.get(["a"])["a"].number
+    ledger.delete(["a"])
+    ledger.prune()
+    assert ledger.pruned == 0
+    assert columns(ledger, first)[2] == {number}
+    ledger.delete(["b"])
+    ledger.prune()
+    assert first < ledger.pruned < ledger.version
+    assert len(columns(ledger, ledger.pruned)[2]) == 1
+    assert columns(ledger, 0)[1] == {"c": [-1]}
+
+
+def test_a_reading_during_which_something_is_forgotten_does_not_end(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1))])
+    reading = ledger.changes(1, 0, 1)
+    assert next(reading).version == 0
+    ledger.delete(["a"])
+    for _ in range(2):
+        ledger.prune()
+    assert [changes.version for changes in reading if changes.version] == []
+    assert columns(ledger, 0)[1] == {"b": [-1]}
+
+
+def test_optimizing_gives_back_space_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "a.sqlite"
+    ledger, other = Ledger(SqliteDatabase(place, FIELDS), FIELDS), Ledger(SqliteDatabase(place), FIELDS)
+    with closing(ledger.database), closing(other.database):
+        with ledger.database.write() as transaction:
+            begin(transaction)
+        wide = Picture(b"", np.ones(512, np.float32))
+        ledger.add([entry(f"{number:04}", wide) for number in range(1500)])
+        ledger.delete(f"{number:04}" for number in range(1500) if number % 4)
+        ledger.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        before, kept = place.stat().st_size, columns(ledger, 0)
+        steps: list[bool] = []
+        monkeypatch.setattr(sqlite.time, "sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
+        monkeypatch.setattr(sqlite, "_ROWS", 500)
+        ledger.database.optimize()
+        assert len(steps) > 5
+        assert all(steps)
+        assert place.stat().st_size < before / 2
+        found = columns(ledger, 0)
+        assert {id: numbers for id, numbers in found[1].items() if not id.startswith("new")} == kept[1]
+        assert ledger.database.read("PRAGMA integrity_check") == [("ok",)]
 
 
 def test_the_first_reading_says_how_much_there_is(ledger: Ledger) -> None:

@@ -6,9 +6,10 @@ SQL is written once, in `ledger`, with `?` for parameters; a database turns it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from ...errors import DatabaseError, TextImageSimilarityError
 from ..fields import Field
 from ..filters import Filter
 
@@ -26,7 +27,7 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """An open database with the tables of a ledger. Safe to share between threads.
+    """An open database with the tables of a ledger; as text, where it is. Safe to share between threads.
 
     Raises:
         DatabaseError: From every method: the database fails, and how to go on.
@@ -81,6 +82,24 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+@contextmanager
+def intact(database: Database) -> Iterator[None]:
+    """Run a block that makes sense of what a database holds.
+
+    Raises:
+        DatabaseError: The block cannot: somebody else has changed it.
+    """
+    try:
+        yield
+    except TextImageSimilarityError:
+        raise
+    except (ValueError, TypeError, LookupError) as exc:
+        raise DatabaseError(
+            f"the catalogue {database} holds something that this package has not written ({type(exc).__name__}: {exc!s:.200}); restore "
+            "it from a backup, or add its products to a new catalogue"
+        ) from exc
 
 
 def advance(transaction: Transaction, counter: str, step: int = 1) -> int:

@@ -33,7 +33,7 @@ _LAST_PLACE, _MOST_PLACES = 16_383, 255
 _TABLES = """
 CREATE TABLE layout (number integer NOT NULL);
 CREATE TABLE counter (name text PRIMARY KEY, value bigint NOT NULL);
-INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0);
+INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0), ('optimized', 0), ('pruned', 0);
 CREATE TABLE setting (name text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE product (
     number bigint PRIMARY KEY, version bigint NOT NULL, name text NOT NULL, description text NOT NULL,
@@ -109,6 +109,9 @@ class PostgresDatabase:
         except BaseException:
             self._connections.close()
             raise
+
+    def __str__(self) -> str:
+        return str(self._connections)
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._connections.transaction() as transaction:

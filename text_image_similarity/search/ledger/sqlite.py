@@ -10,6 +10,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -36,10 +37,12 @@ _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # The vectors make rows long, and several should fit on a page.
 _PAGE = 16_384
+# What `optimize` works on before others may write, in pages and in pictures; and from which share of pictures on it has to.
+_STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 _TABLES = """
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0);
+INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0), ('optimized', 0), ('pruned', 0);
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE product (
     number INTEGER PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
@@ -89,6 +92,9 @@ class SqliteDatabase:
             except BaseException:
                 self._file.close()
                 raise
+
+    def __str__(self) -> str:
+        return self._path
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._reading, self._failing():
@@ -166,11 +172,22 @@ class SqliteDatabase:
         transaction.run_many("DELETE FROM words WHERE rowid = ?", [(number,) for number in numbers])
 
     def optimize(self) -> None:
+        # In steps, between which others may write: VACUUM alone would keep them waiting for as long as it takes to copy the file.
+        pages = -_STEP  # below 0 it begins to merge all, and not only what is of like size
+        while self._step("INSERT INTO words (words, rank) VALUES ('merge', ?)", pages) > 1:
+            pages = _STEP
+        self._step("PRAGMA optimize")
+        self._close_gaps()
+        for _ in range(self._free_pages() // _STEP + 1):
+            self._step(f"PRAGMA incremental_vacuum({_STEP})")
+        self._step("PRAGMA wal_checkpoint(PASSIVE)")
+        # What is left is little; where somebody reads it, it is for the next time.
         with self._writing, self._failing():
-            self._file.execute("INSERT INTO words (words) VALUES ('optimize')")
-            self._file.execute("PRAGMA optimize")
-            self._file.execute("VACUUM")
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._file.execute("PRAGMA busy_timeout = 500")
+            try:
+                self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._file.execute(f"PRAGMA busy_timeout = {1000 * _PATIENCE_S:.0f}")
 
     def close(self) -> None:
         if self._process != os.getpid():
@@ -201,6 +218,32 @@ class SqliteDatabase:
             self._reader.close()
             self._reader = self._open()
 
+    def _close_gaps(self) -> None:
+        """Write pictures again, one behind the other, where those that are gone have left many pages half empty."""
+        first, last, count = self.read(
+            "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0), count(*) FROM picture"
+        )[0]
+        if count > _DENSE * (last - first + 1):
+            return
+        for start in range(first, last + 1, _ROWS):
+            again = "REPLACE INTO picture SELECT * FROM picture WHERE rowid BETWEEN ? AND ?"
+            self._step(again, start, min(start + _ROWS - 1, last))
+
+    def _step(self, sql: str, *values: object) -> int:
+        """Run a statement, leave others as much time as it took, and return how many rows it changed."""
+        with self._writing, self._failing():
+            began, before = time.monotonic(), self._file.total_changes
+            if values:
+                self._file.execute(sql, values)
+            else:  # `execute` would let incremental_vacuum free a single page, because it has no rows to ask for
+                self._file.executescript(sql)
+            taken, changed = time.monotonic() - began, self._file.total_changes - before
+        time.sleep(taken)
+        return changed
+
+    def _free_pages(self) -> int:
+        return int(self.read("PRAGMA freelist_count")[0][0])
+
     def _connect(self) -> sqlite3.Connection:
         place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
         file = sqlite3.connect(
@@ -219,6 +262,7 @@ class SqliteDatabase:
         """Make the tables, or see to it that they are ours."""
         if fields is not None:
             self._file.execute(f"PRAGMA page_size = {_PAGE}")
+            self._file.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = FULL")
             with self.write() as transaction:
@@ -227,7 +271,9 @@ class SqliteDatabase:
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
         if application != _APPLICATION or layout == 0:
-            raise DatabaseError(f"{self._path} is not a catalogue")
+            raise DatabaseError(
+                f"{self._path} is not a catalogue; if it was one, restore it from a backup, else name another place"
+            )
         if layout != _LAYOUT:
             raise DatabaseError(
                 f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export its "
@@ -264,8 +310,10 @@ _READ_ONLY = "; here it can only be read: its folder, its file or the file syste
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: make room, and run the same again",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
-    "malformed": "; restore it from a backup, or add its products to a new catalogue",
-    "not a database": "",
+    **dict.fromkeys(
+        ("malformed", "not a database", "no such", "vtable"),
+        "; it is damaged: restore it from a backup, or add its products to a new catalogue",
+    ),
     "readonly": _READ_ONLY,
 }
 

@@ -232,8 +232,8 @@ class LanceStore:
             yield
         except (OSError, RuntimeError, ValueError, pa.ArrowException) as exc:
             raise DatabaseError(
-                f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this goes on, remove that folder, and they are "
-                "taken from the catalogue again"
+                f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this goes on, remove that folder and open the "
+                "catalogue again, which still has them"
             ) from exc
 
 
