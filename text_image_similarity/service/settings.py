@@ -12,7 +12,8 @@ from types import MappingProxyType
 from ..config import Config, at_least, seconds
 from ..errors import ConfigError
 
-# Environment variables that stand in for `api_keys` and `otlp_endpoint`.
+# Environment variables that stand in for `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
+CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -27,6 +28,11 @@ class Settings:
         models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images are
             fetched for all models as the default model's config says. Local files are never read.
         lazy: Names of the models that are loaded on their first request instead of at the start.
+        model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond it models are
+            unloaded, the least recently used first, and loaded again when requests name them; the default model and models
+            that requests need at the moment stay. Beside weights a process needs memory for pictures, for encoding (as much
+            again with large batches), for `cache_entries` and for its libraries (about 1 GB with torch), which are not
+            counted. By default all models stay.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
         max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
@@ -37,7 +43,7 @@ class Settings:
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
         api_keys: Clients must send one of these keys; an empty set admits everybody.
-        cache_entries: Embeddings kept in memory for each model. The file given by `embedding_cache` keeps the newest million.
+        cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
@@ -50,6 +56,7 @@ class Settings:
 
     models: Mapping[str, Config]
     lazy: frozenset[str] = frozenset()
+    model_memory: int | None = None
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     max_wait_s: float = 0.005
     max_queue: int = 32
@@ -76,6 +83,8 @@ class Settings:
             _check_split(name, weights, self.models)
         for setting in ("max_queue", "max_inflight", "max_pairs", "max_body_bytes", "cache_entries"):
             at_least(setting, getattr(self, setting), 1)
+        if self.model_memory is not None:
+            at_least("model_memory", self.model_memory, 1)
         for setting in ("max_wait_s", "drain_delay_s"):
             seconds(setting, getattr(self, setting), 0.0)
         seconds("request_timeout_s", self.request_timeout_s, 0.001)

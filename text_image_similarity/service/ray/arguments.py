@@ -76,7 +76,7 @@ def _field_names(kind: type) -> frozenset[str]:
     return frozenset(field.name for field in fields(kind))
 
 
-_SERVICE = _field_names(Settings) - {"models", "lazy", "drain_delay_s"}
+_SERVICE = _field_names(Settings) - {"models", "lazy", "model_memory", "drain_delay_s"}
 _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "model",
     "revision",
