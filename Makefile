@@ -101,7 +101,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
-# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus.
+# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
 tools: build/tools/installed
 
 build/tools/installed: scripts/fetch_tools.sh

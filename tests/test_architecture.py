@@ -112,6 +112,7 @@ DOORS = {
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
     "sqlite3": {"embeddings", "search"},
+    "redis": {"embeddings"},
     "psycopg": {"search"},
     "pgvector": {"search"},
     "mlflow": {"training"},

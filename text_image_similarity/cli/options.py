@@ -35,7 +35,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs, whichever it is."""
     for name in ("device", "precision", "backend", "preprocess"):
         add_field(parser, Config, name)
-    add_field(parser, Config, "embedding_cache", metavar="FILE")
+    add_field(parser, Config, "embedding_cache", metavar="PLACE")
     add_field(parser, Config, "model_cache", metavar="FOLDER")
     add_field(parser, Config, "batch_size")
 

@@ -236,7 +236,7 @@ def test_optimizing_gives_back_space_while_others_write(tmp_path: Path, monkeypa
         ledger.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
         before, kept = place.stat().st_size, columns(ledger, 0)
         steps: list[bool] = []
-        monkeypatch.setattr(sqlite.time, "sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
+        monkeypatch.setattr("time.sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
         monkeypatch.setattr(sqlite, "_ROWS", 500)
         ledger.database.optimize()
         assert len(steps) > 5

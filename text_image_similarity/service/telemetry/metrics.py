@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from ...embeddings import Event
 from ...errors import ErrorCode
 from ...records import ScoreResult
 from ...system import package_version
@@ -59,12 +60,7 @@ class Metrics:
             "tis_queue_rejected", "Requests that were refused for want of room.", ("reason",), registry=registry
         )
         self.inflight = Gauge("tis_inflight_pairs", "Pairs accepted and not finished.", registry=registry)
-        self._lookups = Counter(
-            "tis_cache_lookups", "Embeddings looked for among those known.", ("kind", "model"), registry=registry
-        )
-        self._hits = Counter(
-            "tis_cache_hits", "Embeddings found among those known.", ("kind", "model"), registry=registry
-        )
+        self._count_memory(registry)
         self._score = Histogram(
             "tis_score", "Cosines of scored pairs.", ("model",), buckets=_COSINES, registry=registry
         )
@@ -105,6 +101,37 @@ class Metrics:
         for reason in get_args(Reason):
             self.rejected.labels(reason)  # a rate needs the 0 before the first one
 
+    def _count_memory(self, registry: CollectorRegistry) -> None:
+        """Make the metrics of what is kept: embeddings and models."""
+        self._lookups = Counter(
+            "tis_cache_lookups", "Embeddings looked for among those known.", ("kind", "model"), registry=registry
+        )
+        self._hits = Counter(
+            "tis_cache_hits", "Embeddings found among those known.", ("kind", "model"), registry=registry
+        )
+        self._shared_failures = Counter(
+            "tis_shared_cache_failures",
+            "Failed tries to use an embedding cache in Redis.",
+            ("model",),
+            registry=registry,
+        )
+        self._shared_off = Gauge(
+            "tis_shared_cache_off",
+            "Whether an embedding cache in Redis is left aside because it failed.",
+            ("model",),
+            registry=registry,
+        )
+        self._loads = Counter("tis_model_loads", "Times that a model was loaded.", ("model",), registry=registry)
+        self._unloads = Counter(
+            "tis_model_unloads", "Times that a model was unloaded for want of room.", ("model",), registry=registry
+        )
+        self._weights = Gauge(
+            "tis_model_bytes",
+            "Bytes of a model's weights in memory, 0 if it is unloaded.",
+            ("model",),
+            registry=registry,
+        )
+
     def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
         """Show a model from now on, with its queue."""
         self._depth.labels(model).set_function(depth)
@@ -114,6 +141,8 @@ class Metrics:
         for kind in ("image", "text"):
             self._lookups.labels(kind, model)
             self._hits.labels(kind, model)
+        self._shared_failures.labels(model)
+        self._shared_off.labels(model)
         self._pairs.labels(model, "scored", "")
         for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
             self._pairs.labels(model, "failed", code.value)
@@ -142,6 +171,20 @@ class Metrics:
         """Count a look for an answer that was given before."""
         self._results.labels(catalog, "hit" if found else "miss").inc()
 
+    def count_load(self, model: str, weight_bytes: int) -> None:
+        """Count a model that was loaded."""
+        self._loads.labels(model).inc()
+        self._unloads.labels(model)
+        self._weights.labels(model).set(weight_bytes)
+
+    def count_unload(self, model: str) -> None:
+        """Count a model that was unloaded, and forget its queue."""
+        self._unloads.labels(model).inc()
+        self._weights.labels(model).set(0)
+        self._depth.labels(model).set_function(int)  # else it keeps the model until a garbage collection
+        for gauge in (self._depth, self._capacity, self._shared_off):
+            gauge.remove(model)
+
     def observe_stage(self, model: str, stage: str, seconds: float) -> None:
         """Count the time of a stage."""
         self._stage_seconds.labels(stage, model).observe(max(seconds, 0.0))
@@ -155,6 +198,13 @@ class Metrics:
         self._lookups.labels(kind, model).inc()
         if found:
             self._hits.labels(kind, model).inc()
+
+    def count_shared_cache(self, model: str, event: Event) -> None:
+        """Count what happens to an embedding cache in Redis."""
+        if event == "failure":
+            self._shared_failures.labels(model).inc()
+        else:
+            self._shared_off.labels(model).set(event == "off")
 
     def count_pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
         """Count an answered pair."""
