@@ -2,6 +2,8 @@
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
+# Tests start hundreds of processes, and each would compile all that it imports (torch alone: 2 s).
+unexport PYTHONDONTWRITEBYTECODE
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
 RUN := .venv/bin/python
 POETRY := .poetry/bin/poetry
