@@ -319,6 +319,8 @@ def test_arguments_that_cannot_be_used_are_named(
         ("", {}, "place='' cannot be a catalogue; name a folder"),
         ("a\0b", {}, "cannot be a catalogue"),
         ("s3://bucket/shop", {}, "s3://bucket/shop cannot be a catalogue: it is in a folder, or in PostgreSQL"),
+        ("postgresql://me:secret@[", {}, "^place is not a URL that can be read: Invalid IPv6 URL$"),
+        (":memory:", {"store": "qdrant://host:port/shop"}, "^store is not a URL that can be read: Port could not"),
         (":memory:", {"store": 5}, "store=5 is not one of sqlite, lancedb"),
         (":memory:", {"encoder": 5}, "encoder must be a loaded encoder"),
         (":memory:", {"config": 5}, "config must be a Config"),

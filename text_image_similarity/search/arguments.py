@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import InputTypeError, UsageError
 
@@ -56,6 +57,21 @@ def check_encoder(encoder: object) -> None:
     """Raise an `InputTypeError` unless something is a loaded encoder, or None."""
     if encoder is not None and not all(hasattr(encoder, name) for name in _ENCODER):
         raise InputTypeError.of("encoder", "a loaded encoder, as load_encoder returns one", encoder)
+
+
+def check_url(name: str, place: str, *, one_host: bool = False) -> None:
+    """Raise a `UsageError` if a place is a URL that cannot be read; the message is without it, for its password.
+
+    Args:
+        name: What the message calls it.
+        place: A URL, or something else, which passes.
+        one_host: Whether it names a single host with at most one port, where PostgreSQL takes several.
+    """
+    try:
+        parts = urlsplit(place)
+        _ = one_host and parts.port
+    except ValueError as exc:
+        raise UsageError(f"{name} is not a URL that can be read: {exc}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ..config import Config, require_config
 from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, UsageError
 from ..files import path_text
-from .arguments import check_encoder
+from .arguments import check_encoder, check_url
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
 from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation, intact
@@ -76,6 +76,7 @@ def _checked_place(place: object) -> str:
         raise UsageError(f"place={where!r} cannot be a catalogue; name a folder, or postgresql://...")
     if "://" in where and not where.startswith(SERVERS):
         raise UsageError(f"{where} cannot be a catalogue: it is in a folder, or in PostgreSQL (postgresql://...)")
+    check_url("place", where)
     return where
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ...errors import ConfigError
 from ...system import require
+from ..arguments import check_url
 from ..fields import Field
 from .memory import MemoryStore
 from .protocol import Store
@@ -26,6 +27,7 @@ def check_kind(kind: str, place: str) -> None:
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
+    check_url("store", kind, one_host=True)
     if not urlsplit(kind).hostname or not _name(kind):
         raise ConfigError(
             f"store={kind!r} needs a host and a name of its own for the catalogue's collections: qdrant://host:6333/name"
