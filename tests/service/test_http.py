@@ -19,7 +19,7 @@ from fastapi import Request, Response
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
-from text_image_similarity import Record, __version__, load_encoder, score_pairs
+from text_image_similarity import Config, Record, __version__, load_encoder, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 from text_image_similarity.service import create_app
@@ -154,6 +154,9 @@ class Recording:
 
     async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Any:
         raise ProblemError("unknown_model", "there is none")
+
+    async def serve_model(self, config: Config) -> str:
+        raise ProblemError("model_unavailable", "there is none")
 
     def models(self) -> dict[str, None]:
         return {}

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import Mock
 
 import httpx
@@ -24,6 +24,7 @@ from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUn
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service import Settings
 from text_image_similarity.service.inference import batcher as batcher_module
+from text_image_similarity.service.inference import loaded as loaded_module
 from text_image_similarity.service.inference import local as local_module
 from text_image_similarity.service.inference import model as served_module
 from text_image_similarity.service.inference.batcher import Batcher
@@ -32,6 +33,8 @@ from text_image_similarity.service.inference.workers import ImageWorkers
 from text_image_similarity.service.jobs import Item, Job, Pair
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 
 class Watched(ColourEncoder):
@@ -203,7 +206,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
             held = [asyncio.create_task(running.score("mini", [pair(size=8)], "cosine"))]
             await until(encoder.busy.is_set)
             held += [asyncio.create_task(running.score("mini", [pair(size=9 + i)], "cosine")) for i in range(2)]
-            await until(lambda: running._loaded["mini"].depth == 2)
+            await until(lambda: told(running._models.find("mini")).depth == 2)
             with pytest.raises(ProblemError) as refused:
                 await running.score("mini", [pair()], "cosine")
             assert (refused.value.code, refused.value.status, refused.value.reason) == ("queue_full", 429, "queue_full")
@@ -316,10 +319,10 @@ def test_work_of_clients_that_left_is_dropped() -> None:
             stays = asyncio.create_task(running.score("mini", [pair(size=8)], "cosine"))
             await until(encoder.busy.is_set)
             leaves = asyncio.create_task(running.score("mini", [pair(size=9), pair(size=10)], "cosine"))
-            await until(lambda: running._loaded["mini"].depth == 2)
+            await until(lambda: told(running._models.find("mini")).depth == 2)
             leaves.cancel()
             last = asyncio.create_task(running.score("mini", [pair(size=11)], "cosine"))
-            await until(lambda: running._loaded["mini"].depth == 3)
+            await until(lambda: told(running._models.find("mini")).depth == 3)
             encoder.go.set()
             assert similarities((await stays).results) == similarities((await last).results) == [1.0]
             assert encoder.batches == [1, 1], "two of four pictures"
@@ -382,7 +385,7 @@ def test_a_lost_device_fails_requests_at_once_and_pairs_to_be_replaced() -> None
             encoder.hold()
             encoder.fault = DeviceLostError("the GPU fell off the bus")
             waiting = [asyncio.create_task(running.score("mini", [pair(size=8 + i)], "cosine")) for i in range(2)]
-            await until(lambda: encoder.busy.is_set() and running._loaded["mini"].depth == 1)
+            await until(lambda: encoder.busy.is_set() and told(running._models.find("mini")).depth == 1)
             assert running.dead() is None
             encoder.go.set()
             for task in waiting:
@@ -396,9 +399,9 @@ def test_a_lost_device_fails_requests_at_once_and_pairs_to_be_replaced() -> None
     asyncio.run(check())
 
 
-def told(problem: ProblemError | None) -> ProblemError:
-    assert problem is not None
-    return problem
+def told(found: T | None) -> T:
+    assert found is not None
+    return found
 
 
 class Panic(BaseException):
@@ -410,7 +413,7 @@ def test_an_error_nobody_foresaw_costs_its_items_and_no_thread(
 ) -> None:
     async def check() -> None:
         async with pool(settings()) as running:
-            stages = running._loaded["mini"]._stages
+            stages = told(running._models.find("mini"))._stages
             for step, fault in (
                 ("encode_images", ValueError),
                 ("load", ValueError),
@@ -473,7 +476,7 @@ def test_a_lazy_model_that_cannot_be_loaded_is_not_tried_for_every_request(monke
             assert (problem.value.status, problem.value.headers["Retry-After"]) == (503, "30")
         assert loads == ["second"]
         assert running.unready() is None, "the first model works"
-        monkeypatch.setattr(local_module, "_RELOAD_S", 0.0)
+        monkeypatch.setattr(loaded_module, "RELOAD_S", 0.0)
         with pytest.raises(ProblemError):
             await running.score("second", [pair()], "cosine")
         assert loads == ["second"] * 2
@@ -627,7 +630,7 @@ def test_embeddings_that_are_not_done_in_time_or_fail_unexpectedly_are_errors(
             assert np.asarray(done).tolist() == [1.0, 0.0, 0.0]
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             monkeypatch.setattr(
-                running._loaded["mini"]._stages, "encode_captions", Mock(side_effect=ValueError("broken"))
+                told(running._models.find("mini"))._stages, "encode_captions", Mock(side_effect=ValueError("broken"))
             )
             (failed,) = (await running.embed_texts("mini", ["green"])).results
             assert str(failed) == "encoder_error: ValueError: broken"
@@ -638,7 +641,7 @@ def test_embeddings_that_are_not_done_in_time_or_fail_unexpectedly_are_errors(
 def test_images_of_a_request_that_are_alike_are_decoded_once_however_they_came(monkeypatch: pytest.MonkeyPatch) -> None:
     async def check() -> None:
         async with pool(settings()) as running:
-            stages = running._loaded["mini"]._stages
+            stages = told(running._models.find("mini"))._stages
             load = Mock(side_effect=stages.load)
             monkeypatch.setattr(stages, "load", load)
             same = [Pair(make_png("red", (8, 8)), caption) for caption in ("red", "blue", "green")]

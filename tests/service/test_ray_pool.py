@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.pages import fenced
 from tests.support.paths import ROOT
 from tests.support.services import mini_settings
+from text_image_similarity.config import Config
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode, RowError
 from text_image_similarity.records import ScoreResult
@@ -501,3 +502,13 @@ def test_the_image_has_the_rays_version_that_the_files_name() -> None:
     version = yaml.safe_load(text.split("\n---\n")[0])["spec"]["rayClusterConfig"]["rayVersion"]
     assert f"FROM rayproject/ray:{version}-" in dockerfile
     assert f'"ray=={version}"' in dockerfile
+
+
+def test_a_model_is_found_among_the_configured_ones_and_none_is_added() -> None:
+    pool, handle = pool_of()
+    assert asyncio.run(pool.serve_model(Config(model="mini"))) == "mini"
+    with pytest.raises(ProblemError, match=r"shop/one \(revision v2\) is not served here.*`models`") as found:
+        asyncio.run(pool.serve_model(Config(model="shop/one", revision="v2")))
+    assert found.value.code == "model_unavailable"
+    assert list(pool.models()) == ["mini"]
+    assert handle.calls == []

@@ -7,7 +7,7 @@ heavy libraries, so naming this package costs nothing.
 from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
-from .load import dual_encoder_folder, load_encoder, model_folder
+from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "dual_encoder_folder",
     "load_encoder",
     "model_folder",
+    "resolve_model",
 ]

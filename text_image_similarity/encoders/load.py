@@ -40,6 +40,22 @@ def model_folder(name: str) -> Path:
         return Path(name)
 
 
+def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str, str | None]:
+    """Return what a model's name and revision stand for: an alias's hub id, a pinned commit, a folder's whole path.
+
+    Two that give the same are the same model. The hub is not asked: a branch is not known to be a commit.
+
+    Example:
+        >>> resolve_model("fast", None) == resolve_model("openai/clip-vit-base-patch32", None)
+        True
+    """
+    folder = model_folder(str(model))
+    if _is_dir(folder):
+        return str(folder.resolve()), revision
+    name = ALIASES.get(str(model), str(model))
+    return name, revision or _PINNED.get(name)
+
+
 def dual_encoder_folder(model: str | PathLike[str]) -> Path:
     """Return the folder of a model that `train` made, `mini` being one.
 
@@ -87,9 +103,8 @@ def load_encoder(config: Config) -> PreparingEncoder:
         with unchanged(folder):
             return _load(name if dual_encoder else str(folder), folder, config, load)
     check_name(config.model)
-    name = ALIASES.get(name, name)
+    name, revision = resolve_model(name, config.revision)
     pinned = _PINNED.get(name)
-    revision = config.revision or pinned
     from .hub import cached_folder, require_model
 
     require_model(name, revision)

@@ -6,7 +6,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..config import ScoreKind
+from ..config import Config, ScoreKind
+from ..encoders import resolve_model
 from ..pipeline import Outcome
 from ..records import ScoreResult
 from .jobs import Answer, ImageInput, Pair
@@ -40,6 +41,21 @@ class ModelPool(Protocol):
     async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Answer[Outcome]:
         """Embed captions."""
 
+    async def serve_model(self, config: Config) -> str:
+        """Serve a model from now on; takes as long as loading it, while the others go on answering.
+
+        A model with the same `model` and `revision` that is served already is shared, whatever else `config` says.
+
+        Args:
+            config: Names the model. Local files are never read as images.
+
+        Returns:
+            The name that requests give it.
+
+        Raises:
+            ProblemError: `model_unavailable`. It cannot be loaded, or not at run time; it is not served then.
+        """
+
     def refusal(self) -> ProblemError | None:
         """Return the problem that any request would get now, before its body is read; None if there is room."""
 
@@ -66,6 +82,26 @@ def choose_model(settings: Settings, name: str | None) -> str:
         names = ", ".join((*settings.models, *settings.splits))
         raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {names}")
     return name
+
+
+def find_model(
+    models: Mapping[str, Config], facts: Mapping[str, Mapping[str, Any] | None], config: Config
+) -> str | None:
+    """Return the name under which a config's model is served, or None.
+
+    Args:
+        models: The models that are served.
+        facts: What is known of those that are loaded.
+        config: Names the model.
+    """
+    wanted = resolve_model(config.model, config.revision)
+    for name, served in models.items():
+        found = facts.get(name)
+        if wanted == resolve_model(served.model, served.revision) or (
+            found is not None and wanted == resolve_model(found["model"], found["revision"])
+        ):
+            return name
+    return None
 
 
 def inflight_problem(pairs: int) -> ProblemError:

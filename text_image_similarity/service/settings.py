@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from pathlib import Path
 from types import MappingProxyType
 
 from ..config import Config, at_least, seconds
@@ -87,6 +89,20 @@ class Settings:
         """The name of the model for requests that name none."""
         return next(iter(self.models))
 
+    def with_model(self, config: Config) -> tuple[Settings, str]:
+        """Return these settings with one more model, and the name that it got."""
+        stem = _name_of(config)
+        name = next(
+            name
+            for name in chain([stem], (f"{stem}-{number}" for number in count(2)))
+            if name not in self.models and name not in self.splits
+        )
+        return replace(self, models={**self.models, name: config}), name
+
+    def without_model(self, name: str) -> Settings:
+        """Return these settings without one of the models."""
+        return replace(self, models={other: config for other, config in self.models.items() if other != name})
+
     def __reduce__(self) -> tuple[object, ...]:
         # A MappingProxyType cannot be pickled, and Ray sends settings to its workers.
         values = {name: getattr(self, name) for name in self.__slots__}
@@ -104,6 +120,14 @@ def _restore(values: dict[str, object]) -> Settings:
 
 def _forbid_files(config: Config) -> Config:
     return replace(config, limits=replace(config.limits, allow_local_files=False))
+
+
+def _name_of(config: Config) -> str:
+    """Return a valid name for a model: a hub id or an alias as it is, of a path its last part."""
+    text = str(config.model)
+    if not re.fullmatch(r"[\w-][\w.-]*(?:/[\w.-]+)?", text):
+        text = Path(text).name
+    return re.sub(r"[^A-Za-z0-9._/-]+", "-", text).strip("._/-")[:90] or "model"
 
 
 def _check_split(name: str, weights: Mapping[str, float], models: Mapping[str, Config]) -> None:

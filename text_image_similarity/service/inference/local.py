@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
@@ -16,22 +16,19 @@ from ...config import Config, ScoreKind
 from ...encoders import Encoder, load_encoder
 from ...pipeline import Outcome
 from ...records import ScoreResult
-from ...system import start_daemon
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
-from ..pool import choose_model, inflight_problem
+from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from .loaded import RELOAD_S, LoadedModels, on_daemon
 from .model import ServedModel
 from .workers import ImageWorkers
 
 logger = logging.getLogger("text_image_similarity")
 
-T = TypeVar("T")
-
 _PROVEN_S = 60.0  # how long a success counts; an idle model tests itself more often
 _STUCK_S = 300.0  # a model that had work and no success for so long is not expected to recover
-_RELOAD_S = 30.0  # pause after a model could not be loaded
 _CLOSING_S = 3.0
 
 
@@ -56,9 +53,8 @@ class LocalModelPool:
         self._settings, self._metrics, self._load_encoder = settings, metrics, load
         self._transport = transport
         self._workers: ImageWorkers | None = None
-        self._loaded: dict[str, ServedModel] = {}
-        self._loading: dict[str, asyncio.Task[None]] = {}
-        self._failed: dict[str, tuple[float, Exception]] = {}
+        self._models = LoadedModels(self._load)
+        self._unproven: set[str] = set()  # models that were asked for at run time and are being loaded
         self._inflight = 0
         self._lock = Lock()
         metrics.inflight.set_function(lambda: self._inflight)
@@ -72,18 +68,19 @@ class LocalModelPool:
         if self._workers is None:
             self._workers = ImageWorkers(self._settings.models[self._settings.default], self._transport)
         for name in self._settings.models:
-            if name not in self._settings.lazy and name not in self._loaded:
-                self._loaded[name] = self._load(name)
+            if name not in self._settings.lazy:
+                self._models.load(name)
 
     async def start(self) -> None:
         """See `ModelPool`."""
-        await _on_daemon(self.load)
+        await on_daemon(self.load)
 
     async def close(self) -> None:
         """See `ModelPool`; does not wait for a stuck model."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(_on_daemon(self._close), _CLOSING_S)
-        self._workers, self._loaded = None, {}
+            await asyncio.wait_for(on_daemon(self._close), _CLOSING_S)
+        self._workers = None
+        self._models.clear()
 
     async def score(
         self, model: str | None, pairs: Sequence[Pair], kind: ScoreKind, *, within_s: float | None = None
@@ -124,7 +121,7 @@ class LocalModelPool:
         name = choose_model(self._settings, model)
         self._enter(len(inputs))
         try:
-            served = await self._get_served(name, end)
+            served = await self._models.get(name, end)
             if (refused := self._queue_problem(served)) is not None:
                 raise refused
         except BaseException:
@@ -142,23 +139,23 @@ class LocalModelPool:
             job.gone = True
             items, job.items = job.items, []  # which refer to the job: their images would wait for a garbage collection
         if job.problem is not None:
-            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=_RELOAD_S)
+            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=RELOAD_S)
         return served.name, items
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
         if self._inflight >= self._settings.max_inflight:
             return inflight_problem(self._inflight)
-        refusals = [self._queue_problem(served) for served in self._loaded.values()]
+        refusals = [self._queue_problem(served) for served in self._models]
         return refusals[0] if refusals and all(refusals) else None
 
     def unready(self) -> ProblemError | None:
         """See `ModelPool`."""
-        if not self._loaded:
+        if not len(self._models):
             return ProblemError("model_unavailable", "no model is loaded yet", retry_after_s=5)
         if (dead := self.dead()) is not None:
             return dead
-        for served in self._loaded.values():
+        for served in self._models:
             if time.monotonic() - served.succeeded > _PROVEN_S:
                 return ProblemError(
                     "model_unavailable", f"{served.name} has encoded nothing for {_PROVEN_S:.0f} s", retry_after_s=10
@@ -169,7 +166,7 @@ class LocalModelPool:
 
     def dead(self) -> ProblemError | None:
         """See `ModelPool`."""
-        for served in self._loaded.values():
+        for served in self._models:
             if served.problem is not None:
                 return ProblemError("model_unavailable", f"{served.name}: {served.problem}")
             if time.monotonic() - served.succeeded > _STUCK_S:
@@ -178,36 +175,25 @@ class LocalModelPool:
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """See `ModelPool`."""
-        return {name: self._loaded[name].facts if name in self._loaded else None for name in self._settings.models}
+        found = {name: self._models.find(name) for name in self._settings.models}
+        return {name: None if served is None else served.facts for name, served in found.items()}
 
-    async def _get_served(self, name: str, end: float) -> ServedModel:
-        """Return a model, loading it if need be; requests wait for it together, until the loop time `end`."""
-        if (served := self._loaded.get(name)) is not None:
-            return served
-        if name not in self._loading and not self._failed_recently(name):
-            self._loading[name] = asyncio.create_task(self._load_later(name))
-        if (loading := self._loading.get(name)) is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(end):
-                    await asyncio.shield(loading)  # also for the others who wait
-        if (served := self._loaded.get(name)) is not None:
-            return served
-        if name in self._loading:
-            raise ProblemError("model_unavailable", f"{name} is still being loaded", retry_after_s=_RELOAD_S)
-        _, problem = self._failed[name]
-        raise ProblemError("model_unavailable", f"{name}: {problem}", retry_after_s=_RELOAD_S)
-
-    def _failed_recently(self, name: str) -> bool:
-        return name in self._failed and time.monotonic() - self._failed[name][0] < _RELOAD_S
-
-    async def _load_later(self, name: str) -> None:
+    async def serve_model(self, config: Config) -> str:
+        """See `ModelPool`."""
+        name = find_model(self._settings.models, self.models(), config)
+        if name is None:
+            self._settings, name = self._settings.with_model(config)
+            self._unproven.add(name)
         try:
-            self._loaded[name] = await _on_daemon(lambda: self._load(name))
-        except Exception as exc:  # also a full disk: do not try again at once
-            logger.error("%s cannot be loaded: %s", name, exc)
-            self._failed[name] = (time.monotonic(), exc)
+            await self._models.get(name, None)
+        except ProblemError:
+            if name in self._unproven:  # leave nothing of a name that was mistyped
+                self._settings = self._settings.without_model(name)
+                self._models.forget_failure(name)
+            raise
         finally:
-            del self._loading[name]
+            self._unproven.discard(name)
+        return name
 
     def _load(self, name: str) -> ServedModel:
         encoder = self._load_encoder(self._settings.models[name])
@@ -234,13 +220,8 @@ class LocalModelPool:
     def _close(self) -> None:
         if self._workers is not None:
             self._workers.close()
-        for served in self._loaded.values():
+        for served in self._models:
             served.close()
-
-
-async def _on_daemon(function: Callable[[], T]) -> T:
-    """Run a function on a thread that the process does not wait for when it ends."""
-    return await asyncio.wrap_future(start_daemon(function, name="service"))
 
 
 def _resolve(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from ...config import ScoreKind
+from ...config import Config, ScoreKind
 from ...errors import RowError
 from ...pipeline import Outcome
 from ...records import ScoreResult
 from ..jobs import Answer, ImageInput, Pair, ResultT, timeout_error
-from ..pool import choose_model, inflight_problem
+from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
@@ -120,6 +120,17 @@ class RayModelPool:
         """See `ModelPool`."""
         found = {name: self._reports(handle) for name, handle in self._models.items()}
         return {name: reports[0].facts if reports else None for name, reports in found.items()}
+
+    async def serve_model(self, config: Config) -> str:
+        """See `ModelPool`; only finds a model, because deployments do not come at run time."""
+        if (name := find_model(self._settings.models, self.models(), config)) is None:
+            revision = "" if config.revision is None else f" (revision {config.revision})"
+            raise ProblemError(
+                "model_unavailable",
+                f"{config.model}{revision} is not served here, and on Ray Serve models cannot be added at run time: add it to the "
+                "service's argument `models`, as `--model` does for a service without Ray",
+            )
+        return name
 
     async def _answer(
         self, model: str | None, fail: Callable[[RowError], ResultT], method: str, items: list[Any], *more: Any
