@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .generations import add_generation_actions
+from .match import as_text
 from .options import PAGE, add_force, add_log_options, add_model_options, check_output, config_of, progress_bar
 from .products import (
     add_action,
@@ -220,7 +221,7 @@ def run_show(options: argparse.Namespace) -> int:
             found = product.as_dict()
             fields = found.pop("fields")
             lines = [
-                (name, shown(value, 1000))
+                (name, shown(as_text(value), 1000))
                 for name, value in (*found.items(), *fields.items())
                 if value not in (None, "", [])
             ]
