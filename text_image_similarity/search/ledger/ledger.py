@@ -235,7 +235,7 @@ class Ledger:
         Nobody knows all followers. One that has not followed since then sees by `pruned` that it has to begin again.
         """
         with self.database.write() as transaction:
-            counters = dict(transaction.run("SELECT name, value FROM counter"))
+            counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))
             found = transaction.run("SELECT max(version) FROM removed WHERE version <= ?", (counters["optimized"],))
             if (last := found[0][0]) is not None:
                 transaction.run("DELETE FROM removed WHERE version <= ?", (last,))

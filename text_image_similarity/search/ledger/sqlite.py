@@ -23,11 +23,12 @@ from ..fields import BUILT_IN, Field, FieldKind
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
 
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _LAYOUT = 1  # in the header's user_version
 MEMORY = ":memory:"
+_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock"}
 _PATIENCE_S = 60.0  # how long another process may be writing
 _TYPES: dict[FieldKind, str] = {"text": "TEXT", "number": "REAL", "bool": "INTEGER", "date": "REAL", "texts": "TEXT"}
 
@@ -122,12 +123,12 @@ class SqliteDatabase:
                 raise
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
         if self._path == MEMORY:
             yield True
             return
         try:
-            with FileLock(f"{self._path}.lock", timeout=-1 if wait else 0):
+            with FileLock(f"{self._path}{_LOCKS[purpose]}", timeout=-1 if wait else 0):
                 yield True
         except Timeout:
             yield False
