@@ -24,10 +24,11 @@ from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 
 MEMORY = ":memory:"
+_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock"}
 _PATIENCE_S = 60.0  # how long another process may be writing
 
 # Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.
@@ -101,11 +102,11 @@ class SqliteDatabase:
                 raise
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
         if self._path == MEMORY:
             yield True
             return
-        lock, held = FileLock(f"{self._path}.lock"), False
+        lock, held = FileLock(f"{self._path}{_LOCKS[purpose]}"), False
         try:
             lock.acquire(timeout=-1 if wait else 0)
             held = True
