@@ -84,6 +84,7 @@ FLOORS_WITHIN = {
         "answer": 8,
         "searcher": 9,
         "catalog": 10,
+        "match_log": 11,
         "table_catalog": 11,
         "__init__": 12,
     },

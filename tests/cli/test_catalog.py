@@ -153,6 +153,19 @@ def test_matches_are_a_table_with_the_next_page(filled: Path, capsys: pytest.Cap
     assert ids == everything
 
 
+def test_dates_are_shown_as_dates(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "found.html"
+    assert command("match", filled, "a red shoe", "--facet", "added", "--html", page) == 0
+    said = capsys.readouterr().out
+    days = dict(re.findall(r"^(20\d\d-\d\d-\d\d) +(\d)$", said, re.MULTILINE))
+    assert sum(map(int, days.values())) == 5
+    text = page.read_text(encoding="utf-8")
+    assert all(text.count(day) == int(count) + 1 for day, count in days.items())  # its products, and the facet
+    day, count = next(iter(days.items()))
+    assert command("match", filled, "a red shoe", "--where", f"added = '{day}'", "--facet", "added", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["facets"]["added"] == [{"value": day, "count": int(count)}]
+
+
 def test_matches_are_json(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = SAMPLE / "images" / "red_shoe.jpg"
     assert command("match", filled, "--image", picture, "--without", "blue", "--top-k", "1", "--json") == 0
@@ -173,6 +186,22 @@ def test_a_table_is_searched_without_a_catalogue(table: Path, capsys: pytest.Cap
     assert "row 7: it has no id" in said.err
     assert "pictures that cannot be read: file_not_found, 1" in said.err
     assert sorted(table.parent.iterdir()) == before
+
+
+def test_words_find_products_of_a_table_without_pictures(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("match", table, "a red shoe", "--image-col", "", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["matches"]
+    assert found[0]["product"]["id"] == "runner-red"
+    assert [reason["term"] for reason in found[0]["why"]] == ["words"]
+    assert command("catalog", "create", tmp_path / "c", "--fields-from", table, "--quiet") == 0
+    assert command("catalog", "add", tmp_path / "c", table, "--image-col", "", "--quiet") == 0
+    (tmp_path / "in.csv").write_text("q\na red shoe\n")
+    asked = ["match-table", tmp_path / "c", tmp_path / "in.csv", tmp_path / "out.csv", "--text-col", "q", "--quiet"]
+    assert command(*asked) == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["product_id"] for row in csv.DictReader(file)] == ["runner-red"]
 
 
 def test_matches_are_a_page(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

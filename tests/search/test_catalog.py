@@ -94,6 +94,15 @@ def test_known_pictures_are_not_encoded_again(tmp_path: Path) -> None:
         assert encoder.images == 2
 
 
+def test_a_product_that_says_the_same_otherwise_is_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(make_png("red"))
+    with open_catalog(":memory:", fields=FIELDS, config=Config(base_dir=tmp_path), encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", images="a.png", fields={"price": Decimal(3)}))
+        again = Product("a", images=str(tmp_path / "a.png"), fields={"price": 3, "tags": None}, group="")
+        assert catalog.add(again).unchanged == 1
+        assert catalog.add(replace(again, group="mugs")).updated == 1
+
+
 def test_a_picture_that_changes_under_its_name_is_encoded_again(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(make_png("red"))
     with shop() as catalog:
@@ -204,6 +213,11 @@ def test_another_process_sees_what_is_written(tmp_path: Path) -> None:
         ({"added": "yesterday"}, "'added' must be a date such as 2026-11-28"),
         ({"kind": "x" * 10_001}, "'kind' is 10,001 characters long"),
         ({"kind": "\ud800"}, "'kind' holds a lone surrogate"),
+        ({"kind": float("inf")}, "'kind' must be a text, not inf"),
+        ({"kind": Decimal("1e9999999")}, "'kind' must be a text, not Decimal"),
+        ({"price": "1_000"}, "'price' must be a number, not '1_000'"),
+        ({"added": 1769817600}, "'added' must be a date such as 2026-11-28"),
+        ({"added": "1611121301234"}, "'added' must be a date such as 2026-11-28"),
     ],
 )
 def test_a_value_that_does_not_fit_keeps_its_product_out(fields: dict[str, object], message: str) -> None:
@@ -218,6 +232,14 @@ def test_missing_values_are_missing() -> None:
         nothing = [None, float("nan"), "", np.nan]
         catalog.add(Product(str(number), fields={"price": value}) for number, value in enumerate(nothing))
         assert catalog.match(Query(where={"price": {"exists": False}})).total == len(nothing)
+
+
+@pytest.mark.parametrize("kind", [7, 7.0, np.float32(7), Decimal("7.00"), "7"])
+def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> None:
+    with shop() as catalog:
+        assert catalog.add(Product("a", fields={"kind": kind})).refusals == []
+        for where in ("kind = 7", 'kind = "7"', {"kind": 7}, {"kind": 7.0}, {"kind": Decimal(7)}, '{"kind": 7e0}'):
+            assert [each.id for each in catalog.products(where)] == ["a"]
 
 
 @pytest.mark.parametrize(

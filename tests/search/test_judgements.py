@@ -19,9 +19,9 @@ def table(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def test_judgements_are_read(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"q": "red", "pic": None, "product": 7, "match": True},
+        {"q": "red", "pic": None, "product": 7.0, "match": True},
         {"q": " ", "pic": "a.png", "product": "b", "match": "no"},
-        {"q": "blue", "product": "c", "match": 1},
+        {"q": "blue", "product": "c", "match": 1.0},
     ]
     found = list(read_judgements(table(tmp_path / "in.jsonl", rows), ("q", "pic")))
     assert [(each.term.text, each.term.image, each.product, each.match) for each in found] == [

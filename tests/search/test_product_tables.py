@@ -15,7 +15,17 @@ import pytest
 
 from tests.support.images import inline, make_png
 from tests.support.shop import FIELDS, CountingEncoder, shop
-from text_image_similarity import Catalog, Field, Product, StoppedError, TableError, UsageError, open_catalog
+from text_image_similarity import (
+    Catalog,
+    Config,
+    Dialect,
+    Field,
+    Product,
+    StoppedError,
+    TableError,
+    UsageError,
+    open_catalog,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import ProductColumns, ProductTable
 
@@ -50,6 +60,30 @@ def test_a_table_made_of_a_catalogue_is_read_again(tmp_path: Path, catalog: Cata
         assert (report.added, report.refusals) == (len(given), [])
         assert list(other.products()) == list(catalog.products())
     assert catalog.add_table(tmp_path / name).unchanged == len(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("out.tsv", "two\nlines"), ("out.tsv", "a\ttab"), ("out.tsv", '"quoted'), ("out.csv", 'two\n\\"lines')],
+)
+def test_a_table_that_is_read_only_with_its_quoting_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, text: str
+) -> None:
+    config = Config(dialect=Dialect(quoting="minimal"))
+    with shop() as catalog, open_catalog(":memory:", fields=FIELDS, config=config, encoder=ColourEncoder()) as other:
+        catalog.add(Product("a", text))
+        catalog.export(tmp_path / name)
+        assert other.add_table(tmp_path / name).added == 1
+        assert list(other.products()) == list(catalog.products())
+        with pytest.raises(TableError, match="--quoting minimal"):
+            catalog.add_table(tmp_path / name)
+        assert "add --quoting minimal" in caplog.text
+        caplog.clear()
+        catalog.delete("a")
+        catalog.add(Product("a", 'one \\"line'))
+        catalog.export(tmp_path / name, force=True)
+        assert catalog.add_table(tmp_path / name).unchanged == 1
+        assert not caplog.text
 
 
 def test_a_table_is_written_complete_or_not_at_all(tmp_path: Path, catalog: Catalog) -> None:
@@ -117,6 +151,20 @@ def test_a_row_of_parquet_has_values_of_its_types(tmp_path: Path, catalog: Catal
     assert catalog.get("1") == Product("1", "x", fields=fields)
 
 
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_number_is_one_text_in_every_table(tmp_path: Path, catalog: Catalog, name: str) -> None:
+    table = write_rows(tmp_path / "in.jsonl", [{"id": 7.0, "name": 8.0, "images": [], "kind": 9.0, "tags": [7.0, "7"]}])
+    names = {"price": "", "new": "", "added": ""}
+    catalog.add_table(table, ProductColumns(fields=names))
+    catalog.export(tmp_path / name)
+    with shop() as other:
+        other.add_table(tmp_path / name)
+        for each in (catalog, other):
+            for where in ("_id = 7", "kind = 9", "tags = 7", {"kind": 9.0}, {"tags": [7.0]}):
+                (found,) = each.products(where)
+                assert (found.id, found.name) == ("7", "8")
+
+
 def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: Path, catalog: Catalog) -> None:
     good = {
         "id": "a",
@@ -137,6 +185,8 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         {"new": "maybe"},
         {"added": "yesterday"},
         {"tags": [{"a": 1}]},
+        {"price": "1_000"},
+        {"added": "20260101"},
         {"images": [inline("red")] * 9},
         {"images": 5},
         {"name": ["A"]},
@@ -144,7 +194,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         {"id": "b", "price": None},
     ]
     report = catalog.add_table(write_rows(tmp_path / "in.jsonl", [good | change for change in changes]))
-    assert (report.added, report.refused, report.products) == (2, 11, 13)
+    assert (report.added, report.refused, report.products) == (2, 13, 15)
     assert report.refusals == [
         "row 2: it has no id in the column 'id'",
         "row 3: it has no id in the column 'id'",
@@ -153,10 +203,12 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 6: 'new' must be true or false, not 'maybe'",
         "row 7: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not 'yesterday'",
         "row 8: 'tags' must be a text, not {'a': 1}",
-        "row 9: a product has at most 8 pictures, not 9",
-        "row 10: 'images' must hold paths or URLs, not 5",
-        "row 11: 'name' must be a text, not ['A']",
-        "row 12: Product.name holds a lone surrogate, half of a UTF-16 pair",
+        "row 9: 'price' must be a number, not '1_000'",
+        "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
+        "row 11: a product has at most 8 pictures, not 9",
+        "row 12: 'images' must hold paths or URLs, not 5",
+        "row 13: 'name' must be a text, not ['A']",
+        "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
     ]
 
 

@@ -77,7 +77,7 @@ def test_pages_together_are_one_long_answer_and_counts_do_not_depend_on_them(col
 
 
 # The fusion of ranks is tested by itself.
-PLAIN = [query for query in QUERIES if query.fusion == "sum"]
+PLAIN = [query for query in QUERIES if query.fusion != "rrf"]
 
 
 @pytest.mark.parametrize("query", PLAIN, ids=range(len(PLAIN)))
@@ -140,6 +140,76 @@ def test_pages_hold_while_others_write() -> None:
         assert there <= set(seen)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query("red"),
+        Query("red", min_similarity=0.1),
+        Query("red", fusion="rrf"),
+        Query(sort="price"),
+        Query("red", sort="-price", min_similarity=0.1),
+    ],
+    ids=["rank", "min_similarity", "rrf", "list", "sort"],
+)
+def test_no_group_is_shown_twice_or_left_out_while_others_write(query: Query) -> None:
+    def variant(name: str, group: str, value: int) -> Product:
+        return Product(name, images=inline((200, value, 90)), fields={"price": value}, group=group)
+
+    with shop() as catalog:
+        catalog.add(
+            variant(f"{group}{place}", group, 10 * number + place)
+            for number, group in enumerate("abcdef")
+            for place in (1, 2, 3)
+        )
+        query, seen = replace(query, group=True, top_k=2), list[str | None]()
+        while True:
+            page = catalog.match(query)
+            seen += [match.product.group for match in page]
+            if page.next is None:
+                break
+            query = replace(query, after=page.next)
+            catalog.delete([match.product.id for match in page])  # another one would stand for its group now
+            if len(seen) == 2:  # a better one of each group, before what was shown
+                catalog.add([variant(f"{group}0", group, value) for group in "abcdef" for value in (0, 80)])
+        assert sorted(map(str, seen)) == list("abcdef")
+
+
+def test_ranks_that_move_repeat_and_skip_nothing() -> None:
+    with shop() as catalog:
+        catalog.add(product(f"{number:02}", (255, number * 9, 0)) for number in range(20))
+        query, seen = Query("red thing", fusion="rrf", top_k=4), list[str]()
+        for added in range(9):
+            page = catalog.match(query)
+            seen += ids(page)
+            if page.next is None:
+                break
+            query = replace(query, after=page.next)
+            catalog.add(product(f"new{added}", (255, added, 0)))
+            catalog.delete(seen[:1])
+        assert len(seen) == len(set(seen))
+        assert {f"{number:02}" for number in range(20)} <= set(seen)
+
+
+def test_words_alone_find_products_without_pictures() -> None:
+    with shop() as catalog:
+        catalog.add(
+            Product(f"{number}", f"{colour} boots", fields={"price": number})
+            for number, colour in enumerate(["red", "blue", "red"])
+        )
+        query = Query("red boots", top_k=1, facets=["price"])
+        assert all_pages(catalog, query) == all_pages(catalog, replace(query, fusion="rrf")) == ["0", "2", "1"]
+        found = catalog.match(query)
+        assert (found.total, found[0].similarity, found[0].why[0].term) == (3, None, "words")
+        assert catalog.match(Query("red boots", where="price > 1")).total == 1
+        assert catalog.match(Query("red boots", fusion="sum")).total == 0
+        assert catalog.match(Query("red boots", min_similarity=0.1)).total == 0
+        assert ids(catalog.match(Query("red boots", sort="-price"))) == ["2", "1", "0"]
+        catalog.add(product("3", "red", price=3))
+        assert ids(catalog.match(replace(query, after=found.next, top_k=9))) == ["3", "2", "1"]  # as it began
+        assert ids(catalog.match(query)) == ["3"]
+        assert ids(catalog.match(Query("red boots", where="price < 3"))) == ["0", "2", "1"]
+
+
 def test_filters_pass_what_the_reference_passes(colours: Catalog) -> None:
     where = 'kind in ("bag", "shoe") and not tags = "a" and (price >= 10 or price exists and price < 3)'
     names = [field.name for field in (*BUILT_IN, *colours.fields)]
@@ -181,6 +251,18 @@ def test_pictures_products_and_vectors_are_terms_too() -> None:
         assert ids(catalog.match(Query([Term(product="r"), Term("blue")], top_k=1))) == ["m"]
 
 
+def test_a_facet_is_what_a_filter_takes() -> None:
+    days = ["2026-01-31", "2026-01-31T00:00", "2026-01-31T09:30:00.5+01:00"]
+    with shop() as catalog:
+        catalog.add(product(str(number), added=day, price=7.5) for number, day in enumerate(days))
+        for query in (Query(), Query("red"), Query("red", fusion="rrf"), Query("red", min_similarity=0.5)):
+            found = catalog.match(replace(query, facets=["added", "price", "_id"]))
+            assert found.facets["added"] == {"2026-01-31": 2, "2026-01-31T08:30:00.500000+00:00": 1}
+            assert json.loads(json.dumps(found.as_dict()))["facets"]["added"][0] == {"value": "2026-01-31", "count": 2}
+            for name, counts in found.facets.items():
+                assert all(catalog.match(Query(where={name: value})).total == counts[value] for value in counts)
+
+
 @pytest.mark.parametrize("fusion", ["sum", "rrf"])
 def test_reasons_add_up_to_the_score(colours: Catalog, fusion: str) -> None:
     terms = [Term("big red"), Term(image=inline("green"), weight=0.5), Term("blue", weight=-0.3)]
@@ -195,6 +277,23 @@ def test_reasons_add_up_to_the_score(colours: Catalog, fusion: str) -> None:
         whole = np.array([1, 0.5, -0.3]) @ ColourEncoder().encode_text(["red", "green", "blue"])
         (alone,) = colours.match(Query(Term(vector=whole), where={"_id": best.product.id}))
         assert best.similarity == pytest.approx(alone.similarity, abs=1e-6)
+
+
+def test_what_leads_away_changes_the_order_and_not_what_is_found() -> None:
+    with shop() as catalog:
+        catalog.add(Product(colour, images=inline(colour)) for colour in ("red", "magenta", "blue", "lime"))
+        catalog.add([Product("bare", "red boots"), Product("hat", "a blue hat")])
+        found = catalog.match(Query([Term("red"), Term("blue", weight=-1)], fusion="rrf"))
+        assert ids(found)[:2] == ["red", "bare"]
+        assert (sorted(ids(found)), found.total) == (["bare", "blue", "lime", "magenta", "red"], 5)
+        why = {match.product.id: {reason.term: reason for reason in match.why} for match in found}
+        away = {id: reasons["text 'blue'"].contribution for id, reasons in why.items()}
+        assert away["blue"] == -1 / 61
+        assert away["bare"] == pytest.approx(sum(away[id] for id in ("red", "magenta", "blue", "lime")) / 4)
+        assert why["blue"]["text 'blue'"].similarity == pytest.approx(1.0)
+        assert why["bare"]["text 'blue'"].similarity is None
+        for match in found:
+            assert sum(reason.contribution for reason in match.why) == pytest.approx(match.score, abs=1e-9)
 
 
 def test_ranks_are_fused_as_in_the_paper() -> None:
@@ -283,7 +382,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),
         (Query("a", after="nonsense"), "after is not a cursor"),
         (
-            Query("a", after=base64.urlsafe_b64encode(json.dumps(["x", 1, 0.5, "a", 3]).encode()).decode()),
+            Query("a", after=base64.urlsafe_b64encode(json.dumps(["x", 1, 0.5, "a", 3, "sum"]).encode()).decode()),
             "another query",
         ),
     ],
@@ -309,7 +408,8 @@ def test_cursors_tell_queries_apart_by_all_of_their_terms(colours: Catalog) -> N
 
 
 @pytest.mark.parametrize(
-    ("place", "value"), [(1, True), (2, float("inf")), (2, []), (3, 7), (3, "\ud800"), (4, -50), (4, 10**400)]
+    ("place", "value"),
+    [(1, True), (2, float("inf")), (2, []), (3, 7), (3, "\ud800"), (4, -50), (4, 10**400), (5, "max")],
 )
 def test_a_cursor_that_was_meddled_with_is_refused(colours: Catalog, place: int, value: object) -> None:
     after = colours.match(Query("red", top_k=3)).next

@@ -81,9 +81,8 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
     option(
         "--fusion",
         choices=("sum", "rrf"),
-        default="sum",
         help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
-        "with words in names and descriptions as one list more",
+        "with words in names and descriptions as one list more; by default `sum`, or `rrf` where no product that counts has a picture",
     )
 
 

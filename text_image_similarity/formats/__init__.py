@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
+from .delimited import is_ambiguous
 from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
@@ -46,6 +47,7 @@ __all__ = [
     "folder_of",
     "format_of",
     "has_content",
+    "is_ambiguous",
     "is_captions_file",
     "is_url",
     "list_folder",

@@ -45,6 +45,14 @@ def dialect_of(place: str, dialect: Dialect) -> Dialect:
     return replace(dialect, delimiter=dialect.delimiter or DELIMITERS[format_of(place).kind])
 
 
+def is_ambiguous(values: Sequence[str], kind: TableKind) -> bool:
+    """Say whether a row of CSV or TSV that this package writes is read again only with the quoting `minimal`, not with `auto`."""
+    if kind == "tsv":
+        return any(value[:1] == '"' or any(sign in value for sign in "\t\n\r") for value in values)
+    several = any("\n" in value or "\r" in value for value in values)
+    return several and any('\\"' in value for value in values)
+
+
 @dataclass(slots=True)
 class DelimitedTable:
     """A table of texts, in one file or several with the same columns.

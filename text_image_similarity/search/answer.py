@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
-from .counting import Facets, count_numbers, count_passing
+from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
 from .fields import BUILT_IN, ID, named
 from .filters import And, Filter, Not, OneOf, parse_filter
@@ -18,9 +18,9 @@ from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
 from .meaning import Meaning
 from .products import Picture
-from .query import Match, Matches, Query, Reason
+from .query import FusionKind, Match, Matches, Query, Reason
 from .rank_fusion import Fused, fuse
-from .ranking import Ask, Candidate, best_pictures, first_limit, rank, search
+from .ranking import Ask, Candidate, first_limit, rank, rank_above
 from .session import Session
 from .stores import Hits
 from .vectors import Encoded
@@ -74,10 +74,12 @@ def answer(
             asks.append(found)
             continue
         count = 0
-        if store is not None and one.query.parts and (store.approximates or one.query.min_similarity is None):
-            key = repr(one.where)
-            count = passing[key] = passing[key] if key in passing else store.count(one.where)
-        asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count))
+        query, where, cursor = one.query, one.where, one.cursor
+        if store is not None and query.parts and (store.approximates or query.min_similarity is None):
+            key = repr(where)
+            count = passing[key] = passing[key] if key in passing else store.count(where)
+        fusion = _fusion(query, count) if cursor is None else cursor.fusion  # products may come between two pages
+        asks.append(Ask(found, where, cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
     return [ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning) for ask in asks]
@@ -93,16 +95,19 @@ def _filter_of(session: Session, query: Query) -> Filter | None:
     return parse_filter(query.where, session.ledger.fields)
 
 
+def _fusion(query: Query, passing: int) -> FusionKind:
+    """Return what makes one ranking of a query's terms: where no product has a picture, only words can find any."""
+    if query.fusion is not None:
+        return query.fusion
+    words = any(term.text is not None and term.weight > 0 for term in query.parts)
+    return "rrf" if words and not passing and query.min_similarity is None and query.sort is None else "sum"
+
+
 def _search_together(asks: Sequence[Ask]) -> dict[int, Hits]:
     """Search at once for queries that differ in nothing but their vectors: one product of matrices, not many."""
-    alike: dict[tuple[str, int | None, bool], list[Ask]] = defaultdict(list)
+    alike: dict[tuple[str, int, bool], list[Ask]] = defaultdict(list)
     for ask in asks:
-        if (
-            ask.query.parts
-            and ask.query.fusion == "sum"
-            and ask.query.sort is None
-            and ask.query.min_similarity is None
-        ):
+        if ask.query.parts and ask.fusion == "sum" and ask.query.sort is None and ask.query.min_similarity is None:
             alike[repr(ask.where), first_limit(ask), ask.exact].append(ask)
     found = {}
     for (_, limit, exact), group in alike.items():
@@ -138,13 +143,12 @@ def _rank(ask: Ask, first: Hits | None) -> _Ranking:
     if query.sort is not None:
         listed, numbers = sort_similar(ask)
         return _Ranking(listed, count_numbers(ledger, query, numbers), "exact")
-    if query.fusion == "rrf":
+    if ask.fusion == "rrf":
         fused = fuse(ask)
         return _Ranking(fused.page, count_numbers(ledger, query, fused.numbers), ask.plan, fused=fused)
     if query.min_similarity is not None:
-        first = search(ask, ask.encoded.fused, None, exact=True)
-        numbers = ledger.passing(best_pictures(ask, first).rows.tolist(), ask.where)
-        return _Ranking(rank(ask, first), count_numbers(ledger, query, numbers), ask.plan)
+        above, numbers = rank_above(ask)
+        return _Ranking(above, count_numbers(ledger, query, numbers), ask.plan)
     return _Ranking(rank(ask, first), count_passing(ask.index, query, _without(ask)), ask.plan)
 
 
@@ -158,8 +162,11 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
     after = None
     if len(ranking.candidates) > len(shown):
         key = (shown[-1].key, shown[-1].product.id)
-        after = write_cursor(ask.query, Cursor(ask.generation.number, key, ask.seen + len(shown)))
-    return Matches(tuple(matches), *ranking.counts, after, ask.generation.number, ranking.plan)
+        marks = ask.shown | {mark for found in shown if (mark := ask.mark(found.product)) is not None}
+        after = write_cursor(ask.query, Cursor(ask.generation.number, key, ask.seen + len(shown), ask.fusion, marks))
+    total, facets = ranking.counts
+    facets = written_facets(facets, (*BUILT_IN, *ask.ledger.fields))
+    return Matches(tuple(matches), total, facets, after, ask.generation.number, ranking.plan)
 
 
 def _match(

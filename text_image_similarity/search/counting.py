@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Protocol
 
-from .fields import GROUP, Value, single
+from .fields import GROUP, Field, Value, single
 from .filters import And, Exists, Filter
 from .ledger import Ledger
 from .query import Query
@@ -40,6 +40,14 @@ def count_numbers(ledger: Ledger, query: Query, numbers: list[int]) -> tuple[int
         return len(numbers), facets
     groups = list(ledger.column(GROUP, numbers).values())
     return len(set(groups) - {None}) + groups.count(None), facets
+
+
+def written_facets(facets: Facets, fields: Iterable[Field]) -> Facets:
+    """Return facets with their values as filters take them: dates as texts."""
+    known = {field.name: field for field in fields}
+    return {
+        name: {known[name].written(value): count for value, count in counts.items()} for name, counts in facets.items()
+    }
 
 
 def _frequencies(values: Iterable[Value | None]) -> dict[Value, int]:

@@ -8,15 +8,17 @@ import math
 import os
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import get_args
 
 import numpy as np
 
 from ..errors import UsageError
 from ..records import is_whole
 from .fields import Value
-from .query import Query, Term, options_of
+from .query import FusionKind, Query, Term, options_of
 
 NO_CURSOR = "after is not a cursor; give the `next` of the page before"
+_MARK = 6  # bytes
 _Key = tuple[Value | None, str]
 
 
@@ -28,17 +30,30 @@ class Cursor:
         generation: The generation that answered.
         key: The score, or the value of the field sorted by, and the id of the last product.
         seen: How many products there were up to there.
+        fusion: How terms became one ranking.
+        shown: Marks of what must not be shown again, wherever it ranks now.
     """
 
     generation: int
     key: _Key
     seen: int
+    fusion: FusionKind
+    shown: frozenset[bytes] = frozenset()
+
+
+def mark_of(name: str) -> bytes:
+    """Return what stands for a group or a product in a cursor: short, because a cursor has one for each that was shown.
+
+    That two of a million names share one of 2^48 marks with 1,000 that were shown has a probability of 4 in 1,000,000.
+    """
+    return blake2b(name.encode(), digest_size=_MARK).digest()
 
 
 def write_cursor(query: Query, cursor: Cursor) -> str:
     """Return a cursor as text."""
-    content = [digest_of(query), cursor.generation, *cursor.key, cursor.seen]
-    return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+    content = [digest_of(query), cursor.generation, *cursor.key, cursor.seen, cursor.fusion]
+    marks = b"".join(sorted(cursor.shown))
+    return ".".join(_encoded(part) for part in (json.dumps(content).encode(), marks) if part)
 
 
 def read_cursor(query: Query, generation: int) -> Cursor | None:
@@ -50,18 +65,28 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
     if query.after is None:
         return None
     try:
-        padded = query.after + "=" * (-len(query.after) % 4)
-        digest, made_by, value, id, seen = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
+        content, marks = map(_decoded, query.after.partition(".")[::2])
+        digest, made_by, value, id, seen, fusion = json.loads(content)
+    except (ValueError, TypeError, RecursionError) as exc:
         raise UsageError(NO_CURSOR) from exc
     if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id):
         raise UsageError(NO_CURSOR)
+    if fusion not in get_args(FusionKind) or len(marks) % _MARK:
+        raise UsageError(NO_CURSOR)
     if digest != digest_of(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
-    cursor = Cursor(made_by, (value, id), seen)
-    if cursor.generation != generation:
+    if made_by != generation:
         raise UsageError("the catalogue answers with another model since that page; ask for the first page again")
-    return cursor
+    shown = frozenset(marks[start : start + _MARK] for start in range(0, len(marks), _MARK))
+    return Cursor(made_by, (value, id), seen, fusion, shown)
+
+
+def _encoded(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
 
 
 def _is_whole(number: object) -> bool:

@@ -8,15 +8,17 @@ Filters, facets and sorting work on *stored values*, which every store holds ali
     date    float, seconds since 1970-01-01T00:00Z; a date is its midnight, and a time without a zone is in UTC
     texts   tuple of str, each once, in the order given
 
-A product keeps its values as they were given; only what is compared is stored in this form.
+A product keeps its values as they were given; only what is compared is stored in this form. Numbers that are equal are one text: in
+a field of texts 7.0 is "7". A date is never a number outside of here, because nobody could tell seconds from 20260131.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from numbers import Real
 from typing import Literal, get_args
@@ -32,6 +34,11 @@ Value = Scalar | tuple[str, ...]
 
 # What every product has, under names that no declared field can take.
 ID, GROUP, ERROR = "_id", "_group", "_error"
+
+# Python's own readers would take more: `1_000` and other scripts' digits, and `20260131` for a date.
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?\s*")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MOST_CHARACTERS = 10_000
 _MOST_FIELDS = 64
@@ -86,8 +93,11 @@ class Field:
                 return self._texts(value)
 
     def _text(self, value: object) -> str:
-        if isinstance(value, Real) and not isinstance(value, bool):  # a size, or a number of an article
-            value = str(value)
+        if isinstance(value, (Real, Decimal)) and not isinstance(value, bool):  # a size, or a number of an article
+            try:
+                value = number_text(value)
+            except (ValueError, OverflowError):  # infinite, or of more digits than Python spells out
+                raise self._wrong("a text", value) from None
         if not isinstance(value, str):
             raise self._wrong("a text", value)
         if len(value) > _MOST_CHARACTERS:
@@ -101,6 +111,8 @@ class Field:
     def _number(self, value: object) -> float:
         try:
             if isinstance(value, bool) or not isinstance(value, (Real, Decimal, str)):
+                raise ValueError
+            if isinstance(value, str) and not _NUMBER.fullmatch(value):
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):
@@ -119,13 +131,15 @@ class Field:
     def _date(self, value: object) -> float:
         try:
             if isinstance(value, str):
+                if not _DATE.fullmatch(value):
+                    raise ValueError
                 value = datetime.fromisoformat(value.strip())
             if isinstance(value, date) and not isinstance(value, datetime):
                 value = datetime(value.year, value.month, value.day)
             if not isinstance(value, datetime):
                 raise ValueError
             whole = value if value.tzinfo else value.replace(tzinfo=UTC)
-            return (whole - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+            return (whole - _EPOCH).total_seconds()
         except ValueError:
             raise self._wrong("a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00", value) from None
 
@@ -136,6 +150,21 @@ class Field:
 
     def _wrong(self, wanted: str, value: object) -> UsageError:
         return UsageError(f"{self.name!r} must be {wanted}, not {value!r:.100}")
+
+    def written(self, stored: Value) -> Value:
+        """Return a stored value as filters take it from people: a date as text, any other as it is.
+
+        Example:
+            >>> Field("sold", "date").written(86400.0), Field("sold", "date").written(90000.5)
+            ('1970-01-02', '1970-01-02T01:00:00.500000+00:00')
+        """
+        if self.kind != "date" or isinstance(stored, (str, tuple)):
+            return stored
+        try:
+            moment = _EPOCH + timedelta(seconds=stored)
+        except (OverflowError, ValueError):
+            raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored) from None
+        return moment.isoformat().removesuffix("T00:00:00+00:00")
 
 
 # Comparable like any other: `_error exists` finds the products with a picture that failed.
@@ -162,6 +191,23 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
     if len(found) > _MOST_FIELDS:
         raise UsageError(f"{len(found)} fields are declared, and at most {_MOST_FIELDS} can be")
     return found
+
+
+def number_text(number: Real | Decimal | float) -> str:
+    """Return a number as text, the same one for numbers that are equal.
+
+    Raises:
+        ValueError, OverflowError: It is infinite or not a number, or has too many digits.
+
+    Example:
+        >>> number_text(7.0), number_text(Decimal("7.10"))
+        ('7', '7.1')
+    """
+    if isinstance(number, Decimal) and number.is_finite() and number.adjusted() > 400:
+        raise OverflowError  # a floating-point number has at most 309 digits, and a longer one takes long to spell out
+    if number == (whole := int(number)):  # type: ignore[arg-type]  # all kinds have it
+        return str(whole)
+    return str(float(number) if isinstance(number, Decimal) else number)
 
 
 def single(value: Value | None) -> tuple[Scalar, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from os import PathLike
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -84,11 +85,13 @@ class _Pending:
     Args:
         product: The product, its references resolved.
         values: Its stored values, without an error.
+        fields: Its fields as JSON.
         outcomes: What came of its pictures so far, each with the key of its content.
     """
 
     product: Product
     values: tuple[Value | None, ...]
+    fields: str
     outcomes: list[tuple[bytes | None, Outcome]] = field(default_factory=list)
 
     @property
@@ -112,7 +115,7 @@ class Ingest:
     ) -> None:
         self._session, self._ledger = session, session.ledger
         self._progress, self._total = progress, total
-        self._base = session.config.base_dir or base
+        self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each picture
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
@@ -163,12 +166,12 @@ class Ingest:
                 raise InputTypeError.of(f"products[{number}]", "a Product", product)
             try:
                 values = stored_values(product, self._ledger.fields)
-                fields_as_json(product)
+                fields = fields_as_json(product)
             except UsageError as problem:
                 self.report.refuse(str(problem))
                 continue
             images = [resolve_reference(image, self._base) for image in product.images]
-            self._waiting.append(_Pending(with_images(product, images), values))
+            self._waiting.append(_Pending(with_images(product, images), values, fields))
             self._outstanding += len(images)
             yield from ((None, image) for image in images)
             full = len(self._waiting) >= _BATCH or time.monotonic() - began > _LONGEST_S
@@ -195,8 +198,8 @@ class Ingest:
             id: pending
             for id, pending in latest.items()
             if (old := before.get(id)) is None
-            or not _same(old.product, pending.product)
-            or not _same_pictures(earlier.get(old.number, []), pictures[id])
+            or not _same(old.product, pending)
+            or _seen(earlier.get(old.number, [])) != _seen(pictures[id])
         }
         fresh = sum(id not in before for id in changed)
         others: dict[int, dict[str, list[Picture]]] = {live.number: pictures}
@@ -317,11 +320,11 @@ def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) ->
     return Picture(error=error) if before is None or before.vector is None else replace(before, error=error)
 
 
-def _same(old: Product, new: Product) -> bool:
-    return replace(old, fields={}) == replace(new, fields={}) and fields_as_json(old) == fields_as_json(new)
+def _same(old: Product, pending: _Pending) -> bool:
+    new = pending.product
+    words = (new.name, new.description, new.images, new.group or None, pending.fields)
+    return (old.name, old.description, old.images, old.group, fields_as_json(old)) == words
 
 
-def _same_pictures(old: Sequence[Picture], new: Sequence[Picture]) -> bool:
-    return [(p.content, p.error, p.vector is None) for p in old] == [
-        (p.content, p.error, p.vector is None) for p in new
-    ]
+def _seen(pictures: Sequence[Picture]) -> list[tuple[bytes | None, str | None, bool]]:
+    return [(picture.content, picture.error, picture.vector is None) for picture in pictures]

@@ -10,6 +10,7 @@ from ..dataset.read import resolve_reference
 from ..errors import UsageError
 from ..formats import check_columns, columns_of, folder_of, open_table, read_rows
 from .calibrate import Judgement
+from .product_columns import cell_text
 from .query import Term
 
 _ANSWERS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -52,12 +53,13 @@ def read_judgements(
             if bool(words.strip()) == bool(reference.strip()):
                 raise UsageError("a judgement needs a text or a picture, and not both")
             term = Term(words) if words.strip() else Term(image=resolve_reference(reference, base))
-            yield Judgement(term, str(row[product]), _is_match(match, row[match]))
+            yield Judgement(term, cell_text(row[product], product), _is_match(match, row[match]))
         except UsageError as problem:
             raise UsageError(f"{where}: {problem}") from None
 
 
 def _is_match(column: str, value: object) -> bool:
-    if (found := _ANSWERS.get(str(value).strip().lower())) is None:
+    answer = str(value) if isinstance(value, bool) else cell_text(value, column)
+    if (found := _ANSWERS.get(answer.strip().lower())) is None:
         raise UsageError(f"{column!r} must be true or false, not {value!r:.100}")
     return found

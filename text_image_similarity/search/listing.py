@@ -52,8 +52,8 @@ def order_of(query: Query) -> tuple[str, bool] | None:
 
 
 def _browse(ask: Ask) -> Iterator[Candidate]:
-    """Yield the products that pass the filter, in order, from the cursor on unless earlier groups have to be known."""
-    after = None if ask.cursor is None or ask.query.group else ask.cursor.key
+    """Yield the products that pass the filter, in order, from the cursor on."""
+    after = None if ask.cursor is None else ask.cursor.key
     size = _AT_ONCE if ask.query.group else ask.query.top_k + 1
     while chunk := ask.ledger.browse(ask.where, order_of(ask.query), after, size):
         yield from (Candidate(found.product, found.number, None, value) for found, value in chunk)

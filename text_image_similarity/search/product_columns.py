@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -16,7 +17,7 @@ from typing import Any
 from ..errors import UsageError
 from ..formats import check_columns
 from ..records import is_missing
-from .fields import Field, named
+from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
 _IMAGES = ("images", "image", "image_url", "url")
@@ -68,7 +69,7 @@ class RowReader:
         Raises:
             UsageError: The row has no id, or a value that cannot be used; the message names the column or field.
         """
-        texts = {role: _text(row.get(column), column) for role, column in self.roles.items()}
+        texts = {role: cell_text(row.get(column), column) for role, column in self.roles.items()}
         if not texts["id"].strip():
             raise UsageError(f"it has no id in the column {self.roles['id']!r}")
         images = [image for column in self.images for image in _references(row.get(column), column)]
@@ -186,12 +187,13 @@ def _references(value: object, column: str) -> list[str]:
     return [str(each) for each in found]
 
 
-def _text(value: object, column: str) -> str:
-    """Return a cell as text; a finite number counts as its text, as CSV would hold it."""
+def cell_text(value: object, column: str) -> str:
+    """Return a cell as text; a finite number counts as its text, 7.0 as that of 7."""
     if is_missing(value):
         return ""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        value = str(value)
+        with suppress(ValueError, OverflowError):  # infinite, or of more digits than Python spells out
+            value = number_text(value)
     if not isinstance(value, str):
         raise UsageError(f"{column!r} must be a text, not {value!r:.100}")
     return value
@@ -202,7 +204,7 @@ def _given(declared: Field, value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal) and not is_missing(value):
-        value = str(value) if declared.kind == "text" else float(value)
+        value = declared.stored(value) if declared.kind == "text" else float(value)
     match declared.kind:
         case "texts":
             return cell_texts(value)

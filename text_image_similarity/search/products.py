@@ -155,8 +155,9 @@ def first_error(pictures: Sequence[Picture]) -> str | None:
 
 
 def with_images(product: Product, images: Iterable[str]) -> Product:
-    """Return a product with other references."""
-    return replace(product, images=tuple(images))
+    """Return a product with other references; one that has these already as it is."""
+    given = tuple(images)
+    return product if given == product.images else replace(product, images=given)
 
 
 def _plain(value: object) -> object:

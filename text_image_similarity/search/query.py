@@ -94,9 +94,10 @@ class Query:
         group: Show only the best product of each group; a product without one stands for itself.
         sort: A field to order by instead of similarity, the lowest first, or with `-` before it the highest first; products
             without a value come last.
-        fusion: How several terms become one ranking: `sum` adds their weighted vectors; `rrf` adds 1 / (60 + rank) over one
-            list for each term and one of products with the words of the text terms (reciprocal rank fusion, Cormack et al. 2009), and
-            reaches the first 1,000 products of each list.
+        fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products by their pictures
+            alone; `rrf` adds 1 / (60 + rank) over one list for each term and one of products with the words of the text terms
+            (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000 products of each list. None takes `sum`, or
+            `rrf` for words where none of the products that count has a picture.
         after: `Matches.next` of the answer before, for the next page.
 
     Raises:
@@ -110,7 +111,7 @@ class Query:
     facets: Sequence[str] = ()
     group: bool = False
     sort: str | None = None
-    fusion: FusionKind = "sum"
+    fusion: FusionKind | None = None
     after: str | None = None
 
     def __post_init__(self) -> None:
@@ -130,7 +131,8 @@ class Query:
         if self.top_k > 1000:
             raise UsageError(f"top_k={self.top_k} is more than 1,000; ask for the next page with after=matches.next")
         true_or_false("group", self.group)
-        one_of("fusion", self.fusion, get_args(FusionKind))
+        if self.fusion is not None:
+            one_of("fusion", self.fusion, get_args(FusionKind))
         self._check_combination(terms)
         facets = (self.facets,) if isinstance(self.facets, str) else tuple(self.facets)
         if len(facets) > _MOST_FACETS:
@@ -213,7 +215,8 @@ class Matches(Sequence[Match]):
     Args:
         matches: The products, best first.
         total: How many products there are on all pages; groups, where those were asked for.
-        facets: For each field asked for how many of all products found have each of its values, the most frequent first.
+        facets: For each field asked for how many of all products found have each of its values, the most frequent first; a date is a
+            text, as filters take it.
         next: What to give as `Query.after` for the next page; None on the last one.
         generation: The generation that answered.
         plan: `exact`: compared with every product that passes the filter; `approximate`: through the store's index; `list`:

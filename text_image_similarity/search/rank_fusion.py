@@ -2,16 +2,21 @@
 
 Cormack, Clarke, Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods": a
 product's score is the sum of 1 / (60 + rank) over the lists that it is in, here times the term's weight.
+A term with a weight below 0 ranks the products that the others found, and takes its part away.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..similarity import Embeddings, as_floats
+import numpy as np
+
+from ..similarity import Embeddings, as_floats, cosine
 from .fields import ID
-from .ranking import Ask, Candidate, best_pictures, scores_less, search, take_page
+from .products import Product
+from .ranking import Ask, Candidate, best_pictures, search, take_page
 
 _K = 60
 DEPTH = 1000  # products of each list; the same for every page, so that pages fit together
@@ -35,30 +40,57 @@ class Fused:
 
 
 def fuse(ask: Ask) -> Fused:
-    """Rank products by the ranks that they have in the lists of a query's terms."""
+    """Rank products by the ranks that they have in the lists of a query's terms; a term that leads away adds none to them."""
+    terms = ask.query.parts
     parts: dict[int, dict[int, float]] = defaultdict(dict)
-    cosines: list[dict[int, float]] = []
+    cosines: list[dict[int, float]] = [{} for _ in terms]
     slots: dict[int, int] = {}
-    for place, (term, vector) in enumerate(zip(ask.query.parts, ask.encoded.vectors, strict=True)):
-        numbers, similar, found = _list_similar(ask, vector)
-        cosines.append(dict(zip(numbers, similar, strict=True)))
+    for place, (term, vector) in enumerate(zip(terms, ask.encoded.vectors, strict=True)):
         if term.weight > 0:
+            numbers, similar, found = _list_similar(ask, vector)
+            cosines[place] = dict(zip(numbers, similar, strict=True))
             slots = found | slots
-        for rank, number in enumerate(numbers, 1):
-            parts[number][place] = term.weight / (_K + rank)
-    words = " ".join(term.text for term in ask.query.parts if term.text is not None and term.weight > 0)
+            for rank, number in enumerate(numbers, 1):
+                parts[number][place] = term.weight / (_K + rank)
+    words = " ".join(term.text for term in terms if term.text is not None and term.weight > 0)
     if words:
         for rank, number in enumerate(ask.ledger.find_words(words, ask.where, DEPTH), 1):
-            parts[number][len(ask.query.parts)] = 1 / (_K + rank)
-    products = ask.ledger.by_number(list(parts), ask.where)
-    scores = {number: sum(parts[number].values()) for number in parts}
-    ranking = [
-        Candidate(products[number], number, slots.get(number), scores[number])
-        for number in parts
-        if number in products and number not in ask.encoded.own
-    ]
+            parts[number][len(terms)] = 1 / (_K + rank)
+    products = ask.ledger.by_number([number for number in parts if number not in ask.encoded.own], ask.where)
+    for place, near in _leading_away(ask, products).items():
+        cosines[place] = near
+        for number, share in _shares(near, products).items():
+            parts[number][place] = terms[place].weight * share
+    scores = {number: sum(parts[number].values()) for number in products}
+    ranking = [Candidate(found, number, slots.get(number), scores[number]) for number, found in products.items()]
     ranking.sort(key=lambda found: (-scores[found.number], found.product.id))
-    return Fused(take_page(ask, ranking, scores_less), [found.number for found in ranking], dict(parts), cosines)
+    return Fused(take_page(ask, ranking), [found.number for found in ranking], dict(parts), cosines)
+
+
+def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[int, float]]:
+    """Return for each term that leads away its cosine with the best picture of each product that has one."""
+    away = [place for place, term in enumerate(ask.query.parts) if term.weight < 0]
+    if not away:
+        return {}
+    owners, vectors = [], []
+    for number, pictures in ask.ledger.pictures(ask.generation.number, list(products)).items():
+        there = [picture.vector for picture in pictures if picture.vector is not None]
+        owners += [number] * len(there)
+        vectors += there
+    near: dict[int, dict[int, float]] = {place: {} for place in away}
+    for place in away if vectors else ():
+        similar = as_floats(cosine(ask.encoded.vectors[place][None, :], np.stack(vectors)))
+        for number, each in zip(owners, similar, strict=True):
+            near[place][number] = max(each, near[place].get(number, -1.0))
+    return near
+
+
+def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[int, float]:
+    """Return 1 / (60 + rank) for each product, the nearest first; one without a picture counts as the mean of the others."""
+    ordered = sorted(near, key=lambda number: (-near[number], products[number].id))
+    shares = {number: 1 / (_K + rank) for rank, number in enumerate(ordered, 1)}
+    middle = sum(shares.values()) / len(shares) if shares else 0.0
+    return {number: shares.get(number, middle) for number in products}
 
 
 def _list_similar(ask: Ask, vector: Embeddings) -> tuple[list[int], list[float], dict[int, int]]:

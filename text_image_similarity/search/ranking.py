@@ -14,12 +14,12 @@ import numpy as np
 
 from ..errors import UsageError
 from ..similarity import Embeddings, as_floats
-from .cursor import NO_CURSOR, Cursor
+from .cursor import NO_CURSOR, Cursor, mark_of
 from .fields import ID, Value
 from .filters import Filter
 from .ledger import Generation, Ledger
 from .products import Product
-from .query import Query
+from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
 
@@ -39,6 +39,7 @@ class Ask:
         store: Its store; None for a query without terms.
         ledger: The products.
         passing: How many products with a picture pass the filter.
+        fusion: How the terms become one ranking.
     """
 
     encoded: Encoded
@@ -48,6 +49,7 @@ class Ask:
     store: Store | None
     ledger: Ledger
     passing: int
+    fusion: FusionKind
 
     @property
     def index(self) -> Store:
@@ -74,6 +76,17 @@ class Ask:
     def seen(self) -> int:
         """How many products the pages before have shown."""
         return 0 if self.cursor is None else self.cursor.seen
+
+    @property
+    def shown(self) -> frozenset[bytes]:
+        """The marks of what the pages before have shown."""
+        return frozenset() if self.cursor is None else self.cursor.shown
+
+    def mark(self, product: Product) -> bytes | None:
+        """Return what keeps a product's group from being shown again, or itself where ranks move while others write."""
+        if self.query.group and product.group is not None:
+            return mark_of(f"group {product.group}")
+        return mark_of(f"product {product.id}") if self.fusion == "rrf" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +131,24 @@ def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
     while True:
         hits = first if first is not None else search(ask, ask.encoded.fused, limit, exact=exact)
         first = None
-        found = _page(ask, hits)
-        if len(found) > ask.query.top_k or (exact and (limit is None or len(hits.rows) < limit)):
+        found = _page(ask, best_pictures(ask, hits))
+        enough = len(hits.rows) < limit
+        if len(found) > ask.query.top_k or (exact and enough):
             return found
-        if limit is None or len(hits.rows) < limit:  # an index gave up early
+        if enough:  # an index gave up early
             exact = True
         else:
             limit *= 4
 
 
-def first_limit(ask: Ask) -> int | None:
-    """Return how many pictures to ask a store for at first; None where all above a similarity are needed."""
-    if ask.query.min_similarity is not None:
-        return None
+def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
+    """Return the same of the products above `Query.min_similarity`, and the numbers of all of these."""
+    best = best_pictures(ask, search(ask, ask.encoded.fused, None, exact=True))
+    return _page(ask, best), ask.ledger.passing(best.rows.tolist(), ask.where)
+
+
+def first_limit(ask: Ask) -> int:
+    """Return how many pictures to ask a store for at first."""
     return ask.seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
 
 
@@ -151,38 +169,37 @@ def best_pictures(ask: Ask, hits: Hits) -> Hits:
 
 
 def take_page(
-    ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool]
+    ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool] = lambda *_: True
 ) -> list[Candidate]:
-    """Take what belongs on a page, and one more, from a ranking: groups once, and only what is behind the cursor.
+    """Take what belongs on a page, and one more, from a ranking: what is behind the cursor, and nothing that was shown.
 
     Args:
         ask: The query.
-        candidates: The ranking, from its begin where the query groups.
+        candidates: The ranking.
         behind: Says whether a product comes behind a cursor.
     """
     page: list[Candidate] = []
-    groups: set[str] = set()
+    shown = set(ask.shown)
     for candidate in candidates:
-        group = candidate.product.group if ask.query.group else None
-        if group is not None:
-            if group in groups:
-                continue
-            groups.add(group)
-        if ask.cursor is None or behind(candidate, ask.cursor):
-            page.append(candidate)
-            if len(page) > ask.query.top_k:
-                break
+        mark = ask.mark(candidate.product)
+        if mark in shown or (ask.cursor is not None and not behind(candidate, ask.cursor)):
+            continue
+        if mark is not None:
+            shown.add(mark)
+        page.append(candidate)
+        if len(page) > ask.query.top_k:
+            break
     return page
 
 
-def _page(ask: Ask, hits: Hits) -> list[Candidate]:
-    return take_page(ask, _in_order(ask, best_pictures(ask, hits)), scores_less)
+def _page(ask: Ask, best: Hits) -> list[Candidate]:
+    return take_page(ask, _in_order(ask, best), _scores_less)
 
 
 def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
     """Yield products by score, equal ones by id, reading no more of them than are asked for."""
     start, end = 0, len(hits.rows)
-    if ask.cursor is not None and not ask.query.group:  # what is above the cursor was shown
+    if ask.cursor is not None:  # what is above the cursor was shown
         start = int(np.count_nonzero(hits.cosines > np.float32(_score(ask.cursor.key[0]))))
     while start < end:
         stop = min(start + ask.query.top_k + _SPARE, end)
@@ -192,7 +209,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         ids = ask.ledger.column(ID, numbers)  # whole products would take long where thousands tie
         scored = zip(numbers, hits.slots[start:stop].tolist(), as_floats(hits.cosines[start:stop]), strict=True)
         keys = [_Key(-score, str(ids[number]), number, slot) for number, slot, score in scored if number in ids]
-        if ask.cursor is not None and not ask.query.group:
+        if ask.cursor is not None:
             keys = [key for key in keys if key[:2] > (-_score(ask.cursor.key[0]), ask.cursor.key[1])]
         keys.sort()
         for begin in range(0, len(keys), ask.query.top_k + _SPARE):
@@ -205,7 +222,7 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         start = stop
 
 
-def scores_less(candidate: Candidate, cursor: Cursor) -> bool:
+def _scores_less(candidate: Candidate, cursor: Cursor) -> bool:
     """Say whether a product comes behind a cursor, the highest score first and equal ones by id."""
     return (-_score(candidate.key), candidate.product.id) > (-_score(cursor.key[0]), cursor.key[1])
 

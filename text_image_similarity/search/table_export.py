@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -13,11 +14,24 @@ import pyarrow as pa
 
 from ..errors import TableError, UsageError
 from ..files import whole_file
-from ..formats import ArrowRows, JsonRows, Rows, TableKind, dump, format_of, is_url, local_path, writer_for
+from ..formats import (
+    ArrowRows,
+    JsonRows,
+    Rows,
+    TableKind,
+    dump,
+    format_of,
+    is_ambiguous,
+    is_url,
+    local_path,
+    writer_for,
+)
 from ..records import is_missing
-from .fields import Field, FieldKind
+from .fields import Field, FieldKind, number_text
 from .product_columns import ProductColumns
 from .products import Product
+
+logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 1000  # products in memory
 _QUOTE = re.compile(r'\\(["\\])')
@@ -59,7 +73,7 @@ def export_table(
     shape = _shape(ProductColumns() if columns is None else columns, declared)
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
     writer = writer_for(out, schema)
-    count = 0
+    count, ambiguous = 0, False
     try:
         with (
             TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
@@ -68,12 +82,20 @@ def export_table(
             parts: list[Path] = []
             for rows in _parts(products, shape, declared, kind, schema):
                 count += len(rows)
+                if kind in ("csv", "tsv"):
+                    ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
                 parts.append(Path(folder, f"{len(parts)}.{kind}"))
                 parts[-1].write_bytes(writer.part(rows, [()] * len(rows)))
             with whole.open("wb") as file:
                 writer.join(parts, file)
     except OSError as exc:
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
+    if ambiguous:
+        logger.warning(
+            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; where it is read again, add --quoting minimal "
+            "(Config(dialect=Dialect(quoting='minimal')))",
+            out,
+        )
     return count
 
 
@@ -133,7 +155,8 @@ def _value(declared: Field, value: Any, *, stored: bool) -> Any:
     if is_missing(value) or declared.stored(value) is None:
         return None
     if declared.kind == "texts":
-        return [value] if isinstance(value, str) else [str(each) for each in value]
-    if not stored:
-        return value
-    return str(value) if declared.kind in ("text", "date") else declared.stored(value)
+        texts = value if isinstance(value, (list, tuple)) else [value]
+        return [each if isinstance(each, str) else number_text(each) for each in texts]
+    if declared.kind == "text":
+        return value if isinstance(value, str) else number_text(value)
+    return declared.stored(value) if stored and declared.kind != "date" else value

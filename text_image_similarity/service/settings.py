@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from ..config import Config, at_least, one_of, seconds
 from ..errors import ConfigError
+from ..search.match_log import LogQueries
 from .keys import ApiKey
 
 # Environment variables that stand in for `api_keys` and `otlp_endpoint`.
@@ -19,7 +20,7 @@ KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 LogMode = Literal["queued", "required", "off"]
-LogDetail = Literal["full", "hashed", "off"]
+
 
 _CATALOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
@@ -73,7 +74,7 @@ class Settings:
     api_keys: Collection[str | ApiKey] = field(default=(), repr=False)  # a tuple of `ApiKey`, whatever was given
     catalogs: Mapping[str, str] = field(default_factory=dict)
     match_log: LogMode = "queued"
-    log_queries: LogDetail = "full"
+    log_queries: LogQueries = "full"
     log_place: str | None = None
     cache_entries: int = 20_000
     otlp_endpoint: str | None = None
@@ -101,7 +102,7 @@ class Settings:
                     f"{name!r} is not a valid name of a catalogue; use letters, digits and . _ -, as in NAME=PLACE"
                 )
         one_of("match_log", self.match_log, get_args(LogMode))
-        one_of("log_queries", self.log_queries, get_args(LogDetail))
+        one_of("log_queries", self.log_queries, get_args(LogQueries))
         object.__setattr__(self, "api_keys", self._checked_keys())
         object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
         private = {name: _forbid_files(config) for name, config in self.models.items()}

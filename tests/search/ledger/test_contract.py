@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,35 @@ def test_changes_tell_a_follower_everything_once(ledger: Ledger) -> None:
     assert ledger.get(["a"])["a"].number not in numbers.values()
     assert second > first
     assert columns(ledger, 0)[1] == {"a": [1], "b": [0], "c": []}
+
+
+def test_the_first_reading_says_how_much_there_is(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1), picture(0, 1)), entry("b", picture(-1)), entry("c")])
+    assert [changes.expected for changes in ledger.changes(1, 0, 2)] == [3, 3]
+    version = ledger.version
+    ledger.add([entry("d", picture(1))])
+    assert [changes.expected for changes in ledger.changes(1, version)] == [0]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system has no posix_fadvise")
+def test_the_first_reading_fetches_the_file_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, __: advised.append((start, size)))
+    ledger = Ledger(SqliteDatabase(tmp_path / "a.sqlite", FIELDS), FIELDS)
+    with closing(ledger.database):
+        with ledger.database.write() as transaction:
+            begin(transaction)
+        ledger.add([entry(str(number), picture(1), description="word " * 20_000) for number in range(20)])
+        ledger.database.optimize()  # from the log into the file
+        assert len(list(ledger.changes(1, 0))) == 1
+        ends = [start + size for start, size in advised]
+        assert [0, *ends[:-1]] == [start for start, _ in advised]
+        assert len(ends) > 1
+        assert ends[-1] >= (tmp_path / "a.sqlite").stat().st_size
+        advised.clear()
+        ledger.add([entry("b", picture(1))])
+        assert len(list(ledger.changes(1, 1))) == 1
+        assert not advised
 
 
 def test_another_reader_sees_what_was_written(opened: Open) -> None:

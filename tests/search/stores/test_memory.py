@@ -24,6 +24,17 @@ def test_what_was_read_of_an_array_stays_as_it_was() -> None:
         assert np.array_equal(before[:, 0], after)
 
 
+def test_an_array_with_room_for_all_is_never_copied() -> None:
+    growing = Growing(np.empty((0, 2), np.float32))
+    growing.reserve(600)
+    first = growing.filled
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for _ in range(200):
+        growing.extend(rows, np.array([2, 0, 1]))
+    assert np.array_equal(growing.filled, np.tile(rows[[2, 0, 1]], (200, 1)))
+    assert growing.filled.base is first.base
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "wanted"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from numbers import Real
 from typing import Any, TypeGuard, cast, get_args
 
 from ...errors import UsageError
@@ -81,10 +80,7 @@ def check_level(level: int) -> None:
 
 def _comparable(field: Field, value: object) -> Scalar:
     """Return the stored value of one value of a field, for a list that of one of its texts."""
-    kind = "text" if field.kind == "texts" else field.kind
-    if kind == "date" and isinstance(value, Real) and not isinstance(value, bool):
-        kind = "number"  # already in seconds, as in a tree
-    stored = Field(field.name, kind).stored(value)
+    stored = Field(field.name, "text" if field.kind == "texts" else field.kind).stored(value)
     if stored is None:
         raise UsageError(f"{field.name!r} cannot be compared with {value!r:.100}, which counts as missing; use exists")
     assert not isinstance(stored, tuple)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import InputTypeError, UsageError
 from ..fields import BUILT_IN, Field
-from .leaves import LeafMaker, check_level, joined
+from .leaves import LeafMaker, check_level, is_several, joined
 from .mapping import from_json, from_mapping
 from .text import from_text
 from .tree import And, Compare, Exists, Filter, Not, OneOf, Or, depth_of
@@ -67,9 +67,10 @@ def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
     check_level(level)
     match where:
         case Compare(field, op, value):
-            return maker.make(field, op, value)
+            return maker.make(field, op, _written(maker.field(field), value))
         case OneOf(field, values, negated):
-            return maker.make(field, "not_in" if negated else "in", values)
+            listed = [_written(maker.field(field), value) for value in values] if is_several(values) else values
+            return maker.make(field, "not_in" if negated else "in", listed)
         case Exists(field, wanted):
             return maker.make(field, "exists", wanted)
         case Not(part):
@@ -79,3 +80,9 @@ def _checked(where: Filter, maker: LeafMaker, level: int) -> Filter:
                 raise UsageError(f"{type(where).__name__} has no parts; give it at least one")
             return joined(type(where), [_checked(part, maker, level + 1) for part in parts])
     raise InputTypeError.of("a part of the filter", "a filter", where)
+
+
+def _written(field: Field, value: Any) -> object:
+    """Return a value of a tree, which holds dates in seconds, as it is in the other forms."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return field.written(value) if is_number else value

@@ -16,13 +16,14 @@ Keywords may be in any case. In quotes the escapes are those of JSON, and `\\'`.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 from ...errors import UsageError
-from ..fields import Field
+from ..fields import Field, number_text
 from .leaves import LeafMaker, check_level, joined
 from .tree import And, Filter, Not, Or
 
@@ -35,6 +36,7 @@ _WANTED = {
     "bool": "true or false",
     "date": 'a date in quotes, such as "2026-01-31",',
 }
+_CODE = re.compile("[-+]?0[0-9]")
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<text>"[^"\\]*(?:\\.[^"\\]*)*" | '[^'\\]*(?:\\.[^'\\]*)*')
@@ -173,10 +175,11 @@ class _Parser:
         if token.word in ("true", "false"):
             self._next += 1
             return token.word == "true"
-        if token.kind not in ("text", "number"):
+        if token.kind not in ("text", "number") or (token.kind == "number" and field.kind == "date"):
             self._refuse(_WANTED[field.kind])
+        if token.kind == "number" and field.kind in ("text", "texts") and not _is_spelled_once(token.text):
+            self._refuse(f'a text in quotes, such as "{token.text}",')
         self._next += 1
-        # A number stays text, so that 007 can be compared with a text; a field of numbers reads it.
         return self._unescape(token) if token.kind == "text" else token.text
 
     def _unescape(self, token: _Token) -> str:
@@ -203,6 +206,13 @@ class _Parser:
             )
         place = "at the end" if token.kind == "end" else f"at character {token.start + 1}"
         raise _PlacedError(f"the filter cannot be read: {shown}: expected {wanted} {place}")
+
+
+def _is_spelled_once(number: str) -> bool:
+    """Say whether a number without quotes is the same text for everybody: as it is kept, or a code such as 007."""
+    if _CODE.match(number) or number.isdecimal():
+        return True
+    return math.isfinite(float(number)) and number == number_text(float(number))
 
 
 class _PlacedError(UsageError):

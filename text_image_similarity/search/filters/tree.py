@@ -10,10 +10,11 @@ A list of texts is equal to each text in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..fields import Scalar
+from ..fields import BUILT_IN, Field, Scalar, named
 
 Comparison = Literal["eq", "ne", "lt", "lte", "gt", "gte"]
 
@@ -68,26 +69,32 @@ class Not:
 Filter = Compare | OneOf | Exists | And | Or | Not
 
 
-def to_dict(where: Filter) -> dict[str, Any]:
+def to_dict(where: Filter, fields: Sequence[Field]) -> dict[str, Any]:
     """Return the canonical form of a filter for JSON, from which `parse_filter` makes an equal tree.
 
+    Args:
+        where: A checked filter.
+        fields: The declared fields, by which dates are known.
+
     Example:
-        >>> to_dict(Not(Compare("price", "lte", 90.0)))
+        >>> to_dict(Not(Compare("price", "lte", 90.0)), [Field("price", "number")])
         {'not': {'field': 'price', 'op': 'lte', 'value': 90.0}}
     """
     match where:
         case Compare(field, op, value):
-            return {"field": field, "op": op, "value": value}
+            return {"field": field, "op": op, "value": named((*BUILT_IN, *fields), field).written(value)}
         case OneOf(field, values, negated):
-            return {"field": field, "op": "not_in" if negated else "in", "value": list(values)}
+            declared = named((*BUILT_IN, *fields), field)
+            listed = [declared.written(value) for value in values]
+            return {"field": field, "op": "not_in" if negated else "in", "value": listed}
         case Exists(field, wanted):
             return {"field": field, "op": "exists", "value": wanted}
         case And(parts):
-            return {"and": [to_dict(part) for part in parts]}
+            return {"and": [to_dict(part, fields) for part in parts]}
         case Or(parts):
-            return {"or": [to_dict(part) for part in parts]}
+            return {"or": [to_dict(part, fields) for part in parts]}
         case Not(part):
-            return {"not": to_dict(part)}
+            return {"not": to_dict(part, fields)}
 
 
 def depth_of(where: Filter) -> int:

@@ -35,8 +35,14 @@ class Database(Protocol):
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """Return the rows of a query; they are of one state of the database."""
 
-    def stream(self, sql: str, size: int) -> Iterator[list[Row]]:
-        """Yield the rows of a query, up to `size` at once; they are of one state of the database."""
+    def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
+        """Yield the rows of a query, up to `size` at once; they are of one state of the database.
+
+        Args:
+            sql: The query.
+            size: The most rows at once.
+            everything: Most of what the database holds is about to be read, so it is worth fetching ahead.
+        """
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Begin a write transaction, once no other is open; it ends with the block, and is undone if the block raises."""

@@ -227,8 +227,9 @@ class Ledger:
         chosen = ", ".join(self._columns[name] for name in names)
         # By number where all are read, because that is how they lie.
         since_sql = "" if since == 0 else f"version > {since:d} AND "
+        expected = 0 if since else self._count_pictures(generation)
         products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
-        for chunk, ends in with_last(self.database.stream(products, size)):
+        for chunk, ends in with_last(self.database.stream(products, size, everything=since == 0)):
             numbers, *columns = [list(column) for column in zip(*chunk, strict=True)] or [[] for _ in (0, *names)]
             owners, slots, vectors = self._vectors(generation, numbers, in_one_piece=since == 0)
             gone = self.database.read("SELECT number FROM removed WHERE version > ?", (since,)) if ends else []
@@ -240,7 +241,11 @@ class Ledger:
                 slots=slots,
                 vectors=vectors,
                 deleted=np.array([row[0] for row in gone], np.int64),
+                expected=expected,
             )
+
+    def _count_pictures(self, generation: int) -> int:
+        return int(self.database.read("SELECT count(*) FROM picture WHERE generation = ?", (generation,))[0][0])
 
     def _vectors(self, generation: int, numbers: list[int], *, in_one_piece: bool) -> tuple[Rows, Rows, Embeddings]:
         """Return the vectors of products' pictures: their products' numbers, their slots, and the vectors themselves."""

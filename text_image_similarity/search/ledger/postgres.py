@@ -114,7 +114,7 @@ class PostgresDatabase:
         with self._connections.transaction() as transaction:
             return transaction.run(_dialect(sql), values)
 
-    def stream(self, sql: str, size: int) -> Iterator[list[Row]]:
+    def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
         with self._connections.transaction() as transaction:
             connection = transaction.cursor.connection
             with closing(connection.cursor(name="stream", binary=True)) as found:  # held by the server

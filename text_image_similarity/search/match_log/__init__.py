@@ -5,6 +5,7 @@ from __future__ import annotations
 from .entries import EventKind, LogEntry, LogEvent, new_match_id
 from .match_log import MatchLog
 from .opening import open_match_log
+from .privacy import LogQueries, masked
 from .storage import LogStorage
 from .writer import LogRecord, LogWriter
 
@@ -12,14 +13,12 @@ __all__ = [
     "EventKind",
     "LogEntry",
     "LogEvent",
+    "LogQueries",
     "LogRecord",
     "LogStorage",
     "LogWriter",
     "MatchLog",
+    "masked",
     "new_match_id",
     "open_match_log",
 ]
-
-
-def masked(entry, detail):  # type: ignore  # TEMPORARY
-    return entry

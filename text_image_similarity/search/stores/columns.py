@@ -6,7 +6,8 @@ A column only grows: what was read of it before stays valid while more is added,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from itertools import repeat
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,15 +42,23 @@ class Growing:
         """What was added so far."""
         return self._room[: self.size]
 
-    def extend(self, rows: NDArray[Any]) -> None:
-        """Add rows at the end."""
-        size = self.size + len(rows)
+    def extend(self, rows: NDArray[Any], take: Positions | None = None) -> None:
+        """Add rows at the end, all of them or those at some positions."""
+        size = self.size + (len(rows) if take is None else len(take))
         if size > len(self._room):
-            room = np.empty((max(2 * size, 64), *rows.shape[1:]), self._room.dtype)  # what is not used takes no memory
+            self.reserve(max(2 * size, 64))
+        if take is None:
+            self._room[self.size : size] = rows
+        else:
+            np.take(rows, take, axis=0, out=self._room[self.size : size], mode="clip")  # "raise" would copy once more
+        self.size = size
+
+    def reserve(self, size: int) -> None:
+        """Make room for so many rows in all; what is not used takes no memory."""
+        if size > len(self._room):
+            room = np.empty((size, *self._room.shape[1:]), self._room.dtype)
             room[: self.size] = self.filled
             self._room = room
-        self._room[self.size : size] = rows
-        self.size = size
 
 
 class Column(Protocol):
@@ -109,8 +118,10 @@ class TextColumn:
 
     def extend(self, values: Sequence[Value | None], take: Positions) -> None:
         known = self._known
-        codes = [-1 if value is None else known.setdefault(value, len(known)) for value in values]
-        self._codes.extend(np.array(codes, np.int32)[take])
+        new = [value for value in dict.fromkeys(values) if value is not None and value not in known]
+        known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
+        codes = map(known.get, cast("Sequence[Value]", values), repeat(-1))  # None is not among them
+        self._codes.extend(np.fromiter(codes, np.int32, len(values)), take)
 
     def compare(self, op: str, value: Value, size: int) -> Mask:
         return np.asarray(_COMPARE[op](self._codes.filled[:size], self._known.get(value, -2)))

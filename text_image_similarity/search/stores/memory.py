@@ -144,6 +144,7 @@ class MemoryStore:
 
     def _extend(self, changes: Changes) -> None:
         """Add the pictures of changed products."""
+        self._vectors.reserve(changes.expected)
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]
         products = np.argsort(changes.rows, kind="stable")
@@ -153,7 +154,7 @@ class MemoryStore:
         for name, column in self._columns.items():
             column.extend(changes.columns[name], take)
         if len(order):
-            self._vectors.extend(changes.vectors[order])
+            self._vectors.extend(changes.vectors, order)
             self._numbers.extend(owners)
             self._slots.extend(changes.slots[order])
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])

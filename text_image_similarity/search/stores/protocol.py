@@ -34,6 +34,7 @@ class Changes:
         slots: Which of its product's pictures it is, from 0 on, shape (m,).
         vectors: The pictures' unit vectors, shape (m, embed_dim), float32.
         deleted: The numbers of products that are gone, shape (k,).
+        expected: At most how many pictures come in all, where these are a part of everything that there is; else 0.
     """
 
     version: int
@@ -43,6 +44,7 @@ class Changes:
     slots: Rows
     vectors: Embeddings
     deleted: Rows
+    expected: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 
@@ -60,14 +60,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
             parts.callback(tracing.close)
             await pool.start()
             parts.push_async_callback(pool.close)
-            for served in catalogs.values():
-                parts.push_async_callback(served.close)
-                await served.start()
-            parts.push_async_callback(asyncio.to_thread, journal.close)
-            await asyncio.to_thread(journal.open)
-            for name, served in catalogs.items():
-                app.state.upkeep[name] = upkeep = Upkeep(served)
-                parts.push_async_callback(upkeep.close)
+            await _start_catalogs(app, parts)
             yield
 
     app = FastAPI(
@@ -107,3 +100,16 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         journal=journal,
     )
     return app
+
+
+async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
+    """Start what searches; it ends before the models do, and the log after the last answer."""
+    catalogs: Mapping[str, ServedCatalog] = app.state.catalogs
+    for served in catalogs.values():
+        parts.push_async_callback(served.close)
+        await served.start()
+    parts.push_async_callback(asyncio.to_thread, app.state.journal.close)
+    await asyncio.to_thread(app.state.journal.open)
+    for name, served in catalogs.items():
+        app.state.upkeep[name] = upkeep = Upkeep(served)
+        parts.push_async_callback(upkeep.close)

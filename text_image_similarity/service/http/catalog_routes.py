@@ -41,7 +41,7 @@ _RANGED = ("number", "date")
 _SIZES = (64, 512)
 
 
-class BatchRoute(WorkRoute):
+class ProductsRoute(WorkRoute):
     """A route whose requests may have many products."""
 
     most_items = 1000
@@ -50,7 +50,7 @@ class BatchRoute(WorkRoute):
 about = APIRouter(responses={status: PROBLEMS[status] for status in (401, 404, 422, 503)}, tags=["catalogues"])
 similar = APIRouter(responses=PROBLEMS, tags=["search"])
 writes = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["products"])
-batches = APIRouter(route_class=BatchRoute, responses=PROBLEMS, tags=["products"])
+batches = APIRouter(route_class=ProductsRoute, responses=PROBLEMS, tags=["products"])
 admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
 

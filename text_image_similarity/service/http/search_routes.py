@@ -14,7 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from ...errors import RowError, UsageError
 from ...search import Query, Term
 from ..problems import ProblemError
-from ..search.catalog import Found, ServedCatalog
+from ..search.catalog import Answered, ServedCatalog
 from ..search.errors import refused
 from ..search.journal import Asked
 from .access import catalog_of, check_products
@@ -96,7 +96,9 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
     return JSONResponse({"catalog": served.name, "results": results})
 
 
-async def answer(request: Request, catalog: ServedCatalog, queries: Sequence[Query]) -> tuple[list[str], list[Found]]:
+async def answer(
+    request: Request, catalog: ServedCatalog, queries: Sequence[Query]
+) -> tuple[list[str], list[Answered]]:
     """Answer queries, and note them for the log.
 
     Returns:
@@ -106,7 +108,7 @@ async def answer(request: Request, catalog: ServedCatalog, queries: Sequence[Que
         ProblemError: The request is refused.
     """
     asked: Asked = request.state.call.asked
-    asked.take(queries)
+    asked.take(queries, catalog.catalog.fields)
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
     found = await while_connected(request, catalog.match(queries))
     asked.found = found

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Answered:
     """What a query found.
 
     Args:
@@ -133,7 +133,7 @@ class ServedCatalog:
         """How many requests wait for a search."""
         return 0 if self._scans is None else self._scans.depth
 
-    async def match(self, queries: Sequence[Query]) -> list[Found]:
+    async def match(self, queries: Sequence[Query]) -> list[Answered]:
         """Answer the queries of a request.
 
         Raises:
@@ -155,7 +155,7 @@ class ServedCatalog:
         with translated(self.name):
             return await asyncio.to_thread(work, *given)
 
-    async def _match(self, queries: Sequence[Query]) -> list[Found]:
+    async def _match(self, queries: Sequence[Query]) -> list[Answered]:
         began = time.perf_counter()
         generation, version, asked = await asyncio.to_thread(self._check, queries)
         keys = [key_of(query, generation.number, version) for query in queries]
@@ -164,8 +164,8 @@ class ServedCatalog:
             self._metrics.count_result(self.name, found=found is not None)
         missing = [place for place, found in enumerate(known) if found is None]
         looked = {"cache": _milliseconds(began)}
-        answered: dict[int, Found] = {
-            place: Found(found, generation.number, looked) for place, found in enumerate(known) if found is not None
+        answered: dict[int, Answered] = {
+            place: Answered(found, generation.number, looked) for place, found in enumerate(known) if found is not None
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing])
@@ -181,7 +181,7 @@ class ServedCatalog:
         generation = searcher.live()
         return generation, version, [searcher.check(query, generation) for query in queries]
 
-    async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Found]:
+    async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Answered]:
         assert self._scans is not None, "the service has not started"
         began = time.perf_counter()
         texts, images = contents([one.query for one in asked])
@@ -203,7 +203,7 @@ class ServedCatalog:
         for stage, took in milliseconds.items():
             self._metrics.observe_search(self.name, stage, took / 1000)
         span: Answer[Any] = Answer(self.name, [], [[Span("search", started, time.time())]])
-        return [Found(each, generation.number, milliseconds, (*work, span)) for each in found]
+        return [Answered(each, generation.number, milliseconds, (*work, span)) for each in found]
 
     def model_name(self, generation: Generation) -> str:
         """Return the name under which a generation's model is served, or was made with."""

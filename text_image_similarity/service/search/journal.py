@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import DatabaseError, RowError, UsageError
-from ...search import Matches, Query, Term
-from ...search.filters import And, Compare, Exists, Not, OneOf, Or, to_dict
+from ...search import Field, Matches, Query, Term
+from ...search.filters import parse_filter, to_dict
 from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
 from ..jobs import Call
 from ..keys import ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
-from .catalog import Found, ServedCatalog
+from .catalog import Answered, ServedCatalog
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -40,11 +40,14 @@ class Asked:
     catalog: str | None
     ids: list[str] = field(default_factory=lambda: [new_match_id()])
     queries: Sequence[Query] = ()
-    found: Sequence[Found] = ()
+    wheres: Sequence[Mapping[str, Any] | None] = ()
+    found: Sequence[Answered] = ()
 
-    def take(self, queries: Sequence[Query]) -> None:
-        """Note what is asked."""
+    def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
+        """Note what is asked, of a catalogue with some fields."""
         self.queries = queries
+        wheres = [parse_filter(query.where, fields) for query in queries]
+        self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
         self.ids = [new_match_id() for _ in queries]
 
 
@@ -157,11 +160,7 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
         tenant=key.name,
         status=status,
         query={} if query is None else _query(query),
-        where=(
-            None
-            if query is None or not isinstance(query.where, And | Or | Not | Compare | OneOf | Exists)
-            else to_dict(query.where)
-        ),
+        where=asked.wheres[place] if place < len(asked.wheres) else None,
         milliseconds={**({} if found is None else found.milliseconds), "total": 1000 * (time.time() - call.began)},
         error=None if problem is None else f"{problem.code}: {problem.detail}",
     )

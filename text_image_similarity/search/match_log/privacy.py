@@ -1,0 +1,61 @@
+"""How much of what people looked for is kept in the log.
+
+`hashed` tells equal queries from different ones. It is no secret from those who can guess a query: they hash the guess. The hash has
+no key, so that the replicas of a service, and its next start, agree without one to keep and to lose; keep nothing with `off` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Literal
+
+from .entries import LogEntry
+
+LogQueries = Literal["full", "hashed", "off"]
+_PERSONAL = ("text", "without", "image_url")  # members of a query that somebody wrote
+_DEEPEST = 64  # more levels than any filter or query has that is answered
+
+
+def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
+    """Return an entry with as much of the query as may be kept.
+
+    Args:
+        entry: The entry.
+        queries: `full` keeps everything. `hashed` has texts and URLs of pictures as SHA-256 in hexadecimal digits, under `text_sha256`
+            and so on; the filter stays. `off` drops the query, but for whether it asked for a later page, and the values of the
+            filter: a mapping keeps its names, unless it was refused, and an expression is dropped. Both reduce an error to its code, because its detail may
+            quote the query. The products that were found are kept in any case.
+    """
+    if queries == "full":
+        return entry
+    error = None if entry.error is None else entry.error.partition(":")[0]
+    if queries == "hashed":
+        return replace(entry, query=_hashed(entry.query), error=error)
+    later = {"after": True} if entry.query.get("after") else {}
+    where = _names(entry.where) if error is None else None
+    return replace(entry, query=later, where=where, error=error)
+
+
+def _hashed(value: Any, level: int = 0) -> Any:
+    if level > _DEEPEST:
+        return None
+    if isinstance(value, Mapping):
+        return dict(_hashed_member(name, inner, level + 1) for name, inner in value.items())
+    return [_hashed(inner, level + 1) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _hashed_member(name: str, value: Any, level: int) -> tuple[str, Any]:
+    if name in _PERSONAL and isinstance(value, str):
+        return f"{name}_sha256", sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+    return name, _hashed(value, level)
+
+
+def _names(where: Any, level: int = 0) -> Any:
+    """Return a filter's mappings and lists of mappings without the values in them."""
+    if isinstance(where, Mapping) and level <= _DEEPEST:
+        return {name: _names(inner, level + 1) for name, inner in where.items()}
+    if isinstance(where, (list, tuple)) and any(isinstance(inner, Mapping) for inner in where):
+        return [_names(inner, level + 1) for inner in where]
+    return None
