@@ -59,7 +59,7 @@ async function search(options) {
 async function more() {
   const { asked, next } = results;
   await guarded(async (options) => {
-    results.add(await match(state.catalog, { ...asked.query, facets: [], after: next }, options));
+    results.add(await match(state.catalog, { ...asked.query, after: next }, options));
   }, false);
 }
 
@@ -112,7 +112,7 @@ async function queryOf() {
 async function explainNothing(options) {
   const found = await loosened(state, catalog(), options);
   results.explain(
-    found.map(({ field, total }) => ({ text: `without ${titleOf(field)}: ${filterText(field)}`, total, act: () => drop(() => clearFilter(state, field)) })),
+    found.map(({ field, total }) => ({ text: `${titleOf(field)}: ${filterText(field)}`, total, act: () => drop(() => clearFilter(state, field)) })),
     catalog().products,
   );
 }

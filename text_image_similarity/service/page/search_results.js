@@ -92,14 +92,14 @@ export class Results {
   explain(offers, products) {
     const useful = offers.filter(({ total }) => total > 0);
     const buttons = useful.map(({ text, total, act }) => {
-      const button = el("button", { type: "button", class: "quiet" }, el("bdi", {}, plain(text)), ` (${grouped(total)})`);
+      const button = el("button", { type: "button", class: "quiet" }, el("bdi", {}, `Without “${plain(text)}”`), `: ${productsOf(total)}`);
       button.addEventListener("click", act);
       return el("li", {}, button);
     });
-    let advice = "No single filter is to blame. Clear some of them.";
+    let advice = "No single filter is the cause. Clear several of them.";
     if (!products) advice = "The catalogue is empty.";
-    else if (!offers.length) advice = "Nothing else is in the catalogue.";
-    else if (useful.length) advice = "There would be products";
+    else if (!offers.length) advice = "There are no other products in the catalogue.";
+    else if (useful.length) advice = "Loosen a filter:";
     byId("none").replaceChildren(el("h2", {}, "No products found"), el("p", {}, advice), el("ul", {}, ...buttons));
     byId("none").hidden = false;
     this.say(offers.length ? "No product passes all these filters." : "No products.");
