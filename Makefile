@@ -108,7 +108,7 @@ build/tools/installed: scripts/fetch_tools.sh
 	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
 	touch $@
 
-# What checks the pages' accessibility, from npm: 560 kB.
+# What checks the pages' accessibility, from npm: 650 kB.
 build/axe/axe.min.js: scripts/fetch_axe.sh
 	if command -v npm > /dev/null; then scripts/fetch_axe.sh build/axe; else mkdir -p build/axe; fi
 

@@ -43,8 +43,9 @@ export class Cards {
       shot,
       el("h3", {}, name),
       this.facts(match.product, shown),
-      ...(match.score === null ? [] : [score(match, shown), el("details", { class: "because" }, el("summary", {}, "Why"), ...reasons(match, shown))]),
+      ...(match.score === null ? [] : [score(match, shown)]),
       this.leads(match),
+      ...(match.score === null ? [] : [el("details", { class: "because" }, el("summary", {}, "Why"), ...reasons(match, shown))]),
     );
   }
 
