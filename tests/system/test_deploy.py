@@ -102,8 +102,11 @@ def test_the_image_gets_what_the_wheel_and_its_extras_are_called() -> None:
     wheel = f"{project['name'].replace('-', '_')}-{project['version']}-py3-none-any.whl"
     installs = [found for line in of("RUN") for found in re.findall(r"\$\(echo (/tmp/\S+)\)\[([\w,]+)\]", line)]
     assert all(fnmatch.fnmatch(f"/tmp/{wheel}", pattern) for pattern, _ in installs)
-    assert [extras.split(",") for _, extras in installs] == [["serve", "onnx"], ["serve"]]
-    assert {"serve", "onnx"} <= project["optional-dependencies"].keys()
+    assert [extras.split(",") for _, extras in installs] == [
+        ["serve", "onnx", "search", "redis"],
+        ["serve", "search", "redis"],
+    ]
+    assert {"serve", "onnx", "search", "redis"} <= project["optional-dependencies"].keys()
     tags = {service["image"].partition(":")[2] for service in SCORERS.values()}
     assert tags == {"cpu"}
 
@@ -373,7 +376,7 @@ def test_the_commands_on_the_page_are_understood() -> None:
     served += [
         [*entrypoint(), *words.split()] for words in re.findall(r"text-image-similarity:cpu (--model \w+)`", OPERATING)
     ]
-    assert len(served) == 2
+    assert len(served) == 3
     for arguments in served:
         assert options(arguments).models
     for path in set(re.findall(r"deploy/[\w/.-]+", OPERATING)) - {"deploy/service/kubernetes/api-keys.txt"}:
