@@ -252,7 +252,7 @@ class Catalog:
         return answer(self._session, self._session.generations.live(), given)
 
     def optimize(self) -> None:
-        """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""
+        """Give back space, and build what makes searches fast, after many changes; others search and add meanwhile."""
         self._session.optimize()
 
     def reindex(
