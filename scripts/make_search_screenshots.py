@@ -2,7 +2,7 @@
 
 The service is real (mini, a process of its own), and searches the sample catalogue.
 
-    python scripts/make_search_screenshots.py [FOLDER]
+    python -m scripts.make_search_screenshots [FOLDER]
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from make_page_screenshot import serving
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from scripts.make_page_screenshot import serving
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_catalog"

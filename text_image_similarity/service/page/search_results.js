@@ -27,6 +27,7 @@ export class Results {
 
   clear() {
     Object.assign(this, { asked: null, next: null, total: null, best: 0, weakShown: false, thumbnails: [] });
+    this.cards.clear();
     for (const list of [byId("strong"), byId("weak")]) list.replaceChildren();
     byId("none").hidden = true;
     this.arrange();
