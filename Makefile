@@ -2,6 +2,8 @@
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
+# Tests start hundreds of processes, and each would compile all that it imports (torch alone: 2 s).
+unexport PYTHONDONTWRITEBYTECODE
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
 RUN := .venv/bin/python
 POETRY := .poetry/bin/poetry
@@ -101,7 +103,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet -r $<
 	touch $@
 
-# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus.
+# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
 tools: build/tools/installed build/axe/axe.min.js
 
 build/tools/installed: scripts/fetch_tools.sh

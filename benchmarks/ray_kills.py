@@ -13,7 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tests.support.ray_services import Load, deploy, kill_one, pairs_of_colours, ray_serve, replicas, wait_for
+from tests.support.clock import wait_for
+from tests.support.ray_services import Load, deploy, kill_one, pairs_of_colours, ray_serve, replicas
 
 MINI = {"model": "mini", "num_cpus": 0.5}
 

@@ -48,6 +48,7 @@ FLOORS = {
 # The same inside the rooms that are as large as all others of their floor together.
 FLOORS_WITHIN = {
     "search": {
+        "arguments": 0,
         "fields": 0,
         "nearest": 0,
         "database": 0,
@@ -111,6 +112,7 @@ DOORS = {
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
     "sqlite3": {"embeddings", "search"},
+    "redis": {"embeddings"},
     "psycopg": {"search"},
     "pgvector": {"search"},
     "mlflow": {"training"},

@@ -23,6 +23,9 @@ _PROXY = re.compile(
     r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
     re.ASCII,
 )
+_REDIS = re.compile(
+    r"rediss?://(?:[^\s/?#@]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(?:/\d{0,4})?", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +151,9 @@ class Config:
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
-            it. By default they are kept in memory only, see docs/scoring.md#many-calls-one-session.
+            it. Or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password), which
+            machines may share, see docs/operating.md#an-embedding-cache-for-all-replicas. By default they are kept in memory
+            only, see docs/scoring.md#many-calls-one-session.
         limits: What one row may cost, and what it may reach.
         dialect: How the CSV and TSV files of a table are written.
 
@@ -178,7 +183,7 @@ class Config:
     headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
-    embedding_cache: str | PathLike[str] | None = None
+    embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
     limits: Limits = field(default_factory=Limits)
     dialect: Dialect = field(default_factory=Dialect)
 
@@ -208,11 +213,24 @@ class Config:
                 "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
                 "socks5h; in a user or a password write %40 for @, %3A for : and %2F for /"
             )
+        _check_cache(self.embedding_cache)
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
             raise ConfigError(f"limits must be a Limits({', '.join(f.name for f in fields(Limits))})")
         if not isinstance(self.dialect, Dialect):
             raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
+
+
+def _check_cache(place: str | PathLike[str] | None) -> None:
+    """Raise a `ConfigError` where an embedding cache's place begins like a Redis's address and is not one."""
+    if not is_redis(place):
+        return
+    address = _REDIS.fullmatch(str(place))
+    if not address or (address[1] is not None and not 0 < int(address[1]) < 65536):
+        raise ConfigError(  # without the value, which may hold a password
+            "embedding_cache must look like redis://host:port/database or redis://user:password@host:port/database, with "
+            "redis or rediss; in a user or a password write %40 for @, %3A for : and %2F for /"
+        )
 
 
 def _is_text_encoding(name: object) -> bool:
@@ -234,6 +252,11 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
         )
     if precision == "fp16" and device == "cpu":
         raise ConfigError("precision='fp16' needs a GPU; with device='cpu' use auto or fp32")
+
+
+def is_redis(place: str | PathLike[str] | None) -> bool:
+    """Say whether an embedding cache's place is a Redis and not a file."""
+    return isinstance(place, str) and place.startswith(("redis://", "rediss://"))
 
 
 def require_config(config: object) -> None:

@@ -76,7 +76,9 @@ def test_a_catalogue_is_made_filled_shown_and_emptied(
     shown = json.loads(capsys.readouterr().out)
     assert (shown["products"], shown["failures"], shown["store"]) == (6, {"file_not_found": 1}, "sqlite")
     assert command("catalog", "show", place, "runner-red") == 0
-    assert re.search(r"^price +79.9$", capsys.readouterr().out, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^price +79.9$", said, re.MULTILINE)
+    assert re.search(r"^images +/\S+\.jpg$", said, re.MULTILINE)
     (tmp_path / "ids.txt").write_text("runner-red\n\nnobody\n")
     assert command("catalog", "delete", place, "runner-blue", "--from", tmp_path / "ids.txt") == 0
     assert capsys.readouterr().out == "deleted        2\nnot there      1\nproducts left  4\n"
@@ -238,11 +240,25 @@ def test_models_are_switched_and_measured(filled: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "dropped  nothing\n"
 
 
+@pytest.mark.parametrize("number", ["1_0", "１０"])
+def test_a_number_is_spelled_as_in_a_table(filled: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, kind in (("--top-k", "int"), ("--min-similarity", "float")):
+        assert command("match", filled, "a red shoe", option, number) == 2
+        assert f"argument {option}: invalid {kind} value: '{number}'" in capsys.readouterr().err
+
+
+def test_a_model_is_named_where_it_counts(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("match", filled, "a red shoe", "--model", "accurate") == 2
+    assert f"catalog reindex {filled} --model accurate" in capsys.readouterr().err
+
+
 def test_a_table_of_queries_is_answered(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.csv").write_text('q\na red shoe\n""\n')
     asked = ["match-table", filled, tmp_path / "in.csv", tmp_path / "out.csv"]
     assert command(*asked) == 2
     assert "name the column of texts with --text-col" in capsys.readouterr().err
+    assert command(*asked, "--text-col", "q", "--where", "colour = 'red'") == 2
+    assert "error: there is no field 'colour'" in capsys.readouterr().err
     assert command(*asked, "--text-col", "q", "--where", "color = 'red'") == 0
     said = capsys.readouterr().out
     assert "answered               1\nfailed: empty_caption  1\n" in said

@@ -97,7 +97,7 @@ with RayEngine({"num_cpus": "1"}) as cluster:
     family = psutil.Process().children(recursive=True)
     listening = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"}
     os.kill(os.getpid(), signal.SIGTERM)
-gone, left = psutil.wait_procs(family, 10)
+gone, left = psutil.wait_procs(family, 60)
 print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_initialized(), len(left)]))
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from text_image_similarity import (
     Product,
     Query,
     Record,
+    Term,
     UsageError,
     open_catalog,
     score_pairs,
@@ -31,7 +33,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.preprocess import Pixels
-from text_image_similarity.search import ingest
+from text_image_similarity.search import Judgement, ProductColumns, ingest
 from text_image_similarity.similarity import Embeddings
 
 
@@ -249,6 +251,20 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
         (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path or a URL"),  # type: ignore[list-item]
         (lambda: Product("a", images=["x"] * 9), "at most 8 pictures, not 9"),
+        (lambda: Product(" "), "Product.id is empty"),
+        (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which names no picture; leave it out"),
+        (lambda: Product("a", images=""), r"Product.images\[0\] is '', which names no picture"),
+        (lambda: Product("a", images=[5]), r"Product.images\[0\] must be a path or a URL, not an int"),  # type: ignore[list-item]
+        (lambda: Product("a", images=b"png"), "Product.images must be a path, a URL, or several, not bytes"),  # type: ignore[arg-type]
+        (lambda: ProductColumns(id=5), "ProductColumns.id must be the name of a column, not an int"),  # type: ignore[arg-type]
+        (lambda: ProductColumns(name=5), "ProductColumns.name must be the name of a column, or None"),  # type: ignore[arg-type]
+        (lambda: ProductColumns(images=5), "ProductColumns.images must be the name of a column, or several"),  # type: ignore[arg-type]
+        (lambda: ProductColumns(fields=["a"]), "ProductColumns.fields must be a mapping from fields to columns"),  # type: ignore[arg-type]
+        (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a text"),  # type: ignore[dict-item]
+        (lambda: Judgement("a", "b", True), "Judgement.term must be a Term of one text or one picture"),  # type: ignore[arg-type]
+        (lambda: Judgement(Term(product="a"), "b", True), "Judgement.term is a product; judge a text or a picture"),
+        (lambda: Judgement(Term("a"), 5, True), "Judgement.product must be a product's id"),  # type: ignore[arg-type]
+        (lambda: Judgement(Term("a"), "b", "yes"), "Judgement.match must be True or False, not 'yes'"),  # type: ignore[arg-type]
         (lambda: Product("a", fields=[1]), "Product.fields must be a mapping"),  # type: ignore[arg-type]
         (lambda: Field("_id2"), "begins with _"),
         (lambda: Field("x", "colour"), "is not one of text, number, bool, date, texts"),  # type: ignore[arg-type]
@@ -257,6 +273,85 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
 def test_what_cannot_be_a_product_or_a_field(make: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda shop: shop.get(5), "id must be a product's id, which is a text, not an int"),
+        (lambda shop: shop.get("\ud800"), "id holds a lone surrogate"),
+        (lambda shop: shop.delete(5), "ids must be a product's id, or several, not an int"),
+        (lambda shop: shop.delete(["a", None]), r"ids\[1\] must be a product's id, which is a text, not None"),
+        (lambda shop: shop.check(queries=-1), "queries=-1 must be a whole number of at least 1"),
+        (lambda shop: shop.check(filters="price < 3"), "filters must be a list of filters, not a str"),
+        (lambda shop: shop.add(5), "products must be a Product, or several, not an int"),
+        (lambda shop: shop.add({"id": "a"}), "products must be a Product, or several, not a dict"),
+        (lambda shop: shop.add([], progress=5), "progress must be a function, not an int"),
+        (lambda shop: shop.add([], total=-1), "total=-1 must be a whole number of at least 0"),
+        (lambda shop: shop.retry(progress=5), "progress must be a function"),
+        (lambda shop: shop.add_table("in.csv", 5), "columns must be a ProductColumns, not an int"),
+        (lambda shop: shop.add_table("in.csv", stop=5), "stop must be a function, not an int"),
+        (lambda shop: shop.export("out.csv", 5), "columns must be a ProductColumns, not an int"),
+        (lambda shop: shop.export("out.csv", force=5), "force must be True or False, not 5"),
+        (lambda shop: shop.export("out.csv", where=5), "where must be a filter, a mapping or a text"),
+        (lambda shop: shop.reindex("mini", encoder=5), "encoder must be a loaded encoder, .*, not an int"),
+        (lambda shop: shop.reindex("mini", stop=5), "stop must be a function, not an int"),
+        (lambda shop: shop.reindex("mini", allow_lost=-1), "allow_lost=-1 must be a whole number of at least 0"),
+        (lambda shop: shop.calibrate(5), "judgements must be a list of Judgement, not an int"),
+        (lambda shop: shop.calibrate([5]), r"judgements\[0\] must be a Judgement, not an int"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_named(
+    call: Callable[[Any], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with shop() as catalog:
+        catalog.add(product("a"))
+        with pytest.raises(UsageError, match=message):
+            call(catalog)
+        assert len(catalog) == len(catalog.generations) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "options", "message"),
+    [
+        (5, {}, "place must be a path or a URL, not an int"),
+        ("", {}, "place='' cannot be a catalogue; name a folder"),
+        ("a\0b", {}, "cannot be a catalogue"),
+        ("s3://bucket/shop", {}, "s3://bucket/shop cannot be a catalogue: it is in a folder, or in PostgreSQL"),
+        ("postgresql://me:secret@[", {}, "^place is not a URL that can be read: Invalid IPv6 URL$"),
+        (":memory:", {"store": "qdrant://host:port/shop"}, "^store is not a URL that can be read: Port could not"),
+        (":memory:", {"store": 5}, "store=5 is not one of sqlite, lancedb"),
+        (":memory:", {"encoder": 5}, "encoder must be a loaded encoder"),
+        (":memory:", {"config": 5}, "config must be a Config"),
+        (":memory:", {"config": 5, "model": "mini"}, "config must be a Config"),
+        (":memory:", {"model": 5}, "model=5 is not valid"),
+        (":memory:", {"fields": 5}, "fields must be a list of Field, not an int"),
+    ],
+)
+def test_a_catalogue_is_not_made_of_what_cannot_be_used(
+    place: Any, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=message):
+        open_catalog(place, **{"fields": [], "encoder": ColourEncoder(), **options})
+
+
+def test_a_catalogue_keeps_its_store(tmp_path: Path) -> None:
+    with shop(tmp_path / "c"):
+        pass
+    with open_catalog(tmp_path / "c", store="sqlite", encoder=ColourEncoder()) as catalog:
+        assert catalog.describe()["store"] == "sqlite"
+    with pytest.raises(UsageError, match=r"has the store sqlite, not lancedb, and keeps it; .* make a new catalogue"):
+        open_catalog(tmp_path / "c", store="lancedb", encoder=ColourEncoder())
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["catalog.sqlite"]
+
+
+def test_what_stands_for_nothing_is_the_same_as_leaving_it_out() -> None:
+    with shop() as catalog:
+        catalog.add(Product("a", "A", group=""))
+        assert catalog.add(Product("a", "A", group="")).unchanged == 1
+        assert catalog.get("a") == Product("a", "A")
 
 
 def test_what_is_not_a_product_is_refused_and_those_before_it_are_in() -> None:
@@ -302,6 +397,32 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         raw.execute("PRAGMA user_version = 99")
     with pytest.raises(DatabaseError, match=r"made by another version of this package \(layout 99"):
         open_catalog(tmp_path / "c", encoder=ColourEncoder())
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "DELETE FROM setting WHERE name = 'store'",
+        "UPDATE setting SET value = '3' WHERE name = 'fields'",
+        "UPDATE generation SET state = 'kept'",
+        "UPDATE generation SET probes = x'00'",
+        "UPDATE generation SET calibration = '{'",
+        "UPDATE picture SET vector = x'00112233'",
+        "UPDATE product SET images = 'a.jpg'",
+        "UPDATE product SET f4 = 'a', f5 = 'b', f6 = 'c', f7 = 'd'",
+        "DELETE FROM counter",
+        "DROP TABLE words",
+    ],
+)
+def test_a_file_that_somebody_edited_is_told(tmp_path: Path, edit: str) -> None:
+    file = tmp_path / "c" / "catalog.sqlite"
+    with shop(tmp_path / "c") as catalog:
+        catalog.add([product("a", "red"), product("b", "blue")])
+    with sqlite3.connect(file) as raw:
+        raw.execute(edit)
+    match = f"{file} (holds|failed).*restore it from a backup, or add its products to a new"
+    with pytest.raises(DatabaseError, match=match), open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
+        catalog.match(Query("red", fusion="rrf"))
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
@@ -361,6 +482,19 @@ def test_relative_references_start_from_the_base_folder(tmp_path: Path) -> None:
     with open_catalog(":memory:", fields=[], config=config, encoder=ColourEncoder()) as catalog:
         assert not catalog.add(Product("a", images="a.png")).failures
         assert catalog.match("red").matches[0].image == str(tmp_path / "a.png")
+
+
+def test_a_process_that_slept_while_deletions_were_forgotten_reads_all_again(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as writer, shop(tmp_path / "c") as asleep, shop(tmp_path / "c") as awake:
+        writer.add([product("a", "red"), product("b", "blue"), product("c", "green")])
+        assert asleep.match("red").total == awake.match("red").total == 3
+        writer.delete(["a"])
+        assert ids(awake.match("green")) == ["c", "b"]
+        for number in range(2):
+            writer.optimize()
+            writer.add(product(f"new {number}", (0, number, 255)))
+        assert ids(asleep.match("red")) == ids(awake.match("red"))
+        assert asleep.match("red").total == 4
 
 
 def test_optimizing_changes_no_answer(tmp_path: Path) -> None:

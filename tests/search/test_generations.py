@@ -61,6 +61,32 @@ def test_the_old_model_answers_until_the_switch_and_after_a_rollback() -> None:
         assert catalog.rollback().number == 2
 
 
+def test_a_model_is_probed_once() -> None:
+    class Probed(DimEncoder):
+        probes = 0
+
+        def encode_image(self, images: Sequence[object]) -> Embeddings:
+            self.probes += 1
+            return super().encode_image(images)
+
+    class ProbedColours(CountingEncoder):
+        probes = 0
+
+        def encode_image(self, images: Sequence[object]) -> Embeddings:
+            self.probes += 1
+            return super().encode_image(images)
+
+    first, second = ProbedColours(), Probed()
+    with shop(encoder=first) as catalog:
+        fill(catalog)
+        catalog.reindex("dim", encoder=second)
+        catalog.switch()
+        assert ids(catalog.match(Query("red", top_k=1))) == ["b"]
+        catalog.rollback()
+        assert ids(catalog.match(Query("red", top_k=1))) == ["r"]
+    assert (first.probes, second.probes) == (1, 1)
+
+
 def test_every_generation_gets_what_is_added_meanwhile() -> None:
     with shop() as catalog:
         fill(catalog)

@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import inline, make_png
-from tests.support.shop import FIELDS, CountingEncoder, shop
+from tests.support.shop import FIELDS, CountingEncoder, ids, shop
 from text_image_similarity import (
     Catalog,
     Config,
     Dialect,
     Field,
     Product,
+    Query,
     StoppedError,
     TableError,
     UsageError,
@@ -28,6 +29,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import ProductColumns, ProductTable
+from text_image_similarity.search.guessing import guess_fields
 
 AWKWARD = [
     Product("a", 'A "quoted" name, with a comma\nand a line', inline("red"), "|x|", {"tags": ["a|b", '["c"]', "d,e"]}),
@@ -180,7 +182,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         {},
         {"id": " "},
         {"id": None},
-        {"price": "n/a"},
+        {"price": "soon"},
         {"price": 1e999},
         {"new": "maybe"},
         {"added": "yesterday"},
@@ -198,7 +200,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
     assert report.refusals == [
         "row 2: it has no id in the column 'id'",
         "row 3: it has no id in the column 'id'",
-        "row 4: 'price' must be a number, not 'n/a'",
+        "row 4: 'price' must be a number, not 'soon'",
         "row 5: 'price' must be a finite number, not inf",
         "row 6: 'new' must be true or false, not 'maybe'",
         "row 7: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not 'yesterday'",
@@ -323,6 +325,23 @@ def test_fields_are_guessed_by_their_values(tmp_path: Path) -> None:
     rows = [{"id": "1", "name": "A", "url": "", "new": True, "tags": ["a"], "price": 1, "nested": {"a": 1}}]
     found = ProductTable(str(write_rows(tmp_path / "in.jsonl", rows))).guess_fields()
     assert found == (Field("new", "bool"), Field("tags", "texts"), Field("price", "number"))
+
+
+def test_cells_that_say_that_nothing_is_known_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(
+        "id,name,url,price,new,added,country,unknown\n1,A,,n/a,-,NULL,NA,n/a\n2,B,,9.5,true,2026-01-01,US,-\n3,C,,-,None,?,n/a,\n"
+    )
+    fields = ProductTable(str(tmp_path / "in.csv")).guess_fields()
+    assert fields == (
+        *(Field("price", "number"), Field("new", "bool"), Field("added", "date")),
+        *(Field("country"), Field("unknown")),
+    )
+    with open_catalog(":memory:", fields=fields, encoder=ColourEncoder()) as catalog:
+        assert catalog.add_table(tmp_path / "in.csv").added == 3
+        for name in ("price", "new", "added"):
+            assert ids(catalog.match(Query(where=f"{name} exists"))) == ["2"]
+        assert ids(catalog.match(Query(where="country in ('NA', 'n/a')"))) == ["1", "3"]
+    assert guess_fields(["a"], [{"a": ["-"]}, {"a": ["7"]}]) == (Field("a", "number"),)
 
 
 def test_fields_that_were_guessed_take_every_row_of_their_table(tmp_path: Path, catalog: Catalog) -> None:

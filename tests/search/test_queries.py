@@ -361,6 +361,23 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term("a", weight="much"), "Term.weight must be a number"),  # type: ignore[arg-type]
         (lambda: Term(image=7), "Term.image must be a PIL image"),  # type: ignore[arg-type]
         (lambda: Term(vector=np.array([np.nan])), "Term.vector must be a finite vector"),
+        (lambda: Term(vector=["a", "b"]), "Term.vector must be a finite vector of numbers"),  # type: ignore[arg-type]
+        (lambda: Term(vector=[[1, 2], [1]]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
+        (lambda: Term(vector=np.array([1j])), "Term.vector must be a finite vector"),
+        (lambda: Term(vector=[]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
+        (lambda: Term(image=""), "Term.image is '', which names no picture"),
+        (lambda: Term(image=float("nan")), "Term.image is nan, which names no picture"),  # type: ignore[arg-type]
+        (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
+        (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
+        (lambda: Term(product=5), "Term.product must be a product's id, which is a text, not an int"),  # type: ignore[arg-type]
+        (lambda: Query({"a": 1}), "Query.terms must be a text, a Term, or a list of them, not a dict"),  # type: ignore[arg-type]
+        (lambda: Query(top_k=True), "top_k=True must be a whole number of at least 1"),
+        (lambda: Query(sort=5), "Query.sort must be the name of a field, .*, not an int"),  # type: ignore[arg-type]
+        (lambda: Query(facets=5), "Query.facets must be the name of a field, or several, not an int"),  # type: ignore[arg-type]
+        (lambda: Query(facets=["a", 5]), r"Query.facets\[1\] must be a text, not an int"),  # type: ignore[list-item]
+        (lambda: Query(where=5), "Query.where must be an expression, .*, not an int"),  # type: ignore[arg-type]
+        (lambda: Query(after=5), "Query.after must be the `next` of the page before, not an int"),  # type: ignore[arg-type]
+        (lambda: Query("a", min_similarity="x"), "min_similarity='x' must be a cosine"),  # type: ignore[arg-type]
     ],
 )
 def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
@@ -436,8 +453,31 @@ def test_the_length_of_a_vector_does_not_matter(colours: Catalog, scale: float) 
 
 
 def test_what_is_not_a_query_is_refused(colours: Catalog) -> None:
-    with pytest.raises(InputTypeError, match=r"queries\[0\] must be a text or a Query, not an int"):
+    with pytest.raises(InputTypeError, match=r"query must be a text or a Query, not an int"):
         colours.match(7)  # type: ignore[arg-type]
+    for given in (7, "red", Query("red")):
+        with pytest.raises(InputTypeError, match=r"queries must be a list of texts and Query, not a"):
+            colours.match_many(given)  # type: ignore[arg-type]
+    with pytest.raises(InputTypeError, match=r"queries\[1\] must be a text or a Query, not an int"):
+        colours.match_many(["red", 7])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (Query(facets=["colour"]), "there is no field 'colour'"),
+        (Query(where="price < "), "the filter cannot be read"),
+        (Query("red", after="x"), "after is not a cursor"),
+        (Query(Term(product="nobody")), "there is no product 'nobody'"),
+        (Query(Term(vector=[1, 2])), "Term.vector has 2 values"),  # type: ignore[arg-type]
+        (Query([Term("red"), Term("red", weight=-1)]), "the terms of the query cancel each other out"),
+    ],
+)
+def test_of_several_queries_the_wrong_one_is_named(colours: Catalog, query: Query, message: str) -> None:
+    with pytest.raises(UsageError, match=rf"^queries\[1\]: {message}"):
+        colours.match_many(["red", query, "blue"])
+    with pytest.raises(UsageError, match=rf"^{message}"):
+        colours.match(query)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -130,6 +131,23 @@ def test_only_the_same_run_goes_on(tmp_path: Path, catalog: Catalog) -> None:
         with pytest.raises(UsageError, match="--restart"):
             answer(other, table, out)
     assert answer(MatchEngine(catalog, min_similarity=0.9), table, out, start="restart").rows == 5
+
+
+def test_what_leads_away_is_told_apart_to_its_end(catalog: Catalog) -> None:
+    long = "very " * 100
+    away = [
+        (),
+        *((Term(long + colour, weight=-0.5),) for colour in ("red", "blue")),
+        (Term(long + "red", weight=-0.4),),
+        (Term(image=inline("red"), weight=-0.5),),
+        (Term(image=inline("blue"), weight=-0.5),),
+        (Term(image=b"red", weight=-0.5),),
+        (Term(vector=np.array([1.0, 0.0]), weight=-0.5),),
+        (Term(vector=np.array([0.0, 1.0]), weight=-0.5),),
+    ]
+    found = [MatchEngine(catalog, away=terms).identity("c") for terms in away]
+    assert all(one != other for number, one in enumerate(found) for other in found[:number])
+    assert found == [MatchEngine(catalog, away=terms).identity("c") for terms in away]
 
 
 def test_an_output_of_somebody_else_stays(tmp_path: Path, catalog: Catalog) -> None:

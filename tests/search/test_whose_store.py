@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -42,16 +44,23 @@ def test_two_catalogues_cannot_share_a_store(kind: str, tmp_path: Path, monkeypa
     close()
 
 
-def test_a_store_that_is_ahead_of_a_restored_ledger_is_built_again(tmp_path: Path) -> None:
-    place, backup = tmp_path / "a", tmp_path / "backup.sqlite"
+@contextmanager
+def restored_from_backup(place: Path) -> Iterator[Catalog]:
+    """Open a catalogue, and give its ledger back as it was before, while its store has gone on."""
+    backup = place.with_name("backup.sqlite")
     with shop_in(place) as catalog:
         catalog.add(product("old"))
     shutil.copy(place / "catalog.sqlite", backup)
     with shop_in(place) as catalog:
+        yield catalog
+    shutil.copy(backup, place / "catalog.sqlite")
+
+
+def test_a_store_that_is_ahead_of_a_restored_ledger_is_built_again(tmp_path: Path) -> None:
+    with restored_from_backup(tmp_path / "a") as catalog:
         catalog.add([product("old", "blue")])
         catalog.add([product("later", "red")])
-    shutil.copy(backup, place / "catalog.sqlite")
-    with shop_in(place) as catalog:
+    with shop_in(tmp_path / "a") as catalog:
         found = catalog.match("red")
         assert ids(found) == ["old"]
         assert found.total == 1
@@ -60,14 +69,9 @@ def test_a_store_that_is_ahead_of_a_restored_ledger_is_built_again(tmp_path: Pat
 
 
 def test_a_restored_ledger_that_is_written_to_first_is_followed_too(tmp_path: Path) -> None:
-    place, backup = tmp_path / "a", tmp_path / "backup.sqlite"
-    with shop_in(place) as catalog:
-        catalog.add(product("old"))
-    shutil.copy(place / "catalog.sqlite", backup)
-    with shop_in(place) as catalog:
+    with restored_from_backup(tmp_path / "a") as catalog:
         catalog.delete("old")
-    shutil.copy(backup, place / "catalog.sqlite")
-    with shop_in(place) as catalog:
+    with shop_in(tmp_path / "a") as catalog:
         catalog.add(product("b", "blue"))
         catalog.add(product("c", "green"))
         assert sorted(ids(catalog.match("red"))) == ["b", "c", "old"]

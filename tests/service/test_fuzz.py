@@ -136,7 +136,7 @@ def test_every_answer_is_as_the_document_says() -> None:
 
 
 def test_keys_are_as_the_document_says() -> None:
-    with isolated(api_keys=frozenset({"a-key"})) as (client, _):
+    with isolated(api_keys=("a-key",)) as (client, _):
         config = {"auth": {"openapi": {"bearer": {"bearer": "a-key"}}}, "phases": {"coverage": {"enabled": False}}}
         found = run(client, 3, **config)
         document = client.get("/openapi.json").json()

@@ -20,6 +20,7 @@ from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from text_image_similarity import Config, Record, __version__, load_encoder, score_pairs
+from text_image_similarity.encoders import Encoder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
 from text_image_similarity.service import create_app
@@ -161,6 +162,9 @@ class Recording:
     def models(self) -> dict[str, None]:
         return {}
 
+    def encoder(self, model: str) -> Encoder | None:
+        return None
+
     def refusal(self) -> ProblemError | None:
         return inflight_problem(1) if self.full else None
 
@@ -208,7 +212,7 @@ def test_what_the_routers_say_of_a_route_is_all_that_is_needed(monkeypatch: pyte
     routes.about.add_api_route("/v1/keyed", new)
     routes.probes.add_api_route("/v1/open", new)
     pool, key = Recording(), {"x-api-key": "key"}
-    with serving(create_app(mini_settings(api_keys=frozenset({"key"})), pool=pool)) as client:
+    with serving(create_app(mini_settings(api_keys=("key",)), pool=pool)) as client:
         assert client.post("/v1/new/a", json={}, headers=key).text == "/v1/new/a"
         assert client.get("/v1/keyed", headers=key).status_code == client.get("/v1/open").status_code == 200
         problem(client.post("/v1/new/a", json={}), 401, "unauthorized")
@@ -354,7 +358,7 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
 
 @pytest.mark.filterwarnings("ignore:open_binary is deprecated:DeprecationWarning")  # fastapi_swagger, until Python 3.13
 def test_a_service_with_keys_wants_one_of_them() -> None:
-    keys = frozenset({"first", "second"})
+    keys = ("first", "second")
     pair = {"pairs": [base64_pair(make_png("red"), "red")]}
     with serving(app_of(mini_settings(api_keys=keys), ColourEncoder())) as client:
         for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/evaluator/health", "/system/health"):

@@ -678,7 +678,7 @@ def test_jobs_count_an_item_once() -> None:
         ({"max_queue": 0}, "max_queue"),
         ({"max_wait_s": -1}, "max_wait_s"),
         ({"request_timeout_s": 0}, "request_timeout_s"),
-        ({"api_keys": frozenset({" "})}, "api_keys"),
+        ({"api_keys": (" ",)}, "API key"),
     ],
 )
 def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -689,7 +689,7 @@ def test_wrong_settings_are_refused(changes: dict[str, Any], message: str) -> No
 def test_settings_travel_and_keep_their_secrets() -> None:
     import pickle
 
-    given = mini_settings(api_keys=frozenset({"secret"}))
+    given = mini_settings(api_keys=("secret",))
     assert pickle.loads(pickle.dumps(given)) == given
     assert "secret" not in repr(given)
     assert not given.models["mini"].limits.allow_local_files

@@ -26,6 +26,7 @@ from text_image_similarity.errors import ConfigError, DeviceLostError, ErrorCode
 from text_image_similarity.records import ScoreResult
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.jobs import Answer, Pair
+from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.ray.arguments import Replicas, apply_environment, read_arguments
 from text_image_similarity.service.ray.pool import ClusterMetrics, RayModelPool, Report
@@ -370,7 +371,7 @@ def test_arguments_make_settings() -> None:
     assert (settings.splits, settings.max_queue, settings.api_keys) == (
         {"canary": {"a": 95, "b": 5}},
         7,
-        frozenset({"k"}),
+        (ApiKey("k"),),
     )
     assert plan.models == {"a": Replicas(num_cpus=2), "b": Replicas(num_cpus=2, num_gpus=0.5, max_replicas=3)}
     assert (plan.gateway, plan.log_format) == (Replicas(min_replicas=2), "json")
@@ -419,8 +420,8 @@ def test_keys_and_collector_come_from_the_environment_if_not_from_arguments() ->
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
     }
     settings = apply_environment(mini_settings(), environment)
-    assert (settings.api_keys, settings.otlp_endpoint) == (frozenset({"k1", "k2"}), "http://127.0.0.1:4318")
-    assert apply_environment(mini_settings(api_keys=frozenset({"own"})), environment).api_keys == frozenset({"own"})
+    assert (settings.api_keys, settings.otlp_endpoint) == ((ApiKey("k1"), ApiKey("k2")), "http://127.0.0.1:4318")
+    assert apply_environment(mini_settings(api_keys=("own",)), environment).keys == (ApiKey("own"),)
     assert apply_environment(mini_settings(), {}).otlp_endpoint is None
 
 

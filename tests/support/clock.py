@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -58,3 +59,13 @@ def stop_fetchers_clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 def ending(function: Callable[[], T]) -> T:
     """Return what a function returns or raise what it raises, having seen that it does not hang."""
     return call_within(HANG_S, function, name="test")
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Return what a condition gives as soon as it is true."""
+    end = time.monotonic() + seconds
+    pause = threading.Event()
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come true in time"
+        pause.wait(0.05)
+    return found

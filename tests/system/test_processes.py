@@ -20,8 +20,9 @@ from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.server import Server, response
 from tests.support.services import base64_pair, process
-from text_image_similarity import UsageError
+from text_image_similarity import ConfigError, UsageError
 from text_image_similarity.cli.serve import add_service_options, settings_of
+from text_image_similarity.service.keys import ApiKey
 
 QUICK = ("--model", "mini", "--drain-delay", "0")
 
@@ -38,7 +39,7 @@ def test_without_options_two_models_are_served_and_one_is_loaded() -> None:
         "fast": ("fast", None),
         "accurate": ("accurate", None),
     }
-    assert (found.default, found.lazy, found.api_keys) == ("fast", {"accurate"}, frozenset())
+    assert (found.default, found.lazy, found.keys) == ("fast", {"accurate"}, ())
 
 
 def test_models_have_names_and_revisions() -> None:
@@ -61,14 +62,40 @@ def test_options_reach_the_settings() -> None:
     for config in found.models.values():
         assert (config.batch_size, config.timeout_s, config.limits.allow_private_addresses) == (8, 3.0, True)
     assert found.otlp_endpoint == "http://c:4318"
+    assert found.model_memory is None
     assert settings(OTEL_EXPORTER_OTLP_ENDPOINT="http://d:4318").otlp_endpoint == "http://d:4318"
+
+
+def test_an_embedding_cache_with_a_password_comes_from_the_environment() -> None:
+    place = "redis://:secret@cache:6379/0"
+    found = settings("--model", "mini", TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE=place)
+    assert found.models["mini"].embedding_cache == place
+    given = settings("--embedding-cache", "own.sqlite", TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE=place)
+    assert given.models["fast"].embedding_cache == "own.sqlite"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6GiB", 6 << 30), ("1.5 GiB", 3 << 29), ("800MiB", 800 << 20), ("500MB", 500_000_000), ("2GB", 2 * 10**9)],
+)
+def test_the_memory_for_models_has_a_unit(text: str, size: int) -> None:
+    assert settings("--model-memory", text).model_memory == size
+
+
+@pytest.mark.parametrize("text", ["6", "GB", "-1GB", "6KB", "6gib", "٦GB"])
+def test_a_wrong_memory_for_models_is_told(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings(f"--model-memory={text}")
+    assert f"{text!r} is not a size such as 6GiB or 800MB" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="model_memory=0 must be"):
+        settings("--model-memory=0GB")
 
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("first\n\n second \n")
-    assert settings("--api-key-file", str(file)).api_keys == {"first", "second"}
-    assert settings(TEXT_IMAGE_SIMILARITY_API_KEYS="a, b,").api_keys == {"a", "b"}
+    assert settings("--api-key-file", str(file)).keys == (ApiKey("first"), ApiKey("second"))
+    assert settings(TEXT_IMAGE_SIMILARITY_API_KEYS="a, b,").keys == (ApiKey("a"), ApiKey("b"))
     file.write_text("\n")
     for name in ("keys", "nothing"):
         with pytest.raises(UsageError, match="--api-key-file"):
@@ -127,6 +154,7 @@ def test_sigterm_finishes_what_is_accepted_and_exits_with_0() -> None:
 HANGING = """
 import sys, threading
 from text_image_similarity.cli import main
+from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.inference import local
 
 def hang(config):

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.clock import wait_for
 from tests.support.images import make_png
 from tests.support.paths import ROOT
-from tests.support.ray_services import Load, deploy, family, kill_one, pairs_of_colours, ray_serve, wait_for
+from tests.support.ray_services import Load, deploy, family, kill_one, pairs_of_colours, ray_serve
 from tests.support.server import Server
 from tests.support.services import MINI, base64_pair
 from text_image_similarity import Record, load_encoder, score_pairs

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UsageError
 from .options import PAGE, add_force, check_output, config_of, progress_bar
 from .products import add_encoding_options, add_table_options, columns_of
 from .terminal import lay_out, lay_out_table, shown
@@ -129,6 +130,11 @@ def _open(options: argparse.Namespace, config: Config) -> Catalog:
     from ..search import is_source, open_catalog, open_table_catalog
 
     if not is_source(options.catalog):
+        if options.model is not None:
+            raise UsageError(
+                f"--model is for tables, and {options.catalog} has a model of its own; to change it: text-image-similarity catalog "
+                f"reindex {shlex.quote(options.catalog)} --model {shlex.quote(options.model)}"
+            )
         return open_catalog(options.catalog, config=config)
     with closing(progress_bar(options, "products")) as bar:
         progress = None if options.quiet else bar.show
@@ -193,7 +199,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        return ", ".join(map(as_text, value))
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 

@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("name the column of texts with --text-col, that of pictures with --image-col, or both")
     config = replace(config_of(options), model="mini")
     from ..search import AWAY, Query, Term, open_catalog
+    from ..search.filters import parse_filter
     from ..search.table_answers import MATCH_FIELDS, BestMatch, MatchEngine
     from ..tables import TableOptions, Task, run_table
 
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace) -> int:
     common = Query(where=options.where, fusion=options.fusion)
     away = tuple(Term(text, weight=AWAY) for text in options.without)
     with open_catalog(options.catalog, config=config) as catalog:
+        parse_filter(options.where, catalog.fields)  # before IN is read, and once for all rows
         engine = MatchEngine(catalog, common, away=away, min_similarity=options.min_similarity)
         task = Task(
             (options.image_col, options.text_col),

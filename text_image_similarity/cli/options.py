@@ -14,7 +14,7 @@ from ..config import Config, Dialect, Limits
 from ..errors import UsageError
 from ..files import path_text
 from .logs import LOG_FORMATS
-from .parser import add_field
+from .parser import add_field, plain_number
 from .terminal import ProgressBar
 
 MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
@@ -35,7 +35,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs, whichever it is."""
     for name in ("device", "precision", "backend", "preprocess"):
         add_field(parser, Config, name)
-    add_field(parser, Config, "embedding_cache", metavar="FILE")
+    add_field(parser, Config, "embedding_cache", metavar="PLACE")
     add_field(parser, Config, "model_cache", metavar="FOLDER")
     add_field(parser, Config, "batch_size")
 
@@ -202,7 +202,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
 
 def seconds(text: str) -> float:
     """Read a number of seconds from 0 to a day."""
-    if not 0 <= (value := float(text)) <= 86_400:
+    if not 0 <= (value := float(plain_number(text))) <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400, a day")
     return value
 

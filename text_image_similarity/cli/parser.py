@@ -15,10 +15,22 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help shows defaults, and texts without the backticks that the documentation has."""
+    """A parser whose help shows defaults, and texts without the backticks that the documentation has.
+
+    A number is spelled as in a table: Python would also take `1_0` for 10, and the digits of other scripts.
+    """
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter, **given})
+        self.register("type", int, lambda text: int(plain_number(text)))
+        self.register("type", float, lambda text: float(plain_number(text)))
+
+
+def plain_number(text: str) -> str:
+    """Return a text that Python's own readers of numbers understand as everybody does, or raise a `ValueError`."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
 
 
 class _HelpFormatter(argparse.HelpFormatter):

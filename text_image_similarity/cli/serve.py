@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 from ..config import Config
 from ..errors import UsageError
 from ..service.keys import ApiKey, read_keys
-from ..service.settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings
+from ..service.settings import CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, Settings
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
 _MEGABYTE = 1 << 20
+_UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,6 +48,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "default. By default `fast`, and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
+    add_field(parser, Settings, "model_memory", metavar="SIZE", type=_memory)
     add(
         "--split",
         dest="splits",
@@ -122,11 +125,14 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     if ("allow_local_files", True) in options.limits:
         raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
     base = config_of(options)
+    if base.embedding_cache is None and (cache := environment.get(CACHE_VARIABLE)):
+        base = replace(base, embedding_cache=cache)
     models = dict(_model(text, base) for text in options.models or ("fast", "accurate"))
     lazy = options.lazy or not options.models
     return Settings(
         models=models,
         lazy=frozenset(list(models)[1:]) if lazy else frozenset(),
+        model_memory=options.model_memory,
         splits=dict(map(_split, options.splits)),
         max_wait_s=options.max_wait_ms / 1000,
         max_queue=options.max_queue,
@@ -143,6 +149,14 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         cache_entries=options.cache_entries,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
+
+
+def _memory(text: str) -> int:
+    """Read a number of bytes with its unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GiB|MiB|GB|MB)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 6GiB or 800MB (GiB, MiB, GB or MB)")
+    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def _model(text: str, base: Config) -> tuple[str, Config]:

@@ -1,16 +1,21 @@
-"""Embeddings remembered by content: in memory and, from run to run, in a file."""
+"""Embeddings remembered by content: in memory and, from run to run, in a file or in Redis."""
 
 from __future__ import annotations
 
-from .cache import EmbeddingCache, Vector, content_key
+from .cache import EmbeddingCache, content_key
 from .memory import REMEMBERED, EmbeddingMemory, PartEmbeddings, Recent
+from .saved import SavedEmbeddings, Vector
+from .shared import Event, SharedEmbeddings
 
 __all__ = [
     "REMEMBERED",
     "EmbeddingCache",
     "EmbeddingMemory",
+    "Event",
     "PartEmbeddings",
     "Recent",
+    "SavedEmbeddings",
+    "SharedEmbeddings",
     "Vector",
     "content_key",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -18,14 +18,11 @@ from threading import Lock
 from typing import Literal
 from weakref import finalize
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import ConfigError
+from .saved import Vector, read_vector, write_vector
 
 logger = logging.getLogger("text_image_similarity")
 
-Vector = NDArray[np.float32]  # (embed_dim,)
 _APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
 _PATIENCE_S = 30.0  # how long another process may be writing
 _DROP_OLDEST = "DELETE FROM embeddings WHERE rowid <= (SELECT max(rowid) FROM embeddings) - ?"  # numbered as they come
@@ -62,14 +59,15 @@ class EmbeddingCache:
             except sqlite3.Error as exc:
                 self._give_up(exc)
                 return None
-        if found is None or len(found[0]) != 4 * self._embed_dim:
-            return None
-        vector = np.frombuffer(found[0], "<f4").astype(np.float32)
-        return vector if np.isfinite(vector).all() else None
+        return None if found is None else read_vector(found[0], self._embed_dim)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Return the embeddings that are there, by key, shape (embed_dim,) float32 each."""
+        return {key: vector for key in keys if (vector := self.get(key)) is not None}
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
         """Keep embeddings by key: all of them, or none if the process ends here."""
-        rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
+        rows = [(key, write_vector(vector)) for key, vector in vectors.items()]
         with self._lock:
             if self._broken or not rows:
                 return

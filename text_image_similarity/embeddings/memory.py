@@ -1,14 +1,14 @@
-"""Embeddings remembered in memory: the latest of them, in front of a file that keeps more."""
+"""Embeddings remembered in memory: the latest of them, in front of a file or a Redis that keeps more."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Generic, TypeVar
 
 from ..errors import RowError
-from .cache import EmbeddingCache, Vector
+from .saved import SavedEmbeddings, Vector
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -47,43 +47,57 @@ class EmbeddingMemory:
 
     Args:
         entries: Most embeddings in memory.
-        file: Keeps them from run to run; None keeps them in memory alone.
+        saved: Keeps them from run to run; None keeps them in memory alone.
         known: Gives those that somebody else has, or None for a key that is unknown there too.
     """
 
     def __init__(
-        self, entries: int, file: EmbeddingCache | None = None, known: Callable[[bytes], Vector | None] | None = None
+        self, entries: int, saved: SavedEmbeddings | None = None, known: Callable[[bytes], Vector | None] | None = None
     ) -> None:
         self._known = known
         self._recent: Recent[bytes, Vector] = Recent(entries)
-        self._file = file
+        self._saved = saved
         self._lock = Lock()
 
     def get(self, key: bytes) -> Vector | None:
         """Return the embedding of a key, shape (embed_dim,) float32, or None."""
-        with self._lock:
-            vector = self._recent.get(key)
-        if vector is None and self._known is not None:
-            vector = self._known(key)
-        if vector is None and self._file is not None and (vector := self._file.get(key)) is not None:
+        return self.get_many([key]).get(key)
+
+    def get_many(self, keys: Iterable[bytes]) -> dict[bytes, Vector]:
+        """Return the embeddings that are there, by key; what is saved is asked for all of them at once."""
+        found: dict[bytes, Vector] = {}
+        missing: list[bytes] = []
+        for key in keys:
             with self._lock:
-                self._recent.put(key, vector)
-        return vector
+                vector = self._recent.get(key)
+            if vector is None and self._known is not None:
+                vector = self._known(key)
+            if vector is None:
+                missing.append(key)
+            else:
+                found[key] = vector
+        if self._saved is not None and missing:
+            saved = self._saved.get_many(missing)
+            with self._lock:
+                for key, vector in saved.items():
+                    self._recent.put(key, vector)
+            found |= saved
+        return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep embeddings by key, in the file too."""
+        """Keep embeddings by key, from run to run too if that is asked for."""
         with self._lock:
             for key, vector in vectors.items():
                 kept = vector.copy()  # a row of a batch would keep all of the batch
                 kept.setflags(write=False)
                 self._recent.put(key, kept)
-        if self._file is not None:
-            self._file.put(vectors)
+        if self._saved is not None:
+            self._saved.put(vectors)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Close what keeps embeddings from run to run."""
+        if self._saved is not None:
+            self._saved.close()
 
 
 class PartEmbeddings:
@@ -107,6 +121,11 @@ class PartEmbeddings:
         if vector is None:
             vector = found
         return vector if vector is not None else self._memory.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Return the embeddings that are there, by key."""
+        made = {key: vector for key in keys if (vector := self._made.get(key)) is not None}
+        return made | self._memory.get_many(key for key in keys if key not in made)
 
     def put(self, key: bytes, outcome: Vector | RowError) -> None:
         """Keep what an encoder made, unless it is an error."""

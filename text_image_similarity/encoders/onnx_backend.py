@@ -40,6 +40,7 @@ class OnnxBackend:
         tokens: What pads the ids.
         workers: The threads that share the calls.
         precision: `fp32` or `int8`.
+        weight_bytes: What the parameters take in memory.
     """
 
     image_session: Any
@@ -47,6 +48,7 @@ class OnnxBackend:
     tokens: Tokens
     workers: Workers
     precision: str
+    weight_bytes: int
 
     @property
     def name(self) -> str:
@@ -115,18 +117,21 @@ def open_backend(
     import onnxruntime
 
     weights = read_weights(folder / "model.safetensors") if initializers else {}
-    sessions = []
+    sessions, weight_bytes = [], 0
     for tower in ("image", "text"):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         if initializers:
             given = initializers[tower]
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(arranged(weights, name)) for name in given.values()]
+            arrays = [arranged(weights, name) for name in given.values()]
+            weight_bytes += sum(array.nbytes for array in arrays)
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
             options.add_external_initializers(list(given), values)
         graph = folder / f"{tower}.onnx"
+        weight_bytes += graph.stat().st_size  # which is little beside the weights where it holds none
         sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions
-    return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision)
+    return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision, weight_bytes)
 
 
 def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:

@@ -182,6 +182,11 @@ class TorchBackend:
     def precision(self) -> str:
         return "fp16" if self.placement.dtype == torch.float16 else "fp32"
 
+    @property
+    def weight_bytes(self) -> int:
+        towers = nn.ModuleList([self.image_tower, self.text_tower])  # which may share a model
+        return sum(part.nbytes for part in (*towers.parameters(), *towers.buffers()))
+
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         def batches(items: Sequence[Pixels]) -> Iterator[NDArray[Any]]:
             step = self.pictures or len(items)

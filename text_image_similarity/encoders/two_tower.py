@@ -43,6 +43,10 @@ class Backend(Protocol):
     def batch_invariant(self) -> bool:
         """Whether features are the same to the last bit whatever is encoded beside them."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """What the parameters take in memory."""
+
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         """Encode n > 0 images of the model's size to features (n, embed_dim), float32, of any length."""
 
@@ -94,6 +98,11 @@ class TwoTowerEncoder:
     @property
     def batch_invariant(self) -> bool:
         return self.backend.batch_invariant
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of memory that the model's parameters take, but for what a library copies to run faster."""
+        return self.backend.weight_bytes
 
     @property
     def decode_side(self) -> int | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import httpx
 
-from ..config import Config, require_config
+from ..config import Config, is_redis, require_config
 from ..encoders import Encoder, ModelInfo
 from ..errors import TableError, UsageError
 from ..records import Record, ScoreResult
@@ -137,5 +137,7 @@ def portable(config: Config) -> Config:
         ca_file=absolute(config.ca_file),
         headers_file=absolute(config.headers_file),
         model_cache=absolute(config.model_cache),
-        embedding_cache=absolute(config.embedding_cache),
+        embedding_cache=(
+            config.embedding_cache if is_redis(config.embedding_cache) else absolute(config.embedding_cache)
+        ),
     )

@@ -222,15 +222,10 @@ class Run(Generic[Item, Tag]):
 
     def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], list[str]]:
         """Return the captions whose vectors are known, with them, and the others, those of like length together."""
-        found: dict[str, Outcome] = {}
-        new: list[str] = []
-        for text in dict.fromkeys(texts):
-            vector = self._embeddings.get(self._stages.caption_key(text))
-            if vector is None:
-                new.append(text)
-            else:
-                found[text] = vector
-        return found, sorted(new, key=len)
+        keys = {text: self._stages.caption_key(text) for text in texts}
+        known = self._embeddings.get_many(list(keys.values()))
+        found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
+        return found, sorted((text for text in keys if text not in found), key=len)
 
     def _encode_captions(self, texts: list[str], tokens: list[Any] | None) -> Mapping[str, Outcome]:
         """Encode captions and remember them."""

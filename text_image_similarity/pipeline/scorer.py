@@ -255,9 +255,8 @@ class Scorer:
     def _embedded(self, texts: list[str]) -> dict[str, Outcome]:
         """Return the vectors of distinct captions, those that are not known encoded together."""
         keys = {text: self._stages.caption_key(text) for text in texts}
-        found: dict[str, Outcome] = {
-            text: vector for text, key in keys.items() if (vector := self._memory.get(key)) is not None
-        }
+        known = self._memory.get_many(keys.values())
+        found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
         new = [text for text in texts if text not in found]
         made = dict(zip(new, self._stages.encode_captions(new, self._stages.tokens(new)), strict=True))
         self._memory.put({keys[text]: outcome for text, outcome in made.items() if not isinstance(outcome, RowError)})

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config import Config, ScoreKind
+from ..config import Config, ScoreKind, is_redis
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
-from ..embeddings import EmbeddingCache, Vector, content_key
+from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_key
 from ..encoders import CutIds, Encoder, as_preparing
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
@@ -172,11 +172,22 @@ def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
     return text if isinstance(text, RowError) else (image, text)
 
 
-def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = None) -> EmbeddingCache | None:
-    """Open the embedding cache that `config` names, if it names one, to keep at most so many embeddings.
+def open_cache(
+    config: Config,
+    encoder: Encoder,
+    *,
+    max_entries: int | None = None,
+    watch: Callable[[Event], None] = lambda event: None,
+) -> SavedEmbeddings | None:
+    """Open the embedding cache that `config` names, if it names one.
+
+    Args:
+        max_entries: Most embeddings that a file keeps; Redis has limits of its own.
+        watch: Told what happens to Redis.
 
     Raises:
         ConfigError: It cannot be used, or not with this encoder.
+        MissingExtraError: It is in Redis, and redis-py is not installed.
     """
     if config.embedding_cache is None:
         return None
@@ -184,4 +195,7 @@ def open_cache(config: Config, encoder: Encoder, *, max_entries: int | None = No
         raise ConfigError(
             "embedding_cache needs an encoder whose `info` has a `fingerprint`, what its embeddings depend on"
         )
+    if is_redis(config.embedding_cache):
+        trusted = None if config.ca_file is None else str(config.ca_file)
+        return SharedEmbeddings(str(config.embedding_cache), encoder.embed_dim, ca_file=trusted, watch=watch)
     return EmbeddingCache(config.embedding_cache, encoder.embed_dim, max_entries=max_entries)

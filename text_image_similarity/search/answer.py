@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import RowError, UsageError
 from ..similarity import as_floats, cosine
+from .arguments import naming
 from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
 from .fields import BUILT_IN, ID, named
@@ -32,24 +33,27 @@ class Checked:
 
     Args:
         query: The query.
+        name: What messages call it.
         generation: The generation.
         where: Its filter.
         cursor: Where its page begins; None for the first one.
     """
 
     query: Query
+    name: str
     generation: Generation
     where: Filter | None
     cursor: Cursor | None
 
 
-def check(session: Session, generation: Generation, query: Query) -> Checked:
+def check(session: Session, generation: Generation, query: Query, name: str) -> Checked:
     """Make sure that a query can be answered.
 
     Raises:
         UsageError: It cannot be answered as it is.
     """
-    return Checked(query, generation, _filter_of(session, query), read_cursor(query, generation.number))
+    with naming(name):
+        return Checked(query, name, generation, _filter_of(session, query), read_cursor(query, generation.number))
 
 
 def answer(
@@ -74,15 +78,19 @@ def answer(
             asks.append(found)
             continue
         count = 0
-        query, where, cursor = one.query, one.where, one.cursor
-        if store is not None and query.parts and (store.approximates or query.min_similarity is None):
-            key = repr(where)
-            count = passing[key] = passing[key] if key in passing else store.count(where)
-        fusion = _fusion(query, count) if cursor is None else cursor.fusion  # products may come between two pages
-        asks.append(Ask(found, where, cursor, generation, store, session.ledger, count, fusion))
+        if store is not None and one.query.parts and (store.approximates or one.query.min_similarity is None):
+            key = repr(one.where)
+            count = passing[key] = passing[key] if key in passing else store.count(one.where)
+        # Products may come between two pages.
+        fusion = _fusion(one.query, count) if one.cursor is None else one.cursor.fusion
+        asks.append(Ask(found, one.where, one.cursor, generation, store, session.ledger, count, fusion))
     first = _search_together([ask for ask in asks if isinstance(ask, Ask)])
     meaning = Meaning(generation)
-    return [ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning) for ask in asks]
+    answers: list[Matches | RowError] = []
+    for one, ask in zip(asked, asks, strict=True):
+        with naming(one.name):
+            answers.append(ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning))
+    return answers
 
 
 def _filter_of(session: Session, query: Query) -> Filter | None:

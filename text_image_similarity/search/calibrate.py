@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..config import true_or_false
 from ..errors import RowError, UsageError
 from ..metrics.calibration import Calibration, fit_calibration
 from ..similarity import cosine
+from .arguments import check_type, several
 from .ledger import Generation
+from .products import checked_id
 from .query import Query, Term
 from .session import Session
 from .vectors import encode
@@ -28,11 +31,22 @@ class Judgement:
         term: The query: one text or one picture.
         product: The product's id.
         match: Whether the product is what the query looks for.
+
+    Raises:
+        InputTypeError, UsageError: A value cannot be used.
     """
 
     term: Term
     product: str
     match: bool
+
+    def __post_init__(self) -> None:
+        check_type("Judgement.term", self.term, Term, "a Term of one text or one picture")
+        if self.term.kind not in ("text", "image"):
+            raise UsageError(f"Judgement.term is a {self.term.kind}; judge a text or a picture")
+        object.__setattr__(self, "product", checked_id(self.product, "Judgement.product"))
+        object.__setattr__(self, "match", bool(self.match) if isinstance(self.match, np.bool_) else self.match)
+        true_or_false("Judgement.match", self.match)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +83,9 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
     generation = session.generations.live()
     scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     left_out = 0
-    given = list(judgements)
+    given = list(several("judgements", judgements, "a list of Judgement"))
+    for number, judgement in enumerate(given):
+        check_type(f"judgements[{number}]", judgement, Judgement, "a Judgement")
     for start in range(0, len(given), _BATCH):
         part = given[start : start + _BATCH]
         for judged, similarity in zip(part, _similarities(session, generation, part), strict=True):

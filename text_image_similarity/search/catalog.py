@@ -9,17 +9,16 @@ with open_catalog("shop.catalog", fields=[Field("category"), Field("price", "num
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from os import PathLike
 from types import TracebackType
 from typing import Any
-from unicodedata import normalize
 
-from ..config import Config
+from ..config import Config, at_least
 from ..encoders import Encoder
-from ..errors import InputTypeError, RowError
+from ..errors import RowError
 from ..files import path_text
 from ..records import Progress
+from .arguments import check_calls, check_encoder, several
 from .calibrate import CatalogCalibration, Judgement, calibrate
 from .description import describe, every_product, failures
 from .fields import Field
@@ -29,7 +28,7 @@ from .ledger import Generation
 from .opening import open_session
 from .product_columns import ProductColumns
 from .product_sources import open_source
-from .products import Product
+from .products import Product, checked_id, checked_ids, checked_products
 from .query import Matches, Query
 from .recall import RecallReport, measure_recall
 from .reindex import ReindexReport, reindex, switch_to
@@ -56,10 +55,10 @@ def open_catalog(
         place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
         fields: What products carry besides names and pictures; makes the catalogue if it is not there, and has to be what it was
             made with if it is. None only opens.
-        store: What searches, for a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
-            docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL.
+        store: What searches, of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
+            docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL, and of one that is there its own.
         model: A hub id, a folder or an alias; for a new catalogue by default that of `config`, else `mini`. An existing one
-            knows its model: name it only where its folder has moved.
+            knows its model, whatever `config` says: name it only where its folder has moved.
         config: The other settings, as for `score_pairs`: device, batch size, limits, where relative references start.
         encoder: A loaded encoder to use and share instead; no model is loaded then.
 
@@ -67,7 +66,7 @@ def open_catalog(
         A catalogue that threads may share; a context manager.
 
     Raises:
-        UsageError: There is no catalogue and no `fields`, or one with other fields; a setting cannot be used.
+        UsageError: There is no catalogue and no `fields`, or one with other fields or another store; a setting cannot be used.
         DatabaseError: It cannot be read or written, or is something else.
         ModelError: The model cannot be loaded; of an existing catalogue only once something is to be encoded.
 
@@ -78,11 +77,7 @@ def open_catalog(
         ...     [match.product.id for match in catalog.match(Query(where="price < 10"))]
         ['mug']
     """
-    if model is not None:
-        config = Config(model=model) if config is None else replace(config, model=model)
-    session = open_session(place, fields=fields, store=store, config=config, encoder=encoder)
-    session.live_model = None if model is None else path_text(model, "model")
-    return Catalog(session)
+    return Catalog(open_session(place, fields=fields, store=store, model=model, config=config, encoder=encoder))
 
 
 class Catalog:
@@ -143,8 +138,10 @@ class Catalog:
             InputTypeError: One is not a `Product`; those before it are in.
             ModelError, DatabaseError: The model or the catalogue fails; what was written before is kept.
         """
+        check_calls(progress=progress)
+        at_least("total", total, 0)
         ingest = Ingest(self._session, progress=progress, total=total)
-        for _ in ingest.add([products] if isinstance(products, Product) else products):
+        for _ in ingest.add(checked_products(products)):
             pass
         return ingest.report
 
@@ -172,6 +169,7 @@ class Catalog:
             TableError: The table cannot be read, or was changed meanwhile.
             StoppedError, ModelError, DatabaseError: `stop` said yes, or as for `add`.
         """
+        check_calls(progress=progress, stop=stop)
         source = open_source(path_text(table, "table"), columns, self._session.config.dialect)
         return add_table(self._session, source, progress=progress, stop=stop)
 
@@ -199,23 +197,16 @@ class Catalog:
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
         """Read the pictures again of all products with one that failed."""
+        check_calls(progress=progress)
         return retry_failures(self._session, progress=progress)
 
     def delete(self, ids: str | Iterable[str]) -> int:
         """Remove products, and return how many were there; none of them is found from then on, in any process."""
-        given = [ids] if isinstance(ids, str) else list(ids)
-        for number, id in enumerate(given):
-            if not isinstance(id, str):
-                raise InputTypeError.of(f"ids[{number}]", "a product's id", id)
-        self._session.follow_all()  # before anything is written: a store that is ahead has followed another ledger
-        deleted = self._session.ledger.delete(normalize("NFC", id) for id in given)
-        self._session.follow_all()
-        return deleted
+        return self._session.delete(checked_ids(ids))
 
     def get(self, id: str) -> Product | None:
         """Return a product, or None."""
-        found = next(iter(self._session.ledger.get([normalize("NFC", id)]).values()), None)
-        return None if found is None else found.product
+        return next((each.product for each in self._session.ledger.get([checked_id(id, "id")]).values()), None)
 
     def products(self, where: Where = None) -> Iterator[Product]:
         """Yield the products that pass a filter, in the order of their ids."""
@@ -238,7 +229,7 @@ class Catalog:
             UsageError: The query cannot be answered as it is; the message says what to change.
             RowError: One of its pictures or texts cannot be read or encoded.
         """
-        (found,) = self.match_many([query])
+        (found,) = self.searcher.match_many([query], [""])
         if isinstance(found, RowError):
             raise found
         return found
@@ -248,8 +239,12 @@ class Catalog:
 
         Returns:
             For each query, in order, its answer, or why one of its terms has no vector.
+
+        Raises:
+            UsageError: One cannot be answered as it is; the message says which.
         """
-        return self.searcher.match_many(queries)
+        given = list(several("queries", queries, "a list of texts and Query"))
+        return self.searcher.match_many(given, [f"queries[{number}]" for number in range(len(given))])
 
     def optimize(self) -> None:
         """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""
@@ -282,6 +277,9 @@ class Catalog:
             StoppedError: `stop` said yes.
         """
         place = path_text(model, "model")
+        check_calls(progress=progress, stop=stop)
+        check_encoder(encoder)
+        at_least("allow_lost", allow_lost, 0)
         return reindex(self._session, place, encoder=encoder, progress=progress, stop=stop, allow_lost=allow_lost)
 
     def switch(self) -> Generation:
@@ -302,14 +300,14 @@ class Catalog:
 
     def drop(self) -> list[int]:
         """Remove all generations but the one that answers, and return their numbers."""
-        others = [generation for generation in self.generations if generation.state != "live"]
-        for generation in others:
-            self._session.drop(generation)
-        return [generation.number for generation in others]
+        return self._session.drop_others()
 
     def check(self, *, queries: int = 100, filters: Sequence[Where] = (None,)) -> RecallReport:
         """Measure how much of what is nearest the store finds for some queries, under filters that users have."""
-        given = [parse_filter(where, self.fields) for where in filters]
+        at_least("queries", queries, 1)
+        given = [
+            parse_filter(where, self.fields) for where in several("filters", filters, "a list of filters") or [None]
+        ]
         return measure_recall(self._session, self._session.generations.live(), queries=queries, filters=given)
 
     def calibrate(self, judgements: Iterable[Judgement]) -> dict[str, CatalogCalibration]:

@@ -102,7 +102,7 @@ def _is_key(value: object, id: object) -> bool:
 
 
 def digest_of(query: Query) -> str:
-    """Return what tells a query apart from all others, whatever page of it is asked for."""
+    """Return what stands for a query, whatever page of it is asked for and however many products are on one."""
     terms = [(term.kind, term.text, term.product, term.weight, _content(term)) for term in query.parts]
     return blake2b(repr((terms, options_of(query))).encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
 

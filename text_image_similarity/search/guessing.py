@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..records import is_missing
 from .fields import Field, FieldKind
-from .product_columns import json_list
+from .product_columns import is_blank, json_list
 
 _KINDS: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # the first that all values fit
 _CODE = re.compile(r"[-+]?0\d", re.ASCII)  # as article numbers and postal codes begin
@@ -27,26 +27,24 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
         >>> guess_fields(["size", "code"], [{"size": ["7", "8.5"], "code": ["007", "42"]}])
         (Field(name='size', kind='number'), Field(name='code', kind='text'))
     """
+    filled: set[str] = set()
     kinds = {name: list(_KINDS) for name in names if 0 < len(name) <= 200 and not name.startswith("_")}
     for columns in batches:
         for name, fitting in kinds.items():
             if fitting:
-                fitting[:] = _fitting(name, fitting, columns[name])
-    # A column without any value fits all kinds.
-    found = [
-        Field(name, "text" if fitting == list(_KINDS) else fitting[0]) for name, fitting in kinds.items() if fitting
-    ]
+                given = [value for value in columns[name] if not is_missing(value) and value != ""]
+                fitting[:] = [kind for kind in fitting if all(_fits(Field(name, kind), value) for value in given)]
+                if not all(isinstance(value, str) and is_blank(value) for value in given):
+                    filled.add(name)
+    found = [Field(name, fitting[0] if name in filled else "text") for name, fitting in kinds.items() if fitting]
     return tuple(found[:_MOST])
-
-
-def _fitting(name: str, kinds: Sequence[FieldKind], values: Iterable[Any]) -> list[FieldKind]:
-    given = [value for value in values if not is_missing(value) and value != ""]
-    return [kind for kind in kinds if all(_fits(Field(name, kind), value) for value in given)]
 
 
 def _fits(declared: Field, value: Any) -> bool:
     """Say whether a value is one of a field's kind, and not of another one that it could also be read as."""
     match declared.kind, value:
+        case "number" | "bool" | "date", str() if is_blank(value):
+            return True
         case "number", str() if _CODE.match(value):
             return False
         case "texts", str():

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from ..config import Config, require_config
 from ..encoders import Encoder, load_encoder
 from ..errors import DatabaseError, UsageError
 from ..files import path_text
+from .arguments import check_encoder, check_url
 from .database import ModelIdentity
 from .fields import BUILT_IN, Field, checked_fields
-from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation
-from .session import Session
+from .ledger import MEMORY, Database, Ledger, SqliteDatabase, Transaction, add_generation, intact
+from .session import OpenStore, Session
 from .stores import Store
 from .stores.open import check_kind, open_store
 
@@ -30,18 +32,22 @@ def open_session(
     *,
     fields: Sequence[Field] | None,
     store: str | None,
+    model: str | PathLike[str] | None,
     config: Config | None,
     encoder: Encoder | None,
 ) -> Session:
     """Open the parts of a catalogue, or make it; see `open_catalog`."""
-    where = path_text(place, "place")
+    where = _checked_place(place)
     config = Config(model="mini") if config is None else config
     require_config(config)
+    config = config if model is None else replace(config, model=model)
+    check_encoder(encoder)
     if config.score != "cosine":
         raise UsageError("the similarities of a catalogue are cosines; leave Config.score as it is")
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
         check_kind(store, where)
+    identity = None
     if not is_catalog(where):
         if declared is None:
             raise UsageError(
@@ -49,14 +55,38 @@ def open_session(
                 "open_catalog(..., fields=[...])"
             )
         encoder = encoder or load_encoder(config)  # before a file is made
-        database = _make(where, declared, store or default_kind(where), ModelIdentity.of(encoder))
+        identity = ModelIdentity.of(encoder)
+        database = _make(where, declared, store or default_kind(where), identity)
     else:
         database = _open(where)
     try:
-        return _session(where, database, declared, config, encoder)
+        ledger, open_generation = _ledger(where, database, declared)
+        _check_store(where, ledger, store)
+        session = Session(ledger, config, open_generation, encoder=encoder, identity=identity)
     except BaseException:
         database.close()
         raise
+    session.live_model = None if model is None else path_text(model, "model")
+    return session
+
+
+def _checked_place(place: object) -> str:
+    where = path_text(place, "place")
+    if not where or "\0" in where:
+        raise UsageError(f"place={where!r} cannot be a catalogue; name a folder, or postgresql://...")
+    if "://" in where and not where.startswith(SERVERS):
+        raise UsageError(f"{where} cannot be a catalogue: it is in a folder, or in PostgreSQL (postgresql://...)")
+    check_url("place", where)
+    return where
+
+
+def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
+    ((kept,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
+    if store is not None and store != kept:
+        raise UsageError(
+            f"the catalogue {where} has the store {kept}, not {store}, and keeps it; to have another one, make a new catalogue with it, "
+            "export the products of this one (catalog export), and add them there (catalog add)"
+        )
 
 
 def default_kind(where: str) -> str:
@@ -64,11 +94,12 @@ def default_kind(where: str) -> str:
     return "pgvector" if where.startswith(SERVERS) else "sqlite"
 
 
-def _session(
-    where: str, database: Database, declared: tuple[Field, ...] | None, config: Config, encoder: Encoder | None
-) -> Session:
+def _ledger(where: str, database: Database, declared: tuple[Field, ...] | None) -> tuple[Ledger, OpenStore]:
+    """Return the ledger in a database, and what opens the stores that follow it."""
     settings: dict[str, str] = dict(database.read("SELECT name, value FROM setting"))
-    fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
+    with intact(database):
+        fields = tuple(Field(*each) for each in json.loads(settings["fields"]))
+        kind, token = settings["store"], settings["identity"]
     if declared is not None and declared != fields:
         raise UsageError(
             f"the catalogue {where} was made with the fields {_described(fields)}, not {_described(declared)}; leave fields out to open "
@@ -76,9 +107,9 @@ def _session(
         )
 
     def open_generation(number: int, embed_dim: int) -> Store:
-        return open_store(settings["store"], where, number, (*BUILT_IN, *fields), embed_dim, settings["identity"])
+        return open_store(kind, where, number, (*BUILT_IN, *fields), embed_dim, token)
 
-    return Session(Ledger(database, fields), config, open_generation, encoder=encoder)
+    return Ledger(database, fields), open_generation
 
 
 def _described(fields: tuple[Field, ...]) -> str:
@@ -97,11 +128,17 @@ def is_catalog(where: str) -> bool:
         from .ledger.postgres import has_catalog  # with psycopg, which only this door needs
 
         return has_catalog(where)
-    folder = Path(where)
+    try:
+        return _is_catalog(Path(where))
+    except OSError as exc:
+        raise DatabaseError(f"{where} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _is_catalog(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
-        raise DatabaseError(f"{where} is a file, and a catalogue is a folder")
+        raise DatabaseError(f"{folder} is a file, and a catalogue is a folder")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
-        raise DatabaseError(f"{where} is a folder with other things in it, and not a catalogue; name a new one")
+        raise DatabaseError(f"{folder} is a folder with other things in it, and not a catalogue; name a new one")
     return (folder / FILE).is_file()
 
 

@@ -12,14 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from types import NoneType
 from typing import Any
 
 from ..errors import UsageError
 from ..formats import check_columns
 from ..records import is_missing
+from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
 
+# In a field of texts they are texts: NA is Namibia, and None somebody's name.
+_BLANK = {"", "-", "--", "?", "n/a", "#n/a", "na", "<na>", "nan", "null", "none"}
 _IMAGES = ("images", "image", "image_url", "url")
 _NAMES = ("name", "title")
 _WHOLE = 1e15  # below it a float that is whole is kept as an integer, which all formats spell alike
@@ -37,6 +41,9 @@ class ProductColumns:
         description: Its description; None takes `description` where that is there.
         group: What its variants have in common; None takes `group` where that is there.
         fields: For declared fields that are not in the column of their name, the column.
+
+    Raises:
+        InputTypeError: One is not the name of a column.
     """
 
     id: str = "id"
@@ -45,6 +52,15 @@ class ProductColumns:
     description: str | None = None
     group: str | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_type("ProductColumns.id", self.id, str, "the name of a column")
+        for name in ("name", "description", "group"):
+            check_type(f"ProductColumns.{name}", getattr(self, name), (str, NoneType), "the name of a column, or None")
+        images = texts_of("ProductColumns.images", self.images, "the name of a column, or several")
+        object.__setattr__(self, "images", images)
+        check_type("ProductColumns.fields", self.fields, Mapping, "a mapping from fields to columns")
+        texts_of("ProductColumns.fields", list(self.fields.values()), "names of columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +184,16 @@ def cell_texts(value: object) -> list[Any]:
     return [] if is_missing(value) else [value]
 
 
+def is_blank(text: str) -> bool:
+    """Say whether a cell stands for a number, a truth value or a date that is missing, as tables write that.
+
+    Example:
+        >>> is_blank("n/a"), is_blank("NULL"), is_blank("0")
+        (True, True, False)
+    """
+    return text.strip().casefold() in _BLANK
+
+
 def json_list(text: str) -> list[str] | None:
     """Return the texts of a JSON list, or None if it is not one."""
     if not text.lstrip().startswith("["):
@@ -208,7 +234,7 @@ def _given(declared: Field, value: Any) -> Any:
     match declared.kind:
         case "texts":
             return cell_texts(value)
-        case "number" | "bool" | "date" if isinstance(value, str) and not value.strip():
+        case "number" | "bool" | "date" if isinstance(value, str) and is_blank(value):
             return None
         case "number":
             number = declared.stored(value)

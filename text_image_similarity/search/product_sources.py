@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from os import PathLike
+from types import NoneType
+
 from ..config import Dialect
+from ..files import path_text
 from ..formats import ending_of
+from .arguments import check_type
 from .mongo import MongoCollection, is_mongo
 from .product_columns import ProductColumns
 from .product_tables import ProductSource, ProductTable
 
 
-def open_source(place: str, columns: ProductColumns | None = None, dialect: Dialect | None = None) -> ProductSource:
+def open_source(
+    place: str | PathLike[str], columns: ProductColumns | None = None, dialect: Dialect | None = None
+) -> ProductSource:
     """Open products by where they are.
 
     Args:
@@ -21,9 +28,12 @@ def open_source(place: str, columns: ProductColumns | None = None, dialect: Dial
         UsageError: There is none; pymongo is not installed.
         TableError: It cannot be read.
     """
+    place = path_text(place, "place")
+    check_type("columns", columns, (ProductColumns, NoneType), "a ProductColumns")
     return MongoCollection(place, columns) if is_mongo(place) else ProductTable(place, columns, dialect=dialect)
 
 
-def is_source(place: str) -> bool:
+def is_source(place: str | PathLike[str]) -> bool:
     """Say whether a place is one of products rather than of a catalogue, by its name."""
+    place = path_text(place, "place")
     return is_mongo(place) or bool(ending_of(place))

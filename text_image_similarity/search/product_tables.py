@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
+from ..files import path_text
 from ..formats import Table, columns_of, folder_of, open_table, state_of
 from .fields import Field
 from .guessing import guess_fields
@@ -75,9 +76,9 @@ class ProductTable:
     """
 
     def __init__(self, place: str, columns: ProductColumns | None = None, *, dialect: Dialect | None = None) -> None:
-        self.place = place
+        self.place = path_text(place, "place")
         self._chosen = ProductColumns() if columns is None else columns
-        self._table: Table = open_table(place, dialect=dialect)
+        self._table: Table = open_table(self.place, dialect=dialect)
         self._states = self._state()
         self._table.scan()
 

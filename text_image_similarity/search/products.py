@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputTypeError, RowError, UsageError
 from ..records import is_missing, is_whole, reference_of
+from .arguments import check_type, several
 from .fields import Field, Value, named
 
 MOST_IMAGES = 8
@@ -54,11 +55,11 @@ class Product:
     def __post_init__(self) -> None:
         for name, most in (("id", _MOST_ID), ("name", _MOST_TEXT), ("description", _MOST_TEXT)):
             _check_text(f"Product.{name}", getattr(self, name), most)
-        if not self.id:
+        if not self.id.strip():
             raise UsageError("Product.id is empty; each product needs an id of its own")
         if self.group is not None:
             _check_text("Product.group", self.group, _MOST_ID)
-            object.__setattr__(self, "group", normalize("NFC", self.group))
+            object.__setattr__(self, "group", normalize("NFC", self.group) or None)
         object.__setattr__(self, "id", normalize("NFC", self.id))
         object.__setattr__(self, "images", _references(self.images))
         if not isinstance(self.fields, Mapping):
@@ -144,6 +145,28 @@ def fields_as_json(product: Product) -> str:
         raise UsageError(f"product {product.id[:100]!r}: its fields cannot be kept as JSON: {exc}") from exc
 
 
+def checked_id(given: object, name: str) -> str:
+    """Return a product's id as it is kept.
+
+    Raises:
+        InputTypeError, UsageError: It cannot be one; the message calls it by the name of its argument.
+    """
+    check_type(name, given, str, "a product's id, which is a text")
+    _check_text(name, given, _MOST_ID)
+    return normalize("NFC", str(given))
+
+
+def checked_ids(given: object) -> list[str]:
+    """Return ids as they are kept, of which a single one may stand by itself."""
+    ids = [given] if isinstance(given, str) else several("ids", given, "a product's id, or several")
+    return [checked_id(id, f"ids[{number}]") for number, id in enumerate(ids)]
+
+
+def checked_products(given: object) -> Iterable[Product]:
+    """Return products, of which a single one may stand by itself; each one is checked when it is taken."""
+    return [given] if isinstance(given, Product) else several("products", given, "a Product, or several")
+
+
 def code_of(error: str) -> str:
     """Return the code of an error as it is kept."""
     return error.partition(":")[0]
@@ -182,14 +205,14 @@ def _check_text(name: str, value: object, most: int) -> None:
 
 
 def _references(images: object) -> tuple[str, ...]:
-    given = [images] if isinstance(images, (str, os.PathLike)) else images
-    if not isinstance(given, Iterable):
-        raise InputTypeError.of("Product.images", "a path, a URL, or several", images)
+    single = isinstance(images, (str, os.PathLike))
+    given = [images] if single else several("Product.images", images, "a path, a URL, or several")
     found = []
     for number, image in enumerate(given):
+        check_type(f"Product.images[{number}]", image, (str, os.PathLike), "a path or a URL")
         reference = reference_of(image)
         if isinstance(reference, RowError):
-            raise InputTypeError.of(f"Product.images[{number}]", "a path or a URL", image)
+            raise UsageError(f"Product.images[{number}] is {image!r}, which names no picture; leave it out")
         found.append(reference)
     if len(found) > MOST_IMAGES:
         raise UsageError(f"a product has at most {MOST_IMAGES} pictures, not {len(found)}")

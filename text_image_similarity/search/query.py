@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
+from types import NoneType
 from typing import Any, Literal, get_args
-from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,16 @@ from ..config import at_least, one_of, true_or_false
 from ..errors import InputTypeError, UsageError
 from ..pipeline import ImageSource
 from ..pipeline.inputs import check_image
+from ..records import is_missing, is_whole
+from .arguments import check_type, several, texts_of
 from .fields import Value
 from .filters import Filter
-from .products import Product
+from .products import Product, checked_id
 
 AWAY = -0.75  # weight of what results should not be like: halves its share, see tests/search/test_quality.py
 
 FusionKind = Literal["sum", "rrf"]
+_WHERE = "an expression, a mapping, JSON or a filter"
 _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 
 
@@ -55,18 +59,16 @@ class Term:
             raise InputTypeError.of("Term.weight", "a number", self.weight)
         if not 0 < abs(self.weight) <= 10:
             raise UsageError(f"Term.weight={self.weight!r} must be a number from -10 to 10, and not 0")
-        for name in ("text", "product"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                raise InputTypeError.of(f"Term.{name}", "a text", value)
         if self.product is not None:
-            object.__setattr__(self, "product", normalize("NFC", self.product))
-        if self.text is not None and not 0 < len(self.text.strip()) <= len(self.text) <= _MOST_TEXT:
-            raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
+            object.__setattr__(self, "product", checked_id(self.product, "Term.product"))
+        if self.text is not None:
+            _check_words(self.text)
         if self.image is not None:
             check_image(self.image, "Term.image")
-        if self.vector is not None and (np.ndim(self.vector) != 1 or not np.isfinite(self.vector).all()):
-            raise UsageError("Term.vector must be a finite vector, shape (embed_dim,)")
+            if is_missing(self.image) or (isinstance(self.image, str) and not self.image.strip()):
+                raise UsageError(f"Term.image is {self.image!r}, which names no picture; leave it out")
+        if self.vector is not None and not _is_vector(self.vector):
+            raise UsageError("Term.vector must be a finite vector of numbers, shape (embed_dim,)")
 
     @property
     def kind(self) -> str:
@@ -78,6 +80,22 @@ class Term:
         if what is None and isinstance(self.image, str):
             what = self.image
         return f"{self.kind} {what[:200]!r}" if what is not None else self.kind
+
+
+def _check_words(text: object) -> None:
+    check_type("Term.text", text, str, "a text")
+    if not 0 < len(str(text).strip()) <= len(str(text)) <= _MOST_TEXT:
+        raise UsageError(f"Term.text must say what to look for, in at most {_MOST_TEXT:,} characters")
+    if not is_whole(str(text)):
+        raise UsageError("Term.text holds a lone surrogate, half of a UTF-16 pair")
+
+
+def _is_vector(given: object) -> bool:
+    try:
+        vector = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError):  # rows of several lengths, or a tensor elsewhere
+        return False
+    return vector.ndim == 1 and vector.dtype.kind in "fiu" and vector.size > 0 and bool(np.isfinite(vector).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,36 +133,43 @@ class Query:
     after: str | None = None
 
     def __post_init__(self) -> None:
-        given = [self.terms] if isinstance(self.terms, (str, Term)) else self.terms
-        if not isinstance(given, Iterable):
-            raise InputTypeError.of("Query.terms", "a text, a Term, or a list of them", self.terms)
+        single = isinstance(self.terms, (str, Term))
+        given: Iterable[Any] = (
+            [self.terms] if single else several("Query.terms", self.terms, "a text, a Term, or a list of them")
+        )
         terms = tuple(Term(each) if isinstance(each, str) else each for each in given)
         for number, term in enumerate(terms):
-            if not isinstance(term, Term):
-                raise InputTypeError.of(f"Query.terms[{number}]", "a text or a Term", term)
+            check_type(f"Query.terms[{number}]", term, Term, "a text or a Term")
         if len(terms) > _MOST_TERMS:
             raise UsageError(f"a query has at most {_MOST_TERMS} terms, not {len(terms)}")
         if terms and all(term.weight < 0 for term in terms):
             raise UsageError("a query needs a term with a weight above 0, beside what leads away")
         object.__setattr__(self, "terms", terms)
+        if isinstance(self.top_k, np.integer):
+            object.__setattr__(self, "top_k", int(self.top_k))
         at_least("top_k", self.top_k, 1)
         if self.top_k > 1000:
             raise UsageError(f"top_k={self.top_k} is more than 1,000; ask for the next page with after=matches.next")
         true_or_false("group", self.group)
         if self.fusion is not None:
             one_of("fusion", self.fusion, get_args(FusionKind))
+        check_type("Query.where", self.where, (str, Mapping, *get_args(Filter), NoneType), _WHERE)
+        check_type(
+            "Query.sort", self.sort, (str, NoneType), "the name of a field, with - before it for the highest first"
+        )
+        check_type("Query.after", self.after, (str, NoneType), "the `next` of the page before")
         self._check_combination(terms)
-        facets = (self.facets,) if isinstance(self.facets, str) else tuple(self.facets)
+        facets = texts_of("Query.facets", self.facets, "the name of a field, or several")
         if len(facets) > _MOST_FACETS:
             raise UsageError(f"a query has at most {_MOST_FACETS} facets, not {len(facets)}")
         object.__setattr__(self, "facets", facets)
 
     def _check_combination(self, terms: Sequence[Term]) -> None:
         least = self.min_similarity
-        if least is not None and (
-            isinstance(least, bool) or not isinstance(least, (int, float)) or not -1 <= least <= 1
-        ):
+        if least is not None and (isinstance(least, bool) or not isinstance(least, Real) or not -1 <= least <= 1):
             raise UsageError(f"min_similarity={least!r} must be a cosine, -1 to 1")
+        if least is not None:
+            object.__setattr__(self, "min_similarity", float(least))
         if least is not None and not terms:
             raise UsageError("min_similarity needs something to be similar to; give a term, or leave it out")
         if self.fusion == "rrf" and (least is not None or self.sort is not None):

@@ -128,14 +128,14 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
         if generation.state == "live" and generation.identity.same_as(identity):
             raise DatabaseError(f"the catalogue answers with {identity} already")
         if generation.state in ("building", "ready") and generation.identity.same_as(identity):
-            session.lend(generation, encoder)
+            session.lend(generation, encoder, identity)
             session.generations.forget_failures(generation.number)
             return generation
     for generation in session.generations.all():
         if generation.state == "kept":
             session.drop(generation)
     begun = session.generations.add(identity, "building")
-    session.lend(begun, encoder)
+    session.lend(begun, encoder, identity)
     return begun
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..errors import InputTypeError, RowError
+from ..encoders import Encoder
+from ..errors import RowError
 from ..pipeline import Outcome
 from .answer import Checked, answer, check
+from .arguments import check_type
 from .ledger import Generation
 from .query import Matches, Query
 from .session import Session
@@ -36,13 +38,26 @@ class Searcher:
         """Open what a generation searches, so that its first query need not wait for that."""
         self._session.store(generation)
 
-    def check(self, query: Query, generation: Generation) -> Checked:
+    def lend(self, generation: Generation, encoder: Encoder) -> None:
+        """Use a loaded encoder for a generation, whose model it has to be.
+
+        Raises:
+            DatabaseError: It is another model: its vectors cannot be compared with the generation's.
+        """
+        self._session.lend(generation, encoder)
+
+    def check(self, query: Query, generation: Generation, name: str = "") -> Checked:
         """Make sure that a generation can answer a query once its terms are encoded; `contents` says what that takes.
+
+        Args:
+            query: The query.
+            generation: The generation.
+            name: What messages call the query.
 
         Raises:
             UsageError: It cannot; the message says what to change.
         """
-        return check(self._session, generation, query)
+        return check(self._session, generation, query, name)
 
     def answer(
         self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]
@@ -62,18 +77,20 @@ class Searcher:
         """
         if not asked:
             return []
-        queries = [one.query for one in asked]
-        return answer(self._session, asked, join(queries, texts, images, self._session.ledger, asked[0].generation))
+        queries, names = [one.query for one in asked], [one.name for one in asked]
+        generation = asked[0].generation
+        encoded = join(queries, (texts, images), self._session.ledger, generation, names=names)
+        return answer(self._session, asked, encoded)
 
-    def match_many(self, queries: Iterable[str | Query]) -> list[Matches | RowError]:
-        """See `Catalog.match_many`."""
+    def match_many(self, queries: Iterable[str | Query], names: Sequence[str]) -> list[Matches | RowError]:
+        """See `Catalog.match_many`; `names` is what messages call each query."""
         given = [Query(query) if isinstance(query, str) else query for query in queries]
-        for number, query in enumerate(given):
-            if not isinstance(query, Query):
-                raise InputTypeError.of(f"queries[{number}]", "a text or a Query", query)
+        for name, query in zip(names, given, strict=True):
+            check_type(name or "query", query, Query, "a text or a Query")
         generation = self.live()
-        asked = [self.check(query, generation) for query in given]
+        asked = [self.check(query, generation, name) for name, query in zip(names, given, strict=True)]
         encoded: Sequence[Encoded | RowError] = [Encoded.empty(query) for query in given]
         if any(query.parts for query in given):
-            encoded = encode(given, self._session.scorer(generation), self._session.ledger, generation)
+            scorer = self._session.scorer(generation)
+            encoded = encode(given, scorer, self._session.ledger, generation, names=names)
         return answer(self._session, asked, encoded)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -14,10 +15,12 @@ from ..encoders import Encoder
 from ..errors import DatabaseError
 from ..pipeline import Scorer
 from .database import ModelIdentity
-from .ledger import Generation, Generations, Ledger
+from .ledger import Generation, Generations, Ledger, intact
 from .stores import Store
 
 logger = logging.getLogger("text_image_similarity")
+
+_POLLED_S = 0.1
 
 # For the number of a generation and the width of its vectors, the store that holds them.
 OpenStore = Callable[[int, int], Store]
@@ -31,17 +34,24 @@ class Session:
         config: How models are loaded and pictures fetched; each generation has a model of its own.
         open_store: Opens a generation's store.
         encoder: A loaded encoder for the generation that is live now; None loads the one that made it.
+        identity: Which model that is, where it is known already.
 
     Attributes:
         live_model: Where the model of the generation is that was live at first, if not where it was.
     """
 
     def __init__(
-        self, ledger: Ledger, config: Config, open_store: OpenStore, *, encoder: Encoder | None = None
+        self,
+        ledger: Ledger,
+        config: Config,
+        open_store: OpenStore,
+        *,
+        encoder: Encoder | None = None,
+        identity: ModelIdentity | None = None,
     ) -> None:
         self.ledger, self.config = ledger, config
         self.generations = Generations(ledger.database)
-        self._open_store, self._given = open_store, encoder
+        self._open_store, self._given, self._identity = open_store, encoder, identity
         self.live_model: str | None = None
         self._lived = self.generations.live().number  # what `encoder` and `live_model` are for, whatever answers later
         self._opening = RLock()
@@ -62,11 +72,11 @@ class Session:
                 self._scorers[generation.number] = made
             return self._scorers[generation.number]
 
-    def lend(self, generation: Generation, encoder: Encoder) -> None:
-        """Use a loaded encoder for a generation, whose model it is."""
+    def lend(self, generation: Generation, encoder: Encoder, identity: ModelIdentity | None = None) -> None:
+        """Use a loaded encoder for a generation, whose model it is; probe it unless its identity is known."""
         with self._opening:
             if generation.number not in self._scorers:
-                self._scorers[generation.number] = self._make_scorer(generation, encoder)
+                self._scorers[generation.number] = self._make_scorer(generation, encoder, identity)
 
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
@@ -88,19 +98,22 @@ class Session:
         if not self._following.acquire(blocking=wait or not store.shared):
             return
         try:
-            with self.ledger.database.exclusive(wait=wait) if store.shared else nullcontext(True) as ours:
+            with self.ledger.database.exclusive("follow", wait=wait) if store.shared else nullcontext(True) as ours:
                 if ours:
                     self._catch_up(generation, store)
         finally:
             self._following.release()
 
     def _catch_up(self, generation: Generation, store: Store) -> None:
-        version = store.version
-        if version > self.ledger.version:  # the ledger was restored from a backup
+        target = self.ledger.version
+        if store.version > target:  # the ledger was restored from a backup
             store.clear()
-            version = 0
-        for changes in self.ledger.changes(generation.number, version):
-            store.apply(changes)
+        with intact(self.ledger.database):
+            while store.version < target:
+                if store.version < self.ledger.pruned:  # the ledger has forgotten what was deleted since
+                    store.clear()
+                for changes in self.ledger.changes(generation.number, store.version):
+                    store.apply(changes)
 
     def follow_all(self) -> None:
         """Bring the stores up to date that other processes see, and wait for it."""
@@ -110,12 +123,24 @@ class Session:
 
     def optimize(self) -> None:
         """Give back space in the ledger, and let the stores build their indexes."""
-        self.ledger.database.optimize()
-        for generation in self.generations.all():
-            if (store := self._opened(generation)).shared:
-                self.follow(generation, store)
-                with self._following, self.ledger.database.exclusive(wait=True):
-                    store.optimize()
+        database = self.ledger.database
+        while True:
+            # In PostgreSQL, whoever waits for a lock keeps the one who has it from building an index.
+            with database.exclusive("optimize", wait=False) as ours:
+                if ours:
+                    self.ledger.prune()
+                    database.optimize()
+                    for generation in self.generations.all():
+                        if (store := self._opened(generation)).shared:
+                            self.follow(generation, store)
+                            store.optimize(self._alone)
+                    return
+            time.sleep(_POLLED_S)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._following, self.ledger.database.exclusive("follow", wait=True):
+            yield
 
     def _opened(self, generation: Generation) -> Store:
         with self._opening:
@@ -123,15 +148,17 @@ class Session:
                 self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
             return self._stores[generation.number]
 
-    def _make_scorer(self, generation: Generation, encoder: Encoder | None = None) -> Scorer:
+    def _make_scorer(
+        self, generation: Generation, encoder: Encoder | None = None, found: ModelIdentity | None = None
+    ) -> Scorer:
         identity = generation.identity
         model, revision = identity.model, identity.revision
         if encoder is None and generation.number == self._lived:
-            encoder = self._given
+            encoder, found = self._given, self._identity
             model, revision = (model, revision) if self.live_model is None else (self.live_model, self.config.revision)
         config = replace(self.config, model=model, revision=revision)
         scorer = Scorer(config, encoder=encoder, known=partial(self.ledger.known, generation.number))
-        found = ModelIdentity.of(scorer.encoder)
+        found = found or ModelIdentity.of(scorer.encoder)
         if not identity.same_as(found):
             scorer.close()
             raise DatabaseError(
@@ -151,6 +178,20 @@ class Session:
             self._stores.pop(generation.number, None)
             if (scorer := self._scorers.pop(generation.number, None)) is not None:
                 scorer.close()
+
+    def drop_others(self) -> list[int]:
+        """Remove all generations but the one that answers, and return their numbers."""
+        others = [generation for generation in self.generations.all() if generation.state != "live"]
+        for generation in others:
+            self.drop(generation)
+        return [generation.number for generation in others]
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove products from the ledger and the stores, and return how many were there."""
+        self.follow_all()  # before anything is written: a store that is ahead has followed another ledger
+        deleted = self.ledger.delete(ids)
+        self.follow_all()
+        return deleted
 
     def close(self) -> None:
         """Close everything."""

@@ -20,6 +20,7 @@ from ..encoders import ModelInfo
 from ..errors import ErrorCode, RowError
 from ..pipeline import RunStats, TaggedRows
 from ..records import Record, ScoreResult, caption_of, is_missing, is_whole, reference_of
+from .cursor import digest_of
 from .fields import Value
 from .ledger import Generation
 from .query import Matches, Query, Term, options_of
@@ -109,7 +110,7 @@ class MatchEngine:
     def identity(self, place: str) -> dict[str, Any]:
         """Return what results depend on: the catalogue, which of its models, and the options of the queries."""
         options = {name: str(value) for name, value in options_of(self._query).items()}
-        away = [f"{term.weight} {term}" for term in self._away]
+        away = digest_of(Query(("a row", *self._away)))  # a query needs something that leads towards products
         asked = {**options, "min_similarity": self._least, "away": away}
         return {"catalog": place, "generation": self._live().number, "query": asked}
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..errors import RowError, UsageError
 from ..pipeline import ImageSource, Outcome, Scorer
 from ..similarity import Embeddings
+from .arguments import naming
 from .ledger import Generation, Ledger
 from .query import Query, Term
 
@@ -41,12 +42,17 @@ class Encoded:
 
 
 def encode(
-    queries: Sequence[Query], scorer: Scorer, ledger: Ledger, generation: Generation
+    queries: Sequence[Query],
+    scorer: Scorer,
+    ledger: Ledger,
+    generation: Generation,
+    *,
+    names: Sequence[str] | None = None,
 ) -> list[Encoded | RowError]:
     """Encode the terms of queries, all texts together and all pictures together; see `join`."""
     texts, images = contents(queries)
     outcomes = list(scorer.embed_texts(texts)), list(scorer.embed_images(images))
-    return join(queries, *outcomes, ledger, generation)
+    return join(queries, outcomes, ledger, generation, names=names)
 
 
 def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
@@ -57,12 +63,20 @@ def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
 
 def join(
     queries: Sequence[Query],
-    texts: Sequence[Outcome],
-    images: Sequence[Outcome],
+    outcomes: tuple[Sequence[Outcome], Sequence[Outcome]],
     ledger: Ledger,
     generation: Generation,
+    *,
+    names: Sequence[str] | None = None,
 ) -> list[Encoded | RowError]:
-    """Put queries together with the vectors of their `contents`, in the same order.
+    """Put queries together with what a model made of them.
+
+    Args:
+        queries: The queries.
+        outcomes: What the generation's model made of their `contents`, the texts and the pictures.
+        ledger: The products.
+        generation: The generation.
+        names: What messages call each query.
 
     Returns:
         For each query its vectors, or why one of its terms has none.
@@ -71,16 +85,20 @@ def join(
         UsageError: A term names a product that does not exist or has no vector, or a vector of another width.
     """
     terms = [term for query in queries for term in query.parts]
-    found: dict[int, Outcome] = {}
-    found |= {id(t): each for t, each in zip([t for t in terms if t.text is not None], texts, strict=True)}
-    found |= {id(t): each for t, each in zip([t for t in terms if t.image is not None], images, strict=True)}
+    texts = [term for term in terms if term.text is not None]
+    images = [term for term in terms if term.image is not None]
+    found = {id(term): each for term, each in zip([*texts, *images], [*outcomes[0], *outcomes[1]], strict=True)}
+    encoded = []
     own: dict[int, int] = {}
-    for term in terms:
-        if term.product is not None:
-            own[id(term)], found[id(term)] = _product_vector(term.product, ledger, generation)
-        elif term.vector is not None:
-            found[id(term)] = _given_vector(term, generation.identity.embed_dim)
-    return [_encoded(query, [found[id(term)] for term in query.parts], own) for query in queries]
+    for query, name in zip(queries, names or [""] * len(queries), strict=True):
+        with naming(name):
+            for term in query.parts:
+                if term.product is not None:
+                    own[id(term)], found[id(term)] = _product_vector(term.product, ledger, generation)
+                elif term.vector is not None:
+                    found[id(term)] = _given_vector(term, generation.identity.embed_dim)
+            encoded.append(_encoded(query, [found[id(term)] for term in query.parts], own))
+    return encoded
 
 
 def _encoded(query: Query, outcomes: Sequence[Outcome], own: dict[int, int]) -> Encoded | RowError:

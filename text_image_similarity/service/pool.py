@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ..config import Config, ScoreKind
-from ..encoders import resolve_model
+from ..encoders import Encoder, resolve_model
 from ..pipeline import Outcome
 from ..records import ScoreResult
 from .jobs import Answer, ImageInput, Pair
@@ -55,6 +55,9 @@ class ModelPool(Protocol):
         Raises:
             ProblemError: `model_unavailable`. It cannot be loaded, or not at run time; it is not served then.
         """
+
+    def encoder(self, model: str) -> Encoder | None:
+        """Return a loaded model itself, for work that belongs to no request; None where it is in another process."""
 
     def refusal(self) -> ProblemError | None:
         """Return the problem that any request would get now, before its body is read; None if there is room."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Literal, get_args
 
 from ..config import Config, at_least, one_of, seconds
 from ..errors import ConfigError
-from ..search.match_log import LogQueries
 from .keys import ApiKey
 
-# Environment variables that stand in for `api_keys` and `otlp_endpoint`.
+# Environment variables that stand in for `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
+CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 LogMode = Literal["queued", "required", "off"]
+LogDetail = Literal["full", "hashed", "off"]
 
 
 _CATALOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -34,6 +35,11 @@ class Settings:
         models: The models that requests may name, the default first. `batch_size` is the most pairs of a batch; images are
             fetched for all models as the default model's config says. Local files are never read.
         lazy: Names of the models that are loaded on their first request instead of at the start.
+        model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond it models are
+            unloaded, the least recently used first, and loaded again when requests name them; the default model and models
+            that requests need at the moment stay. Beside weights a process needs memory for pictures, for encoding (as much
+            again with large batches), for `cache_entries` and for its libraries (about 1 GB with torch), which are not
+            counted. By default all models stay.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
         max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
@@ -50,7 +56,7 @@ class Settings:
         log_queries: What an entry says of the query: `full`, `hashed` without its words, `off` nothing.
         log_place: Where entries are written instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
-        cache_entries: Embeddings kept in memory for each model. The file given by `embedding_cache` keeps the newest million.
+        cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
@@ -63,6 +69,7 @@ class Settings:
 
     models: Mapping[str, Config]
     lazy: frozenset[str] = frozenset()
+    model_memory: int | None = None
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     max_wait_s: float = 0.005
     max_queue: int = 32
@@ -71,10 +78,10 @@ class Settings:
     max_body_bytes: int = 32 * 1024 * 1024
     request_timeout_s: float = 30.0
     drain_delay_s: float = 5.0
-    api_keys: Collection[str | ApiKey] = field(default=(), repr=False)  # a tuple of `ApiKey`, whatever was given
+    api_keys: tuple[str | ApiKey, ...] = field(default=(), repr=False)  # of `ApiKey`, whatever was given
     catalogs: Mapping[str, str] = field(default_factory=dict)
     match_log: LogMode = "queued"
-    log_queries: LogQueries = "full"
+    log_queries: LogDetail = "full"
     log_place: str | None = None
     cache_entries: int = 20_000
     otlp_endpoint: str | None = None
@@ -93,20 +100,25 @@ class Settings:
             _check_split(name, weights, self.models)
         for setting in ("max_queue", "max_inflight", "max_pairs", "max_body_bytes", "cache_entries"):
             at_least(setting, getattr(self, setting), 1)
+        if self.model_memory is not None:
+            at_least("model_memory", self.model_memory, 1)
         for setting in ("max_wait_s", "drain_delay_s"):
             seconds(setting, getattr(self, setting), 0.0)
         seconds("request_timeout_s", self.request_timeout_s, 0.001)
+        self._check_search()
+        object.__setattr__(self, "api_keys", self._checked_keys())
+        object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
+        private = {name: _forbid_files(config) for name, config in self.models.items()}
+        object.__setattr__(self, "models", MappingProxyType(private))
+
+    def _check_search(self) -> None:
         for name in self.catalogs:
             if not _CATALOG.fullmatch(name):
                 raise ConfigError(
                     f"{name!r} is not a valid name of a catalogue; use letters, digits and . _ -, as in NAME=PLACE"
                 )
         one_of("match_log", self.match_log, get_args(LogMode))
-        one_of("log_queries", self.log_queries, get_args(LogQueries))
-        object.__setattr__(self, "api_keys", self._checked_keys())
-        object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
-        private = {name: _forbid_files(config) for name, config in self.models.items()}
-        object.__setattr__(self, "models", MappingProxyType(private))
+        one_of("log_queries", self.log_queries, get_args(LogDetail))
 
     def _checked_keys(self) -> tuple[ApiKey, ...]:
         if isinstance(self.api_keys, str):

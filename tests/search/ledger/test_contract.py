@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -24,6 +25,7 @@ from text_image_similarity.search.ledger import (
     SqliteDatabase,
     Transaction,
     add_generation,
+    sqlite,
 )
 from text_image_similarity.search.ledger.postgres import PostgresDatabase, make_catalog
 from text_image_similarity.search.products import Entry, Picture, Product
@@ -198,6 +200,54 @@ def test_changes_tell_a_follower_everything_once(ledger: Ledger) -> None:
     assert columns(ledger, 0)[1] == {"a": [1], "b": [0], "c": []}
 
 
+def test_what_was_deleted_long_ago_is_forgotten_and_followers_can_tell(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1)), entry("c", picture(-1))])
+    first, number = ledger.version, ledger.get(["a"])["a"].number
+    ledger.delete(["a"])
+    ledger.prune()
+    assert ledger.pruned == 0
+    assert columns(ledger, first)[2] == {number}
+    ledger.delete(["b"])
+    ledger.prune()
+    assert first < ledger.pruned < ledger.version
+    assert len(columns(ledger, ledger.pruned)[2]) == 1
+    assert columns(ledger, 0)[1] == {"c": [-1]}
+
+
+def test_a_reading_during_which_something_is_forgotten_does_not_end(ledger: Ledger) -> None:
+    ledger.add([entry("a", picture(1)), entry("b", picture(-1))])
+    reading = ledger.changes(1, 0, 1)
+    assert next(reading).version == 0
+    ledger.delete(["a"])
+    for _ in range(2):
+        ledger.prune()
+    assert [changes.version for changes in reading if changes.version] == []
+    assert columns(ledger, 0)[1] == {"b": [-1]}
+
+
+def test_optimizing_gives_back_space_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "a.sqlite"
+    ledger, other = Ledger(SqliteDatabase(place, FIELDS), FIELDS), Ledger(SqliteDatabase(place), FIELDS)
+    with closing(ledger.database), closing(other.database):
+        with ledger.database.write() as transaction:
+            begin(transaction)
+        wide = Picture(b"", np.ones(512, np.float32))
+        ledger.add([entry(f"{number:04}", wide) for number in range(1500)])
+        ledger.delete(f"{number:04}" for number in range(1500) if number % 4)
+        ledger.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        before, kept = place.stat().st_size, columns(ledger, 0)
+        steps: list[bool] = []
+        monkeypatch.setattr(time, "sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
+        monkeypatch.setattr(sqlite, "_ROWS", 500)
+        ledger.database.optimize()
+        assert len(steps) > 5
+        assert all(steps)
+        assert place.stat().st_size < before / 2
+        found = columns(ledger, 0)
+        assert {id: numbers for id, numbers in found[1].items() if not id.startswith("new")} == kept[1]
+        assert ledger.database.read("PRAGMA integrity_check") == [("ok",)]
+
+
 def test_the_first_reading_says_how_much_there_is(ledger: Ledger) -> None:
     ledger.add([entry("a", picture(1), picture(0, 1)), entry("b", picture(-1)), entry("c")])
     assert [changes.expected for changes in ledger.changes(1, 0, 2)] == [3, 3]
@@ -264,12 +314,12 @@ def test_writers_take_turns(opened: Open) -> None:
 
 def test_only_one_follows_at_a_time(opened: Open) -> None:
     one, other = opened(), opened()
-    with one.database.exclusive(wait=False) as ours:
+    with one.database.exclusive("follow", wait=False) as ours:
         assert ours
         one.add([entry("a")])  # writing goes on
-        with other.database.exclusive(wait=False) as theirs:
+        with other.database.exclusive("follow", wait=False) as theirs:
             assert not theirs
-    with other.database.exclusive(wait=True) as theirs:
+    with other.database.exclusive("follow", wait=True) as theirs:
         assert theirs
 
 

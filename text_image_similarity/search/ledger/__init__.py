@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .database import Database, Transaction
+from .database import Database, Transaction, intact
 from .generations import Generation, Generations, add_generation
 from .ledger import Ledger
 from .rows import Found
@@ -18,4 +18,5 @@ __all__ = [
     "SqliteDatabase",
     "Transaction",
     "add_generation",
+    "intact",
 ]

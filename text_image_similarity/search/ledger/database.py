@@ -6,13 +6,15 @@ SQL is written once, in `ledger`, with `?` for parameters; a database turns it i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, Protocol
 
+from ...errors import DatabaseError, TextImageSimilarityError
 from ..fields import Field
 from ..filters import Filter
 
 Row = tuple[Any, ...]
+Purpose = Literal["follow", "optimize"]
 
 
 class Transaction(Protocol):
@@ -26,7 +28,7 @@ class Transaction(Protocol):
 
 
 class Database(Protocol):
-    """An open database with the tables of a ledger. Safe to share between threads.
+    """An open database with the tables of a ledger; as text, where it is. Safe to share between threads.
 
     Raises:
         DatabaseError: From every method: the database fails, and how to go on.
@@ -47,10 +49,11 @@ class Database(Protocol):
     def write(self) -> AbstractContextManager[Transaction]:
         """Begin a write transaction, once no other is open; it ends with the block, and is undone if the block raises."""
 
-    def exclusive(self, *, wait: bool) -> AbstractContextManager[bool]:
-        """Keep other processes from changing the stores that follow this database, while the block runs.
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
+        """Keep other processes from doing the same, while the block runs.
 
         Args:
+            purpose: `follow` for changing the stores that follow this database, `optimize` for making them fast.
             wait: Wait until nobody else does; if not, the block is told False where somebody does.
         """
 
@@ -81,6 +84,24 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Close the connections."""
+
+
+@contextmanager
+def intact(database: Database) -> Iterator[None]:
+    """Run a block that makes sense of what a database holds.
+
+    Raises:
+        DatabaseError: The block cannot: somebody else has changed it.
+    """
+    try:
+        yield
+    except TextImageSimilarityError:
+        raise
+    except (ValueError, TypeError, LookupError) as exc:
+        raise DatabaseError(
+            f"the catalogue {database} holds something that this package has not written ({type(exc).__name__}: {exc!s:.200}); restore "
+            "it from a backup, or add its products to a new catalogue"
+        ) from exc
 
 
 def advance(transaction: Transaction, counter: str, step: int = 1) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 
 from ...errors import DatabaseError
 from ..database import ModelIdentity
-from .database import Database, Row, Transaction, advance
+from .database import Database, Row, Transaction, advance, intact
 
 # `building` lacks vectors, `ready` has them all, `live` answers, `kept` answered before and can again.
 State = Literal["building", "ready", "live", "kept"]
@@ -53,11 +54,16 @@ class Generations:
     def all(self) -> list[Generation]:
         """Return all generations, the oldest first."""
         query = "SELECT number, model, revision, probes, dimension, state, calibration FROM generation ORDER BY number"
-        return [_generation(row) for row in self._database.read(query)]
+        with intact(self._database):
+            return [_generation(row) for row in self._database.read(query)]
 
     def live(self) -> Generation:
         """Return the one that answers."""
-        return next(found for found in self.all() if found.state == "live")
+        found = next((found for found in self.all() if found.state == "live"), None)
+        with intact(self._database):
+            if found is None:
+                raise ValueError("no generation answers")
+        return found
 
     def add(self, identity: ModelIdentity, state: State) -> Generation:
         """Begin a generation; see `add_generation`."""
@@ -149,5 +155,6 @@ def add_generation(transaction: Transaction, identity: ModelIdentity, state: Sta
 
 def _generation(row: Row) -> Generation:
     number, model, revision, probes, dimension, state, calibration = row
+    json.loads(calibration or "{}")  # so that whoever reads it can
     vectors = np.frombuffer(bytes(probes), "<f4").astype(np.float32, copy=False).reshape(-1, dimension)  # (4, d)
     return Generation(int(number), ModelIdentity(model, revision, vectors), state, calibration)

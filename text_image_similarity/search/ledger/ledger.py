@@ -19,8 +19,9 @@ from ..fields import BUILT_IN, Field, Value, single
 from ..filters import Filter
 from ..filters.sql import column_names
 from ..products import Entry, Picture, Product, first_error
-from ..stores.protocol import Changes, Rows
-from .database import Database, Row, Transaction, advance
+from ..stores.protocol import Changes
+from .database import Database, Row, Transaction, advance, intact
+from .following import read_changes
 from .generations import UNSEEN, check_there
 from .rows import (
     PRODUCT,
@@ -30,9 +31,10 @@ from .rows import (
     found_of,
     in_chunks,
     put_pictures,
+    read_counter,
     texts_of,
+    values_of,
     vector_of,
-    with_last,
 )
 
 
@@ -54,6 +56,11 @@ class Ledger:
     def version(self) -> int:
         """How many writes there were."""
         return self._counter("version")
+
+    @property
+    def pruned(self) -> int:
+        """The version from which on followers can be told what was deleted; one that is behind it has to begin again."""
+        return self._counter("pruned")
 
     def add(self, entries: Sequence[Entry]) -> bool:
         """Add or replace products, all or none; of several with the same id the last one counts.
@@ -104,11 +111,11 @@ class Ledger:
     def get(self, ids: Sequence[str]) -> dict[str, Found]:
         """Return products by their ids; unknown ones are left out."""
         rows = in_chunks(self.database.read, f"SELECT {PRODUCT} FROM product WHERE f0 IN ", ids)
-        return {row[1]: found_of(row) for row in rows}
+        return {found.product.id: found for found in self._found(rows)}
 
     def by_number(self, numbers: Sequence[int], where: Filter | None = None) -> dict[int, Product]:
         """Return those of products that are there and pass a filter, by their numbers."""
-        return {row[0]: found_of(row).product for row in self._passing(PRODUCT, numbers, where)}
+        return {found.number: found.product for found in self._found(self._passing(PRODUCT, numbers, where))}
 
     def passing(self, numbers: Sequence[int], where: Filter | None) -> list[int]:
         """Return those of products that are there and pass a filter, in their order."""
@@ -124,16 +131,18 @@ class Ledger:
         """Return what a generation's model made of the pictures of products, in their order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
         rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
-        return {
-            number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
-            for number, group in groupby(rows, key=lambda row: int(row[0]))
-        }
+        with intact(self.database):
+            return {
+                number: [Picture(bytes_of(content), vector_of(vector), error) for _, content, vector, error in group]
+                for number, group in groupby(rows, key=lambda row: int(row[0]))
+            }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
         """Return the vector that a generation's model made of a picture's content, whatever product has it; or None."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
-        return vector_of(rows[0][0]) if rows else None
+        with intact(self.database):
+            return vector_of(rows[0][0]) if rows else None
 
     def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
         """Return those pictures' contents that a generation has vectors of."""
@@ -177,7 +186,8 @@ class Ledger:
             condition, values = f"({condition}) AND {behind}", [*values, *more]
         query = f"SELECT {PRODUCT}, {column} FROM product WHERE {condition} ORDER BY {sequence} LIMIT {most:d}"
         rows = self.database.read(query, values)
-        return [(found_of(row), None if order is None else self._value(order[0], row[-1])) for row in rows]
+        stored = [None] * len(rows) if order is None else self._values(order[0], [row[-1] for row in rows])
+        return list(zip(self._found(rows), stored, strict=True))
 
     def find_words(self, text: str, where: Filter | None, most: int) -> list[int]:
         """Return the numbers of products whose name or description has any of some words, the most relevant first."""
@@ -187,7 +197,7 @@ class Ledger:
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
         """Return products behind a number, by number, with pictures that a generation has not seen yet."""
         query = f"SELECT {PRODUCT} FROM product WHERE number > ? AND {UNSEEN} ORDER BY number LIMIT ?"
-        return [found_of(row) for row in self.database.read(query, (after, generation, most))]
+        return self._found(self.database.read(query, (after, generation, most)))
 
     def sample_vectors(self, generation: int, most: int, seed: int) -> Embeddings:
         """Return the vectors of some pictures, drawn over all products, shape (n, embed_dim)."""
@@ -216,52 +226,21 @@ class Ledger:
         return int(self.database.read(vectors, (other,))[0][0]), int(self.database.read(here, (live, other))[0][0])
 
     def changes(self, generation: int, since: int, size: int = 8192) -> Iterator[Changes]:
-        """Yield what became of products since a version, for a store of a generation, some products at once.
+        """Yield what became of products since a version, for a store of a generation; see `read_changes`."""
+        return read_changes(self.database, self.fields, generation, since, size)
 
-        Only the last one moves the store's version on; there is none if nothing has happened.
+    def prune(self) -> None:
+        """Forget which products had been deleted when this was called before.
+
+        Nobody knows all followers. One that has not followed since then sees by `pruned` that it has to begin again.
         """
-        version = self.version
-        if version == since:
-            return
-        names = [field.name for field in self._all]
-        chosen = ", ".join(self._columns[name] for name in names)
-        # By number where all are read, because that is how they lie.
-        since_sql = "" if since == 0 else f"version > {since:d} AND "
-        expected = 0 if since else self._count_pictures(generation)
-        products = f"SELECT number, {chosen} FROM product WHERE {since_sql}version <= {version:d} ORDER BY number"
-        for chunk, ends in with_last(self.database.stream(products, size, everything=since == 0)):
-            numbers, *columns = [list(column) for column in zip(*chunk, strict=True)] or [[] for _ in (0, *names)]
-            owners, slots, vectors = self._vectors(generation, numbers, in_one_piece=since == 0)
-            gone = self.database.read("SELECT number FROM removed WHERE version > ?", (since,)) if ends else []
-            yield Changes(
-                version=version if ends else since,
-                rows=np.array(numbers, np.int64),
-                columns={name: self._values(name, column) for name, column in zip(names, columns, strict=True)},
-                owners=owners,
-                slots=slots,
-                vectors=vectors,
-                deleted=np.array([row[0] for row in gone], np.int64),
-                expected=expected,
-            )
-
-    def _count_pictures(self, generation: int) -> int:
-        return int(self.database.read("SELECT count(*) FROM picture WHERE generation = ?", (generation,))[0][0])
-
-    def _vectors(self, generation: int, numbers: list[int], *, in_one_piece: bool) -> tuple[Rows, Rows, Embeddings]:
-        """Return the vectors of products' pictures: their products' numbers, their slots, and the vectors themselves."""
-        query = f"SELECT number, slot, vector FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND number "
-        if in_one_piece and numbers:
-            rows = self.database.read(f"{query}BETWEEN ? AND ? ORDER BY number, slot", (numbers[0], numbers[-1]))
-            here = set(numbers)
-            rows = [row for row in rows if row[0] in here]
-        else:
-            rows = in_chunks(self.database.read, f"{query}IN ", numbers, " ORDER BY number, slot")
-        found = np.frombuffer(b"".join(row[2] for row in rows), "<f4").astype(np.float32, copy=False)
-        return (
-            np.array([row[0] for row in rows], np.int64),
-            np.array([row[1] for row in rows], np.int64),
-            found.reshape(len(rows), -1) if rows else np.empty((0, 0), np.float32),  # (m, d)
-        )
+        with self.database.write() as transaction:
+            counters: dict[str, int] = dict(transaction.run("SELECT name, value FROM counter"))
+            found = transaction.run("SELECT max(version) FROM removed WHERE version <= ?", (counters["optimized"],))
+            if (last := found[0][0]) is not None:
+                transaction.run("DELETE FROM removed WHERE version <= ?", (last,))
+                transaction.run("UPDATE counter SET value = ? WHERE name = 'pruned'", (last,))
+            transaction.run("UPDATE counter SET value = ? WHERE name = 'optimized'", (counters["version"],))
 
     def _put(
         self, transaction: Transaction, entries: Mapping[str, Entry], version: int, generations: Collection[int]
@@ -302,7 +281,11 @@ class Ledger:
         return in_chunks(lambda sql, keys: self.database.read(sql, [*values, *keys]), query, numbers)
 
     def _counter(self, name: str) -> int:
-        return int(self.database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+        return read_counter(self.database, name)
+
+    def _found(self, rows: list[Row]) -> list[Found]:
+        with intact(self.database):
+            return [found_of(row) for row in rows]
 
     def _value(self, field: str, value: Any) -> Value | None:
         (found,) = self._values(field, [value])
@@ -311,8 +294,4 @@ class Ledger:
     def _values(self, field: str, values: list[Any]) -> list[Value | None]:
         """Turn what a column holds into stored values."""
         kind = next(each.kind for each in self._all if each.name == field)
-        if kind == "bool":
-            return [None if value is None else bool(value) for value in values]
-        if kind == "texts":
-            return [None if value is None else self.database.texts(value) for value in values]
-        return values
+        return values_of(self.database, kind, values)

@@ -19,7 +19,7 @@ from ..filters import Filter
 from ..filters.postgres import PostgresWriter
 from ..filters.sql import column_names, compile_sql
 from ..postgres import TYPES, Connections, PostgresTransaction, restored
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
 
 _LAYOUT = 1
 _PATIENCE_S = 60
@@ -33,7 +33,7 @@ _LAST_PLACE, _MOST_PLACES = 16_383, 255
 _TABLES = """
 CREATE TABLE layout (number integer NOT NULL);
 CREATE TABLE counter (name text PRIMARY KEY, value bigint NOT NULL);
-INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0);
+INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0), ('optimized', 0), ('pruned', 0);
 CREATE TABLE setting (name text PRIMARY KEY, value text NOT NULL);
 CREATE TABLE product (
     number bigint PRIMARY KEY, version bigint NOT NULL, name text NOT NULL, description text NOT NULL,
@@ -110,6 +110,9 @@ class PostgresDatabase:
             self._connections.close()
             raise
 
+    def __str__(self) -> str:
+        return str(self._connections)
+
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._connections.transaction() as transaction:
             return transaction.run(_dialect(sql), values)
@@ -129,8 +132,8 @@ class PostgresDatabase:
             yield _Transaction(transaction)
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
-        with self._connections.locked("follow", wait=wait) as transaction:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
+        with self._connections.locked(purpose, wait=wait) as transaction:
             yield transaction is not None
 
     def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ...similarity import Embeddings
-from ..fields import Value
+from ..fields import FieldKind, Value
 from ..products import Picture, Product, fields_as_json
-from .database import Row, Transaction
+from .database import Database, Row, Transaction, intact
 
 _CHUNK = 500  # parameters in one IN (...)
 
@@ -32,6 +32,21 @@ class Found:
 
     number: int
     product: Product
+
+
+def read_counter(database: Database, name: str) -> int:
+    """Return a counter of a ledger."""
+    with intact(database):
+        return int(database.read("SELECT value FROM counter WHERE name = ?", (name,))[0][0])
+
+
+def values_of(database: Database, kind: FieldKind, column: list[Any]) -> list[Value | None]:
+    """Turn what a column holds into the stored values of a kind of field."""
+    if kind == "bool":
+        return [None if value is None else bool(value) for value in column]
+    if kind == "texts":
+        return [None if value is None else database.texts(value) for value in column]
+    return column
 
 
 def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:

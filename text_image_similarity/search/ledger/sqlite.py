@@ -1,6 +1,7 @@
 """A ledger in an SQLite file: no server, no extra, many readers beside one writer at a time (write-ahead mode).
 
-The file does not belong on a network file system, whose locks SQLite cannot rely on.
+The file does not belong on a network file system, whose locks SQLite cannot rely on. Where nothing can be written, not even
+the files that SQLite keeps beside it, a catalogue can still be read.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,48 +20,24 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...errors import DatabaseError
-from ..fields import BUILT_IN, Field, FieldKind
+from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
+from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 
-_APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
-_LAYOUT = 1  # in the header's user_version
 MEMORY = ":memory:"
+_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock"}
 _PATIENCE_S = 60.0  # how long another process may be writing
-_TYPES: dict[FieldKind, str] = {"text": "TEXT", "number": "REAL", "bool": "INTEGER", "date": "REAL", "texts": "TEXT"}
 
 # Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # The vectors make rows long, and several should fit on a page.
 _PAGE = 16_384
-
-_TABLES = """
-CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0);
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE product (
-    number INTEGER PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
-    images TEXT NOT NULL, fields TEXT NOT NULL, {columns}
-);
-CREATE UNIQUE INDEX product_id ON product (f0);
-CREATE INDEX product_version ON product (version);
-CREATE TABLE picture (
-    generation INTEGER NOT NULL, number INTEGER NOT NULL, slot INTEGER NOT NULL, content BLOB, vector BLOB, error TEXT
-);
-CREATE UNIQUE INDEX picture_place ON picture (generation, number, slot);
-CREATE INDEX picture_number ON picture (number);
-CREATE INDEX picture_content ON picture (generation, content);
-CREATE TABLE removed (number INTEGER PRIMARY KEY, version INTEGER NOT NULL);
-CREATE INDEX removed_version ON removed (version);
-CREATE TABLE generation (
-    number INTEGER PRIMARY KEY, model TEXT NOT NULL, revision TEXT, probes BLOB NOT NULL, dimension INTEGER NOT NULL,
-    state TEXT NOT NULL, calibration TEXT
-);
-CREATE VIRTUAL TABLE words USING fts5 (name, description, tokenize = "unicode61 remove_diacritics 2");
-"""
+# What `optimize` works on before others may write, in pages and in pictures; and from which share of pictures on it has to.
+_STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 
 class SqliteDatabase:
@@ -78,8 +56,10 @@ class SqliteDatabase:
         # Two connections, so that reading never waits for another process's writing. What is in memory alone has one.
         self._writing = RLock()
         self._reading = self._writing if self._path == MEMORY else RLock()
+        # What the file was like when it was opened as one that nobody changes; None for one that may be written.
+        self._frozen: tuple[int, ...] | None = None
         with self._failing():
-            self._file = self._connect()
+            self._file = self._connect() if fields is not None else self._open()
             try:
                 self._set_up(fields)
                 self._reader = self._file if self._path == MEMORY else self._connect()
@@ -87,8 +67,12 @@ class SqliteDatabase:
                 self._file.close()
                 raise
 
+    def __str__(self) -> str:
+        return self._path
+
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._reading, self._failing():
+            self._renew()
             return self._reader.execute(sql, _plain(values)).fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
@@ -98,6 +82,8 @@ class SqliteDatabase:
             return
         if everything:
             _read_ahead(self._path)
+        with self._reading, self._failing():
+            self._renew()
         with self._failing(), closing(self._connect()) as file:  # one of its own, so that writers go on meanwhile
             found = file.execute(sql)
             while rows := found.fetchmany(size):
@@ -116,15 +102,23 @@ class SqliteDatabase:
                 raise
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
         if self._path == MEMORY:
             yield True
             return
+        lock, held = FileLock(f"{self._path}{_LOCKS[purpose]}"), False
         try:
-            with FileLock(f"{self._path}.lock", timeout=-1 if wait else 0):
-                yield True
+            lock.acquire(timeout=-1 if wait else 0)
+            held = True
         except Timeout:
-            yield False
+            pass
+        except OSError as exc:
+            if wait:
+                raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
+        try:
+            yield held
+        finally:
+            lock.release()
 
     def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:
         writer = SqliteWriter(fields, "product")
@@ -152,11 +146,22 @@ class SqliteDatabase:
         transaction.run_many("DELETE FROM words WHERE rowid = ?", [(number,) for number in numbers])
 
     def optimize(self) -> None:
+        # In steps, between which others may write: VACUUM alone would keep them waiting for as long as it takes to copy the file.
+        pages = -_STEP  # below 0 it begins to merge all, and not only what is of like size
+        while self._step("INSERT INTO words (words, rank) VALUES ('merge', ?)", pages) > 1:
+            pages = _STEP
+        self._step("PRAGMA optimize")
+        self._close_gaps()
+        for _ in range(self._free_pages() // _STEP + 1):
+            self._step(f"PRAGMA incremental_vacuum({_STEP})")
+        self._step("PRAGMA wal_checkpoint(PASSIVE)")
+        # What is left is little; where somebody reads it, it is for the next time.
         with self._writing, self._failing():
-            self._file.execute("INSERT INTO words (words) VALUES ('optimize')")
-            self._file.execute("PRAGMA optimize")
-            self._file.execute("VACUUM")
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._file.execute("PRAGMA busy_timeout = 500")
+            try:
+                self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._file.execute(f"PRAGMA busy_timeout = {1000 * _PATIENCE_S:.0f}")
 
     def close(self) -> None:
         if self._process != os.getpid():
@@ -165,15 +170,73 @@ class SqliteDatabase:
             self._file.close()
             self._reader.close()
 
+    def _open(self) -> sqlite3.Connection:
+        """Connect to a file that is there, as to one that nobody changes where SQLite can write nothing beside it."""
+        self._frozen = None
+        try:
+            return self._connect()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                raise
+            self._frozen = _state_of(self._path)
+            if self._frozen[-1]:
+                raise DatabaseError(
+                    f"the catalogue {self._path} cannot be read here, because its last changes are still in {self._path}-wal: open it "
+                    "once where its folder can be written"
+                ) from exc
+        return self._connect()
+
+    def _renew(self) -> None:
+        """Open a file again that somebody has changed, though this user cannot."""
+        if self._frozen is not None and self._frozen != _state_of(self._path):
+            self._reader.close()
+            self._reader = self._open()
+
+    def _close_gaps(self) -> None:
+        """Write pictures again, one behind the other, where those that are gone have left many pages half empty."""
+        first, last, count = self.read(
+            "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0), count(*) FROM picture"
+        )[0]
+        if count > _DENSE * (last - first + 1):
+            return
+        for start in range(first, last + 1, _ROWS):
+            again = "REPLACE INTO picture SELECT * FROM picture WHERE rowid BETWEEN ? AND ?"
+            self._step(again, start, min(start + _ROWS - 1, last))
+
+    def _step(self, sql: str, *values: object) -> int:
+        """Run a statement, leave others as much time as it took, and return how many rows it changed."""
+        with self._writing, self._failing():
+            began, before = time.monotonic(), self._file.total_changes
+            if values:
+                self._file.execute(sql, values)
+            else:  # `execute` would let incremental_vacuum free a single page, because it has no rows to ask for
+                self._file.executescript(sql)
+            taken, changed = time.monotonic() - began, self._file.total_changes - before
+        time.sleep(taken)
+        return changed
+
+    def _free_pages(self) -> int:
+        return int(self.read("PRAGMA freelist_count")[0][0])
+
     def _connect(self) -> sqlite3.Connection:
-        file = sqlite3.connect(self._path, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None)
-        file.execute("PRAGMA cache_size = -65536")
+        place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
+        file = sqlite3.connect(
+            place, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
+        )
+        try:
+            file.execute(
+                "PRAGMA cache_size = -65536"
+            )  # reads the file's schema too, so that one which cannot be read is told
+        except BaseException:
+            file.close()
+            raise
         return file
 
     def _set_up(self, fields: Sequence[Field] | None) -> None:
         """Make the tables, or see to it that they are ours."""
         if fields is not None:
             self._file.execute(f"PRAGMA page_size = {_PAGE}")
+            self._file.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._file.execute("PRAGMA journal_mode = WAL")
             self._file.execute("PRAGMA synchronous = FULL")
             with self.write() as transaction:
@@ -181,11 +244,13 @@ class SqliteDatabase:
             return
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION or layout == 0:
-            raise DatabaseError(f"{self._path} is not a catalogue")
-        if layout != _LAYOUT:
+        if application != APPLICATION or layout == 0:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export its "
+                f"{self._path} is not a catalogue; if it was one, restore it from a backup, else name another place"
+            )
+        if layout != LAYOUT:
+            raise DatabaseError(
+                f"{self._path} was made by another version of this package (layout {layout}, not {LAYOUT}); export its "
                 "products with that version, and add them to a new catalogue"
             )
         self._file.execute("PRAGMA synchronous = FULL")
@@ -193,12 +258,12 @@ class SqliteDatabase:
     def _make(self, transaction: Transaction, fields: Sequence[Field]) -> None:
         if transaction.run("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise DatabaseError(f"{self._path} is there already")
-        types = [_TYPES[field.kind] for field in (*BUILT_IN, *fields)]
+        types = [TYPES[field.kind] for field in (*BUILT_IN, *fields)]
         columns = ", ".join(f"{name} {kind}" for name, kind in zip(column_names(fields).values(), types, strict=True))
-        for statement in _TABLES.format(columns=columns).split(";"):
+        for statement in TABLES.format(columns=columns).split(";"):
             transaction.run(statement)
-        transaction.run(f"PRAGMA application_id = {_APPLICATION}")
-        transaction.run(f"PRAGMA user_version = {_LAYOUT}")
+        transaction.run(f"PRAGMA application_id = {APPLICATION}")
+        transaction.run(f"PRAGMA user_version = {LAYOUT}")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -215,13 +280,23 @@ class SqliteDatabase:
             raise DatabaseError(f"the catalogue {self._path} failed: {text}{hint}") from exc
 
 
+_READ_ONLY = "; here it can only be read: its folder, its file or the file system cannot be written by this user"
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: make room, and run the same again",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
-    "malformed": "; restore it from a backup, or add its products to a new catalogue",
-    "not a database": "",
-    "readonly": "; it cannot be written by this user",
+    **dict.fromkeys(
+        ("malformed", "not a database", "no such", "vtable"),
+        "; it is damaged: restore it from a backup, or add its products to a new catalogue",
+    ),
+    "readonly": _READ_ONLY,
 }
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    """Return what changes with a database's file; last the size of the changes that are not in it yet."""
+    found = Path(path).stat()
+    log = Path(f"{path}-wal")
+    return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0
 
 
 class _Transaction:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ...errors import ConfigError
 from ...system import require
+from ..arguments import check_url
 from ..fields import Field
 from .memory import MemoryStore
 from .protocol import Store
@@ -18,12 +19,15 @@ _KINDS = "sqlite, lancedb, lancedb:<URI>, qdrant://host:port/name, pgvector"
 
 def check_kind(kind: str, place: str) -> None:
     """Raise a `ConfigError` unless a kind of store is known, complete, and possible for a catalogue at some place."""
+    if not isinstance(kind, str):
+        raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
         raise ConfigError("store='pgvector' is in the database of its catalogue, whose place is then postgresql://...")
     if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
+    check_url("store", kind, one_host=True)
     if not urlsplit(kind).hostname or not _name(kind):
         raise ConfigError(
             f"store={kind!r} needs a host and a name of its own for the catalogue's collections: qdrant://host:6333/name"

@@ -9,6 +9,7 @@ from itertools import chain
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from ...system import package_version
@@ -20,6 +21,7 @@ from ..search.journal import Journal
 from ..search.upkeep import Upkeep
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
 from .bodies import WorkRoute, add_problems
@@ -30,6 +32,10 @@ _ABOUT = """Score how well images match their captions, and embed both.
 
 Errors of whole requests are RFC 9457 problem details with a `code`; a pair's own error stands beside the other pairs'
 scores. Every answer carries `X-Request-Id`."""
+
+
+_MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
+_KEEPING = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
 
 
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
@@ -48,11 +54,12 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     metrics = metrics or Metrics()
     pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
+    searching = SearchMetrics(metrics.registry if settings.catalogs else CollectorRegistry())
     catalogs = {
-        name: ServedCatalog(name, place, settings.models[settings.default], pool, metrics)
+        name: ServedCatalog(name, place, settings.models[settings.default], pool, searching)
         for name, place in settings.catalogs.items()
     }
-    journal = Journal(settings, catalogs, metrics)
+    journal = Journal(settings, catalogs, searching)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -78,9 +85,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.draining = False  # set when the service is about to end
     patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
     documentation = list(app.routes)  # all that there is so far
-    matching = (search_routes.work, search_routes.pictures, catalog_routes.similar)
-    keeping = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
-    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *matching, *keeping)
+    keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())
     for router in (*keyed, *open_to_all):
         app.include_router(router)
@@ -96,7 +101,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         tracing=tracing,
         work_routes=work_routes,
         open_routes=open_routes,
-        match_routes=[route for router in matching for route in router.routes],
+        match_routes=[route for router in _MATCHING for route in router.routes],
         journal=journal,
     )
     return app

@@ -157,7 +157,10 @@ async def put_product(catalog: str, id: str, asked: ProductBody, request: Reques
     """Add a product, or put it in the place of the one with its id."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
-    return JSONResponse(await _write(request, served, [NamedProductBody(id=id, **asked.model_dump())], []))
+    written = await _write(request, served, [NamedProductBody(id=id, **asked.model_dump())], [])
+    if written["refused"]:
+        raise ProblemError("invalid_request", written["refused"][0])
+    return JSONResponse(written)
 
 
 @admin.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)

@@ -108,6 +108,7 @@ async def answer(
         ProblemError: The request is refused.
     """
     asked: Asked = request.state.call.asked
+    asked.catalog = catalog.name
     asked.take(queries, catalog.catalog.fields)
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
     found = await while_connected(request, catalog.match(queries))

@@ -51,7 +51,7 @@ class QueryBody(_Strict):
     facets: Names = []
     group: StrictBool = False
     sort: str | None = None
-    fusion: Literal["sum", "rrf"] = "sum"
+    fusion: Literal["sum", "rrf"] | None = None
     after: Annotated[str | None, Field(description="`next` of the page before.")] = None
 
 

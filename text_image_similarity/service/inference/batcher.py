@@ -70,6 +70,7 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self._work, self._idle = lambda items: None, lambda: None  # whose owner may own this batcher
 
     def _run(self) -> None:
         while batch := self._take():

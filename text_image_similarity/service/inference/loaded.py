@@ -1,15 +1,26 @@
-"""The models in memory: loaded when they are needed, and unloaded, least recently used first, beyond a budget."""
+"""The models in memory: loaded when they are needed, and unloaded, least recently used first, beyond a budget.
+
+Only models that no request needs are unloaded, so no request fails or waits for that; while requests need more models than
+the budget has room for, more memory is held. It counts weights and nothing else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from threading import Lock
 from typing import TypeVar
 
-from ...system import start_daemon
+from ...system import return_free_memory, start_daemon
 from ..problems import ProblemError
+from ..telemetry.metrics import Metrics
 from .model import ServedModel
 
 logger = logging.getLogger("text_image_similarity")
@@ -20,17 +31,29 @@ RELOAD_S = 30.0  # pause after a model could not be loaded
 
 
 class LoadedModels:
-    """Models by name. Not safe to share between threads.
+    """Models by name. All but `release` is for one thread, that of the loop once there is one.
 
     Args:
         load: Loads a model by its name; called on threads that may take their time.
+        metrics: Records what is loaded.
+        default: The model that always stays.
+        budget: Bytes that weights may take; None sets no limit.
     """
 
-    def __init__(self, load: Callable[[str], ServedModel]) -> None:
-        self._load = load
+    def __init__(
+        self, load: Callable[[str], ServedModel], metrics: Metrics, default: str, budget: int | None = None
+    ) -> None:
+        self._load, self._metrics, self._default, self._budget = load, metrics, default, budget
         self._loaded: dict[str, ServedModel] = {}
         self._loading: dict[str, asyncio.Task[Exception | None]] = {}
         self._failed: dict[str, tuple[float, Exception]] = {}
+        self._closing: list[Future[None]] = []
+        self._bytes: dict[str, int] = {}  # of weights; stays known when a model is unloaded
+        self._needed: Counter[str] = Counter()  # how many items of requests need each model
+        self._used: dict[str, int] = {}  # the larger, the later
+        self._uses = count()
+        self._lock = Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         return len(self._loaded)
@@ -49,10 +72,26 @@ class LoadedModels:
             ConfigError, ModelError: It cannot be loaded.
         """
         if name not in self._loaded:
-            self._loaded[name] = self._load(name)
+            self._add(name, self._load(name))
+
+    def need(self, name: str, items: int) -> None:
+        """Keep a model, once it is loaded, until as many items have been released."""
+        self._loop = asyncio.get_running_loop()
+        self._used[name] = next(self._uses)
+        with self._lock:
+            self._needed[name] += items
+
+    def release(self, name: str, items: int) -> None:
+        """Say that some items need a model no more; may be called from any thread."""
+        with self._lock:
+            self._needed[name] -= items
+            idle = self._needed[name] == 0
+        if idle and self._budget is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, and with it the service
+                self._loop.call_soon_threadsafe(self._make_room)
 
     async def get(self, name: str, end: float | None) -> ServedModel:
-        """Return a model, loading it if need be; requests wait for it together, until the loop time `end`.
+        """Return a model that is needed, loading it first if it must be; who needs it waits until the loop time `end`.
 
         Raises:
             ProblemError: `model_unavailable`.
@@ -86,8 +125,11 @@ class LoadedModels:
 
     async def _load_later(self, name: str) -> Exception | None:
         """Load a model; return why that failed, or None."""
+        self._make_room()  # if its size is known
+        closing, self._closing = self._closing, []
         try:
-            self._loaded[name] = await on_daemon(lambda: self._load(name))
+            await asyncio.gather(*map(asyncio.wrap_future, closing), return_exceptions=True)
+            self._add(name, await on_daemon(lambda: self._load(name)))
         except Exception as exc:  # also a full disk: do not try again at once
             logger.error("%s cannot be loaded: %s", name, exc)
             self._failed[name] = (time.monotonic(), exc)
@@ -95,6 +137,51 @@ class LoadedModels:
         finally:
             del self._loading[name]
         return None
+
+    def _add(self, name: str, served: ServedModel) -> None:
+        self._loaded[name] = served
+        self._used.setdefault(name, next(self._uses))
+        self._metrics.count_load(name, served.weight_bytes)
+        if name not in self._bytes:
+            self._bytes[name] = served.weight_bytes
+            self._warn_of(name)
+        self._make_room()
+
+    def _warn_of(self, name: str) -> None:
+        """Log that a model can never stay, when it is first loaded."""
+        together = sum(self._bytes.get(each, 0) for each in {name, self._default})
+        if self._budget is None or together <= self._budget:
+            return
+        beside = f" beside {self._default}, which always stays" if name != self._default else ""
+        logger.warning(
+            "--model-memory has no room for the weights of %s (%.0f MB)%s: it is served all the same%s",
+            name,
+            self._bytes[name] / 1e6,
+            beside,
+            ", and unloaded whenever no request needs it" if beside else "",
+        )
+
+    def _make_room(self) -> None:
+        """Unload models that nothing needs, the least recently used first, until the rest is within the budget."""
+        if self._budget is None:
+            return
+        idle = sorted(
+            (name for name in self._loaded if name != self._default and not self._needed[name]),
+            key=self._used.__getitem__,
+        )
+        for name in idle:
+            if sum(self._bytes.get(each, 0) for each in {*self._loaded, *self._loading}) <= self._budget:
+                return
+            self._metrics.count_unload(name)
+            logger.info("%s is unloaded: %.0f MB of weights", name, self._bytes[name] / 1e6)
+            self._closing = [each for each in self._closing if not each.done()]
+            self._closing.append(start_daemon(partial(_close, [self._loaded.pop(name)]), name="service"))
+
+
+def _close(doomed: list[ServedModel]) -> None:
+    """Close a model that nobody else refers to, and return its memory."""
+    doomed.pop().close()
+    return_free_memory()
 
 
 async def on_daemon(function: Callable[[], T]) -> T:

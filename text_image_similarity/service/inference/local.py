@@ -16,6 +16,7 @@ from ...config import Config, ScoreKind
 from ...encoders import Encoder, load_encoder
 from ...pipeline import Outcome
 from ...records import ScoreResult
+from ...system import return_free_memory
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
 from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
@@ -53,7 +54,7 @@ class LocalModelPool:
         self._settings, self._metrics, self._load_encoder = settings, metrics, load
         self._transport = transport
         self._workers: ImageWorkers | None = None
-        self._models = LoadedModels(self._load)
+        self._models = LoadedModels(self._load, metrics, settings.default, settings.model_memory)
         self._unproven: set[str] = set()  # models that were asked for at run time and are being loaded
         self._inflight = 0
         self._lock = Lock()
@@ -119,17 +120,18 @@ class LocalModelPool:
         loop = asyncio.get_running_loop()
         end = loop.time() + (self._settings.request_timeout_s if within_s is None else within_s)
         name = choose_model(self._settings, model)
-        self._enter(len(inputs))
+        self._enter(name, len(inputs))
         try:
             served = await self._models.get(name, end)
             if (refused := self._queue_problem(served)) is not None:
                 raise refused
         except BaseException:
-            self._leave(len(inputs))
+            self._leave(name, len(inputs))
             raise
         done = loop.create_future()
-        job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(1))
+        job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(name, 1))
         served.submit(job)
+        del served  # which may be unloaded before this goes on
         try:
             async with asyncio.timeout_at(end):
                 await done
@@ -139,8 +141,13 @@ class LocalModelPool:
             job.gone = True
             items, job.items = job.items, []  # which refer to the job: their images would wait for a garbage collection
         if job.problem is not None:
-            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=RELOAD_S)
-        return served.name, items
+            raise ProblemError("model_unavailable", f"{name}: {job.problem}", retry_after_s=RELOAD_S)
+        return name, items
+
+    def encoder(self, model: str) -> Encoder | None:
+        """See `ModelPool`."""
+        served = self._models.find(model)
+        return None if served is None else served.encoder
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
@@ -184,6 +191,7 @@ class LocalModelPool:
         if name is None:
             self._settings, name = self._settings.with_model(config)
             self._unproven.add(name)
+        self._models.need(name, 1)
         try:
             await self._models.get(name, None)
         except ProblemError:
@@ -193,23 +201,28 @@ class LocalModelPool:
             raise
         finally:
             self._unproven.discard(name)
+            self._models.release(name, 1)
         return name
 
     def _load(self, name: str) -> ServedModel:
         encoder = self._load_encoder(self._settings.models[name])
         assert self._workers is not None, "the pool is closed"
-        return ServedModel(name, self._settings, encoder, self._workers, self._metrics)
+        served = ServedModel(name, self._settings, encoder, self._workers, self._metrics)
+        return_free_memory()  # loading takes more than what stays
+        return served
 
-    def _enter(self, pairs: int) -> None:
-        """Reserve room for a whole request, or refuse it."""
+    def _enter(self, name: str, pairs: int) -> None:
+        """Reserve room and a model for a whole request, or refuse it."""
         with self._lock:
             if self._inflight >= self._settings.max_inflight:
                 raise inflight_problem(self._inflight)
             self._inflight += pairs
+        self._models.need(name, pairs)
 
-    def _leave(self, pairs: int) -> None:
+    def _leave(self, name: str, pairs: int) -> None:
         with self._lock:
             self._inflight -= pairs
+        self._models.release(name, pairs)
 
     def _queue_problem(self, served: ServedModel) -> ProblemError | None:
         if served.depth < self._settings.max_queue:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
@@ -58,14 +57,19 @@ class ServedModel:
         config = settings.models[name]
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
+        self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # of an encoder of ours
         self.problem: ModelError | None = None  # why it can do no more
         _self_test(name, encoder)
         self.succeeded = time.monotonic()  # when it last encoded something
         self._workers, self._metrics = workers, metrics
-        self._known = EmbeddingMemory(settings.cache_entries, open_cache(config, encoder, max_entries=_FILE_ENTRIES))
-        self._stages = Stages(config, encoder, partial(self._find, "image"))
+        self._known = EmbeddingMemory(
+            settings.cache_entries,
+            open_cache(config, encoder, max_entries=_FILE_ENTRIES, watch=partial(metrics.count_shared_cache, name)),
+        )
+        # Neither it nor the batcher keeps a closed model in memory until a garbage collection.
+        self._stages = Stages(config, encoder, partial(_find_image, self._known, metrics, name))
         self._rate = 0.0  # items a second, lately
-        self._encoder = encoder
+        self.encoder = encoder
         self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
@@ -132,8 +136,7 @@ class ServedModel:
             else:
                 with self._stage("decode", items):
                     self._read_image(items, read)
-                    for item in items:
-                        self._read_caption(item)
+                    self._read_captions(items)
                 self._answer(item for item in items if item.is_done)
                 ready = [item for item in items if not item.is_done]
         except BaseException as exc:  # a panic of a native library is not an Exception
@@ -164,16 +167,19 @@ class ServedModel:
             else:
                 item.loaded = loaded
 
-    def _read_caption(self, item: Item) -> None:
-        if item.caption is not None and not isinstance(item.image_outcome, RowError):
-            item.text_outcome = self._find("text", self._stages.caption_key(item.caption))
-            if item.text_outcome is None:
-                item.tokens = self._stages.tokens([item.caption])
-
-    def _find(self, kind: Literal["image", "text"], key: bytes) -> Vector | None:
-        vector = self._known.get(key)
-        self._metrics.count_lookup(self.name, kind, found=vector is not None)
-        return vector
+    def _read_captions(self, items: Sequence[Item]) -> None:
+        keys = {
+            item.caption: self._stages.caption_key(item.caption)
+            for item in items
+            if item.caption is not None and not isinstance(item.image_outcome, RowError)
+        }
+        known = self._known.get_many(keys.values())
+        for item in items:
+            if item.caption is not None and (key := keys.get(item.caption)) is not None:
+                item.text_outcome = known.get(key)
+                self._metrics.count_lookup(self.name, "text", found=item.text_outcome is not None)
+                if item.text_outcome is None:
+                    item.tokens = self._stages.tokens([item.caption])
 
     def _encode(self, batch: list[Item]) -> None:
         """Encode a batch and answer its items; runs on the batcher's thread."""
@@ -260,7 +266,7 @@ class ServedModel:
         if self.problem is not None:
             return
         try:
-            _self_test(self.name, self._encoder)
+            _self_test(self.name, self.encoder)
             self.succeeded = time.monotonic()
         except DeviceLostError as exc:
             self._mark_lost([], exc)
@@ -287,6 +293,12 @@ class ServedModel:
             self._metrics.observe_stage(self.name, name, span.ended - began)
             for item in items:
                 item.spans.append(span)
+
+
+def _find_image(known: EmbeddingMemory, metrics: Metrics, model: str, key: bytes) -> Vector | None:
+    vector = known.get(key)
+    metrics.count_lookup(model, "image", found=vector is not None)
+    return vector
 
 
 def _check_caption(caption: str | None) -> RowError | None:

@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from ...config import Config, ScoreKind
+from ...encoders import Encoder
 from ...errors import RowError
 from ...pipeline import Outcome
 from ...records import ScoreResult
@@ -99,6 +100,10 @@ class RayModelPool:
     async def embed_texts(self, model: str | None, captions: Sequence[str]) -> Answer[Outcome]:
         """See `ModelPool`."""
         return await self._answer(model, lambda error: error, "embed_texts", list(captions))
+
+    def encoder(self, model: str) -> Encoder | None:
+        """See `ModelPool`; models are in other processes."""
+        return None
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether this gateway has room."""

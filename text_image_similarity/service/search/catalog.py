@@ -19,7 +19,7 @@ from ...search.ledger import Generation
 from ..jobs import Answer, Span
 from ..pool import ModelPool
 from ..problems import ProblemError
-from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from .errors import translated
 from .results import Results, key_of
 from .scans import Scans
@@ -62,7 +62,7 @@ class ServedCatalog:
         thumbnails: Small pictures of its products.
     """
 
-    def __init__(self, name: str, place: str, config: Config, pool: ModelPool, metrics: Metrics) -> None:
+    def __init__(self, name: str, place: str, config: Config, pool: ModelPool, metrics: SearchMetrics) -> None:
         self.name, self.place = name, place
         self._config, self._pool, self._metrics = config, pool, metrics
         self._results = Results()
@@ -179,7 +179,9 @@ class ServedCatalog:
         searcher = self.catalog.searcher
         version = searcher.version  # first: what is written from now on makes the answer newer than its key
         generation = searcher.live()
-        return generation, version, [searcher.check(query, generation) for query in queries]
+        names = [f"/queries/{number}" for number in range(len(queries))] if len(queries) > 1 else [""]
+        asked = [searcher.check(query, generation, name) for query, name in zip(queries, names, strict=True)]
+        return generation, version, asked
 
     async def _answer(self, generation: Generation, asked: Sequence[Checked]) -> list[Answered]:
         assert self._scans is not None, "the service has not started"
@@ -214,7 +216,12 @@ class ServedCatalog:
         if generation.number not in self._models:
             identity = generation.identity
             config = replace(self._config, model=identity.model, revision=identity.revision)
-            self._models[generation.number] = await self._pool.serve_model(config)
+            name = await self._pool.serve_model(config)
+            if (
+                encoder := self._pool.encoder(name)
+            ) is not None:  # whoever writes needs it too, and another one is refused
+                await asyncio.to_thread(self.catalog.searcher.lend, generation, encoder)
+            self._models[generation.number] = name
         return self._models[generation.number]
 
     async def prepare(self, generation: Generation) -> None:

@@ -20,7 +20,7 @@ from ..jobs import Call
 from ..keys import ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
-from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from .catalog import Answered, ServedCatalog
 
 logger = logging.getLogger("text_image_similarity")
@@ -60,7 +60,7 @@ class Journal:
         metrics: Counts entries.
     """
 
-    def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: SearchMetrics) -> None:
         self._settings, self._catalogs, self._metrics = settings, catalogs, metrics
         self._logs: list[MatchLog] = []
         self._writers: dict[str, LogWriter] = {}  # by catalogue
@@ -85,9 +85,14 @@ class Journal:
             self._writers[name] = writer = shared
             self._metrics.watch_log(name, lambda writer=writer: writer.depth)  # type: ignore[misc]
 
+    @property
+    def writers(self) -> list[LogWriter]:
+        """What writes the logs."""
+        return list({id(writer): writer for writer in self._writers.values()}.values())
+
     def close(self) -> None:
         """Write what waits, and close the logs."""
-        for writer in {id(writer): writer for writer in self._writers.values()}.values():
+        for writer in self.writers:
             writer.close()
         for log in self._logs:
             log.close()
@@ -102,6 +107,7 @@ class Journal:
         name = asked.catalog if asked.catalog in self._catalogs else next(iter(self._catalogs), None)
         if name is None:
             return
+        asked.catalog = name
         entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
         for entry in entries:
             self._metrics.matches.labels(name, _result_of(entry)).inc()

@@ -11,12 +11,13 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from ...embeddings import Event
 from ...errors import ErrorCode
 from ...records import ScoreResult
 from ...system import package_version
 from ..problems import Reason
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
 
@@ -34,7 +35,7 @@ class Metrics:
             "tis_request_duration_seconds",
             "Time from a request's first byte to its answer's last.",
             ("route",),
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self._pairs = Counter(
@@ -47,7 +48,7 @@ class Metrics:
             "tis_stage_duration_seconds",
             "Time of a picture's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
             ("stage", "model"),
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self._batch = Histogram("tis_batch_size", "Pairs of a batch.", ("model",), buckets=_PAIRS, registry=registry)
@@ -59,51 +60,46 @@ class Metrics:
             "tis_queue_rejected", "Requests that were refused for want of room.", ("reason",), registry=registry
         )
         self.inflight = Gauge("tis_inflight_pairs", "Pairs accepted and not finished.", registry=registry)
-        self._lookups = Counter(
-            "tis_cache_lookups", "Embeddings looked for among those known.", ("kind", "model"), registry=registry
-        )
-        self._hits = Counter(
-            "tis_cache_hits", "Embeddings found among those known.", ("kind", "model"), registry=registry
-        )
+        self._count_memory(registry)
         self._score = Histogram(
             "tis_score", "Cosines of scored pairs.", ("model",), buckets=_COSINES, registry=registry
-        )
-        self._searches = Histogram(
-            "tis_search_duration_seconds",
-            "Time of a match request's encoding and of its search.",
-            ("stage", "catalog"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.matches = Counter(
-            "tis_matches",
-            "Answered queries by result: found, empty, failed or refused.",
-            ("catalog", "result"),
-            registry=registry,
-        )
-        self._scan_depth = Gauge(
-            "tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry
-        )
-        self._results = Counter(
-            "tis_result_cache_lookups",
-            "Answers looked for among those known.",
-            ("catalog", "result"),
-            registry=registry,
-        )
-        self._log_depth = Gauge(
-            "tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry
-        )
-        self.log_entries = Counter(
-            "tis_match_log_entries",
-            "Entries of the match log: written or lost.",
-            ("catalog", "result"),
-            registry=registry,
         )
         self.ready = Gauge("tis_ready", "Whether /readyz says yes.", registry=registry)
         build = Gauge("tis_build_info", "What runs here.", ("version", "python"), registry=registry)
         build.labels(package_version(), platform.python_version()).set(1)
         for reason in get_args(Reason):
             self.rejected.labels(reason)  # a rate needs the 0 before the first one
+
+    def _count_memory(self, registry: CollectorRegistry) -> None:
+        """Make the metrics of what is kept: embeddings and models."""
+        self._lookups = Counter(
+            "tis_cache_lookups", "Embeddings looked for among those known.", ("kind", "model"), registry=registry
+        )
+        self._hits = Counter(
+            "tis_cache_hits", "Embeddings found among those known.", ("kind", "model"), registry=registry
+        )
+        self._shared_failures = Counter(
+            "tis_shared_cache_failures",
+            "Failed tries to use an embedding cache in Redis.",
+            ("model",),
+            registry=registry,
+        )
+        self._shared_off = Gauge(
+            "tis_shared_cache_off",
+            "Whether an embedding cache in Redis is left aside because it failed.",
+            ("model",),
+            registry=registry,
+        )
+        self._loads = Counter("tis_model_loads", "Times that a model was loaded.", ("model",), registry=registry)
+        self._unloads = Counter(
+            "tis_model_unloads", "Times that a model was unloaded for want of room.", ("model",), registry=registry
+        )
+        self._weights = Gauge(
+            "tis_model_bytes",
+            "Bytes of a model's weights in memory, 0 if it is unloaded.",
+            ("model",),
+            registry=registry,
+        )
 
     def watch(self, model: str, depth: Callable[[], int], capacity: int) -> None:
         """Show a model from now on, with its queue."""
@@ -114,33 +110,25 @@ class Metrics:
         for kind in ("image", "text"):
             self._lookups.labels(kind, model)
             self._hits.labels(kind, model)
+        self._shared_failures.labels(model)
+        self._shared_off.labels(model)
         self._pairs.labels(model, "scored", "")
         for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
             self._pairs.labels(model, "failed", code.value)
 
-    def watch_catalog(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue from now on."""
-        self._scan_depth.labels(catalog).set_function(depth)
-        for stage in ("encode", "search"):
-            self._searches.labels(stage, catalog)
-        for result in ("found", "empty", "failed", "refused"):
-            self.matches.labels(catalog, result)
-        for result in ("hit", "miss"):
-            self._results.labels(catalog, result)
+    def count_load(self, model: str, weight_bytes: int) -> None:
+        """Count a model that was loaded."""
+        self._loads.labels(model).inc()
+        self._unloads.labels(model)
+        self._weights.labels(model).set(weight_bytes)
 
-    def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue's log from now on."""
-        self._log_depth.labels(catalog).set_function(depth)
-        for result in ("written", "lost"):
-            self.log_entries.labels(catalog, result)
-
-    def observe_search(self, catalog: str, stage: str, seconds: float) -> None:
-        """Count the time of a stage of a match request."""
-        self._searches.labels(stage, catalog).observe(max(seconds, 0.0))
-
-    def count_result(self, catalog: str, *, found: bool) -> None:
-        """Count a look for an answer that was given before."""
-        self._results.labels(catalog, "hit" if found else "miss").inc()
+    def count_unload(self, model: str) -> None:
+        """Count a model that was unloaded, and forget its queue."""
+        self._unloads.labels(model).inc()
+        self._weights.labels(model).set(0)
+        self._depth.labels(model).set_function(int)  # else it keeps the model until a garbage collection
+        for gauge in (self._depth, self._capacity, self._shared_off):
+            gauge.remove(model)
 
     def observe_stage(self, model: str, stage: str, seconds: float) -> None:
         """Count the time of a stage."""
@@ -155,6 +143,13 @@ class Metrics:
         self._lookups.labels(kind, model).inc()
         if found:
             self._hits.labels(kind, model).inc()
+
+    def count_shared_cache(self, model: str, event: Event) -> None:
+        """Count what happens to an embedding cache in Redis."""
+        if event == "failure":
+            self._shared_failures.labels(model).inc()
+        else:
+            self._shared_off.labels(model).set(event == "off")
 
     def count_pair(self, model: str, result: ScoreResult, cosine: float | None) -> None:
         """Count an answered pair."""
