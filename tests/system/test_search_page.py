@@ -37,14 +37,16 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def catalogs(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The sample, and one of a shop whose texts are markup."""
+    """The sample, one of a shop whose texts are markup, and one without products and fields."""
     odd = tmp_path_factory.mktemp("catalogs") / "odd.catalog"
+    empty = odd.with_name("empty.catalog")
+    open_catalog(empty, fields=[], config=MINI, encoder=encoder).close()
     with open_catalog(odd, fields=[Field(ODD_FIELD), Field("price", "number")], config=MINI, encoder=encoder) as made:
         made.add(
             Product(text, text, inline("red") if number else (), text * 9, fields={ODD_FIELD: text, "price": number})
             for number, text in enumerate(HOSTILE)
         )
-    return {"sample": str(SAMPLE), "odd": str(odd)}
+    return {"sample": str(SAMPLE), "odd": str(odd), "empty": str(empty)}
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +289,9 @@ def test_nothing_found_and_failures(visit: Callable[..., Any], service: str) -> 
     page.click("#search button >> text=Search")
     page.wait_for_function("() => document.querySelector('#alert').textContent === 'The service does not answer.'")
     page.unroute("**/match")
+    settle(page, lambda: page.select_option("#catalog", "empty"))
+    assert page.locator("#none").inner_text().split("\n")[-1] == "The catalogue is empty."
+    assert page.locator("#filters").is_hidden()
     page.route("**/v1/catalogs", lambda route: route.fulfill(json={"data": []}))
     page.reload()
     page.wait_for_function("() => document.querySelector('#alert').textContent.includes('--catalog')")
