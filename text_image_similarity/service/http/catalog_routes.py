@@ -83,6 +83,7 @@ async def facets(
     request: Request,
     field: Annotated[list[str], Query(max_length=32)],
     where: WhereText = None,
+    most: Annotated[int, Query(ge=1, le=1000, description="Most values of a field, the most frequent.")] = 100,
 ) -> Response:
     """Count the values of fields among the products that pass a filter; of numbers and dates give the range."""
     served = catalog_of(request, catalog)
@@ -93,7 +94,7 @@ async def facets(
         given = bound(request, served, where)
         listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
         found = served.catalog.match(listed).as_dict()
-        values = {name: {"values": counts, "min": None, "max": None} for name, counts in found["facets"].items()}
+        values = {name: {"values": counts[:most], "min": None, "max": None} for name, counts in found["facets"].items()}
         for name in ranged:
             ends = [served.catalog.match(search.Query(where=given, sort=sort, top_k=1)) for sort in (name, f"-{name}")]
             low, high = ([match.product.fields.get(name) for match in end] for end in ends)

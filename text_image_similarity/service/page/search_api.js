@@ -32,9 +32,10 @@ export async function match(catalog, query, options) {
   return results[0];
 }
 
-/** Return {total, facets} of what passes a filter. */
-export async function facets(catalog, fields, where, options) {
+/** Return {total, facets} of what passes a filter, with at most so many values of each field. */
+export async function facets(catalog, fields, where, most, options) {
   const asked = new URLSearchParams(fields.slice(0, MOST_FIELDS).map((field) => ["field", field]));
+  asked.append("most", most);
   if (where) asked.append("where", JSON.stringify(where));
   return askTwice(under(catalog, `facets?${asked}`), options);
 }
