@@ -104,11 +104,15 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	touch $@
 
 # Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
-tools: build/tools/installed
+tools: build/tools/installed build/axe/axe.min.js
 
 build/tools/installed: scripts/fetch_tools.sh
 	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
 	touch $@
+
+# What checks the pages' accessibility, from npm: 650 kB.
+build/axe/axe.min.js: scripts/fetch_axe.sh
+	if command -v npm > /dev/null; then scripts/fetch_axe.sh build/axe; else mkdir -p build/axe; fi
 
 clean:
 	rm -rf .venv .poetry dist build

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.clock import HANG_S, FakeClock
 from tests.support.embeddings import key, vector
+from tests.support.faults import Certificates
 from tests.support.images import make_png
 from tests.support.processes import free_port
 from tests.support.redis import RedisServer, redis_server
@@ -67,6 +68,7 @@ def until(condition: Callable[[], object]) -> None:
 WRITER = """
 import sys
 from tests.support.embeddings import key, vector
+from tests.support.faults import Certificates
 from text_image_similarity.embeddings import SharedEmbeddings
 cache = SharedEmbeddings(sys.argv[1], 7)
 cache.put({key(number): vector(number) for number in range(600)})
@@ -192,6 +194,21 @@ def test_what_cannot_be_used_from_the_start_is_told_once_and_left_aside(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert hide_password(places[trouble]) in caplog.text
     assert "pa55word" not in caplog.text
+
+
+@pytest.mark.parametrize("shown", ["good", "stranger", "expired"])
+def test_over_tls_only_a_trusted_server_is_used(tmp_path: Path, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.server(shown)
+    trusted = tmp_path / "authority.pem"
+    trusted.write_text(certificates.authority, encoding="ascii")
+    with redis_server(tmp_path, tmp_path / f"{shown}.pem") as server:
+        place = server.url.replace("redis://", "rediss://").replace(str(server.port), str(server.tls_port))
+        cache = SharedEmbeddings(place, 7, ca_file=str(trusted))
+        cache.put({key(1): vector(1)})
+        assert (cache.get(key(1)) is not None) == (shown == "good")
+        assert ("CERTIFICATE_VERIFY_FAILED" in caplog.text) == (shown != "good")
+        cache.close()
 
 
 def test_the_pauses_between_probes_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from itertools import chain
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from ...system import package_version
@@ -20,6 +21,7 @@ from ..search.journal import Journal
 from ..search.upkeep import Upkeep
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
 from .bodies import WorkRoute, add_problems
@@ -52,11 +54,12 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     metrics = metrics or Metrics()
     pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
+    searching = SearchMetrics(metrics.registry if settings.catalogs else CollectorRegistry())
     catalogs = {
-        name: ServedCatalog(name, place, settings.models[settings.default], pool, metrics)
+        name: ServedCatalog(name, place, settings.models[settings.default], pool, searching)
         for name, place in settings.catalogs.items()
     }
-    journal = Journal(settings, catalogs, metrics)
+    journal = Journal(settings, catalogs, searching)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
