@@ -22,6 +22,7 @@ from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
+from .access import check_keys
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import complete_document
@@ -33,7 +34,13 @@ scores. Every answer carries `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
-_KEEPING = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
+_KEEPING = (
+    catalog_routes.pictures,
+    catalog_routes.about,
+    catalog_routes.writes,
+    catalog_routes.batches,
+    catalog_routes.admin,
+)
 
 
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
@@ -52,10 +59,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     metrics = metrics or Metrics()
     pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
-    catalogs = {
-        name: ServedCatalog(name, place, settings.models[settings.default], pool, metrics)
-        for name, place in settings.catalogs.items()
-    }
+    catalogs = {name: ServedCatalog(name, place, settings, pool, metrics) for name, place in settings.catalogs.items()}
     journal = Journal(settings, catalogs, metrics)
 
     @asynccontextmanager
@@ -110,6 +114,7 @@ async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
     for served in catalogs.values():
         parts.push_async_callback(served.close)
         await served.start()
+        check_keys(app.state.settings.keys, served)
     parts.push_async_callback(asyncio.to_thread, app.state.journal.close)
     await asyncio.to_thread(app.state.journal.open)
     for name, served in catalogs.items():
