@@ -18,7 +18,7 @@ import psutil
 
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
 from text_image_similarity.search.filters import And, Compare, Filter
-from text_image_similarity.search.ranking import EXACT_UP_TO
+from text_image_similarity.search.ranking import compares_all
 from text_image_similarity.search.stores import Changes, MemoryStore, Store
 
 from .inputs import BUILD
@@ -67,7 +67,7 @@ class Ours:
 
     def find(self, ask: Ask) -> list[int]:
         where = _where(ask)
-        exact = not self._store.approximates or self._store.count(where) <= EXACT_UP_TO
+        exact = compares_all(self._store, self._store.count(where))
         (hits,) = self._store.search(ask.vector[None, :], where, TOP_K, exact=exact)
         return [int(row) for row in hits.rows[:TOP_K]]
 

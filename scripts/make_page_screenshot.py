@@ -51,9 +51,9 @@ def main() -> None:
 
 
 @contextmanager
-def serving() -> Iterator[str]:
+def serving(*options: str) -> Iterator[str]:
     """Run the service on a free port; yield its address."""
-    command = [sys.executable, "-m", "text_image_similarity", "serve", "--port", "0", "--model", "mini"]
+    command = [sys.executable, "-m", "text_image_similarity", "serve", "--port", "0", "--model", "mini", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:

@@ -4,15 +4,17 @@ the package's own version.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from sys import modules
 from threading import Thread
 from types import MappingProxyType
 from typing import TypeVar
@@ -63,6 +65,13 @@ def usable_cores() -> int:
     if asked.isdecimal() and int(asked) > 0:
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def return_free_memory() -> None:
+    """Give memory that was freed back to the system, where the C library (glibc) would keep it for later."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def backoff_s(tries: int) -> float:
@@ -131,10 +140,10 @@ def lazy_names(
             value = getattr(import_module(f".{home[name]}", package), name)
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        setattr(modules[package], name, value)
+        setattr(sys.modules[package], name, value)
         return value
 
     def names() -> list[str]:
-        return sorted({*vars(modules[package]), *home, *values})
+        return sorted({*vars(sys.modules[package]), *home, *values})
 
     return get, names

@@ -76,7 +76,9 @@ def test_a_catalogue_is_made_filled_shown_and_emptied(
     shown = json.loads(capsys.readouterr().out)
     assert (shown["products"], shown["failures"], shown["store"]) == (6, {"file_not_found": 1}, "sqlite")
     assert command("catalog", "show", place, "runner-red") == 0
-    assert re.search(r"^price +79.9$", capsys.readouterr().out, re.MULTILINE)
+    said = capsys.readouterr().out
+    assert re.search(r"^price +79.9$", said, re.MULTILINE)
+    assert re.search(r"^images +/\S+\.jpg$", said, re.MULTILINE)
     (tmp_path / "ids.txt").write_text("runner-red\n\nnobody\n")
     assert command("catalog", "delete", place, "runner-blue", "--from", tmp_path / "ids.txt") == 0
     assert capsys.readouterr().out == "deleted        2\nnot there      1\nproducts left  4\n"

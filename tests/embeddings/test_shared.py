@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.clock import HANG_S, FakeClock
 from tests.support.embeddings import key, vector
+from tests.support.faults import Certificates
 from tests.support.images import make_png
 from tests.support.processes import free_port
 from tests.support.redis import RedisServer, redis_server
@@ -26,6 +27,7 @@ from tests.support.services import MINI, mini_settings
 from text_image_similarity import Config, ConfigError, Record, score_pairs
 from text_image_similarity.embeddings import Event, SharedEmbeddings
 from text_image_similarity.embeddings import breaker as breaker_module
+from text_image_similarity.embeddings import shared as shared_module
 from text_image_similarity.embeddings.breaker import CircuitBreaker
 from text_image_similarity.embeddings.shared import hide_password
 from text_image_similarity.encoders.testing import ColourEncoder
@@ -36,6 +38,18 @@ from text_image_similarity.service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.server
 NAME = b"tis:1:"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Wait for a Redis on a busy machine; return what makes waiting end after so many seconds again."""
+
+    def wait(seconds: float) -> None:
+        for module, name in ((shared_module, "_ANSWER_S"), (shared_module, "_CONNECT_S"), (breaker_module, "_START_S")):
+            monkeypatch.setattr(module, name, seconds)
+
+    wait(HANG_S)
+    return wait
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +81,9 @@ def until(condition: Callable[[], object]) -> None:
 WRITER = """
 import sys
 from tests.support.embeddings import key, vector
-from text_image_similarity.embeddings import SharedEmbeddings
+from tests.support.faults import Certificates
+from text_image_similarity.embeddings import SharedEmbeddings, breaker, shared
+breaker._START_S = shared._ANSWER_S = shared._CONNECT_S = 300.0
 cache = SharedEmbeddings(sys.argv[1], 7)
 cache.put({key(number): vector(number) for number in range(600)})
 cache.close()
@@ -153,12 +169,15 @@ def test_a_redis_that_is_killed_in_the_middle_and_comes_back(
 
 
 def test_a_redis_that_does_not_answer_is_asked_three_times_and_used_again_later(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, patient: Callable[[float], None]
 ) -> None:
     clock = FakeClock(monkeypatch, breaker_module)
     events: list[Event] = []
     cache = SharedEmbeddings(server.url, 7, watch=events.append)
     cache.put({key(1): vector(1)})
+    cache.close()
+    patient(0.5)
+    cache = SharedEmbeddings(server.url, 7, watch=events.append)
     server.send(signal.SIGSTOP)
     try:
         assert [cache.get(key(1)) for _ in range(5)] == [None] * 5
@@ -176,8 +195,9 @@ def test_a_redis_that_does_not_answer_is_asked_three_times_and_used_again_later(
 
 @pytest.mark.parametrize("trouble", ["nobody listens", "wrong password", "no password", "another protocol"])
 def test_what_cannot_be_used_from_the_start_is_told_once_and_left_aside(
-    server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture
+    server: RedisServer, trouble: str, patient: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    patient(1.0)
     places = {
         "nobody listens": f"redis://:pa55word@127.0.0.1:{free_port()}",
         "wrong password": f"redis://:pa55word@127.0.0.1:{server.port}/3",
@@ -192,6 +212,21 @@ def test_what_cannot_be_used_from_the_start_is_told_once_and_left_aside(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert hide_password(places[trouble]) in caplog.text
     assert "pa55word" not in caplog.text
+
+
+@pytest.mark.parametrize("shown", ["good", "stranger", "expired"])
+def test_over_tls_only_a_trusted_server_is_used(tmp_path: Path, shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    certificates = Certificates(tmp_path)
+    certificates.server(shown)
+    trusted = tmp_path / "authority.pem"
+    trusted.write_text(certificates.authority, encoding="ascii")
+    with redis_server(tmp_path, tmp_path / f"{shown}.pem") as server:
+        place = server.url.replace("redis://", "rediss://").replace(str(server.port), str(server.tls_port))
+        cache = SharedEmbeddings(place, 7, ca_file=str(trusted))
+        cache.put({key(1): vector(1)})
+        assert (cache.get(key(1)) is not None) == (shown == "good")
+        assert ("CERTIFICATE_VERIFY_FAILED" in caplog.text) == (shown != "good")
+        cache.close()
 
 
 def test_the_pauses_between_probes_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +314,7 @@ def records(tmp_path: Path) -> list[Record]:
 
 
 def test_a_run_finds_what_another_one_encoded_and_goes_on_without_redis(
-    server: RedisServer, records: list[Record]
+    server: RedisServer, records: list[Record], patient: Callable[[float], None]
 ) -> None:
     config = replace(MINI, embedding_cache=server.url)
     plain = [result.similarity for result in score_pairs(records, MINI, encoder=ColourEncoder())]
@@ -287,6 +322,7 @@ def test_a_run_finds_what_another_one_encoded_and_goes_on_without_redis(
     for stopped in (False, False, True):
         encoder = Counting()
         if stopped:
+            patient(0.1)
             server.send(signal.SIGSTOP)
         try:
             assert [result.similarity for result in score_pairs(records, config, encoder=encoder)] == plain

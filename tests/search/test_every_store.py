@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.support.postgres import schema_at
 from tests.support.shop import FIELDS, all_pages, ids, product, shop
 from text_image_similarity import Catalog, Config, Product, Query, open_catalog
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search.stores.protocol import Alone
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect"),
@@ -81,6 +83,24 @@ def test_awkward_ids_and_values_round_trip_in_every_store(opened: Open) -> None:
                 assert ids(catalog.match(Query("red", where=where))) == [each.id]
         assert catalog.delete(AWKWARD) == len(AWKWARD)
         assert catalog.match("red").total == 0
+
+
+def test_others_add_while_a_store_is_optimized(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[int] = []
+    with opened() as catalog, opened() as other, ThreadPoolExecutor() as threads:
+        catalog.add(product("a"))
+        store = catalog._session.store(catalog.generations[0])
+        optimize = store.optimize
+
+        def while_others_add(alone: Alone) -> None:
+            added.append(threads.submit(other.add, product("b", "blue")).result(timeout=20).added)
+            optimize(alone)
+
+        monkeypatch.setattr(store, "optimize", while_others_add)
+        catalog.optimize()
+        assert added == [1] * store.shared  # else each process has a store of its own
+        catalog.add(product("c", "green"))
+        assert ids(catalog.match(Query("blue"))) == ids(other.match(Query("blue")))
 
 
 def test_every_store_has_generations(opened: Open) -> None:

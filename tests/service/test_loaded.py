@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import subprocess
+import sys
 import threading
 import weakref
 from base64 import b64encode
@@ -20,6 +22,7 @@ import pytest
 
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
+from tests.support.paths import ROOT
 from tests.support.services import MINI, mini_settings, serving
 from text_image_similarity import Config, Encoder, ModelNameError, Record, load_encoder, score_pairs
 from text_image_similarity.encoders.testing import ColourEncoder
@@ -365,3 +368,30 @@ def test_real_weights_leave_memory_and_come_back_with_the_library_s_scores(backe
     finally:
         gc.enable()
     assert len(towers) in (3, 4)  # the second b is the first, or one that came back
+
+
+UNLOADING = """
+import asyncio, psutil
+from dataclasses import replace
+from tests.service.test_loaded import *
+
+async def main():
+    given = mini_settings(models=dict.fromkeys("abc", MINI), lazy=frozenset("bc"), model_memory=100_000_000)
+    async with started(given, load_encoder) as running:
+        print(psutil.Process().memory_info().rss >> 20)
+        for name in "bcbc":
+            await running.score(name, [RED], "cosine")
+            await until(lambda: loaded(running) == ["a"])
+            await asyncio.gather(*map(asyncio.wrap_future, running._models._closing))
+            print(psutil.Process().memory_info().rss >> 20)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' C libraries return memory by themselves, or never")
+def test_the_system_gets_the_memory_back() -> None:
+    done = subprocess.run([sys.executable, "-c", UNLOADING], cwd=ROOT, capture_output=True, text=True, check=True)
+    before, *after = (int(line) for line in done.stdout.split())
+    assert len(after) == 4
+    assert max(after) < before + 50, "a few MB more; without the return of free memory 60 to 100"

@@ -20,13 +20,17 @@ class RedisServer:
 
     Args:
         folder: Where it may write its log.
+        certificate: A PEM file with its key and certificate; it also listens on `tls_port` then.
     """
 
     password = "s3cr:t/1"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, certificate: Path | None = None) -> None:
         self._program, self._log, self._folder = tool("redis-server"), folder / "redis.log", folder
-        self.port = free_port()
+        self.port, self.tls_port, self._tls = free_port(), free_port(), dict[str, object]()
+        if certificate is not None:
+            self._tls = {"tls-cert-file": certificate, "tls-key-file": certificate, "tls-auth-clients": "no"}
+            self._tls["tls-port"] = self.tls_port
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
@@ -38,7 +42,14 @@ class RedisServer:
         return redis.Redis("127.0.0.1", self.port, db=3, password=self.password, socket_timeout=HANG_S)
 
     def start(self) -> None:
-        options = {"port": self.port, "bind": "127.0.0.1", "requirepass": self.password, "save": "", "appendonly": "no"}
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "requirepass": self.password,
+            "save": "",
+            "appendonly": "no",
+            **self._tls,
+        }
         command = [self._program, *(text for name, value in options.items() for text in (f"--{name}", str(value)))]
         with self._log.open("ab") as log:
             self._popen = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
@@ -63,9 +74,9 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
-    """Run a Redis until the block ends."""
-    server = RedisServer(folder)
+def redis_server(folder: Path, certificate: Path | None = None) -> Iterator[RedisServer]:
+    """Run a Redis until the block ends; see `RedisServer`."""
+    server = RedisServer(folder, certificate)
     server.start()
     try:
         yield server

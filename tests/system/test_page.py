@@ -15,12 +15,11 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
+from tests.support.browsing import HOSTILE, chromium, drop, watched
 from tests.support.images import make_png
 from tests.support.packages import zip_package
 from tests.support.paths import ROOT
-from tests.support.processes import tool
 from tests.support.services import app_of, mini_settings, serving
 from text_image_similarity import Config, Limits, Record, load_encoder, score_csv, score_pairs
 from text_image_similarity.service.page.static import POLICY
@@ -34,15 +33,6 @@ CAPTIONS = [
     "A lion, an elephant, a giraffe and a zebra on the dry savanna",
 ]
 MINI = Config(model="mini", retries=0, limits=Limits(allow_local_files=False))
-HOSTILE = [
-    "<img src=https://evil.example/x onerror=\"document.title='pwned'\">",
-    "<script>document.title='pwned'</script><b id=pwned>bold</b>",
-    "</textarea></bdi></li><svg onload=document.title='pwned'><a id=pwned href=javascript:alert(1)>x</a>",
-    "=HYPERLINK(\"https://evil.example\";'click')",
-    "left \u202eright\u200b \x1b[31m",
-    "javascript:document.title='pwned'",
-    "https://evil.example/x?\"onmouseover=\"document.title='pwned'",
-]
 
 
 @pytest.fixture(scope="module")
@@ -53,51 +43,14 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as driver:
-        running = driver.chromium.launch(
-            executable_path=tool("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def visit(browser: Any, service: str) -> Iterator[Callable[..., Any]]:
-    """Open the page; afterwards check that it asked nobody else, and that nothing failed in it unseen."""
-    contexts, asked, wrong = [], [], []
-
-    def opened(**options: Any) -> Any:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        context.set_default_timeout(20_000)
-        context.on("request", lambda request: asked.append(request.url))
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
-        page.goto(service)
-        page.wait_for_function("() => document.querySelector('#model').value")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert asked
-    assert [url for url in asked if not url.startswith((service, "data:", f"blob:{service}"))] == []
-    assert wrong == []
-
-
-def drop(page: Any, *files: tuple[str, str, bytes]) -> None:
-    """Drop files (name, type, content) on the page, as from a file manager."""
-    held = page.evaluate_handle(
-        """files => {
-            const held = new DataTransfer();
-            for (const [name, type, text] of files)
-                held.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name, {type}));
-            return held;
-        }""",
-        [(name, kind, base64.b64encode(content).decode()) for name, kind, content in files],
-    )
-    page.dispatch_event("h1", "drop", {"dataTransfer": held})
+    with watched(browser, service, "() => document.querySelector('#model').value") as opened:
+        yield opened
 
 
 def paste(page: Any, text: str, *, kind: str = "paste") -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .generations import add_generation_actions
+from .match import as_text
+from .match_log import add_log_action
 from .options import PAGE, add_force, add_log_options, add_model_options, check_output, config_of, progress_bar
 from .products import (
     add_action,
@@ -47,6 +49,7 @@ def add(commands: Subparsers) -> dict[str, argparse.ArgumentParser]:
     for each in (_create, _add, _delete, _show, _export, _optimize):
         each(actions)
     add_generation_actions(actions)
+    add_log_action(actions)
     return {f"catalog {name}": parser for name, parser in actions.choices.items()}
 
 
@@ -220,7 +223,7 @@ def run_show(options: argparse.Namespace) -> int:
             found = product.as_dict()
             fields = found.pop("fields")
             lines = [
-                (name, shown(value, 1000))
+                (name, shown(as_text(value), 1000))
                 for name, value in (*found.items(), *fields.items())
                 if value not in (None, "", [])
             ]

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..system import require
@@ -42,7 +43,7 @@ class SharedEmbeddings:
     Args:
         place: `redis://[[user]:password@]host[:port][/database]`, or `rediss://...` for TLS.
         embed_dim: Values of an embedding; one of another width counts as not there.
-        ca_file: Certificates in PEM that a `rediss://` server's may be signed with; None trusts the system's.
+        ca_file: Certificates in PEM that are trusted beside the system's, a file, or a folder that `openssl rehash` prepared.
         watch: Told what happens, on any thread.
 
     Raises:
@@ -65,7 +66,9 @@ class SharedEmbeddings:
         self._embed_dim, self._watch = embed_dim, watch
         self._shown = hide_password(place)
         self._errors = (RedisError, OSError)
-        trust: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file and place.startswith("rediss:") else {}
+        trust: dict[str, Any] = {}
+        if ca_file is not None and place.startswith("rediss:"):
+            trust["ssl_ca_path" if Path(ca_file).is_dir() else "ssl_ca_certs"] = ca_file
         self._client: Redis = Redis.from_url(
             place,
             socket_timeout=_ANSWER_S,

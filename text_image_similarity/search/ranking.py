@@ -23,7 +23,6 @@ from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
 
-EXACT_UP_TO = 20_000  # products that pass a filter: so many are compared one by one, whatever index there is
 _SPARE = 16  # pictures asked for beyond those needed: several of one product, and ties
 
 
@@ -108,7 +107,7 @@ class Candidate:
 
 def compares_all(store: Store, passing: int) -> bool:
     """Say whether a store compares all pictures of the products that pass a filter: always, or because they are few."""
-    return not store.approximates or passing <= EXACT_UP_TO
+    return not store.approximates or passing <= store.exact_up_to
 
 
 class _Key(NamedTuple):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -18,6 +19,8 @@ from .ledger import Generation, Generations, Ledger, intact
 from .stores import Store
 
 logger = logging.getLogger("text_image_similarity")
+
+_POLLED_S = 0.1
 
 # For the number of a generation and the width of its vectors, the store that holds them.
 OpenStore = Callable[[int, int], Store]
@@ -95,7 +98,7 @@ class Session:
         if not self._following.acquire(blocking=wait or not store.shared):
             return
         try:
-            with self.ledger.database.exclusive(wait=wait) if store.shared else nullcontext(True) as ours:
+            with self.ledger.database.exclusive("follow", wait=wait) if store.shared else nullcontext(True) as ours:
                 if ours:
                     self._catch_up(generation, store)
         finally:
@@ -120,13 +123,24 @@ class Session:
 
     def optimize(self) -> None:
         """Give back space in the ledger, and let the stores build their indexes."""
-        self.ledger.prune()
-        self.ledger.database.optimize()
-        for generation in self.generations.all():
-            if (store := self._opened(generation)).shared:
-                self.follow(generation, store)
-                with self._following, self.ledger.database.exclusive(wait=True):
-                    store.optimize()
+        database = self.ledger.database
+        while True:
+            # In PostgreSQL, whoever waits for a lock keeps the one who has it from building an index.
+            with database.exclusive("optimize", wait=False) as ours:
+                if ours:
+                    self.ledger.prune()
+                    database.optimize()
+                    for generation in self.generations.all():
+                        if (store := self._opened(generation)).shared:
+                            self.follow(generation, store)
+                            store.optimize(self._alone)
+                    return
+            time.sleep(_POLLED_S)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with self._following, self.ledger.database.exclusive("follow", wait=True):
+            yield
 
     def _opened(self, generation: Generation) -> Store:
         with self._opening:

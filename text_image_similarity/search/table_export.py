@@ -70,13 +70,30 @@ def export_table(
     """
     check_type("columns", columns, (ProductColumns, NoneType), "a ProductColumns")
     true_or_false("force", force)
+    kind = format_of(out).kind
+    shape = _shape(ProductColumns() if columns is None else columns, declared)
+    schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
+    return write_rows(out, schema, _parts(products, shape, declared, kind, schema), force=force)
+
+
+def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: bool = False) -> int:
+    """Write rows as a table, complete or not at all, and return how many there are.
+
+    Args:
+        out: The file to write; its name says the format.
+        schema: The columns.
+        parts: The rows, as the format has them.
+        force: Whether a file that is there is replaced.
+
+    Raises:
+        UsageError: The file is there, or its name says no format, or one that cannot hold the columns.
+        TableError: It cannot be written.
+    """
     if is_url(out):
         raise UsageError(f"{out} is a URL; export to a file on this machine, and copy it from there")
     path, kind = local_path(out), format_of(out).kind
     if path.exists() and not force:
         raise UsageError(f"{out} is there already; name another file, or replace it with --force (force=True)")
-    shape = _shape(ProductColumns() if columns is None else columns, declared)
-    schema = pa.schema([(name, _TYPES[kind]) for name, kind in shape])
     writer = writer_for(out, schema)
     count, ambiguous = 0, False
     try:
@@ -84,15 +101,15 @@ def export_table(
             TemporaryDirectory(dir=path.resolve().parent, prefix=f".{path.name}-") as folder,
             whole_file(path) as whole,
         ):
-            parts: list[Path] = []
-            for rows in _parts(products, shape, declared, kind, schema):
+            written: list[Path] = []
+            for rows in parts:
                 count += len(rows)
                 if kind in ("csv", "tsv"):
                     ambiguous = ambiguous or any(is_ambiguous(row, kind) for row in (schema.names, *rows.fields()))
-                parts.append(Path(folder, f"{len(parts)}.{kind}"))
-                parts[-1].write_bytes(writer.part(rows, [()] * len(rows)))
+                written.append(Path(folder, f"{len(written)}.{kind}"))
+                written[-1].write_bytes(writer.part(rows, [()] * len(rows)))
             with whole.open("wb") as file:
-                writer.join(parts, file)
+                writer.join(written, file)
     except OSError as exc:
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
     if ambiguous:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -236,7 +237,7 @@ def test_optimizing_gives_back_space_while_others_write(tmp_path: Path, monkeypa
         ledger.database.read("PRAGMA wal_checkpoint(TRUNCATE)")
         before, kept = place.stat().st_size, columns(ledger, 0)
         steps: list[bool] = []
-        monkeypatch.setattr("time.sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
+        monkeypatch.setattr(time, "sleep", lambda _: steps.append(other.add([entry(f"new {len(steps)}")])))
         monkeypatch.setattr(sqlite, "_ROWS", 500)
         ledger.database.optimize()
         assert len(steps) > 5
@@ -313,12 +314,12 @@ def test_writers_take_turns(opened: Open) -> None:
 
 def test_only_one_follows_at_a_time(opened: Open) -> None:
     one, other = opened(), opened()
-    with one.database.exclusive(wait=False) as ours:
+    with one.database.exclusive("follow", wait=False) as ours:
         assert ours
         one.add([entry("a")])  # writing goes on
-        with other.database.exclusive(wait=False) as theirs:
+        with other.database.exclusive("follow", wait=False) as theirs:
             assert not theirs
-    with other.database.exclusive(wait=True) as theirs:
+    with other.database.exclusive("follow", wait=True) as theirs:
         assert theirs
 
 

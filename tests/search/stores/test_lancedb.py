@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import lancedb
 import numpy as np
@@ -61,6 +63,26 @@ def test_the_index_finds_nearly_all_under_filters(tmp_path: Path) -> None:
         found = recalls(store, share, width)
         assert np.mean(found) >= 0.99
         assert min(found) >= 0.8
+
+
+def test_others_write_while_an_index_is_built(indexed: LanceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_with_clusters(indexed)
+    locked = Lock()
+    build = indexed._table.create_index
+    built: list[str] = []
+
+    def create_index(column: str, **options: Any) -> None:
+        if column == "picture" and not built:
+            built.append("in vain")
+            raise RuntimeError("Retryable commit conflict")
+        assert locked.locked() == (len(built) == 1)  # after a conflict the others have to wait
+        built.append(column)
+        build(column, **options)
+
+    monkeypatch.setattr(indexed._table, "create_index", create_index)
+    indexed.optimize(lambda: locked)
+    assert built[:2] == ["in vain", "picture"]
+    assert built[-1] == "vector"
 
 
 def test_few_pictures_are_compared_without_an_index(store: LanceStore, tmp_path: Path) -> None:

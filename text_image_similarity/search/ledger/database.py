@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ...errors import DatabaseError, TextImageSimilarityError
 from ..fields import Field
 from ..filters import Filter
 
 Row = tuple[Any, ...]
+Purpose = Literal["follow", "optimize"]
 
 
 class Transaction(Protocol):
@@ -48,10 +49,11 @@ class Database(Protocol):
     def write(self) -> AbstractContextManager[Transaction]:
         """Begin a write transaction, once no other is open; it ends with the block, and is undone if the block raises."""
 
-    def exclusive(self, *, wait: bool) -> AbstractContextManager[bool]:
-        """Keep other processes from changing the stores that follow this database, while the block runs.
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> AbstractContextManager[bool]:
+        """Keep other processes from doing the same, while the block runs.
 
         Args:
+            purpose: `follow` for changing the stores that follow this database, `optimize` for making them fast.
             wait: Wait until nobody else does; if not, the block is told False where somebody does.
         """
 

@@ -19,7 +19,7 @@ from ..filters import Filter
 from ..filters.postgres import PostgresWriter
 from ..filters.sql import column_names, compile_sql
 from ..postgres import TYPES, Connections, PostgresTransaction, restored
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
 
 _LAYOUT = 1
 _PATIENCE_S = 60
@@ -132,8 +132,8 @@ class PostgresDatabase:
             yield _Transaction(transaction)
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
-        with self._connections.locked("follow", wait=wait) as transaction:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
+        with self._connections.locked(purpose, wait=wait) as transaction:
             yield transaction is not None
 
     def where(self, given: Filter | None, fields: Sequence[Field]) -> tuple[str, list[object]]:

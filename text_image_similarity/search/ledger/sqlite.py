@@ -20,17 +20,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ...errors import DatabaseError
-from ..fields import BUILT_IN, Field, FieldKind
+from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
-from .database import Row, Transaction
+from .database import Purpose, Row, Transaction
+from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 
-_APPLICATION = 0x74697363  # "tisc", by which SQLite tells our files
-_LAYOUT = 1  # in the header's user_version
 MEMORY = ":memory:"
+_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock"}
 _PATIENCE_S = 60.0  # how long another process may be writing
-_TYPES: dict[FieldKind, str] = {"text": "TEXT", "number": "REAL", "bool": "INTEGER", "date": "REAL", "texts": "TEXT"}
 
 # Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
@@ -39,31 +38,6 @@ _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 _PAGE = 16_384
 # What `optimize` works on before others may write, in pages and in pictures; and from which share of pictures on it has to.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
-
-_TABLES = """
-CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO counter VALUES ('version', 0), ('number', 0), ('generation', 0), ('optimized', 0), ('pruned', 0);
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE product (
-    number INTEGER PRIMARY KEY, version INTEGER NOT NULL, name TEXT NOT NULL, description TEXT NOT NULL,
-    images TEXT NOT NULL, fields TEXT NOT NULL, {columns}
-);
-CREATE UNIQUE INDEX product_id ON product (f0);
-CREATE INDEX product_version ON product (version);
-CREATE TABLE picture (
-    generation INTEGER NOT NULL, number INTEGER NOT NULL, slot INTEGER NOT NULL, content BLOB, vector BLOB, error TEXT
-);
-CREATE UNIQUE INDEX picture_place ON picture (generation, number, slot);
-CREATE INDEX picture_number ON picture (number);
-CREATE INDEX picture_content ON picture (generation, content);
-CREATE TABLE removed (number INTEGER PRIMARY KEY, version INTEGER NOT NULL);
-CREATE INDEX removed_version ON removed (version);
-CREATE TABLE generation (
-    number INTEGER PRIMARY KEY, model TEXT NOT NULL, revision TEXT, probes BLOB NOT NULL, dimension INTEGER NOT NULL,
-    state TEXT NOT NULL, calibration TEXT
-);
-CREATE VIRTUAL TABLE words USING fts5 (name, description, tokenize = "unicode61 remove_diacritics 2");
-"""
 
 
 class SqliteDatabase:
@@ -128,11 +102,11 @@ class SqliteDatabase:
                 raise
 
     @contextmanager
-    def exclusive(self, *, wait: bool) -> Iterator[bool]:
+    def exclusive(self, purpose: Purpose, *, wait: bool) -> Iterator[bool]:
         if self._path == MEMORY:
             yield True
             return
-        lock, held = FileLock(f"{self._path}.lock"), False
+        lock, held = FileLock(f"{self._path}{_LOCKS[purpose]}"), False
         try:
             lock.acquire(timeout=-1 if wait else 0)
             held = True
@@ -270,13 +244,13 @@ class SqliteDatabase:
             return
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
-        if application != _APPLICATION or layout == 0:
+        if application != APPLICATION or layout == 0:
             raise DatabaseError(
                 f"{self._path} is not a catalogue; if it was one, restore it from a backup, else name another place"
             )
-        if layout != _LAYOUT:
+        if layout != LAYOUT:
             raise DatabaseError(
-                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export its "
+                f"{self._path} was made by another version of this package (layout {layout}, not {LAYOUT}); export its "
                 "products with that version, and add them to a new catalogue"
             )
         self._file.execute("PRAGMA synchronous = FULL")
@@ -284,12 +258,12 @@ class SqliteDatabase:
     def _make(self, transaction: Transaction, fields: Sequence[Field]) -> None:
         if transaction.run("SELECT 1 FROM sqlite_master LIMIT 1"):
             raise DatabaseError(f"{self._path} is there already")
-        types = [_TYPES[field.kind] for field in (*BUILT_IN, *fields)]
+        types = [TYPES[field.kind] for field in (*BUILT_IN, *fields)]
         columns = ", ".join(f"{name} {kind}" for name, kind in zip(column_names(fields).values(), types, strict=True))
-        for statement in _TABLES.format(columns=columns).split(";"):
+        for statement in TABLES.format(columns=columns).split(";"):
             transaction.run(statement)
-        transaction.run(f"PRAGMA application_id = {_APPLICATION}")
-        transaction.run(f"PRAGMA user_version = {_LAYOUT}")
+        transaction.run(f"PRAGMA application_id = {APPLICATION}")
+        transaction.run(f"PRAGMA user_version = {LAYOUT}")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

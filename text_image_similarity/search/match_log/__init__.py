@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from .entries import EventKind, LogEntry, LogEvent, new_match_id
+from .export import export_log
 from .match_log import MatchLog
 from .opening import open_match_log
 from .privacy import LogQueries, masked
 from .storage import LogStorage
+from .summary import LogSummary, describe_query, summarize
+from .training_pairs import TrainingExport, export_training
 from .writer import LogRecord, LogWriter
 
 __all__ = [
@@ -16,9 +19,15 @@ __all__ = [
     "LogQueries",
     "LogRecord",
     "LogStorage",
+    "LogSummary",
     "LogWriter",
     "MatchLog",
+    "TrainingExport",
+    "describe_query",
+    "export_log",
+    "export_training",
     "masked",
     "new_match_id",
     "open_match_log",
+    "summarize",
 ]

@@ -59,8 +59,8 @@ class PostgresStorage:
         self._connections.close()
 
     def _make(self) -> None:
-        """Make what is missing; a schema that is there needs no right to make one."""
-        with self._connections.locked("log") as transaction:
+        """Make what is missing, while nobody makes a catalogue; a schema that is there needs no right to make one."""
+        with self._connections.locked("make") as transaction:
             assert transaction is not None
             if transaction.run("SELECT 1 WHERE to_regnamespace(%s) IS NULL", (self._connections.quoted,)):
                 transaction.run(f"CREATE SCHEMA {self._connections.quoted}")

@@ -77,24 +77,30 @@ class SqliteStorage:
 
     def _set_up(self) -> None:
         """Make the tables, or see to it that they are ours."""
-        self._file.execute("PRAGMA journal_mode = WAL")
+        if not self._is_ours():
+            self._file.execute("PRAGMA journal_mode = WAL")
+            with self._transaction() as file:
+                if not self._is_ours():  # nobody else was faster
+                    for table in TABLES:
+                        file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
+                    file.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    file.execute(f"PRAGMA user_version = {_LAYOUT}")
         self._file.execute("PRAGMA synchronous = FULL")  # what is acknowledged outlasts a loss of power
-        with self._transaction() as file:
-            (application,) = file.execute("PRAGMA application_id").fetchone()
-            (layout,) = file.execute("PRAGMA user_version").fetchone()
-            if application == _APPLICATION and layout == _LAYOUT:
-                return
-            if application == _APPLICATION:
-                raise DatabaseError(
-                    f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it "
-                    "with that version, and begin another log"
-                )
-            if file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                raise DatabaseError(f"{self._path} is not a log of matches; name another file")
-            for table in TABLES:
-                file.execute(f"CREATE TABLE {table} (id TEXT PRIMARY KEY, body TEXT NOT NULL)")
-            file.execute(f"PRAGMA application_id = {_APPLICATION}")
-            file.execute(f"PRAGMA user_version = {_LAYOUT}")
+
+    def _is_ours(self) -> bool:
+        """Say whether the tables are there; if anything else is, it is left alone."""
+        # First, because whoever makes the tables at this moment writes the rest in the same transaction.
+        filled = self._file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+        (application,) = self._file.execute("PRAGMA application_id").fetchone()
+        (layout,) = self._file.execute("PRAGMA user_version").fetchone()
+        if filled and application != _APPLICATION:
+            raise DatabaseError(f"{self._path} is not a log of matches; name another file")
+        if filled and layout != _LAYOUT:
+            raise DatabaseError(
+                f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
+                "that version, and begin another log"
+            )
+        return filled
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

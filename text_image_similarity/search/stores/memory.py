@@ -6,6 +6,7 @@ Nothing is kept between processes but the ledger, which it reads again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Lock
 
@@ -16,7 +17,7 @@ from ..fields import Field, Value
 from ..filters import And, Compare, Exists, Filter, Not, OneOf, Or
 from ..nearest import Places, best
 from .columns import Column, Growing, Mask, make_column
-from .protocol import Changes, Hits, Rows
+from .protocol import Alone, Changes, Hits, Rows
 
 # Where more pass a filter, the product with all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
@@ -58,6 +59,7 @@ class MemoryStore:
     def __init__(self, fields: Sequence[Field], embed_dim: int) -> None:
         self._fields, self._embed_dim = tuple(fields), embed_dim
         self.shared = self.approximates = False
+        self.exact_up_to = 0
         self._writing = Lock()
         # None while something is changed, and for good if that was interrupted: then all is read again.
         self._version: int | None = None
@@ -108,7 +110,7 @@ class MemoryStore:
         state = self._state
         return state.columns[field].counts(self._products(state, where))
 
-    def optimize(self) -> None:
+    def optimize(self, alone: Alone = nullcontext) -> None:
         with self._writing:
             if (version := self._version) is not None:
                 self._version = None

@@ -8,6 +8,7 @@ Exact searches look at all pictures that pass the filter. Approximate ones follo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..filters.postgres import PostgresWriter
 from ..filters.sql import column_names, compile_sql
 from ..postgres import TYPES, Connections, PostgresTransaction, plain
 from .exact import Block, ranked
-from .protocol import Changes, Hits
+from .protocol import Alone, Changes, Hits
 
 _MOST_DIMENSIONS = 2000  # that pgvector's indexes take
 _SLACK = 1e-5  # how far apart PostgreSQL's sums and ours may be
@@ -53,6 +54,7 @@ class PgVectorStore:
         self._columns = column_names(self._declared)
         self._table = f"pictures_{generation:d}"
         self.shared, self.approximates = True, embed_dim <= _MOST_DIMENSIONS
+        self.exact_up_to = 20_000
         self._connections = Connections(url)
         self._qualified = f"{self._connections.quoted}.{self._table}"
         try:
@@ -111,7 +113,7 @@ class PgVectorStore:
         with self._connections.transaction() as transaction:
             return {value: int(count) for value, count in transaction.run(query, values)}
 
-    def optimize(self) -> None:
+    def optimize(self, alone: Alone = nullcontext) -> None:
         with self._connections.alone() as cursor:
             for name, definition in self._indexes().items():
                 found = cursor.execute(

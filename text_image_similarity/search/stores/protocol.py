@@ -7,7 +7,8 @@ So a store that breaks costs minutes, not data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from ..fields import Value
 from ..filters import Filter
 
 Rows = NDArray[np.int64]
+Alone = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +80,10 @@ class Store(Protocol):
         """Whether `search` may miss pictures unless it is told to be exact."""
 
     @property
+    def exact_up_to(self) -> int:
+        """Up to how many products that pass a filter it is best to compare with all of them, for a store that approximates."""
+
+    @property
     def version(self) -> int:
         """The version of the ledger up to which this store has everything; 0 for a new one."""
 
@@ -110,8 +116,12 @@ class Store(Protocol):
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
         """Return how many of the products that pass a filter have each value of a field; one of a list counts each of its texts."""
 
-    def optimize(self) -> None:
-        """Make searches fast and files small, after many changes."""
+    def optimize(self, alone: Alone = nullcontext) -> None:
+        """Make searches fast and files small, after many changes.
+
+        Args:
+            alone: Keeps everybody from applying changes while its block runs; entered only where that could not be helped.
+        """
 
     def clear(self) -> None:
         """Forget everything; the version is 0 then. A crash before the end leaves the version as it was."""

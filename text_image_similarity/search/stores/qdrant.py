@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ from ..filters import Filter
 from ..filters.qdrant import compile_qdrant, qdrant_value
 from ..filters.sql import column_names
 from .exact import Block, best_of, ranked
-from .protocol import Changes, Hits, Rows
+from .protocol import Alone, Changes, Hits, Rows
 
 _EF = 128  # the least effort of an approximate search; Qdrant takes more where more is wanted
 _SPARE = 16  # pictures asked for besides, because Qdrant's own order differs in the last bits
@@ -76,6 +76,7 @@ class QdrantStore:
         self, client: QdrantClient, collection: str, fields: Sequence[Field], embed_dim: int, identity: str = ""
     ) -> None:
         self.shared = self.approximates = True
+        self.exact_up_to = 20_000
         self._client, self._name, self._applied = client, collection, f"{collection}-applied"
         self._embed_dim, self._identity = embed_dim, identity
         self._declared = tuple(fields)[len(BUILT_IN) :]
@@ -147,7 +148,7 @@ class QdrantStore:
                 numbers.update(float(payload[key]) for payload in payloads if key in payload)
             return dict(numbers)
 
-    def optimize(self) -> None:
+    def optimize(self, alone: Alone = nullcontext) -> None:
         """Qdrant does that by itself."""
 
     def clear(self) -> None:

@@ -9,6 +9,7 @@ from itertools import chain
 
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
+from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from ...system import package_version
@@ -20,6 +21,7 @@ from ..search.journal import Journal
 from ..search.upkeep import Upkeep
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
 from .access import check_keys
@@ -35,11 +37,12 @@ scores. Every answer carries `X-Request-Id`."""
 
 _MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
 _KEEPING = (
-    catalog_routes.pictures,
-    catalog_routes.about,
+    catalog_routes.admin,
     catalog_routes.writes,
     catalog_routes.batches,
-    catalog_routes.admin,
+    catalog_routes.products,
+    catalog_routes.puts,
+    catalog_routes.about,
 )
 
 
@@ -59,8 +62,11 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     metrics = metrics or Metrics()
     pool = pool or LocalModelPool(settings, metrics)
     tracing = Tracing(settings.otlp_endpoint)
-    catalogs = {name: ServedCatalog(name, place, settings, pool, metrics) for name, place in settings.catalogs.items()}
-    journal = Journal(settings, catalogs, metrics)
+    searching = SearchMetrics(metrics.registry if settings.catalogs else CollectorRegistry())
+    catalogs = {
+        name: ServedCatalog(name, place, settings, pool, searching) for name, place in settings.catalogs.items()
+    }
+    journal = Journal(settings, catalogs, searching)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -92,7 +98,8 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         app.include_router(router)
     open_routes = [*documentation, *chain.from_iterable(router.routes for router in open_to_all)]
     work_routes = [route for router in keyed for route in router.routes if isinstance(route, WorkRoute)]
-    add_problems(app)
+    every = [route for router in (*keyed, *open_to_all) for route in router.routes if isinstance(route, Route)]
+    add_problems(app, every)
     complete_document(app, settings, {route.path for route in open_routes if isinstance(route, Route)})
     app.add_middleware(
         Gate,

@@ -50,27 +50,32 @@ class ProductsRoute(WorkRoute):
     most_items = 1000
 
 
-class PartRoute(APIRoute):
-    """A route to something of a product: `/x%2Fimage` is a product, and `/x/image` is the picture of another one."""
+class ProductRoute(APIRoute):
+    """A route to a product, or to something of one: `/x%2Fimage` is a product, and `/x/image` is the picture of another one."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether a request is for it, by the path as it was sent."""
-        last = self.path.rpartition("/")[2].encode()
-        if scope["type"] == "http" and not scope.get("raw_path", b"").endswith(b"/" + last):
-            return Match.NONE, {}
-        return super().matches(scope)
+        sent = scope.get("raw_path", b"").count(b"/") - scope.get("root_path", "").count("/")
+        return super().matches(scope) if sent == self.path.count("/") else (Match.NONE, {})
 
 
-about = APIRouter(responses={status: PROBLEMS[status] for status in (401, 404, 422, 503)}, tags=["catalogues"])
-similar = APIRouter(route_class=PartRoute, responses=PROBLEMS, tags=["search"])
-pictures = APIRouter(route_class=PartRoute, responses=about.responses, tags=["catalogues"])
+class PutRoute(ProductRoute, WorkRoute):
+    """The same, with a body."""
+
+
+about = APIRouter(
+    responses={status: PROBLEMS[status] for status in (401, 403, 404, 422, 429, 503)}, tags=["catalogues"]
+)
+similar = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["search"])
+products = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["products"])
+puts = APIRouter(route_class=PutRoute, responses=PROBLEMS, tags=["products"])
 writes = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["products"])
 batches = APIRouter(route_class=ProductsRoute, responses=PROBLEMS, tags=["products"])
 admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
 
-Page = Annotated[str | None, Query(description="`next` of the page before.")]
-WhereText = Annotated[str | None, Query(max_length=65_536)]
+Page = Annotated[str | None, Query(max_length=32_768, description="`next` of the page before.")]
+WhereText = Annotated[str | None, Query(max_length=4096, description="Longer ones are for POST.")]
 Id = Annotated[str, Path(min_length=1, max_length=1000)]
 
 
@@ -99,6 +104,7 @@ async def facets(
     request: Request,
     field: Annotated[list[str], Query(max_length=32)],
     where: WhereText = None,
+    most: Annotated[int, Query(ge=1, le=1000, description="Most values of a field, the most frequent.")] = 100,
 ) -> Response:
     """Count the values of fields among the products that pass a filter; of numbers and dates give the range."""
     served = catalog_of(request, catalog)
@@ -110,7 +116,7 @@ async def facets(
         given = bound(request, served, where)
         listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
         found = served.catalog.match(listed).as_dict()
-        values = {name: {"values": counts, "min": None, "max": None} for name, counts in found["facets"].items()}
+        values = {name: {"values": counts[:most], "min": None, "max": None} for name, counts in found["facets"].items()}
         for name in ranged:
             ends = [served.catalog.match(search.Query(where=given, sort=sort, top_k=1)) for sort in (name, f"-{name}")]
             low, high = ([match.product.fields.get(name) for match in end] for end in ends)
@@ -120,7 +126,7 @@ async def facets(
     return JSONResponse(await served.call(count))
 
 
-@pictures.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
+@products.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
 async def image(
     catalog: str,
     id: Id,
@@ -161,7 +167,7 @@ async def similar_products(
     return JSONResponse(await answer_one(request, served, query))
 
 
-@about.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
+@products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
 async def product(catalog: str, id: Id, request: Request) -> Response:
     """Return a product; with the role `write` also the references to its pictures."""
     served = catalog_of(request, catalog)
@@ -169,7 +175,7 @@ async def product(catalog: str, id: Id, request: Request) -> Response:
     return JSONResponse(found.as_dict() if key_of(request).may("write") else format_product(found))
 
 
-@writes.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
+@puts.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
 async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request) -> Response:
     """Add a product, or put it in the place of the one with its id."""
     require_role(request, "write")
@@ -180,7 +186,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
     return JSONResponse(written)
 
 
-@admin.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
+@products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
 async def delete_product(catalog: str, id: Id, request: Request) -> Response:
     """Remove a product; it is found no more, by nobody."""
     require_role(request, "write")

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from threading import Lock
 from typing import TypeVar
 
-from ...system import start_daemon
+from ...system import return_free_memory, start_daemon
 from ..problems import ProblemError
 from ..telemetry.metrics import Metrics
 from .model import ServedModel
@@ -171,11 +172,16 @@ class LoadedModels:
         for name in idle:
             if sum(self._bytes.get(each, 0) for each in {*self._loaded, *self._loading}) <= self._budget:
                 return
-            served = self._loaded.pop(name)
             self._metrics.count_unload(name)
             logger.info("%s is unloaded: %.0f MB of weights", name, self._bytes[name] / 1e6)
             self._closing = [each for each in self._closing if not each.done()]
-            self._closing.append(start_daemon(served.close, name="service"))
+            self._closing.append(start_daemon(partial(_close, [self._loaded.pop(name)]), name="service"))
+
+
+def _close(doomed: list[ServedModel]) -> None:
+    """Close a model that nobody else refers to, and return its memory."""
+    doomed.pop().close()
+    return_free_memory()
 
 
 async def on_daemon(function: Callable[[], T]) -> T:

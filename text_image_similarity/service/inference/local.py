@@ -16,6 +16,7 @@ from ...config import Config, ScoreKind
 from ...encoders import Encoder, load_encoder
 from ...pipeline import Outcome
 from ...records import ScoreResult
+from ...system import return_free_memory
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
 from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
@@ -130,6 +131,7 @@ class LocalModelPool:
         done = loop.create_future()
         job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(name, 1))
         served.submit(job)
+        del served  # which may be unloaded before this goes on
         try:
             async with asyncio.timeout_at(end):
                 await done
@@ -139,8 +141,8 @@ class LocalModelPool:
             job.gone = True
             items, job.items = job.items, []  # which refer to the job: their images would wait for a garbage collection
         if job.problem is not None:
-            raise ProblemError("model_unavailable", f"{served.name}: {job.problem}", retry_after_s=RELOAD_S)
-        return served.name, items
+            raise ProblemError("model_unavailable", f"{name}: {job.problem}", retry_after_s=RELOAD_S)
+        return name, items
 
     def encoder(self, model: str) -> Encoder | None:
         """See `ModelPool`."""
@@ -205,7 +207,9 @@ class LocalModelPool:
     def _load(self, name: str) -> ServedModel:
         encoder = self._load_encoder(self._settings.models[name])
         assert self._workers is not None, "the pool is closed"
-        return ServedModel(name, self._settings, encoder, self._workers, self._metrics)
+        served = ServedModel(name, self._settings, encoder, self._workers, self._metrics)
+        return_free_memory()  # loading takes more than what stays
+        return served
 
     def _enter(self, name: str, pairs: int) -> None:
         """Reserve room and a model for a whole request, or refuse it."""

@@ -3,7 +3,8 @@
 import { repr, spell, table, TableProblem } from "./csv.js";
 import { Run } from "./run.js";
 import { plain } from "./show.js";
-import { ask, badAnswer, megabytes, Problem, setKey } from "./service.js";
+import { ask, badAnswer, megabytes, Problem } from "./service.js";
+import { lock, whenUnlocked } from "./unlock.js";
 
 const MOST_ROWS = 1000;
 const MOST_TABLE_BYTES = 16e6;
@@ -22,12 +23,21 @@ async function connect() {
     byId("model").replaceChildren(...models.data.map(({ id }) => new Option(id, id, false, id === chosen)));
     byId("unlock").hidden = true;
     describe();
+    offerSearch();
   } catch (error) {
     const problem = error instanceof Problem ? error : badAnswer();
     byId("about").textContent = plain(problem.detail);
     refused(problem);
     throw problem;
   }
+}
+
+/** Show the link to the search page if there is anything to search. */
+function offerSearch() {
+  ask("v1/catalogs").then(
+    ({ data }) => (byId("searching").hidden = !data?.length),
+    () => {}, // the page goes without the link
+  );
 }
 
 function describe() {
@@ -38,9 +48,7 @@ function describe() {
 
 function refused(problem) {
   if (problem.status === 404) state.info = null; // other models than before: ask for them with the next run
-  if (problem.status !== 401) return;
-  byId("unlock").hidden = false;
-  byId("key").focus();
+  if (problem.status === 401) lock();
 }
 
 async function begin() {
@@ -52,23 +60,7 @@ async function begin() {
   };
 }
 
-byId("unlock").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const key = byId("key").value.trim();
-  const note = byId("key-note");
-  if (!/^[!-~]+$/.test(key)) {
-    note.textContent = "An API key is made of letters, digits and signs of ASCII, without spaces.";
-    return;
-  }
-  setKey(key);
-  byId("key").value = "";
-  connect().then(
-    () => byId("model").focus(),
-    (problem) => {
-      note.textContent = problem.status === 401 ? "The service does not know this key." : problem.message;
-    },
-  );
-});
+whenUnlocked(connect, () => byId("model").focus());
 byId("model").addEventListener("change", describe);
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
 

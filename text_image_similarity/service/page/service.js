@@ -32,16 +32,9 @@ function kept(act) {
 
 export async function ask(path, { body, signal } = {}) {
   const headers = body ? { "content-type": "application/json" } : {};
-  if (key) headers.authorization = `Bearer ${key}`;
-  const limit = AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...(signal ? [signal] : [])]);
-  let answer, text;
-  try {
-    answer = await fetch(path, { method: body ? "POST" : "GET", body, headers, signal: limit, cache: "no-store" });
-    text = await answer.text();
-  } catch {
-    signal?.throwIfAborted();
-    throw new Problem(0, "no_answer", "The service does not answer.");
-  }
+  const sent = { method: body ? "POST" : "GET", body, headers, cache: "no-store" };
+  const [answer, text] = await fetched(path, sent, signal, (found) => found.text());
+  if (answer.status === 204) return null;
   let content = null;
   try {
     content = JSON.parse(text);
@@ -50,6 +43,25 @@ export async function ask(path, { body, signal } = {}) {
   const waitS = Number(answer.headers.get("retry-after")) || 0;
   const detail = content?.detail ?? (answer.ok ? "The answer is not JSON." : answer.statusText);
   throw new Problem(answer.ok ? 502 : answer.status, content?.code ?? `http_${answer.status}`, String(detail), waitS);
+}
+
+/** Return a picture as a Blob. An <img> could not send the key. */
+export async function askPicture(path, signal) {
+  const [answer, picture] = await fetched(path, { headers: {} }, signal, (found) => found.blob());
+  if (!answer.ok) throw new Problem(answer.status, `http_${answer.status}`, answer.statusText);
+  return picture;
+}
+
+async function fetched(path, sent, signal, read) {
+  if (key) sent.headers.authorization = `Bearer ${key}`;
+  const limit = AbortSignal.any([AbortSignal.timeout(ANSWER_MS), ...(signal ? [signal] : [])]);
+  try {
+    const answer = await fetch(path, { ...sent, signal: limit });
+    return [answer, await read(answer)];
+  } catch {
+    signal?.throwIfAborted();
+    throw new Problem(0, "no_answer", "The service does not answer.");
+  }
 }
 
 async function patiently(body, { signal, say }) {
@@ -128,7 +140,7 @@ async function spelled(batch, limits) {
   );
 }
 
-function base64(file) {
+export function base64(file) {
   return new Promise((done, fail) => {
     const reader = new FileReader();
     reader.onload = () => {
@@ -140,18 +152,18 @@ function base64(file) {
   });
 }
 
-function pause(ms, signal) {
+export function pause(ms, signal) {
   return new Promise((done, fail) => {
     const stop = () => {
       clearTimeout(timer);
       fail(signal.reason);
     };
     const timer = setTimeout(() => {
-      signal.removeEventListener("abort", stop);
+      signal?.removeEventListener("abort", stop);
       done();
     }, ms);
-    if (signal.aborted) stop();
-    else signal.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted) stop();
+    else signal?.addEventListener("abort", stop, { once: true });
   });
 }
 

@@ -1,7 +1,7 @@
-"""The web page at `/`: plain files of this package, with headers that let them talk to this service only.
+"""The web pages at `/` and `/search`: plain files of this package, with headers that let them talk to this service only.
 
 There is no build step and no template. The browser checks its copy by ETag on every visit, so a new version of the service
-shows its own page at once.
+shows its own pages at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-# Images are files (blob:) or pasted data: URLs of the visitor; no other host is ever contacted.
+# Images are files of the visitor's or pictures fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -49,7 +49,7 @@ class _File:
 
 
 def make_page_router() -> APIRouter:
-    """Return the routes of the web page at `/` and of its files under `/page/`.
+    """Return the routes of the web pages at `/` and `/search`, and of their files under `/page/`.
 
     They are not in the OpenAPI document. An unknown file raises `HTTPException(404)`.
     """
@@ -59,6 +59,9 @@ def make_page_router() -> APIRouter:
     async def index(request: Request) -> Response:
         return _respond(request, found["index.html"])
 
+    async def search(request: Request) -> Response:
+        return _respond(request, found["search.html"])
+
     async def part(request: Request, name: str) -> Response:
         if name not in found:
             raise HTTPException(404, "the page has no such file")
@@ -66,6 +69,7 @@ def make_page_router() -> APIRouter:
 
     methods = ["GET", "HEAD"]
     router.add_api_route("/", index, methods=methods)
+    router.add_api_route("/search", search, methods=methods)
     router.add_api_route("/page/{name}", part, methods=methods)
     return router
 

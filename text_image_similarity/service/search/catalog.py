@@ -19,7 +19,7 @@ from ..jobs import Answer, Span
 from ..pool import ModelPool
 from ..problems import ProblemError
 from ..settings import Settings
-from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from .errors import translated
 from .results import Results, key_of
 from .scans import Scans
@@ -62,7 +62,7 @@ class ServedCatalog:
         thumbnails: Small pictures of its products.
     """
 
-    def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: Metrics) -> None:
+    def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
         self.name, self.place, self._timeout_s = name, place, settings.request_timeout_s
         config = settings.models[settings.default]
         self._config, self._pool, self._metrics = config, pool, metrics

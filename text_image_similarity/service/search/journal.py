@@ -20,7 +20,7 @@ from ..jobs import Call
 from ..keys import ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
-from ..telemetry.metrics import Metrics
+from ..telemetry.search import SearchMetrics
 from .catalog import Answered, ServedCatalog
 
 logger = logging.getLogger("text_image_similarity")
@@ -60,7 +60,7 @@ class Journal:
         metrics: Counts entries.
     """
 
-    def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: SearchMetrics) -> None:
         self._settings, self._catalogs, self._metrics = settings, catalogs, metrics
         self._logs: list[MatchLog] = []
         self._writers: dict[str, LogWriter] = {}  # by catalogue

@@ -17,7 +17,7 @@ from ...records import ScoreResult
 from ...system import package_version
 from ..problems import Reason
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
 
@@ -35,7 +35,7 @@ class Metrics:
             "tis_request_duration_seconds",
             "Time from a request's first byte to its answer's last.",
             ("route",),
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self._pairs = Counter(
@@ -48,7 +48,7 @@ class Metrics:
             "tis_stage_duration_seconds",
             "Time of a picture's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
             ("stage", "model"),
-            buckets=_SECONDS,
+            buckets=SECONDS,
             registry=registry,
         )
         self._batch = Histogram("tis_batch_size", "Pairs of a batch.", ("model",), buckets=_PAIRS, registry=registry)
@@ -63,37 +63,6 @@ class Metrics:
         self._count_memory(registry)
         self._score = Histogram(
             "tis_score", "Cosines of scored pairs.", ("model",), buckets=_COSINES, registry=registry
-        )
-        self._searches = Histogram(
-            "tis_search_duration_seconds",
-            "Time of a match request's encoding and of its search.",
-            ("stage", "catalog"),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.matches = Counter(
-            "tis_matches",
-            "Answered queries by result: found, empty, failed or refused.",
-            ("catalog", "result"),
-            registry=registry,
-        )
-        self._scan_depth = Gauge(
-            "tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry
-        )
-        self._results = Counter(
-            "tis_result_cache_lookups",
-            "Answers looked for among those known.",
-            ("catalog", "result"),
-            registry=registry,
-        )
-        self._log_depth = Gauge(
-            "tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry
-        )
-        self.log_entries = Counter(
-            "tis_match_log_entries",
-            "Entries of the match log: written or lost.",
-            ("catalog", "result"),
-            registry=registry,
         )
         self.ready = Gauge("tis_ready", "Whether /readyz says yes.", registry=registry)
         build = Gauge("tis_build_info", "What runs here.", ("version", "python"), registry=registry)
@@ -146,30 +115,6 @@ class Metrics:
         self._pairs.labels(model, "scored", "")
         for code in (ErrorCode.ENCODER_ERROR, ErrorCode.NON_FINITE):  # an alert must see the first one, too
             self._pairs.labels(model, "failed", code.value)
-
-    def watch_catalog(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue from now on."""
-        self._scan_depth.labels(catalog).set_function(depth)
-        for stage in ("encode", "search"):
-            self._searches.labels(stage, catalog)
-        for result in ("found", "empty", "failed", "refused"):
-            self.matches.labels(catalog, result)
-        for result in ("hit", "miss"):
-            self._results.labels(catalog, result)
-
-    def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
-        """Show a catalogue's log from now on."""
-        self._log_depth.labels(catalog).set_function(depth)
-        for result in ("written", "lost"):
-            self.log_entries.labels(catalog, result)
-
-    def observe_search(self, catalog: str, stage: str, seconds: float) -> None:
-        """Count the time of a stage of a match request."""
-        self._searches.labels(stage, catalog).observe(max(seconds, 0.0))
-
-    def count_result(self, catalog: str, *, found: bool) -> None:
-        """Count a look for an answer that was given before."""
-        self._results.labels(catalog, "hit" if found else "miss").inc()
 
     def count_load(self, model: str, weight_bytes: int) -> None:
         """Count a model that was loaded."""

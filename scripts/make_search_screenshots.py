@@ -1,0 +1,86 @@
+"""Make docs/search_page.webp, search_page_dark.webp and search_page_phone.webp: the search page, photographed in Chromium.
+
+The service is real (mini, a process of its own), and searches the sample catalogue.
+
+    python -m scripts.make_search_screenshots [FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from scripts.make_page_screenshot import serving
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "sample_catalog"
+WINDOW = {"width": 1280, "height": 940}
+PHONE = {"width": 390, "height": 844}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Make the pictures of the search page.")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs")
+    options = parser.parse_args()
+    with serving("--catalog", f"sample={SAMPLE / 'products.csv'}") as url, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        shots = {
+            "search_page": of_words(browser, url),
+            "search_page_dark": of_a_picture(browser, url),
+            "search_page_phone": on_a_phone(browser, url),
+        }
+        browser.close()
+    for name, shot in shots.items():
+        out = options.folder / f"{name}.webp"
+        Image.open(io.BytesIO(shot)).convert("RGB").save(out, quality=82, method=6)
+        print(f"{out}: {out.stat().st_size:,} bytes")
+
+
+def of_words(browser: Browser, url: str) -> bytes:
+    page = opened(browser, f"{url}/search?text=a+red+shoe&is.in_stock=true", viewport=WINDOW)
+    page.click(".because summary >> nth=0")
+    return page.screenshot()
+
+
+def of_a_picture(browser: Browser, url: str) -> bytes:
+    """Photograph a search by words and a picture, away from a product."""
+    address = f"{url}/search?text=something+green&unlike=trail-green&without=a+hat"
+    page = opened(browser, address, viewport=WINDOW, color_scheme="dark")
+    page.set_input_files("#picture", SAMPLE / "images" / "blue_bag.jpg")
+    page.wait_for_function("() => document.querySelector('.reasons').textContent.includes('your picture')")
+    settle(page)
+    page.click(".because summary >> nth=0")
+    return page.screenshot()
+
+
+def on_a_phone(browser: Browser, url: str) -> bytes:
+    page = opened(
+        browser, f"{url}/search?text=a+green+bag", viewport=PHONE, has_touch=True, is_mobile=True, device_scale_factor=2
+    )
+    return page.screenshot()
+
+
+def opened(browser: Browser, address: str, **options: Any) -> Page:
+    page = browser.new_context(reduced_motion="reduce", **options).new_page()
+    page.goto(address)
+    page.wait_for_selector(".product")
+    settle(page)
+    return page
+
+
+def settle(page: Page) -> None:
+    """Wait for the answer, and for the pictures that are in sight."""
+    page.wait_for_function(
+        """() => !document.querySelector('#results').ariaBusy && [...document.querySelectorAll('.shot img')].every(
+            (image) => image.naturalWidth || image.getBoundingClientRect().top > innerHeight || !image.offsetHeight)"""
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The matches of a log, each with what people did with it, in one pass and a page of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .entries import LogEntry, LogEvent
+from .match_log import MatchLog
+
+
+def with_events(log: MatchLog, since: float | None = None) -> Iterator[tuple[LogEntry, list[LogEvent]]]:
+    """Yield entries in the order of time, each with its events in that order; both are sorted by the matches' ids."""
+    events = log.events(since)
+    event = next(events, None)
+    for entry in log.entries(since):
+        found = []
+        while event is not None and event.match_id <= entry.id:
+            if event.match_id == entry.id:
+                found.append(event)
+            event = next(events, None)
+        yield entry, found
+
+
+def terms_of(entry: LogEntry) -> list[dict[str, Any]]:
+    """Return the terms of an entry's query that can be read."""
+    terms = entry.query.get("terms")
+    return [term for term in terms if isinstance(term, dict)] if isinstance(terms, list) else []
+
+
+def is_first_page(entry: LogEntry) -> bool:
+    """Say whether an entry is a search, and not a later page of one."""
+    return not entry.query.get("after")

@@ -1,0 +1,81 @@
+// What the search page asks of the service: as service.js does, and once again where the service is busy.
+
+import { ask, askPicture, pause } from "./service.js";
+
+const BUSY = new Set([429, 503]);
+const LONGEST_WAIT_S = 30;
+const MOST_FIELDS = 32; // of a request for facets
+const under = (catalog, rest) => `v1/catalogs/${encodeURIComponent(catalog)}/${rest}`;
+let logged = true;
+
+/** `say(text)` is told about a wait. */
+async function askTwice(path, { body, signal, say = () => {} } = {}) {
+  try {
+    return await ask(path, { body, signal });
+  } catch (problem) {
+    if (!BUSY.has(problem.status)) throw problem;
+    const waitS = Math.min(Math.max(Math.ceil(problem.waitS), 1), LONGEST_WAIT_S);
+    say(`The service is busy. Trying again in ${waitS} s.`);
+    await pause(waitS * 1000, signal);
+    return ask(path, { body, signal });
+  }
+}
+
+export async function catalogs(options) {
+  return (await askTwice("v1/catalogs", options)).data;
+}
+
+/** Ask one query; a query that fails by itself is raised like a request that fails. */
+export async function match(catalog, query, options) {
+  const { results } = await askTwice(under(catalog, "match"), { ...options, body: JSON.stringify({ queries: [query] }) });
+  if (results[0].error) throw Object.assign(new Error(results[0].error.detail), results[0].error);
+  return results[0];
+}
+
+/** Return {total, facets} of what passes a filter, with at most so many values of each field. */
+export async function facets(catalog, fields, where, most, options) {
+  const asked = new URLSearchParams(fields.slice(0, MOST_FIELDS).map((field) => ["field", field]));
+  asked.append("most", most);
+  if (where) asked.append("where", JSON.stringify(where));
+  return askTwice(under(catalog, `facets?${asked}`), options);
+}
+
+export async function product(catalog, id) {
+  return ask(under(catalog, `products/${encodeURIComponent(id)}`));
+}
+
+/** Say that a visitor has looked at a product. A log that is not kept, or has forgotten the match, stops nobody. */
+export function tellClick(matchId, id) {
+  if (!logged) return;
+  const body = JSON.stringify({ kind: "click", product: id });
+  ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch((problem) => {
+    if (problem.code === "conflict") logged = false; // this service keeps no log
+  });
+}
+
+/** Pictures of products as blob: addresses, fetched once and with the key. */
+export class Pictures {
+  constructor() {
+    this.known = new Map();
+  }
+
+  /** Return a picture's address; `path` is one of the service's, from its root. */
+  get(path) {
+    if (!this.known.has(path)) {
+      const found = askPicture(path.replace(/^\/+/, "")).then((blob) => URL.createObjectURL(blob));
+      found.catch(() => {}); // told where it is waited for
+      this.known.set(path, found);
+    }
+    return this.known.get(path);
+  }
+
+  /** Forget all pictures but those. */
+  keep(paths) {
+    const wanted = new Set(paths);
+    for (const [path, found] of this.known) {
+      if (wanted.has(path)) continue;
+      this.known.delete(path);
+      found.then(URL.revokeObjectURL, () => {});
+    }
+  }
+}

@@ -1,0 +1,35 @@
+// The form that asks for a key, the same on every page.
+
+import { setKey } from "./service.js";
+
+const byId = (id) => document.getElementById(id);
+
+/** Show the form, because the service has refused a request for want of a key. */
+export function lock() {
+  byId("unlock").hidden = false;
+  byId("key").focus();
+}
+
+/** Let the form take a key: `connect()` asks the service with it, then `done()` goes on. */
+export function whenUnlocked(connect, done) {
+  byId("unlock").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const key = byId("key").value.trim();
+    const note = byId("key-note");
+    if (!/^[!-~]+$/.test(key)) {
+      note.textContent = "An API key is made of letters, digits and signs of ASCII, without spaces.";
+      return;
+    }
+    setKey(key);
+    byId("key").value = "";
+    connect().then(
+      () => {
+        byId("unlock").hidden = true;
+        done();
+      },
+      (problem) => {
+        note.textContent = problem.status === 401 ? "The service does not know this key." : problem.message;
+      },
+    );
+  });
+}

@@ -1,0 +1,74 @@
+"""What Prometheus reads of catalogues: searches, answers that were known, and the log of matches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from .metrics import SECONDS
+
+
+class SearchMetrics:
+    """The metrics of the catalogues of a service.
+
+    Args:
+        registry: That of the service's other metrics.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._searches = Histogram(
+            "tis_search_duration_seconds",
+            "Time of a match request's encoding and of its search.",
+            ("stage", "catalog"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.matches = Counter(
+            "tis_matches",
+            "Answered queries by result: found, empty, failed or refused.",
+            ("catalog", "result"),
+            registry=registry,
+        )
+        self._scan_depth = Gauge(
+            "tis_search_queue_depth", "Requests that wait for a search.", ("catalog",), registry=registry
+        )
+        self._results = Counter(
+            "tis_result_cache_lookups",
+            "Answers looked for among those known.",
+            ("catalog", "result"),
+            registry=registry,
+        )
+        self._log_depth = Gauge(
+            "tis_match_log_depth", "Entries that wait to be written.", ("catalog",), registry=registry
+        )
+        self.log_entries = Counter(
+            "tis_match_log_entries",
+            "Entries of the match log: written or lost.",
+            ("catalog", "result"),
+            registry=registry,
+        )
+
+    def watch_catalog(self, catalog: str, depth: Callable[[], int]) -> None:
+        """Show a catalogue from now on."""
+        self._scan_depth.labels(catalog).set_function(depth)
+        for stage in ("encode", "search"):
+            self._searches.labels(stage, catalog)
+        for result in ("found", "empty", "failed", "refused"):
+            self.matches.labels(catalog, result)
+        for result in ("hit", "miss"):
+            self._results.labels(catalog, result)
+
+    def watch_log(self, catalog: str, depth: Callable[[], int]) -> None:
+        """Show a catalogue's log from now on."""
+        self._log_depth.labels(catalog).set_function(depth)
+        for result in ("written", "lost"):
+            self.log_entries.labels(catalog, result)
+
+    def observe_search(self, catalog: str, stage: str, seconds: float) -> None:
+        """Count the time of a stage of a match request."""
+        self._searches.labels(stage, catalog).observe(max(seconds, 0.0))
+
+    def count_result(self, catalog: str, *, found: bool) -> None:
+        """Count a look for an answer that was given before."""
+        self._results.labels(catalog, "hit" if found else "miss").inc()
