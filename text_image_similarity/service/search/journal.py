@@ -104,9 +104,10 @@ class Journal:
             ProblemError: `log_unavailable`, where entries are required and cannot be written.
         """
         asked: Asked = call.asked
-        name = asked.catalog if asked.catalog in self._catalogs else next(iter(self._catalogs), None)
-        if name is None:
+        seen = [name for name in self._catalogs if not key.catalogs or name in key.catalogs]
+        if not seen:
             return
+        name = asked.catalog if asked.catalog in seen else seen[0]
         asked.catalog = name
         entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
         for entry in entries:
@@ -143,7 +144,8 @@ class Journal:
                     if product not in [found["id"] for found in entry.results]:
                         detail = f"match {match_id} did not answer with product {product[:100]!r}"
                         raise ProblemError("invalid_request", detail)
-                    writer.put(LogEvent(match_id, time.time(), kind, product, key.name))
+                    if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
+                        raise ProblemError("log_unavailable", "the log of matches has no room", retry_after_s=5)
                     return
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None
