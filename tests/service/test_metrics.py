@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 import math
 import re
@@ -24,6 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.processes import Running, free_port, running, tool
 from tests.support.server import Server, response
 from tests.support.services import Process, process
+from text_image_similarity.search.match_log import LogWriter
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -51,6 +53,12 @@ CONTRACT = {
     "tis_model_bytes": {"model"},
     "tis_shared_cache_failures_total": {"model"},
     "tis_shared_cache_off": {"model"},
+    "tis_matches_total": {"catalog", "result"},
+    "tis_search_duration_seconds": {"stage", "catalog"},
+    "tis_search_queue_depth": {"catalog"},
+    "tis_result_cache_lookups_total": {"catalog", "result"},
+    "tis_match_log_depth": {"catalog"},
+    "tis_match_log_entries_total": {"catalog", "result"},
     "tis_score": {"model"},
     "tis_build_info": {"version", "python"},
     "tis_ready": set(),
@@ -87,13 +95,23 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
         released.set()
         assert first.result().status_code == 200
     assert refused.status_code == 429
+    search(service, colour)
+
+
+def search(service: Process, colour: str) -> None:
+    """Ask for what is there, what is not, what was asked just before, and what cannot be."""
+    url, nothing = f"{service.url}/match-text", {"text": "a bag", "where": "price < 0"}
+    for asked, status in (({"text": f"a {colour} bag"}, 200), (nothing, 200), (nothing, 200), ({"text": ""}, 422)):
+        assert httpx.post(url, json=asked, timeout=HANG_S).status_code == status
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Process]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    log = tmp_path_factory.mktemp("log") / "matches.sqlite"
+    catalog = ("--catalog", "sample=sample_catalog/products.csv", "--log-to", str(log))
     options = ("--max-inflight", "8", "--limit", "allow_private_addresses=true", "--retries", "0", "--drain-delay", "0")
     mini = ("--model", "mini", "--backend", "torch")
-    with process(*mini, *options, environment={"OMP_NUM_THREADS": "1"}) as found:
+    with process(*mini, *options, *catalog, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found
 
 
@@ -184,6 +202,13 @@ def test_the_figures_are_those_of_what_was_sent(prometheus: Running) -> None:
     assert count(prometheus, "tis_cache_hits_total") > 0
     assert count(prometheus, "tis_score_count") == 4
     assert count(prometheus, "tis_ready") == 1
+    results = {result: count(prometheus, f'tis_matches_total{{result="{result}"}}') for result in ("found", "empty")}
+    assert results == {"found": 2, "empty": 4}
+    assert count(prometheus, 'tis_matches_total{result="refused"}') == 2
+    assert count(prometheus, 'tis_result_cache_lookups_total{result="hit"}') == 3
+    assert count(prometheus, 'tis_search_duration_seconds_count{stage="search"}') == 3
+    assert count(prometheus, 'tis_match_log_entries_total{result="written"}') == 8
+    assert count(prometheus, 'tis_match_log_entries_total{result="lost"}') == 0
     assert ask(prometheus, '{__name__=~"tis_.*_created"}') == []
 
 
@@ -236,6 +261,13 @@ def test_every_metric_is_shown_and_explained() -> None:
 def test_every_alert_is_explained() -> None:
     explained = re.findall(r"^\| `(\w+)` \| (critical|warning) \|", OPERATING, re.MULTILINE)
     assert dict(explained) == {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
+
+
+def test_the_log_s_bound_in_the_alerts_is_that_of_the_writer() -> None:
+    most = inspect.signature(LogWriter).parameters["most"].default
+    (rule,) = [rule for rule in RULES if rule["alert"] == "LogQueueGrows"]
+    assert re.fullmatch(r".* > (\d+)", rule["expr"])[1] == str(most // 2)  # type: ignore[index]
+    assert f"more than {most:,} are lost" in rule["annotations"]["summary"]
 
 
 def test_the_alerts_go_off_when_they_should_and_only_then() -> None:

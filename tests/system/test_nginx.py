@@ -6,7 +6,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ import pytest
 import uvicorn
 import yaml
 
+from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.processes import Running, free_port, running, tool
+from tests.support.server import Server, response
 from tests.support.services import Process, process
 from text_image_similarity import Config
 from text_image_similarity.service import Settings, serve
@@ -28,6 +30,7 @@ SERVICE = ROOT / "deploy" / "service"
 CONFIGURATION = (SERVICE / "nginx.conf").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((SERVICE / "compose.yaml").read_text(encoding="utf-8"))
 MEBIBYTE = 1 << 20
+PICTURE = "/v1/catalogs/shop/products/red%2F1%3F/image?size=64"
 
 
 def directives(config: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -70,22 +73,34 @@ def test_its_limits_are_those_of_the_service(
 
 
 @pytest.fixture(scope="module")
-def replicas() -> Iterator[list[Process]]:
-    with scorer() as first, scorer() as second:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of products, one with a slash in its id."""
+    folder = tmp_path_factory.mktemp("shop")
+    for colour in ("red", "blue"):
+        (folder / f"{colour}.png").write_bytes(make_png(colour))
+    table = folder / "products.csv"
+    table.write_text("id,name,image\nred/1?,Red square,red.png\nblue/1,Blue square,blue.png\n", encoding="utf-8")
+    return table
+
+
+@pytest.fixture(scope="module")
+def replicas(shop: Path) -> Iterator[list[Process]]:
+    with scorer(shop) as first, scorer(shop) as second:
         yield [first, second]
 
 
-def scorer(port: int = 0) -> AbstractContextManager[Process]:
-    """Run a service with mini, without the delay at its end: nginx must cope alone."""
+def scorer(shop: Path, port: int = 0) -> AbstractContextManager[Process]:
+    """Run a service with mini and a catalogue, without the delay at its end: nginx must cope alone."""
     options = ("--model", "mini", "--backend", "torch", "--drain-delay", "0", "--log-format", "json")
-    return process(*options, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
+    catalog = ("--catalog", f"shop={shop}")
+    return process(*options, *catalog, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
 
 
 def port_of(replica: Process) -> int:
     return int(replica.url.rpartition(":")[2])
 
 
-def running_nginx(folder: Path, replicas: list[Process], **changes: str) -> AbstractContextManager[Running]:
+def running_nginx(folder: Path, ports: Sequence[int], **changes: str) -> AbstractContextManager[Running]:
     """Run nginx with its configuration, the names, paths and ports of which are those of here."""
     port = free_port()
     text = CONFIGURATION
@@ -94,8 +109,8 @@ def running_nginx(folder: Path, replicas: list[Process], **changes: str) -> Abst
         "/dev/stdout": str(folder / "access.log"),
         "/dev/stderr": str(folder / "error.log"),
         "listen 8080;": f"listen 127.0.0.1:{port};",
-        "server scorer-1:8000": f"server 127.0.0.1:{port_of(replicas[0])}",
-        "server scorer-2:8000": f"server 127.0.0.1:{port_of(replicas[1])}",
+        "server scorer-1:8000": f"server 127.0.0.1:{ports[0]}",
+        "server scorer-2:8000": f"server 127.0.0.1:{ports[1]}",
         "worker_processes auto;": "worker_processes 1;",
         **changes,
     }.items():
@@ -110,7 +125,8 @@ def running_nginx(folder: Path, replicas: list[Process], **changes: str) -> Abst
 @pytest.fixture(scope="module")
 def nginx(replicas: list[Process], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """nginx, with no limit on what one address may ask for."""
-    with running_nginx(tmp_path_factory.mktemp("nginx"), replicas, **{"rate=20r/s": "rate=100000r/s"}) as found:
+    ports = [port_of(replica) for replica in replicas]
+    with running_nginx(tmp_path_factory.mktemp("nginx"), ports, **{"rate=20r/s": "rate=100000r/s"}) as found:
         yield found
 
 
@@ -161,17 +177,60 @@ def test_one_replica_s_metrics_are_not_passed_on(nginx: Running) -> None:
     assert httpx.get(nginx.url("/readyz")).json() == {"status": "ok"}
 
 
+def test_searches_and_their_pictures_go_through_and_problems_are_not_kept(nginx: Running) -> None:
+    found = httpx.post(nginx.url("/match-text"), json={"text": "a red square"})
+    assert found.json()["matches"][0]["product"]["id"] == "red/1?"
+    assert found.headers["Cache-Control"] == "no-store"
+    found = httpx.post(nginx.url("/match-image"), files={"image": make_png("blue")}, data={"top_k": "1"})
+    assert found.json()["matches"][0]["product"]["id"] == "blue/1"
+    small = httpx.get(nginx.url(PICTURE))  # with %2F and %3F, as nginx must leave them
+    assert (small.status_code, small.headers["content-type"]) == (200, "image/jpeg")
+    assert small.headers.get_list("Cache-Control") == ["private, max-age=300"]
+    again = httpx.get(nginx.url(PICTURE), headers={"If-None-Match": small.headers["ETag"]})
+    assert (again.status_code, again.headers["Cache-Control"]) == (304, "private, max-age=300")
+    page = httpx.get(nginx.url("/search"))
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers.get_list("Cache-Control") == ["no-cache"]
+    gone = httpx.get(nginx.url(PICTURE.replace("red", "green")))
+    assert (gone.status_code, gone.json()["code"]) == (404, "unknown_product")
+    assert gone.headers["Cache-Control"] == "no-store"
+    large = httpx.post(nginx.url("/match-image"), files={"image": b" " * 33 * MEBIBYTE}, timeout=30)
+    assert (large.status_code, large.json()["code"]) == (413, "too_many_bytes")
+    assert large.headers["Cache-Control"] == "no-store"
+
+
+def test_what_does_not_bear_to_be_done_twice_is_sent_once(tmp_path: Path) -> None:
+    """Both replicas break off after they have heard what they should do."""
+    once = [f"/v1/catalogs/shop:{action}" for action in ("reindex", "switch", "rollback")]
+    again = ["/match-text", "/v1/catalogs/shop/match", "/v1/catalogs/shop/products:batch", "/v1/matches/1/events"]
+    with Server() as first, Server() as second:
+        for server in (first, second):
+            server.routes |= {path: lambda connection, head: connection.close() for path in (*once, *again)}
+            server.routes["/livez"] = response()
+        with running_nginx(tmp_path, [first.port, second.port]) as broken:
+            for path in (*once, *again):
+                assert httpx.post(broken.url(path), json={}).status_code == 503
+    sent = first.hits + second.hits
+    assert {path: sent[path] for path in (*once, *again)} == dict.fromkeys(once, 1) | dict.fromkeys(again, 2)
+
+
 def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
-    with running_nginx(tmp_path, replicas, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
+    ports = [port_of(replica) for replica in replicas]
+    with running_nginx(tmp_path, ports, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
         answers = [client.get(limited.url("/v1/models")) for _ in range(12)]
+        found = [client.post(limited.url("/match-text"), json={"text": "red"}) for _ in range(12)]
+        small = [client.get(limited.url(PICTURE)) for _ in range(12)]
     assert {answer.status_code for answer in answers} == {200, 429}
+    assert {answer.status_code for answer in found} >= {429}
+    assert {answer.status_code for answer in small} == {200}  # a page shows many of them
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["content-type"] == "application/problem+json"
     assert refused.headers["Retry-After"] == "1"
+    assert refused.headers["Cache-Control"] == "no-store"
     assert refused.json()["code"] == "rate_limited"
 
 
-def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Process]) -> None:
+def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: list[Process], shop: Path) -> None:
     failures: list[object] = []
     answered, over = threading.Semaphore(0), threading.Event()
 
@@ -184,6 +243,9 @@ def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: 
                     answer = client.post(nginx.url("/v1/similarity"), json=one_pair(number))
                     if answer.status_code != 200 or answer.json()["results"][0]["id"] != number:
                         failures.append(answer.text)
+                    answer = client.post(nginx.url("/match-text"), json={"text": "red"})
+                    if answer.status_code != 200 or answer.json()["total"] != 2:
+                        failures.append(answer.text)
                 except httpx.TransportError as exc:
                     failures.append(exc)
                 answered.release()
@@ -195,7 +257,7 @@ def test_no_request_fails_while_replicas_are_replaced(nginx: Running, replicas: 
         wait_for(answered, 40)
         codes = [replicas[0].end()]
         wait_for(answered, answered._value + 40)
-        with scorer(port_of(replicas[0])) as fresh:
+        with scorer(shop, port_of(replicas[0])) as fresh:
             codes.append(replicas[1].end())  # at once, when nginx has hardly heard of the other's return
             wait_for(answered, answered._value + 40)
             over.set()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from ..errors import DatabaseError, UsageError
 from ..system import require
@@ -228,10 +228,10 @@ class PostgresTransaction:
 
 def _without_schema(url: str) -> tuple[str, str]:
     """Take our own parameter out of a URL, which libpq would refuse."""
-    parts = urlsplit(url)
-    given = parse_qsl(parts.query, keep_blank_values=True)
+    address, _, query = url.partition("?")
+    given = parse_qsl(query, keep_blank_values=True)
     others = [(name, value) for name, value in given if name != "schema"]
-    return parts._replace(query=urlencode(others)).geturl(), dict(given).get("schema", "catalog")
+    return "?".join([address, *([urlencode(others)] if others else [])]), dict(given).get("schema", "catalog")
 
 
 def plain(values: Sequence[object]) -> list[object]:
