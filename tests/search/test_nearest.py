@@ -15,8 +15,8 @@ def test_the_best_are_those_of_a_full_sort(rows: int, limit: int | None) -> None
     rng = np.random.default_rng(rows)
     vectors = rng.standard_normal((rows, 4)).astype(np.float32).round(1) + np.float32(0.01)  # many of them equal
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    query = np.float32([0.6, 0.8, 0, 0])
-    rough = vectors @ query
+    query = np.array([0.6, 0.8, 0, 0], np.float32)
+    rough = (vectors @ query).astype(np.float32)
     masked, broken = rng.random(rows) < 0.3, rng.random(rows) < 0.1
     rough[masked] = -np.inf
     rough[broken] = np.nan

@@ -270,6 +270,7 @@ async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
             "generation": live.number,
             "model": served.model_name(live),
             "fields": [{"name": each.name, "kind": each.kind} for each in served.catalog.fields],
+            "logged": request.app.state.journal.keeps(served.name),
         }
 
     return await served.call(read)

@@ -161,6 +161,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
+    logged: Annotated[bool, Field(description="Whether answers are in a log of matches, and events are taken.")]
 
 
 class CatalogDetails(CatalogFacts):

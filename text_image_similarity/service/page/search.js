@@ -21,7 +21,7 @@ const nameOf = (id) => names.get(id) ?? id;
 
 const results = new Results(
   new Cards(new Pictures(), byId("product"), {
-    look: ({ product: { id } }, { matchId }) => tellClick(matchId, id),
+    look: ({ product: { id } }, { matchId }) => catalog().logged && tellClick(matchId, id),
     lead(id, name, away) {
       names.set(id, name);
       state.products = [...state.products.filter((other) => other.id !== id), { id, away }];

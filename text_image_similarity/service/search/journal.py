@@ -90,6 +90,10 @@ class Journal:
         """What writes the logs."""
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
+    def keeps(self, catalog: str) -> bool:
+        """Say whether answers of a catalogue have entries, which events can refer to."""
+        return catalog in self._writers
+
     def close(self) -> None:
         """Write what waits, and close the logs."""
         for writer in self.writers:
@@ -117,10 +121,11 @@ class Journal:
         kept = [masked(entry, self._settings.log_queries) for entry in entries]
         if self._settings.match_log == "required" and status != _LEFT:
             try:
-                await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
-            except DatabaseError as exc:
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
+            except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                detail = f"the log of matches cannot be written, and answers without an entry are not given: {exc}"
+                detail = f"the log of matches cannot be written, and answers without an entry are not given: {str(exc) or 'it takes too long'}"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
