@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.clock import wait_for
 from tests.support.postgres import schema_at
 from tests.support.services import app_of, mini_settings, serving
 from tests.support.shop import FIELDS, product
