@@ -28,16 +28,29 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 from tests.support.server import Server  # noqa: E402 - after the environment is set
 
-# Files that take a minute or more, the longest first, so that no process is left with one of them at the end.
+# Files that take longest, in that order, so that no process is left with one of them at the end.
 _LONG = (
     "tests/training/test_train.py",
+    "tests/ray_data/test_dataset.py",
+    "tests/encoders/test_backends.py",
+    "tests/search/stores/test_contract.py",
+    "tests/search/test_crash.py",
+    "tests/formats/test_formats.py",
+    "tests/spark/test_dataframe.py",
+    "tests/spark/test_engine.py",
+    "tests/tables/test_resume.py",
+    "tests/decode/test_corpus.py",
+    "tests/encoders/test_neighbours.py",
+    "tests/test_docs.py",
+    "tests/test_gate.py",
+    "tests/tables/test_score.py",
+    "tests/search/test_predictor.py",
     "tests/system/test_recipes.py",
     "tests/system/test_spark_recipe.py",
     "tests/doors/test_clusters.py",
     "tests/doors/test_parity.py",
     "tests/system/test_ray_serve.py",
     "tests/system/test_full_size.py",
-    "tests/encoders/test_backends.py",
 )
 
 

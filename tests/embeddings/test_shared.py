@@ -27,6 +27,7 @@ from tests.support.services import MINI, mini_settings
 from text_image_similarity import Config, ConfigError, Record, score_pairs
 from text_image_similarity.embeddings import Event, SharedEmbeddings
 from text_image_similarity.embeddings import breaker as breaker_module
+from text_image_similarity.embeddings import shared as shared_module
 from text_image_similarity.embeddings.breaker import CircuitBreaker
 from text_image_similarity.embeddings.shared import hide_password
 from text_image_similarity.encoders.testing import ColourEncoder
@@ -37,6 +38,18 @@ from text_image_similarity.service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.server
 NAME = b"tis:1:"
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Wait for a Redis on a busy machine; return what makes waiting end after so many seconds again."""
+
+    def wait(seconds: float) -> None:
+        for module, name in ((shared_module, "_ANSWER_S"), (shared_module, "_CONNECT_S"), (breaker_module, "_START_S")):
+            monkeypatch.setattr(module, name, seconds)
+
+    wait(HANG_S)
+    return wait
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,8 @@ WRITER = """
 import sys
 from tests.support.embeddings import key, vector
 from tests.support.faults import Certificates
-from text_image_similarity.embeddings import SharedEmbeddings
+from text_image_similarity.embeddings import SharedEmbeddings, breaker, shared
+breaker._START_S = shared._ANSWER_S = shared._CONNECT_S = 300.0
 cache = SharedEmbeddings(sys.argv[1], 7)
 cache.put({key(number): vector(number) for number in range(600)})
 cache.close()
@@ -155,12 +169,15 @@ def test_a_redis_that_is_killed_in_the_middle_and_comes_back(
 
 
 def test_a_redis_that_does_not_answer_is_asked_three_times_and_used_again_later(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, patient: Callable[[float], None]
 ) -> None:
     clock = FakeClock(monkeypatch, breaker_module)
     events: list[Event] = []
     cache = SharedEmbeddings(server.url, 7, watch=events.append)
     cache.put({key(1): vector(1)})
+    cache.close()
+    patient(0.5)
+    cache = SharedEmbeddings(server.url, 7, watch=events.append)
     server.send(signal.SIGSTOP)
     try:
         assert [cache.get(key(1)) for _ in range(5)] == [None] * 5
@@ -178,8 +195,9 @@ def test_a_redis_that_does_not_answer_is_asked_three_times_and_used_again_later(
 
 @pytest.mark.parametrize("trouble", ["nobody listens", "wrong password", "no password", "another protocol"])
 def test_what_cannot_be_used_from_the_start_is_told_once_and_left_aside(
-    server: RedisServer, trouble: str, caplog: pytest.LogCaptureFixture
+    server: RedisServer, trouble: str, patient: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
+    patient(1.0)
     places = {
         "nobody listens": f"redis://:pa55word@127.0.0.1:{free_port()}",
         "wrong password": f"redis://:pa55word@127.0.0.1:{server.port}/3",
@@ -296,7 +314,7 @@ def records(tmp_path: Path) -> list[Record]:
 
 
 def test_a_run_finds_what_another_one_encoded_and_goes_on_without_redis(
-    server: RedisServer, records: list[Record]
+    server: RedisServer, records: list[Record], patient: Callable[[float], None]
 ) -> None:
     config = replace(MINI, embedding_cache=server.url)
     plain = [result.similarity for result in score_pairs(records, MINI, encoder=ColourEncoder())]
@@ -304,6 +322,7 @@ def test_a_run_finds_what_another_one_encoded_and_goes_on_without_redis(
     for stopped in (False, False, True):
         encoder = Counting()
         if stopped:
+            patient(0.1)
             server.send(signal.SIGSTOP)
         try:
             assert [result.similarity for result in score_pairs(records, config, encoder=encoder)] == plain

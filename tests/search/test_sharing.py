@@ -137,3 +137,23 @@ def test_a_forked_process_is_told_to_open_its_own(tmp_path: Path) -> None:
             os._exit(9)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert len(catalog) == 1
+
+
+def test_what_others_close_is_still_there_for_who_has_read_it_all(tmp_path: Path) -> None:
+    look = (
+        "import sys; from contextlib import closing; from text_image_similarity.search.ledger import SqliteDatabase\n"
+        "with closing(SqliteDatabase(sys.argv[1])) as database: print(database.read('SELECT count(*) FROM product')[0][0])"
+    )
+
+    def look_from_elsewhere() -> str:
+        command = [sys.executable, "-c", look, str(tmp_path / "c" / "catalog.sqlite")]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+    with shop(tmp_path / "c") as catalog:
+        catalog.add([product("a")])
+        assert ids(catalog.match("red")) == ["a"]  # reads the whole ledger
+        latest = (tmp_path / "c" / "catalog.sqlite-wal").stat().st_ino
+        assert look_from_elsewhere() == "1"
+        catalog.add([product("b")])
+        assert look_from_elsewhere() == "2"
+        assert (tmp_path / "c" / "catalog.sqlite-wal").stat().st_ino == latest

@@ -363,7 +363,7 @@ def test_a_service_with_keys_wants_one_of_them() -> None:
     with serving(app_of(mini_settings(api_keys=keys), ColourEncoder())) as client:
         for path in ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/evaluator/health", "/system/health"):
             assert client.get(path).status_code == 200, path
-        for path in ("/", "/page/app.js", "/page/style.css", "/swagger/swagger-ui.css"):
+        for path in ("/", "/search", "/page/app.js", "/page/style.css", "/swagger/swagger-ui.css"):
             assert client.get(path).status_code == 200, path
         problem(client.get("/page/none.js"), 404, "not_found")
         problem(client.get("/page/app.js/none"), 401, "unauthorized")

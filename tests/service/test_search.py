@@ -173,6 +173,8 @@ def test_products_and_their_pictures_are_shown_without_where_they_are(service: h
     facets = service.get("/v1/catalogs/shop/facets", params={"field": ["shop", "price", "added"]}).json()
     assert facets["total"] == 7
     assert facets["facets"]["shop"]["values"] == [{"value": "acme", "count": 4}, {"value": "best", "count": 3}]
+    few = service.get("/v1/catalogs/shop/facets", params={"field": "shop", "most": 1}).json()
+    assert few["facets"]["shop"]["values"] == [{"value": "acme", "count": 4}]
     assert (facets["facets"]["price"]["min"], facets["facets"]["price"]["max"]) == (0, 50)
     assert facets["facets"]["added"]["min"] == "2026-01-01"
 

@@ -49,7 +49,7 @@ def watched(browser: Any, service: str, ready: str) -> Iterator[Callable[..., An
         context.on("request", lambda request: asked.append(request.url))
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+        page.on("console", lambda message: wrong.append(message.text) if _is_wrong(message) else None)
         page.goto(service + path)
         page.wait_for_function(ready)
         return page
@@ -62,6 +62,11 @@ def watched(browser: Any, service: str, ready: str) -> Iterator[Callable[..., An
     assert asked
     assert [url for url in asked if not url.startswith((service, "data:", f"blob:{service}"))] == []
     assert wrong == []
+
+
+def _is_wrong(message: Any) -> bool:
+    """Say whether the browser complains of the page, and not only of an answer's status."""
+    return message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
 
 
 def drop(page: Any, *files: tuple[str, str, bytes]) -> None:

@@ -247,7 +247,7 @@ class Catalog:
         return self.searcher.match_many(given, [f"queries[{number}]" for number in range(len(given))])
 
     def optimize(self) -> None:
-        """Give back space, and build what makes searches fast, after many changes; searches go on meanwhile."""
+        """Give back space, and build what makes searches fast, after many changes; others search and add meanwhile."""
         self._session.optimize()
 
     def reindex(

@@ -13,6 +13,7 @@ from ..similarity import Embeddings, Scores, cosine
 # Between equal rows a matrix product may differ in the last bits, depending on where they stand: by 4e-7 with 4,096
 # dimensions. Whoever is within this of the last place is looked at again.
 _SLACK = 1e-5
+_GROUPS = 2048  # of whose highest values a floor is taken, where few of many are wanted
 
 Places = NDArray[np.intp]
 
@@ -61,11 +62,12 @@ def best(
         Row numbers and cosines, highest first, equal ones in the order of the rows; more than `limit` where several tie for
         the last place.
     """
-    rough = np.where(np.isfinite(rough), rough, -np.inf)
-    floor = least - _SLACK
+    if not rough.max(initial=-np.inf) < np.inf:
+        rough = np.where(np.isfinite(rough), rough, -np.inf)
+    floor = max(least - _SLACK, float(np.finfo(np.float32).min))
     if limit is not None and limit < len(rough):
-        floor = max(floor, float(np.partition(rough, len(rough) - limit)[len(rough) - limit]) - _SLACK)
-    candidates = np.flatnonzero((rough >= floor) & (rough > -np.inf))
+        floor = max(floor, _limit_th(rough, limit) - _SLACK)
+    candidates = np.flatnonzero(rough >= floor)
     places = candidates if among is None else among[candidates]
     # Once more, row by row, as `score_pairs` does: equal rows get equal cosines, and all doors the same number.
     exact = cosine(query[None, :], rows[places])  # (m,)
@@ -74,3 +76,13 @@ def best(
     if limit is not None and limit < len(order):
         order = order[exact[order] >= exact[order[limit - 1]]]
     return places[order], exact[order]
+
+
+def _limit_th(numbers: Embeddings, limit: int) -> float:
+    """Return the number that so many, itself included, are not below; there are more than that, and none is NaN."""
+    rows = len(numbers) // _GROUPS
+    if rows > 1 and limit <= _GROUPS // 8:
+        # So many groups have one that is not below the limit-th highest of all groups' highest.
+        tops = numbers[: rows * _GROUPS].reshape(rows, _GROUPS).max(axis=0)
+        numbers = numbers[numbers >= np.partition(tops, _GROUPS - limit)[_GROUPS - limit]]
+    return float(np.partition(numbers, len(numbers) - limit)[len(numbers) - limit])

@@ -211,8 +211,8 @@ def _in_order(ask: Ask, hits: Hits) -> Iterator[Candidate]:
         if ask.cursor is not None:
             keys = [key for key in keys if key[:2] > (-_score(ask.cursor.key[0]), ask.cursor.key[1])]
         keys.sort()
-        for begin in range(0, len(keys), ask.query.top_k + _SPARE):
-            part = keys[begin : begin + ask.query.top_k + _SPARE]
+        for begin in range(0, len(keys), ask.query.top_k + 1):
+            part = keys[begin : begin + ask.query.top_k + 1]
             # The store's filter saw other values if a product was changed since.
             products = ask.ledger.by_number([key.number for key in part], ask.where)
             for key in part:

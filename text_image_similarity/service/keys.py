@@ -23,7 +23,7 @@ class ApiKey:
         name: What the log calls whoever has it.
         role: `search` scores and searches, `write` also changes products, `admin` also changes the models of catalogues.
         catalogs: The catalogues that it sees; none stands for all of them.
-        where: A filter that all products pass which it finds, changes or adds; None lets it see all of them.
+        where: A filter that all products pass which it finds, changes or adds; None lets it see all of them, as `admin` has to.
 
     Raises:
         ConfigError: A value cannot be used.
@@ -48,6 +48,10 @@ class ApiKey:
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
             raise ConfigError(f"where of the API key {self.name!r} must be a filter: a text or an object")
+        if self.where is not None and self.role == "admin":
+            raise ConfigError(
+                f"the API key {self.name!r} has the role admin, which is for whole catalogues, and a filter"
+            )
 
     def may(self, role: Role) -> bool:
         """Say whether it has a role."""

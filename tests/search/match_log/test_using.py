@@ -68,14 +68,15 @@ def test_the_figures_of_a_log(log: MatchLog) -> None:
         entry("z", status=429, error="overloaded"),
     ]
     events = [
-        event(entries[0], "click", "k"),  # the eleventh
+        event(entries[0], "click", "k", 59),  # the eleventh
         event(entries[0], "click", "c"),
         event(entries[0], "buy", "c", 61),
-        event(entries[1], "cart", "j"),
+        event(entries[1], "cart", "k"),
         event(entries[2], "wrong", "c"),
         event(entries[2], "click", "c"),
         event(entries[4], "wrong", "a"),
         event(entries[5], "click", "z"),  # was not shown
+        event(entries[5], "click", "b", 61),
         event(entries[8], "click", "l"),
     ]
     log.append(entries, [*events, LogEvent(new_match_id(NOON), NOON, "click", "unknown match")])
@@ -94,9 +95,9 @@ def test_the_figures_of_a_log(log: MatchLog) -> None:
         ],
         milliseconds_median=25.0,
         milliseconds_p99=float(np.percentile([10, 20, 30, 1000], 99)),
-        click_through={1: 1 / 8, 3: 2 / 8, 10: 3 / 8},
-        clicked=[("c", 2), ("k", 1), ("j", 1), ("z", 1)],
-        events={"click": 5, "wrong": 2, "buy": 1, "cart": 1},
+        click_through={1: 1 / 8, 3: 3 / 8, 10: 3 / 8},
+        clicked=[("k", 2), ("c", 2), ("z", 1), ("b", 1)],
+        events={"click": 6, "wrong": 2, "buy": 1, "cart": 1},
     )
     late = summarize(log, since=entries[9].time)
     assert (late.requests, late.searches, late.milliseconds_median) == (3, 0, None)
@@ -108,7 +109,8 @@ def test_long_logs_are_joined_with_their_events(log: MatchLog) -> None:
     entries = [entry("bag", results="ab") for _ in range(1200)]
     log.append(entries, [event(each, "click", product) for each in entries[::2] for product in "ab"])
     found = summarize(log)
-    assert (found.requests, found.events, found.clicked) == (1200, {"click": 1200}, [("a", 600), ("b", 600)])
+    assert (found.requests, found.events) == (1200, {"click": 1200})
+    assert sorted(found.clicked) == [("a", 600), ("b", 600)]
     assert found.click_through[1] == 0.5
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from threading import Event
 from typing import Any
 
+import psycopg
 import pytest
 
+from tests.support.paths import ROOT
 from text_image_similarity.errors import DatabaseError
-from text_image_similarity.search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, new_match_id
+from text_image_similarity.search.match_log import (
+    LogEntry,
+    LogEvent,
+    LogWriter,
+    MatchLog,
+    new_match_id,
+    open_match_log,
+)
 from text_image_similarity.search.match_log.sqlite import MEMORY, SqliteStorage
 from text_image_similarity.search.match_log.storage import StoredRow, Table
 
@@ -189,3 +201,44 @@ def test_a_record_that_cannot_be_written_keeps_no_other_from_it(
         assert writer.flush()
     assert (writer.written, writer.dropped) == (2, 1)
     assert len(warnings(caplog)) == 2
+
+
+_WRITING = """
+import sys
+from text_image_similarity.search.match_log import LogEntry, LogWriter, new_match_id, open_match_log
+
+writer = LogWriter(open_match_log(sys.argv[1]))
+while True:
+    entries = [LogEntry(new_match_id(), 0.0) for _ in range(7)]
+    for entry, future in [(entry, writer.write(entry)) for entry in entries]:
+        future.result()
+        print(entry.id, flush=True)
+"""
+
+
+def test_what_was_acknowledged_outlasts_a_kill(tmp_path: Path) -> None:
+    place = tmp_path / "log.sqlite"
+    arguments = [sys.executable, "-c", _WRITING, str(place)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(100)]
+        process.kill()
+        told += process.stdout.readlines()
+    acknowledged = {line.strip() for line in told if line.endswith("\n")}
+    assert len(acknowledged) >= 100
+    with open_match_log(place) as log:
+        kept = [each.id for each in log.entries()]
+    assert len(kept) == len(set(kept)) <= len(acknowledged) + 7
+    assert acknowledged <= set(kept)
+
+
+def test_postgres_that_drops_its_connections_is_connected_to_again(postgres_url: str) -> None:
+    with open_match_log(postgres_url) as log, closing(LogWriter(log)) as writer:
+        assert writer.write(entry()).result(60) is None
+        with psycopg.connect(postgres_url.partition("&")[0], autocommit=True) as administrator:
+            administrator.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            )
+        assert writer.write(entry()).result(60) is None
+        assert len(list(log.entries())) == 2

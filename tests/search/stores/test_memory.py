@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.stores import ALL_FIELDS, WIDTH, Shop, Shown, unit_vectors
-from text_image_similarity.search.fields import FieldKind, Scalar, Value
+from text_image_similarity.search.fields import Field, FieldKind, Scalar, Value
 from text_image_similarity.search.filters import Compare
 from text_image_similarity.search.stores import Changes, MemoryStore
 from text_image_similarity.search.stores.columns import Growing, TextColumn, TextsColumn, make_column
@@ -118,3 +118,22 @@ def part(changes: Changes) -> Changes:
         changes.vectors[:1],
         changes.deleted[:0],
     )
+
+
+@pytest.mark.parametrize("queries", [1, 2, 5, 9, 40])
+def test_many_queries_find_what_each_finds_alone(queries: int) -> None:
+    rng = np.random.default_rng(queries)
+    vectors = rng.standard_normal((queries + 700, 24)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    asked, kept = vectors[:queries], vectors[queries:]
+    numbers = np.arange(len(kept))
+    store = MemoryStore((Field("kind"),), 24)
+    columns: dict[str, list[Value | None]] = {"kind": [f"{number % 3}" for number in numbers]}
+    zeros = np.zeros(len(kept), np.int64)
+    store.apply(Changes(1, numbers, columns, numbers, zeros, kept, np.empty(0, np.int64)))
+    for where in (None, Compare("kind", "eq", "1"), Compare("kind", "ne", "1")):
+        together = store.search(asked, where, 9)
+        for place, hits in enumerate(together):
+            (alone,) = store.search(asked[place : place + 1], where, 9)
+            assert hits.rows.tolist() == alone.rows.tolist()
+            assert hits.cosines.tolist() == alone.cosines.tolist()

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -313,13 +313,15 @@ class _Transaction:
 
 
 def _read_ahead(path: str) -> None:
-    """Have the system begin to read a file into its cache: SQLite waits for each of its pages."""
-    if not hasattr(os, "posix_fadvise"):  # Linux has it
-        return
-    with Path(path).open("rb") as file:
-        size = min(os.fstat(file.fileno()).st_size, _MOST_AHEAD)
-        for start in range(0, size, _AHEAD):
-            os.posix_fadvise(file.fileno(), start, _AHEAD, os.POSIX_FADV_WILLNEED)
+    """Have the system begin to read a file that SQLite has open into its cache: SQLite waits for each of its pages."""
+    # Closing a descriptor of our own would end this process's locks (POSIX), and others would then remove the `-wal`.
+    opened, wanted = Path("/proc/self/fd"), Path(path).stat()  # Linux has it
+    for each in opened.iterdir() if opened.is_dir() else ():
+        with suppress(OSError):
+            if os.path.samestat(each.stat(), wanted):
+                for start in range(0, min(wanted.st_size, _MOST_AHEAD), _AHEAD):
+                    os.posix_fadvise(int(each.name), start, _AHEAD, os.POSIX_FADV_WILLNEED)
+                return
 
 
 def _plain(values: Sequence[object]) -> tuple[object, ...]:

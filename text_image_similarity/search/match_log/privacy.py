@@ -24,16 +24,19 @@ def masked(entry: LogEntry, queries: LogQueries) -> LogEntry:
     Args:
         entry: The entry.
         queries: `full` keeps everything. `hashed` has texts and URLs of pictures as SHA-256 in hexadecimal digits, under `text_sha256`
-            and so on; the filter stays. `off` drops the query, but for whether it asked for a later page, and the values of the
-            filter: a mapping keeps its names, unless it was refused, and an expression is dropped. Both reduce an error to its code, because its detail may
-            quote the query. The products that were found are kept in any case.
+            and so on; the filter stays, and of a cursor that there was one. `off` drops the query, but for whether it asked for a
+            later page, and the values of the filter: a mapping keeps its names, unless it was refused, and an expression is
+            dropped. Both reduce an error to its code, because its detail may quote the query. The products that were found are
+            kept in any case.
     """
     if queries == "full":
         return entry
     error = None if entry.error is None else entry.error.partition(":")[0]
+    later = (
+        {"after": True} if entry.query.get("after") else {}
+    )  # a cursor tells where a page begins, and may be any text
     if queries == "hashed":
-        return replace(entry, query=_hashed(entry.query), error=error)
-    later = {"after": True} if entry.query.get("after") else {}
+        return replace(entry, query={**_hashed(entry.query), **later}, error=error)
     where = _names(entry.where) if error is None else None
     return replace(entry, query=later, where=where, error=error)
 

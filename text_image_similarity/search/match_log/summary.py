@@ -126,8 +126,8 @@ def _count_search(counts: _Counts, entry: LogEntry, events: Iterable[LogEvent]) 
     if not entry.results:
         counts.empty += 1
         counts.empty_queries[query] += 1
-    products = {event.product for event in events if event.kind in _POSITIVE}
-    counts.clicked.update(products)
+    products = dict.fromkeys(event.product for event in events if event.kind in _POSITIVE)  # in their order
+    counts.clicked.update(products.keys())
     best = next((rank for rank, found in enumerate(entry.results, 1) if found.get("id") in products), None)
     counts.within.update(k for k in CLICKED_WITHIN if best is not None and best <= k)
 

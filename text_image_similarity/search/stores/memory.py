@@ -21,9 +21,9 @@ from .protocol import Alone, Changes, Hits, Rows
 
 # Where more pass a filter, the product with all vectors is faster than gathering those that pass.
 _GATHERED = 0.4
-# Vectors gathered at once for one query, half a megabyte of 512 dimensions, which stays in the cache for the product; and for
-# many, whose product has more to do.
-_BLOCK, _BLOCK_OF_MANY = 256, 4096
+# Few queries are multiplied with blocks that stay in the cache and are small enough (rows x queries x dimensions) for
+# OpenBLAS to neither copy them nor share them out to threads; for many, whose product has more to do, it does well.
+_FEW, _BLOCK, _SMALL, _BLOCK_OF_MANY = 8, 256, 1 << 18, 4096
 _PRODUCTS = 16_000_000  # rough cosines in memory at once
 
 
@@ -89,26 +89,24 @@ class MemoryStore:
     ) -> list[Hits]:
         state = self._state
         passing = state.alive if where is None else state.alive & _mask(where, state.columns, len(state.alive))
-        among = np.flatnonzero(passing)
-        gathers = len(among) < _GATHERED * len(passing)
+        gathers = np.count_nonzero(passing) < _GATHERED * len(passing)
+        among = np.flatnonzero(passing) if gathers else None
         found = []
         for some in np.array_split(queries, max(1, -(-len(queries) * len(passing) // _PRODUCTS))):
-            if gathers:
-                rough = _gathered(state.vectors, among, some)  # (q, m)
-            else:
-                rough = some @ state.vectors.T  # (q, d) @ (d, n) -> (q, n)
+            rough = _rough_cosines(state.vectors, among, some)  # (q, n) or (q, m)
+            if not gathers:
                 rough[:, ~passing] = -np.inf
             for query, row in zip(some, rough, strict=True):
-                places, cosines = best(query, state.vectors, row, limit, least=least, among=among if gathers else None)
+                places, cosines = best(query, state.vectors, row, limit, least=least, among=among)
                 found.append(Hits(state.numbers[places], state.slots[places], cosines))
         return found
 
     def count(self, where: Filter | None) -> int:
-        return len(self._products(self._state, where))
+        return int(np.count_nonzero(self._products(self._state, where)))
 
     def values(self, field: str, where: Filter | None) -> dict[Value, int]:
         state = self._state
-        return state.columns[field].counts(self._products(state, where))
+        return state.columns[field].counts(np.flatnonzero(self._products(state, where)))
 
     def optimize(self, alone: Alone = nullcontext) -> None:
         with self._writing:
@@ -172,21 +170,27 @@ class MemoryStore:
         self._columns = {name: column.only(kept) for name, column in self._columns.items()}
         return np.ones(len(kept), bool)
 
-    def _products(self, state: _State, where: Filter | None) -> Places:
-        """Return the places of the first picture of each product that passes a filter."""
+    def _products(self, state: _State, where: Filter | None) -> Mask:
+        """Return which pictures are the first one of a product that passes a filter."""
         passing = state.alive & state.first
-        return np.flatnonzero(passing if where is None else passing & _mask(where, state.columns, len(passing)))
+        return passing if where is None else passing & _mask(where, state.columns, len(passing))
 
 
-def _gathered(vectors: Embeddings, among: Places, queries: Embeddings) -> Embeddings:
-    """Return the rough cosines of queries and some vectors, shape (q, m)."""
-    rough = np.empty((len(queries), len(among)), np.float32)
-    size = _BLOCK if len(queries) < 4 else _BLOCK_OF_MANY
-    room = np.empty((size, vectors.shape[1]), np.float32)
-    for start in range(0, len(among), size):
-        places = among[start : start + size]
-        block = np.take(vectors, places, axis=0, out=room[: len(places)], mode="clip")  # "raise" would copy once more
-        rough[:, start : start + size] = queries @ block.T  # (q, d) @ (d, block)
+def _rough_cosines(vectors: Embeddings, among: Places | None, queries: Embeddings) -> Embeddings:
+    """Return the rough cosines of queries and all vectors, shape (q, n), or those at some places, shape (q, m)."""
+    if among is None and len(queries) == 1:
+        return queries @ vectors.T  # (1, d) @ (d, n) -> (1, n)
+    rough = np.empty((len(queries), len(vectors) if among is None else len(among)), np.float32)
+    size = _BLOCK_OF_MANY if len(queries) > _FEW else min(_BLOCK, max(16, _SMALL // max(queries.size, 1)))
+    room, turned = np.empty((size, vectors.shape[1]), np.float32), np.ascontiguousarray(queries.T)
+    for start in range(0, rough.shape[1], size):
+        block = vectors[start : start + size]
+        if among is not None:
+            places = among[start : start + size]
+            block = np.take(
+                vectors, places, axis=0, out=room[: len(places)], mode="clip"
+            )  # "raise" would copy once more
+        rough[:, start : start + size] = (block @ turned).T  # (block, d) @ (d, q)
     return rough
 
 

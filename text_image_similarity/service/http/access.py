@@ -8,8 +8,9 @@ from unicodedata import normalize
 
 from fastapi import Request
 
+from ...errors import ConfigError, UsageError
 from ...search import Product
-from ...search.fields import ID
+from ...search.fields import ERROR, ID
 from ...search.filters import And, Compare, Filter, OneOf, parse_filter
 from ..keys import ANYBODY, ApiKey, Role
 from ..problems import ProblemError
@@ -62,6 +63,22 @@ def catalogs_of(request: Request) -> list[ServedCatalog]:
     return [catalog for name, catalog in served.items() if not key.catalogs or name in key.catalogs]
 
 
+def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
+    """Make sure that a catalogue has what the filters of its keys ask for.
+
+    Raises:
+        ConfigError: One cannot be used there.
+    """
+    for key in keys:
+        if not key.catalogs or catalog.name in key.catalogs:
+            try:
+                parse_filter(key.where, catalog.catalog.fields)
+            except UsageError as exc:
+                raise ConfigError(
+                    f"where of the API key {key.name!r}, for the catalogue {catalog.name}: {exc}"
+                ) from exc
+
+
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
     """Return a filter that a request's key cannot widen: its own, and the request's besides.
 
@@ -74,6 +91,18 @@ def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Fil
     if own is None or asked is None:
         return asked if own is None else own
     return And((own, asked))
+
+
+def check_fields(request: Request, names: Iterable[str]) -> None:
+    """Make sure that a request's key may see the values of some fields: errors tell where the shop's pictures are.
+
+    Raises:
+        ProblemError: `forbidden`.
+    """
+    if ERROR in names and not key_of(request).may("write"):
+        raise ProblemError(
+            "forbidden", f"the values of {ERROR} are for keys with the role write; filter by `{ERROR} exists`"
+        )
 
 
 async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable[str | None]) -> None:

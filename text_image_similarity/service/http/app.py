@@ -24,6 +24,7 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
+from .access import check_keys
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import complete_document
@@ -35,7 +36,14 @@ scores. Every answer carries `X-Request-Id`."""
 
 
 _MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
-_KEEPING = (catalog_routes.about, catalog_routes.writes, catalog_routes.batches, catalog_routes.admin)
+_KEEPING = (
+    catalog_routes.admin,
+    catalog_routes.writes,
+    catalog_routes.batches,
+    catalog_routes.products,
+    catalog_routes.puts,
+    catalog_routes.about,
+)
 
 
 def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Metrics | None = None) -> FastAPI:
@@ -56,8 +64,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     tracing = Tracing(settings.otlp_endpoint)
     searching = SearchMetrics(metrics.registry if settings.catalogs else CollectorRegistry())
     catalogs = {
-        name: ServedCatalog(name, place, settings.models[settings.default], pool, searching)
-        for name, place in settings.catalogs.items()
+        name: ServedCatalog(name, place, settings, pool, searching) for name, place in settings.catalogs.items()
     }
     journal = Journal(settings, catalogs, searching)
 
@@ -91,7 +98,8 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         app.include_router(router)
     open_routes = [*documentation, *chain.from_iterable(router.routes for router in open_to_all)]
     work_routes = [route for router in keyed for route in router.routes if isinstance(route, WorkRoute)]
-    add_problems(app)
+    every = [route for router in (*keyed, *open_to_all) for route in router.routes if isinstance(route, Route)]
+    add_problems(app, every)
     complete_document(app, settings, {route.path for route in open_routes if isinstance(route, Route)})
     app.add_middleware(
         Gate,
@@ -113,6 +121,7 @@ async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
     for served in catalogs.values():
         parts.push_async_callback(served.close)
         await served.start()
+        check_keys(app.state.settings.keys, served)
     parts.push_async_callback(asyncio.to_thread, app.state.journal.close)
     await asyncio.to_thread(app.state.journal.open)
     for name, served in catalogs.items():

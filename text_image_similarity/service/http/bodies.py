@@ -7,7 +7,7 @@ import json
 import re
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
 
@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from ...errors import RowError
 from ...fetch import strip_invisible
@@ -47,6 +48,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         403: "The API key lacks a role.",
         404: "There is nothing of this name.",
         408: "The body took too long to arrive.",
+        409: "That cannot be done now.",
         413: "The body is too long.",
         415: "The body's media type is wrong.",
         422: "The request does not match this description.",
@@ -258,8 +260,8 @@ def decode_base64(text: str) -> ImageInput:
         return f"data:;base64,{text}"
 
 
-def add_problems(app: FastAPI) -> None:
-    """Turn the framework's own refusals into problems."""
+def add_problems(app: FastAPI, routes: Sequence[Route]) -> None:
+    """Turn the framework's own refusals into problems; of a wrong method say which ones a path has, on all of its routes."""
 
     async def invalid(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, RequestValidationError)
@@ -269,8 +271,12 @@ def add_problems(app: FastAPI) -> None:
 
     async def refused(request: Request, exc: Exception) -> Response:
         assert isinstance(exc, HTTPException)
-        code = _CODES.get(exc.status_code, "internal_error")
-        raise ProblemError(code, str(exc.detail), headers=exc.headers) from None
+        code, headers = _CODES.get(exc.status_code, "internal_error"), dict(exc.headers or {})
+        if exc.status_code == 405:
+            first = next(route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
+            alike = [route for route in routes if route.path == first.path]
+            headers["Allow"] = ", ".join(sorted({method for route in alike for method in route.methods or ()}))
+        raise ProblemError(code, str(exc.detail), headers=headers) from None
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from ... import search
 from ...search import Product, Term
@@ -17,7 +20,7 @@ from ...system import package_version
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from ..search.upkeep import Upkeep
-from .access import bound, catalog_of, catalogs_of, check_products, key_of, product_of, require_role
+from .access import bound, catalog_of, catalogs_of, check_fields, check_products, key_of, product_of, require_role
 from .bodies import PROBLEMS, WorkRoute
 from .queries import checked, format_product
 from .routes import unready
@@ -47,15 +50,33 @@ class ProductsRoute(WorkRoute):
     most_items = 1000
 
 
-about = APIRouter(responses={status: PROBLEMS[status] for status in (401, 404, 422, 503)}, tags=["catalogues"])
-similar = APIRouter(responses=PROBLEMS, tags=["search"])
+class ProductRoute(APIRoute):
+    """A route to a product, or to something of one: `/x%2Fimage` is a product, and `/x/image` is the picture of another one."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Say whether a request is for it, by the path as it was sent."""
+        sent = scope.get("raw_path", b"").count(b"/") - scope.get("root_path", "").count("/")
+        return super().matches(scope) if sent == self.path.count("/") else (Match.NONE, {})
+
+
+class PutRoute(ProductRoute, WorkRoute):
+    """The same, with a body."""
+
+
+about = APIRouter(
+    responses={status: PROBLEMS[status] for status in (401, 403, 404, 422, 429, 503)}, tags=["catalogues"]
+)
+similar = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["search"])
+products = APIRouter(route_class=ProductRoute, responses=PROBLEMS, tags=["products"])
+puts = APIRouter(route_class=PutRoute, responses=PROBLEMS, tags=["products"])
 writes = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["products"])
 batches = APIRouter(route_class=ProductsRoute, responses=PROBLEMS, tags=["products"])
 admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
 
-Page = Annotated[str | None, Query(description="`next` of the page before.")]
-WhereText = Annotated[str | None, Query(max_length=65_536)]
+Page = Annotated[str | None, Query(max_length=32_768, description="`next` of the page before.")]
+WhereText = Annotated[str | None, Query(max_length=4096, description="Longer ones are for POST.")]
+Id = Annotated[str, Path(min_length=1, max_length=1000)]
 
 
 @about.get("/v1/catalogs", response_model=CatalogsAnswer)
@@ -83,9 +104,11 @@ async def facets(
     request: Request,
     field: Annotated[list[str], Query(max_length=32)],
     where: WhereText = None,
+    most: Annotated[int, Query(ge=1, le=1000, description="Most values of a field, the most frequent.")] = 100,
 ) -> Response:
     """Count the values of fields among the products that pass a filter; of numbers and dates give the range."""
     served = catalog_of(request, catalog)
+    check_fields(request, field)
 
     def count() -> dict[str, Any]:
         kinds = {each.name: each.kind for each in (*BUILT_IN, *served.catalog.fields)}
@@ -93,7 +116,7 @@ async def facets(
         given = bound(request, served, where)
         listed = search.Query(where=given, top_k=1, facets=[name for name in field if name not in ranged])
         found = served.catalog.match(listed).as_dict()
-        values = {name: {"values": counts, "min": None, "max": None} for name, counts in found["facets"].items()}
+        values = {name: {"values": counts[:most], "min": None, "max": None} for name, counts in found["facets"].items()}
         for name in ranged:
             ends = [served.catalog.match(search.Query(where=given, sort=sort, top_k=1)) for sort in (name, f"-{name}")]
             low, high = ([match.product.fields.get(name) for match in end] for end in ends)
@@ -103,10 +126,10 @@ async def facets(
     return JSONResponse(await served.call(count))
 
 
-@about.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
+@products.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
 async def image(
     catalog: str,
-    id: str,
+    id: Id,
     request: Request,
     picture: Annotated[int, Query(ge=0, le=7)] = 0,
     size: Annotated[int, Query(ge=_SIZES[0], le=_SIZES[1], description="Pixels of the longer side.")] = 256,
@@ -129,7 +152,7 @@ async def image(
 @similar.get("/v1/catalogs/{catalog}/products/{id:path}/similar", response_model=MatchAnswer)
 async def similar_products(
     catalog: str,
-    id: str,
+    id: Id,
     request: Request,
     top_k: Annotated[int, Query(ge=1, le=1000)] = 10,
     where: WhereText = None,
@@ -144,16 +167,16 @@ async def similar_products(
     return JSONResponse(await answer_one(request, served, query))
 
 
-@about.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
-async def product(catalog: str, id: str, request: Request) -> Response:
+@products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
+async def product(catalog: str, id: Id, request: Request) -> Response:
     """Return a product; with the role `write` also the references to its pictures."""
     served = catalog_of(request, catalog)
     found = await product_of(request, served, id)
     return JSONResponse(found.as_dict() if key_of(request).may("write") else format_product(found))
 
 
-@writes.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
-async def put_product(catalog: str, id: str, asked: ProductBody, request: Request) -> Response:
+@puts.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
+async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request) -> Response:
     """Add a product, or put it in the place of the one with its id."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
@@ -163,13 +186,12 @@ async def put_product(catalog: str, id: str, asked: ProductBody, request: Reques
     return JSONResponse(written)
 
 
-@admin.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
-async def delete_product(catalog: str, id: str, request: Request) -> Response:
+@products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
+async def delete_product(catalog: str, id: Id, request: Request) -> Response:
     """Remove a product; it is found no more, by nobody."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
-    await product_of(request, served, id)
-    await _upkeep(request, served).write([], [id])
+    await _upkeep(request, served).write([], [id], lambda: product_of(request, served, id))
     return Response(status_code=204)
 
 
@@ -248,6 +270,7 @@ async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
             "generation": live.number,
             "model": served.model_name(live),
             "fields": [{"name": each.name, "kind": each.kind} for each in served.catalog.fields],
+            "logged": request.app.state.journal.keeps(served.name),
         }
 
     return await served.call(read)
@@ -257,8 +280,7 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
-    await _check_tenant(request, served, given, deleted)
-    return await _upkeep(request, served).write(given, deleted)
+    return await _upkeep(request, served).write(given, deleted, lambda: _check_tenant(request, served, given, deleted))
 
 
 async def _check_tenant(

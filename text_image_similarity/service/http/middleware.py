@@ -80,7 +80,7 @@ class Gate:
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
         body = _Body(self, receive, headers)
-        search = _find_route(self.match_routes, scope)
+        search = next((route for route in self.match_routes if route.matches(scope)[0] is Match.FULL), None)
         if search is not None:
             call.asked = Asked(search.matches(scope)[1].get("path_params", {}).get("catalog"))
         reply = _Reply(send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search))

@@ -89,7 +89,6 @@ def picture_term(url: str | None, base64: str | None, weight: float = 1.0) -> Te
 
 def format_matches(catalog: ServedCatalog, match_id: str, found: Matches) -> dict[str, Any]:
     """Return an answer as it is sent."""
-    whole = found.as_dict()
     return {
         "match_id": match_id,
         "catalog": catalog.name,
@@ -104,18 +103,30 @@ def format_matches(catalog: ServedCatalog, match_id: str, found: Matches) -> dic
                 "score": match.score,
                 "thumbnail": _thumbnail(catalog, match),
                 "product": format_product(match.product),
-                "why": each["why"],
+                "why": [
+                    {"term": each.term, "similarity": each.similarity, "contribution": each.contribution}
+                    for each in match.why
+                ],
             }
-            for match, each in zip(found, whole["matches"], strict=True)
+            for match in found
         ],
-        "facets": whole["facets"],
+        "facets": {
+            name: [{"value": value, "count": count} for value, count in counts.items()]
+            for name, counts in found.facets.items()
+        },
         "next": found.next,
     }
 
 
 def format_product(product: Product) -> dict[str, Any]:
-    """Return a product as it is shown: without its references, which may be paths of this machine or addresses of the shop's."""
-    return {name: value for name, value in product.as_dict().items() if name != "images"}
+    """Return a product of a catalogue as it is shown: without its references, which may be paths of this machine or the shop's addresses."""
+    return {
+        "id": product.id,
+        "name": product.name,
+        "description": product.description,
+        "group": product.group,
+        "fields": dict(product.fields),  # as they were read from JSON
+    }
 
 
 def thumbnail_path(catalog: ServedCatalog, product: Product, picture: int = 0) -> str:

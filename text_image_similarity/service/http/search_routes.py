@@ -17,7 +17,7 @@ from ..problems import ProblemError
 from ..search.catalog import Answered, ServedCatalog
 from ..search.errors import refused
 from ..search.journal import Asked
-from .access import catalog_of, check_products
+from .access import catalog_of, check_fields, check_products
 from .bodies import PROBLEMS, PictureRoute, WorkRoute, while_connected
 from .queries import checked, format_matches, picture_term, query_of, short_query_of
 from .schema import failure_of
@@ -110,6 +110,7 @@ async def answer(
     asked: Asked = request.state.call.asked
     asked.catalog = catalog.name
     asked.take(queries, catalog.catalog.fields)
+    check_fields(request, [name for query in queries for name in (*query.facets, (query.sort or "").removeprefix("-"))])
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
     found = await while_connected(request, catalog.match(queries))
     asked.found = found

@@ -17,9 +17,9 @@ Where = Annotated[
 ]
 TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products of one answer.")]
 Names = Annotated[list[str], Field(max_length=32)]
-Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
-Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
+Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -161,6 +161,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
+    logged: Annotated[bool, Field(description="Whether answers are in a log of matches, and events are taken.")]
 
 
 class CatalogDetails(CatalogFacts):

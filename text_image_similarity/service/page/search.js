@@ -21,7 +21,7 @@ const nameOf = (id) => names.get(id) ?? id;
 
 const results = new Results(
   new Cards(new Pictures(), byId("product"), {
-    look: ({ product: { id } }, { matchId }) => tellClick(matchId, id),
+    look: ({ product: { id } }, { matchId }) => catalog().logged && tellClick(matchId, id),
     lead(id, name, away) {
       names.set(id, name);
       state.products = [...state.products.filter((other) => other.id !== id), { id, away }];
@@ -142,7 +142,8 @@ function show() {
 }
 
 function chip(text, remove) {
-  const button = el("button", { type: "button" }, el("span", { class: "spoken" }, "Remove: "), el("bdi", {}, text), el("span", { "aria-hidden": "true" }, " ×"));
+  const cross = el("span", { "aria-hidden": "true" }, " ×");
+  const button = el("button", { type: "button" }, el("span", { class: "spoken" }, "Remove: "), el("bdi", {}, text), cross);
   button.addEventListener("click", () => drop(remove));
   return el("li", {}, button);
 }
@@ -216,6 +217,10 @@ window.addEventListener("popstate", (event) => {
   state = readAddress(location.search);
   picture.restore(event.state?.picture ?? -1);
   if (served.length) guarded(enter);
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address is for what is asked
+  byId("results").focus();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox]), select, textarea")) return;

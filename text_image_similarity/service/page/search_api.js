@@ -6,7 +6,6 @@ const BUSY = new Set([429, 503]);
 const LONGEST_WAIT_S = 30;
 const MOST_FIELDS = 32; // of a request for facets
 const under = (catalog, rest) => `v1/catalogs/${encodeURIComponent(catalog)}/${rest}`;
-let logged = true;
 
 /** `say(text)` is told about a wait. */
 async function askTwice(path, { body, signal, say = () => {} } = {}) {
@@ -32,9 +31,10 @@ export async function match(catalog, query, options) {
   return results[0];
 }
 
-/** Return {total, facets} of what passes a filter. */
-export async function facets(catalog, fields, where, options) {
+/** Return {total, facets} of what passes a filter, with at most so many values of each field. */
+export async function facets(catalog, fields, where, most, options) {
   const asked = new URLSearchParams(fields.slice(0, MOST_FIELDS).map((field) => ["field", field]));
+  asked.append("most", most);
   if (where) asked.append("where", JSON.stringify(where));
   return askTwice(under(catalog, `facets?${asked}`), options);
 }
@@ -43,13 +43,10 @@ export async function product(catalog, id) {
   return ask(under(catalog, `products/${encodeURIComponent(id)}`));
 }
 
-/** Say that a visitor has looked at a product. A log that is not kept, or has forgotten the match, stops nobody. */
+/** Say that a visitor has looked at a product. A log that has forgotten the match stops nobody. */
 export function tellClick(matchId, id) {
-  if (!logged) return;
   const body = JSON.stringify({ kind: "click", product: id });
-  ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch((problem) => {
-    if (problem.code === "conflict") logged = false; // this service keeps no log
-  });
+  ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch(() => {});
 }
 
 /** Pictures of products as blob: addresses, fetched once and with the key. */

@@ -3,7 +3,7 @@
 import { el, fold, plain } from "./show.js";
 import { shownValue, titleOf } from "./search_facets.js";
 
-const CATEGORY = /categor|kategor|department/i;
+const CATEGORY = /categ|kategor|department/i;
 const PRICE = /price|preis|prix|precio|prezzo|cost/i;
 const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;
 
@@ -30,6 +30,11 @@ export class Cards {
     Object.assign(this, { pictures, dialog, look, lead });
     this.paths = new WeakMap();
     this.watcher = new IntersectionObserver((seen) => this.load(seen), { rootMargin: "400px" });
+  }
+
+  /** Wait for no picture any more. */
+  clear() {
+    this.watcher.disconnect();
   }
 
   /** Return a card; `shown` is {fields, category, price, labels, best, matchId}: fields, and what the terms are called. */

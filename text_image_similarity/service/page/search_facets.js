@@ -28,7 +28,7 @@ export class Filters {
   /** Show the fields of a catalogue that can be filtered on. */
   async setUp(catalog, fields, options) {
     const asked = fields.filter(({ kind }) => kind !== "date").map(({ name }) => name);
-    const found = asked.length ? (await facets(catalog, asked, undefined, options)).facets : {};
+    const found = asked.length ? (await facets(catalog, asked, undefined, MOST_VALUES + 1, options)).facets : {};
     Object.assign(this, { catalog, fields, boxes: new Map(), ends: new Map() });
     const parts = fields.flatMap(({ name, kind }) => {
       if (!found[name]) return [];
@@ -84,7 +84,7 @@ export class Filters {
     const ticked = this.counted.filter((name) => state.values.has(name));
     this.count(this.counted.filter((name) => !ticked.includes(name)), counts);
     const others = await Promise.all(
-      ticked.map((name) => facets(this.catalog, [name], whereOf(state, this.fields, name), options)),
+      ticked.map((name) => facets(this.catalog, [name], whereOf(state, this.fields, name), MOST_VALUES, options)),
     );
     ticked.forEach((name, i) => this.count([name], { [name]: others[i].facets[name].values }));
   }

@@ -27,6 +27,7 @@ export class Results {
 
   clear() {
     Object.assign(this, { asked: null, next: null, total: null, best: 0, weakShown: false, thumbnails: [] });
+    this.cards.clear();
     for (const list of [byId("strong"), byId("weak")]) list.replaceChildren();
     byId("none").hidden = true;
     this.arrange();
@@ -109,7 +110,7 @@ export class Results {
 /** Return how many products there would be without each filter: [{field, total}], the most first. */
 export async function loosened(state, catalog, options) {
   const counts = filtered(state).map(async (field) => {
-    const { total } = await facets(catalog.name, [field], whereOf(state, catalog.fields, field), options);
+    const { total } = await facets(catalog.name, [field], whereOf(state, catalog.fields, field), 1, options);
     return { field, total };
   });
   return (await Promise.all(counts)).sort((one, other) => other.total - one.total);

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ...config import Config
 from ...errors import ConfigError, DatabaseError, ModelError, RowError, UsageError
 from ...pipeline import Outcome
 from ...search import Catalog, Matches, Query, contents, is_source, open_catalog, open_table_catalog
@@ -19,6 +18,7 @@ from ...search.ledger import Generation
 from ..jobs import Answer, Span
 from ..pool import ModelPool
 from ..problems import ProblemError
+from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .errors import translated
 from .results import Results, key_of
@@ -54,7 +54,7 @@ class ServedCatalog:
     Args:
         name: What requests call it.
         place: A folder, `postgresql://...`, or a table, which is read into memory.
-        config: How pictures are fetched and encoded that clients add.
+        settings: The default model's say how pictures are fetched and encoded that clients add.
         pool: Encodes queries.
         metrics: Records what happens.
 
@@ -62,8 +62,9 @@ class ServedCatalog:
         thumbnails: Small pictures of its products.
     """
 
-    def __init__(self, name: str, place: str, config: Config, pool: ModelPool, metrics: SearchMetrics) -> None:
-        self.name, self.place = name, place
+    def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
+        self.name, self.place, self._timeout_s = name, place, settings.request_timeout_s
+        config = settings.models[settings.default]
         self._config, self._pool, self._metrics = config, pool, metrics
         self._results = Results()
         self._models: dict[int, str] = {}  # served names by generation
@@ -139,12 +140,17 @@ class ServedCatalog:
         Raises:
             ProblemError: One of them cannot be answered, or there is no room.
         """
-        with translated(self.name):
-            try:
-                return await self._match(queries)
-            except DatabaseError as exc:  # such as a generation that was dropped meanwhile
-                logger.warning("catalogue %s: %s; once more", self.name, exc)
-                return await self._match(queries)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                with translated(self.name):
+                    try:
+                        return await self._match(queries)
+                    except DatabaseError as exc:  # such as a generation that was dropped meanwhile
+                        logger.warning("catalogue %s: %s; once more", self.name, exc)
+                        return await self._match(queries)
+        except TimeoutError as exc:
+            detail = f"{self.name}: not answered within the service's {self._timeout_s:g} s"
+            raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
 
     async def call(self, work: Callable[..., T], *given: Any) -> T:
         """Do something with the catalogue on a thread.

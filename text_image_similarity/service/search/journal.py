@@ -90,6 +90,10 @@ class Journal:
         """What writes the logs."""
         return list({id(writer): writer for writer in self._writers.values()}.values())
 
+    def keeps(self, catalog: str) -> bool:
+        """Say whether answers of a catalogue have entries, which events can refer to."""
+        return catalog in self._writers
+
     def close(self) -> None:
         """Write what waits, and close the logs."""
         for writer in self.writers:
@@ -104,9 +108,10 @@ class Journal:
             ProblemError: `log_unavailable`, where entries are required and cannot be written.
         """
         asked: Asked = call.asked
-        name = asked.catalog if asked.catalog in self._catalogs else next(iter(self._catalogs), None)
-        if name is None:
+        seen = [name for name in self._catalogs if not key.catalogs or name in key.catalogs]
+        if not seen:
             return
+        name = asked.catalog if asked.catalog in seen else seen[0]
         asked.catalog = name
         entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
         for entry in entries:
@@ -116,10 +121,11 @@ class Journal:
         kept = [masked(entry, self._settings.log_queries) for entry in entries]
         if self._settings.match_log == "required" and status != _LEFT:
             try:
-                await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
-            except DatabaseError as exc:
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
+            except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                detail = f"the log of matches cannot be written, and answers without an entry are not given: {exc}"
+                detail = f"the log of matches cannot be written, and answers without an entry are not given: {str(exc) or 'it takes too long'}"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -143,7 +149,8 @@ class Journal:
                     if product not in [found["id"] for found in entry.results]:
                         detail = f"match {match_id} did not answer with product {product[:100]!r}"
                         raise ProblemError("invalid_request", detail)
-                    writer.put(LogEvent(match_id, time.time(), kind, product, key.name))
+                    if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
+                        raise ProblemError("log_unavailable", "the log of matches has no room", retry_after_s=5)
                     return
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None

@@ -9,6 +9,7 @@ from ...search import Matches, Query
 from ...search.cursor import digest_of
 
 _MOST_PRODUCTS = 50_000  # in all answers that are kept
+_CHARACTERS = 2000  # of a usual product
 Key = tuple[int, int, str, int, str | None]
 
 
@@ -46,5 +47,10 @@ class Results:
 
 
 def _size_of(matches: Matches) -> int:
-    """Return how much room an answer takes, in products: a facet's value counts as a tenth of one."""
-    return 1 + len(matches) + sum(map(len, matches.facets.values())) // 10
+    """Return how much room an answer takes, in usual products: a facet's value counts as a tenth of one."""
+    values = [value for counts in matches.facets.values() for value in counts]
+    texts = [value for value in values if isinstance(value, str)]
+    for match in matches:
+        product = match.product
+        texts += [product.name, product.description, *product.images, *map(str, product.fields.values())]
+    return 1 + len(matches) + len(values) // 10 + sum(map(len, texts)) // _CHARACTERS

@@ -105,7 +105,7 @@ class Scans:
                     [outcome for scan in scans for outcome in scan.texts],
                     [outcome for scan in scans for outcome in scan.images],
                 )
-            except Exception as exc:
+            except BaseException as exc:  # a panic of a native library is not an Exception
                 logger.debug("searches are repeated one by one: %s", exc)
             else:
                 start = 0
@@ -116,5 +116,5 @@ class Scans:
         for scan in scans:
             try:
                 scan.done.set_result(self._searcher.answer(scan.asked, scan.texts, scan.images))
-            except BaseException as exc:  # a panic of a native library is not an Exception
+            except BaseException as exc:
                 scan.done.set_exception(exc)

@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -32,7 +33,8 @@ class Upkeep:
 
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
-        self._writing = asyncio.Lock()
+        self._writing, self._starting = asyncio.Lock(), asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "write")  # slow hosts of pictures keep no search waiting
         self._waiting = 0
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None
@@ -43,11 +45,17 @@ class Upkeep:
         """What became of the latest reindex that was asked for here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
         return self._state
 
-    async def write(self, products: Sequence[Product], deleted: Sequence[str]) -> dict[str, Any]:
+    async def write(
+        self, products: Sequence[Product], deleted: Sequence[str], check: Callable[[], Awaitable[object]]
+    ) -> dict[str, Any]:
         """Add or replace products and delete some; return what became of them.
 
+        Args:
+            products, deleted: What is written.
+            check: Raises unless that may be; nothing else is written here between its answer and the end.
+
         Raises:
-            ProblemError: `queue_full`, or what the catalogue refuses.
+            ProblemError: `queue_full`, or what `check` or the catalogue refuses.
         """
         if self._waiting >= _MOST_WAITING:
             detail = f"{self._waiting} requests wait to write to {self._served.name}"
@@ -55,7 +63,10 @@ class Upkeep:
         self._waiting += 1
         try:
             async with self._writing:
-                return await self._served.call(self._write, products, deleted)
+                await check()
+                with translated(self._served.name):
+                    loop = asyncio.get_running_loop()
+                    return await loop.run_in_executor(self._thread, self._write, products, deleted)
         finally:
             self._waiting -= 1
 
@@ -82,25 +93,26 @@ class Upkeep:
         Raises:
             ProblemError: `conflict`, if one is being built here, or the catalogue is in memory.
         """
-        if self._process is not None and self._process.returncode is None:
-            raise ProblemError(
-                "conflict", f"{self._served.name} is being reindexed; see GET /v1/catalogs/{self._served.name}"
+        async with self._starting:
+            if self._process is not None and self._process.returncode is None:
+                raise ProblemError(
+                    "conflict", f"{self._served.name} is being reindexed; see GET /v1/catalogs/{self._served.name}"
+                )
+            if self._served.log_place is None:
+                raise ProblemError(
+                    "conflict", f"{self._served.name} is a table in memory; make a catalogue of it to reindex it"
+                )
+            command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                *("--model", model),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                preexec_fn=_be_nice,
             )
-        if self._served.log_place is None:
-            raise ProblemError(
-                "conflict", f"{self._served.name} is a table in memory; make a catalogue of it to reindex it"
-            )
-        command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            *("--model", model),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            preexec_fn=_be_nice,
-        )
-        self._state = {"model": model, "state": "running", "detail": None}
-        self._following = asyncio.create_task(self._follow(self._process, self._state))
+            self._state = {"model": model, "state": "running", "detail": None}
+            self._following = asyncio.create_task(self._follow(self._process, self._state))
 
     async def close(self) -> None:
         """End the process, if one runs; what it has built is kept, and the next one goes on."""
@@ -109,6 +121,7 @@ class Upkeep:
                 self._process.terminate()
         if self._following is not None:
             await self._following
+        await asyncio.to_thread(self._thread.shutdown)
 
     async def _follow(self, process: Process, state: dict[str, Any]) -> None:
         assert process.stderr is not None

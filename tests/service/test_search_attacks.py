@@ -1,0 +1,358 @@
+"""What clients of a search service try: other tenants' products, the shop's secrets, odd ids, slow hosts and races."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.test_hostile import status, told
+from tests.service.test_http import problem
+from tests.service.test_search import FIELDS, KEYS, by, ids, products
+from tests.support.clock import HANG_S, wait_for
+from tests.support.images import make_png
+from tests.support.services import app_of, base64_pair, mini_settings, serving
+from text_image_similarity import ConfigError
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.search import Field, Product, Query, open_catalog
+from text_image_similarity.search.match_log import open_match_log
+from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.keys import ApiKey
+from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search.results import Results, key_of
+from text_image_similarity.service.search.scans import Scans
+from text_image_similarity.service.search.thumbnails import Thumbnails
+from text_image_similarity.service.search.upkeep import Upkeep
+
+SHOP = "/v1/catalogs/shop"
+TENANTS = (*KEYS, ApiKey("best", name="best", role="write", where='shop = "best"'))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attacked")
+    for name in ("shop", "second"):
+        with open_catalog(folder / f"{name}.catalog", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+            catalog.add(products(folder))
+            lost = str(folder / "private" / "lost.png")
+            catalog.add(Product("lost", "Lost", lost, fields={"shop": "acme"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(place: Path) -> Iterator[httpx.Client]:
+    catalogs = {name: str(place / f"{name}.catalog") for name in ("shop", "second")}
+    with serving(app_of(mini_settings(catalogs=catalogs, api_keys=TENANTS), ColourEncoder())) as client:
+        yield client
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(*given: Any, **named: Any) -> None:
+        asyncio.run(test(*given, **named))
+
+    return run
+
+
+def raw(service: httpx.Client, method: str, path: str, body: bytes = b"", key: str = "writer") -> tuple[int, Any]:
+    """Send a path as it is, without a client that tidies it up; return the status and what is answered."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: {key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    answer = told(service.base_url, head.encode() + body)
+    content = answer.partition(b"\r\n\r\n")[2]
+    return status(answer), json.loads(content) if content.startswith(b"{") else content
+
+
+# ---- what a key sees
+
+
+def test_where_the_shops_pictures_are_is_told_to_nobody_who_only_searches(service: httpx.Client) -> None:
+    for key in ("reader", "writer"):
+        asked: list[httpx.Response] = [
+            service.get(f"{SHOP}/facets", params={"field": ["shop", "_error"]}, headers=by(key)),
+            service.post("/match-text", json={"text": "a", "facets": ["_error"]}, headers=by(key)),
+            *(
+                service.post(f"{SHOP}/match", json={"queries": [{}, query]}, headers=by(key))
+                for query in ({"facets": ["_error"]}, {"sort": "_error"}, {"sort": "-_error", "top_k": 1})
+            ),
+        ]
+        for answer in asked:
+            if key == "reader":
+                problem(answer, 403, "forbidden")
+                assert "private" not in answer.text
+            else:
+                assert answer.status_code == 200
+    found = service.post(
+        "/match-text", json={"text": "a", "where": "_error exists", "sort": "price"}, headers=by("reader")
+    )
+    assert ids(found) == ["lost"]
+
+
+def test_a_filter_that_a_catalogue_cannot_use_lets_nothing_start(place: Path) -> None:
+    keys = (ApiKey("k", name="acme", where='tenant = "acme"', catalogs=("shop",)),)
+    with open_catalog(place / "shop.catalog") as catalog:
+        served: Any = SimpleNamespace(name="shop", catalog=catalog)
+        with pytest.raises(ConfigError, match=r"'acme', for the catalogue shop: .*'tenant'"):
+            check_keys(keys, served)
+        served.name = "second"
+        check_keys(keys, served)  # which the key does not see
+    with pytest.raises(ConfigError, match="admin"):
+        ApiKey("k", name="acme", role="admin", where='shop = "acme"')
+
+
+@in_a_loop
+async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(place: Path) -> None:
+    """Two tenants add one id at a time: whoever comes second is refused, although nothing was there when it came."""
+    going, order = Event(), []
+
+    class Slow:
+        def add(self, products: list[Product]) -> Any:
+            assert going.wait(HANG_S)
+            order.append(products[0].name)
+            return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
+
+    upkeep = Upkeep(SimpleNamespace(name="shop", catalog=Slow()))  # type: ignore[arg-type]
+
+    async def check() -> None:
+        if order:
+            raise ProblemError("unknown_product", "there is no product 'new'")
+
+    first = asyncio.create_task(upkeep.write([Product("new", "first")], [], check))
+    second = asyncio.create_task(upkeep.write([Product("new", "second")], [], check))
+    await asyncio.sleep(0)
+    going.set()
+    assert (await first)["added"] == 1
+    with pytest.raises(ProblemError, match="unknown_product"):
+        await second
+    assert order == ["first"]
+    await upkeep.close()
+
+
+def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> None:
+    for number in range(5):
+        answers = [
+            service.put(f"{SHOP}/products/race-{number}", json={"fields": {"shop": shop}}, headers=by(shop)).status_code
+            for shop in ("acme", "best")
+        ]
+        assert answers == [200, 404]
+        found = service.get(f"{SHOP}/products/race-{number}", headers=by("writer")).json()
+        assert found["fields"]["shop"] == "acme"
+        assert service.delete(f"{SHOP}/products/race-{number}", headers=by("best")).status_code == 404
+        assert service.delete(f"{SHOP}/products/race-{number}", headers=by("acme")).status_code == 204
+
+
+# ---- ids and paths
+
+
+@pytest.mark.parametrize(
+    "id", ["a/image", "a/similar", "a:batch", ":switch", "image", "n\0l", "q?x", "#", "é", "//", "..", "😀"]
+)
+def test_any_id_is_written_read_and_removed(service: httpx.Client, id: str) -> None:
+    path = f"{SHOP}/products/" + "".join(f"%{byte:02X}" for byte in id.encode())
+    assert raw(service, "PUT", path, b'{"name": "odd"}')[0] == 200
+    found, answer = raw(service, "GET", path)
+    assert (found, answer["id"], answer["name"]) == (200, id, "odd")
+    for part, code in (("/image", 404), ("/similar", 422)):
+        assert repr(id)[1:-1] in raw(service, "GET", path + part)[1]["detail"]
+        assert raw(service, "GET", path + part)[0] == code
+    assert raw(service, "DELETE", path)[0] == 204
+    assert raw(service, "GET", path)[0] == 404
+
+
+def test_ids_that_no_product_can_have_are_refused(service: httpx.Client) -> None:
+    for id in ("", "%20", "x" * 1001):
+        for method in ("PUT", "DELETE", "GET"):
+            assert raw(service, method, f"{SHOP}/products/{id}", b"{}")[0] in (404, 422)
+
+
+def test_no_spelling_of_a_path_gets_around_the_keys(service: httpx.Client) -> None:
+    paths = [
+        *(
+            "/match-text",
+            "/match-text/",
+            "//match-text",
+            "/match%2Dtext",
+            "/Match-Text",
+            "/v1//catalogs",
+            "/V1/catalogs",
+        ),
+        *(SHOP, f"{SHOP}/", f"{SHOP}%2Fmatch", f"{SHOP}:switch", f"{SHOP}%3Aswitch", f"{SHOP}/products%3Abatch"),
+        *("/health/../v1/catalogs", "/docs/../match-text", "/./v1/catalogs", "/static/..%2fv1/catalogs"),
+    ]
+    for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"):
+        for path in paths:
+            assert raw(service, method, path, b"{}", key="nobody")[0] in (401, 404, 405)
+
+
+# ---- the log
+
+
+def test_an_entry_is_of_a_search_and_in_the_log_of_a_catalogue_that_its_key_sees(
+    place: Path, service: httpx.Client
+) -> None:
+    logs = [open_match_log(place / f"{name}.catalog") for name in ("shop", "second")]
+    with closing(logs[0]), closing(logs[1]):
+
+        def of(request_id: str) -> list[tuple[str, str, int]]:
+            return [
+                (each.catalog, each.route, each.status)
+                for log in logs
+                for each in log.latest(50)
+                if each.request_id == request_id
+            ]
+
+        headers = {**by("writer"), "X-Request-Id": "a-write"}
+        path = f"{SHOP}/products/x%2Fsimilar"
+        assert service.put(path, json={"name": "x"}, headers=headers).status_code == 200
+        assert service.delete(path, headers=headers).status_code == 204
+        problem(service.get("/match-text", headers=headers), 405, "method_not_allowed")
+        headers = {**by("other"), "X-Request-Id": "refused"}
+        problem(service.post("/match-text", json={"text": ""}, headers=headers), 422, "invalid_request")
+        problem(service.post(f"{SHOP}/match", json={"queries": [{}]}, headers=headers), 404, "unknown_catalog")
+        wait_for(lambda: len(of("refused")) == 2)
+        assert {name for name, _, _ in of("refused")} == {"second"}
+        assert of("a-write") == []
+
+
+def test_an_event_that_is_lost_is_not_acknowledged(tmp_path: Path) -> None:
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "a"))
+    app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())
+    with serving(app) as client:
+        found = client.post("/v1/catalogs/c/match", json={"queries": [{}]}).json()["results"][0]["match_id"]
+        (writer,) = app.state.journal.writers
+        writer.close()
+        event = {"kind": "click", "product": "a"}
+        problem(client.post(f"/v1/matches/{found}/events", json=event), 503, "log_unavailable")
+
+
+# ---- what is slow, long, or breaks
+
+
+def test_slow_hosts_of_pictures_keep_no_search_waiting(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    going = Event()
+
+    def wait(self: Thumbnails, reference: str, size: int) -> bytes:
+        assert going.wait(HANG_S)
+        return b"JPEG"
+
+    monkeypatch.setattr(Thumbnails, "_load", wait)
+
+    async def attack() -> None:
+        async with httpx.AsyncClient(base_url=service.base_url, timeout=HANG_S, trust_env=False) as client:
+            paths = [
+                f"/v1/catalogs/{name}/products/red%2F1/image?size={size}"
+                for name in ("shop", "second")
+                for size in range(64, 84)
+            ]
+            waiting = [asyncio.create_task(client.get(path, headers=by("reader"))) for path in paths]
+            try:
+                for text in ("red", "blue", "green"):
+                    answer = await client.post("/match-text", json={"text": text}, headers=by("acme"))
+                    assert answer.status_code == 200
+                assert not any(task.done() for task in waiting)
+            finally:
+                going.set()
+            assert {answer.content for answer in await asyncio.gather(*waiting)} == {b"JPEG"}
+
+    asyncio.run(attack())
+
+
+@in_a_loop
+async def test_long_references_are_not_kept(tmp_path: Path) -> None:
+    settings = mini_settings()
+    small = Thumbnails(settings.models["mini"])
+    reference = "data:image/png;base64," + "A" * 1_000_000
+    assert await small.get(reference, 64) is None
+    good = "data:image/png;base64," + base64_pair(make_png("red"), "")["image_base64"]
+    assert await small.get(good, 64) is not None
+    for kept in (small._made, small._failed):
+        ((digest, size),) = kept
+        assert (len(digest), size) == (32, 64)
+    small.close()
+
+
+def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> None:
+    with open_catalog(":memory:", fields=[Field("note")], encoder=ColourEncoder()) as catalog:
+        catalog.add(
+            [Product(str(n), "n" * 90_000, description="d" * 90_000, fields={"note": "f" * 9000}) for n in range(10)]
+        )
+        results, query = Results(most_products=1000), Query(top_k=10)
+        found = catalog.match(query)
+        keys = [key_of(query, 1, version) for version in range(3)]
+        for key in keys:
+            results.put(key, found)
+        assert [results.get(key) is not None for key in keys] == [False, False, True]
+
+
+@in_a_loop
+async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
+    class PanicError(BaseException):
+        pass
+
+    going, began = Event(), Event()
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            began.set()
+            assert going.wait(HANG_S)
+            if len(asked) > 1:
+                raise PanicError
+            return [asked[0].name]
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    one: Any = [SimpleNamespace(generation=SimpleNamespace(number=1), name=name) for name in "abc"]
+    first = asyncio.create_task(scans.answer(one[:1], [], []))
+    await asyncio.to_thread(began.wait, HANG_S)
+    others = [asyncio.create_task(scans.answer([each], [], [])) for each in one[1:]]
+    await asyncio.sleep(0)
+    going.set()
+    found: list[Any] = await asyncio.wait_for(asyncio.gather(first, *others), HANG_S)
+    assert found == [["a"], ["b"], ["c"]]
+    scans.close()
+
+
+def test_a_database_that_does_not_answer_keeps_no_client_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(Product("a", "a"))
+    app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}, request_timeout_s=0.2), ColourEncoder())
+    going = Event()
+    with serving(app) as client:
+        searcher = app.state.catalogs["c"].catalog.searcher
+        monkeypatch.setattr(searcher, "live", lambda: going.wait(HANG_S))
+        try:
+            answer = client.post("/v1/catalogs/c/match", json={"queries": [{}]})
+            problem(answer, 503, "catalog_unavailable")
+        finally:
+            going.set()
+
+
+@in_a_loop
+async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    async def execute(*command: str, **_: Any) -> Any:
+        await asyncio.sleep(0)
+        started.append(command)
+        return SimpleNamespace(
+            returncode=None, stderr=asyncio.StreamReader(), wait=asyncio.Event().wait, terminate=lambda: None
+        )
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", execute)
+    upkeep = Upkeep(SimpleNamespace(name="c", place="c.catalog", log_place="c.catalog"))  # type: ignore[arg-type]
+    found = await asyncio.gather(*(upkeep.start_reindex("mini") for _ in range(3)), return_exceptions=True)
+    assert [getattr(each, "code", None) for each in found] == [None, "conflict", "conflict"]
+    assert len(started) == 1
+    assert upkeep._following is not None
+    upkeep._following.cancel()
