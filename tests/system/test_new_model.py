@@ -112,7 +112,16 @@ def test_a_reindex_goes_on_after_the_service_was_killed(tiny_clip: Path, tiny_si
     place, keys = tmp_path / "shop.catalog", tmp_path / "keys"
     make_catalog(place, tiny_clip)
     keys.write_text('{"key": "boss", "role": "admin"}\n')
-    arguments = ["--model", f"clip={tiny_clip}", "--device", "cpu", "--catalog", str(place), "--api-key-file", str(keys)]
+    arguments = [
+        "--model",
+        f"clip={tiny_clip}",
+        "--device",
+        "cpu",
+        "--catalog",
+        str(place),
+        "--api-key-file",
+        str(keys),
+    ]
     url = "/v1/catalogs/shop"
     for last in (False, True):
         with process(*arguments, "--drain-delay", "0", environment={"TEXT_IMAGE_SIMILARITY_API_KEYS": ""}) as service:
