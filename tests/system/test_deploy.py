@@ -138,7 +138,7 @@ def test_the_image_gets_the_versions_that_are_tested_here() -> None:
     pairs = [line.split("==") for line in done.stdout.splitlines()]
     found = dict(pairs)
     assert len(found) == len(pairs), "pip takes no two versions of a package"
-    for name in ("fastapi", "httpx", "numpy", "onnxruntime", "pillow", "torch", "transformers", "uvicorn"):
+    for name in ("fastapi", "httpx", "numpy", "onnxruntime", "psycopg", "redis", "torch", "transformers", "uvicorn"):
         assert found[name] == version(name).partition("+")[0]
 
 
