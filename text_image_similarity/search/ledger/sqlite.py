@@ -113,7 +113,7 @@ class SqliteDatabase:
         except Timeout:
             pass
         except OSError as exc:
-            if wait:
+            if wait or purpose == "optimize":  # whoever reads can do without following, and with what is there
                 raise DatabaseError(f"the catalogue {self._path} failed: {exc.strerror or exc}{_READ_ONLY}") from exc
         try:
             yield held
