@@ -390,3 +390,19 @@ def test_lines_of_keys_are_read_and_wrong_ones_named_without_the_key() -> None:
         with pytest.raises(Exception, match=f"line 2 .*{word}") as caught:
             read_keys(["x", line])
         assert "s3cret" not in str(caught.value)
+
+
+def test_an_answer_from_before_a_store_followed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_catalog(tmp_path / "c", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        catalog.add(products(tmp_path)[1:])
+        app = app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())
+        with serving(app) as client:
+            asked = {"text": "red", "top_k": 1}
+            client.post("/match-text", json=asked)
+            catalog.add(products(tmp_path)[0])
+            with monkeypatch.context() as patch:  # as while another process makes the store follow
+                patch.setattr(app.state.catalogs["c"].catalog._session, "follow", lambda *_, **__: None)
+                assert ids(client.post("/match-text", json=asked)) != ["red/1"]
+            assert ids(client.post("/match-text", json=asked)) == ["red/1"]

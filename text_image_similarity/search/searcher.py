@@ -34,6 +34,10 @@ class Searcher:
         """Return the generation that answers now."""
         return self._session.generations.live()
 
+    def has_followed(self, generation: Generation, version: int) -> bool:
+        """Say whether what a generation searches has everything up to a version: others may be putting it there just now."""
+        return self._session.opened(generation).version >= version
+
     def open(self, generation: Generation) -> None:
         """Open what a generation searches, so that its first query need not wait for that."""
         self._session.store(generation)

@@ -80,7 +80,7 @@ class Session:
 
     def store(self, generation: Generation) -> Store:
         """Return a generation's store, with everything that the ledger has."""
-        store = self._opened(generation)
+        store = self.opened(generation)
         self.follow(generation, store)
         return store
 
@@ -118,7 +118,7 @@ class Session:
     def follow_all(self) -> None:
         """Bring the stores up to date that other processes see, and wait for it."""
         for generation in self.generations.all():
-            if (store := self._opened(generation)).shared:
+            if (store := self.opened(generation)).shared:
                 self.follow(generation, store, wait=True)
 
     def optimize(self) -> None:
@@ -131,7 +131,7 @@ class Session:
                     self.ledger.prune()
                     database.optimize()
                     for generation in self.generations.all():
-                        if (store := self._opened(generation)).shared:
+                        if (store := self.opened(generation)).shared:
                             self.follow(generation, store)
                             store.optimize(self._alone)
                     return
@@ -142,7 +142,8 @@ class Session:
         with self._following, self.ledger.database.exclusive("follow", wait=True):
             yield
 
-    def _opened(self, generation: Generation) -> Store:
+    def opened(self, generation: Generation) -> Store:
+        """Return a generation's store as it is."""
         with self._opening:
             if generation.number not in self._stores:
                 self._stores[generation.number] = self._open_store(generation.number, generation.identity.embed_dim)
@@ -171,7 +172,7 @@ class Session:
         """Remove a generation with its store; one that is damaged is left where it is, with a warning."""
         self.generations.drop([generation.number])
         try:
-            self._opened(generation).drop()
+            self.opened(generation).drop()
         except DatabaseError as problem:
             logger.warning("the vectors of generation %s are left where they are: %s", generation.number, problem)
         with self._opening:

@@ -175,8 +175,9 @@ class ServedCatalog:
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing])
+            complete = await asyncio.to_thread(self.catalog.searcher.has_followed, generation, version)
             for place, each in zip(missing, fresh, strict=True):
-                if isinstance(each.answer, Matches):
+                if complete and isinstance(each.answer, Matches):
                     self._results.put(keys[place], each.answer)
                 answered[place] = each
         return [answered[place] for place in range(len(queries))]
@@ -223,9 +224,8 @@ class ServedCatalog:
             identity = generation.identity
             config = replace(self._config, model=identity.model, revision=identity.revision)
             name = await self._pool.serve_model(config)
-            if (
-                encoder := self._pool.encoder(name)
-            ) is not None:  # whoever writes needs it too, and another one is refused
+            # Whoever writes needs it too, and another model is refused.
+            if (encoder := self._pool.encoder(name)) is not None:
                 await asyncio.to_thread(self.catalog.searcher.lend, generation, encoder)
             self._models[generation.number] = name
         return self._models[generation.number]
