@@ -21,7 +21,7 @@ from typing import Any
 
 PATH = "/v1/similarity"
 SCORED = "scored"
-_ANSWERED = b'"error":null'  # of a request with one pair
+_ANSWERED = (b'"error":null', b'{"match_id"')  # of a request with one pair, and of one for products
 _ASK_S = 10.0
 _PATIENCE_S = 60.0  # for what is out when a schedule ends
 
@@ -305,7 +305,7 @@ async def _connected(address: Address) -> Connection:
 
 def _kind(status: int, body: bytes) -> str:
     if status == 200:
-        return SCORED if _ANSWERED in body else "failed"
+        return SCORED if any(sign in body for sign in _ANSWERED) else "failed"
     return str(status) if status else "lost"
 
 

@@ -13,6 +13,7 @@ NAMES = (
     "network",
     "reuse",
     "search",
+    "matching",
     "drift",
     "downloads",
     "growth",

@@ -52,7 +52,7 @@ async def _overload(replica: Replica, requests: Sequence[bytes], seconds: float)
     capacity = await _capacity(address, requests, min(_CAPACITY_S, seconds))
     normal = max(outcome.seconds for outcome in await closed(address, requests[:_SINGLES], 1))
 
-    watching = asyncio.create_task(_watch_memory(replica.pid, memory))
+    watching = asyncio.create_task(watch_memory(replica.pid, memory))
     cpu, before = cpu_seconds(replica.pid), await asyncio.to_thread(encoded, address)
     flood = asyncio.create_task(opened(address, requests, TIMES * capacity, seconds))
     await asyncio.sleep(seconds)
@@ -91,7 +91,7 @@ async def _capacity(address: Address, requests: Sequence[bytes], seconds: float)
     return len(outcomes) / (time.perf_counter() - began)
 
 
-async def _watch_memory(pid: int, found: list[float]) -> None:
+async def watch_memory(pid: int, found: list[float]) -> None:
     """Note a process's resident memory every second, in MiB."""
     process = psutil.Process(pid)
     while True:

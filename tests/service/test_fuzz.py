@@ -147,9 +147,10 @@ def map_body(context: Any, body: Any) -> Any:
 def map_path_parameters(context: Any, parameters: Any) -> Any:
     """Let a share of the names in paths be those of what is there."""
     there = PRODUCTS[2:] if context.operation.method == "delete" else PRODUCTS[:2]
+    number = crc32(repr(parameters).encode("utf-8", "replace"))
     for name, values in (("catalog", ["shop"]), ("id", there)):
-        if isinstance(text := (parameters or {}).get(name), str) and (number := crc32(repr(parameters).encode())) % 8:
-            parameters[name] = values[number % len(values)] if text else text
+        if (parameters or {}).get(name) and number % 8:
+            parameters[name] = values[number % len(values)]
     return parameters
 
 
@@ -177,7 +178,7 @@ def note(found: Found, event: events.ScenarioFinished) -> None:
 @pytest.mark.slow
 def test_every_answer_is_as_the_document_says(shop: dict[str, str]) -> None:
     with isolated(catalogs=shop, api_keys=(ApiKey(KEY, role="admin"),)) as (client, asked):
-        found = run(client, examples=max(1, (CASES - 500) // WORK), **AUTH)
+        found = run(client, examples=max(10, (CASES - 500) // WORK), **AUTH)
         assert client.get("/readyz").status_code == 200
     assert not found.failures, "\n\n".join(found.failures[:10])
     total = found.statuses.total()
@@ -187,7 +188,8 @@ def test_every_answer_is_as_the_document_says(shop: dict[str, str]) -> None:
     assert not [key for key in found.statuses if key[1] >= 500]
     for operation in {operation for operation, _ in found.statuses} - NEVER:
         assert any(found.statuses[operation, status] for status in (200, 202, 204)), operation
-        assert found.statuses[operation, 405], operation
+    refused = {operation.partition(" ")[2] for operation, status in found.statuses if status == 405}
+    assert refused == {operation.partition(" ")[2] for operation, _ in found.statuses}
     assert asked["pictures.test"], "no request had a picture to fetch"
 
 
