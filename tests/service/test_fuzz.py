@@ -106,6 +106,13 @@ def run(client: httpx.Client, examples: int, **config: Any) -> Found:
                 "include-path-regex": "^/(match-|v1/catalogs|v1/matches)",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422"]}},
             },
+            {  # an id that was wrong is one that is there, see `map_path_parameters`
+                "include-path-regex": "^/v1/catalogs/.*{id}",
+                "checks": {
+                    "negative_data_rejection": {"enabled": False},
+                    "positive_data_acceptance": {"expected-statuses": ["2xx", "404", "409", "422"]},
+                },
+            },
             {
                 "include-path": "/match-image",
                 "checks": {

@@ -74,9 +74,10 @@ batches = APIRouter(route_class=ProductsRoute, responses=PROBLEMS, tags=["produc
 admin = APIRouter(responses=PROBLEMS, tags=["administration"])
 health = APIRouter(tags=["probes"])
 
-Page = Annotated[str | None, Query(max_length=32_768, description="`next` of the page before.")]
-# Encoded, a longer one is refused by the server itself, in words of its own.
-WhereText = Annotated[str | None, Query(max_length=4_096)]
+Page = Annotated[
+    str | None, Query(max_length=32_768, pattern=r"^[A-Za-z0-9._-]*$", description="`next` of the page before.")
+]
+WhereText = Annotated[str | None, Query(max_length=4096, description="Longer ones are for POST.")]
 Id = Annotated[str, Path(min_length=1, max_length=1000)]
 
 
