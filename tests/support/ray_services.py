@@ -42,7 +42,7 @@ def ray_serve(num_cpus: int) -> Iterator[str]:
         import ray
         from ray import serve
 
-        earlier = signal.getsignal(signal.SIGTERM)
+        earlier, others = signal.getsignal(signal.SIGTERM), set(family())  # such as another test's Spark
         ray.init(
             num_cpus=num_cpus,
             include_dashboard=False,
@@ -56,7 +56,7 @@ def ray_serve(num_cpus: int) -> Iterator[str]:
             serve.start(http_options={"host": "127.0.0.1", "port": port})
             yield f"http://127.0.0.1:{port}"
         finally:
-            rays, ours = family(), replicas()
+            rays, ours = set(family()) - others, replicas()
             serve.shutdown()
             ray.shutdown()
             signal.signal(signal.SIGTERM, earlier)
@@ -94,7 +94,7 @@ def deploy(args: dict[str, Any], folder: Path) -> None:
 
 
 def family() -> list[psutil.Process]:
-    """Return the processes of this test's Ray."""
+    """Return the processes that descend from this one."""
     found: list[psutil.Process] = psutil.Process().children(recursive=True)
     return found
 
