@@ -17,9 +17,11 @@ from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.errors import ErrorCode, RowError
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service.keys import ApiKey, read_keys
+from text_image_similarity.service.search.errors import refused
 
 FIELDS = [Field("shop"), Field("price", "number"), Field("added", "date")]
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
@@ -294,7 +296,7 @@ def test_what_is_written_is_found_at_once_and_what_is_deleted_never(shop: httpx.
     assert shop.put(f"{url}/products/a-red-one", json=body, headers=writer).json()["added"] == 1
     assert shop.put(f"{url}/products/a-red-one", json=body, headers=writer).json()["unchanged"] == 1
     assert shop.post("/match-text", json=asked, headers=writer).json()["matches"][0]["product"]["id"] == "a-red-one"
-    for image in ("/etc/passwd", "file:///etc/passwd", "../x.png"):
+    for image in ("/etc/passwd", "file:///etc/passwd", "../x.png", f"data:,{'x' * 500_000}"):
         problem(shop.put(f"{url}/products/x", json={"images": [image]}, headers=writer), 422, "invalid_request")
     assert (
         "prize"
@@ -406,3 +408,9 @@ def test_an_answer_from_before_a_store_followed_is_not_remembered(
                 patch.setattr(app.state.catalogs["c"].catalog._session, "follow", lambda *_, **__: None)
                 assert ids(client.post("/match-text", json=asked)) != ["red/1"]
             assert ids(client.post("/match-text", json=asked)) == ["red/1"]
+
+
+def test_a_query_that_is_not_encoded_in_time_may_be_sent_again() -> None:
+    late = refused(RowError(ErrorCode.TIMEOUT, "not done within the service's 30 s"))
+    assert (late.status, late.headers["Retry-After"]) == (503, "1")
+    assert refused(RowError(ErrorCode.NOT_AN_IMAGE, "it is text")).status == 422

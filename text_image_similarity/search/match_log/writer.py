@@ -18,6 +18,7 @@ logger = logging.getLogger("text_image_similarity")
 LogRecord = LogEntry | LogEvent
 _Waiting = tuple[LogRecord, "Future[None] | None"]
 _GROUP = 500  # records of one transaction
+_GATHER_S = 0.1  # how long records that nobody waits for gather, so that a transaction has several
 
 
 class LogWriter:
@@ -46,7 +47,7 @@ class LogWriter:
         self._taken, self._settled, self._failures = 0, 0, 0
         self._failure: DatabaseError | None = None
         self._next_try = 0.0
-        self._urgent, self._closed, self._overflowed = False, False, False
+        self._urgent, self._gathering, self._closed, self._overflowed = False, False, False, False
         self._thread = Thread(target=self._run, name="match-log", daemon=True)
         self._thread.start()
 
@@ -127,7 +128,9 @@ class LogWriter:
     def _take(self, record: LogRecord, future: Future[None] | None) -> None:
         self._waiting.append((record, future))
         self._taken += 1
-        self._work.notify()
+        self._urgent = self._urgent or future is not None
+        if not self._gathering or self._urgent or len(self._waiting) >= _GROUP:
+            self._work.notify()
 
     def _refusal(self) -> DatabaseError | None:
         """Return why nothing can be written now, if that is known."""
@@ -155,7 +158,9 @@ class LogWriter:
                     break
                 else:
                     self._work.wait(pause)
-            self._urgent = False
+            self._gathering = True
+            self._work.wait_for(lambda: self._urgent or self._closed or len(self._waiting) >= _GROUP, _GATHER_S)
+            self._gathering = self._urgent = False
             self._group = [self._waiting.popleft() for _ in range(min(_GROUP, len(self._waiting)))]
             return self._group
 
@@ -178,7 +183,7 @@ class LogWriter:
 
     def _finish(self, group: Sequence[_Waiting]) -> None:
         with self._lock:
-            recovered, self._failure = self._failure is not None, None
+            recovered, self._failure, self._group = self._failure is not None, None, []
             self.written += len(group)
             self._overflowed = self._overflowed and bool(self._waiting)
             self._settle(len(group))
@@ -191,7 +196,7 @@ class LogWriter:
     def _postpone(self, group: Sequence[_Waiting], problem: DatabaseError) -> None:
         """Keep what may wait for the next try, or give it up if there will be none."""
         with self._lock:
-            first, self._failure = self._failure is None, problem
+            first, self._failure, self._group = self._failure is None, problem, []  # they wait again, or are given up
             self._next_try = monotonic() + self._retry_s
             self._failures += 1
             self._waiting.extendleft(each for each in reversed(group) if each[1] is None)

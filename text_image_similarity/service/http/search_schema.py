@@ -20,6 +20,7 @@ Names = Annotated[list[str], Field(max_length=32)]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Reference = Annotated[str, Field(max_length=500_000)]  # which answers about products load
 Scalar = str | bool | float
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
 
@@ -203,7 +204,7 @@ class ProductBody(_Strict):
     """A product to add, or to put in the place of the one with its id."""
 
     name: str = ""
-    images: Annotated[list[str], Field(max_length=8, description="http(s) and data: URLs.")] = []
+    images: Annotated[list[Reference], Field(max_length=8, description="http(s) and data: URLs.")] = []
     description: str = ""
     fields: dict[str, Any] = {}
     group: str | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ...errors import DatabaseError, InputTypeError, ModelError, RowError, UsageError
+from ...errors import DatabaseError, ErrorCode, InputTypeError, ModelError, RowError, UsageError
 from ..problems import ProblemError
 
 
@@ -28,6 +28,8 @@ def translated(catalog: str) -> Iterator[None]:
 
 def refused(error: RowError) -> ProblemError:
     """Return the problem of a query whose picture or text cannot be encoded."""
+    if error.code is ErrorCode.TIMEOUT:
+        return ProblemError("busy", error.detail, retry_after_s=1)
     return ProblemError(
         "invalid_request",
         f"{error.code.value}: {error.detail}",
