@@ -26,6 +26,7 @@ from .catalog import Answered, ServedCatalog
 logger = logging.getLogger("text_image_similarity")
 
 _LEFT = 499
+_UNAUTHORIZED = 401  # whoever has no key must not fill the disk; the metrics count it
 
 
 @dataclass(slots=True)
@@ -116,7 +117,7 @@ class Journal:
         entries = [_entry(call, key, route, status, problem, place) for place in range(len(asked.ids))]
         for entry in entries:
             self._metrics.matches.labels(name, _result_of(entry)).inc()
-        if (writer := self._writers.get(name)) is None:
+        if (writer := self._writers.get(name)) is None or status == _UNAUTHORIZED:
             return
         kept = [masked(entry, self._settings.log_queries) for entry in entries]
         if self._settings.match_log == "required" and status != _LEFT:
