@@ -18,6 +18,8 @@ ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
 Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None where a request has none
 ResultT = TypeVar("ResultT")
 
+CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
+
 _numbers = count()
 
 

@@ -53,6 +53,10 @@ class ApiKey:
                 f"the API key {self.name!r} has the role admin, which is for whole catalogues, and a filter"
             )
 
+    def sees(self, catalog: str) -> bool:
+        """Say whether it sees a catalogue."""
+        return not self.catalogs or catalog in self.catalogs
+
     def may(self, role: Role) -> bool:
         """Say whether it has a role."""
         return _ROLES.index(self.role) >= _ROLES.index(role)

@@ -60,7 +60,7 @@ def catalogs_of(request: Request) -> list[ServedCatalog]:
     """Return the catalogues that a request's key sees, the default first."""
     key = key_of(request)
     served: dict[str, ServedCatalog] = request.app.state.catalogs
-    return [catalog for name, catalog in served.items() if not key.catalogs or name in key.catalogs]
+    return [catalog for name, catalog in served.items() if key.sees(name)]
 
 
 def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
@@ -70,7 +70,7 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
         ConfigError: One cannot be used there.
     """
     for key in keys:
-        if not key.catalogs or catalog.name in key.catalogs:
+        if key.sees(catalog.name):
             try:
                 parse_filter(key.where, catalog.catalog.fields)
             except UsageError as exc:

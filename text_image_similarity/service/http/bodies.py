@@ -245,6 +245,11 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
+def is_fetchable(text: str) -> bool:
+    """Say whether a text is an http(s) or `data:` URL: the only references that a service reads."""
+    return text[:8].lower().startswith(("http://", "https://", "data:"))
+
+
 def decode_base64(text: str) -> ImageInput:
     """Return the file that a text in base64 holds.
 

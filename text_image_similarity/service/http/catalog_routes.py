@@ -21,7 +21,7 @@ from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from ..search.upkeep import Upkeep
 from .access import bound, catalog_of, catalogs_of, check_fields, check_products, key_of, product_of, require_role
-from .bodies import PROBLEMS, WorkRoute
+from .bodies import PROBLEMS, WorkRoute, is_fetchable
 from .queries import checked, format_product
 from .routes import unready
 from .search_routes import answer_one
@@ -208,19 +208,13 @@ async def batch(catalog: str, asked: BatchRequest, request: Request) -> Response
 @admin.post("/v1/catalogs/{catalog}:switch", response_model=CatalogDetails)
 async def switch(catalog: str, request: Request) -> Response:
     """Let the new model answer."""
-    require_role(request, "admin")
-    served = catalog_of(request, catalog)
-    await _upkeep(request, served).switch(back=False)
-    return await catalog_details(catalog, request)
+    return await _switch(catalog, request, back=False)
 
 
 @admin.post("/v1/catalogs/{catalog}:rollback", response_model=CatalogDetails)
 async def rollback(catalog: str, request: Request) -> Response:
     """Let the model answer again that did so before the last switch."""
-    require_role(request, "admin")
-    served = catalog_of(request, catalog)
-    await _upkeep(request, served).switch(back=True)
-    return await catalog_details(catalog, request)
+    return await _switch(catalog, request, back=True)
 
 
 @writes.post("/v1/catalogs/{catalog}:reindex", response_model=CatalogDetails, status_code=202)
@@ -257,6 +251,12 @@ async def catalog_health(request: Request) -> Response:
         "error": None if problem is None else problem.detail,
     }
     return JSONResponse(body, status_code=200 if problem is None else 503)
+
+
+async def _switch(catalog: str, request: Request, *, back: bool) -> Response:
+    require_role(request, "admin")
+    await _upkeep(request, catalog_of(request, catalog)).switch(back=back)
+    return await catalog_details(catalog, request)
 
 
 async def _facts(request: Request, served: ServedCatalog) -> dict[str, Any]:
@@ -321,6 +321,6 @@ def _generations(served: ServedCatalog) -> list[dict[str, Any]]:
 
 def _product(body: NamedProductBody) -> Product:
     for number, image in enumerate(body.images):
-        if not image[:8].lower().startswith(("http://", "https://", "data:")):
+        if not is_fetchable(image):
             raise ProblemError("invalid_request", f"/images/{number} must be an http(s) or data: URL")
     return Product(**body.model_dump())

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from starlette.routing import BaseRoute, Match
 
-from ..jobs import Call, ClientLeftError
+from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..keys import ANYBODY, ApiKey
 from ..pool import ModelPool
 from ..problems import CONTENT_TYPE, ProblemError
@@ -36,7 +36,6 @@ logger = logging.getLogger("text_image_similarity")
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
 _MOST_BODIES = 8  # of the longest, held at a time
 
 
@@ -80,9 +79,10 @@ class Gate:
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
         body = _Body(self, receive, headers)
-        search = next((route for route in self.match_routes if route.matches(scope)[0] is Match.FULL), None)
+        found = ((route, *route.matches(scope)) for route in self.match_routes)
+        search, parts = next(((route, parts) for route, fits, parts in found if fits is Match.FULL), (None, {}))
         if search is not None:
-            call.asked = Asked(search.matches(scope)[1].get("path_params", {}).get("catalog"))
+            call.asked = Asked(parts.get("path_params", {}).get("catalog"))
         reply = _Reply(send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search))
         try:
             scope["state"]["key"] = self._check_key(scope, headers)
@@ -257,8 +257,8 @@ class _Reply:
     async def leave(self) -> None:
         """Note that the client has left before its answer."""
         if not self.status:
-            await self._write_entry(_CLIENT_LEFT, ProblemError("client_left", "the client closed its connection"))
-        self.status = _CLIENT_LEFT
+            await self._write_entry(CLIENT_LEFT, ProblemError("client_left", "the client closed its connection"))
+        self.status = CLIENT_LEFT
 
     async def _write_entry(self, status: int, problem: ProblemError | None) -> None:
         """Write the entry of the answer that is about to be sent, once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +14,7 @@ from ...search import AWAY, Match, Matches, Product, Query, Term
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from .access import bound
-from .bodies import decode_base64
+from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
 
 _SIZE = 256
@@ -26,17 +27,8 @@ def query_of(request: Request, catalog: ServedCatalog, body: QueryBody) -> Query
     Raises:
         UsageError, InputTypeError: It cannot be asked like this.
     """
-    return Query(
-        [_term(each) for each in body.terms],
-        where=bound(request, catalog, body.where),
-        top_k=body.top_k,
-        min_similarity=body.min_similarity,
-        facets=body.facets,
-        group=body.group,
-        sort=body.sort,
-        fusion=body.fusion,
-        after=body.after,
-    )
+    query = _query(request, catalog, body, [_term(each) for each in body.terms])
+    return replace(query, fusion=body.fusion, after=body.after)
 
 
 def short_query_of(
@@ -48,16 +40,8 @@ def short_query_of(
         UsageError, InputTypeError: As for `query_of`.
     """
     away = [body.without] if isinstance(body.without, str) else body.without
-    return Query(
-        [*terms, *(Term(words, weight=AWAY) for words in away)],
-        where=bound(request, catalog, body.where),
-        top_k=body.top_k,
-        min_similarity=body.min_similarity,
-        facets=body.facets,
-        group=body.group,
-        sort=body.sort,
-        after=body.page,
-    )
+    query = _query(request, catalog, body, [*terms, *(Term(words, weight=AWAY) for words in away)])
+    return replace(query, after=body.page)
 
 
 def checked(make: Callable[[], T], where: str = "") -> T:
@@ -134,10 +118,25 @@ def thumbnail_path(catalog: ServedCatalog, product: Product, picture: int = 0) -
     return f"/v1/catalogs/{catalog.name}/products/{quote(product.id, safe='')}/image?picture={picture}&size={_SIZE}"
 
 
+def _query(
+    request: Request, catalog: ServedCatalog, body: QueryBody | MatchTextRequest | MatchImageRequest, terms: list[Term]
+) -> Query:
+    """Return the part of a query that all routes ask alike."""
+    return Query(
+        terms,
+        where=bound(request, catalog, body.where),
+        top_k=body.top_k,
+        min_similarity=body.min_similarity,
+        facets=body.facets,
+        group=body.group,
+        sort=body.sort,
+    )
+
+
 def _thumbnail(catalog: ServedCatalog, match: Match) -> str | None:
     if match.image is None:
         return thumbnail_path(catalog, match.product) if match.product.images else None
-    return thumbnail_path(catalog, match.product, list(match.product.images).index(match.image))
+    return thumbnail_path(catalog, match.product, match.product.images.index(match.image))
 
 
 def _term(body: str | TermBody) -> Term:
@@ -154,6 +153,6 @@ def _term(body: str | TermBody) -> Term:
 def _url(url: str | None) -> str:
     """Return a URL; a path is refused, because the service reads none."""
     text = (url or "").strip()
-    if not text[:8].lower().startswith(("http://", "https://", "data:")):
+    if not is_fetchable(text):
         raise UsageError("image_url must be an http(s) or data: URL")
     return text

@@ -17,7 +17,7 @@ from ...system import package_version
 from ..jobs import ImageInput, Pair
 from ..pool import ModelPool
 from ..problems import ProblemError
-from .bodies import PROBLEMS, FormRoute, WorkRoute, ask, decode_base64
+from .bodies import PROBLEMS, FormRoute, WorkRoute, ask, decode_base64, is_fetchable
 from .schema import (
     Base64Pair,
     EmbeddingsAnswer,
@@ -186,7 +186,7 @@ def _image_of(pair: UrlPair | Base64Pair) -> ImageInput:
 def parse_image(text: str) -> ImageInput:
     """Return the URL or the base64 file in a text that may be either; a path is a reference that is refused."""
     text = strip_invisible(text)
-    if text[:8].lower().startswith(("http://", "https://", "data:")) or not _BASE64.fullmatch(text[:1000]):
+    if is_fetchable(text) or not _BASE64.fullmatch(text[:1000]):
         return text
     padded = len(text) > 1000 or len("".join(text.split())) % 4 == 0  # /etc/passwd could be base64 but for its length
     return decode_base64(text) if padded or is_base64_image(text) else text

@@ -14,9 +14,9 @@ import numpy as np
 
 from ...errors import DatabaseError, RowError, UsageError
 from ...search import Field, Matches, Query, Term
-from ...search.filters import parse_filter, to_dict
+from ...search.filters import to_dict
 from ...search.match_log import LogEntry, LogEvent, LogWriter, MatchLog, masked, new_match_id, open_match_log
-from ..jobs import Call
+from ..jobs import CLIENT_LEFT, Call
 from ..keys import ApiKey
 from ..problems import ProblemError
 from ..settings import Settings
@@ -25,7 +25,6 @@ from .catalog import Answered, ServedCatalog
 
 logger = logging.getLogger("text_image_similarity")
 
-_LEFT = 499
 _UNAUTHORIZED = 401  # whoever has no key must not fill the disk; the metrics count it
 
 
@@ -45,9 +44,9 @@ class Asked:
     found: Sequence[Answered] = ()
 
     def take(self, queries: Sequence[Query], fields: Sequence[Field]) -> None:
-        """Note what is asked, of a catalogue with some fields."""
+        """Note what is asked, of a catalogue with some fields; filters have been parsed, see `access.bound`."""
         self.queries = queries
-        wheres = [parse_filter(query.where, fields) for query in queries]
+        wheres: list[Any] = [query.where for query in queries]
         self.wheres = [None if where is None else to_dict(where, fields) for where in wheres]
         self.ids = [new_match_id() for _ in queries]
 
@@ -109,7 +108,7 @@ class Journal:
             ProblemError: `log_unavailable`, where entries are required and cannot be written.
         """
         asked: Asked = call.asked
-        seen = [name for name in self._catalogs if not key.catalogs or name in key.catalogs]
+        seen = [name for name in self._catalogs if key.sees(name)]
         if not seen:
             return
         name = asked.catalog if asked.catalog in seen else seen[0]
@@ -120,7 +119,7 @@ class Journal:
         if (writer := self._writers.get(name)) is None or status == _UNAUTHORIZED:
             return
         kept = [masked(entry, self._settings.log_queries) for entry in entries]
-        if self._settings.match_log == "required" and status != _LEFT:
+        if self._settings.match_log == "required" and status != CLIENT_LEFT:
             try:
                 async with asyncio.timeout(self._settings.request_timeout_s):
                     await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
@@ -140,7 +139,7 @@ class Journal:
         Raises:
             ProblemError: `unknown_match`; `conflict` where no log is kept; `catalog_unavailable`.
         """
-        writers = {name: each for name, each in self._writers.items() if not key.catalogs or name in key.catalogs}
+        writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:
             raise ProblemError("conflict", "no log of matches is kept here; see --match-log")
         try:
