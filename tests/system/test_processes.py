@@ -252,3 +252,16 @@ def test_a_missing_extra_names_the_pip_command() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "pip install 'text-image-similarity[serve]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--catalog", "nowhere.catalog"), "there is no catalogue at nowhere.catalog"),
+        (("--catalog", "sample_catalog/products.csv", "--log-to", "a.txt"), "there is no catalogue at a.txt"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_in_a_line(arguments: tuple[str, ...], message: str) -> None:
+    command = [sys.executable, "-m", "text_image_similarity", "serve", "--port", "0", *QUICK, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr

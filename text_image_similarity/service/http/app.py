@@ -115,6 +115,18 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     return app
 
 
+def open_catalogs(app: FastAPI) -> None:
+    """Open what is searched, and the logs, before the service starts, so that a wrong one is reported at once.
+
+    Raises:
+        ConfigError, UsageError, TableError, DatabaseError, ModelError: One cannot be opened.
+    """
+    for served in app.state.catalogs.values():
+        served.open()
+        check_keys(app.state.settings.keys, served)
+    app.state.journal.open()
+
+
 async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:
     """Start what searches; it ends before the models do, and the log after the last answer."""
     catalogs: Mapping[str, ServedCatalog] = app.state.catalogs

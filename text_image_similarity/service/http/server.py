@@ -20,7 +20,7 @@ from ...errors import UsageError
 from ..inference.local import LocalModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
-from .app import create_app
+from .app import create_app, open_catalogs
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -42,7 +42,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
 
     Raises:
         ConfigError, ModelError: A model cannot be loaded.
-        UsageError: The address cannot be listened on.
+        UsageError, TableError, DatabaseError: The address cannot be listened on, or a catalogue cannot be opened.
     """
     listener = _bind(host, port)
     with listener:
@@ -53,6 +53,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
         pool = LocalModelPool(settings, metrics)
         pool.load()
         app = create_app(settings, pool=pool, metrics=metrics)
+        open_catalogs(app)
         config = uvicorn.Config(
             app,
             ws="none",

@@ -66,12 +66,12 @@ class Journal:
         self._writers: dict[str, LogWriter] = {}  # by catalogue
 
     def open(self) -> None:
-        """Open the logs.
+        """Open the logs, unless they are open.
 
         Raises:
             UsageError, DatabaseError: One cannot be opened.
         """
-        if self._settings.match_log == "off":
+        if self._settings.match_log == "off" or self._logs:
             return
         shared = None
         for name, catalog in self._catalogs.items():
