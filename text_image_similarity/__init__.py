@@ -55,7 +55,17 @@ if TYPE_CHECKING:
         create_predictor,
         open_catalog,
     )
-    from .tables import Summary, TableOptions, score_csv, score_table
+    from .tables import (
+        FilterPlan,
+        FilterRule,
+        FilterSummary,
+        Summary,
+        TableOptions,
+        filter_table,
+        plan_filter,
+        score_csv,
+        score_table,
+    )
     from .training.config import TrainConfig
     from .training.loop import TrainProgress, TrainResult, train
 
@@ -77,6 +87,9 @@ __all__ = [
     "ErrorCode",
     "Evaluation",
     "Field",
+    "FilterPlan",
+    "FilterRule",
+    "FilterSummary",
     "ImageDatabase",
     "InputTypeError",
     "ItemMatch",
@@ -114,8 +127,10 @@ __all__ = [
     "embed_texts",
     "evaluate",
     "evaluate_ratings",
+    "filter_table",
     "load_encoder",
     "open_catalog",
+    "plan_filter",
     "read_dataset",
     "score_csv",
     "score_images",
@@ -175,7 +190,17 @@ _HOMES = {
         "create_predictor",
         "open_catalog",
     ),
-    "tables": ("Summary", "TableOptions", "score_csv", "score_table"),
+    "tables": (
+        "FilterPlan",
+        "FilterRule",
+        "FilterSummary",
+        "Summary",
+        "TableOptions",
+        "filter_table",
+        "plan_filter",
+        "score_csv",
+        "score_table",
+    ),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, {"__version__": package_version})

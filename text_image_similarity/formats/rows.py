@@ -51,6 +51,9 @@ class Rows(Protocol):
     def arrow(self) -> pa.RecordBatch:
         """Return the rows as an Arrow batch."""
 
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Return the rows at some places (from 0), in their order."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextRows:
@@ -77,12 +80,15 @@ class TextRows:
             [list(column) for column in zip(*self.values, strict=True)], schema=text_schema(self.columns)
         )
 
+    def chosen(self, places: Sequence[int]) -> TextRows:
+        return TextRows(self.columns, [self.values[place] for place in places])
+
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """Rows of JSON Lines: the number of the first one (from 1), their lines, and what the lines mean."""
+    """Rows of JSON Lines: their numbers (from 1), their lines, and what the lines mean."""
 
-    first: int
+    numbers: Sequence[int]
     kinds: dict[str, ValueKind]
     lines: list[str]
     values: list[dict[str, Any]]
@@ -109,9 +115,13 @@ class JsonRows:
             arrays.append(self._whole(name, column))
         return pa.record_batch(arrays, schema=json_schema(self.kinds))
 
+    def chosen(self, places: Sequence[int]) -> JsonRows:
+        lines, values = [self.lines[place] for place in places], [self.values[place] for place in places]
+        return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
+
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
         """Return values as they are, if every text among them can be written."""
-        for number, value in enumerate(values, self.first):
+        for number, value in zip(self.numbers, values, strict=True):
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(
                     f"column {name!r} in row {number} contains a lone surrogate (half of a UTF-16 pair), which only JSON "
@@ -142,6 +152,9 @@ class ArrowRows:
 
     def arrow(self) -> pa.RecordBatch:
         return self.batch
+
+    def chosen(self, places: Sequence[int]) -> ArrowRows:
+        return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)
