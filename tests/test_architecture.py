@@ -312,7 +312,7 @@ def test_the_lock_installs_each_package_once() -> None:
 
 def test_public_names_are_sorted_and_real() -> None:
     names = text_image_similarity.__all__
-    assert names == sorted(names, key=lambda name: (not name.isupper(), name))  # constants first, as ruff has it
+    assert names == sorted(names)
     assert len(set(names)) == len(names)
     for name in names:
         assert getattr(text_image_similarity, name).__name__ == {"score_csv": "score_table"}.get(name, name)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
     from .pipeline import (
-        CLIP_TEMPLATES,
         Classification,
         Engine,
         LocalEngine,
@@ -79,7 +78,6 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "CLIP_TEMPLATES",
     "BusyError",
     "Calibration",
     "CaptionDatabase",
@@ -175,7 +173,6 @@ _HOMES = {
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
     "pipeline": (
-        "CLIP_TEMPLATES",
         "Classification",
         "Engine",
         "LocalEngine",

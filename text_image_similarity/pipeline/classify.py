@@ -69,7 +69,8 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
         images: Images, as for `embed_images`; any number.
         labels: At least one; what they have in common is better said in `templates`.
         config: The settings of the call, or an open `Scorer`; its score kind does not matter.
-        templates: Prompts with `{}` where the label goes; several are averaged. `CLIP_TEMPLATES` holds seven of OpenAI's.
+        templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
+            seven of OpenAI's.
         logit_scale: What cosines are multiplied with before the softmax; None takes the model's own.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
