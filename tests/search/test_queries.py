@@ -463,12 +463,18 @@ def test_a_cursor_with_a_value_that_its_field_cannot_have_is_refused(
 def test_a_cursor_cannot_ask_a_store_for_more_pictures_than_there_are(
     colours: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    query, limits = Query("red", top_k=3), []
+    query = Query("red", top_k=3)
     made = replace(query, after=meddled_with(colours, query, 4, 999_999_999))
+    second = ids(colours.match(replace(query, after=colours.match(query).next)))
     store = colours.searcher._session.store(colours.generations[0])
-    search = store.search
-    monkeypatch.setattr(store, "search", lambda *given, **named: limits.append(given[2]) or search(*given, **named))
-    assert ids(colours.match(made)) == ids(colours.match(replace(query, after=colours.match(query).next)))
+    search, limits = store.search, []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        limits.append(given[2])
+        return search(*given, **named)
+
+    monkeypatch.setattr(store, "search", watched)
+    assert ids(colours.match(made)) == second
     assert max(limits) < 1000
 
 
