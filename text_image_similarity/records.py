@@ -79,7 +79,9 @@ def with_texts(record: Record) -> Record | RowError:
     reference = reference_of(record.url)
     if isinstance(caption, RowError):
         return caption
-    return reference if isinstance(reference, RowError) else Record(reference, caption, record.references)
+    if isinstance(reference, RowError):
+        return reference
+    return Record(reference, caption, getattr(record, "references", ()))  # what else has a url and a text has none
 
 
 def references_of(*cells: object) -> tuple[str, ...]:
