@@ -38,7 +38,23 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
-    from .pipeline import Engine, LocalEngine, RunStats, Scorer, embed_images, embed_texts, score_images, score_pairs
+    from .pipeline import (
+        Classification,
+        Engine,
+        LocalEngine,
+        RunStats,
+        Scorer,
+        Tile,
+        classify,
+        embed_images,
+        embed_texts,
+        image_similarity,
+        score_images,
+        score_pairs,
+        similarity_matrix,
+        similarity_tiles,
+        text_similarity,
+    )
     from .records import Record, ScoreResult
     from .search import (
         CaptionDatabase,
@@ -77,6 +93,7 @@ __all__ = [
     "CaptionDatabase",
     "CaptionedImage",
     "Catalog",
+    "Classification",
     "Config",
     "ConfigError",
     "DatabaseError",
@@ -117,17 +134,20 @@ __all__ = [
     "TableOptions",
     "Term",
     "TextImageSimilarityError",
+    "Tile",
     "TooManyFailuresError",
     "TrainConfig",
     "TrainProgress",
     "TrainResult",
     "UsageError",
+    "classify",
     "create_predictor",
     "embed_images",
     "embed_texts",
     "evaluate",
     "evaluate_ratings",
     "filter_table",
+    "image_similarity",
     "load_encoder",
     "open_catalog",
     "plan_filter",
@@ -136,7 +156,10 @@ __all__ = [
     "score_images",
     "score_pairs",
     "score_table",
+    "similarity_matrix",
+    "similarity_tiles",
     "split_dataset",
+    "text_similarity",
     "train",
 ]
 
@@ -165,14 +188,21 @@ _HOMES = {
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
     "pipeline": (
+        "Classification",
         "Engine",
         "LocalEngine",
         "RunStats",
         "Scorer",
+        "Tile",
+        "classify",
         "embed_images",
         "embed_texts",
+        "image_similarity",
         "score_images",
         "score_pairs",
+        "similarity_matrix",
+        "similarity_tiles",
+        "text_similarity",
     ),
     "records": ("Record", "ScoreResult"),
     "search": (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -28,15 +29,17 @@ class Record:
     Args:
         url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL.
         text: The caption.
+        references: Captions that people wrote for the picture; `score="ref_clipscore"` compares the caption with them.
     """
 
     url: str
     text: str
+    references: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, url: Any, text: Any) -> Record:
+    def of(cls, url: Any, text: Any, references: tuple[str, ...] = ()) -> Record:
         """Return a table's row as a record: a finite number counts as its text, as CSV would hold it."""
-        return cls(_text_of(url), _text_of(text))
+        return cls(_text_of(url), _text_of(text), references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,35 @@ def with_texts(record: Record) -> Record | RowError:
     reference = reference_of(record.url)
     if isinstance(caption, RowError):
         return caption
-    return reference if isinstance(reference, RowError) else Record(reference, caption)
+    if isinstance(reference, RowError):
+        return reference
+    return Record(reference, caption, getattr(record, "references", ()))  # what else has a url and a text has none
+
+
+def references_of(*cells: object) -> tuple[str, ...]:
+    """Return the reference captions in some cells of a row; what is missing or blank is left out.
+
+    Args:
+        cells: Each a list of texts, a list of texts in JSON, or a text that is one reference.
+
+    Example:
+        >>> references_of('["a dog", "a brown dog"]', "a pet", None)
+        ('a dog', 'a brown dog', 'a pet')
+    """
+    found = (caption_of(item) for cell in cells for item in _items(cell))
+    return tuple(text for text in found if isinstance(text, str))
+
+
+def _items(cell: object) -> Sequence[object]:
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            listed = json.loads(cell)
+        except ValueError:  # a text that begins like a list
+            return [cell]
+        return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
+    if hasattr(cell, "tolist"):  # an array of NumPy
+        cell = cell.tolist()
+    return cell if isinstance(cell, (list, tuple)) else [cell]
 
 
 def caption_of(value: object) -> str | RowError:

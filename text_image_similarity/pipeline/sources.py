@@ -35,7 +35,7 @@ def work_of(record: Record | ScoreResult) -> Work[str] | RowError | ScoreResult:
         return record
     check_record(record, "a record")
     pair = with_texts(record)
-    return pair if isinstance(pair, RowError) else Work(_key(pair.url), pair.url, pair.text)
+    return pair if isinstance(pair, RowError) else Work(_key(pair.url), pair.url, pair.text, pair.references)
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:

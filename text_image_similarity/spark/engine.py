@@ -97,7 +97,11 @@ class SparkEngine:
         assert self._config is not None, "score is called before start"
         rows = [with_texts(record) for record in records]
         pairs = [row for row in rows if isinstance(row, Record)]
-        texts = {"url": [pack(pair.url) for pair in pairs], "caption": [pack(pair.text) for pair in pairs]}
+        texts = {
+            "url": [pack(pair.url) for pair in pairs],
+            "caption": [pack(pair.text) for pair in pairs],
+            "references": [pack(json.dumps(pair.references)) for pair in pairs],
+        }
         part = pa.table(
             {
                 "row": pa.array(range(len(pairs)), pa.int32()),

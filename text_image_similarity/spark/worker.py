@@ -73,9 +73,11 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
     config = placed(config)
     with Scorer(config, encoder=encoder_for(config)) as scorer:
         for batch in batches:
-            rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
+            names = (*_ARGUMENTS, "references")
+            rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in names), strict=True)
+            records = (Record(url, text, tuple(json.loads(listed))) for url, text, listed in rows)
             stats = RunStats()
-            results = list(scorer.score_pairs((Record(*row) for row in rows), stats=stats))
+            results = list(scorer.score_pairs(records, stats=stats))
             cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # of the batch
             columns = [batch.column("row"), *score_arrays(results), cut]
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
