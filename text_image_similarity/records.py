@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -17,6 +18,10 @@ _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of c
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # of a scored table
 
+EncodedImage = bytes | bytearray | memoryview
+# A reference, an encoded file, or what a Hugging Face `Image` column holds: {"bytes": ..., "path": ...}.
+ImageCell = str | EncodedImage | Mapping[str, Any]
+
 # (done, of these failed, in all), called before the first and after every one
 Progress = Callable[[int, int, int], None]
 
@@ -26,11 +31,12 @@ class Record:
     """A picture and the text it is compared with.
 
     Args:
-        url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL.
+        url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the picture itself: the bytes of its encoded
+            file, or a mapping `{"bytes": ..., "path": ...}`, whose path counts where it has no bytes.
         text: The caption.
     """
 
-    url: str
+    url: ImageCell
     text: str
 
     @classmethod
@@ -70,13 +76,46 @@ class ScoreResult:
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def with_texts(record: Record) -> Record | RowError:
-    """Return a record whose two values are texts, or why one of them is not."""
+def pair_in(record: Record) -> tuple[str | bytes, str] | RowError:
+    """Return a record's picture, as a reference or as an encoded file, and its caption; or why it has none."""
     caption = caption_of(record.text)
-    reference = reference_of(record.url)
     if isinstance(caption, RowError):
         return caption
-    return reference if isinstance(reference, RowError) else Record(reference, caption)
+    image = image_of(record.url)
+    return image if isinstance(image, RowError) else (image, caption)
+
+
+def image_of(value: object) -> str | bytes | RowError:
+    """Return a cell's picture, as a reference or as an encoded file, or why it has none.
+
+    Example:
+        >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
+        ('a.jpg', "not_an_image: the bytes are the text 'a.jpg'; if that is a reference, cast the column to strings")
+    """
+    if isinstance(value, Mapping):
+        if "bytes" not in value and "path" not in value:
+            return RowError(ErrorCode.INVALID_URL, "the image reference is a dict without 'bytes' and without 'path'")
+        content, path = value.get("bytes"), value.get("path")
+        value = path if is_missing(content) or (not content and not is_missing(path)) else content
+    if not isinstance(value, EncodedImage):
+        return reference_of(value)
+    content = bytes(value)
+    if text := text_in(content):
+        said = f"the bytes are the text {text!r}; if that is a reference, cast the column to strings"
+        return RowError(ErrorCode.NOT_AN_IMAGE, said)
+    return content
+
+
+def text_in(content: bytes) -> str:
+    """Return how bytes begin that are text on one line, such as a reference in a column of binary; empty for any others.
+
+    No picture that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
+    """
+    try:
+        begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # which may end within a character
+    except UnicodeDecodeError:
+        return ""
+    return begin[:40] if begin.isprintable() and not begin.lstrip().startswith("<") else ""
 
 
 def caption_of(value: object) -> str | RowError:
@@ -100,8 +139,8 @@ def reference_of(value: object) -> str | RowError:
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
 
 
-def required(found: str | RowError) -> str:
-    """Return a text, or raise why there is none.
+def required(found: str | bytes | RowError) -> str | bytes:
+    """Return what was found, or raise why there is none.
 
     Raises:
         RowError: There is none.

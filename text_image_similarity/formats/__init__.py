@@ -25,7 +25,7 @@ from .storage import (
     upload,
     with_base_dir,
 )
-from .table import Table, columns_of, open_files, open_table, read_rows
+from .table import Table, cells_of, check_images, columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "SCORE_FIELDS",
@@ -35,8 +35,10 @@ __all__ = [
     "Rows",
     "Table",
     "TableKind",
+    "cells_of",
     "check_apart",
     "check_columns",
+    "check_images",
     "check_no_columns",
     "check_types",
     "check_writable",

@@ -11,12 +11,11 @@ from .loaders import Loaders
 from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
 from .scorer import Scorer
-from .sources import EncodedImage, ImageSource
+from .sources import ImageSource
 from .stages import Stages, cut_among, open_cache, pair_of
 from .stats import RunStats
 
 __all__ = [
-    "EncodedImage",
     "Engine",
     "ImageSource",
     "LoadedImage",

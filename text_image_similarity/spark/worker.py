@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -69,25 +69,41 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
 
 
 def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
-    """Yield the results of records that `pack` made bytes of, under their numbers."""
+    """Yield the results of the rows that `packed` made, under their numbers."""
     config = placed(config)
     with Scorer(config, encoder=encoder_for(config)) as scorer:
         for batch in batches:
-            rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in _ARGUMENTS), strict=True)
             stats = RunStats()
-            results = list(scorer.score_pairs((Record(*row) for row in rows), stats=stats))
+            results = list(scorer.score_pairs(map(_unpacked, batch.to_pylist()), stats=stats))
             cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # of the batch
             columns = [batch.column("row"), *score_arrays(results), cut]
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 
 
-def pack(text: str) -> bytes:
-    """Return a record's text as bytes, half characters too, which JSON can hold and Arrow's texts cannot."""
+def packed(pairs: Sequence[tuple[str | bytes, str]]) -> pa.Table:
+    """Return pictures and captions as a table of bytes: `image`, or `url` for a reference; `caption`; and `row`, their number.
+
+    Texts are bytes because those of JSON may hold half characters, which Arrow's texts cannot.
+    """
+    rows = [
+        (
+            (number, None, image, _bytes_of(text))
+            if isinstance(image, bytes)
+            else (number, _bytes_of(image), None, _bytes_of(text))
+        )
+        for number, (image, text) in enumerate(pairs)
+    ]
+    names = {"row": pa.int32(), "url": pa.binary(), "image": pa.binary(), "caption": pa.binary()}
+    return pa.table({name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(names.items())})
+
+
+def _unpacked(row: dict[str, Any]) -> Record:
+    image = row["image"] if row["url"] is None else row["url"].decode("utf-8", "surrogatepass")
+    return Record(image, row["caption"].decode("utf-8", "surrogatepass"))
+
+
+def _bytes_of(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
-
-
-def _unpack(value: bytes) -> str:
-    return value.decode("utf-8", "surrogatepass")
 
 
 def placed(config: Config) -> Config:
