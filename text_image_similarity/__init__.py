@@ -38,7 +38,23 @@ if TYPE_CHECKING:
     )
     from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
     from .metrics import Calibration
-    from .pipeline import Engine, LocalEngine, RunStats, Scorer, embed_images, embed_texts, score_images, score_pairs
+    from .pipeline import (
+        Classification,
+        Engine,
+        LocalEngine,
+        RunStats,
+        Scorer,
+        Tile,
+        classify,
+        embed_images,
+        embed_texts,
+        image_similarity,
+        score_images,
+        score_pairs,
+        similarity_matrix,
+        similarity_tiles,
+        text_similarity,
+    )
     from .records import Record, ScoreResult
     from .search import (
         CaptionDatabase,
@@ -55,7 +71,7 @@ if TYPE_CHECKING:
         create_predictor,
         open_catalog,
     )
-    from .tables import Summary, TableOptions, score_csv, score_table
+    from .tables import Summary, TableOptions, score_csv, score_frame, score_table
     from .training.config import TrainConfig
     from .training.loop import TrainProgress, TrainResult, train
 
@@ -67,6 +83,7 @@ __all__ = [
     "CaptionDatabase",
     "CaptionedImage",
     "Catalog",
+    "Classification",
     "Config",
     "ConfigError",
     "DatabaseError",
@@ -104,24 +121,31 @@ __all__ = [
     "TableOptions",
     "Term",
     "TextImageSimilarityError",
+    "Tile",
     "TooManyFailuresError",
     "TrainConfig",
     "TrainProgress",
     "TrainResult",
     "UsageError",
+    "classify",
     "create_predictor",
     "embed_images",
     "embed_texts",
     "evaluate",
     "evaluate_ratings",
+    "image_similarity",
     "load_encoder",
     "open_catalog",
     "read_dataset",
     "score_csv",
+    "score_frame",
     "score_images",
     "score_pairs",
     "score_table",
+    "similarity_matrix",
+    "similarity_tiles",
     "split_dataset",
+    "text_similarity",
     "train",
 ]
 
@@ -150,14 +174,21 @@ _HOMES = {
     "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
     "pipeline": (
+        "Classification",
         "Engine",
         "LocalEngine",
         "RunStats",
         "Scorer",
+        "Tile",
+        "classify",
         "embed_images",
         "embed_texts",
+        "image_similarity",
         "score_images",
         "score_pairs",
+        "similarity_matrix",
+        "similarity_tiles",
+        "text_similarity",
     ),
     "records": ("Record", "ScoreResult"),
     "search": (
@@ -175,7 +206,7 @@ _HOMES = {
         "create_predictor",
         "open_catalog",
     ),
-    "tables": ("Summary", "TableOptions", "score_csv", "score_table"),
+    "tables": ("Summary", "TableOptions", "score_csv", "score_frame", "score_table"),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, {"__version__": package_version})

@@ -15,7 +15,8 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # of an image and a text
+RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference captions
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -129,8 +130,9 @@ class Config:
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
             moves scores a little, see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
-        score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`) or `clipscore`
-            (`2.5*max(cos,0)`, Hessel et al. 2021), see docs/scoring.md.
+        score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
+            (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
+            captions), see docs/scoring.md.
         timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, ends it earlier.
         retries: Further tries of a download, for failures that may pass.
         io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
@@ -172,7 +174,7 @@ class Config:
     backend: BackendName = "auto"
     preprocess: PreprocessMode = "exact"
     batch_size: int = 32
-    score: ScoreKind = "cosine"
+    score: RowScore = "cosine"
     timeout_s: float = 10.0
     retries: int = 2
     io_workers: int = 16
@@ -197,7 +199,7 @@ class Config:
         one_of("precision", self.precision, get_args(Precision))
         one_of("backend", self.backend, get_args(BackendName))
         one_of("preprocess", self.preprocess, get_args(PreprocessMode))
-        one_of("score", self.score, get_args(ScoreKind))
+        one_of("score", self.score, get_args(RowScore))
         _fitting(self.device, self.precision, self.backend)
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
@@ -265,6 +267,21 @@ def require_config(config: object) -> None:
         hasattr(config, "model") and hasattr(config, "limits")
     ):  # the class may have been loaded twice, as on Snowflake
         raise InputTypeError.of("config", "a Config, such as Config(model='mini')", config)
+
+
+def pair_score(config: Config, where: str) -> ScoreKind:
+    """Return the score kind of a run whose rows have no reference captions.
+
+    Args:
+        config: The settings of the run.
+        where: What messages call the run.
+
+    Raises:
+        ConfigError: The kind needs references.
+    """
+    if config.score == "ref_clipscore":
+        raise ConfigError(f"score='ref_clipscore' needs reference captions, which {where} does not take")
+    return config.score
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

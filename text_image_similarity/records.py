@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -34,15 +35,17 @@ class Record:
         url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the picture itself: the bytes of its encoded
             file, or a mapping `{"bytes": ..., "path": ...}`, whose path counts where it has no bytes.
         text: The caption.
+        references: Captions that people wrote for the picture; `score="ref_clipscore"` compares the caption with them.
     """
 
     url: ImageCell
     text: str
+    references: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, url: Any, text: Any) -> Record:
+    def of(cls, url: Any, text: Any, references: tuple[str, ...] = ()) -> Record:
         """Return a table's row as a record: a finite number counts as its text, as CSV would hold it."""
-        return cls(_text_of(url), _text_of(text))
+        return cls(_text_of(url), _text_of(text), references)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,15 @@ class ScoreResult:
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def pair_in(record: Record) -> tuple[str | bytes, str] | RowError:
-    """Return a record's picture, as a reference or as an encoded file, and its caption; or why it has none."""
+def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
+    """Return a record's picture, as a reference or as an encoded file, its caption and its references; or why it has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
     image = image_of(record.url)
-    return image if isinstance(image, RowError) else (image, caption)
+    if isinstance(image, RowError):
+        return image
+    return image, caption, getattr(record, "references", ())  # others that have a url and a text may have none
 
 
 def image_of(value: object) -> str | bytes | RowError:
@@ -116,6 +121,32 @@ def text_in(content: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     return begin[:40] if begin.isprintable() and not begin.lstrip().startswith("<") else ""
+
+
+def references_of(*cells: object) -> tuple[str, ...]:
+    """Return the reference captions in some cells of a row; what is missing or blank is left out.
+
+    Args:
+        cells: Each a list of texts, a list of texts in JSON, or a text that is one reference.
+
+    Example:
+        >>> references_of('["a dog", "a brown dog"]', "a pet", None)
+        ('a dog', 'a brown dog', 'a pet')
+    """
+    found = (caption_of(item) for cell in cells for item in _items(cell))
+    return tuple(text for text in found if isinstance(text, str))
+
+
+def _items(cell: object) -> Sequence[object]:
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            listed = json.loads(cell)
+        except ValueError:  # a text that begins like a list
+            return [cell]
+        return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
+    if hasattr(cell, "tolist"):  # an array of NumPy
+        cell = cell.tolist()
+    return cell if isinstance(cell, (list, tuple)) else [cell]
 
 
 def caption_of(value: object) -> str | RowError:

@@ -1,7 +1,8 @@
 """Embeddings in, scores out: cosine similarity and the score kinds built on it.
 
 `clipscore` is CLIPScore with w = 2.5 (Hessel et al. 2021, "CLIPScore: A Reference-free Evaluation Metric for Image
-Captioning", section 3), without the prompt prefix. `clip_score` is torchmetrics' scale, clamped per pair.
+Captioning", section 3), without the prompt prefix. `ref_clipscore` is RefCLIPScore, section 3.1 there. `clip_score` is
+torchmetrics' scale, clamped per pair.
 """
 
 from __future__ import annotations
@@ -87,3 +88,22 @@ def score(cosines: Scores, kind: ScoreKind) -> Scores:
             return 2.5 * np.maximum(cosines, 0)
         case _:
             raise ConfigError(f"score={kind!r} is not one of cosine, unit, clip_score, clipscore")
+
+
+def ref_clipscore(cosines: Scores, nearest: Scores) -> Scores:
+    """Return RefCLIPScore: the harmonic mean of CLIPScore and the similarity to the nearest reference caption.
+
+    Args:
+        cosines: Of each image with its caption, shape (n,).
+        nearest: The greatest cosine of each caption with one of its references, shape (n,).
+
+    Returns:
+        Shape (n,), 0 to 10/7; 0 where either cosine is not positive.
+
+    Example:
+        >>> ref_clipscore(np.array([0.4, 0.4]), np.array([0.5, -0.2])).round(4)
+        array([0.6667, 0.    ])
+    """
+    clipscore, reference = score(cosines, "clipscore"), np.maximum(nearest, 0)
+    total = clipscore + reference
+    return 2 * clipscore * reference / np.where(total == 0, 1, total)

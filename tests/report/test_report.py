@@ -140,7 +140,8 @@ def test_scores_and_failures_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "low", "high"), [("cosine", -1, 1), ("unit", 0, 1), ("clip_score", 0, 100), ("clipscore", 0, 2.5)]
+    ("kind", "low", "high"),
+    [("cosine", -1, 1), ("unit", 0, 1), ("clip_score", 0, 100), ("clipscore", 0, 2.5), ("ref_clipscore", 0, 10 / 7)],
 )
 def test_the_histogram_adapts_to_where_the_scores_lie(kind: str, low: float, high: float) -> None:
     chance = random.Random(1)

@@ -424,18 +424,58 @@ def test_cursors_tell_queries_apart_by_all_of_their_terms(colours: Catalog) -> N
         colours.match(Query(start + "b", top_k=3, after=after))
 
 
+def meddled_with(catalog: Catalog, query: Query, place: int, value: object) -> str:
+    """Return the cursor of a query's second page with another value in a place."""
+    after = catalog.match(query).next
+    assert after is not None
+    content, _, marks = after.partition(".")
+    parts = json.loads(base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)))
+    parts[place] = value
+    return ".".join([base64.urlsafe_b64encode(json.dumps(parts).encode()).decode(), *([marks] if marks else [])])
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [(1, True), (2, float("inf")), (2, []), (3, 7), (3, "\ud800"), (4, -50), (4, 10**400), (5, "max")],
 )
 def test_a_cursor_that_was_meddled_with_is_refused(colours: Catalog, place: int, value: object) -> None:
-    after = colours.match(Query("red", top_k=3)).next
-    assert after is not None
-    content = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
-    content[place] = value
-    made = base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
+    query = Query("red", top_k=3)
     with pytest.raises(UsageError, match="after is not a cursor"):
-        colours.match(Query("red", top_k=3, after=made))
+        colours.match(replace(query, after=meddled_with(colours, query, place, value)))
+
+
+@pytest.mark.parametrize("value", ["zzz", 1.5, True, None, 10**400, {}])
+@pytest.mark.parametrize("least", [None, -1.0])
+def test_a_cursor_with_a_value_that_its_field_cannot_have_is_refused(
+    colours: Catalog, value: object, least: float | None
+) -> None:
+    kinds = {"kind": str, "price": float, "new": bool, "added": float, "_id": str}
+    for sort, kind in [(None, float), *kinds.items(), *((f"-{name}", kind) for name, kind in kinds.items())]:
+        query = Query("red", top_k=3, sort=sort, min_similarity=least)
+        made = replace(query, after=meddled_with(colours, query, 2, value))
+        if type(value) is kind or (value is None and sort is not None):
+            assert colours.match(made).total > 0
+        else:
+            with pytest.raises(UsageError, match="after is not a cursor"):
+                colours.match(made)
+
+
+def test_a_cursor_cannot_ask_a_store_for_more_pictures_than_there_are(
+    colours: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = Query("red", top_k=3)
+    made = replace(query, after=meddled_with(colours, query, 4, 999_999_999))
+    second = ids(colours.match(replace(query, after=colours.match(query).next)))
+    store = colours.searcher._session.store(colours.generations[0])
+    search, limits = store.search, []
+
+    def watched(*given: Any, **named: Any) -> Any:
+        limits.append(given[2])
+        return search(*given, **named)
+
+    monkeypatch.setattr(store, "search", watched)
+    assert ids(colours.match(made)) == second
+    assert max(limits) < 1000
 
 
 def test_a_product_that_is_a_term_is_not_listed_either(colours: Catalog) -> None:

@@ -189,6 +189,20 @@ def test_odd_forms_are_refused(client: httpx.Client, running: Process) -> None:
         assert answer.status_code == expected, (content[:60], answer.text)
 
 
+@pytest.mark.parametrize("charset", ["punycode", "undefined", "utf-16", "idna", "unicode_escape", "nonsense", "\xff"])
+def test_a_form_cannot_choose_how_its_texts_are_decoded(client: httpx.Client, charset: str) -> None:
+    """Two megabytes would keep Python's `punycode` busy, and everybody waiting, for minutes; `undefined` always raises."""
+    part = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
+    content = part % (b"caption", b"a-" + b"b" * 1_000_000) + part % (b"text", b"a-" + b"b" * 1_000_000) + b"--b--"
+    for path in ("/v1/similarity/upload", "/match-image"):
+        kind = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
+        answer = client.post(path, content=content, headers={b"content-type": kind})
+        problem(answer, 415, "unsupported_media_type")
+    headers = {"content-type": 'multipart/form-data; charset="UTF-8"; boundary=b'}
+    body = part % (b"caption", "a red café".encode()) + b"--b--"
+    assert "/image" in client.post("/v1/similarity/upload", content=body, headers=headers).json()["detail"]
+
+
 @pytest.mark.slow
 def test_a_length_that_is_a_lie_is_found_out(client: httpx.Client, running: Process) -> None:
     body = json.dumps({"pairs": [{"image_url": "data:,", "caption": "a"}]}).encode()

@@ -386,6 +386,8 @@ def test_lines_of_keys_are_read_and_wrong_ones_named_without_the_key() -> None:
         ('{"key": "s3cret", "rol": 1}', "'rol'"),
         ('{"key": "s3cret", "role": "king"}', "role='king'"),
         ('{"name": "s3cret"}', '"key"'),
+        ('{"key": "s3cret", "where": {"shop": "x"}}', "needs a name"),
+        ('{"key": "s3cret", "name": " ", "where": "shop = 1"}', "needs a name"),
         ('{"key": "s3cret"', "JSON"),
     ]:
         with pytest.raises(Exception, match=f"line 2 .*{word}") as caught:

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from ..config import Config, Limits, at_least
+from ..config import Config, Limits, at_least, pair_score
 from ..encoders import ModelInfo
 from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError
 from ..pipeline import RunStats, Tag, TaggedRows, score_concurrently
@@ -100,6 +100,7 @@ class ServiceEngine:
             raise ConfigError(
                 f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave the default"
             )
+        pair_score(config, "a service")
         self._service.connect(config.proxy, config.ca_file)
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]

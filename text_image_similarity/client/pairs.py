@@ -14,7 +14,7 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of, strip_invisible
-from ..records import Record, ScoreResult, is_whole, pair_in
+from ..records import Record, ScoreResult, is_whole, parts_of
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
@@ -32,7 +32,7 @@ class Pairs:
 
     def pair(self, record: Record) -> PairPayload | ScoreResult:
         """Return what to send for a record, or its result, if that is known without the service."""
-        pair = pair_in(record)
+        pair = parts_of(record)
         if isinstance(pair, RowError):
             return ScoreResult.failed(pair)
         image, caption = pair[0], pair[1].encode("utf-8", "replace").decode("utf-8")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .arrow_types import each_value
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
 from .delimited import is_ambiguous
@@ -45,6 +46,7 @@ __all__ = [
     "columns_of",
     "content_of",
     "dump",
+    "each_value",
     "ending_of",
     "folder_of",
     "format_of",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from ..errors import TableError
 
+_AT_ONCE = 64  # values
 _OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date it cannot spell out
 
 
@@ -128,6 +129,13 @@ def may_hold_images(kind: pa.DataType) -> bool:
         wanted = [field for field in kind if field.name in ("bytes", "path")]
         return bool(wanted) and not any(types.is_nested(field.type) for field in wanted)
     return any(test(kind) for test in _BYTES)
+
+
+def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
+    """Yield a column's values as `cell_values` has them, a few at a time in memory."""
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        for start in range(0, len(chunk), _AT_ONCE):
+            yield from cell_values(chunk.slice(start, _AT_ONCE))
 
 
 def cell_values(column: pa.Array) -> list[Any]:

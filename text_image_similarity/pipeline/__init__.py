@@ -5,17 +5,22 @@ records -> distinct images -> fetch, decode, resize (threads) -> batches -> enco
 
 from __future__ import annotations
 
+from .classify import CLIP_TEMPLATES, Classification, classify
+from .compare import image_similarity, text_similarity
 from .embed import embed_images, embed_texts
 from .engine import Engine, LocalEngine, ScoredPart, TaggedRows, portable, score_concurrently
 from .loaders import Loaders
+from .matrix import Tile, similarity_matrix, similarity_tiles
 from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
 from .scorer import Scorer
 from .sources import ImageSource
-from .stages import Stages, cut_among, open_cache, pair_of
+from .stages import Stages, cut_among, open_cache, vectors_of
 from .stats import RunStats
 
 __all__ = [
+    "CLIP_TEMPLATES",
+    "Classification",
     "Engine",
     "ImageSource",
     "LoadedImage",
@@ -28,13 +33,19 @@ __all__ = [
     "Stages",
     "Tag",
     "TaggedRows",
+    "Tile",
+    "classify",
     "cut_among",
     "embed_images",
     "embed_texts",
+    "image_similarity",
     "open_cache",
-    "pair_of",
     "portable",
     "score_concurrently",
     "score_images",
     "score_pairs",
+    "similarity_matrix",
+    "similarity_tiles",
+    "text_similarity",
+    "vectors_of",
 ]

@@ -30,11 +30,13 @@ class Work(Generic[Item]):
         key: Rows with the same key share one image.
         item: Where the image comes from.
         text: The caption.
+        references: Captions that it is compared with.
     """
 
     key: Hashable
     item: Item
     text: object
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,14 @@ class PendingRow(Generic[Tag]):
         image: Its image; or what keeps the row from a score, whatever the image is; or the result that it has already.
         text: Its caption.
         size: Bytes of the row's own content.
+        references: Captions that its caption is compared with.
     """
 
     tag: Tag
     image: PendingImage | RowError | ScoreResult
     text: str
     size: int
+    references: tuple[str, ...] = ()
 
     @property
     def needs_caption(self) -> bool:

@@ -19,11 +19,11 @@ from PIL import Image
 
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
-from ..errors import RowError
+from ..errors import ErrorCode, RowError
 from ..records import ScoreResult, caption_of
 from .loaders import Loaders
 from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work, own
-from .stages import Stages, cut_of, pair_of
+from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
 _AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
@@ -83,7 +83,9 @@ class Run(Generic[Item, Tag]):
     ) -> Generator[tuple[Tag, ScoreResult]]:
         """Yield one result per row with the row's tag, in order; a row that has its result already keeps it."""
         for batch, images, ends_part in self._batches(self._started(parts)):
-            captions, new = self._known_captions(row.text for row in batch if row.needs_caption)
+            captions, new = self._known_captions(
+                text for row in batch if row.needs_caption for text in (row.text, *row.references)
+            )
             tokens = self._tokenizer.submit(partial(self._stages.tokens, new))  # while the images are encoded
             known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions)))
             self._encode_images(images)
@@ -195,6 +197,8 @@ class Run(Generic[Item, Tag]):
         if isinstance(work, (RowError, ScoreResult)):
             return PendingRow(tag, work, "", 0)
         caption = caption_of(work.text)
+        if not isinstance(caption, RowError) and self._config.score == "ref_clipscore" and not work.references:
+            caption = RowError(ErrorCode.EMPTY_CAPTION, "the row has no reference captions")
         return (
             PendingRow(tag, caption, "", 0) if isinstance(caption, RowError) else self._start_image(tag, work, caption)
         )
@@ -205,7 +209,9 @@ class Run(Generic[Item, Tag]):
         if image is None:
             loading = self._loaders.submit(partial(self._load, work.item))
             image = self._images.put(work.key, PendingImage(loading))
-        return PendingRow(tag, image, text, _size(work.item) + len(text))
+        references = work.references if self._config.score == "ref_clipscore" else ()
+        size = _size(work.item) + len(text) + sum(map(len, references))
+        return PendingRow(tag, image, text, size, references)
 
     def _load(self, item: Item) -> LoadedImage | RowError:
         """Read, decode and resize one image; runs on a loader thread."""
@@ -237,7 +243,7 @@ class Run(Generic[Item, Tag]):
     def _score(self, batch: Sequence[PendingRow[Tag]], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
         # The caption of a row whose image failed need not be among them.
         pairs = [
-            pair_of(row.outcome, captions.get(row.text, row.outcome))
+            vectors_of(row.outcome, *(captions.get(text, row.outcome) for text in (row.text, *row.references)))
             for row in batch
             if not isinstance(row.image, ScoreResult)
         ]

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from ..config import Config, require_config
+from ..config import Config, pair_score, require_config
 from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory, Vector
 from ..encoders import Encoder, as_preparing, load_encoder
@@ -151,10 +151,8 @@ class Scorer:
         stats = stats or RunStats()
 
         def read(image: str | bytes) -> bytes:
-            if isinstance(image, bytes):
-                return image
             with stats.timed("fetch"):
-                return self._fetcher.fetch(image)
+                return image if isinstance(image, bytes) else self._fetcher.fetch(image)
 
         return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
 
@@ -165,6 +163,7 @@ class Scorer:
             images: PIL images, RGB arrays (h, w, 3) uint8, encoded files, mappings that hold one, or references.
             texts: One caption for each.
         """
+        pair_score(self.config, "score_images")
         given = zip(*check_pairs(images, texts), strict=True)
         works = ((None, Work(key_of(image, number), image, text)) for number, (image, text) in enumerate(given))
         return untagged(self._score(self._read_image, in_parts(works, self.config.chunk_size), RunStats()))
@@ -232,12 +231,12 @@ class Scorer:
             Shape (images, captions), float32, in the score kind of `config.score`, each value as `score_pairs` gives it. The row of an
             image, or the column of a caption, that could not be encoded is NaN; `embed_images` and `embed_texts` say why.
         """
-        missing = np.full(self.encoder.embed_dim, np.nan, np.float32)
+        kind, missing = pair_score(self.config, "a matrix"), np.full(self.encoder.embed_dim, np.nan, np.float32)
         rows, columns = (
             [missing if isinstance(outcome, RowError) else outcome for outcome in outcomes]
             for outcomes in (self.embed_images(images), self.embed_texts(texts))
         )
-        return score_all(rows, columns, self.config.score)
+        return score_all(rows, columns, kind)
 
     def _score(
         self,

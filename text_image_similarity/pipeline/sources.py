@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import ImageCell, Record, ScoreResult, pair_in
+from ..records import ImageCell, Record, ScoreResult, parts_of
 from .inputs import check_record
 from .rows import Item, Work
 
@@ -33,8 +33,8 @@ def work_of(record: Record | ScoreResult) -> Work[str | bytes] | RowError | Scor
     if isinstance(record, ScoreResult):
         return record
     check_record(record, "a record")
-    pair = pair_in(record)
-    return pair if isinstance(pair, RowError) else Work(_key(pair[0]), *pair)
+    found = parts_of(record)
+    return found if isinstance(found, RowError) else Work(_key(found[0]), *found)
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config import Config, ScoreKind, is_redis
+from ..config import Config, RowScore, is_redis
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
 from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_key
 from ..encoders import CutIds, Encoder, as_preparing
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
-from ..similarity import Embeddings, as_floats, cosine, score
+from ..similarity import Embeddings, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
 from .encoding import encode_each
 from .rows import LoadedImage, Outcome
@@ -135,12 +135,23 @@ class Stages:
                 for outcome in encode_each(encode, items[start : start + self._batch_size])
             ]
 
-    def score(self, found: Sequence[tuple[Vector, Vector] | RowError], kind: ScoreKind) -> Iterator[ScoreResult]:
-        """Yield the score of each pair of vectors, or the failure of a row that has none."""
+    def score(self, found: Sequence[Sequence[Vector] | RowError], kind: RowScore) -> Iterator[ScoreResult]:
+        """Yield the score of each row's vectors, or the failure of a row that has none.
+
+        Args:
+            found: For each row the vectors of its image, its caption, and the caption's references if `kind` needs them.
+            kind: The score kind.
+        """
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self._stats.timed("score"):
-            images, texts = (np.stack(side) for side in zip(*good, strict=True)) if good else (_NONE, _NONE)  # (n, d)
-            scores = iter(as_floats(score(cosine(images, texts), kind)))
+            images, texts = (np.stack([row[side] for row in good]) if good else _NONE for side in (0, 1))  # (n, d)
+            cosines = cosine(images, texts)  # (n,)
+            if kind == "ref_clipscore":
+                nearest = [cosine(np.stack(row[2:]), row[1][None]).max() for row in good]
+                values = ref_clipscore(cosines, np.array(nearest, np.float32))
+            else:
+                values = score(cosines, kind)
+            scores = iter(as_floats(values))
         for vectors in found:
             if isinstance(vectors, RowError):
                 yield ScoreResult.failed(vectors)
@@ -168,11 +179,10 @@ def cut_of(texts: Sequence[str], tokens: Sequence[Any] | None) -> set[str]:
     return {text for text, row in zip(texts, tokens or [], strict=False) if isinstance(row, CutIds)}
 
 
-def pair_of(image: Outcome, text: Outcome) -> tuple[Vector, Vector] | RowError:
-    """Return a row's two vectors, or what went wrong first."""
-    if isinstance(image, RowError):
-        return image
-    return text if isinstance(text, RowError) else (image, text)
+def vectors_of(*outcomes: Outcome) -> list[Vector] | RowError:
+    """Return a row's vectors, or what went wrong first."""
+    failed = next((outcome for outcome in outcomes if isinstance(outcome, RowError)), None)
+    return failed or [outcome for outcome in outcomes if not isinstance(outcome, RowError)]
 
 
 def open_cache(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..config import Config
+from ..config import Config, pair_score
 from ..errors import ConfigError, InputTypeError
 from ..formats import check_columns, check_no_columns, check_types
 from ..pipeline import Scorer, portable
@@ -64,6 +64,7 @@ def score_dataset(
         MissingExtraError: Ray is not installed.
         ConfigError: `concurrency` makes no sense.
     """
+    pair_score(config, "score_dataset")
     require("scoring on Ray", "ray", extra="ray")
     from ray.data import ActorPoolStrategy
 

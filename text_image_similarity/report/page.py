@@ -20,6 +20,7 @@ _KINDS = {
     "unit": "unit, (cosine + 1) / 2, 0 to 1",
     "clip_score": "clip_score, 100 times the cosine where it is positive, 0 to 100",
     "clipscore": "clipscore, 2.5 times the cosine where it is positive, 0 to 2.5",
+    "ref_clipscore": "ref_clipscore, the harmonic mean of clipscore and the similarity to the nearest reference, 0 to 1.43",
 }
 
 

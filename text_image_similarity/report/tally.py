@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from ..config import ScoreKind, one_of
+from ..config import RowScore, one_of
 from ..errors import ErrorCode
 from ..fetch import strip_invisible
 
@@ -26,6 +26,7 @@ BINS = {
     "unit": (0.0, 1.0, 0.0001),
     "clip_score": (0.0, 100.0, 0.01),
     "clipscore": (0.0, 2.5, 0.0001),
+    "ref_clipscore": (0.0, 1.4286, 0.0001),
 }
 EXTREMES = 40  # lowest rows kept, and highest
 FAILED_PER_CODE = 25
@@ -121,7 +122,7 @@ class Tally:
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def __post_init__(self) -> None:
-        one_of("score", self.kind, get_args(ScoreKind))
+        one_of("score", self.kind, get_args(RowScore))
         low, high, width = BINS[self.kind]
         self.bins = [0] * round((high - low) / width)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import NoneType
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from ..similarity import as_floats, cosine
 from .arguments import naming
 from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
-from .fields import BUILT_IN, ID, named
+from .fields import BUILT_IN, ID, FieldKind, named
 from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
@@ -25,6 +26,8 @@ from .ranking import Ask, Candidate, first_limit, rank, rank_above
 from .session import Session
 from .stores import Hits
 from .vectors import Encoded
+
+_STORED: dict[FieldKind, type] = {"text": str, "number": float, "bool": bool, "date": float, "texts": tuple}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,9 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
         UsageError: It cannot be answered as it is.
     """
     with naming(name):
-        return Checked(query, name, generation, _filter_of(session, query), read_cursor(query, generation.number))
+        where = _filter_of(session, query)
+        cursor = read_cursor(query, generation.number, _key_types(session, query))
+        return Checked(query, name, generation, where, cursor)
 
 
 def answer(
@@ -101,6 +106,13 @@ def _filter_of(session: Session, query: Query) -> Filter | None:
     if (order := order_of(query)) is not None and named(fields, order[0]).kind == "texts":
         raise UsageError(f"products cannot be sorted by {order[0]!r}, which holds lists; sort by another field")
     return parse_filter(query.where, session.ledger.fields)
+
+
+def _key_types(session: Session, query: Query) -> tuple[type, ...]:
+    """Return what the products of a query may be put in order by: a field's values, scores, or their ids alone."""
+    if (order := order_of(query)) is not None:
+        return (_STORED[named((*BUILT_IN, *session.ledger.fields), order[0]).kind], NoneType)
+    return (float,) if query.parts else (NoneType,)
 
 
 def _fusion(query: Query, passing: int) -> FusionKind:

@@ -56,8 +56,13 @@ def write_cursor(query: Query, cursor: Cursor) -> str:
     return ".".join(_encoded(part) for part in (json.dumps(content).encode(), marks) if part)
 
 
-def read_cursor(query: Query, generation: int) -> Cursor | None:
+def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Cursor | None:
     """Return the cursor that a query goes on from, or None for the first page.
+
+    Args:
+        query: The query.
+        generation: The number of the generation that answers.
+        types: Those of which the value may be that the last product was put in order by.
 
     Raises:
         UsageError: It is damaged, belongs to another query, or the catalogue answers with another model since.
@@ -69,7 +74,7 @@ def read_cursor(query: Query, generation: int) -> Cursor | None:
         digest, made_by, value, id, seen, fusion = json.loads(content)
     except (ValueError, TypeError, RecursionError) as exc:
         raise UsageError(NO_CURSOR) from exc
-    if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id):
+    if not isinstance(digest, str) or not _is_whole(made_by) or not _is_whole(seen) or not _is_key(value, id, types):
         raise UsageError(NO_CURSOR)
     if fusion not in get_args(FusionKind) or len(marks) % _MARK:
         raise UsageError(NO_CURSOR)
@@ -93,12 +98,12 @@ def _is_whole(number: object) -> bool:
     return type(number) is int and 0 <= number < 10**9
 
 
-def _is_key(value: object, id: object) -> bool:
+def _is_key(value: object, id: object, types: tuple[type, ...]) -> bool:
     """Say whether these can be the value and the id of a product."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
     texts = [each for each in (value, id) if isinstance(each, str)]
-    return isinstance(id, str) and isinstance(value, (str, float, bool, type(None))) and all(map(is_whole, texts))
+    return isinstance(id, str) and isinstance(value, types) and all(map(is_whole, texts))
 
 
 def digest_of(query: Query) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config, require_config
+from ..config import Config, pair_score, require_config
 from ..encoders import Encoder
 from ..errors import DatabaseError, InputTypeError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, Scorer
@@ -85,6 +85,7 @@ def create_predictor(
     """
     config = Config(model="mini") if config is None else config
     require_config(config)
+    pair_score(config, "a predictor")
     if model is not None:
         config = replace(config, model=model)
     return Predictor(Scorer(config, encoder=encoder))
@@ -267,7 +268,7 @@ class Predictor:
     def _matches(self, query: Embeddings, items: Sequence[str], embeddings: Embeddings, top_k: int) -> list[ItemMatch]:
         rows, cosines = nearest(query, embeddings, top_k)
         found = [items[int(row)] for row in rows]
-        similarities = as_floats(score(cosines, self.config.score))
+        similarities = as_floats(score(cosines, pair_score(self.config, "a predictor")))
         if self.calibration is None:
             return [ItemMatch(*pair) for pair in zip(found, similarities, strict=True)]
         probabilities = self.calibration.probability(cosines).tolist()

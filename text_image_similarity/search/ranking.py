@@ -148,7 +148,8 @@ def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
 
 def first_limit(ask: Ask) -> int:
     """Return how many pictures to ask a store for at first."""
-    return ask.seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
+    seen = min(ask.seen, ask.passing)  # a cursor may have been meddled with
+    return seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
 
 
 def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:

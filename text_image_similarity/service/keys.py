@@ -20,7 +20,8 @@ class ApiKey:
 
     Args:
         key: The secret.
-        name: What the log calls whoever has it.
+        name: What the log calls whoever has it. Keys of one name share their matches, and what is known of them; a key with a
+            filter has to have one.
         role: `search` scores and searches, `write` also changes products, `admin` also changes the models of catalogues.
         catalogs: The catalogues that it sees; none stands for all of them.
         where: A filter that all products pass which it finds, changes or adds; None lets it see all of them, as `admin` has to.
@@ -48,6 +49,8 @@ class ApiKey:
         object.__setattr__(self, "catalogs", named)
         if self.where is not None and not isinstance(self.where, (str, Mapping)):
             raise ConfigError(f"where of the API key {self.name!r} must be a filter: a text or an object")
+        if self.where is not None and not self.name.strip():
+            raise ConfigError("an API key with a filter (where) needs a name, by which the log keeps its matches apart")
         if self.where is not None and self.role == "admin":
             raise ConfigError(
                 f"the API key {self.name!r} has the role admin, which is for whole catalogues, and a filter"

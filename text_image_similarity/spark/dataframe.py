@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config
+from ..config import Config, pair_score
 from ..errors import InputTypeError, UsageError
 from ..formats import check_columns, check_no_columns
 from ..pipeline import portable
@@ -41,6 +41,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
     Example:
         score_dataframe(spark.read.parquet("pairs"), Config(model="mini")).write.parquet("scored")
     """
+    pair_score(config, "score_dataframe")
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.errors import PySparkNotImplementedError
     from pyspark.sql.types import DoubleType, StringType, StructField, StructType
@@ -80,6 +81,7 @@ def similarity_udf(config: Config) -> Any:
     Example:
         spark.udf.register("similarity", similarity_udf(Config(model="mini")))
     """
+    pair_score(config, "similarity(url, caption)")
     require("scoring on Spark", "pyspark", extra="spark")
     from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 

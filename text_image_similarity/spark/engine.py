@@ -13,7 +13,7 @@ from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import RowError, TableError
 from ..pipeline import RunStats, ScoredPart, Tag, TaggedRows, portable, score_concurrently
-from ..records import OUT_COLUMNS, Record, ScoreResult, pair_in
+from ..records import OUT_COLUMNS, Record, ScoreResult, parts_of
 from .session import open_session
 
 _MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
@@ -93,7 +93,7 @@ class SparkEngine:
         from .worker import packed, score_records
 
         assert self._config is not None, "score is called before start"
-        rows = [pair_in(record) for record in records]
+        rows = [parts_of(record) for record in records]
         pairs = [row for row in rows if not isinstance(row, RowError)]
         part = packed(pairs)
         with self._job(f"a part of {len(records):,} rows could not be scored"):

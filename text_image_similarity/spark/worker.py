@@ -80,26 +80,30 @@ def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 
 
-def packed(pairs: Sequence[tuple[str | bytes, str]]) -> pa.Table:
-    """Return pictures and captions as a table of bytes: `image`, or `url` for a reference; `caption`; and `row`, their number.
+def packed(rows: Sequence[tuple[str | bytes, str, tuple[str, ...]]]) -> pa.Table:
+    """Return what `parts_of` gives as a table of bytes: `image`, or `url` for a reference; `caption`, `references`, and `row`, the number.
 
     Texts are bytes because those of JSON may hold half characters, which Arrow's texts cannot.
     """
-    rows = [
-        (
-            (number, None, image, _bytes_of(text))
-            if isinstance(image, bytes)
-            else (number, _bytes_of(image), None, _bytes_of(text))
-        )
-        for number, (image, text) in enumerate(pairs)
-    ]
-    names = {"row": pa.int32(), "url": pa.binary(), "image": pa.binary(), "caption": pa.binary()}
-    return pa.table({name: pa.array([row[at] for row in rows], kind) for at, (name, kind) in enumerate(names.items())})
+    images, captions, references = zip(*rows, strict=True) if rows else ((), (), ())
+    return pa.table(
+        {
+            "row": pa.array(range(len(rows)), pa.int32()),
+            "image": pa.array([each if isinstance(each, bytes) else None for each in images], pa.binary()),
+            "url": pa.array([None if isinstance(each, bytes) else _bytes_of(each) for each in images], pa.binary()),
+            "caption": pa.array(map(_bytes_of, captions), pa.binary()),
+            "references": pa.array([_bytes_of(json.dumps(each)) for each in references], pa.binary()),
+        }
+    )
 
 
 def _unpacked(row: dict[str, Any]) -> Record:
-    image = row["image"] if row["url"] is None else row["url"].decode("utf-8", "surrogatepass")
-    return Record(image, row["caption"].decode("utf-8", "surrogatepass"))
+    image = row["image"] if row["url"] is None else _text_of(row["url"])
+    return Record(image, _text_of(row["caption"]), tuple(json.loads(row["references"])))
+
+
+def _text_of(value: bytes) -> str:
+    return value.decode("utf-8", "surrogatepass")
 
 
 def _bytes_of(text: str) -> bytes:

@@ -14,6 +14,8 @@ from typing import Any, ClassVar, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
@@ -106,7 +108,7 @@ class FormRoute(WorkRoute):
 
     async def read(self, request: _WorkRequest) -> None:
         """Read the form piece by piece, and refuse a field that comes twice; the framework asks for the form again."""
-        form = await request.form(max_files=1, max_fields=100)
+        form = await _read_form(request)
         for name in ("image", "caption", "model", "score"):
             if (count := len(form.getlist(name))) > 1:
                 detail = f"the form has {count} fields named {name}, and may have one; send a request for each pair"
@@ -122,10 +124,20 @@ class PictureRoute(WorkRoute):
     async def read(self, request: _WorkRequest) -> None:
         """Read JSON; a form is read piece by piece."""
         if request.headers.get("content-type", "").lower().startswith(FORM):
-            request.state.form = await request.form(max_files=1, max_fields=100)
+            request.state.form = await _read_form(request)
         else:
             await super().read(request)
             request.state.json = request.asked
+
+
+async def _read_form(request: Request) -> FormData:
+    """Read a form piece by piece, with one file and texts in UTF-8: some of Python's codecs take minutes for a megabyte."""
+    _, options = parse_options_header(request.headers["content-type"])
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        detail = f"a form's texts must be in UTF-8, not {charset[:50]}; leave charset out of the Content-Type"
+        raise ProblemError("unsupported_media_type", detail)
+    return await request.form(max_files=1, max_fields=100)
 
 
 def _check_encoding(encoding: str) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from ...embeddings import EmbeddingMemory, Vector
 from ...encoders import Encoder
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
-from ...pipeline import Outcome, Stages, open_cache, pair_of
+from ...pipeline import Outcome, Stages, open_cache, vectors_of
 from ...records import ScoreResult, caption_of
 from ..jobs import ImageInput, Item, Job, Span
 from ..settings import Settings
@@ -239,7 +239,7 @@ class ServedModel:
                 continue
             image = item.image_outcome
             assert image is not None, "a pair is answered when it is done"
-            pair = pair_of(image, image if item.text_outcome is None else item.text_outcome)
+            pair = vectors_of(image, image if item.text_outcome is None else item.text_outcome)
             (score,) = self._stages.score([pair], item.job.kind)
             if not item.job.timed_out:
                 cosine = None if isinstance(pair, RowError) else float(pair[0] @ pair[1])

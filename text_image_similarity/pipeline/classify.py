@@ -1,0 +1,161 @@
+"""Zero-shot classification: which of some labels fits an image best, without training (Radford et al. 2021, CLIP, section 3.1).
+
+A label's vector is the mean of its prompts' unit vectors, scaled to length 1 again: CLIP's prompt ensembling, section 3.1.4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config
+from ..encoders import Encoder
+from ..errors import ConfigError, InputTypeError, RowError, UsageError
+from ..similarity import Embeddings, cosine
+from .inputs import check_image, checked
+from .rows import Outcome
+from .scorer import Scorer
+from .session import through
+from .sources import ImageSource
+
+# The seven that OpenAI's notebook "Prompt Engineering for ImageNet" found to do as well as all 80.
+CLIP_TEMPLATES = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The label of one image, or why it has none.
+
+    Args:
+        label: The label that fits best; None if the image failed.
+        probability: How probable it is among the labels, 0..1; NaN if the image failed.
+        probabilities: That of each label, in their order; they add up to 1. Empty if the image failed.
+        error: `"<code>: <detail>"` if the image failed, else None.
+    """
+
+    label: str | None = None
+    probability: float = math.nan
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
+
+
+def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tests inject
+    images: Iterable[ImageSource],
+    labels: Sequence[str],
+    config: Config | Scorer,
+    *,
+    templates: Sequence[str] = ("a photo of a {}.",),
+    logit_scale: float | None = None,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Generator[Classification]:
+    """Say which of some labels fits each image best.
+
+    Args:
+        images: Images, as for `embed_images`; any number.
+        labels: At least one; what they have in common is better said in `templates`.
+        config: The settings of the call, or an open `Scorer`; its score kind does not matter.
+        templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
+            seven of OpenAI's.
+        logit_scale: What cosines are multiplied with before the softmax; None takes the model's own.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Returns:
+        One result per image, in order. An image that fails carries its error and never raises.
+
+    Raises:
+        UsageError: At once: there is no label or template, two labels are equal, or a template has no `{}`; while iterating: a
+            label cannot be encoded.
+        ConfigError, ModelError: At once: the model cannot be used, or names no `logit_scale` and none is given.
+        InputTypeError: At once for what is in a list, else while iterating.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
+        >>> (found,) = classify([red], ["red", "blue"], Config(), logit_scale=2, encoder=ColourEncoder())
+        >>> found.label, round(found.probability, 4)
+        ('red', 0.8808)
+    """
+    images = checked(images, "images", check_image)
+    _check_texts("labels", labels)
+    _check_texts("templates", templates)
+    if bare := [template for template in templates if "{}" not in template]:
+        raise UsageError(f"the template {bare[0]!r} has no {{}} for the label, such as 'a photo of a {{}}.'")
+
+    def results(scorer: Scorer) -> Generator[Classification]:
+        scale = _scale(scorer, logit_scale)
+        return _classified(scorer, images, (labels, templates), scale)
+
+    return through(config, results, encoder=encoder, transport=transport)
+
+
+def _classified(
+    scorer: Scorer, images: Iterable[ImageSource], prompts: tuple[Sequence[str], Sequence[str]], scale: float
+) -> Generator[Classification]:
+    labels = prompts[0]
+    classes = _classes(scorer, *prompts)  # (labels, embed_dim)
+    with closing(scorer.embed_images(images)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, RowError):
+                yield Classification(error=str(outcome))
+                continue
+            shares = _softmax(scale * cosine(outcome[None], classes).astype(np.float64))  # (labels,)
+            best = int(shares.argmax())
+            yield Classification(labels[best], float(shares[best]), tuple(shares.tolist()))
+
+
+def _classes(scorer: Scorer, labels: Sequence[str], templates: Sequence[str]) -> Embeddings:
+    """Return the unit vector of each label, the mean of its prompts'."""
+    prompts = [template.replace("{}", label) for label in labels for template in templates]
+    found = [_vector(prompt, outcome) for prompt, outcome in zip(prompts, scorer.embed_texts(prompts), strict=True)]
+    means = (
+        np.stack(found).reshape(len(labels), len(templates), -1).mean(axis=1)
+    )  # (labels, templates, d) -> (labels, d)
+    classes: Embeddings = means / np.linalg.norm(means, axis=1, keepdims=True).clip(min=1e-12)
+    return classes
+
+
+def _vector(prompt: str, outcome: Outcome) -> Embeddings:
+    if isinstance(outcome, RowError):
+        raise UsageError(f"the prompt {prompt!r} cannot be encoded: {outcome}")
+    return outcome
+
+
+def _scale(scorer: Scorer, given: float | None) -> float:
+    scale = getattr(scorer.encoder, "logit_scale", None) if given is None else given
+    if scale is None:
+        raise ConfigError(
+            f"the encoder of {scorer.encoder.info.model} has no logit_scale; give one, 100 for a CLIP model"
+        )
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
+        raise ConfigError(f"logit_scale={scale!r} must be a positive number")
+    return float(scale)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(logits - logits.max())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
+
+
+def _check_texts(name: str, given: Sequence[str]) -> None:
+    """Raise unless something is a list of different texts, at least one."""
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
+        raise InputTypeError.of(name, "a list of texts", given, "put it in a list" if isinstance(given, str) else "")
+    if not given or len(set(given)) < len(given) or not all(text.strip() for text in given):
+        raise UsageError(f"{name} must be at least one text, none of them empty or given twice")

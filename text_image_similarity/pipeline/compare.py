@@ -1,0 +1,130 @@
+"""Images with images, and texts with texts, pair by pair.
+
+Over generated and real images of one subject the mean of `image_similarity` is CLIP-I (Ruiz et al. 2023, "DreamBooth",
+section 4.1). CLIP-T of the same paper compares images with their prompts: it is the mean of `score_images`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sized
+from contextlib import closing
+
+import httpx
+
+from ..config import Config, ScoreKind, pair_score
+from ..encoders import Encoder
+from ..errors import RowError
+from ..records import ScoreResult
+from ..similarity import as_floats, cosine, score
+from .inputs import check_caption, check_image, checked
+from .rows import Item, Outcome
+from .scorer import Scorer
+from .session import through
+from .sources import ImageSource
+from .stages import vectors_of
+
+
+def image_similarity(
+    images: Iterable[ImageSource],
+    others: Iterable[ImageSource],
+    config: Config | Scorer,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Generator[ScoreResult]:
+    """Score how similar each image is to another one.
+
+    Args:
+        images: Images, as for `embed_images`.
+        others: What each is compared with, equally many.
+        config: The settings of the call, or an open `Scorer`.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Returns:
+        One result per pair, in order, in the score kind of the settings; a pair fails with the first of its errors.
+
+    Raises:
+        ConfigError, ModelError: At once.
+        InputTypeError: At once for what is in a list, else while iterating.
+        ValueError: There are more of one than of the other; while iterating, where that is not known before.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> import numpy as np
+        >>> red, yellow = (np.zeros((8, 8, 3), np.uint8) + np.uint8(colour) for colour in ([255, 0, 0], [255, 255, 0]))
+        >>> [result.similarity for result in image_similarity([red], [yellow], Config(), encoder=ColourEncoder())]
+        [0.70710677]
+    """
+    images, others = checked(images, "images", check_image), checked(others, "others", check_image)
+    return through(
+        config,
+        _pairwise(images, others, config, lambda scorer, both: scorer.embed_images(both)),
+        encoder=encoder,
+        transport=transport,
+    )
+
+
+def text_similarity(
+    texts: Iterable[str], others: Iterable[str], config: Config | Scorer, *, encoder: Encoder | None = None
+) -> Generator[ScoreResult]:
+    """Score how similar each text is to another one, as the model's text tower sees them.
+
+    Args:
+        texts: Texts.
+        others: What each is compared with, equally many.
+        config: The settings of the call, or an open `Scorer`.
+        encoder: As for `image_similarity`.
+
+    Returns:
+        One result per pair, in order, as from `image_similarity`.
+
+    Raises:
+        ConfigError, ModelError: At once.
+        InputTypeError: At once for what is in a list, else while iterating.
+        ValueError: There are more of one than of the other; while iterating, where that is not known before.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> [result.similarity for result in text_similarity(["red"], ["yellow"], Config(), encoder=ColourEncoder())]
+        [0.70710677]
+    """
+    texts, others = checked(texts, "texts", check_caption), checked(others, "others", check_caption)
+    return through(
+        config,
+        _pairwise(texts, others, config, lambda scorer, both: scorer.embed_texts(both)),
+        encoder=encoder,
+        transport=None,
+    )
+
+
+def _pairwise(
+    items: Iterable[Item],
+    others: Iterable[Item],
+    config: Config | Scorer,
+    embed: Callable[[Scorer, Iterable[Item]], Generator[Outcome]],
+) -> Callable[[Scorer], Generator[ScoreResult]]:
+    """Return what scores pairs in a session.
+
+    Raises:
+        ValueError: It is known already that they are not equally many.
+    """
+    if isinstance(items, Sized) and isinstance(others, Sized) and len(items) != len(others):
+        raise ValueError(f"{len(items):,} cannot be compared with {len(others):,} others; give one for each")
+    kind = pair_score(config.config if isinstance(config, Scorer) else config, "a comparison of two of a kind")
+
+    def results(scorer: Scorer) -> Generator[ScoreResult]:
+        # In turns, so that one pass encodes both, and what occurs on both sides once.
+        both = (item for pair in zip(items, others, strict=True) for item in pair)
+        with closing(embed(scorer, both)) as outcomes:
+            for one in outcomes:
+                yield _scored(one, next(outcomes), kind)
+
+    return results
+
+
+def _scored(one: Outcome, other: Outcome, kind: ScoreKind) -> ScoreResult:
+    if isinstance(pair := vectors_of(one, other), RowError):
+        return ScoreResult.failed(pair)
+    (similarity,) = as_floats(score(cosine(pair[0][None], pair[1][None]), kind))
+    return ScoreResult(similarity)

@@ -1,0 +1,140 @@
+"""Every image with every caption: the whole matrix, or tile by tile where it is larger than the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import httpx
+import numpy as np
+
+from ..config import Config, ScoreKind, at_least, pair_score
+from ..embeddings import Vector
+from ..encoders import Encoder
+from ..errors import RowError
+from ..similarity import Embeddings, score_all
+from .inputs import check_caption, check_image, checked
+from .rows import Outcome
+from .scorer import Scorer
+from .session import through
+from .sources import ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A rectangle of a similarity matrix.
+
+    Args:
+        row: Number of its first image.
+        column: Number of its first caption.
+        scores: Shape (images, captions), float32; NaN where one of the two could not be encoded.
+        image_errors: For each of its images None, or why it could not be encoded.
+        text_errors: The same for its captions.
+    """
+
+    row: int
+    column: int
+    scores: Embeddings
+    image_errors: tuple[str | None, ...]
+    text_errors: tuple[str | None, ...]
+
+
+def similarity_matrix(
+    images: Iterable[ImageSource],
+    texts: Iterable[str],
+    config: Config,
+    *,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Embeddings:
+    """Score every image with every caption.
+
+    Args:
+        images: Images, as for `embed_images`.
+        texts: Captions.
+        config: The settings of the call.
+        encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        transport: Where http requests go, for tests; None is the network.
+
+    Returns:
+        Shape (images, captions), as from `Scorer.similarity_matrix`; `similarity_tiles` gives one that does not fit in memory.
+
+    Raises:
+        ConfigError, ModelError: The model cannot be used, or the score kind needs references.
+        InputTypeError: An image or a caption is something else.
+    """
+    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
+    pair_score(config, "a matrix")
+    with Scorer(config, encoder=encoder, transport=transport) as scorer:
+        return scorer.similarity_matrix(images, texts)
+
+
+def similarity_tiles(
+    images: Iterable[ImageSource],
+    texts: Iterable[str],
+    config: Config | Scorer,
+    *,
+    side: int = 1024,
+    encoder: Encoder | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> Generator[Tile]:
+    """Score every image with every caption, one tile of the matrix after the other.
+
+    All captions are encoded first and their embeddings kept; images are encoded as their tiles are asked for, so there may
+    be any number of them. At one time there are the captions' embeddings, those of `side` images, and one tile.
+
+    Args:
+        images: Images, as for `embed_images`.
+        texts: Captions.
+        config: The settings of the call, or an open `Scorer`.
+        side: Most images and most captions of a tile.
+        encoder: As for `similarity_matrix`, and so is `transport`.
+
+    Returns:
+        Tiles from left to right, then from top to bottom, with the values of `similarity_matrix`; none without captions.
+
+    Raises:
+        ConfigError, ModelError: At once.
+        InputTypeError: At once for what is in a list, else while iterating.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
+        >>> tiles = similarity_tiles([red], ["red", "blue"], Config(), side=1, encoder=ColourEncoder())
+        >>> [(tile.row, tile.column, tile.scores.tolist()) for tile in tiles]
+        [(0, 0, [[1.0]]), (0, 1, [[0.0]])]
+    """
+    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
+    at_least("side", side, 1)
+    kind = pair_score(config.config if isinstance(config, Scorer) else config, "a matrix")
+    return through(
+        config,
+        lambda scorer: _tiles(scorer, images, texts, (kind, side)),
+        encoder=encoder,
+        transport=transport,
+    )
+
+
+def _tiles(
+    scorer: Scorer, images: Iterable[ImageSource], texts: Iterable[str], how: tuple[ScoreKind, int]
+) -> Generator[Tile]:
+    kind, side = how
+    missing = np.full(scorer.encoder.embed_dim, np.nan, np.float32)
+    found = list(scorer.embed_texts(texts))
+    columns = [_split(found[at : at + side], missing) for at in range(0, len(found), side)]
+    del found
+    outcomes, row = scorer.embed_images(images), 0
+    while block := list(islice(outcomes, side)):
+        rows, image_errors = _split(block, missing)
+        for number, (vectors, text_errors) in enumerate(columns):
+            yield Tile(row, number * side, score_all(rows, vectors, kind), image_errors, text_errors)
+        row += len(block)
+
+
+def _split(outcomes: list[Outcome], missing: Vector) -> tuple[list[Vector], tuple[str | None, ...]]:
+    """Return vectors, those of what failed not a number, and the errors."""
+    return (
+        [missing if isinstance(outcome, RowError) else outcome for outcome in outcomes],
+        tuple(str(outcome) if isinstance(outcome, RowError) else None for outcome in outcomes),
+    )

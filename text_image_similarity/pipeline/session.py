@@ -1,0 +1,38 @@
+"""The session of a single call: one that the caller keeps open, or one that is opened and closed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+import httpx
+
+from ..config import Config
+from ..encoders import Encoder
+from .loaders import closing_after
+from .scorer import Scorer
+
+Result = TypeVar("Result")
+
+
+def through(
+    given: Config | Scorer,
+    results: Callable[[Scorer], Generator[Result]],
+    *,
+    encoder: Encoder | None,
+    transport: httpx.BaseTransport | None,
+) -> Generator[Result]:
+    """Return the results of a session.
+
+    Args:
+        given: An open session, or the settings of one that ends with its results.
+        results: Starts the call in a session.
+        encoder: As for `Scorer`, and so is `transport`; for a session that is opened here.
+
+    Raises:
+        ConfigError, ModelError: At once: no session can be opened.
+    """
+    if isinstance(given, Scorer):
+        return results(given)
+    scorer = Scorer(given, encoder=encoder, transport=transport)
+    return closing_after(scorer, results(scorer))
