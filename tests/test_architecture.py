@@ -122,7 +122,7 @@ DOORS = {
     "datasets": {"dataset"},
     "scipy": {"metrics"},
     "fsspec": {"formats"},
-    "tqdm": {"cli"},
+    "tqdm": {"cli", "tables"},  # the latter for frames in notebooks
     "pyspark": {"spark"},
     "ray": {"ray_data", "service"},
     "fastapi": {"service"},

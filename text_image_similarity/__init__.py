@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         filter_table,
         plan_filter,
         score_csv,
+        score_frame,
         score_table,
     )
     from .training.config import TrainConfig
@@ -153,6 +154,7 @@ __all__ = [
     "plan_filter",
     "read_dataset",
     "score_csv",
+    "score_frame",
     "score_images",
     "score_pairs",
     "score_table",
@@ -229,6 +231,7 @@ _HOMES = {
         "filter_table",
         "plan_filter",
         "score_csv",
+        "score_frame",
         "score_table",
     ),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),

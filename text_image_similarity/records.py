@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -18,6 +19,10 @@ _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of c
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"
 OUT_COLUMNS = ("similarity", "error")  # of a scored table
 
+EncodedImage = bytes | bytearray | memoryview
+# A reference, an encoded file, or what a Hugging Face `Image` column holds: {"bytes": ..., "path": ...}.
+ImageCell = str | EncodedImage | Mapping[str, Any]
+
 # (done, of these failed, in all), called before the first and after every one
 Progress = Callable[[int, int, int], None]
 
@@ -27,12 +32,13 @@ class Record:
     """A picture and the text it is compared with.
 
     Args:
-        url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL.
+        url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the picture itself: the bytes of its encoded
+            file, or a mapping `{"bytes": ..., "path": ...}`, whose path counts where it has no bytes.
         text: The caption.
         references: Captions that people wrote for the picture; `score="ref_clipscore"` compares the caption with them.
     """
 
-    url: str
+    url: ImageCell
     text: str
     references: tuple[str, ...] = ()
 
@@ -73,15 +79,48 @@ class ScoreResult:
         return cls(error=str(error).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
-def with_texts(record: Record) -> Record | RowError:
-    """Return a record whose two values are texts, or why one of them is not."""
+def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
+    """Return a record's picture, as a reference or as an encoded file, its caption and its references; or why it has no score."""
     caption = caption_of(record.text)
-    reference = reference_of(record.url)
     if isinstance(caption, RowError):
         return caption
-    if isinstance(reference, RowError):
-        return reference
-    return Record(reference, caption, getattr(record, "references", ()))  # what else has a url and a text has none
+    image = image_of(record.url)
+    if isinstance(image, RowError):
+        return image
+    return image, caption, getattr(record, "references", ())  # others that have a url and a text may have none
+
+
+def image_of(value: object) -> str | bytes | RowError:
+    """Return a cell's picture, as a reference or as an encoded file, or why it has none.
+
+    Example:
+        >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
+        ('a.jpg', "not_an_image: the bytes are the text 'a.jpg'; if that is a reference, cast the column to strings")
+    """
+    if isinstance(value, Mapping):
+        if "bytes" not in value and "path" not in value:
+            return RowError(ErrorCode.INVALID_URL, "the image reference is a dict without 'bytes' and without 'path'")
+        content, path = value.get("bytes"), value.get("path")
+        value = path if is_missing(content) or (not content and not is_missing(path)) else content
+    if not isinstance(value, EncodedImage):
+        return reference_of(value)
+    content = bytes(value)
+    if text := text_in(content):
+        said = f"the bytes are the text {text!r}; if that is a reference, cast the column to strings"
+        return RowError(ErrorCode.NOT_AN_IMAGE, said)
+    return content
+
+
+def text_in(content: bytes) -> str:
+    """Return how bytes begin that are text on one line, such as a reference in a column of binary; empty for any others.
+
+    No picture that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
+    """
+    try:
+        begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # which may end within a character
+    except UnicodeDecodeError:
+        return ""
+    return begin[:40] if begin.isprintable() and not begin.lstrip().startswith("<") else ""
 
 
 def references_of(*cells: object) -> tuple[str, ...]:
@@ -131,8 +170,8 @@ def reference_of(value: object) -> str | RowError:
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
 
 
-def required(found: str | RowError) -> str:
-    """Return a text, or raise why there is none.
+def required(found: str | bytes | RowError) -> str | bytes:
+    """Return what was found, or raise why there is none.
 
     Raises:
         RowError: There is none.

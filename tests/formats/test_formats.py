@@ -25,7 +25,7 @@ from text_image_similarity import Config, Dialect, LocalEngine, TableError, Usag
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
 from text_image_similarity.formats import check_columns, check_no_columns, open_table
-from text_image_similarity.formats.json_lines import without
+from text_image_similarity.formats.json_text import without
 from text_image_similarity.tables import Summary, TableOptions
 
 CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)

@@ -63,7 +63,9 @@ def red(tmp_path: Path) -> Path:
 
 
 def test_an_image_may_be_given_in_every_form_that_means_one_thing(red: Path) -> None:
-    forms: list[Any] = [red, str(red), red.as_uri(), np.str_(red), red.read_bytes(), RED, Image.fromarray(RED)]
+    content = red.read_bytes()
+    forms: list[Any] = [red, str(red), red.as_uri(), np.str_(red), content, RED, Image.fromarray(RED)]
+    forms += [bytearray(content), memoryview(content), {"bytes": content}, {"bytes": None, "path": str(red)}]
     texts = ["red"] * len(forms)
     for given in (forms, tuple(forms), iter(forms), np.array(forms, object), pd.Series(forms)):
         assert [result.similarity for result in images(given, np.array(texts))] == [1.0] * len(forms)
@@ -109,7 +111,7 @@ NO_IMAGE = [
     (RED.transpose(2, 0, 1), "a numpy ndarray of shape (3, 8, 8) and type uint8; put the colours last"),
     (torch.zeros(3, 8, 8), "a torch Tensor of shape (3, 8, 8) and type torch.float32; convert it"),
     (torch.zeros(8, 8, 3, dtype=torch.uint8), "a torch Tensor of shape (8, 8, 3) and type torch.uint8; convert it"),
-    ({"bytes": make_png(), "path": None}, "a dict; give what it holds under 'bytes' or 'path'"),
+    ({"image": make_png()}, "a dict; one that holds an image has 'bytes', an encoded file, or 'path'"),
     (io.BytesIO(make_png()), "an io BytesIO; give what its read() returns"),
     ([RED], "a list"),
     (5, "an int"),
@@ -142,12 +144,11 @@ def test_what_is_no_image_raises_at_once(given: Any, named: str) -> None:
         ({"url": "a.png", "caption": "red"}, r"records\[1\] must be a Record, not a dict; name its parts"),
         ("a.png", r"records\[1\] must be a Record, not a str"),
         (None, r"records\[1\] must be a Record, not None"),
-        (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path or a URL, not a PIL image; score images"),  # type: ignore[arg-type]
-        (Record(io.BytesIO(), "red"), r"records\[1\].url must be a path or a URL, not an io BytesIO"),  # type: ignore[arg-type]
+        (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a PIL image; score images"),  # type: ignore[arg-type]
+        (Record(io.BytesIO(), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not an io BytesIO"),  # type: ignore[arg-type]
         (Record("red", Image.fromarray(RED)), r"records\[1\].text must be a text, not a PIL image"),  # type: ignore[arg-type]
-        (Record(make_png(), "red"), r"records\[1\].url must be a path or a URL, not bytes; score images"),  # type: ignore[arg-type]
-        (Record(RED, "red"), r"records\[1\].url must be a path or a URL, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
-        (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path or a URL, not a torch Tensor"),  # type: ignore[arg-type]
+        (Record(RED, "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a numpy ndarray of shape \(8, 8, 3\)"),  # type: ignore[arg-type]
+        (Record(torch.zeros(3, 8), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a torch Tensor"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_record_raises_at_once(given: Any, named: str, red: Path) -> None:

@@ -42,8 +42,9 @@ from text_image_similarity.config import ScoreKind
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import embed_images, embed_texts
-from text_image_similarity.pipeline.sources import EncodedImage, ImageSource
+from text_image_similarity.pipeline.sources import ImageSource
 from text_image_similarity.preprocess import ImageLike
+from text_image_similarity.records import EncodedImage
 
 
 @dataclass(frozen=True)

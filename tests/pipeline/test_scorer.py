@@ -41,7 +41,7 @@ from text_image_similarity.fetch import Fetcher
 from text_image_similarity.pipeline import embed_images, embed_texts, score_concurrently
 from text_image_similarity.pipeline import scorer as scorer_module
 from text_image_similarity.pipeline.rows import PendingImage
-from text_image_similarity.pipeline.sources import EncodedImage
+from text_image_similarity.records import EncodedImage
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..config import Config
 from ..errors import UsageError
 from .match import add_ranking_options
-from .options import add_dialect, add_force, config_of, progress_bar
+from .options import add_dialect, add_drop_columns, add_force, config_of, progress_bar
 from .parser import add_field
 from .products import add_encoding_options
 from .stopping import Stopping
@@ -38,6 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add_force(command)
     option("--overwrite-column", action="store_true", help="replace columns that IN has already and OUT gets")
+    add_drop_columns(command)
     option("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     option("--max-failures", metavar="N|P%", help="end with 4 once more rows than this have failed, as in `score`")
     option("--strict", action="store_true", help="exit with 4 if any row failed; without it only if all did")
@@ -61,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
         force=options.force,
         work_dir=options.work_dir,
         max_failures=options.max_failures,
+        drop_columns=tuple(options.drop_col),
     )
     common = Query(where=options.where, fusion=options.fusion)
     away = tuple(Term(text, weight=AWAY) for text in options.without)

@@ -173,6 +173,17 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help=text)
 
 
+def add_drop_columns(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves columns out."""
+    parser.add_argument(
+        "--drop-col",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="column of IN that OUT comes without, such as one of images; may be given again",
+    )
+
+
 def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Iterable[str | Path | None] = ()) -> None:
     """Refuse a file to write at the end of a long run, if it could not be written then, or holds something else now.
 

@@ -15,6 +15,7 @@ from .client import add_client_options, compare, comparison_table, service_engin
 from .options import (
     add_base_dir,
     add_column_options,
+    add_drop_columns,
     add_fetch_options,
     add_force,
     add_log_options,
@@ -112,6 +113,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_force(parser)
     add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")
+    add_drop_columns(parser)
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     add(
         "--max-failures",
@@ -143,6 +145,7 @@ def run(options: argparse.Namespace) -> int:
         force=options.force,
         work_dir=options.work_dir,
         max_failures=options.max_failures,
+        drop_columns=tuple(options.drop_col),
         fallback_model="mini" if falls_back else None,
     )
     with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
@@ -193,13 +196,15 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..formats import open_output, open_table, with_base_dir
+    from ..formats import cells_of, open_output, open_table, with_base_dir
     from ..report import make_report, report_rows
 
     columns = (options.url_col, options.caption_col)
     source = open_table(options.in_path, dialect=config.dialect)
-    parts = open_output(options.out_path, source, config.dialect).read(0, config.chunk_size)
-    rows = report_rows(tuple(part.column(name) for name in (*columns, *OUT_COLUMNS)) for part in parts)
+    scored = open_output(options.out_path, source, config.dialect)
+    # The pairs come from the input, because the output may have been asked to leave them out.
+    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, OUT_COLUMNS)))
+    rows = report_rows((*pair, *result) for pair, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 

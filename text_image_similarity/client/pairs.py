@@ -1,7 +1,8 @@
 """Records as the pairs of a request.
 
 http(s) references go to the service as they are. All others are read here, because a service reads no local paths, with
-the same code as in a local run, and so with the same errors. What no request can carry is answered here, too.
+the same code as in a local run, and so with the same errors; so do pictures that are in the table itself. What no request can
+carry is answered here, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of, strip_invisible
-from ..records import Record, ScoreResult, is_whole, with_texts
+from ..records import Record, ScoreResult, is_whole, parts_of
 
 PairPayload = dict[str, str]  # `caption`, and `image_url` or `image_base64`
 
@@ -26,20 +27,31 @@ class Pairs:
     """
 
     def __init__(self, config: Config) -> None:
+        self._most_bytes = config.limits.max_bytes
         self._fetcher = Fetcher(config, transport=httpx.MockTransport(_never))
 
     def pair(self, record: Record) -> PairPayload | ScoreResult:
         """Return what to send for a record, or its result, if that is known without the service."""
-        pair = with_texts(record)
+        pair = parts_of(record)
         if isinstance(pair, RowError):
             return ScoreResult.failed(pair)
-        url, caption = strip_invisible(pair.url), pair.text.encode("utf-8", "replace").decode("utf-8")
+        image, caption = pair[0], pair[1].encode("utf-8", "replace").decode("utf-8")
         try:
-            if scheme_of(url) in ("http", "https") and is_whole(url):
-                return {"image_url": url, "caption": caption}
-            return {"image_base64": b64encode(self._fetcher.fetch(url)).decode("ascii"), "caption": caption}
+            if isinstance(image, str):
+                url = strip_invisible(image)
+                if scheme_of(url) in ("http", "https") and is_whole(url):
+                    return {"image_url": url, "caption": caption}
+                image = self._fetcher.fetch(url)
+            return {"image_base64": b64encode(self._checked(image)).decode("ascii"), "caption": caption}
         except RowError as error:
             return ScoreResult.failed(error)
+
+    def _checked(self, content: bytes) -> bytes:
+        if not content:
+            raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
+        if len(content) > self._most_bytes:
+            raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
+        return content
 
     @staticmethod
     def settled(record: Record, result: ScoreResult) -> ScoreResult:

@@ -12,7 +12,7 @@ from ..config import Config, require_config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
 from ..files import path_text
-from ..formats import Table, check_columns, check_types, columns_of, open_table, read_rows, with_base_dir
+from ..formats import Table, check_columns, check_images, check_types, columns_of, open_table, read_rows, with_base_dir
 from ..metrics import agreement
 from ..pipeline import RunStats, Scorer
 from ..records import Progress, Record
@@ -57,6 +57,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)
     check_types(opened.schema, (col_url, col_text), place)
+    check_images(opened, col_url, place)
     rated = Counter(bool(given) for given, _ in _rated_records(opened, columns))
     failures = Counter(no_rating=rated[False])
     config = with_base_dir(replace(config, score="cosine"), place)

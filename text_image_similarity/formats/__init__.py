@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from .arrow_types import each_value
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
 from .delimited import is_ambiguous
@@ -25,7 +26,7 @@ from .storage import (
     upload,
     with_base_dir,
 )
-from .table import Table, columns_of, open_files, open_table, read_rows
+from .table import Table, cells_of, check_images, columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "SCORE_FIELDS",
@@ -35,14 +36,17 @@ __all__ = [
     "Rows",
     "Table",
     "TableKind",
+    "cells_of",
     "check_apart",
     "check_columns",
+    "check_images",
     "check_no_columns",
     "check_types",
     "check_writable",
     "columns_of",
     "content_of",
     "dump",
+    "each_value",
     "ending_of",
     "folder_of",
     "format_of",

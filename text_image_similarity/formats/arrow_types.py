@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from ..errors import TableError
 
+_AT_ONCE = 64  # values
 _OUT_OF_RANGE = "<value out of range"  # what Arrow writes for a date it cannot spell out
 
 
@@ -90,6 +91,7 @@ def _finer(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return max(one, other, key=lambda kind: _UNITS.index(kind.unit))
 
 
+_BYTES = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 _UNITS = ("s", "ms", "us", "ns")
 _UTC = {"UTC", "+00:00", "Z", "Etc/UTC"}
 _FAMILIES: tuple[tuple[tuple[Callable[[pa.DataType], bool], ...], Callable[[Any, Any], pa.DataType | None]], ...] = (
@@ -113,9 +115,35 @@ def _common_field(one: pa.Field, other: pa.Field) -> pa.Field | None:
 
 def holds_bytes(kind: pa.DataType) -> bool:
     """Whether there are bytes at any depth of a type."""
+    return _holds(kind, lambda leaf: any(test(leaf) for test in _BYTES))
+
+
+def may_hold_images(kind: pa.DataType) -> bool:
+    """Whether the values of a type may be images: bytes, or structs of `bytes` and `path` as Hugging Face's."""
     types = pa.types
-    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    return _holds(kind, lambda leaf: any(test(leaf) for test in tests))
+    if isinstance(kind, pa.BaseExtensionType):
+        return may_hold_images(kind.storage_type)
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return may_hold_images(kind.value_type)
+    if types.is_struct(kind):
+        wanted = [field for field in kind if field.name in ("bytes", "path")]
+        return bool(wanted) and not any(types.is_nested(field.type) for field in wanted)
+    return any(test(kind) for test in _BYTES)
+
+
+def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
+    """Yield a column's values as `cell_values` has them, a few at a time in memory."""
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        for start in range(0, len(chunk), _AT_ONCE):
+            yield from cell_values(chunk.slice(start, _AT_ONCE))
+
+
+def cell_values(column: pa.Array) -> list[Any]:
+    """Return a column as Python values; images are their bytes or their mapping, whatever a type of an extension makes of them."""
+    while isinstance(column, pa.ExtensionArray) and may_hold_images(column.type):
+        column = column.storage
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 def plain_values(column: pa.Array, name: str) -> list[Any]:

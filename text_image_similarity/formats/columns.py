@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from ..errors import UsageError
-from .arrow_types import holds_bytes
+from .arrow_types import holds_bytes, may_hold_images
 
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
 
@@ -41,34 +41,36 @@ def check_columns(
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
 
 
-def check_types(schema: pa.Schema, names: Sequence[str], place: str) -> None:
-    """Make sure that some columns hold text or numbers.
+def check_types(schema: pa.Schema, columns: tuple[str | None, str | None], place: str) -> None:
+    """Make sure that a column holds images or references to them, and another one text or numbers.
 
     Args:
         schema: The table's columns.
-        names: Those that are read.
+        columns: The column of images and that of texts; None where there is none.
         place: What messages call the table.
 
     Raises:
         UsageError: One holds values that no row could be scored with; the message names its type and what to do.
     """
-    for name in names:
+    for name, holds_images in zip(columns, (True, False), strict=True):
+        if name is None or (holds_images and may_hold_images(schema.field(name).type)):
+            continue
         kind = schema.field(name).type
-        if reason := _why_not_text(kind):
+        if reason := _why_not_text(kind, holds_images=holds_images):
             raise UsageError(f"column {name!r} of {place} {reason} ({kind})")
 
 
-def _why_not_text(kind: pa.DataType) -> str:
+def _why_not_text(kind: pa.DataType, *, holds_images: bool) -> str:
     """Say what a type's values are that are neither text nor numbers; empty if they are."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
-        return _why_not_text(kind.storage_type)
+        return _why_not_text(kind.storage_type, holds_images=holds_images)
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
-        return _why_not_text(kind.value_type)
-    if holds_bytes(kind):
+        return _why_not_text(kind.value_type, holds_images=holds_images)
+    if holds_bytes(kind) and not holds_images:
         return (
-            "holds bytes, from which no row can be scored; if they are text, cast them to strings (in pandas, with "
-            ".str.decode('utf-8')), if they are image files, write them to a folder and name their paths"
+            "holds bytes, not text; if they are text, cast them to strings (in pandas, with .str.decode('utf-8')), if they "
+            "are images, name the column with --url-col (col_url)"
         )
     if types.is_nested(kind):
         return "holds several values a row; write one row for each"

@@ -11,12 +11,10 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from ..errors import TableError
+from .json_text import BLANK, without
 from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
 from .storage import one_digest
 from .text import in_parts, open_text, undecodable
-
-_BLANK = " \t\r\n"
-_DECODER = json.JSONDecoder()
 
 
 @dataclass(slots=True)
@@ -77,7 +75,7 @@ class JsonTable:
         number = 0
         try:
             for line in file:
-                if not (text := line.strip(_BLANK)):
+                if not (text := line.strip(BLANK)):
                     continue
                 number += 1
                 row = self._value(text, number, place)
@@ -93,7 +91,7 @@ class JsonTable:
     def _undecodable(self, place: str) -> str:
         """Name the first row that holds bytes of another encoding."""
         with suppress(UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
-            for number, line in enumerate(filter(None, (line.strip(_BLANK) for line in file)), 1):
+            for number, line in enumerate(filter(None, (line.strip(BLANK) for line in file)), 1):
                 if undecodable(line):
                     return f"row {number} of {place}"
         return place
@@ -125,31 +123,3 @@ def _hint(text: str, number: int, problem: Exception | None = None) -> str:
         cut_off = isinstance(problem, json.JSONDecodeError) and problem.pos >= len(text) - 1
         return "; each object must be on one line, e.g. as jq -c . writes it" if cut_off else ""
     return "; is it a CSV or TSV file? Then name it so"
-
-
-def without(text: str, dropped: frozenset[str]) -> str:
-    """Take members out of an object's text; the others keep theirs."""
-    kept = []
-    at = _past_blank(text, 1)
-    while text[at] != "}":
-        begin = at
-        name, at = _DECODER.raw_decode(text, at)
-        _, at = _DECODER.raw_decode(text, _past_blank(text, _past_blank(text, at) + 1))
-        if name not in dropped:
-            kept.append(text[begin:at])
-        at = _past_blank(text, at)
-        if text[at] == ",":
-            at = _past_blank(text, at + 1)
-    return "{" + ", ".join(kept) + "}"
-
-
-def extended(text: str, members: str) -> str:
-    """Put members behind those of an object's text."""
-    inner = text[:-1].rstrip(_BLANK)
-    return f"{inner}{'' if inner == '{' else ', '}{members}}}"
-
-
-def _past_blank(text: str, at: int) -> int:
-    while text[at] in _BLANK:
-        at += 1
-    return at

@@ -22,7 +22,7 @@ from ..errors import TableError, UsageError
 from ..records import ScoreResult, is_whole
 from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
-from .json_lines import extended
+from .json_text import extended
 from .names import Codec, TableKind, ending_of, format_of
 from .rows import Rows, dump
 from .table import Table, open_table
@@ -60,7 +60,13 @@ def _arrays(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list[p
     return [pa.array([row[place] for row in rows], field.type) for place, field in enumerate(fields)]
 
 
-def output_for(place: str, table: Table, dialect: Dialect, added: Sequence[pa.Field] = SCORE_FIELDS) -> Output:
+def output_for(
+    place: str,
+    table: Table,
+    dialect: Dialect,
+    added: Sequence[pa.Field] = SCORE_FIELDS,
+    dropped: frozenset[str] = frozenset(),
+) -> Output:
     """Return what writes the format that a name says.
 
     Args:
@@ -68,11 +74,15 @@ def output_for(place: str, table: Table, dialect: Dialect, added: Sequence[pa.Fi
         table: The input, which was scanned.
         dialect: How the input was read; an output of its format is written so too, but always in UTF-8.
         added: The columns that each part adds, of floats or text.
+        dropped: The columns of the input that its rows come without.
 
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
-    return writer_for(place, table.schema, _output_dialect(place, table, dialect), added, columns=table.columns)
+    kept = [at for at, name in enumerate(table.columns) if name not in dropped]
+    schema = pa.schema([table.schema.field(at) for at in kept], table.schema.metadata)
+    columns = [table.columns[at] for at in kept]
+    return writer_for(place, schema, _output_dialect(place, table, dialect), added, columns=columns)
 
 
 def writer_for(
@@ -116,7 +126,7 @@ def _check(kind: TableKind, columns: Sequence[str], schema: pa.Schema) -> None:
             if holds_bytes(column.type):
                 raise UsageError(
                     f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can; name an output that "
-                    "ends in .parquet, or leave the column out"
+                    f"ends in .parquet, or leave the column out with --drop-col {column.name} (TableOptions(drop_columns=...))"
                 )
     for name in columns:
         if kind == "jsonl" and columns.count(name) > 1:

@@ -16,7 +16,8 @@ import pyarrow as pa
 from ..errors import TableError
 from ..files import without_nan
 from ..records import is_whole
-from .arrow_types import plain_values
+from .arrow_types import cell_values, plain_values
+from .json_text import without
 
 PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
 
@@ -54,6 +55,9 @@ class Rows(Protocol):
     def chosen(self, places: Sequence[int]) -> Rows:
         """Return the rows at some places (from 0), in their order."""
 
+    def without(self, dropped: frozenset[str]) -> Rows:
+        """Return the rows without some columns, as many of a name as there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextRows:
@@ -82,6 +86,10 @@ class TextRows:
 
     def chosen(self, places: Sequence[int]) -> TextRows:
         return TextRows(self.columns, [self.values[place] for place in places])
+
+    def without(self, dropped: frozenset[str]) -> TextRows:
+        kept = [place for place, name in enumerate(self.columns) if name not in dropped]
+        return TextRows([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.values])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +127,14 @@ class JsonRows:
         lines, values = [self.lines[place] for place in places], [self.values[place] for place in places]
         return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
 
+    def without(self, dropped: frozenset[str]) -> JsonRows:
+        kinds = {name: kind for name, kind in self.kinds.items() if name not in dropped}
+        lines = [
+            line if dropped.isdisjoint(row) else without(line, dropped)
+            for line, row in zip(self.lines, self.values, strict=True)
+        ]
+        return JsonRows(self.numbers, kinds, lines, self.values)
+
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
         """Return values as they are, if every text among them can be written."""
         for number, value in zip(self.numbers, values, strict=True):
@@ -140,8 +156,7 @@ class ArrowRows:
         return int(self.batch.num_rows)
 
     def column(self, name: str) -> list[Any]:
-        values: list[Any] = self.batch.column(name).to_pylist()
-        return values
+        return cell_values(self.batch.column(name))
 
     def fields(self) -> list[list[str]]:
         return [[as_text(value) for value in row] for row in self._plain_rows()]
@@ -155,6 +170,11 @@ class ArrowRows:
 
     def chosen(self, places: Sequence[int]) -> ArrowRows:
         return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
+
+    def without(self, dropped: frozenset[str]) -> ArrowRows:
+        return ArrowRows(
+            self.batch.select([at for at, name in enumerate(self.batch.schema.names) if name not in dropped])
+        )
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)

@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from ..config import Dialect
 from ..errors import UsageError
+from ..records import EncodedImage, text_in
+from .arrow_types import may_hold_images
 from .delimited import DELIMITERS, DelimitedTable
 from .json_lines import JsonTable
 from .names import ending_of, format_of
@@ -17,6 +19,7 @@ from .parquet import ParquetTable
 from .rows import Rows
 from .storage import expand
 
+_LOOKED_AT = 64  # rows by which a column is known
 _AT_ONCE = 256  # rows that `read_rows` has in memory
 
 
@@ -112,6 +115,38 @@ def columns_of(table: Table) -> Sequence[str]:
     if not table.columns:
         table.scan()
     return table.columns
+
+
+def check_images(table: Table, name: str, place: str) -> None:
+    """Make sure that a column of bytes does not hold references: texts that were stored without saying so.
+
+    Args:
+        table: The table, of which the first rows are read.
+        name: Its column of images.
+        place: What messages call the table.
+
+    Raises:
+        UsageError: All bytes among the first rows are texts.
+    """
+    if not may_hold_images(table.schema.field(name).type):
+        return
+    rows = next(table.read(0, _LOOKED_AT), None)
+    texts = [text_in(bytes(value)) for value in rows.column(name) if isinstance(value, EncodedImage)] if rows else []
+    if texts and all(texts):
+        raise UsageError(
+            f"column {name!r} of {place} holds text stored as bytes, such as {texts[0]!r}, and no images "
+            f"({table.schema.field(name).type}); if it is references, cast them to strings (in pandas, with .str.decode('utf-8'))"
+        )
+
+
+def cells_of(table: Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the values of each row in some columns, of all files as one table.
+
+    Raises:
+        TableError: The table is damaged.
+    """
+    for part in table.read(0, _AT_ONCE):
+        yield from zip(*map(part.column, names), strict=True)
 
 
 def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:

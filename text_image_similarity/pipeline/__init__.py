@@ -14,14 +14,13 @@ from .matrix import Tile, similarity_matrix, similarity_tiles
 from .rows import LoadedImage, Outcome, Tag
 from .score import score_images, score_pairs
 from .scorer import Scorer
-from .sources import EncodedImage, ImageSource
+from .sources import ImageSource
 from .stages import Stages, cut_among, open_cache, vectors_of
 from .stats import RunStats
 
 __all__ = [
     "CLIP_TEMPLATES",
     "Classification",
-    "EncodedImage",
     "Engine",
     "ImageSource",
     "LoadedImage",

@@ -8,7 +8,7 @@ from itertools import islice
 
 import pyarrow as pa
 
-from ..formats import SCORE_FIELDS, score_arrays
+from ..formats import SCORE_FIELDS, each_value, score_arrays
 from ..records import Record, ScoreResult
 from .scorer import Scorer
 
@@ -33,7 +33,7 @@ def score_batches(
         for batch in batches:
             if not batch.num_rows:
                 empty.append(batch)
-            for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+            for row in zip(*(each_value(batch.column(name)) for name in columns), strict=True):
                 yield batch, Record.of(*row)
 
     with closing(scorer.score_tagged(rows())) as results:

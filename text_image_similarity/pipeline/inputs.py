@@ -14,12 +14,11 @@ from PIL import Image
 
 from ..encoders import Encoder
 from ..errors import InputTypeError
-from ..records import Record, is_missing
+from ..records import EncodedImage, Record, is_missing
 
 Item = TypeVar("Item")
 Check = Callable[[object, str], None]
 
-_ENCODED = (bytes, bytearray, memoryview)
 _IMAGES = "a PIL image, an array (h, w, 3) uint8, an encoded file's bytes, a path or a URL"
 
 
@@ -35,7 +34,7 @@ def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Ite
         InputTypeError: It is not an iterable, or one that can only be a mistake: a text, a dictionary, a table.
     """
     is_table, is_array = hasattr(items, "columns"), getattr(items, "ndim", 0) == 3  # that is one image
-    is_single = is_array or isinstance(items, (str, os.PathLike, Image.Image, Record, *_ENCODED))
+    is_single = is_array or isinstance(items, str | os.PathLike | Image.Image | Record | EncodedImage)
     if is_table or is_single or isinstance(items, Mapping) or not isinstance(items, Iterable):
         hint = "put it in a list" if is_single else ""
         if is_table:
@@ -58,15 +57,14 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[It
 
 
 def check_record(record: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is a record, with a reference and not an image in it."""
+    """Raise an `InputTypeError` unless something is a record, with a reference or an encoded image in it."""
     if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
         hint = "name its parts: Record(url=..., text=...)" if isinstance(record, (tuple, list, Mapping)) else ""
         raise InputTypeError.of(name, "a Record", record, hint)
-    if is_content(record.url):
-        raise InputTypeError.of(
-            f"{name}.url", "a path or a URL", record.url, "score images in memory with score_images"
-        )
-    if is_content(record.text) and not isinstance(record.text, _ENCODED):  # bytes may be a table's text
+    if is_content(record.url) and not isinstance(record.url, EncodedImage):
+        wanted = "a path, a URL or an encoded file's bytes"
+        raise InputTypeError.of(f"{name}.url", wanted, record.url, "score images in memory with score_images")
+    if is_content(record.text) and not isinstance(record.text, EncodedImage):  # bytes may be a table's text
         raise InputTypeError.of(f"{name}.text", "a text", record.text)
 
 
@@ -79,19 +77,21 @@ def check_tagged(row: object, name: str) -> None:
 def check_caption(text: object, name: str) -> None:
     """Raise an `InputTypeError` for what can only be an image or bytes; any other value fails its row alone."""
     if is_content(text):
-        raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, _ENCODED) else "")
+        raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, EncodedImage) else "")
 
 
 def check_image(image: object, name: str) -> None:
     """Raise an `InputTypeError` unless something is an image, a reference to one, or missing."""
-    if is_missing(image) or isinstance(image, (str, os.PathLike, Image.Image, *_ENCODED)):
+    if is_missing(image) or isinstance(image, str | os.PathLike | Image.Image | EncodedImage):
+        return
+    if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
         return
     if not isinstance(image, np.ndarray):
         hint = ""
         if type(image).__name__ == "Tensor":
             hint = "convert it, e.g. with torchvision.transforms.functional.to_pil_image"
         elif isinstance(image, Mapping):
-            hint = "give what it holds under 'bytes' or 'path'"
+            hint = "one that holds an image has 'bytes', an encoded file, or 'path'"
         elif hasattr(image, "read"):
             hint = "give what its read() returns"
         raise InputTypeError.of(name, _IMAGES, image, hint)
@@ -148,7 +148,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
 def is_content(value: object) -> bool:
     """Say whether a value is an image itself, encoded or not, or an open file: nothing that a table holds for text."""
     return (
-        isinstance(value, (Image.Image, *_ENCODED))
+        isinstance(value, Image.Image | EncodedImage)
         or getattr(value, "ndim", 0) > 1
         or hasattr(value, "read")
         or type(value).__name__ == "Tensor"

@@ -70,8 +70,8 @@ def score_images(
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)
-            uint8, encoded files (bytes; the fastest, because they are decoded on several threads), or references as for
-            `embed_images`.
+            uint8, encoded files (bytes; the fastest, because they are decoded on several threads), mappings
+            `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
         texts: One caption for each.
         config: The settings of the run.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.

@@ -24,7 +24,7 @@ from ..encoders import Encoder, as_preparing, load_encoder
 from ..errors import RowError, UsageError
 from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
-from ..records import Record, ScoreResult, caption_of, reference_of, required
+from ..records import Record, ScoreResult, caption_of, image_of, required
 from ..similarity import Embeddings, score_all
 from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, check_tagged, checked
 from .loaders import Loaders, in_one_process
@@ -150,9 +150,9 @@ class Scorer:
         """
         stats = stats or RunStats()
 
-        def read(url: str) -> bytes:
+        def read(image: str | bytes) -> bytes:
             with stats.timed("fetch"):
-                return self._fetcher.fetch(url)
+                return image if isinstance(image, bytes) else self._fetcher.fetch(image)
 
         return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
 
@@ -160,7 +160,7 @@ class Scorer:
         """Score images that are in memory already, as the function `score_images` does.
 
         Args:
-            images: PIL images, RGB arrays (h, w, 3) uint8, encoded files, or references.
+            images: PIL images, RGB arrays (h, w, 3) uint8, encoded files, mappings that hold one, or references.
             texts: One caption for each.
         """
         pair_score(self.config, "score_images")
@@ -172,7 +172,7 @@ class Scorer:
         """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
 
         Args:
-            images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.
+            images: References (paths, http(s), `file:` and `data:` URLs), images in memory, encoded files or mappings that hold one.
 
         Returns:
             For each image, in order, its unit vector, (embed_dim,) float32, or a `RowError`, which is not raised.
@@ -264,12 +264,11 @@ class Scorer:
         return found | made
 
     def _read_image(self, image: ImageSource) -> Image.Image | bytes:
-        if isinstance(image, (bytes, bytearray, memoryview)):
-            return bytes(image)
-        if not isinstance(image, (Image.Image, np.ndarray)):
-            return self._fetcher.fetch(required(reference_of(image)))
-        with self._reading:
-            return decode_image(as_image(image), self.config.limits)
+        if isinstance(image, (Image.Image, np.ndarray)):
+            with self._reading:
+                return decode_image(as_image(image), self.config.limits)
+        found = required(image_of(image))
+        return found if isinstance(found, bytes) else self._fetcher.fetch(found)
 
     def _begin_after_fork(self) -> None:
         if self._process != os.getpid():  # what the parent opened is kept, because to close it breaks its connections

@@ -9,13 +9,12 @@ from itertools import chain, islice
 
 from ..errors import RowError
 from ..preprocess import ImageLike
-from ..records import Record, ScoreResult, with_texts
+from ..records import ImageCell, Record, ScoreResult, parts_of
 from .inputs import check_record
 from .rows import Item, Work
 
-EncodedImage = bytes | bytearray | memoryview
-# A path or URL, an image in memory, or an encoded file.
-ImageSource = str | os.PathLike[str] | ImageLike | EncodedImage
+# A path or URL, an encoded file, or an image in memory.
+ImageSource = ImageCell | os.PathLike[str] | ImageLike
 
 
 def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
@@ -25,17 +24,17 @@ def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
         yield chain([first], islice(rest, size - 1))
 
 
-def work_of(record: Record | ScoreResult) -> Work[str] | RowError | ScoreResult:
+def work_of(record: Record | ScoreResult) -> Work[str | bytes] | RowError | ScoreResult:
     """Return what a run does for a record, or why it has no score; a result that is known already stays.
 
     Raises:
-        InputTypeError: It is not a record, or holds an image where its reference belongs.
+        InputTypeError: It is not a record, or holds an image that is not an encoded file.
     """
     if isinstance(record, ScoreResult):
         return record
     check_record(record, "a record")
-    pair = with_texts(record)
-    return pair if isinstance(pair, RowError) else Work(_key(pair.url), pair.url, pair.text, pair.references)
+    found = parts_of(record)
+    return found if isinstance(found, RowError) else Work(_key(found[0]), *found)
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:
@@ -43,6 +42,10 @@ def key_of(image: ImageSource, number: int) -> Hashable:
     return _key(str(image)) if isinstance(image, (str, os.PathLike)) else number
 
 
-def _key(url: str) -> Hashable:
-    """Return a reference, or the digest of a long data: URL."""
-    return url if len(url) <= 256 else blake2b(url.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def _key(image: str | bytes) -> Hashable:
+    """Return a reference, or the digest of a file or a long data: URL."""
+    if isinstance(image, str):
+        if len(image) <= 256:
+            return image
+        image = image.encode("utf-8", "surrogatepass")
+    return blake2b(image, digest_size=16).digest()

@@ -50,6 +50,7 @@ class Stages:
         self._fingerprint = encoder.info.fingerprint or ""
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
+        self._most_bytes = config.limits.max_bytes
         self._decoders = BoundedSemaphore(usable_cores())  # large images are decoded a few at a time
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
@@ -76,6 +77,8 @@ class Stages:
             if not isinstance(content, bytes):
                 with self._decoders, self._stats.timed("decode"):
                     return LoadedImage(None, self._encoder.prepare(content))
+            if len(content) > self._most_bytes:  # in memory already; what is fetched was stopped before
+                raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
             key = content_key(self._image_scope, "image", content)
             if (vector := self._find(key)) is not None:
                 return LoadedImage(key, vector=vector)

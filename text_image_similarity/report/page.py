@@ -24,7 +24,7 @@ _KINDS = {
 }
 
 
-def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]) -> str:
     """Return the whole page as HTML.
 
     Args:
@@ -43,7 +43,7 @@ def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
     )
 
 
-def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, bytes]) -> list[str]:
+def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]) -> list[str]:
     lowest, highest, failed = tally.lowest(), tally.highest(), tally.failed()
     return [
         _warnings(summary.get("warnings") or []),
@@ -142,7 +142,7 @@ def _host_row(name: str, host: HostCount) -> str:
     )
 
 
-def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[str, bytes]) -> str:
+def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[Any, bytes]) -> str:
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
@@ -157,7 +157,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[s
     return section("Failed rows", note + table("Rows without a score", heads, body, kind="rows failed"), "failed")
 
 
-def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[str, bytes], caption: str) -> str:
+def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[Any, bytes], caption: str) -> str:
     if not rows:
         return '<p class="empty">No row has a score.</p>'
     body = "".join(
@@ -185,8 +185,8 @@ def _row_number(row: ReportRow) -> str:
     return f'<td class="n number" data-v="{row.number}">{row.number:,}</td>'
 
 
-def _picture(row: ReportRow, pictures: Mapping[str, bytes]) -> str:
-    return picture_cell(pictures.get(row.url), f"picture of row {row.number}")
+def _picture(row: ReportRow, pictures: Mapping[Any, bytes]) -> str:
+    return picture_cell(pictures.get(row.source), f"picture of row {row.number}")
 
 
 def _detail(row: ReportRow) -> str:

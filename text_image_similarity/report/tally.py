@@ -33,10 +33,11 @@ FAILED_PER_CODE = 25
 FAILED_SHOWN = 100
 MOST_HOSTS = 10_000
 MOST_TEXT = 2000  # characters of a caption or an error that the page can show
+MOST_IMAGE = 4 * 1024 * 1024  # bytes of an image in the table that is kept for its picture
 MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch its picture
 
 OTHER = "other"
-LOCAL, DATA, NO_HOST = "(local files)", "(data: URLs)", "(no host)"
+LOCAL, DATA, NO_HOST, IN_TABLE = "(local files)", "(data: URLs)", "(no host)", "(in the table)"
 _CODES = frozenset(code.value for code in ErrorCode)
 _HOST = re.compile(r"https?:/*(?:[^/?#@]*@)?(\[[^\]/?#]*\]|[^/?#:]*)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
@@ -48,10 +49,11 @@ class ReportRow:
 
     Args:
         number: Which row of the table it is, from 1.
-        url: The image reference.
+        url: The image reference, or what stands for it where the table holds the image.
         text: The caption.
         similarity: The score, or None.
         error: `code: detail`, or None.
+        image: The image's encoded file, where the table holds it.
     """
 
     number: int
@@ -59,6 +61,12 @@ class ReportRow:
     text: str
     similarity: float | None
     error: str | None
+    image: bytes | None = None
+
+    @property
+    def source(self) -> str | bytes:
+        """Where the page gets the picture from: its file, or its reference."""
+        return self.url if self.image is None else self.image
 
     @property
     def code(self) -> str:
@@ -202,7 +210,7 @@ class Tally:
             rows[place] = _kept(row)
 
     def _add_host(self, row: ReportRow, failed: bool) -> None:
-        name = host_of(row.url)
+        name = host_of(row.url) if row.image is None else IN_TABLE
         host = self.hosts.get(name)
         if host is None:
             if len(self.hosts) >= MOST_HOSTS:
@@ -240,6 +248,8 @@ def host_of(url: str) -> str:
 
 def _kept(row: ReportRow) -> ReportRow:
     """Return a row without the ends of endless texts; one character more than can be shown tells that it was cut."""
+    if row.image is not None and len(row.image) > MOST_IMAGE:
+        row = replace(row, image=b"")
     if len(row.url) <= MOST_URL and len(row.text) <= MOST_TEXT and len(row.error or "") <= MOST_TEXT:
         return row
     error = None if row.error is None else row.error[: MOST_TEXT + 1]

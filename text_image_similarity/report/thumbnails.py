@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as TooLateError
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 import httpx
 from PIL import Image
@@ -23,36 +24,43 @@ from ..fetch import Fetcher
 from ..pipeline import Loaders
 from .tally import MOST_URL
 
+Source = TypeVar("Source", bound=str | bytes)  # a reference or an encoded file
+
 SIDE = 160  # pixels of the longer side, at most
 _THREADS = 8
 _MOST_BYTES = 7000
 
 
 def thumbnails(
-    urls: Iterable[str], config: Config, *, transport: httpx.BaseTransport | None = None, seconds: float = 30.0
-) -> dict[str, bytes]:
+    sources: Iterable[Source],
+    config: Config,
+    *,
+    transport: httpx.BaseTransport | None = None,
+    seconds: float = 30.0,
+) -> dict[Source, bytes]:
     """Fetch pictures and make small JPEGs of them.
 
     Args:
-        urls: Image references, as the run read them.
+        sources: Image references, as the run read them, or encoded files.
         config: The run's settings; limits, address guard and `base_dir` hold here too. Nothing is tried twice.
         transport: Where http requests go, for tests; None is the network.
         seconds: Time for all of them. What is not there by then is left out.
 
     Returns:
-        JPEGs of at most 160 by 160 pixels, by reference; pictures that failed are not among them.
+        JPEGs of at most 160 by 160 pixels, by reference or file; pictures that failed are not among them.
     """
     config = replace(config, retries=0)
     fetcher = Fetcher(config, transport=transport)
 
-    def load(url: str) -> bytes:
-        return small_jpeg(decode(fetcher.fetch(url), config.limits, shorter_side=SIDE))
+    def load(source: Source) -> bytes:
+        content = source if isinstance(source, bytes) else fetcher.fetch(source)
+        return small_jpeg(decode(content, config.limits, shorter_side=SIDE))
 
-    wanted = [url for url in dict.fromkeys(urls) if len(url) <= MOST_URL]
+    wanted = [source for source in dict.fromkeys(sources) if isinstance(source, bytes) or len(source) <= MOST_URL]
     end = time.monotonic() + seconds
     with closing(Loaders(min(_THREADS, config.io_workers))) as loaders, closing(fetcher):
-        futures = {url: loaders.submit(partial(load, url)) for url in wanted}
-        return {url: future.result() for url, future in futures.items() if _is_there(future, end)}
+        futures = {source: loaders.submit(partial(load, source)) for source in wanted}
+        return {source: future.result() for source, future in futures.items() if _is_there(future, end)}
 
 
 def small_jpeg(image: Image.Image, *, side: int = SIDE) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import httpx
 from ..config import Config
 from ..errors import ErrorCode
 from ..files import write_whole
+from ..records import EncodedImage, image_of
 from .page import page
-from .tally import ReportRow, Tally
+from .tally import IN_TABLE, ReportRow, Tally
 from .thumbnails import thumbnails
 
 # Failures of rows whose pictures could be read all the same.
@@ -48,28 +48,37 @@ def make_report(
     write_report(path, tally, summary, thumbnails(wanted_images(tally), config, transport=transport))
 
 
-def report_rows(parts: Iterable[Sequence[Sequence[Any]]]) -> Iterator[ReportRow]:
-    """Turn columns of a scored table into rows.
+def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
+    """Turn the cells of a scored table into rows.
 
     Args:
-        parts: Stretches of the table, each as its columns of references, captions, scores and errors, in any type that a
-            table may give them.
+        rows: The image or its reference, the caption, the score and the error of each row, in any type that a table may give them.
     """
-    numbers = count(1)
-    for columns in parts:
-        for url, text, score, error in zip(*columns, strict=True):
-            similarity = None if score in (None, "") else float(score)
-            yield ReportRow(next(numbers), str(url or ""), str(text or ""), similarity, error or None)
+    for number, (cell, text, score, error) in enumerate(rows, 1):
+        similarity = None if score in (None, "") else float(score)
+        reference, image = _shown(cell)
+        yield ReportRow(number, reference, str(text or ""), similarity, error or None, image)
 
 
-def wanted_images(tally: Tally) -> list[str]:
-    """Return the references whose pictures the page shows."""
+def _shown(cell: object) -> tuple[str, bytes | None]:
+    """Return what stands for a cell's picture, and the picture itself if the cell holds it."""
+    found = image_of(cell)
+    path = cell.get("path") if isinstance(cell, Mapping) else None
+    if isinstance(found, bytes):
+        return (path if isinstance(path, str) and path else IN_TABLE), found
+    if isinstance(cell, Mapping | EncodedImage):
+        return (found if isinstance(found, str) else IN_TABLE), None
+    return str(cell or ""), None
+
+
+def wanted_images(tally: Tally) -> list[str | bytes]:
+    """Return the pictures that the page shows, by their references unless the table holds them."""
     failed = (row for row in tally.failed() if row.code in _IMAGE_IS_FINE)
-    return [row.url for row in (*tally.lowest(), *tally.highest(), *failed)]
+    return [row.source for row in (*tally.lowest(), *tally.highest(), *failed)]
 
 
 def write_report(
-    path: str | PathLike[str], tally: Tally, summary: Mapping[str, Any], pictures: Mapping[str, bytes]
+    path: str | PathLike[str], tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]
 ) -> None:
     """Write the page, complete or not at all.
 
@@ -79,7 +88,7 @@ def write_report(
         summary: What the run's summary file holds: `input`, `output`, `model`, `revision`, `device`, `precision`,
             `backend`, `preprocess`, `seconds`, `pairs_per_second`, `versions`, `warnings`. `throughput`, a list of
             [seconds since the start, rows done], is drawn where there is one. What is missing is left out.
-        pictures: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a gap.
+        pictures: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a gap.
 
     Raises:
         TableError: It cannot be written.

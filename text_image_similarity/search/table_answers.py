@@ -19,9 +19,8 @@ from ..dataset.read import resolve_reference
 from ..encoders import ModelInfo
 from ..errors import ErrorCode, RowError
 from ..pipeline import RunStats, TaggedRows
-from ..records import Record, ScoreResult, caption_of, is_missing, is_whole, reference_of
+from ..records import Record, ScoreResult, caption_of, image_of, is_missing, is_whole
 from .cursor import digest_of
-from .fields import Value
 from .ledger import Generation
 from .query import Matches, Query, Term, options_of
 
@@ -140,10 +139,11 @@ class MatchEngine:
                 return RowError(ErrorCode.ENCODER_ERROR, "the text has a lone surrogate, half of a UTF-16 pair")
             terms.append(Term(text[:_MOST_TEXT]))
         if not _is_empty(record.url):
-            reference = reference_of(record.url)
-            if isinstance(reference, RowError):
-                return reference
-            terms.append(Term(image=resolve_reference(reference, self._base or ".")))
+            image = image_of(record.url)
+            if isinstance(image, RowError):
+                return image
+            given = image if isinstance(image, bytes) else resolve_reference(image, self._base or ".")
+            terms.append(Term(image=given))
         if not terms:
             return RowError(ErrorCode.EMPTY_CAPTION, "the row has neither a text nor a picture")
         return replace(self._query, terms=(*terms, *self._away), min_similarity=self._least)
@@ -152,7 +152,7 @@ class MatchEngine:
         return next(found for found in self._catalog.generations if found.state == "live")
 
 
-def _is_empty(value: Value | None) -> bool:
+def _is_empty(value: object) -> bool:
     return is_missing(value) or (isinstance(value, str) and not value.strip())
 
 

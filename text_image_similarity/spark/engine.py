@@ -8,14 +8,12 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
-import pyarrow as pa
-
 from .. import errors
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import RowError, TableError
 from ..pipeline import RunStats, ScoredPart, Tag, TaggedRows, portable, score_concurrently
-from ..records import OUT_COLUMNS, Record, ScoreResult, with_texts
+from ..records import OUT_COLUMNS, Record, ScoreResult, parts_of
 from .session import open_session
 
 _MOST_PARTS = 256  # in progress at once; each is held here, and has a thread that waits for it
@@ -92,22 +90,12 @@ class SparkEngine:
         return self._scored(records)[0]
 
     def _scored(self, records: Sequence[Record]) -> ScoredPart:
-        from .worker import pack, score_records
+        from .worker import packed, score_records
 
         assert self._config is not None, "score is called before start"
-        rows = [with_texts(record) for record in records]
-        pairs = [row for row in rows if isinstance(row, Record)]
-        texts = {
-            "url": [pack(pair.url) for pair in pairs],
-            "caption": [pack(pair.text) for pair in pairs],
-            "references": [pack(json.dumps(pair.references)) for pair in pairs],
-        }
-        part = pa.table(
-            {
-                "row": pa.array(range(len(pairs)), pa.int32()),
-                **{k: pa.array(v, pa.binary()) for k, v in texts.items()},
-            }
-        )
+        rows = [parts_of(record) for record in records]
+        pairs = [row for row in rows if not isinstance(row, RowError)]
+        part = packed(pairs)
         with self._job(f"a part of {len(records):,} rows could not be scored"):
             frame = self._spark.createDataFrame(part).coalesce(1)
             scored = frame.mapInArrow(partial(score_records, config=self._config), _RESULT)

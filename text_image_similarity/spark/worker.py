@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -69,27 +69,45 @@ def load_task(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.
 
 
 def score_records(batches: Iterator[pa.RecordBatch], config: Config) -> Iterator[pa.RecordBatch]:
-    """Yield the results of records that `pack` made bytes of, under their numbers."""
+    """Yield the results of the rows that `packed` made, under their numbers."""
     config = placed(config)
     with Scorer(config, encoder=encoder_for(config)) as scorer:
         for batch in batches:
-            names = (*_ARGUMENTS, "references")
-            rows = zip(*(map(_unpack, batch.column(name).to_pylist()) for name in names), strict=True)
-            records = (Record(url, text, tuple(json.loads(listed))) for url, text, listed in rows)
             stats = RunStats()
-            results = list(scorer.score_pairs(records, stats=stats))
+            results = list(scorer.score_pairs(map(_unpacked, batch.to_pylist()), stats=stats))
             cut = pa.array([stats.captions_cut, *[0] * (len(results) - 1)][: len(results)], pa.int32())  # of the batch
             columns = [batch.column("row"), *score_arrays(results), cut]
             yield pa.RecordBatch.from_arrays(columns, ["row", *(field.name for field in SCORE_FIELDS), "captions_cut"])
 
 
-def pack(text: str) -> bytes:
-    """Return a record's text as bytes, half characters too, which JSON can hold and Arrow's texts cannot."""
-    return text.encode("utf-8", "surrogatepass")
+def packed(rows: Sequence[tuple[str | bytes, str, tuple[str, ...]]]) -> pa.Table:
+    """Return what `parts_of` gives as a table of bytes: `image`, or `url` for a reference; `caption`, `references`, and `row`, the number.
+
+    Texts are bytes because those of JSON may hold half characters, which Arrow's texts cannot.
+    """
+    images, captions, references = zip(*rows, strict=True) if rows else ((), (), ())
+    return pa.table(
+        {
+            "row": pa.array(range(len(rows)), pa.int32()),
+            "image": pa.array([each if isinstance(each, bytes) else None for each in images], pa.binary()),
+            "url": pa.array([None if isinstance(each, bytes) else _bytes_of(each) for each in images], pa.binary()),
+            "caption": pa.array(map(_bytes_of, captions), pa.binary()),
+            "references": pa.array([_bytes_of(json.dumps(each)) for each in references], pa.binary()),
+        }
+    )
 
 
-def _unpack(value: bytes) -> str:
+def _unpacked(row: dict[str, Any]) -> Record:
+    image = row["image"] if row["url"] is None else _text_of(row["url"])
+    return Record(image, _text_of(row["caption"]), tuple(json.loads(row["references"])))
+
+
+def _text_of(value: bytes) -> str:
     return value.decode("utf-8", "surrogatepass")
+
+
+def _bytes_of(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def placed(config: Config) -> Config:

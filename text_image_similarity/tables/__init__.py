@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .failures import explain_failures
 from .filter import FilterPlan, FilterSummary, PlannedThreshold, filter_table, plan_filter
+from .frames import score_frame
 from .options import Start, TableOptions
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
@@ -24,5 +25,6 @@ __all__ = [
     "plan_filter",
     "run_table",
     "score_csv",
+    "score_frame",
     "score_table",
 ]

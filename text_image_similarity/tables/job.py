@@ -30,6 +30,7 @@ class TableJob(Generic[R]):
         work: Where its finished parts are.
         watch: Looks at rows that fail.
         earlier: The finished output of an earlier run, of which only failures that may have passed are scored again.
+        dropped: The columns that the output comes without.
     """
 
     table: Table
@@ -38,6 +39,7 @@ class TableJob(Generic[R]):
     work: Workspace
     watch: FailureWatch
     earlier: Table | None = None
+    dropped: frozenset[str] = frozenset()
 
     def score(
         self, chunk_size: int, engine: TableEngine[R], progress: Progress | None, stop: Callable[[], bool]
@@ -90,7 +92,8 @@ class TableJob(Generic[R]):
             found.append(result)
         if len(found) < len(rows):
             raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
-        data = self.output.part(rows, [self.task.cells(result) for result in found])
+        kept = rows.without(self.dropped) if self.dropped else rows
+        data = self.output.part(kept, [self.task.cells(result) for result in found])
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = Counter(result.code.value for result in found if result.code is not None)
         part = Part(

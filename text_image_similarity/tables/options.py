@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Literal, get_args
 
 from ..config import one_of
+from ..errors import ConfigError
 from .failures import most_failures
 
 Start = Literal["resume", "restart", "retry_failed"]
@@ -24,11 +25,12 @@ class TableOptions:
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
         max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so
             far, such as `5%`; it is looked at after every part. None for no limit.
+        drop_columns: Columns of the input that the output comes without; the column of images or captions may be among them.
         fallback_model: The model to take, with a warning in the log and in the summary, if the one that the run's `Config`
             names is unavailable; None raises then.
 
     Raises:
-        ConfigError: A value is outside its choices.
+        ConfigError: A value is outside its choices, or `drop_columns` is one name instead of a tuple of names.
     """
 
     start: Start = "resume"
@@ -36,8 +38,11 @@ class TableOptions:
     overwrite_column: bool = False
     work_dir: str | PathLike[str] | None = None
     max_failures: int | str | None = None
+    drop_columns: tuple[str, ...] = ()
     fallback_model: str | None = None
 
     def __post_init__(self) -> None:
         one_of("start", self.start, get_args(Start))
         most_failures(self.max_failures, 0)
+        if not isinstance(self.drop_columns, tuple):
+            raise ConfigError(f"drop_columns={self.drop_columns!r} must be a tuple of names, such as ('image',)")

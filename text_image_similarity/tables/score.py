@@ -21,6 +21,7 @@ from ..files import path_text
 from ..formats import (
     Table,
     check_columns,
+    check_images,
     check_no_columns,
     check_types,
     format_of,
@@ -128,10 +129,11 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
         table, states = _checked(source, task, config, options)
-        output = output_for(target, table, config.dialect, task.added)
+        dropped = frozenset(options.drop_columns)
+        output = output_for(target, table, config.dialect, task.added, dropped)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
-        identity = {**identity_of(table, config, info, task.columns), **task.identity}
+        identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
         earlier, kept = None, dict[str, Any](retry_failed=None, captions_cut=0)
         if options.start == "retry_failed":
             opened = partial(open_output, target, table, config.dialect)
@@ -139,7 +141,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
-        job = TableJob(table, task, output, work, watch, earlier)
+        job = TableJob(table, task, output, work, watch, earlier, dropped)
         job.score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
@@ -180,17 +182,23 @@ def _checked(source: str, task: Task[Any], config: Config, options: TableOptions
     table = open_table(source, dialect=config.dialect, dropped=dropped)
     states = [state_of(file) for file in table.files]
     if table.columns:  # those of JSON Lines are known afterwards
-        _check_columns(table, task, source)
+        _check_columns(table, task, options, source)
+        if (images := task.columns[0]) is not None:
+            check_images(table, images, source)
     table.scan()
-    _check_columns(table, task, source)
+    _check_columns(table, task, options, source)
     return table, states
 
 
-def _check_columns(table: Table, task: Task[Any], source: str) -> None:
+def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
     check_columns(table.columns, task.read, source)
+    for name in options.drop_columns:
+        if name not in table.columns:
+            check_columns(table.columns, [name], source)
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
-    check_no_columns(table.columns, task.added_names, source, hint)
-    check_types(table.schema, task.read, source)
+    kept = [name for name in table.columns if name not in options.drop_columns]
+    check_no_columns(kept, task.added_names, source, hint)
+    check_types(table.schema, task.columns, source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

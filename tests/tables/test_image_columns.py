@@ -1,0 +1,217 @@
+"""Images inside tables: bytes and structs of every type, bad cells beside good ones, and columns that are left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.images import inline, make_png
+from text_image_similarity import (
+    Config,
+    ConfigError,
+    Limits,
+    LocalEngine,
+    StoppedError,
+    TableOptions,
+    UsageError,
+    score_csv,
+)
+from text_image_similarity.cli import main
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.tables import Summary
+
+RED, GREEN = make_png("red"), make_png("green")
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+class HubImage(pa.ExtensionType):  # type: ignore[misc]
+    """A type that wraps what it is stored as, as the hub's libraries register them."""
+
+    def __init__(self, storage: pa.DataType = STRUCT) -> None:
+        super().__init__(storage, "tests.hub_image")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage: pa.DataType, serialized: bytes) -> HubImage:
+        return cls(storage)
+
+
+def score(source: Path, target: Path, config: Config | None = None, **options: Any) -> Summary:
+    engine = LocalEngine(encoder=ColourEncoder())
+    return score_csv(source, target, config or Config(), "image", engine=engine, options=TableOptions(**options))
+
+
+def write(folder: Path, images: pa.Array, captions: list[str] | None = None) -> Path:
+    rows = captions or ["red"] * len(images)
+    pq.write_table(pa.table({"id": range(len(rows)), "image": images, "caption": rows}), folder / "in.parquet")
+    return folder / "in.parquet"
+
+
+COLUMNS = {
+    "binary": pa.array([RED, GREEN, None]),
+    "large_binary": pa.array([RED, GREEN, None], pa.large_binary()),
+    "binary_view": pa.array([RED, GREEN, None], pa.binary_view()),
+    "dictionary": pa.array([RED, GREEN, None]).dictionary_encode(),
+    "struct": pa.array([{"bytes": RED, "path": "x.jpg"}, {"bytes": None, "path": "green.png"}, None], STRUCT),
+    "struct of nulls": pa.array([{"bytes": RED}, {"bytes": GREEN}, {"bytes": None}]),
+    "paths": pa.array([{"path": "red.png"}, {"path": "green.png"}, {"path": None}]),
+}
+COLUMNS["extension"] = pa.ExtensionArray.from_storage(HubImage(), COLUMNS["struct"])
+COLUMNS["bytes in an extension"] = pa.ExtensionArray.from_storage(HubImage(pa.binary()), COLUMNS["binary"])
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_images_of_every_type_score_like_files_and_stay_as_they_are(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "red.png").write_bytes(RED)
+    (tmp_path / "green.png").write_bytes(GREEN)
+    summary = score(write(tmp_path, COLUMNS[kind]), tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found["similarity"].to_pylist() == [1.0, 0.0, None]
+    assert found["error"].to_pylist() == [None, None, "invalid_url: the image reference is empty or missing"]
+    assert found["image"].to_pylist() == pq.read_table(tmp_path / "in.parquet")["image"].to_pylist()
+    assert (summary.scored, summary.failures) == (2, {"invalid_url": 1})
+
+
+def test_bad_cells_fail_alone_and_with_the_codes_of_files(tmp_path: Path) -> None:
+    cells = [RED, b"", b"a.jpg", RED[:40], b"<html></html>", bytes(3000), b"GIF89a" + bytes(30), RED]
+    for name, cell in enumerate(cells):
+        (tmp_path / f"{name}.png").write_bytes(cell)
+    config = Config(limits=Limits(max_bytes=2000))
+    score(write(tmp_path, pa.array(cells)), tmp_path / "bytes.parquet", config)
+    files = write(tmp_path, pa.array([f"{name}.png" for name in range(len(cells))]))
+    score(files, tmp_path / "files.parquet", config)
+    inside, outside = (pq.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("bytes", "files"))
+    codes = [(row["error"] or "").partition(":")[0] for row in inside]
+    assert codes == [(row["error"] or "").partition(":")[0] for row in outside]
+    assert codes[:6] == ["", "empty_body", "not_an_image", codes[3], "not_an_image", "too_many_bytes"]
+    assert (
+        inside[2]["error"]
+        == "not_an_image: the bytes are the text 'a.jpg'; if that is a reference, cast the column to strings"
+    )
+    assert [row["similarity"] for row in (inside[0], inside[-1])] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "text", [b"a.jpg", "猫.png".encode(), b"https://example.org/a.jpg", b"data:image/png;base64,iVBO", b"/9j/4AAQ"]
+)
+def test_references_that_are_stored_as_bytes_are_refused_before_the_run(tmp_path: Path, text: bytes) -> None:
+    with pytest.raises(
+        UsageError, match=r"column 'image' of .*in\.parquet holds text stored as bytes, such as .*cast them to strings"
+    ):
+        score(write(tmp_path, pa.array([None, text, text])), tmp_path / "out.parquet")
+    assert score(write(tmp_path, pa.array([None, text, RED])), tmp_path / "out.parquet").scored == 1
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([[RED]]), pa.array([[{"bytes": RED, "path": None}]]), pa.array([[]], pa.list_(pa.binary()))]
+)
+def test_a_column_of_several_images_a_row_is_refused(tmp_path: Path, column: pa.Array) -> None:
+    with pytest.raises(UsageError, match=r"column 'image' of .* holds several values a row; write one row for each"):
+        score(write(tmp_path, column), tmp_path / "out.parquet")
+
+
+def test_a_struct_in_json_lines_is_read_as_elsewhere(tmp_path: Path) -> None:
+    cells = [
+        {"bytes": None, "path": "red.png"},
+        {"path": inline("red")},
+        {"bytes": inline("red")},
+        {"src": "red.png"},
+        ["red.png"],
+    ]
+    (tmp_path / "red.png").write_bytes(RED)
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"image": cell, "caption": "red"}) + "\n" for cell in cells))
+    score(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["similarity"] for row in rows] == [1.0, 1.0, 1.0, None, None]
+    assert rows[3]["error"] == "invalid_url: the image reference is a dict without 'bytes' and without 'path'"
+    assert rows[4]["error"] == "invalid_url: the image reference is a list; one row per image is needed"
+    assert [row["image"] for row in rows] == cells
+
+
+class TestDropColumns:
+    def test_a_text_format_takes_a_table_of_bytes_without_them(self, tmp_path: Path) -> None:
+        source = write(tmp_path, COLUMNS["binary"])
+        for name in ("out.csv", "out.jsonl"):
+            with pytest.raises(UsageError, match=r"column 'image' .* holds bytes.*--drop-col image"):
+                score(source, tmp_path / name)
+            score(source, tmp_path / name, drop_columns=("image",))
+        assert (tmp_path / "out.csv").read_text().splitlines()[:2] == ["id,caption,similarity,error", "0,red,1.0,"]
+        assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[1]) == {
+            "id": 1,
+            "caption": "red",
+            "similarity": 0.0,
+            "error": None,
+        }
+
+    @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+    def test_every_format_loses_the_same_columns_and_keeps_the_others_texts(self, tmp_path: Path, ending: str) -> None:
+        (tmp_path / "red.png").write_bytes(RED)
+        if ending == "jsonl":
+            (tmp_path / "in.jsonl").write_text(
+                '{"a": 007e0, "image": "red.png", "caption": "red"}\n'.replace("007e0", "7.0e0")
+            )
+        elif ending == "parquet":
+            pq.write_table(pa.table({"a": ["007"], "image": ["red.png"], "caption": ["red"]}), tmp_path / "in.parquet")
+        else:
+            rows = [("a", "image", "caption"), ("007", "red.png", "red")]
+            (tmp_path / f"in.{ending}").write_text(
+                "".join(("," if ending == "csv" else "\t").join(row) + "\n" for row in rows)
+            )
+        source, out = tmp_path / f"in.{ending}", tmp_path / f"out.{ending}"
+        assert score(source, out, drop_columns=("image", "caption")).job["dropped"] == ["caption", "image"]
+        found = {
+            "csv": "a,similarity,error\n007,1.0,\n",
+            "tsv": "a\tsimilarity\terror\n007\t1.0\t\n",
+            "jsonl": '{"a": 7.0e0, "similarity": 1.0, "error": null}\n',
+        }
+        if ending == "parquet":
+            assert pq.read_table(out).to_pylist() == [{"a": "007", "similarity": 1.0, "error": None}]
+        else:
+            assert out.read_text() == found[ending]
+
+    def test_it_is_part_of_what_a_run_is(self, tmp_path: Path) -> None:
+        source, out = write(tmp_path, COLUMNS["binary"]), tmp_path / "out.parquet"
+        stop = iter([False, True]).__next__
+        with pytest.raises(StoppedError):
+            score_csv(
+                source, out, Config(chunk_size=1), "image", engine=LocalEngine(encoder=ColourEncoder()), stop=stop
+            )
+        with pytest.raises(UsageError, match="dropped"):
+            score(source, out, Config(chunk_size=1), drop_columns=("image",))
+        score(source, out, Config(chunk_size=1), drop_columns=("image",), start="restart")
+        assert pq.read_table(out).column_names == ["id", "caption", "similarity", "error"]
+        again = score(source, out, Config(chunk_size=1), drop_columns=("image",), start="retry_failed")
+        assert again.failures == {"invalid_url": 1}
+
+    def test_a_name_that_is_not_there_and_one_that_is_no_tuple_are_mistakes(self, tmp_path: Path) -> None:
+        source = write(tmp_path, COLUMNS["binary"])
+        with pytest.raises(UsageError, match=r"column 'Image' is missing in .*; is 'image' meant"):
+            score(source, tmp_path / "out.parquet", drop_columns=("Image",))
+        with pytest.raises(ConfigError, match="drop_columns='image' must be a tuple"):
+            TableOptions(drop_columns="image")  # type: ignore[arg-type]
+
+    def test_an_old_score_may_be_left_out_for_the_new_one(self, tmp_path: Path) -> None:
+        pq.write_table(pa.table({"image": [RED], "caption": ["red"], "error": ["old"]}), tmp_path / "in.parquet")
+        score(tmp_path / "in.parquet", tmp_path / "out.csv", drop_columns=("image", "error"))
+        assert (tmp_path / "out.csv").read_text() == "caption,similarity,error\nred,1.0,\n"
+
+
+def test_the_command_scores_bytes_and_its_report_shows_them(tmp_path: Path) -> None:
+    cells = [{"bytes": RED, "path": "a/one.jpg"}, {"bytes": GREEN, "path": None}, {"bytes": b"\x00", "path": "<b>"}]
+    source, out, page = write(tmp_path, pa.array(cells, STRUCT)), tmp_path / "out.csv", tmp_path / "page.html"
+    options = ["--url-col", "image", "--drop-col", "image", "--model", "mini", "--report", str(page), "--quiet"]
+    with pytest.raises(SystemExit) as ended:
+        main(["score", str(source), str(out), *options])
+    assert ended.value.code == 0
+    assert out.read_text().startswith("id,caption,similarity,error\n0,red,0.")
+    text = page.read_text()
+    assert text.count("<img") == 2
+    for shown in ("a/one.jpg", "(in the table)", "&lt;b&gt;"):
+        assert shown in text

@@ -1,0 +1,36 @@
+"""Members taken out of the text of a JSON object, or put into it; all others keep theirs."""
+
+from __future__ import annotations
+
+import json
+
+BLANK = " \t\r\n"
+_DECODER = json.JSONDecoder()
+
+
+def without(text: str, dropped: frozenset[str]) -> str:
+    """Take members out of an object's text; the others keep theirs."""
+    kept = []
+    at = _past_blank(text, 1)
+    while text[at] != "}":
+        begin = at
+        name, at = _DECODER.raw_decode(text, at)
+        _, at = _DECODER.raw_decode(text, _past_blank(text, _past_blank(text, at) + 1))
+        if name not in dropped:
+            kept.append(text[begin:at])
+        at = _past_blank(text, at)
+        if text[at] == ",":
+            at = _past_blank(text, at + 1)
+    return "{" + ", ".join(kept) + "}"
+
+
+def extended(text: str, members: str) -> str:
+    """Put members behind those of an object's text."""
+    inner = text[:-1].rstrip(BLANK)
+    return f"{inner}{'' if inner == '{' else ', '}{members}}}"
+
+
+def _past_blank(text: str, at: int) -> int:
+    while text[at] in BLANK:
+        at += 1
+    return at
