@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from ..config import Config
 from ..errors import TableError, UsageError
@@ -77,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         if options.calibrate is None
         else calibration_folder(config, options.calibrate or None, force=options.force)
     )
-    columns = {"col_url": options.url_col, "col_text": options.caption_col}
+    columns: dict[str, Any] = {"col_url": options.url_col or "url", "col_text": options.caption_col or "caption"}
     with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show
         report: Evaluation | RatingEvaluation

@@ -113,8 +113,13 @@ _READERS: dict[type, tuple[Callable[[str], object], str]] = {
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a table's columns."""
     add = parser.add_argument
-    add("--url-col", metavar="COLUMN", default="url", help="column of image references")
-    add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
+    add(
+        "--url-col",
+        metavar="COLUMN",
+        help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
+        "docs/your-data.md#which-columns",
+    )
+    add("--caption-col", metavar="COLUMN", help="column of captions; by default `caption`, else `text`")
     add_dialect(parser)
 
 

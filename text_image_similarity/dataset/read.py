@@ -156,6 +156,8 @@ def _read_images(
     """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
+    if table.images is not None and columns[0] == "url":
+        col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
     folder = table.folder if base_dir is None else Path(path_text(base_dir, "base_dir"))
     for where, (value, *spoken) in table.rows([col_image, *texts]):
@@ -172,6 +174,8 @@ def _read_images(
                 ErrorCode.EMPTY_CAPTION,
                 f"has no text in {', '.join(map(repr, texts))}{f': {why.detail}' if why else ''}",
             )
+        elif isinstance(value, RowError):  # of a shard
+            left.add(where, value.code, value.detail)
         elif image is None:
             said = f"has neither bytes nor a reference in {col_image!r}"
             if in_bytes:

@@ -21,6 +21,8 @@ _KINDS: dict[str, TableKind] = {
     ".tar": "tar",
 }
 _SHORT = {".tgz": ".tar.gz"}
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+TEXT_ENDINGS = ("txt", "caption", "json")  # of captions beside images
 _OTHERS = {
     ".json": "if it holds one object a line, name it .jsonl; if it holds an array, write one object a line first, e.g. with jq -c '.[]'",
     ".txt": "name it .csv or .tsv, by what separates its fields",

@@ -19,11 +19,10 @@ from typing import Any
 
 from ..errors import ErrorCode, RowError
 from ..records import is_whole
+from .names import IMAGE_ENDINGS, TEXT_ENDINGS
 from .rows import dump
 from .tar import TarStream
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
-_TEXTS = ("txt", "caption", "json")
 _CAPTIONS = ("caption", "text")  # members of .json, in this order
 _MOST_TEXT = 1 << 20  # bytes
 _MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
@@ -113,7 +112,7 @@ def _add_member(sample: Sample, ending: str, size: int, stream: TarStream, *, ma
         if sample.image is not None or max_bytes is None:
             return
         sample.image = stream.read() if size <= max_bytes else _too_large(name, size, max_bytes)
-    elif ending in _TEXTS and ending not in sample.texts:
+    elif ending in TEXT_ENDINGS and ending not in sample.texts:
         if size > _MOST_TEXT:
             sample.image = _too_large(name, size, _MOST_TEXT)
         else:
@@ -139,7 +138,7 @@ def _complete(sample: Sample) -> Sample:
         found = _object(text)
         broken = f"; {sample.key}.json is not a JSON object" if found is None else ""
         sample.fields = found or {}
-    spoken = [*map(sample.texts.get, ("txt", "caption")), *map(sample.fields.get, _CAPTIONS)]
+    spoken = [*map(sample.texts.get, TEXT_ENDINGS), *map(sample.fields.get, _CAPTIONS)]
     sample.caption = next((one for one in spoken if isinstance(one, str) and one.strip()), None)
     if broken and sample.caption is None and not isinstance(sample.image, RowError):
         sample.image = RowError(ErrorCode.EMPTY_CAPTION, f"the sample has no caption{broken}")
@@ -176,7 +175,7 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
         for name in sorted(names):
             file = path / name
             found = split_name(file.relative_to(folder).as_posix())
-            if found is None or found[1] not in (*IMAGE_ENDINGS, *_TEXTS) or _STATS.fullmatch(name):
+            if found is None or found[1] not in (*IMAGE_ENDINGS, *TEXT_ENDINGS) or _STATS.fullmatch(name):
                 continue
             if sample is None or sample.key != found[0]:
                 if sample is not None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from .folders import holds_pictures
 from .names import format_of
 from .rows import JsonRows, ValueKind, dump, json_schema, kind_of, wider
 from .samples import Sample, read_folder, read_tar
@@ -76,8 +77,10 @@ class SampleTable:
                 digests.append(hashed.hexdigest())
             else:
                 with reading(place), Hashed(open_bytes(place)) as raw:
-                    for sample in self._shard(place, raw, first=-1):
+                    file = io.BufferedReader(raw, _BUFFER)
+                    for sample in self._shard(place, file, first=-1):
                         count += self._learn(sample)
+                    file.detach()  # which would be closed with it
                     digests.append(raw.finish())
             self._counts.append(count)
         self.row_count, self.digest = sum(self._counts), one_digest(digests)
@@ -118,12 +121,16 @@ class SampleTable:
             with reading(place), open_bytes(place) as raw:
                 yield from self._shard(place, raw, first)
 
-    def _shard(self, place: str, raw: Any, first: int) -> Iterator[Sample]:
+    def _shard(self, place: str, file: Any, first: int) -> Iterator[Sample]:
         """Yield the samples of a shard; those before number `first` come without images, and all of them if it is -1."""
-        file = io.BufferedReader(raw, _BUFFER) if isinstance(raw, io.RawIOBase) else raw
         compressed = format_of(place).codec == "gzip"
         wanted = 1 << 62 if first < 0 else first
         return read_tar(file, place, first=wanted, max_bytes=self.max_bytes, compressed=compressed)
+
+
+def is_picture_folder(place: str) -> bool:
+    """Whether a place is a folder of pictures with captions of the same names."""
+    return _is_folder(place) and holds_pictures(local_path(place))
 
 
 def _is_folder(place: str) -> bool:
