@@ -44,8 +44,6 @@ from .task import R, TableEngine, Task, scoring
 
 logger = logging.getLogger("text_image_similarity")
 
-_NOT_KEPT: dict[str, Any] = {"retry_failed": None, "captions_cut": 0}  # of a run that takes over no rows
-
 
 def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings are in Config and TableOptions
     in_path: str | PathLike[str],
@@ -189,11 +187,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
             return done
         opened = partial(open_output, target, table, config.dialect)
-        earlier, kept = (
-            earlier_output(target, identity, work.begun(), opened)
-            if options.start == "retry_failed"
-            else (None, dict(_NOT_KEPT))
-        )
+        earlier, kept = _earlier(target, identity, options, work, opened)
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
@@ -271,6 +265,15 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
         warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
+
+
+def _earlier(
+    target: str, identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table]
+) -> tuple[Table | None, dict[str, Any]]:
+    """Return the earlier output whose failures are retried, and what the run's description keeps of it; nothing for another run."""
+    if options.start != "retry_failed":
+        return None, {"retry_failed": None, "captions_cut": 0}
+    return earlier_output(target, identity, work.begun(), opened)
 
 
 def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:
