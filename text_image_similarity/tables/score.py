@@ -186,8 +186,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
         if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
             return done
-        opened = partial(open_output, target, table, config.dialect)
-        earlier, kept = _earlier(target, identity, options, work, opened)
+        earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
@@ -268,7 +267,7 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
 
 
 def _earlier(
-    target: str, identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table]
+    identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table], target: str
 ) -> tuple[Table | None, dict[str, Any]]:
     """Return the earlier output whose failures are retried, and what the run's description keeps of it; nothing for another run."""
     if options.start != "retry_failed":
