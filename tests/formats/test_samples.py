@@ -31,15 +31,15 @@ TWO = [*sample("a", "red", "red"), *sample("b", "blue", "blue")]
 
 def rows(table: SampleTable, start: int = 0, most: int = 100) -> list[tuple[str | None, object, str | None]]:
     """Return key, image and caption of each sample; of an image that failed its error, of any other its size."""
-    found = []
+    found: list[tuple[str | None, object, str | None]] = []
     for part in table.read(start, most):
         for key, image, caption in zip(*map(part.column, ("__key__", "__image__", "caption")), strict=True):
             found.append((key, str(image) if isinstance(image, RowError) else len(image), caption))
     return found
 
 
-def opened(place: Path | str, **given: int) -> SampleTable:
-    table = open_table(str(place), **given)
+def opened(place: Path | str, max_bytes: int = 1 << 20) -> SampleTable:
+    table = open_table(str(place), max_bytes=max_bytes)
     assert isinstance(table, SampleTable)
     table.scan()
     return table
