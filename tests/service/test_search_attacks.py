@@ -15,23 +15,29 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.search.test_generations import DimEncoder
 from tests.service.test_hostile import status, told
 from tests.service.test_http import problem
 from tests.service.test_search import FIELDS, KEYS, by, ids, products
 from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
+from tests.support.shop import product, shop
 from text_image_similarity import ConfigError
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Field, Product, Query, open_catalog
 from text_image_similarity.search.match_log import open_match_log
+from text_image_similarity.service import create_app
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search import catalog as serving_catalog
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
 from text_image_similarity.service.search.thumbnails import Thumbnails
 from text_image_similarity.service.search.upkeep import Upkeep
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 SHOP = "/v1/catalogs/shop"
 TENANTS = (*KEYS, ApiKey("best", name="best", role="write", where='shop = "best"'))
@@ -356,3 +362,23 @@ async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(started) == 1
     assert upkeep._following is not None
     upkeep._following.cancel()
+
+
+def test_what_others_drop_is_closed_and_keeps_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_catalog, "_LOOK_EVERY_S", 0.01)
+    with shop(tmp_path / "c") as other:
+        other.add(product("r", "red"))
+        settings, metrics = mini_settings(catalogs={"c": str(tmp_path / "c")}, request_timeout_s=5), Metrics()
+        encoders = {"dim": DimEncoder()}
+        load: Any = lambda config: encoders.get(config.model, ColourEncoder())  # noqa: E731
+        app = create_app(settings, pool=LocalModelPool(settings, metrics, load=load), metrics=metrics)
+        with serving(app) as client:
+            session = app.state.catalogs["c"].catalog.searcher._session
+            assert client.post("/match-text", json={"text": "red"}).json()["generation"] == 1
+            assert session.held == {1}
+            other.reindex("dim", encoder=DimEncoder())
+            other.switch()
+            other.drop()
+            assert client.post("/match-text", json={"text": "red"}).json()["generation"] == 2
+            monkeypatch.setattr(app.state.catalogs["c"], "_timeout_s", 0.0)
+            wait_for(lambda: session.held == {2})

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ...errors import ConfigError, DatabaseError, ModelError, RowError, UsageError
+from ...errors import ConfigError, DatabaseError, RowError, TextImageSimilarityError, UsageError
 from ...pipeline import Outcome
 from ...search import Catalog, Matches, Query, contents, is_source, open_catalog, open_table_catalog
 from ...search.answer import Checked
@@ -236,17 +236,29 @@ class ServedCatalog:
         await asyncio.to_thread(self.catalog.searcher.open, generation)
 
     async def _watch(self) -> None:
-        """Prepare generations that may answer soon, whoever builds them and switches to them."""
+        """Prepare generations that may answer soon, and close those that are gone, whoever builds, switches to and drops them."""
         prepared: set[int] = set()
+        gone: dict[int, float] = {}  # since when
         while True:
             try:
                 for generation in await asyncio.to_thread(lambda: self.catalog.generations):
                     if generation.state in ("ready", "live", "kept") and generation.number not in prepared:
                         await self.prepare(generation)
                         prepared.add(generation.number)
-            except (DatabaseError, ModelError, ProblemError) as exc:
+                gone = await self._close_dropped(gone)
+            except (TextImageSimilarityError, ProblemError) as exc:
                 logger.warning("catalogue %s: %s", self.name, exc)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
+        """Close what is open of dropped generations once no query can use it any more; return since when the others are gone."""
+        searcher, now = self.catalog.searcher, time.monotonic()
+        since = {number: gone.get(number, now) for number in await asyncio.to_thread(searcher.dropped)}
+        for number in [number for number, began in since.items() if now - began > self._timeout_s]:
+            await asyncio.to_thread(searcher.forget, number)
+            self._models.pop(number, None)
+            del since[number]
+        return since
 
 
 def _milliseconds(began: float) -> float:
