@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from functools import wraps
@@ -382,3 +383,34 @@ def test_what_others_drop_is_closed_and_keeps_no_memory(tmp_path: Path, monkeypa
             assert client.post("/match-text", json={"text": "red"}).json()["generation"] == 2
             monkeypatch.setattr(app.state.catalogs["c"], "_timeout_s", 0.0)
             wait_for(lambda: session.held == {2})
+
+
+def test_no_failure_tells_clients_where_the_databases_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place, log = tmp_path / "private" / "c", tmp_path / "private" / "log.sqlite"
+    with shop(place) as catalog:
+        catalog.add(product("r", "red"))
+    settings = mini_settings(
+        catalogs={"c": str(place)}, match_log="required", log_place=str(log), request_timeout_s=0.5
+    )
+    with serving(app_of(settings, ColourEncoder())) as client:
+        found = client.post("/match-text", json={"text": "red"}).json()["match_id"]
+        with closing(sqlite3.connect(log, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # such as an export that does not end
+            late = client.post("/match-text", json={"text": "red"})
+            problem(late, 503, "log_unavailable")
+        wait_for(lambda: client.post("/match-text", json={"text": "red"}).status_code == 200, HANG_S)
+        for path in (place / "catalog.sqlite", log):
+            with closing(sqlite3.connect(path)) as other, other:
+                for table in ("generation", "entry"):
+                    if other.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                        other.execute(f"ALTER TABLE {table} RENAME TO gone")
+        answers = [
+            client.get("/v1/catalogs"),
+            client.get("/v1/catalogs/c/facets", params={"field": "kind"}),
+            client.post("/v1/catalogs/c/match", json={"queries": [{}]}),
+            client.post(f"/v1/matches/{found}/events", json={"kind": "click", "product": "r"}),
+        ]
+    for answer in (late, *answers):
+        assert answer.status_code == 503
+        assert not any(word in answer.text for word in ("private", str(tmp_path), "sqlite", "no such table"))
+    assert all(name in caplog.text for name in ("catalog.sqlite", "log.sqlite"))

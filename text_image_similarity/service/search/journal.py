@@ -125,7 +125,8 @@ class Journal:
                     await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                detail = f"the log of matches cannot be written, and answers without an entry are not given: {str(exc) or 'it takes too long'}"
+                logger.warning("the log of matches: %s", str(exc) or "it takes too long")  # for us: it names places
+                detail = "the log of matches cannot be written, and answers without an entry are not given"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -155,7 +156,8 @@ class Journal:
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None
         except DatabaseError as exc:
-            raise ProblemError("catalog_unavailable", f"the log of matches: {exc}", retry_after_s=1) from exc
+            logger.warning("the log of matches: %s", exc)
+            raise ProblemError("catalog_unavailable", "the log of matches cannot be read", retry_after_s=1) from exc
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 
