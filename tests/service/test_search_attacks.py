@@ -24,16 +24,18 @@ from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
-from text_image_similarity import ConfigError
+from text_image_similarity import ConfigError, DatabaseError
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Field, Product, Query, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
+from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import catalog as serving_catalog
+from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
 from text_image_similarity.service.search.thumbnails import Thumbnails
@@ -414,3 +416,57 @@ def test_no_failure_tells_clients_where_the_databases_are(tmp_path: Path, caplog
         assert answer.status_code == 503
         assert not any(word in answer.text for word in ("private", str(tmp_path), "sqlite", "no such table"))
     assert all(name in caplog.text for name in ("catalog.sqlite", "log.sqlite"))
+
+
+def test_a_database_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server that is stopped does; more requests wait for it than there are threads."""
+    for name in ("dead", "well"):
+        with shop(tmp_path / name) as catalog:
+            catalog.add(product("r", "red"))
+    places = {name: str(tmp_path / name) for name in ("dead", "well")}
+    keys = (ApiKey("writer", name="w", role="write"),)
+    app = app_of(mini_settings(catalogs=places, api_keys=keys, request_timeout_s=1.5), ColourEncoder())
+    going = Event()
+    monkeypatch.setattr(catalog_routes, "_PROBED_S", 0.1)
+    monkeypatch.setattr(upkeep_of, "_LONGEST_S", 0.1)
+
+    def hang(*_: object, **__: object) -> Any:
+        assert going.wait(HANG_S)
+        raise DatabaseError("it is gone")
+
+    async def attack(base_url: httpx.URL) -> None:
+        async with httpx.AsyncClient(
+            base_url=base_url, timeout=HANG_S, trust_env=False, headers=by("writer")
+        ) as client:
+            dead = "/v1/catalogs/dead"
+            asked = [
+                asyncio.create_task(client.request(method, path, json=body))
+                for method, path, body in 20
+                * [
+                    ("POST", f"{dead}/match", {"queries": [{}]}),
+                    ("GET", f"{dead}/facets?field=kind", None),
+                    ("GET", f"{dead}/products/r", None),
+                    ("GET", "/health", None),
+                ]
+                + 3 * [("PUT", f"{dead}/products/r", {})]
+            ]
+            for query in range(5):
+                queries = {"queries": [{"terms": ["red"], "top_k": query + 1}]}
+                assert (await client.post("/v1/catalogs/well/match", json=queries)).status_code == 200
+                assert (await client.get("/v1/catalogs/well/facets", params={"field": "kind"})).status_code == 200
+                assert (await client.get("/livez")).status_code == 200
+            answers = await asyncio.gather(*asked)
+        assert {answer.status_code for answer in answers} == {503}
+        assert {answer.json().get("code") for answer in answers} == {"catalog_unavailable", None}  # /health has none
+
+    with serving(app) as client:
+        session = app.state.catalogs["dead"].catalog.searcher._session
+        with monkeypatch.context() as stopped:
+            stopped.setattr(session.ledger.database, "read", hang)
+            stopped.setattr(session.ledger.database, "write", hang)
+            try:
+                asyncio.run(attack(client.base_url))
+            finally:
+                going.set()
+        found = client.post("/v1/catalogs/dead/match", json={"queries": [{}]}, headers=by("writer"))
+        assert found.status_code == 200
