@@ -24,7 +24,7 @@ from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
-from text_image_similarity import ConfigError, DatabaseError
+from text_image_similarity import ConfigError, DatabaseError, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Field, Product, Query, open_catalog
 from text_image_similarity.search.match_log import open_match_log
@@ -327,6 +327,34 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     going.set()
     found: list[Any] = await asyncio.wait_for(asyncio.gather(first, *others), HANG_S)
     assert found == [["a"], ["b"], ["c"]]
+    scans.close()
+
+
+@in_a_loop
+async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() -> None:
+    going, began, passes = Event(), Event(), []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            began.set()
+            assert going.wait(HANG_S)
+            passes.append(len(asked))
+            if any(one.name == 17 for one in asked):
+                raise UsageError("there is no product 'gone'")
+            return [one.name for one in asked]
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    asked: Any = [[SimpleNamespace(generation=SimpleNamespace(number=1), name=name)] for name in range(33)]
+    first = asyncio.create_task(scans.answer(asked[0], [], []))
+    await asyncio.to_thread(began.wait, HANG_S)
+    others = [asyncio.create_task(scans.answer(each, [], [])) for each in asked[1:]]
+    await asyncio.sleep(0)
+    going.set()
+    found: list[Any] = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [each for each in found if not isinstance(each, list)] == [found[17]]
+    assert isinstance(found[17], UsageError)
+    assert [each for number, each in enumerate(found) if number != 17] == [[n] for n in range(33) if n != 17]
+    assert passes == [1, 32, 16, 16, 8, 4, 2, 1, 1, 2, 4, 8]
     scans.close()
 
 
