@@ -123,7 +123,8 @@ def test_the_tables_of_options_are_those_of_the_commands() -> None:
     assert page == document_options.documented(page), "run make docs"
     assert page.count("| `--limit NAME=VALUE` |") == 9
     with pytest.raises(
-        ValueError, match="a mark for each of limits, score, evaluate, train, serve, match, match-table, catalog create"
+        ValueError,
+        match="a mark for each of limits, score, filter, evaluate, train, serve, match, match-table, catalog create",
     ):
         document_options.documented(page.replace("<!-- serve:", "<!-- served:"))
 
@@ -169,9 +170,9 @@ def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
         )
         assert _masked(done.stdout) == _masked(promised)
     assert (tmp_path / "report.json").exists()
-    (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert _masked(done.stdout) == _masked(promised)
+    for program, promised in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert _masked(done.stdout) == _masked(promised)
 
 
 @pytest.mark.slow

@@ -71,7 +71,18 @@ if TYPE_CHECKING:
         create_predictor,
         open_catalog,
     )
-    from .tables import Summary, TableOptions, score_csv, score_frame, score_table
+    from .tables import (
+        FilterPlan,
+        FilterRule,
+        FilterSummary,
+        Summary,
+        TableOptions,
+        filter_table,
+        plan_filter,
+        score_csv,
+        score_frame,
+        score_table,
+    )
     from .training.config import TrainConfig
     from .training.loop import TrainProgress, TrainResult, train
 
@@ -94,6 +105,9 @@ __all__ = [
     "ErrorCode",
     "Evaluation",
     "Field",
+    "FilterPlan",
+    "FilterRule",
+    "FilterSummary",
     "ImageDatabase",
     "InputTypeError",
     "ItemMatch",
@@ -133,9 +147,11 @@ __all__ = [
     "embed_texts",
     "evaluate",
     "evaluate_ratings",
+    "filter_table",
     "image_similarity",
     "load_encoder",
     "open_catalog",
+    "plan_filter",
     "read_dataset",
     "score_csv",
     "score_frame",
@@ -206,7 +222,18 @@ _HOMES = {
         "create_predictor",
         "open_catalog",
     ),
-    "tables": ("Summary", "TableOptions", "score_csv", "score_frame", "score_table"),
+    "tables": (
+        "FilterPlan",
+        "FilterRule",
+        "FilterSummary",
+        "Summary",
+        "TableOptions",
+        "filter_table",
+        "plan_filter",
+        "score_csv",
+        "score_frame",
+        "score_table",
+    ),
     "training": ("TrainConfig", "TrainProgress", "TrainResult", "train"),
 }
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, {"__version__": package_version})

@@ -12,13 +12,20 @@ from .arrow_types import holds_bytes, may_hold_images
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
 
 
-def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> None:
+def check_columns(
+    columns: Sequence[str],
+    names: Sequence[str],
+    place: str,
+    *,
+    options: str = "--url-col or --caption-col (col_url, col_text)",
+) -> None:
     """Make sure that a table has exactly one column of each name.
 
     Args:
         columns: The table's columns.
         names: Those that are needed.
         place: What messages call the table.
+        options: What messages call the options that name the columns.
 
     Raises:
         UsageError: A column is missing, or two have the same name.
@@ -28,7 +35,7 @@ def check_columns(columns: Sequence[str], names: Sequence[str], place: str) -> N
     for name in names:
         if name not in columns:
             raise UsageError(
-                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns, name)}"
+                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns, name, options)}"
             )
         if (count := columns.count(name)) > 1:
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
@@ -111,7 +118,7 @@ def _add_delimiter(spoken: str, option: str) -> str:
     return f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
 
 
-def _hint(columns: Sequence[str], name: str) -> str:
+def _hint(columns: Sequence[str], name: str, options: str) -> str:
     if any("\0" in column for column in columns):
         order = "be" if columns[0].startswith("\0") else "le"
         return (
@@ -123,7 +130,7 @@ def _hint(columns: Sequence[str], name: str) -> str:
     if columns[0].lstrip().startswith(("{", "[")):
         return "; is it JSON? Then name it .jsonl, if it holds one object a line"
     if matches := [column for column in columns if column.strip().casefold() == name.strip().casefold()]:
-        return f"; is {matches[0]!r} meant? Then name it with --url-col or --caption-col (col_url, col_text)"
+        return f"; is {matches[0]!r} meant? Then name it with {options}"
     for delimiter, (spoken, option) in _DELIMITERS.items():
         pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):

@@ -60,7 +60,9 @@ class JsonTable:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
         first = start + 1
         for part in in_parts(self._all(), start, most, lambda row: len(row[0])):
-            yield JsonRows(first, self.kinds, [line for line, _ in part], [value for _, value in part])
+            yield JsonRows(
+                range(first, first + len(part)), self.kinds, [line for line, _ in part], [value for _, value in part]
+            )
             first += len(part)
 
     def _all(self) -> Iterator[tuple[str, dict[str, Any]]]:

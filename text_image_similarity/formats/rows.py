@@ -55,6 +55,9 @@ class Rows(Protocol):
     def without(self, dropped: frozenset[str]) -> Rows:
         """Return the rows without some columns, as many of a name as there are."""
 
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Return the rows at some places (from 0), in their order."""
+
 
 @dataclass(frozen=True, slots=True)
 class TextRows:
@@ -85,12 +88,15 @@ class TextRows:
         kept = [place for place, name in enumerate(self.columns) if name not in dropped]
         return TextRows([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.values])
 
+    def chosen(self, places: Sequence[int]) -> TextRows:
+        return TextRows(self.columns, [self.values[place] for place in places])
+
 
 @dataclass(frozen=True, slots=True)
 class JsonRows:
-    """Rows of JSON Lines: the number of the first one (from 1), their lines, and what the lines mean."""
+    """Rows of JSON Lines: their numbers (from 1), their lines, and what the lines mean."""
 
-    first: int
+    numbers: Sequence[int]
     kinds: dict[str, ValueKind]
     lines: list[str]
     values: list[dict[str, Any]]
@@ -123,11 +129,15 @@ class JsonRows:
             line if dropped.isdisjoint(row) else without(line, dropped)
             for line, row in zip(self.lines, self.values, strict=True)
         ]
-        return JsonRows(self.first, kinds, lines, self.values)
+        return JsonRows(self.numbers, kinds, lines, self.values)
+
+    def chosen(self, places: Sequence[int]) -> JsonRows:
+        lines, values = [self.lines[place] for place in places], [self.values[place] for place in places]
+        return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
 
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
         """Return values as they are, if every text among them can be written."""
-        for number, value in enumerate(values, self.first):
+        for number, value in zip(self.numbers, values, strict=True):
             if isinstance(value, str) and not is_whole(value):
                 raise TableError(
                     f"column {name!r} in row {number} contains a lone surrogate (half of a UTF-16 pair), which only JSON "
@@ -162,6 +172,9 @@ class ArrowRows:
         return ArrowRows(
             self.batch.select([at for at, name in enumerate(self.batch.schema.names) if name not in dropped])
         )
+
+    def chosen(self, places: Sequence[int]) -> ArrowRows:
+        return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)

@@ -158,7 +158,8 @@ def _parts(
             if kind != "jsonl":
                 rows = [[_list_as_text(value) if isinstance(value, list) else value for value in row] for row in rows]
             values = [dict(zip(names, row, strict=True)) for row in rows]
-            yield JsonRows(first, dict.fromkeys(names, "json"), [dump(row) for row in values], values)
+            numbers = range(first, first + len(chunk))
+            yield JsonRows(numbers, dict.fromkeys(names, "json"), [dump(row) for row in values], values)
         first += len(chunk)
 
 

@@ -7,48 +7,38 @@ whatever reason, resumes with the same command; at the end they are put together
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any
-
-import platformdirs
 
 from ..config import Config, require_config
 from ..encoders import ModelInfo
-from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
-from ..files import move_durably, path_text
+from ..errors import InputTypeError, ModelUnavailableError, TableError
+from ..files import path_text
 from ..formats import (
-    Output,
     Table,
-    check_apart,
     check_columns,
     check_images,
     check_no_columns,
     check_types,
-    check_writable,
-    content_of,
     format_of,
-    is_url,
-    local_path,
     open_output,
     open_table,
     output_for,
     state_of,
-    upload,
     with_base_dir,
 )
 from ..pipeline import Engine, LocalEngine
 from ..records import Progress
-from ..workspace import Workspace, digest_of
+from ..workspace import Workspace
 from .failures import FailureWatch
 from .identity import check_replaceable, earlier_output, identity_of
 from .job import TableJob
 from .options import TableOptions
+from .places import check_places, put_together, work_folder
 from .summary import Summary, outcome, versions
 from .task import R, TableEngine, Task, scoring
 
@@ -133,9 +123,9 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     options = TableOptions() if options is None else options
     _check_arguments(options, engine)
     source, target = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
-    _check_places(source, target, config.embedding_cache)
+    check_places(source, target, config.embedding_cache)
     ending = format_of(target).kind
-    with Workspace(_work_folder(target, options), target, ending) as work:
+    with Workspace(work_folder(target, options.work_dir), target, ending) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
         table, states = _checked(source, task, config, options)
@@ -165,7 +155,13 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             output_content="",
             warnings=[*warnings, *work.warnings],
         )
-        _put_together(output, work, summary, replaces=options.force)
+        put_together(
+            (output, work.paths()),
+            target,
+            lambda content: replace(summary, output_content=content).as_dict(),
+            work,
+            check=None if options.force else check_replaceable,
+        )
         work.finish()
     return summary
 
@@ -178,50 +174,6 @@ def _check_arguments(options: object, engine: object) -> None:
         raise InputTypeError.of("options", "of type TableOptions", options)
     if isinstance(engine, type) or not hasattr(engine, "score_parts"):
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
-
-
-def _check_places(source: str, target: str, cache: str | PathLike[str] | None) -> None:
-    """Refuse places that cannot work, or whose replacement would destroy something, before anything starts."""
-    note = f"{target}.summary.json"
-    if not is_url(target):
-        try:
-            for path in (local_path(target), local_path(note)):
-                if not path.name or path.is_dir():
-                    raise UsageError(f"{path} is a folder; name a file")
-                if path.exists() and not path.is_file():
-                    raise UsageError(f"{path} is not a regular file; name one that can be replaced")
-                if not path.resolve().parent.is_dir():
-                    raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist")
-        except (OSError, RuntimeError, ValueError) as exc:
-            raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
-    format_of(target)
-    check_apart(source, target, note)
-    if cache is not None and not is_url(target) and Path(cache).resolve() in map(_resolved, (target, note)):
-        raise UsageError(f"{cache} is the embedding cache, and would be overwritten; name another output")
-    if is_url(target):
-        check_writable(target)
-
-
-def _resolved(place: str) -> Path:
-    return local_path(place).resolve()
-
-
-def _work_folder(target: str, options: TableOptions) -> Path:
-    """Return where the parts go: beside the output, or for one at a URL where this machine keeps such things."""
-    if options.work_dir is None and not is_url(target):
-        path = _resolved(target)  # a link stays, what it leads to is replaced
-        return path.with_name(path.name + ".parts")
-    whole = target if is_url(target) else str(_resolved(target))
-    folder = (
-        platformdirs.user_cache_path("text-image-similarity") / "jobs"
-        if options.work_dir is None
-        else Path(options.work_dir)
-    )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
-    return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
 
 
 def _checked(source: str, task: Task[Any], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
@@ -270,37 +222,3 @@ def _check_complete(source: str, table: Table, states: list[str], work: Workspac
         )
     if (done := sum(part.rows for part in work.parts)) != table.row_count:
         raise TableError(f"the engine returned results for {done:,} of {table.row_count:,} rows")
-
-
-def _put_together(output: Output, work: Workspace, summary: Summary, *, replaces: bool) -> None:
-    """Write the whole output and its summary, and give them their names when both are complete."""
-    place, note = summary.output, f"{summary.output}.summary.json"
-    whole, text = (_beside(target, work) for target in (place, note))
-    try:
-        with whole.open("wb") as file:
-            output.join(work.paths(), file)
-        described = replace(summary, output_content=content_of(str(whole)))
-        text.write_text(json.dumps(described.as_dict(), indent=2) + "\n", encoding="utf-8")
-        if not replaces:  # what somebody else has put there while the rows were scored
-            check_replaceable(place, work.placed())
-        work.placing(described.output_content)
-        for source, target in ((whole, place), (text, note)):
-            if is_url(target):
-                upload(source, target)
-            else:
-                move_durably(source, _resolved(target))
-    except OSError as exc:
-        raise TableError(
-            f"{place} cannot be written: {exc.strerror or exc}; all its parts are kept, and the same command resumes"
-        ) from exc
-    finally:
-        for path in (whole, text):
-            path.unlink(missing_ok=True)
-
-
-def _beside(target: str, work: Workspace) -> Path:
-    """Return where a file grows before it gets its name; the lock keeps others from it."""
-    if is_url(target):
-        return work.scratch(target.rpartition("/")[2])
-    path = _resolved(target)
-    return path.with_name(f".{path.name}.partial")

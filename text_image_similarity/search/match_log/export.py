@@ -73,7 +73,12 @@ def _parts(log: MatchLog, since: float | None, *, stored: bool) -> Iterator[Rows
             columns = [pa.array([row[field.name] for row in rows], field.type) for field in _SCHEMA]
             yield ArrowRows(pa.record_batch(columns, schema=_SCHEMA))
         else:
-            yield JsonRows(first, dict.fromkeys(_SCHEMA.names, "json"), [_json(row) for row in chunk], chunk)
+            yield JsonRows(
+                range(first, first + len(chunk)),
+                dict.fromkeys(_SCHEMA.names, "json"),
+                [_json(row) for row in chunk],
+                chunk,
+            )
         first += len(chunk)
 
 

@@ -1,0 +1,125 @@
+"""Where a table goes: places that can work, the folder of its parts, and the output that appears complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from ..errors import TableError, UsageError
+from ..files import move_durably
+from ..formats import Output, check_apart, check_writable, content_of, format_of, is_url, local_path, upload
+from ..workspace import Workspace, digest_of
+
+
+def check_places(source: str, target: str, cache: str | PathLike[str] | None = None) -> None:
+    """Refuse places that cannot work, or whose replacement would destroy something, before anything starts.
+
+    Args:
+        source: The table to read.
+        target: The one to write.
+        cache: The embedding cache, if there is one.
+
+    Raises:
+        UsageError, TableError: It could not be written, or would replace what must stay.
+    """
+    note = f"{target}.summary.json"
+    if not is_url(target):
+        try:
+            for path in (local_path(target), local_path(note)):
+                if not path.name or path.is_dir():
+                    raise UsageError(f"{path} is a folder; name a file")
+                if path.exists() and not path.is_file():
+                    raise UsageError(f"{path} is not a regular file; name one that can be replaced")
+                if not path.resolve().parent.is_dir():
+                    raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist")
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
+    format_of(target)
+    check_apart(source, target, note)
+    if cache is not None and not is_url(target) and Path(cache).resolve() in map(_resolved, (target, note)):
+        raise UsageError(f"{cache} is the embedding cache, and would be overwritten; name another output")
+    if is_url(target):
+        check_writable(target)
+
+
+def _resolved(place: str) -> Path:
+    return local_path(place).resolve()
+
+
+def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Path:
+    """Return where the parts go: beside the output, or for one at a URL where this machine keeps such things.
+
+    Args:
+        target: The output.
+        work_dir: Where they go instead; it is made.
+
+    Raises:
+        UsageError: The folder cannot be made.
+    """
+    if work_dir is None and not is_url(target):
+        path = _resolved(target)  # a link stays, what it leads to is replaced
+        return path.with_name(path.name + ".parts")
+    whole = target if is_url(target) else str(_resolved(target))
+    folder = platformdirs.user_cache_path("text-image-similarity") / "jobs" if work_dir is None else Path(work_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
+    return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
+
+
+def put_together(
+    content: tuple[Output, Iterable[Path]],
+    place: str,
+    describe: Callable[[str], dict[str, Any]],
+    work: Workspace,
+    *,
+    check: Callable[[str, str | None], None] | None,
+) -> None:
+    """Write a whole output and its summary, and give them their names when both are complete.
+
+    Args:
+        content: What writes the output, and its parts; each is read before the next one is asked for.
+        place: Where it goes.
+        describe: Returns the summary by the hash of the output.
+        work: Where it grows if it goes to a URL.
+        check: Refuses to replace what somebody else has put there meanwhile; None replaces it.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    note = f"{place}.summary.json"
+    whole, text = (_beside(target, work) for target in (place, note))
+    output, parts = content
+    try:
+        with whole.open("wb") as file:
+            output.join(parts, file)
+        digest = content_of(str(whole))
+        text.write_text(json.dumps(describe(digest), indent=2) + "\n", encoding="utf-8")
+        if check is not None:
+            check(place, work.placed())
+        work.placing(digest)
+        for source, target in ((whole, place), (text, note)):
+            if is_url(target):
+                upload(source, target)
+            else:
+                move_durably(source, _resolved(target))
+    except OSError as exc:
+        kept = "; all its parts are kept, and the same command resumes" if work.parts else ""
+        raise TableError(f"{place} cannot be written: {exc.strerror or exc}{kept}") from exc
+    finally:
+        for path in (whole, text):
+            path.unlink(missing_ok=True)
+
+
+def _beside(target: str, work: Workspace) -> Path:
+    """Return where a file grows before it gets its name; the lock keeps others from it."""
+    if is_url(target):
+        return work.scratch(target.rpartition("/")[2])
+    path = _resolved(target)
+    return path.with_name(f".{path.name}.partial")

@@ -1,0 +1,105 @@
+"""The scores of a table in a file, and which score is the k-th highest of them: exactly, in memory that does not grow.
+
+A radix selection: the bits of a float64, turned so that they order as unsigned integers do, are counted 16 at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_AT_ONCE = 1 << 20  # scores in memory
+_SIGN = np.uint64(1 << 63)
+_DIGIT = 16
+
+Scores = NDArray[np.float64]
+
+
+class Rank(NamedTuple):
+    """The k-th highest score, how many of the k have it, and how many scores there are of it in all."""
+
+    score: float
+    taken: int
+    there: int
+
+
+class ScoreFile:
+    """Scores in a file; those that are NaN do not count. Remove it with `close`, or use it in a `with`.
+
+    Args:
+        path: A file that is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self.count = 0
+
+    def __enter__(self) -> ScoreFile:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def append(self, scores: Scores) -> None:
+        """Add scores, shape (n,)."""
+        found = scores[~np.isnan(scores)] + 0.0  # a negative zero is a zero
+        self.count += len(found)
+        self._file.write(found.tobytes())
+
+    def at_least(self, least: float) -> int:
+        """Return how many scores are that high."""
+        return sum(int((part >= least).sum()) for part in self._parts())
+
+    def highest(self, k: int) -> Rank:
+        """Return the k-th highest score, k from 1 to `count`.
+
+        Example:
+            >>> import tempfile
+            >>> with ScoreFile(Path(tempfile.mkdtemp()) / "scores") as scores:
+            ...     scores.append(np.array([0.1, 0.3, np.nan, 0.2, 0.2]))
+            ...     scores.highest(2)
+            Rank(score=0.2, taken=1, there=2)
+        """
+        found, left, there = 0, k, 0
+        for done in range(0, 64, _DIGIT):
+            counts = np.zeros(1 << _DIGIT, np.int64)
+            for keys in map(_keys, self._parts()):
+                if done:
+                    keys = keys[keys >> np.uint64(64 - done) == np.uint64(found)]
+                digits = (keys >> np.uint64(64 - done - _DIGIT)).astype(np.int64) & ((1 << _DIGIT) - 1)
+                counts += np.bincount(digits, minlength=len(counts))
+            above = counts[::-1].cumsum()  # from the highest digit down
+            place = int(np.searchsorted(above, left))
+            left -= int(above[place] - counts[::-1][place])
+            digit = len(counts) - 1 - place
+            there = int(counts[digit])
+            found = found << _DIGIT | digit
+        return Rank(_score(found), left, there)
+
+    def _parts(self) -> Iterator[Scores]:
+        self._file.flush()
+        with self._path.open("rb") as file:
+            while len(part := np.fromfile(file, np.float64, _AT_ONCE)):
+                yield part
+
+
+def _keys(scores: Scores) -> NDArray[np.uint64]:
+    """Return integers in the order of the scores."""
+    bits = scores.view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _score(key: int) -> float:
+    bits = np.array([key], np.uint64)
+    return float(np.where(bits & _SIGN, bits & ~_SIGN, ~bits).view(np.float64)[0])

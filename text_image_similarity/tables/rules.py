@@ -1,0 +1,166 @@
+"""Which rows of a scored table stay: at least a score, so many of the highest, or all that have one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+
+from ..encoders import model_folder
+from ..errors import ConfigError, TableError, UsageError
+from ..files import CALIBRATION
+from ..formats import open_bytes
+from ..metrics import Calibration
+from .ranks import ScoreFile
+
+logger = logging.getLogger("text_image_similarity")
+
+PROBABILITY = "probability"  # a column that some tables have
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,12})?)%", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterRule:
+    """Which rows stay; exactly one of the four is given. A row without a score never stays.
+
+    Args:
+        min_score: The lowest score that stays.
+        top: How many rows stay, those of the highest scores: a number, or a share of the rows that have a score, such as `30%`,
+            rounded up. Of rows with the same score the first ones of the table stay.
+        probability: The lowest probability of being a match that stays, between 0 and 1.
+        drop_failed: Whether all rows stay that have a score.
+
+    Raises:
+        ConfigError: None or several are given, or one is outside its range.
+    """
+
+    min_score: float | None = None
+    top: int | str | None = None
+    probability: float | None = None
+    drop_failed: bool = False
+
+    def __post_init__(self) -> None:
+        given = [self.min_score is not None, self.top is not None, self.probability is not None, self.drop_failed]
+        if sum(given) != 1:
+            raise ConfigError(
+                "say which rows stay with one of --min, --top, --probability and --drop-failed (min_score, top, "
+                "probability, drop_failed)"
+            )
+        for name in ("min_score", "probability"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ConfigError(f"{name} must be a number, not {value!r}")
+        if self.min_score is not None and not math.isfinite(self.min_score):
+            raise ConfigError(f"min_score={self.min_score} must be a finite number")
+        if self.probability is not None and not 0 < self.probability < 1:
+            raise ConfigError(f"probability={self.probability} must be between 0 and 1")
+        if self.top is not None:
+            most_rows(self.top, 0)
+
+
+def most_rows(top: int | str, scored: int) -> int:
+    """Return how many of some rows are the `top` ones.
+
+    Raises:
+        ConfigError: It is neither a number of rows nor a share of them.
+
+    Example:
+        >>> most_rows("30%", 11), most_rows(5, 3)
+        (4, 3)
+    """
+    share = _SHARE.fullmatch(str(top))
+    if share and 0 < (part := Fraction(share[1])) <= 100:
+        return math.ceil(part * scored / 100)
+    if isinstance(top, bool) or not re.fullmatch(r"0*[1-9]\d{0,14}", str(top), re.ASCII):
+        raise ConfigError(f"top={top!r} must be a number of rows, such as 10000, or a share of them, such as 30%")
+    return min(int(top), scored)
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Where the rows that stay begin.
+
+    Args:
+        score: The lowest score that stays; None where all scores do.
+        ties: How many rows of just this score stay, the first ones of the table; None for all of them.
+    """
+
+    score: float | None
+    ties: int | None = None
+
+
+def threshold_of(rule: FilterRule, scores: ScoreFile, least: float | None) -> Threshold:
+    """Return where the rows that stay begin.
+
+    Args:
+        rule: Which rows stay.
+        scores: Those of the table.
+        least: The score that stands for the rule's probability.
+    """
+    if rule.top is not None:
+        most = most_rows(rule.top, scores.count)
+        if not most:
+            return Threshold(None)
+        rank = scores.highest(most)
+        return Threshold(rank.score, rank.taken)
+    if rule.probability is not None:
+        return Threshold(least)
+    return Threshold(rule.min_score)
+
+
+def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibration | None:
+    """Return what the scores of a table mean: the calibration of a folder, or of the model that scored the table.
+
+    Args:
+        source: The scored table, whose summary names the model.
+        folder: One that holds `calibration.json`, or None.
+
+    Raises:
+        UsageError: The table does not hold cosines.
+        ModelError: The folder has no calibration, or it is damaged.
+    """
+    summary = _summary_of(source)
+    model, kind = summary.get("model"), summary.get("score", "cosine")
+    found = None
+    if folder is not None:
+        found = Calibration.load(folder)
+    elif isinstance(model, str) and (home := model_folder(model)) and (home / CALIBRATION).is_file():
+        found = Calibration.load(home)
+    if found is not None and kind != "cosine":
+        if folder is None:
+            return None
+        raise UsageError(
+            f"{source} holds scores of the kind {kind}, and a calibration is of cosines; use --min instead"
+        )
+    if folder is not None and found is not None and isinstance(model, str) and not _same(model, found.model):
+        logger.warning("the calibration is that of %s, but %s was scored with %s", found.model, source, model)
+    return found
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or Path(one).name == Path(other).name
+
+
+def _summary_of(source: str) -> dict[str, object]:
+    """Return what `score` wrote beside a table, if it did."""
+    try:
+        with open_bytes(f"{source}.summary.json") as file:
+            return dict(json.load(file))
+    except (UsageError, TableError, ValueError, TypeError):
+        return {}
+
+
+def least_of(curve: Calibration, probability: float) -> float:
+    """Return the score from which on pairs match with a probability.
+
+    Raises:
+        UsageError: The probability does not rise with the score.
+    """
+    if curve.slope <= 0:
+        raise UsageError(f"by this calibration of {curve.model} a higher score does not mean a likelier match")
+    return curve.cosine(probability)
