@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
-from threading import Event
+from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,7 @@ from tests.support.services import app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
 from text_image_similarity import ConfigError, DatabaseError, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Field, Product, Query, open_catalog
+from text_image_similarity.search import Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.http import catalog_routes
@@ -303,6 +303,54 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
         assert [results.get(key) is not None for key in keys] == [False, False, True]
 
 
+def asked_for(name: object, query: Query = Query()) -> Any:  # noqa: B008
+    return SimpleNamespace(generation=SimpleNamespace(number=1), name=name, query=query)
+
+
+@in_a_loop
+async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_when_nobody_waits() -> None:
+    turns, began = Semaphore(0), Semaphore(0)
+    passes: list[tuple[list[Any], list[Any], list[Any]]] = []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            passes.append(([one.name for one in asked], list(texts), list(images)))
+            began.release()
+            assert turns.acquire(timeout=HANG_S)
+            return [one.name for one in asked]
+
+    async def next_pass() -> None:
+        assert await asyncio.to_thread(began.acquire, timeout=HANG_S)
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    query = Query([Term("red"), Term(image=b"a"), Term("blue")], fusion="rrf")
+    texts: Any = list(range(20))
+    images: Any = list("abcdefghij")
+    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images))
+    await next_pass()
+    light = asyncio.create_task(scans.answer([asked_for("light")], [], []))
+    await asyncio.sleep(0)
+    turns.release(2)
+    assert await asyncio.wait_for(light, HANG_S) == ["light"]
+    await next_pass()
+    await next_pass()
+    heavy.cancel()
+    turns.release(100)
+    await asyncio.to_thread(scans.close)
+    first = ([0, 1], [0, 1, 2, 3], ["a", "b"])
+    assert passes == [first, (["light"], [], []), ([2, 3], [4, 5, 6, 7], ["c", "d"])]
+
+
+def test_a_facet_with_a_value_for_each_product_does_not_make_an_answer_long(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(Product(f"{number:04}", fields={"kind": "odd" if number % 2 else "even"}) for number in range(1100))
+    with serving(app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())) as client:
+        queries = {"queries": [{"facets": ["_id", "kind"]}]}
+        (found,) = client.post("/v1/catalogs/c/match", json=queries).json()["results"]
+        assert (found["total"], len(found["facets"]["_id"])) == (1100, 1000)
+        assert {each["value"]: each["count"] for each in found["facets"]["kind"]} == {"even": 550, "odd": 550}
+
+
 @in_a_loop
 async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     class PanicError(BaseException):
@@ -319,7 +367,7 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
             return [asked[0].name]
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
-    one: Any = [SimpleNamespace(generation=SimpleNamespace(number=1), name=name) for name in "abc"]
+    one: Any = [asked_for(name) for name in "abc"]
     first = asyncio.create_task(scans.answer(one[:1], [], []))
     await asyncio.to_thread(began.wait, HANG_S)
     others = [asyncio.create_task(scans.answer([each], [], [])) for each in one[1:]]
@@ -344,7 +392,7 @@ async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() ->
             return [one.name for one in asked]
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
-    asked: Any = [[SimpleNamespace(generation=SimpleNamespace(number=1), name=name)] for name in range(33)]
+    asked: Any = [[asked_for(name)] for name in range(33)]
     first = asyncio.create_task(scans.answer(asked[0], [], []))
     await asyncio.to_thread(began.wait, HANG_S)
     others = [asyncio.create_task(scans.answer(each, [], [])) for each in asked[1:]]
