@@ -113,9 +113,20 @@ _READERS: dict[type, tuple[Callable[[str], object], str]] = {
 def add_column_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a table's columns."""
     add = parser.add_argument
-    add("--url-col", metavar="COLUMN", default="url", help="column of image references")
-    add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
+    add(
+        "--url-col",
+        metavar="COLUMN",
+        help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
+        "docs/your-data.md#which-columns",
+    )
+    add("--caption-col", metavar="COLUMN", help="column of captions; by default `caption`, else `text`")
     add_dialect(parser)
+
+
+def columns_given(options: argparse.Namespace) -> dict[str, str]:
+    """Return the columns that the options name, under the names of Python's parameters; others keep their defaults."""
+    given = {"col_url": options.url_col, "col_text": options.caption_col}
+    return {name: column for name, column in given.items() if column is not None}
 
 
 def add_dialect(parser: argparse.ArgumentParser) -> None:

@@ -169,8 +169,7 @@ def run(options: argparse.Namespace) -> int:
     if summary.rows and not summary.scored:
         from ..formats import with_base_dir
 
-        columns = (options.url_col, options.caption_col)
-        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), columns)
+        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns)
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
@@ -199,11 +198,10 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     from ..formats import cells_of, open_output, open_table, with_base_dir
     from ..report import make_report, report_rows
 
-    columns = (options.url_col, options.caption_col)
-    source = open_table(options.in_path, dialect=config.dialect)
+    source = open_table(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
-    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, OUT_COLUMNS)))
+    given, found = (cells_of(table, names) for table, names in ((source, summary.columns), (scored, OUT_COLUMNS)))
     rows = report_rows((*pair, *result) for pair, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 

@@ -156,12 +156,14 @@ def _read_images(
     """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
+    if table.images is not None and columns[0] == "url":
+        col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
     folder = table.folder if base_dir is None else Path(path_text(base_dir, "base_dir"))
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        image = find_image(value)
+        image = value if isinstance(value, RowError) else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions:

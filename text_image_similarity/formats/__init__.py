@@ -8,11 +8,13 @@ from __future__ import annotations
 from .arrow_types import each_value
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
+from .defaults import choose_columns
 from .delimited import is_ambiguous
 from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import ArrowRows, JsonRows, Rows, dump
+from .shards import is_picture_folder
 from .storage import (
     check_writable,
     content_of,
@@ -43,6 +45,7 @@ __all__ = [
     "check_no_columns",
     "check_types",
     "check_writable",
+    "choose_columns",
     "columns_of",
     "content_of",
     "dump",
@@ -53,6 +56,7 @@ __all__ = [
     "has_content",
     "is_ambiguous",
     "is_captions_file",
+    "is_picture_folder",
     "is_url",
     "list_folder",
     "local_path",

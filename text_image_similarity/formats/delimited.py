@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import pyarrow as pa
 
@@ -88,6 +88,9 @@ class DelimitedTable:
                 raise TableError(
                     f"{other} has the columns {list_columns(found)}, but {self.files[0]} has {list_columns(self._header)}"
                 )
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     @property
     def schema(self) -> pa.Schema:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import pyarrow as pa
 
@@ -31,6 +31,9 @@ class JsonTable:
     kinds: dict[str, ValueKind] = field(init=False, default_factory=dict)
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     @property
     def columns(self) -> list[str]:

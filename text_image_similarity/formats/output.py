@@ -23,7 +23,7 @@ from ..records import ScoreResult, is_whole
 from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
 from .json_text import extended
-from .names import Codec, TableKind, format_of
+from .names import Codec, TableKind, ending_of, format_of
 from .rows import Rows, dump
 from .table import Table, open_table
 
@@ -106,6 +106,10 @@ def writer_for(
         UsageError: The format cannot hold a column; the message names it.
     """
     found = format_of(place)
+    if found.kind == "tar":
+        raise UsageError(
+            f"{place}: tar files are read but not written; name a table, such as {place.removesuffix(ending_of(place))}.parquet"
+        )
     columns = schema.names if columns is None else columns
     _check(found.kind, columns, schema)
     if found.kind in DELIMITERS:
@@ -234,7 +238,8 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    if format_of(place).kind != format_of(table.files[0]).kind:
+    given = table.files[0]  # a folder of pictures has no ending
+    if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)
 

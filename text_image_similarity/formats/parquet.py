@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,6 +38,9 @@ class ParquetTable:
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
     _fitting: int = field(init=False, default=PART_SIZE)
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]

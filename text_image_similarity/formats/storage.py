@@ -17,6 +17,8 @@ from urllib.request import url2pathname
 from ..config import Config
 from ..errors import TableError, UsageError
 from ..files import path_text
+from .braces import expand_braces
+from .folders import holds_pictures, shards_among
 from .names import ending_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
@@ -42,7 +44,9 @@ def folder_of(place: str) -> Path | None:
     if path.is_dir():
         return path
     fixed = list(path.parts[:-1])
-    while not path.exists() and any(_WILD.search(part) for part in fixed):  # of a pattern, what stands before it
+    while not path.exists() and any(
+        _WILD.search(part) or "{" in part for part in fixed
+    ):  # of a pattern, what stands before it
         fixed.pop()
     return Path(*fixed)
 
@@ -56,13 +60,18 @@ def with_base_dir(config: Config, place: str) -> Config:
 def expand(place: str) -> list[str]:
     """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
 
-    Names that start with a dot or an underscore are passed over in a folder, as Spark and Hive do.
+    A pattern may hold braces, and a folder of pictures stands for itself. Names that start with a dot or an underscore are
+    passed over in a folder, as Spark and Hive do.
 
     Raises:
         UsageError: There is none, a folder holds folders, or names of folders stand for columns.
     """
     with reading(place):
-        files = _expand_url(place) if is_url(place) else _expand_path(local_path(place))
+        literal = "{" not in place or (not is_url(place) and local_path(place).exists())
+        names = [place] if literal else expand_braces(place)
+        files = [
+            file for name in names for file in (_expand_url(name) if is_url(name) else _expand_path(local_path(name)))
+        ]
     if not files:
         raise UsageError(f"{place} holds no table")
     return files
@@ -246,6 +255,8 @@ def _system(url: str) -> tuple[Any, str]:
 
 def _expand_path(path: Path) -> list[str]:
     if path.is_dir():
+        if holds_pictures(path):
+            return [str(path)]
         entries = [(str(entry), entry.is_dir()) for entry in path.iterdir()]
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
@@ -298,7 +309,7 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
                 f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}; relative "
                 f"image paths then start from {folder}"
             )
-    return [name for name, _ in shown]
+    return shards_among([name for name, _ in shown])
 
 
 def _unpartitioned(pattern: str, found: list[str]) -> list[str]:

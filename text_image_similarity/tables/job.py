@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic
+from typing import Any, Generic
 
-from ..errors import ErrorCode, StoppedError, TableError
+from ..errors import ErrorCode, RowError, StoppedError, TableError
 from ..formats import Output, Rows, Table
 from ..pipeline import RunStats, TaggedRows
 from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
@@ -113,7 +113,7 @@ class TableJob(Generic[R]):
         kept = self._kept(start, most)
         for rows in self.table.read(start, most):
             cells = [[""] * len(rows) if name is None else rows.column(name) for name in self.task.columns]
-            records = [Record.of(*row) for row in zip(*cells, strict=True)]
+            records = [_record_of(*row) for row in zip(*cells, strict=True)]
             known = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
             if len(known) < len(rows):
                 raise TableError(
@@ -127,6 +127,11 @@ class TableJob(Generic[R]):
             return None
         columns = ([rows.column(name) for name in OUT_COLUMNS] for rows in self.earlier.read(start, most))
         return (_still_valid(*pair) for part in columns for pair in zip(*part, strict=True))
+
+
+def _record_of(image: Any, text: Any) -> Record | ScoreResult:
+    """Return a row as a record, or its result where the table itself could not give the image."""
+    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text)
 
 
 def _stopped(kept: int, total: int) -> StoppedError:

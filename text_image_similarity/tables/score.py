@@ -49,8 +49,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     in_path: str | PathLike[str],
     out_path: str | PathLike[str],
     config: Config,
-    col_url: str = "url",
-    col_text: str = "caption",
+    col_url: str | None = None,
+    col_text: str | None = None,
     *,
     options: TableOptions | None = None,
     engine: Engine | None = None,
@@ -59,15 +59,17 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`) and `.parquet`. Columns keep type and text.
+    Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and as input tar shards. Columns keep type and text.
     `score_csv` is the same function under a shorter name.
 
     Args:
-        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet`, as a path or an fsspec URL.
+        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
+            or a folder of pictures with captions of the same names.
         out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it.
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
-        col_url: The column of image references.
-        col_text: The column of captions.
+        col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
+            type (`image`, `jpg` ...), or the images of shards.
+        col_text: The column of captions. None is `caption`, or `text` if there is none of that name.
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
@@ -87,7 +89,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         ConfigError, ModelError: Before the first row.
     """
     for name, column in {"col_url": col_url, "col_text": col_text}.items():
-        if not isinstance(column, str):
+        if not (column is None or isinstance(column, str)):
             raise InputTypeError.of(name, "the name of a column", column)
     used = LocalEngine() if engine is None else engine
     return run_table(
@@ -128,7 +130,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     with Workspace(work_folder(target, options.work_dir), target, ending) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
-        table, states = _checked(source, task, config, options)
+        table, task, states = _checked(source, task, config, options)
         dropped = frozenset(options.drop_columns)
         output = output_for(target, table, config.dialect, task.added, dropped)
         config = with_base_dir(config, source)
@@ -176,29 +178,33 @@ def _check_arguments(options: object, engine: object) -> None:
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
 
 
-def _checked(source: str, task: Task[Any], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
-    """Open a table and check all of it; return it with the state that its files were in before."""
+def _checked(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
+    """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before."""
     dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
-    table = open_table(source, dialect=config.dialect, dropped=dropped)
+    table = open_table(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
     states = [state_of(file) for file in table.files]
-    if table.columns:  # those of JSON Lines are known afterwards
+    if table.columns:  # those of JSON Lines and of shards are known afterwards
+        task = task.of_table(table)
         _check_columns(table, task, options, source)
         if (images := task.columns[0]) is not None:
             check_images(table, images, source)
     table.scan()
+    task = task.of_table(table)
     _check_columns(table, task, options, source)
-    return table, states
+    return table, task, states
 
 
 def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
-    check_columns(table.columns, task.read, source)
+    images, texts = task.columns
+    images = None if images == table.images else images
+    check_columns(table.columns, [name for name in (images, texts) if name is not None], source)
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
     kept = [name for name in table.columns if name not in options.drop_columns]
     check_no_columns(kept, task.added_names, source, hint)
-    check_types(table.schema, task.columns, source)
+    check_types(table.schema, (images, texts), source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

@@ -49,6 +49,12 @@ class Summary:
     output_content: str
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The columns of images and of captions that were read."""
+        settings = self.job["settings"]
+        return settings["col_url"], settings["col_text"]
+
     def as_dict(self) -> dict[str, Any]:
         """Return what the summary file holds; the model's facts are members of their own."""
         values = asdict(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..config import Config
 from ..encoders import ModelInfo
 from ..errors import ErrorCode
-from ..formats import SCORE_FIELDS, Rows, score_cells
+from ..formats import SCORE_FIELDS, Rows, Table, choose_columns, score_cells
 from ..pipeline import RunStats, TaggedRows
 from ..records import ScoreResult
 
@@ -47,11 +47,12 @@ class Task(Generic[R]):
     """What is done with each row.
 
     Args:
-        columns: Those of references and of texts; None where the rows have no such column.
+        columns: Those of images and of texts; None where the rows have no such column.
         added: The columns that a result becomes.
         cells: Turns a result into their values.
         identity: What results depend on besides the table, the model and the settings, in values that JSON holds.
         options: What the command line calls the options that name the columns.
+        choose: Finds the columns in a table where `columns` are not what was asked for; None if they are.
     """
 
     columns: tuple[str | None, str | None]
@@ -59,6 +60,11 @@ class Task(Generic[R]):
     cells: Callable[[R], Sequence[Any]]
     identity: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, str] = ("--url-col", "--caption-col")
+    choose: Callable[[Table], tuple[str, str]] | None = None
+
+    def of_table(self, table: Table) -> Task[R]:
+        """Return the task with the columns that a table has."""
+        return self if self.choose is None else replace(self, columns=self.choose(table))
 
     @property
     def added_names(self) -> tuple[str, ...]:
@@ -71,6 +77,10 @@ class Task(Generic[R]):
         return tuple(name for name in self.columns if name is not None)
 
 
-def scoring(col_url: str, col_text: str) -> Task[ScoreResult]:
-    """Return the task of scoring rows."""
-    return Task((col_url, col_text), SCORE_FIELDS, score_cells)
+def scoring(col_url: str | None, col_text: str | None) -> Task[ScoreResult]:
+    """Return the task of scoring rows; a column that is None is found by the table's kind."""
+
+    def choose(table: Table) -> tuple[str, str]:
+        return choose_columns(table, col_url, col_text)
+
+    return Task((col_url or "url", col_text or "caption"), SCORE_FIELDS, score_cells, choose=choose)

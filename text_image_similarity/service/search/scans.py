@@ -97,24 +97,23 @@ class Scans:
         return taken, False
 
     def _search(self, scans: Sequence[_Scan]) -> None:
-        """Answer scans of one generation together, or each by itself if that fails: it may be the fault of one of them."""
-        if len(scans) > 1:
-            try:
-                found = self._searcher.answer(
-                    [one for scan in scans for one in scan.asked],
-                    [outcome for scan in scans for outcome in scan.texts],
-                    [outcome for scan in scans for outcome in scan.images],
-                )
-            except BaseException as exc:  # a panic of a native library is not an Exception
-                logger.debug("searches are repeated one by one: %s", exc)
-            else:
-                start = 0
-                for scan in scans:
-                    scan.done.set_result(found[start : start + len(scan.asked)])
-                    start += len(scan.asked)
+        """Answer scans of one generation together; if that fails, half of them at a time: it may be the fault of one of them."""
+        try:
+            found = self._searcher.answer(
+                [one for scan in scans for one in scan.asked],
+                [outcome for scan in scans for outcome in scan.texts],
+                [outcome for scan in scans for outcome in scan.images],
+            )
+        except BaseException as exc:  # a panic of a native library is not an Exception
+            if len(scans) == 1:
+                scans[0].done.set_exception(exc)
                 return
+            logger.debug("%d searches are repeated in two parts: %s", len(scans), exc)
+            middle = len(scans) // 2
+            self._search(scans[:middle])
+            self._search(scans[middle:])
+            return
+        start = 0
         for scan in scans:
-            try:
-                scan.done.set_result(self._searcher.answer(scan.asked, scan.texts, scan.images))
-            except BaseException as exc:
-                scan.done.set_exception(exc)
+            scan.done.set_result(found[start : start + len(scan.asked)])
+            start += len(scan.asked)
