@@ -136,8 +136,10 @@ def run(options: argparse.Namespace) -> int:
             check_output(path, mark=mark, force=options.force, besides=besides)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
-    from ..tables import TableOptions, explain_failures, score_table
+    from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
+    if options.report is not None and is_folder_output(out):
+        raise UsageError(f"--report is about one table, and {out} is a folder; name a file to write")
     falls_back = options.fall_back and options.model is None and options.service_url is None
     how = TableOptions(
         start=options.start,

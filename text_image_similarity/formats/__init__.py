@@ -14,7 +14,7 @@ from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import ArrowRows, JsonRows, Rows, dump
-from .shards import is_picture_folder
+from .shards import SampleTable, is_picture_folder
 from .storage import (
     check_writable,
     content_of,
@@ -36,6 +36,7 @@ __all__ = [
     "JsonRows",
     "Output",
     "Rows",
+    "SampleTable",
     "Table",
     "TableKind",
     "cells_of",

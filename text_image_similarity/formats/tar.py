@@ -20,6 +20,7 @@ _BLOCK = 512
 _AT_ONCE = 1 << 20
 _MOST_NAME = 64 << 10
 _MOST_HEADER = 1 << 20
+_MOST_BEHIND = 64 << 20  # that is read behind the mark of the end
 _RECORD = re.compile(rb"(\d{1,7}) ")
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _HEADERS = (
@@ -58,6 +59,7 @@ class TarStream:
         while True:
             info, block = self._header()
             if info is None:
+                self._check_end()
                 return
             self._open(info.size)
             if info.type in _HEADERS:
@@ -104,6 +106,12 @@ class TarStream:
         if info.size < 0:
             raise self._damaged(at)
         return info, block
+
+    def _check_end(self) -> None:
+        """Read a compressed file to its end, where its checksum is."""
+        left = _MOST_BEHIND if isinstance(self._file, gzip.GzipFile) else 0
+        while left and (piece := self._some(min(left, _AT_ONCE))):
+            left -= len(piece)
 
     def _open(self, size: int) -> None:
         self._left, self._padding = size, -size % _BLOCK

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import Config, require_config
 from ..encoders import ModelInfo
-from ..errors import InputTypeError, ModelUnavailableError, TableError
+from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError
 from ..files import path_text
 from ..formats import (
     Table,
@@ -35,11 +35,11 @@ from ..pipeline import Engine, LocalEngine
 from ..records import Progress
 from ..workspace import Workspace
 from .failures import FailureWatch
-from .identity import check_replaceable, earlier_output, identity_of
+from .identity import check_replaceable, earlier_output, finished_run, identity_of
 from .job import TableJob
 from .options import TableOptions
-from .places import check_places, put_together, work_folder
-from .summary import Summary, outcome, versions
+from .places import check_places, is_folder_output, make_folder, outputs_in, put_together, work_folder
+from .summary import Summary, after, outcome, together, versions
 from .task import R, TableEngine, Task, scoring
 
 logger = logging.getLogger("text_image_similarity")
@@ -65,7 +65,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
             or a folder of pictures with captions of the same names.
-        out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it.
+        out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
+            that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
         col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
             type (`image`, `jpg` ...), or the images of shards.
@@ -92,9 +93,54 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         if not (column is None or isinstance(column, str)):
             raise InputTypeError.of(name, "the name of a column", column)
     used = LocalEngine() if engine is None else engine
-    return run_table(
+    run = run_files if is_folder_output(path_text(out_path, "out_path")) else run_table
+    return run(
         (in_path, out_path), config, scoring(col_url, col_text), used, options=options, progress=progress, stop=stop
     )
+
+
+def run_files(  # noqa: PLR0913 - as `run_table`
+    paths: tuple[str | PathLike[str], str | PathLike[str]],
+    config: Config,
+    task: Task[R],
+    engine: TableEngine[R],
+    *,
+    options: TableOptions | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Do a task with each file of a table on its own, and write as many files into a folder.
+
+    Files that an earlier run has finished stay as they are, so the same call goes on with those that are missing.
+
+    Args:
+        paths: The table to read, and the folder to write to; it is made.
+        config: As for `run_table`, and so are the others.
+
+    Returns:
+        The summary of all files together, which is written nowhere.
+
+    Raises:
+        UsageError: Two files would get the same name; and as `run_table`, as all others.
+    """
+    require_config(config)
+    source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
+    outputs = outputs_in(folder, open_table(source, dialect=config.dialect).files, source)
+    make_folder(folder)
+    config = with_base_dir(config, source)
+    found: list[Summary] = []
+    for file, target in outputs.items():
+        if found and stop():
+            raise StoppedError(
+                f"stopped as asked with {len(found):,} of {len(outputs):,} files done; the same command resumes"
+            )
+        shown = None if progress is None else after(progress, found)
+        found.append(
+            run_table(
+                (file, target), config, task, engine, options=options, progress=shown, stop=stop, keep_finished=True
+            )
+        )
+    return together(found, source, folder)
 
 
 def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long run
@@ -106,6 +152,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     options: TableOptions | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    keep_finished: bool = False,
 ) -> Summary:
     """Do a task with every row of a table, and write it with the columns that the task adds.
 
@@ -114,6 +161,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         config: As for `score_table`, and so are `options`, `progress` and `stop`.
         task: What is done with each row.
         engine: What does it.
+        keep_finished: Leave an output as it is that an earlier run of the same input and settings has finished.
 
     Returns:
         The summary that was also written as JSON.
@@ -136,10 +184,9 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
-        earlier, kept = None, dict[str, Any](retry_failed=None, captions_cut=0)
-        if options.start == "retry_failed":
-            opened = partial(open_output, target, table, config.dialect)
-            earlier, kept = earlier_output(target, identity, work.begun(), opened)
+        if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
+            return done
+        earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
@@ -217,6 +264,15 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
         warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
+
+
+def _earlier(
+    identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table], target: str
+) -> tuple[Table | None, dict[str, Any]]:
+    """Return the earlier output whose failures are retried, and what the run's description keeps of it; nothing for another run."""
+    if options.start != "retry_failed":
+        return None, {"retry_failed": None, "captions_cut": 0}
+    return earlier_output(target, identity, work.begun(), opened)
 
 
 def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:
