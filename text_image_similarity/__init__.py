@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         TooManyFailuresError,
         UsageError,
     )
-    from .evaluation import Evaluation, RatingEvaluation, evaluate, evaluate_ratings
+    from .evaluation import Comparison, Evaluation, RatingEvaluation, compare_models, evaluate, evaluate_ratings
     from .metrics import Calibration
     from .pipeline import (
         Classification,
@@ -95,6 +95,7 @@ __all__ = [
     "CaptionedImage",
     "Catalog",
     "Classification",
+    "Comparison",
     "Config",
     "ConfigError",
     "DatabaseError",
@@ -142,6 +143,7 @@ __all__ = [
     "TrainResult",
     "UsageError",
     "classify",
+    "compare_models",
     "create_predictor",
     "embed_images",
     "embed_texts",
@@ -187,7 +189,7 @@ _HOMES = {
         "TextImageSimilarityError",
         "UsageError",
     ),
-    "evaluation": ("Evaluation", "RatingEvaluation", "evaluate", "evaluate_ratings"),
+    "evaluation": ("Comparison", "Evaluation", "RatingEvaluation", "compare_models", "evaluate", "evaluate_ratings"),
     "metrics": ("Calibration",),
     "pipeline": (
         "Classification",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import TableError, UsageError
 from .options import (
+    PAGE,
     add_base_dir,
     add_column_options,
     add_fetch_options,
@@ -19,10 +21,14 @@ from .options import (
     add_model_options,
     add_worker_options,
     check_output,
+    columns_given,
     config_of,
     progress_bar,
 )
 from .terminal import lay_out
+
+if TYPE_CHECKING:
+    from ..evaluation import Comparison
 
 # What a report begins with, so that only reports are replaced.
 _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
@@ -57,7 +63,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         const="",
         help="save what a cosine of this model means as `calibration.json`, in the model's folder or in FOLDER",
     )
+    option(
+        "--against",
+        metavar="MODEL",
+        help="measure this model on the same pictures too, and say how sure the differences are, how alike both rank pairs, and "
+        "which pairs they rank most differently",
+    )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
+    option("--report", metavar="PAGE", type=Path, help="page to write about two models, with the pairs' pictures")
     add_force(command)
     add_log_options(command)
     command.set_defaults(run=run)
@@ -66,10 +79,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     config = config_of(options)
-    if options.rating_col and (options.split is not None or options.calibrate is not None):
-        raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
-    if options.out is not None:
-        check_output(options.out, mark=_REPORT, force=options.force, besides=(options.source, options.embedding_cache))
+    _check(options)
+    if options.against is not None:
+        return _compare(options, config)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
@@ -78,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         if options.calibrate is None
         else calibration_folder(config, options.calibrate or None, force=options.force)
     )
-    columns: dict[str, Any] = {"col_url": options.url_col or "url", "col_text": options.caption_col or "caption"}
+    columns: dict[str, Any] = columns_given(options)
     with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show
         report: Evaluation | RatingEvaluation
@@ -97,3 +109,50 @@ def run(options: argparse.Namespace) -> int:
     if keep is not None and isinstance(report, Evaluation) and report.calibration is None:
         raise TableError(f"{options.source} has too few pairs, or scores too similar, to fit a calibration")
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that cannot go together, and files that must not be replaced."""
+    if options.rating_col and (options.split is not None or options.calibrate is not None):
+        raise UsageError("--rating-col cannot be combined with --split or --calibrate; run evaluate twice")
+    if options.against is not None and (options.rating_col or options.calibrate is not None):
+        raise UsageError("--against cannot be combined with --rating-col or --calibrate; run evaluate twice")
+    if options.report is not None and options.against is None:
+        raise UsageError("--report shows how two models differ; name the other one with --against")
+    for path, mark, other in ((options.out, _REPORT, options.report), (options.report, PAGE, None)):
+        if path is not None:
+            besides = (options.source, options.embedding_cache, other)
+            check_output(path, mark=mark, force=options.force, besides=besides)
+
+
+def _compare(options: argparse.Namespace, config: Config) -> int:
+    """Measure two models and return the exit code."""
+    from ..evaluation import compare_models
+
+    against = replace(config, model=options.against, revision=None)
+    columns: dict[str, Any] = columns_given(options)
+    with closing(progress_bar(options, "pictures")) as bar:
+        progress = None if options.quiet else bar.show
+        found = compare_models(options.source, config, against, split=options.split, **columns, progress=progress)
+    saved: list[tuple[str, object]] = []
+    if options.out is not None:
+        found.write(options.out)
+        saved.append(("report", options.out))
+    if options.report is not None:
+        _write_page(found, config, options.report)
+        saved.append(("page", options.report))
+    if not options.quiet:
+        sys.stdout.write("\n\n".join([found.table(), *([lay_out(saved)] if saved else [])]) + "\n")
+    return 0
+
+
+def _write_page(found: Comparison, config: Config, path: Path) -> None:
+    from ..report import ComparedPair, thumbnails, write_comparison
+
+    pictures = thumbnails([each.source for each in found.disagreements], config)
+    pairs = [
+        ComparedPair(each.image, each.caption, each.cosines, each.places, pictures.get(each.source))
+        for each in found.disagreements
+    ]
+    models = (found.first.info.model, found.second.info.model)
+    write_comparison(path, found.source, models, found.rows(), found.facts(), pairs)

@@ -123,6 +123,12 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
     add_dialect(parser)
 
 
+def columns_given(options: argparse.Namespace) -> dict[str, str]:
+    """Return the columns that the options name, under the names of Python's parameters; others keep their defaults."""
+    given = {"col_url": options.url_col, "col_text": options.caption_col}
+    return {name: column for name, column in given.items() if column is not None}
+
+
 def add_dialect(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how CSV and TSV files are written."""
     for field in fields(Dialect):

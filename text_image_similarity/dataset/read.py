@@ -15,7 +15,7 @@ from ..fetch import strip_invisible
 from ..files import path_text
 from ..formats import cells_of, check_columns, ending_of, is_captions_file
 from ..records import caption_of, is_whole
-from .cells import find_image, is_text_in_bytes, list_captions
+from .cells import find_image, list_captions
 from .hub_table import HubTable, is_hub
 from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
@@ -177,8 +177,7 @@ def _read_images(
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        in_bytes = is_text_in_bytes(value)
-        image = None if in_bytes else find_image(value)
+        image = value if isinstance(value, RowError) else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions:
@@ -188,14 +187,9 @@ def _read_images(
                 ErrorCode.EMPTY_CAPTION,
                 f"has no text in {', '.join(map(repr, texts))}{f': {why.detail}' if why else ''}",
             )
-        elif isinstance(value, RowError):  # of a shard
-            left.add(where, value.code, value.detail)
-        elif image is None:
-            said = f"has neither bytes nor a reference in {col_image!r}"
-            if in_bytes:
-                said = f"has text stored as bytes in {col_image!r}; cast the column to strings"
-            left.add(where, ErrorCode.INVALID_URL, said)
-        if image is None:
+        elif isinstance(image, RowError):
+            left.add(where, image.code, f"has no image in {col_image!r}: {image.detail}")
+        if isinstance(image, RowError):
             continue
         path, content = image
         if isinstance(content, str):

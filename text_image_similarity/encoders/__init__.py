@@ -9,12 +9,14 @@ from __future__ import annotations
 from .adapter import UnpreparedEncoder, as_preparing
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
+from .several import SeveralEncoders
 
 __all__ = [
     "CutIds",
     "Encoder",
     "ModelInfo",
     "PreparingEncoder",
+    "SeveralEncoders",
     "UnpreparedEncoder",
     "as_preparing",
     "dual_encoder_folder",

@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNameError
+from .open_clip_names import CONFIG
 
 FAMILIES = ("clip", "siglip")
 OWN = "dual_encoder"  # what `train` makes
+OPEN_CLIP = "open_clip"
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
 _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
 _POINTER = b"version https://git-lfs"
-_LAYOUT = "this package loads CLIP and SigLIP models as transformers saves them, and those that `train` makes"
+_LAYOUT = (
+    "this package loads CLIP and SigLIP models as transformers or open_clip saves them, and those that `train` makes"
+)
 # Files that a kind is known by where there is no config.json.
 _KINDS = {
-    r"open_clip_.*|.*_clip_config\.json": "is a model of open_clip, in a layout that is not supported; use the same model as "
-    "transformers saves it, such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K on the hub",
+    r"open_clip_.*": f"holds weights of open_clip without {CONFIG}, which names their architecture; add it, or use "
+    "open_clip:ARCHITECTURE//PATH",
     r"model_index\.json": f"is a pipeline of diffusers; {_LAYOUT}",
     r"modules\.json|config_sentence_transformers\.json": "is a sentence-transformers model without a CLIP model in it; "
     f"{_LAYOUT}",
@@ -55,7 +59,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         folder: Exists.
 
     Returns:
-        What its `config.json` says.
+        What its `config.json` says; of a model in open_clip's layout only that it is one.
 
     Raises:
         ModelNameError: It does not; the message says what it holds instead, and what to do.
@@ -70,6 +74,9 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
     if "adapter_config.json" in files:
         raise ModelNameError(f"{name} {_adapter(folder)}")
+    if text is None and CONFIG in files:
+        _check_pointers(name, folder)
+        return {"model_type": OPEN_CLIP}
     if text is None:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
@@ -79,7 +86,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         raise ModelNameError(
             f"{name} is not complete: it lacks {' and '.join(lacking)}, which `train` writes beside config.json"
         )
-    _check_pointer(name, folder / "model.safetensors")
+    _check_pointers(name, folder)
     found: dict[str, Any] = shape
     return found
 
@@ -95,7 +102,7 @@ def check_type(name: str, shape: object) -> None:
     if kind in (*FAMILIES, OWN):
         return
     if kind is None and "model_cfg" in shape:
-        raise ModelNameError(f"{name} {_other_kind({'open_clip_config.json'})}")
+        raise ModelNameError(f"{name} has open_clip's settings in its config.json; call that file {CONFIG}")
     if kind is None:
         known = f"a timm model ({shape['architecture']})" if "architecture" in shape else "of an unknown kind"
         raise ModelNameError(f"{name} is {known}: its config.json names no model_type; {_LAYOUT}")
@@ -116,7 +123,7 @@ def check_listing(name: str, files: Collection[str]) -> None:
             f"{name} is a sentence-transformers model; its CLIP model is a folder in it: "
             f"`hf download {name} --local-dir FOLDER`, and use FOLDER/{clip.partition('/')[0]}"
         )
-    if top and "config.json" not in top:
+    if top and "config.json" not in top and CONFIG not in top:
         raise ModelNameError(f"{name} {_other_kind(top)}")
 
 
@@ -136,6 +143,17 @@ def check_weights(name: str, files: Collection[str]) -> None:
         "model.safetensors of it once: "
         f"""python -c "from transformers import AutoModel as M; M.from_pretrained({name!r}).save_pretrained('FOLDER')\""""
         ", and add the tokenizer's and the image processor's files"
+    )
+
+
+def pickled_advice(weights: Path) -> str:
+    """Say why pickled weights of open_clip are not read, and how they become safetensors."""
+    made = weights.with_suffix(".safetensors")
+    return (
+        f"{weights} is a pickle whose hash open_clip's table does not hold, and pickles may run code when they are read; if you "
+        "trust it, make safetensors of it once: "
+        f"""python -c "import torch, safetensors.torch as s; d = torch.load({str(weights)!r}, weights_only=True); """
+        f"""s.save_file({{k: v.contiguous() for k, v in d.get('state_dict', d).items()}}, {str(made)!r})\""""
     )
 
 
@@ -162,8 +180,8 @@ def _check_complete(name: str, files: set[str]) -> None:
         )
 
 
-def _check_pointer(name: str, weights: Path) -> None:
-    if weights.is_file():
+def _check_pointers(name: str, folder: Path) -> None:
+    for weights in folder.glob("*.safetensors"):
         with weights.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise ModelNameError(f"{name} holds pointers of Git LFS instead of weights; run `git lfs pull` there")

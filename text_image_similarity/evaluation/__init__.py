@@ -6,14 +6,20 @@ others. What each figure means, and whose definition it follows, is in `metrics`
 
 from __future__ import annotations
 
+from .compare import compare_models
+from .comparison import Comparison, Correlation, Disagreement
 from .evaluate import calibration_folder, evaluate
 from .ratings import evaluate_ratings
 from .report import Evaluation, RatingEvaluation
 
 __all__ = [
+    "Comparison",
+    "Correlation",
+    "Disagreement",
     "Evaluation",
     "RatingEvaluation",
     "calibration_folder",
+    "compare_models",
     "evaluate",
     "evaluate_ratings",
 ]

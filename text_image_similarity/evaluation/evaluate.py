@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from ..config import Config, require_config
 from ..dataset import read_dataset
 from ..encoders import Encoder
-from ..errors import ModelError, RowError, TableError, UsageError
+from ..errors import ModelError, UsageError
 from ..files import CALIBRATION
 from ..metrics import (
     Calibration,
@@ -25,10 +24,11 @@ from ..metrics import (
     pair_statistics,
     retrieval,
 )
-from ..pipeline import Outcome, Scorer, cut_among
+from ..pipeline import Scorer, cut_among
 from ..records import Progress
 from ..similarity import Embeddings
-from .report import Evaluation, count_failure, list_failures, sort_failures
+from .encode import EncodedDataset, encode_dataset
+from .report import Evaluation, sort_failures
 
 _CALIBRATED_ON = 200_000  # mismatching pairs are plenty for a curve of two numbers
 
@@ -66,40 +66,32 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     left_out: Counter[str] = Counter()
     images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
     with Scorer(config, encoder=encoder) as scorer:
-        began = time.perf_counter()
-        sources = [image.source for image in images]
-        numbers, image, failures = _collect(scorer.embed_images(sources), len(images), progress)  # image: (n, d)
-        seen = time.perf_counter()
-        owned = [(place, text) for place, number in enumerate(numbers) for text in images[number].captions]
-        distinct = list(dict.fromkeys(text for _, text in owned))
-        numbers, vectors, unread = _collect(scorer.embed_texts(distinct), len(distinct), None)
-        cut = cut_among(scorer.encoder, distinct)
-        info = scorer.encoder.info
-    failures += unread + left_out
-    row_of = {distinct[number]: row for row, number in enumerate(numbers)}
-    kept = [(place, row_of[text]) for place, text in owned if text in row_of]
-    if not kept:
-        raise TableError(
-            f"nothing in {source} could be encoded: {list_failures(failures)}; its first picture is {images[0].name}"
-        )
-    owner = np.array([place for place, _ in kept], np.intp)  # (m,)
-    text = vectors[[row for _, row in kept]]  # (m, d)
-    encoded = time.perf_counter()
+        encoded = encode_dataset(str(source), images, scorer, left_out, progress)
+        return figures((str(source), split), encoded, scorer.encoder)
+
+
+def figures(where: tuple[str, str | None], encoded: EncodedDataset, encoder: Encoder) -> Evaluation:
+    """Measure what was encoded.
+
+    Args:
+        where: The data set and its split.
+        encoded: The embeddings of one model.
+        encoder: That model.
+    """
+    began = time.perf_counter()
+    image, text, owner = encoded.image, encoded.text, encoded.owner
     found, pairs = retrieval(image, text, owner), pair_statistics(image, text, owner)
-    calibration = _fit_calibration(image, text, owner, info.model)
+    calibration = _fit_calibration(image, text, owner, encoder.info.model)
+    cut = cut_among(encoder, list(dict.fromkeys(encoded.captions)))
     return Evaluation(
-        source=str(source),
-        split=split,
-        info=info,
+        source=where[0],
+        split=where[1],
+        info=encoder.info,
         images=len(image),
         captions=len(text),
-        captions_cut=sum(distinct[numbers[row]] in cut for _, row in kept),
-        failures=sort_failures(failures),
-        seconds={
-            "images": round(seen - began, 3),
-            "captions": round(encoded - seen, 3),
-            "figures": round(time.perf_counter() - encoded, 3),
-        },
+        captions_cut=sum(caption in cut for caption in encoded.captions),
+        failures=sort_failures(encoded.failures),
+        seconds={**encoded.seconds, "figures": round(time.perf_counter() - began, 3)},
         retrieval=found,
         pairs=pairs,
         calibration=calibration,
@@ -133,28 +125,6 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
                 f"{path / CALIBRATION} was not written by this command; name another folder, or replace it with --force"
             ) from exc
     return path
-
-
-def _collect(
-    outcomes: Iterable[Outcome], total: int, progress: Progress | None
-) -> tuple[NDArray[np.intp], Embeddings, Counter[str]]:
-    """Return which outcomes are vectors (k,), these vectors (k, d), and the others' error codes."""
-    numbers: list[int] = []
-    vectors = np.empty((0, 1), np.float32)
-    failures: Counter[str] = Counter()
-    if progress is not None:
-        progress(0, 0, total)
-    for number, outcome in enumerate(outcomes):
-        if isinstance(outcome, RowError):
-            count_failure(failures, str(outcome))
-        else:
-            if not numbers:
-                vectors = np.empty((total, len(outcome)), np.float32)
-            vectors[len(numbers)] = outcome
-            numbers.append(number)
-        if progress is not None:
-            progress(number + 1, failures.total(), total)
-    return np.array(numbers, np.intp), vectors[: len(numbers)], failures
 
 
 def _fit_calibration(image: Embeddings, text: Embeddings, owner: NDArray[np.intp], model: str) -> Calibration | None:

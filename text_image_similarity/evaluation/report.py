@@ -83,7 +83,7 @@ class Evaluation:
         parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions), *cut), ways, kinds]
         if self.calibration is not None:
             parts.append(_describe_curve(self.calibration))
-        return "\n\n".join(_lay_out(part) for part in parts)
+        return "\n\n".join(lay_out(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class RatingEvaluation:
         ]
         cut = [("captions cut", self.captions_cut)] if self.captions_cut else []
         about = _list_facts(self, ("rows", self.rows), ("rated pairs", found.pairs), *cut)
-        return "\n\n".join(_lay_out(part) for part in (about, figures))
+        return "\n\n".join(lay_out(part) for part in (about, figures))
 
 
 def _flatten(report: Evaluation | RatingEvaluation) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _lay_out(rows: Sequence[tuple[str, ...]]) -> str:
+def lay_out(rows: Sequence[tuple[str, ...]]) -> str:
     """Lay rows out in columns: text to the left, figures of a table with a heading to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = str.ljust if len(widths) == 2 else str.rjust

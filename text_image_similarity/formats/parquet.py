@@ -17,6 +17,7 @@ from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
+_BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
@@ -191,6 +192,15 @@ def _opened(place: str) -> Iterator[pq.ParquetFile]:
     with reading(place), open_bytes(place) as raw:
         try:
             with pq.ParquetFile(raw) as file:
+                metadata = file.metadata
+                largest = max(
+                    (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0
+                )
+                if largest <= PART_SIZE:
+                    yield file
+                    return
+            # By itself Arrow fetches a row group whole before it gives out the first row.
+            with pq.ParquetFile(raw, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER) as file:
                 yield file
         except pa.ArrowException as exc:
             raw.seek(0)

@@ -52,11 +52,11 @@ class Rows(Protocol):
     def arrow(self) -> pa.RecordBatch:
         """Return the rows as an Arrow batch."""
 
-    def chosen(self, places: Sequence[int]) -> Rows:
-        """Return the rows at some places (from 0), in their order."""
-
     def without(self, dropped: frozenset[str]) -> Rows:
         """Return the rows without some columns, as many of a name as there are."""
+
+    def chosen(self, places: Sequence[int]) -> Rows:
+        """Return the rows at some places (from 0), in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class TextRows:
             [list(column) for column in zip(*self.values, strict=True)], schema=text_schema(self.columns)
         )
 
-    def chosen(self, places: Sequence[int]) -> TextRows:
-        return TextRows(self.columns, [self.values[place] for place in places])
-
     def without(self, dropped: frozenset[str]) -> TextRows:
         kept = [place for place, name in enumerate(self.columns) if name not in dropped]
         return TextRows([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.values])
+
+    def chosen(self, places: Sequence[int]) -> TextRows:
+        return TextRows(self.columns, [self.values[place] for place in places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +123,6 @@ class JsonRows:
             arrays.append(self._whole(name, column))
         return pa.record_batch(arrays, schema=json_schema(self.kinds))
 
-    def chosen(self, places: Sequence[int]) -> JsonRows:
-        lines, values = [self.lines[place] for place in places], [self.values[place] for place in places]
-        return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
-
     def without(self, dropped: frozenset[str]) -> JsonRows:
         kinds = {name: kind for name, kind in self.kinds.items() if name not in dropped}
         lines = [
@@ -134,6 +130,10 @@ class JsonRows:
             for line, row in zip(self.lines, self.values, strict=True)
         ]
         return JsonRows(self.numbers, kinds, lines, self.values)
+
+    def chosen(self, places: Sequence[int]) -> JsonRows:
+        lines, values = [self.lines[place] for place in places], [self.values[place] for place in places]
+        return JsonRows([self.numbers[place] for place in places], self.kinds, lines, values)
 
     def _whole(self, name: str, values: list[Any]) -> list[Any]:
         """Return values as they are, if every text among them can be written."""
@@ -168,13 +168,13 @@ class ArrowRows:
     def arrow(self) -> pa.RecordBatch:
         return self.batch
 
-    def chosen(self, places: Sequence[int]) -> ArrowRows:
-        return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
-
     def without(self, dropped: frozenset[str]) -> ArrowRows:
         return ArrowRows(
             self.batch.select([at for at, name in enumerate(self.batch.schema.names) if name not in dropped])
         )
+
+    def chosen(self, places: Sequence[int]) -> ArrowRows:
+        return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)

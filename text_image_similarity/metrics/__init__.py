@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from .agreement import Agreement, agreement
+from .bootstrap import Interval, paired_intervals, rank_correlation
 from .calibration import Calibration, fit_calibration
-from .pairs import PairStatistics, Spread, auc, matching_scores, mismatching_scores, pair_statistics
-from .retrieval import Direction, Retrieval, retrieval
+from .pairs import PairStatistics, Spread, auc, matching_scores, mismatching_scores, pair_statistics, placements
+from .retrieval import Direction, Retrieval, ranks, retrieval
 
 __all__ = [
     "Agreement",
     "Calibration",
     "Direction",
+    "Interval",
     "PairStatistics",
     "Retrieval",
     "Spread",
@@ -20,5 +22,9 @@ __all__ = [
     "matching_scores",
     "mismatching_scores",
     "pair_statistics",
+    "paired_intervals",
+    "placements",
+    "rank_correlation",
+    "ranks",
     "retrieval",
 ]

@@ -119,13 +119,17 @@ def auc(matching: Vectors, mismatching: Vectors) -> float:
         >>> auc(np.array([0.5, 0.3]), np.array([0.3, 0.1]))
         0.875
     """
-    if not len(matching) or not len(mismatching):
-        return float("nan")
+    return float(placements(matching, mismatching).mean()) if len(matching) and len(mismatching) else float("nan")
+
+
+def placements(matching: Vectors, mismatching: Vectors) -> Vectors:
+    """Return the share of mismatching scores that each matching one is above, ties counting half; its mean is the AUC."""
     ordered = np.sort(np.asarray(mismatching, np.float64))
     exact = np.asarray(matching, np.float64)
     below = np.searchsorted(ordered, exact - TIE, "left").astype(np.float64)
     not_above = np.searchsorted(ordered, exact + TIE, "right")
-    return float((below + not_above).mean() / 2 / len(ordered))
+    placed: Vectors = (below + not_above) / 2 / len(ordered)
+    return placed
 
 
 def spread(scores: Vectors) -> Spread:

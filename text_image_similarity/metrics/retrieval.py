@@ -78,9 +78,29 @@ def retrieval(
         >>> found.text_to_image.recall[1], found.image_to_text.recall[1]
         (0.5, 1.0)
     """
+    if not ks or min(ks) < 1:
+        raise ValueError("every k must be at least 1")
+    text_ranks, image_ranks = ranks(image, text, owner, block=block)
+    return Retrieval(
+        text_to_image=_direction(text_ranks, len(image), ks),
+        image_to_text=_direction(image_ranks[image_ranks > 0], len(text), ks),
+    )
+
+
+def ranks(
+    image: Vectors, text: Vectors, owner: NDArray[np.integer], *, block: int = 1024
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rank of each caption's picture and of each picture's best caption, from 1; see `retrieval`.
+
+    Returns:
+        Shapes (m,) and (n,); 0 for a picture without a caption.
+
+    Raises:
+        ValueError: As `retrieval`.
+    """
     check_embeddings(image, text, owner)
-    if block < 1 or not ks or min(ks) < 1:
-        raise ValueError("block and every k must be at least 1")
+    if block < 1:
+        raise ValueError("block must be at least 1")
     own = own_cosines(image, text, owner)  # (m,)
     best = np.full(len(image), -np.inf, own.dtype)  # (n,): of each picture's own captions
     np.maximum.at(best, owner, own)
@@ -95,10 +115,7 @@ def retrieval(
             tile[inside, owner[captions][inside] - first] = -np.inf  # an own pair competes with nobody
             text_ranks[captions] += np.count_nonzero(tile >= own[captions, None] - TIE, axis=1)
             image_ranks[pictures] += np.count_nonzero(tile >= best[None, pictures] - TIE, axis=0)
-    return Retrieval(
-        text_to_image=_direction(text_ranks, len(image), ks),
-        image_to_text=_direction(image_ranks[np.isfinite(best)], len(text), ks),
-    )
+    return text_ranks, np.where(np.isfinite(best), image_ranks, 0)
 
 
 def own_cosines(image: Vectors, text: Vectors, owner: NDArray[np.integer], block: int = 1024) -> Vectors:

@@ -8,12 +8,14 @@ the pictures.
 from __future__ import annotations
 
 from .additions import write_additions
+from .comparison import ComparedPair, write_comparison
 from .matches import FoundItem, write_matches
 from .tally import ReportRow, Tally
 from .thumbnails import small_jpeg, thumbnails
 from .write import make_report, report_rows, wanted_images, write_report
 
 __all__ = [
+    "ComparedPair",
     "FoundItem",
     "ReportRow",
     "Tally",
@@ -23,6 +25,7 @@ __all__ = [
     "thumbnails",
     "wanted_images",
     "write_additions",
+    "write_comparison",
     "write_matches",
     "write_report",
 ]

@@ -42,6 +42,14 @@ class Searcher:
         """Open what a generation searches, so that its first query need not wait for that."""
         self._session.store(generation)
 
+    def dropped(self) -> frozenset[int]:
+        """Return the numbers of the generations that are gone and of which something is still open: others may drop some."""
+        return self._session.held - {each.number for each in self._session.generations.all()}
+
+    def forget(self, number: int) -> None:
+        """Close what is open of a generation that is gone and that no query uses any more."""
+        self._session.forget(number)
+
     def lend(self, generation: Generation, encoder: Encoder) -> None:
         """Use a loaded encoder for a generation, whose model it has to be.
 

@@ -1,0 +1,148 @@
+"""Two models on one data set: the figures of both, how sure their differences are, and where they disagree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import Config, require_config
+from ..dataset import read_dataset
+from ..encoders import Encoder, SeveralEncoders, as_preparing, load_encoder
+from ..metrics import (
+    Interval,
+    matching_scores,
+    mismatching_scores,
+    paired_intervals,
+    placements,
+    rank_correlation,
+    ranks,
+)
+from ..pipeline import Scorer
+from ..records import Progress
+from .comparison import Comparison, Correlation, Disagreement
+from .encode import EncodedDataset, encode_dataset
+from .evaluate import figures
+
+_SHOWN = 40  # pairs that the two disagree on
+_PAIRS = 200_000  # mismatching pairs whose ranks are compared
+_KS = (1, 5, 10)
+
+_Numbers = NDArray[np.floating]
+
+
+def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller may inject; settings are in Config
+    source: str | PathLike[str],
+    config: Config,
+    against: Config,
+    *,
+    split: str | None = None,
+    col_url: str = "url",
+    col_text: str = "caption",
+    encoders: tuple[Encoder, Encoder] | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure two models on the same pictures and captions, each fetched and decoded once.
+
+    Args:
+        source: A data set, as for `evaluate`, and so are `split`, `col_url`, `col_text` and `progress`.
+        config: The settings of the run and of the first model.
+        against: The settings of the second model; those of fetching are the first one's.
+        encoders: Two loaded encoders to use; None loads those that `config` and `against` name.
+
+    Returns:
+        What was found. What one of the two cannot encode is left out for both.
+
+    Raises:
+        UsageError, TableError, ConfigError, ModelError: As `evaluate`.
+
+    Example:
+        compare_models("pairs.csv", Config(model="mini"), Config(model="fast")).differences["AUC"]
+    """
+    require_config(config)
+    require_config(against)
+    left_out: Counter[str] = Counter()
+    columns = {"col_url": col_url, "col_text": col_text}
+    images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
+    pair = encoders or (load_encoder(config), load_encoder(against))
+    both = SeveralEncoders((as_preparing(pair[0]), as_preparing(pair[1])))
+    with Scorer(config, encoder=both) as scorer:
+        encoded = encode_dataset(str(source), images, scorer, left_out, progress)
+    one, other = (encoded.columns(part) for part in both.slices)
+    where = (str(source), split)
+    first, second = (_Measured(each) for each in (one, other))
+    return Comparison(
+        source=where[0],
+        split=split,
+        first=figures(where, one, pair[0]),
+        second=figures(where, other, pair[1]),
+        differences=_differences(first, second),
+        correlation=Correlation(
+            matching=rank_correlation(first.matching, second.matching),
+            mismatching=rank_correlation(first.mismatching, second.mismatching),
+        ),
+        disagreements=_disagreements(encoded, first.matching, second.matching),
+    )
+
+
+class _Measured:
+    """What a model gives for every query, the same queries as the other model's."""
+
+    def __init__(self, encoded: EncodedDataset) -> None:
+        vectors = (encoded.image, encoded.text, encoded.owner)
+        self.owner, self.count = encoded.owner, len(encoded.image)
+        self.text_ranks, image_ranks = ranks(*vectors)
+        self.asking = np.flatnonzero(image_ranks)  # pictures with a caption
+        self.image_ranks = image_ranks[self.asking]
+        self.matching = matching_scores(*vectors)
+        self.mismatching = mismatching_scores(*vectors, most=_PAIRS)  # drawn by seed: the other's pairs too
+        whole = mismatching_scores(*vectors)
+        self.placements = placements(self.matching, whole) if len(whole) else None
+
+
+def _differences(first: _Measured, second: _Measured) -> dict[str, Interval]:
+    """Return the second's figures minus the first's, with intervals from draws of pictures."""
+    found: dict[str, tuple[_Numbers, NDArray[np.integer]]] = {}
+    ways: list[tuple[str, Callable[[_Measured], Any], NDArray[np.integer]]] = [
+        ("caption to picture", lambda each: each.text_ranks, first.owner),
+        ("picture to caption", lambda each: each.image_ranks, first.asking),
+    ]
+    for way, ranks_of, groups in ways:
+        one, other = ranks_of(first), ranks_of(second)
+        for k in _KS:
+            found[f"recall@{k}, {way}"] = ((other <= k) - (one <= k).astype(np.float64), groups)
+        found[f"mean rank, {way}"] = (other - one.astype(np.float64), groups)
+        found[f"MRR, {way}"] = (1 / other - 1 / one, groups)
+    if first.placements is not None and second.placements is not None:
+        found["AUC"] = (second.placements - first.placements, first.owner)
+    intervals = paired_intervals([d for d, _ in found.values()], [g for _, g in found.values()], first.count)
+    return dict(zip(found, intervals, strict=True))
+
+
+def _disagreements(encoded: EncodedDataset, first: _Numbers, second: _Numbers) -> list[Disagreement]:
+    """Return the matching pairs whose places among all differ most between the models."""
+    places = [_places(scores) for scores in (first, second)]
+    worst = np.argsort(-np.abs(places[1] - places[0]), kind="stable")[:_SHOWN]
+    return [
+        Disagreement(
+            image=encoded.images[encoded.owner[row]].name,
+            caption=encoded.captions[row],
+            cosines=(float(first[row]), float(second[row])),
+            places=(float(places[0][row]), float(places[1][row])),
+            source=encoded.images[encoded.owner[row]].source,
+        )
+        for row in worst
+        if places[0][row] != places[1][row]
+    ]
+
+
+def _places(scores: _Numbers) -> _Numbers:
+    """Return which share of all scores each one is above, ties counting half, 0 to 1."""
+    ordered = np.sort(scores)
+    below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+    found: _Numbers = (below + not_above) / 2 / len(scores)
+    return found

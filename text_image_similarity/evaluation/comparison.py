@@ -1,0 +1,151 @@
+"""The result of comparing two models: values, as JSON and as a table to read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..files import without_nan, write_whole
+from ..metrics import Interval
+from .report import Evaluation, lay_out
+
+_TABLED = 5  # pairs in the table for a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Spearman's rank correlation of two models' cosines, -1 to 1; NaN where one side does not vary.
+
+    Args:
+        matching: Over each caption with its own picture.
+        mismatching: Over captions with other pictures, the same pairs for both models.
+    """
+
+    matching: float
+    mismatching: float
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A caption and its picture, which one model ranks far above where the other does.
+
+    Args:
+        image: The picture's name.
+        caption: The caption.
+        cosines: Each model's cosine.
+        places: Which share of all matching pairs this one is above, with each model, 0..1: cosines of two models cannot be
+            compared, their places can.
+        source: The picture, encoded, or its reference.
+    """
+
+    image: str
+    caption: str
+    cosines: tuple[float, float]
+    places: tuple[float, float]
+    source: bytes | str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on one data set.
+
+    Args:
+        source: The data set.
+        split: Which of its splits; None is all of it.
+        first: The figures of the first model.
+        second: Those of the second.
+        differences: For each figure the second model's minus the first's, with a bootstrap interval of 95 %.
+        correlation: How alike the two rank pairs.
+        disagreements: The matching pairs that they rank most differently, the worst first.
+    """
+
+    source: str
+    split: str | None
+    first: Evaluation
+    second: Evaluation
+    differences: dict[str, Interval]
+    correlation: Correlation
+    disagreements: list[Disagreement]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; a number that is not finite is None."""
+        first, second = self.first.as_dict(), self.second.as_dict()
+        found: dict[str, Any] = without_nan(
+            {
+                **first,  # what `evaluate` writes of the first model alone
+                "against": second,
+                "differences": {name: asdict(interval) for name, interval in self.differences.items()},
+                "correlation": asdict(self.correlation),
+                "disagreements": [
+                    {name: value for name, value in asdict(each).items() if name != "source"}
+                    for each in self.disagreements
+                ],
+            }
+        )
+        return found
+
+    def write(self, path: str | PathLike[str]) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            TableError: It cannot be written.
+        """
+        write_whole(Path(path), json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return figures beside each other, as texts: name, first, second, difference, and its interval."""
+        known = _flat(self.first), _flat(self.second)
+        return [
+            (
+                name,
+                *(_shown(name, values[name]) for values in known),
+                _shown(name, interval.difference, sign="+"),
+                f"{_shown(name, interval.low, sign='+')} to {_shown(name, interval.high, sign='+')}",
+            )
+            for name, interval in self.differences.items()
+        ]
+
+    def facts(self) -> dict[str, str]:
+        """Return what was compared and how alike the two rank pairs, as texts."""
+        return {
+            "source": self.source + (f", {self.split}" if self.split else ""),
+            "pictures": f"{self.first.images:,}",
+            "captions": f"{self.first.captions:,}",
+            **{f"left out: {code}": f"{count:,}" for code, count in self.first.failures.items()},
+            "rank correlation of matching pairs": f"{self.correlation.matching:.4f}",
+            "rank correlation of mismatching pairs": f"{self.correlation.mismatching:.4f}",
+        }
+
+    def table(self) -> str:
+        """Lay the report out for a person."""
+        figures = [("", self.first.info.model, self.second.info.model, "difference", "95 % interval"), *self.rows()]
+        pairs: list[tuple[str, ...]] = [
+            ("share of matching pairs below", self.first.info.model, self.second.info.model)
+        ]
+        pairs += [
+            (f"{each.image[-40:]}: {each.caption[:40]}", *(f"{100 * place:.1f} %" for place in each.places))
+            for each in self.disagreements[:_TABLED]
+        ]
+        return "\n\n".join(lay_out(part) for part in (list(self.facts().items()), figures, pairs))
+
+
+def _flat(report: Evaluation) -> dict[str, float]:
+    """Return an evaluation's figures under the names that differences have."""
+    found: dict[str, float] = {}
+    ways = (
+        ("caption to picture", report.retrieval.text_to_image),
+        ("picture to caption", report.retrieval.image_to_text),
+    )
+    for way, direction in ways:
+        found |= {f"recall@{k}, {way}": share for k, share in direction.recall.items()}
+        found |= {f"mean rank, {way}": direction.mean_rank, f"MRR, {way}": direction.mrr}
+    return found | {"AUC": report.pairs.auc}
+
+
+def _shown(name: str, value: float, *, sign: str = "") -> str:
+    if name.startswith("recall"):
+        return f"{100 * value:{sign}.1f} %"
+    return f"{value:{sign},.1f}" if name.startswith("mean rank") else f"{value:{sign}.4f}"

@@ -1,0 +1,92 @@
+"""Two models on one data set, as a page to look at: their figures beside each other, and the pairs they rank most differently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from ..files import write_whole
+from .document import document, picture_cell, section, table
+from .markup import escape, fold
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPair:
+    """A caption and its picture, with what two models say of them.
+
+    Args:
+        image: What the picture is called.
+        caption: The caption.
+        cosines: Each model's cosine.
+        places: Which share of all matching pairs it is above, with each model, 0..1.
+        picture: A small JPEG of it, or None.
+    """
+
+    image: str
+    caption: str
+    cosines: tuple[float, float]
+    places: tuple[float, float]
+    picture: bytes | None
+
+
+def write_comparison(
+    path: str | PathLike[str],
+    source: str,
+    models: tuple[str, str],
+    figures: Sequence[Sequence[str]],
+    facts: Mapping[str, str],
+    pairs: Sequence[ComparedPair],
+) -> None:
+    """Write the page, complete or not at all.
+
+    Args:
+        path: The file.
+        source: The data set.
+        models: The names of the two.
+        figures: One row each: name, first, second, difference, interval.
+        facts: What else there is to know of the comparison.
+        pairs: Those that the models rank most differently.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    names = [escape(name) for name in models]
+    listed = "".join(
+        f"<tr><td>{escape(row[0])}</td>{''.join(f'<td class=n>{escape(cell)}</td>' for cell in row[1:])}</tr>"
+        for row in figures
+    )
+    heads = [("", ""), *((name, "n") for name in names), ("difference", "n"), ("95 % interval", "n")]
+    note = (
+        '<p class="note">Second minus first. Intervals are bootstrap intervals over pictures; one that holds 0 says that '
+        "this set cannot tell the two apart.</p>"
+    )
+    known = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    parts = [
+        section("Figures", table("Figures of both models", heads, listed, sortable=False) + note, "figures"),
+        section("Pairs that they rank most differently", _pairs(pairs, names), "pairs"),
+        section("The comparison", f'<dl class="facts">{known}</dl>', "facts"),
+    ]
+    lede = f"<b>{names[0]}</b> and <b>{names[1]}</b> on the same pictures and captions."
+    title = f"{models[0]} and {models[1]} compared"
+    links = [("figures", "figures"), ("pairs", "pairs"), ("facts", "comparison")]
+    write_whole(Path(path), document(title, source, lede, "\n".join(parts), links))
+
+
+def _pairs(pairs: Sequence[ComparedPair], names: Sequence[str]) -> str:
+    if not pairs:
+        return '<p class="empty">They rank all pairs alike.</p>'
+    body = "".join(
+        f"<tr>{picture_cell(pair.picture, pair.image[:200])}"
+        f"{''.join(_place(*each) for each in zip(pair.places, pair.cosines, strict=True))}"
+        f'<td class="caption">{fold(pair.caption)}</td><td class="url">{fold(pair.image)}</td></tr>'
+        for pair in pairs
+    )
+    heads = [("picture", "fixed"), *((name, "n") for name in names), ("caption", ""), ("name", "")]
+    note = '<p class="note">A number is the share of all matching pairs that this one is above; beside it is the cosine.</p>'
+    return note + table("Matching pairs, by model", heads, body, kind="rows")
+
+
+def _place(place: float, cosine: float) -> str:
+    return f'<td class="n score" data-v="{place!r}">{100 * place:.1f} % <small>{cosine:.4f}</small></td>'
