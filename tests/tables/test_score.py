@@ -171,9 +171,10 @@ def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     with pytest.raises(UsageError, match=r"cannot be written: the folder .*none does not exist"):
         score_csv(folder / "in.csv", folder / "none" / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
-    for target in (folder, Path(), Path()):
-        with pytest.raises(UsageError, match="is a folder"):
-            score_csv(folder / "in.csv", target, CONFIG, engine=LocalEngine(encoder=ENCODER))
+    with pytest.raises(UsageError, match="is the input too"):  # which has the name that it would get in this folder
+        score_csv(folder / "in.csv", folder, CONFIG, engine=LocalEngine(encoder=ENCODER))
+    with pytest.raises(UsageError, match="cannot be made"):
+        score_csv(folder / "in.csv", f"{folder / 'red.png'}/", CONFIG, engine=LocalEngine(encoder=ENCODER))
     for name in ("x" * 300 + ".csv", "x" * 244):  # the second is legal, but its summary's name is not
         with pytest.raises(UsageError, match="cannot be used"):
             score_csv(folder / "in.csv", folder / name, CONFIG, engine=LocalEngine(encoder=ENCODER))
