@@ -8,6 +8,7 @@ import json
 import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -31,14 +32,14 @@ TWO = [*sample("a", "red", "red"), *sample("b", "blue", "blue")]
 
 def rows(table: SampleTable, start: int = 0, most: int = 100) -> list[tuple[str | None, object, str | None]]:
     """Return key, image and caption of each sample; of an image that failed its error, of any other its size."""
-    found = []
+    found: list[tuple[str | None, object, str | None]] = []
     for part in table.read(start, most):
         for key, image, caption in zip(*map(part.column, ("__key__", "__image__", "caption")), strict=True):
             found.append((key, str(image) if isinstance(image, RowError) else len(image), caption))
     return found
 
 
-def opened(place: Path | str, **given: int) -> SampleTable:
+def opened(place: Path | str, **given: Any) -> SampleTable:
     table = open_table(str(place), **given)
     assert isinstance(table, SampleTable)
     table.scan()

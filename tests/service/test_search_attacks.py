@@ -331,7 +331,8 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     light = asyncio.create_task(scans.answer([asked_for("light")], [], []))
     await asyncio.sleep(0)
     turns.release(2)
-    assert await asyncio.wait_for(light, HANG_S) == ["light"]
+    answered: list[Any] = await asyncio.wait_for(light, HANG_S)
+    assert answered == ["light"]
     await next_pass()
     await next_pass()
     heavy.cancel()

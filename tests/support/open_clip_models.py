@@ -104,6 +104,8 @@ def save_open_clip(kind: str, folder: Path) -> Path:
                 value.normal_(0, 0.3)
         for module in network.visual.modules():
             if isinstance(module, nn.BatchNorm2d):  # as after some training
+                assert module.running_mean is not None
+                assert module.running_var is not None
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.5, 1.5)
     save_model(network, str(folder / "open_clip_model.safetensors"))
@@ -169,13 +171,14 @@ def tiny_eva(pretrained: bool = False, **given: Any) -> nn.Module:
 
 
 def tiny_mci(pretrained: bool = False, **given: Any) -> nn.Module:
+    positions: Any = (None, None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7)))
     network = timm.models.FastVit(
         layers=(1, 1, 1, 1),
         embed_dims=(16, 32, 64, 128),
         mlp_ratios=(2, 2, 2, 2),
         se_downsamples=(False, False, True, True),
         downsamples=(False, True, True, True),
-        pos_embs=(None, None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))),
+        pos_embs=positions,
         token_mixers=("repmixer", "repmixer", "repmixer", "attention"),
         lkc_use_act=True,
         num_classes=0,
