@@ -8,7 +8,6 @@ import json
 import random
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -39,8 +38,8 @@ def rows(table: SampleTable, start: int = 0, most: int = 100) -> list[tuple[str 
     return found
 
 
-def opened(place: Path | str, **given: Any) -> SampleTable:
-    table = open_table(str(place), **given)
+def opened(place: Path | str, max_bytes: int = 1 << 20) -> SampleTable:
+    table = open_table(str(place), max_bytes=max_bytes)
     assert isinstance(table, SampleTable)
     table.scan()
     return table

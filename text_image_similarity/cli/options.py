@@ -117,9 +117,9 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
         "--url-col",
         metavar="COLUMN",
         help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
-        "docs/your-data.md#which-columns",
+        "docs/tables.md#which-columns",
     )
-    add("--caption-col", metavar="COLUMN", help="column of captions; by default `caption`, else `text`")
+    add("--caption-col", metavar="COLUMN", help="column of captions; by default `caption`")
     add_dialect(parser)
 
 

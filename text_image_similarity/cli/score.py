@@ -131,7 +131,8 @@ def run(options: argparse.Namespace) -> int:
         if path is not None:
             from ..formats import check_apart
 
-            check_apart(options.in_path, str(path))
+            if not options.in_path.startswith("hf:"):
+                check_apart(options.in_path, str(path))
             besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
             check_output(path, mark=mark, force=options.force, besides=besides)
     config = config_of(options)
@@ -197,10 +198,11 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..formats import cells_of, open_output, open_table, with_base_dir
+    from ..dataset import open_source
+    from ..formats import cells_of, open_output, with_base_dir
     from ..report import make_report, report_rows
 
-    source = open_table(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
+    source = open_source(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
     given, found = (cells_of(table, names) for table, names in ((source, summary.columns), (scored, OUT_COLUMNS)))

@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ..config import Config, Dialect
 from ..errors import ErrorCode, RowError, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
-from ..formats import check_columns, ending_of, is_captions_file
+from ..formats import cells_of, check_columns, ending_of, is_captions_file
 from ..records import caption_of, is_whole
 from .cells import find_image, list_captions
+from .hub_table import HubTable, is_hub
 from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
 from .left_out import LeftOut
@@ -142,12 +144,24 @@ def _open_tables(source: str | PathLike[str], dialect: Dialect | None) -> dict[s
         TableError: It cannot be read.
     """
     place = path_text(source, "source")
+    if is_hub(place):
+        return {"": _hub_table(place)}
     is_file = ending_of(place) or is_captions_file(place)
     if _HUB_ID.fullmatch(place) and not is_file and not Path(place).exists():
         from .hub import hub_tables  # here, because it loads the hub's client
 
         return hub_tables(place)
     return file_tables(place, dialect)
+
+
+def _hub_table(place: str) -> SplitTable:
+    table = HubTable(place)
+
+    def rows(columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, cells in enumerate(cells_of(table, columns), 1):
+            yield f"row {number} of {place}", cells
+
+    return SplitTable(place, lambda: table.columns, rows)
 
 
 def _read_images(

@@ -16,9 +16,9 @@ import pyarrow as pa
 from ..config import Dialect
 from ..errors import TableError
 from .columns import delimiter_hint, list_columns
+from .hashing import Hashed, one_digest
 from .names import TableKind, format_of
 from .rows import TextRows, text_schema
-from .storage import Hashed, one_digest
 from .text import in_parts, open_text, undecodable
 
 logger = logging.getLogger("text_image_similarity")

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, TextIO
 import pyarrow as pa
 
 from ..errors import TableError
+from .hashing import one_digest
 from .json_text import BLANK, without
 from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
-from .storage import one_digest
 from .text import in_parts, open_text, undecodable
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .arrow_types import common_type, dense, stored
+from .hashing import Hashed, one_digest
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
-from .storage import Hashed, one_digest, open_bytes, reading
+from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over

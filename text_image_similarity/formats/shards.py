@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from .folders import holds_pictures
+from .hashing import Hashed, one_digest
 from .names import format_of
 from .rows import JsonRows, ValueKind, dump, json_schema, kind_of, wider
 from .samples import Sample, read_folder, read_tar
-from .storage import Hashed, is_url, local_path, one_digest, open_bytes, reading
+from .storage import is_url, local_path, open_bytes, reading
 from .text import in_parts
 
 KEY, CAPTION, IMAGE = "__key__", "caption", "__image__"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import glob
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -19,6 +17,7 @@ from ..errors import TableError, UsageError
 from ..files import path_text
 from .braces import expand_braces
 from .folders import holds_pictures, shards_among
+from .hashing import Hashed
 from .names import ending_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
@@ -67,6 +66,10 @@ def expand(place: str) -> list[str]:
         UsageError: There is none, a folder holds folders, or names of folders stand for columns.
     """
     with reading(place):
+        if place.startswith("hf://"):
+            from .hub_files import local_or_url  # here, because it loads the hub's client
+
+            place = local_or_url(place)
         literal = "{" not in place or (not is_url(place) and local_path(place).exists())
         names = [place] if literal else expand_braces(place)
         files = [
@@ -179,38 +182,6 @@ def state_of(place: str) -> str:
             return str(system.ukey(path))
         found = local_path(place).stat()
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
-
-
-class Hashed(io.RawIOBase):
-    """A file that hashes what is read through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._hash = blake2b(digest_size=16)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._hash.update(data)
-        return len(data)
-
-    def finish(self) -> str:
-        """Read what is left, and return the hash of it all."""
-        while self.read(1 << 20):
-            pass
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def one_digest(digests: Iterable[str]) -> str:
-    """Return what stands for the content of files, by their hashes in order."""
-    return blake2b("-".join(digests).encode(), digest_size=16).hexdigest()
 
 
 def reading(place: str) -> AbstractContextManager[None]:

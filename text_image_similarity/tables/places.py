@@ -11,6 +11,7 @@ from typing import Any
 
 import platformdirs
 
+from ..dataset import is_hub
 from ..errors import TableError, UsageError
 from ..files import move_durably
 from ..formats import (
@@ -51,7 +52,8 @@ def check_places(source: str, target: str, cache: str | PathLike[str] | None = N
         except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
     format_of(target)
-    check_apart(source, target, note)
+    if not is_hub(source):
+        check_apart(source, target, note)
     if cache is not None and not is_url(target) and Path(cache).resolve() in map(_resolved, (target, note)):
         raise UsageError(f"{cache} is the embedding cache, and would be overwritten; name another output")
     if is_url(target):
@@ -96,6 +98,8 @@ def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]
         UsageError: Two files have the same name.
     """
     found: dict[str, str] = {}
+    if not files:  # of the hub
+        raise UsageError(f"{source} is one table; name a file to write, such as {folder.rstrip('/')}/scored.parquet")
     for file in files:
         name = Path(file.rstrip("/")).name
         ending = ending_of(name)

@@ -15,6 +15,7 @@ from os import PathLike
 from typing import Any
 
 from ..config import Config, require_config
+from ..dataset import open_source
 from ..encoders import ModelInfo
 from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError
 from ..files import path_text
@@ -26,7 +27,6 @@ from ..formats import (
     check_types,
     format_of,
     open_output,
-    open_table,
     output_for,
     state_of,
     with_base_dir,
@@ -64,13 +64,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
-            or a folder of pictures with captions of the same names.
+            or a folder of pictures with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
         out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
             that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
         col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
             type (`image`, `jpg` ...), or the images of shards.
-        col_text: The column of captions. None is `caption`, or `text` if there is none of that name.
+        col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one.
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
@@ -125,7 +125,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
     """
     require_config(config)
     source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
-    outputs = outputs_in(folder, open_table(source, dialect=config.dialect).files, source)
+    outputs = outputs_in(folder, open_source(source, dialect=config.dialect).files, source)
     make_folder(folder)
     config = with_base_dir(config, source)
     found: list[Summary] = []
@@ -228,7 +228,7 @@ def _check_arguments(options: object, engine: object) -> None:
 def _checked(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
     """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before."""
     dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
-    table = open_table(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
+    table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
     states = [state_of(file) for file in table.files]
     if table.columns:  # those of JSON Lines and of shards are known afterwards
         task = task.of_table(table)
