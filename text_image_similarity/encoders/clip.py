@@ -120,13 +120,14 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
     tokens, text_features = _READERS.get(shape.model_type, masked_text)(name, network, tokenizer)
     on_cpu = placement.device.type == "cpu"
-    scale = getattr(network, "logit_scale", None)
+    bias = getattr(network, "logit_bias", None)
     return TwoTowerEncoder(
         model=name,
         revision=None,  # `load_encoder` knows
         embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
         context_length=int(tokens.context_length or shape.text_config.max_position_embeddings),
-        logit_scale=float(scale.exp()) if scale is not None else 1.0,
+        logit_scale=_scale(network),
+        logit_bias=None if bias is None else float(bias),
         preprocess=preprocess,
         tokens=tokens,
         backend=TorchBackend(
@@ -151,6 +152,13 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
         if "trust_remote_code" in str(exc):
             raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
+
+
+def _scale(network: Any) -> float:
+    if (scale := getattr(network, "logit_scale", None)) is not None:
+        return float(scale.exp())
+    temperature = getattr(network, "temperature", None)  # ALIGN's
+    return 1.0 if temperature is None else 1 / float(temperature)
 
 
 class _ClassToken(nn.Module):
