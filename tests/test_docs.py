@@ -36,9 +36,9 @@ DOCS = sorted(
 
 
 def test_the_readme_python_prints_what_the_readme_says() -> None:
-    (program,) = blocks(README, "python")
+    program = "\n".join(blocks(README, "python"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    printed, promised = done.stdout.splitlines(), blocks(README, "text")[0].splitlines()
+    printed, promised = done.stdout.splitlines(), "".join(blocks(README, "text")).splitlines()
     assert len(printed) == len(promised)
     for ours, theirs in zip(printed, promised, strict=True):
         assert _rounded(ours) == _rounded(theirs)

@@ -79,6 +79,13 @@ def test_onnx_equals_open_clip(
     images, texts = theirs(folders[kind], pictures, CAPTIONS)
     encoder = load_encoder(Config(model=folders[kind], device="cpu", backend="onnx", model_cache=tmp_path))
     assert encoder.info.backend == "onnx"
+    torch_encoder = load_encoder(Config(model=folders[kind], device="cpu", backend="torch"))
+    for one in (encoder, torch_encoder):
+        likely = one.probability(images @ texts.T)  # type: ignore[attr-defined]
+        assert (likely is not None) == (kind == "siglip")
+        if likely is not None:
+            logits = (images @ texts.T) / 0.07 - 10  # as open_clip starts them
+            np.testing.assert_allclose(likely, 1 / (1 + np.exp(-logits)), rtol=1e-4)
     np.testing.assert_allclose(encoder.encode_image(pictures), images, rtol=0, atol=1e-5)
     np.testing.assert_allclose(encoder.encode_text(CAPTIONS), texts, rtol=0, atol=1e-5)
 
@@ -93,7 +100,7 @@ def test_neighbours_move_no_vector_and_cut_captions_are_marked(
         np.testing.assert_allclose(encoder.encode_image([picture])[0], images[i], rtol=0, atol=2e-7)
     for i, caption in enumerate(CAPTIONS):
         np.testing.assert_allclose(encoder.encode_text([caption])[0], texts[i], rtol=0, atol=2e-7)
-    cut = [isinstance(row, CutIds) for row in encoder.tokenize(CAPTIONS)]  # type: ignore[attr-defined]
+    cut = [isinstance(row, CutIds) for row in encoder.tokenize(CAPTIONS)]
     assert cut[-2:] == [True, False]
 
 
@@ -194,7 +201,7 @@ def test_openai_marks_in_the_weights_name_the_twin(tmp_path: Path, monkeypatch: 
     save_file({**load_file(weights), **marks}, weights)
     for architecture in ("tiny", "tiny-quickgelu"):
         register_architecture(architecture, "vit")
-        monkeypatch.setattr(open_clip_table.open_clip, "list_models", lambda: ["tiny", "tiny-quickgelu"])
+        monkeypatch.setattr(open_clip, "list_models", lambda: ["tiny", "tiny-quickgelu"])
         config = Config(model=f"open_clip:{architecture}//{weights}", backend="torch", device="cpu")
         if architecture == "tiny":
             with pytest.raises(ModelError, match="these are weights of OpenAI that were trained with QuickGELU"):

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from threading import Event, Semaphore
@@ -22,11 +23,12 @@ from tests.service.test_http import problem
 from tests.service.test_search import FIELDS, KEYS, by, ids, products
 from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
-from tests.support.services import app_of, base64_pair, mini_settings, serving
+from tests.support.server import Server, response
+from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
-from text_image_similarity import ConfigError, DatabaseError, UsageError
+from text_image_similarity import ConfigError, DatabaseError, Limits, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Field, Product, Query, Term, open_catalog
+from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.http import catalog_routes
@@ -118,32 +120,43 @@ def test_a_filter_that_a_catalogue_cannot_use_lets_nothing_start(place: Path) ->
         ApiKey("k", name="acme", role="admin", where='shop = "acme"')
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 @in_a_loop
-async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(place: Path) -> None:
+async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(tmp_path: Path, replicas: int) -> None:
     """Two tenants add one id at a time: whoever comes second is refused, although nothing was there when it came."""
-    going, order = Event(), []
+    going, began, order = Event(), Event(), []
 
     class Slow:
+        def __init__(self, catalog: Catalog) -> None:
+            self.searcher = catalog.searcher
+
         def add(self, products: list[Product]) -> Any:
+            began.set()
             assert going.wait(HANG_S)
             order.append(products[0].name)
             return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
-
-    upkeep = Upkeep(SimpleNamespace(name="shop", catalog=Slow()))  # type: ignore[arg-type]
 
     async def check() -> None:
         if order:
             raise ProblemError("unknown_product", "there is no product 'new'")
 
-    first = asyncio.create_task(upkeep.write([Product("new", "first")], [], check))
-    second = asyncio.create_task(upkeep.write([Product("new", "second")], [], check))
-    await asyncio.sleep(0)
-    going.set()
-    assert (await first)["added"] == 1
-    with pytest.raises(ProblemError, match="unknown_product"):
-        await second
-    assert order == ["first"]
-    await upkeep.close()
+    with shop(tmp_path / "c") as one, shop(tmp_path / "c") as other:
+        first, *second = [Upkeep(SimpleNamespace(name="c", catalog=Slow(each))) for each in (one, other)][:replicas]  # type: ignore[arg-type]
+        writing = asyncio.create_task(first.write([Product("new", "first")], [], check))
+        assert await asyncio.to_thread(began.wait, HANG_S)
+        late = asyncio.create_task((*second, first)[0].write([Product("new", "second")], [], check))
+        await asyncio.sleep(0)
+        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
+            assert not free  # so nobody in another process can look now, and write afterwards
+        going.set()
+        assert (await writing)["added"] == 1
+        with pytest.raises(ProblemError, match="unknown_product"):
+            await late
+        assert order == ["first"]
+        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
+            assert free
+        for upkeep in (first, *second):
+            await upkeep.close()
 
 
 def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> None:
@@ -328,10 +341,11 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     images: Any = list("abcdefghij")
     heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images))
     await next_pass()
-    light = asyncio.create_task(scans.answer([asked_for("light")], [], []))
+    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], []))
     await asyncio.sleep(0)
     turns.release(2)
-    assert await asyncio.wait_for(light, HANG_S) == ["light"]
+    answered: list[Any] = await asyncio.wait_for(light, HANG_S)
+    assert answered == ["light"]
     await next_pass()
     await next_pass()
     heavy.cancel()
@@ -546,3 +560,29 @@ def test_a_database_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch:
                 going.set()
         found = client.post("/v1/catalogs/dead/match", json={"queries": [{}]}, headers=by("writer"))
         assert found.status_code == 200
+
+
+def test_no_picture_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path: Path) -> None:
+    """As the fetcher's guard has it; here with every route that takes a reference, and with none that is read later."""
+    with shop(tmp_path / "c"):
+        pass
+    models = {"mini": replace(MINI, limits=Limits())}
+    settings = mini_settings(
+        models=models, catalogs={"c": str(tmp_path / "c")}, api_keys=(ApiKey("w", name="w", role="write"),)
+    )
+    with Server() as host, serving(app_of(settings, ColourEncoder())) as client:
+        client.headers.update(by("w"))
+        host.routes["/x"] = response(make_png("red"))
+        for name in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "a:b@127.0.0.1"):
+            url = f"http://{name}:{host.port}/x"
+            problem(client.post("/match-image", json={"image_url": url}), 422, "invalid_request")
+            queries = {"queries": [{"terms": [{"image_url": url}]}, {}]}
+            term, _ = client.post("/v1/catalogs/c/match", json=queries).json()["results"]
+            assert term["error"]["code"] in ("blocked_address", "invalid_url")
+            put = client.put("/v1/catalogs/c/products/p", json={"images": [url]}).json()
+            products = {"products": [{"id": "q", "images": [url]}]}
+            batch = client.post("/v1/catalogs/c/products:batch", json=products).json()
+            assert set() != {*put["failures"], *batch["failures"]} <= {"blocked_address", "invalid_url"}
+            for id in "pq":
+                problem(client.get(f"/v1/catalogs/c/products/{id}/image"), 404, "not_found")
+        assert host.connections == 0

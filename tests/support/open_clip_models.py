@@ -104,8 +104,8 @@ def save_open_clip(kind: str, folder: Path) -> Path:
                 value.normal_(0, 0.3)
         for module in network.visual.modules():
             if isinstance(module, nn.BatchNorm2d):  # as after some training
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+                nn.init.normal_(module.get_buffer("running_mean"), 0, 0.1)
+                nn.init.uniform_(module.get_buffer("running_var"), 0.5, 1.5)
     save_model(network, str(folder / "open_clip_model.safetensors"))
     settings = {"model_cfg": model, "preprocess_cfg": preprocess}
     (folder / "open_clip_config.json").write_text(json.dumps(settings))
@@ -169,13 +169,14 @@ def tiny_eva(pretrained: bool = False, **given: Any) -> nn.Module:
 
 
 def tiny_mci(pretrained: bool = False, **given: Any) -> nn.Module:
+    encoding: Any = partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))
     network = timm.models.FastVit(
         layers=(1, 1, 1, 1),
         embed_dims=(16, 32, 64, 128),
         mlp_ratios=(2, 2, 2, 2),
         se_downsamples=(False, False, True, True),
         downsamples=(False, True, True, True),
-        pos_embs=(None, None, None, partial(timm.models.fastvit.RepConditionalPosEnc, spatial_shape=(7, 7))),
+        pos_embs=(None, None, None, encoding),
         token_mixers=("repmixer", "repmixer", "repmixer", "attention"),
         lkc_use_act=True,
         num_classes=0,

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNameError
+from .adapters import base_of
 from .open_clip_names import CONFIG
 
 FAMILIES = ("clip", "siglip")
 OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
+ADAPTER = "adapter"  # of PEFT, for another model
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
@@ -24,6 +26,10 @@ _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bi
 _POINTER = b"version https://git-lfs"
 _LAYOUT = (
     "this package loads CLIP and SigLIP models as transformers or open_clip saves them, and those that `train` makes"
+)
+NO_OWN_CODE = (
+    "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
+    "transformers holds itself"
 )
 # Files that a kind is known by where there is no config.json.
 _KINDS = {
@@ -59,7 +65,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         folder: Exists.
 
     Returns:
-        What its `config.json` says; of a model in open_clip's layout only that it is one.
+        What its `config.json` says; of a model in open_clip's layout, or of an adapter, only that it is one.
 
     Raises:
         ModelNameError: It does not; the message says what it holds instead, and what to do.
@@ -73,14 +79,15 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     except ValueError as exc:
         raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
     if "adapter_config.json" in files:
-        raise ModelNameError(f"{name} {_adapter(folder)}")
+        base_of(name, folder)
+        return {"model_type": ADAPTER}
     if text is None and CONFIG in files:
         _check_pointers(name, folder)
         return {"model_type": OPEN_CLIP}
     if text is None:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
-    if shape["model_type"] in FAMILIES:
+    if shape["model_type"] != OWN:
         _check_complete(name, files)
     elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
         raise ModelNameError(
@@ -101,6 +108,11 @@ def check_type(name: str, shape: object) -> None:
     kind = shape.get("model_type")
     if kind in (*FAMILIES, OWN):
         return
+    towers = isinstance(shape.get("text_config"), Mapping) and isinstance(shape.get("vision_config"), Mapping)
+    if "auto_map" in shape and not towers:
+        raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
+    if towers and kind not in _TYPES:
+        return  # tried when it is loaded
     if kind is None and "model_cfg" in shape:
         raise ModelNameError(f"{name} has open_clip's settings in its config.json; call that file {CONFIG}")
     if kind is None:
@@ -117,7 +129,9 @@ def check_listing(name: str, files: Collection[str]) -> None:
     """
     top = {path.partition("/")[0] for path in files}
     if "adapter_config.json" in top:
-        raise ModelNameError(f"{name} {_adapter(None)}")
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter; fetch it and use its folder: `hf download {name} --local-dir FOLDER`"
+        )
     if clip := next((path for path in files if re.fullmatch(r"[^/]*CLIPModel/config\.json", path)), None):
         raise ModelNameError(
             f"{name} is a sentence-transformers model; its CLIP model is a folder in it: "
@@ -185,19 +199,6 @@ def _check_pointers(name: str, folder: Path) -> None:
         with weights.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise ModelNameError(f"{name} holds pointers of Git LFS instead of weights; run `git lfs pull` there")
-
-
-def _adapter(folder: Path | None) -> str:
-    base: object = None
-    if folder is not None:
-        try:
-            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        except (OSError, ValueError, LookupError, TypeError):
-            base = None
-    return (
-        f"holds a PEFT adapter{f' for {base}' if base else ''}, which is not loaded; merge it into its model with "
-        "merge_and_unload(), and save that and its processor with save_pretrained in a folder without adapter_config.json"
-    )
 
 
 def _inside(name: str, folder: Path) -> str | None:

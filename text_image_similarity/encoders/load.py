@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
-from .kinds import OPEN_CLIP, OWN, check_folder, check_type
+from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type
 from .names import ALIASES, check_name
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
@@ -104,6 +104,8 @@ def load_encoder(config: Config) -> PreparingEncoder:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
         if shape["model_type"] == OPEN_CLIP:
             return _open_clip(str(folder), OpenClipName(folder=folder), config)
+        if shape["model_type"] == ADAPTER:
+            return _adapted(name, folder, config)
         dual_encoder = shape["model_type"] == OWN
         load = partial(_dual_encoder, folder) if dual_encoder else partial(_clip, str(folder), None, trusted=False)
         from .fingerprint import unchanged
@@ -153,6 +155,38 @@ def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEnco
         from .onnx_load import load_onnx
 
         return replace(load_onnx(name, None, config, load, weights=weights), revision=files.commit)
+
+
+def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
+    """Load a model with a PEFT adapter, which is merged into it."""
+    from .adapters import SETTINGS, WEIGHTS, base_of
+
+    require(f"{name}, which holds a PEFT adapter,", "peft")
+    base, revision = resolve_model(base_of(name, folder), None)
+    base_folder = Path(base)
+    if _is_dir(base_folder):
+        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER):
+            raise ModelNameError(f"{name} holds a PEFT adapter for {base}, which is not a model of transformers")
+    else:
+        from .hub import cached_folder, require_model
+
+        require_model(base, revision)
+        base_folder = cached_folder(base, revision) or base_folder
+    _require_torch(config, "torch", "transformers")
+    from .clip import load_clip
+    from .fingerprint import fingerprint, fingerprint_of, unchanged
+
+    def load(config: Config) -> TwoTowerEncoder:
+        found = load_clip(base, config, revision=revision, trusted=revision == _PINNED.get(base, ""), adapter=folder)
+        own = fingerprint_of([folder / SETTINGS, folder / WEIGHTS], found.weights or fingerprint(base_folder))
+        return replace(found, model=name, weights=own)
+
+    with unchanged(folder):
+        if not runs_on_onnx(config, _shape(base_folder) if _is_dir(base_folder) else {}):
+            return load(config)
+        from .onnx_load import load_onnx
+
+        return load_onnx(name, None, config, load)
 
 
 def _is_dir(folder: Path) -> bool:

@@ -144,6 +144,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
         "embed_dim": encoder.embed_dim,
         "context_length": encoder.context_length,
         "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
         "pad": encoder.tokens.pad,
         "if_empty": encoder.tokens.encode([""])[0],
         "clean": encoder.tokens.clean,

@@ -143,6 +143,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             embed_dim=facts["embed_dim"],
             context_length=facts["context_length"],
             logit_scale=facts["logit_scale"],
+            logit_bias=facts.get("logit_bias"),
             preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
             backend=open_backend(

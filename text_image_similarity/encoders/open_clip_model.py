@@ -66,6 +66,7 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
         embed_dim=int(files.model["embed_dim"]),
         context_length=context_length,
         logit_scale=float(network.logit_scale.exp()),
+        logit_bias=None if network.logit_bias is None else float(network.logit_bias),
         preprocess=preprocess,
         tokens=tokens,
         backend=TorchBackend(

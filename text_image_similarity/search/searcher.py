@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..encoders import Encoder
 from ..errors import RowError
@@ -49,6 +50,16 @@ class Searcher:
     def forget(self, number: int) -> None:
         """Close what is open of a generation that is gone and that no query uses any more."""
         self._session.forget(number)
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Keep other processes from doing the same while the block looks at what is there, and then writes.
+
+        Raises:
+            DatabaseError: The database fails.
+        """
+        with self._session.ledger.database.exclusive("check", wait=True):
+            yield
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
         """Use a loaded encoder for a generation, whose model it has to be.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -283,7 +284,8 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
-    return await _upkeep(request, served).write(given, deleted, lambda: _check_tenant(request, served, given, deleted))
+    check = None if bound(request, served) is None else partial(_check_tenant, request, served, given, deleted)
+    return await _upkeep(request, served).write(given, deleted, check)
 
 
 async def _check_tenant(

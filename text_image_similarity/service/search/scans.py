@@ -65,7 +65,8 @@ class Scans:
         found: Answers = []
         for scan in _passes(asked, texts, images):  # others have their turn between two of them
             self._waiting.put(scan)
-            found += await asyncio.wrap_future(scan.done)
+            answers = await asyncio.wrap_future(scan.done)
+            found += answers
         return found
 
     def close(self) -> None:

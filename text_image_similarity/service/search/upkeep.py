@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from ...search import Product
@@ -23,6 +23,8 @@ _MOST_WAITING = 16  # requests that write
 _LONGEST_S = 600.0  # of a request that writes: proxies wait no longer
 _LINES = 20  # of what the process says, to be shown when it fails
 _NICENESS = 19
+
+Check = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Upkeep:
@@ -46,14 +48,13 @@ class Upkeep:
         """What became of the latest reindex that was asked for here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
         return self._state
 
-    async def write(
-        self, products: Sequence[Product], deleted: Sequence[str], check: Callable[[], Awaitable[object]]
-    ) -> dict[str, Any]:
+    async def write(self, products: Sequence[Product], deleted: Sequence[str], check: Check | None) -> dict[str, Any]:
         """Add or replace products and delete some; return what became of them.
 
         Args:
             products, deleted: What is written.
-            check: Raises unless that may be; nothing else is written here between its answer and the end.
+            check: Raises unless that may be; nobody else writes after a check, here or in another process, between its answer and
+                the end. None if everything may be.
 
         Raises:
             ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses.
@@ -71,13 +72,12 @@ class Upkeep:
             raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
 
     async def _write_in_turn(
-        self, products: Sequence[Product], deleted: Sequence[str], check: Callable[[], Awaitable[object]]
+        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None
     ) -> dict[str, Any]:
         async with self._writing:
-            await check()
             with translated(self._served.name):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, self._write, products, deleted)
+                return await loop.run_in_executor(self._thread, self._write, products, deleted, check, loop)
 
     def _count_down(self, task: asyncio.Task[dict[str, Any]]) -> None:
         self._waiting -= 1
@@ -147,10 +147,15 @@ class Upkeep:
         if code != 0:
             logger.warning("reindexing %s ended with %d: %s", self._served.name, code, " / ".join(lines)[-1000:])
 
-    def _write(self, products: Sequence[Product], deleted: Sequence[str]) -> dict[str, Any]:
+    def _write(
+        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None, loop: asyncio.AbstractEventLoop
+    ) -> dict[str, Any]:
         catalog = self._served.catalog
-        gone = catalog.delete(deleted) if deleted else 0
-        report = catalog.add(products)
+        with nullcontext() if check is None else catalog.searcher.checking():
+            if check is not None:
+                asyncio.run_coroutine_threadsafe(check(), loop).result()
+            gone = catalog.delete(deleted) if deleted else 0
+            report = catalog.add(products)
         return {
             "added": report.added,
             "updated": report.updated,
