@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import Dialect
 from ..errors import ConfigError, InputTypeError, UsageError
@@ -24,7 +24,6 @@ from ..formats import (
     open_table,
     output_for,
 )
-from ..metrics import Calibration
 from ..records import Progress
 from ..workspace import Workspace
 from .identity import check_replaceable
@@ -32,6 +31,9 @@ from .places import check_places, put_together, work_folder
 from .ranks import ScoreFile
 from .rules import PROBABILITY, FilterRule, Threshold, find_calibration, least_of, most_rows, threshold_of
 from .scored_rows import KeptRows, open_scored
+
+if TYPE_CHECKING:
+    from ..metrics import Calibration
 
 _SHARES = (100, 90, 80, 70, 60, 50, 40, 30, 20, 10, 5, 1)  # percent of the scored rows, in a plan
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..encoders import model_folder
 from ..errors import ConfigError, TableError, UsageError
 from ..files import CALIBRATION
 from ..formats import open_bytes
-from ..metrics import Calibration
 from .ranks import ScoreFile
+
+if TYPE_CHECKING:
+    from ..metrics import Calibration
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -124,6 +127,8 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
         UsageError: The table does not hold cosines.
         ModelError: The folder has no calibration, or it is damaged.
     """
+    from ..metrics import Calibration  # here, because it loads SciPy, which scoring does without
+
     summary = _summary_of(source)
     model, kind = summary.get("model"), summary.get("score", "cosine")
     found = None
