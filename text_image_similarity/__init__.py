@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         TooManyFailuresError,
         UsageError,
     )
-    from .evaluation import Comparison, Evaluation, RatingEvaluation, compare_models, evaluate, evaluate_ratings
+    from .evaluation import Evaluation, ModelComparison, RatingEvaluation, compare_models, evaluate, evaluate_ratings
     from .metrics import Calibration
     from .pipeline import (
         Classification,
@@ -95,7 +95,6 @@ __all__ = [
     "CaptionedImage",
     "Catalog",
     "Classification",
-    "Comparison",
     "Config",
     "ConfigError",
     "DatabaseError",
@@ -117,6 +116,7 @@ __all__ = [
     "Match",
     "Matches",
     "MissingExtraError",
+    "ModelComparison",
     "ModelError",
     "ModelInfo",
     "ModelNameError",
@@ -189,7 +189,14 @@ _HOMES = {
         "TextImageSimilarityError",
         "UsageError",
     ),
-    "evaluation": ("Comparison", "Evaluation", "RatingEvaluation", "compare_models", "evaluate", "evaluate_ratings"),
+    "evaluation": (
+        "ModelComparison",
+        "Evaluation",
+        "RatingEvaluation",
+        "compare_models",
+        "evaluate",
+        "evaluate_ratings",
+    ),
     "metrics": ("Calibration",),
     "pipeline": (
         "Classification",

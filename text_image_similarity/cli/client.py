@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
+from .options import again
 from .parser import option_of
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def compare(options: argparse.Namespace, config: Config, engine: Engine | None) 
     from ..client import ServiceEngine, compare_table, write_comparison
 
     assert isinstance(engine, ServiceEngine)
-    found = compare_table(options.in_path, (options.url_col, options.caption_col), config, engine)
+    if len(again(options.caption_col)) > 1 or options.references_col:
+        raise UsageError("--compare takes one --caption-col, and no --references-col")
+    found = compare_table(options.in_path, (options.url_col, *again(options.caption_col)), config, engine)
     write_comparison(found, options.compare)
     return found
 

@@ -27,7 +27,7 @@ from .options import (
 from .terminal import lay_out
 
 if TYPE_CHECKING:
-    from ..evaluation import Comparison
+    from ..evaluation import ModelComparison
 
 # What a report begins with, so that only reports are replaced.
 _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
@@ -145,7 +145,7 @@ def _compare(options: argparse.Namespace, config: Config) -> int:
     return 0
 
 
-def _write_page(found: Comparison, config: Config, path: Path) -> None:
+def _write_page(found: ModelComparison, config: Config, path: Path) -> None:
     from ..report import ComparedPair, thumbnails, write_comparison
 
     pictures = thumbnails([each.source for each in found.disagreements], config)

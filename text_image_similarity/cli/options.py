@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ..config import Config, Dialect, Limits
 from ..errors import UsageError
@@ -110,12 +110,36 @@ _READERS: dict[type, tuple[Callable[[str], object], str]] = {
 }
 
 
-def add_column_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a table's columns."""
+def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the options that name a table's columns; of captions there may be several."""
     add = parser.add_argument
     add("--url-col", metavar="COLUMN", default="url", help="column of image references")
-    add("--caption-col", metavar="COLUMN", default="caption", help="column of captions")
+    text = "column of captions"
+    if several:
+        text += "; may be given again, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
+        add("--caption-col", metavar="COLUMN", action=_Again, default="caption", help=text)
+        add(
+            "--references-col",
+            metavar="COLUMN",
+            action=_Again,
+            help="column of reference captions, for `--score ref_clipscore`: lists, lists in JSON, or texts; may be given again",
+        )
+    else:
+        add("--caption-col", metavar="COLUMN", default="caption", help=text)
     add_dialect(parser)
+
+
+class _Again(argparse.Action):
+    """Collects what is given in a tuple, in the place of the default."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, value: Any, *_: Any) -> None:
+        before = getattr(options, self.dest)
+        setattr(options, self.dest, (*(before if isinstance(before, tuple) else ()), value))
+
+
+def again(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return what an option that may be given again holds."""
+    return () if value is None else (value,) if isinstance(value, str) else value
 
 
 def add_dialect(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
-from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
     add_base_dir,
@@ -21,6 +20,7 @@ from .options import (
     add_log_options,
     add_model_options,
     add_worker_options,
+    again,
     check_output,
     config_of,
     progress_bar,
@@ -57,7 +57,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Add all that the command and the batch script have in common."""
     add_model_options(parser)
     add_field(parser, Config, "score")
-    add_column_options(parser)
+    add_column_options(parser, several=True)
     add_base_dir(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
@@ -155,7 +155,8 @@ def run(options: argparse.Namespace) -> int:
             options.out_path,
             config,
             options.url_col,
-            options.caption_col,
+            again(options.caption_col),
+            col_references=again(options.references_col) or None,
             options=how,
             engine=engine,
             stop=stopping.asked,
@@ -169,7 +170,7 @@ def run(options: argparse.Namespace) -> int:
     if summary.rows and not summary.scored:
         from ..formats import with_base_dir
 
-        columns = (options.url_col, options.caption_col)
+        columns = (options.url_col, again(options.caption_col)[0])
         said = explain_failures(summary.failures, with_base_dir(config, options.in_path), columns)
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
@@ -198,13 +199,15 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
     from ..formats import cells_of, open_output, open_table, with_base_dir
     from ..report import make_report, report_rows
+    from ..tables import scoring
 
-    columns = (options.url_col, options.caption_col)
+    task = scoring(options.url_col, again(options.caption_col))
+    columns = (options.url_col, *task.captions)
     source = open_table(options.in_path, dialect=config.dialect)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
-    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, OUT_COLUMNS)))
-    rows = report_rows((*pair, *result) for pair, result in zip(given, found, strict=True))
+    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, task.added_names)))
+    rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 

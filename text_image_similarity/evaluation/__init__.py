@@ -7,16 +7,16 @@ others. What each figure means, and whose definition it follows, is in `metrics`
 from __future__ import annotations
 
 from .compare import compare_models
-from .comparison import Comparison, Correlation, Disagreement
+from .comparison import Correlation, Disagreement, ModelComparison
 from .evaluate import calibration_folder, evaluate
 from .ratings import evaluate_ratings
 from .report import Evaluation, RatingEvaluation
 
 __all__ = [
-    "Comparison",
     "Correlation",
     "Disagreement",
     "Evaluation",
+    "ModelComparison",
     "RatingEvaluation",
     "calibration_folder",
     "compare_models",

@@ -24,7 +24,7 @@ from ..metrics import (
 )
 from ..pipeline import Scorer
 from ..records import Progress
-from .comparison import Comparison, Correlation, Disagreement
+from .comparison import Correlation, Disagreement, ModelComparison
 from .encode import EncodedDataset, encode_dataset
 from .evaluate import figures
 
@@ -45,7 +45,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     col_text: str = "caption",
     encoders: tuple[Encoder, Encoder] | None = None,
     progress: Progress | None = None,
-) -> Comparison:
+) -> ModelComparison:
     """Measure two models on the same pictures and captions, each fetched and decoded once.
 
     Args:
@@ -75,7 +75,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     one, other = (encoded.columns(part) for part in both.slices)
     where = (str(source), split)
     first, second = (_Measured(each) for each in (one, other))
-    return Comparison(
+    return ModelComparison(
         source=where[0],
         split=split,
         first=figures(where, one, pair[0]),

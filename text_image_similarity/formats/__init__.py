@@ -26,7 +26,7 @@ from .storage import (
     upload,
     with_base_dir,
 )
-from .table import Table, cells_of, check_images, columns_of, open_files, open_table, read_rows
+from .table import Table, cells_of, check_images, columns_of, list_columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "SCORE_FIELDS",
@@ -54,6 +54,7 @@ __all__ = [
     "is_ambiguous",
     "is_captions_file",
     "is_url",
+    "list_columns_of",
     "list_folder",
     "local_path",
     "open_bytes",

@@ -9,7 +9,7 @@ from .options import Start, TableOptions
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
 from .summary import Summary
-from .task import Task
+from .task import Task, scoring
 
 __all__ = [
     "FilterPlan",
@@ -27,4 +27,5 @@ __all__ = [
     "score_csv",
     "score_frame",
     "score_table",
+    "scoring",
 ]

@@ -8,7 +8,7 @@ whatever reason, resumes with the same command; at the end they are put together
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -16,7 +16,7 @@ from typing import Any
 
 from ..config import Config, require_config
 from ..encoders import ModelInfo
-from ..errors import InputTypeError, ModelUnavailableError, TableError
+from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
 from ..files import path_text
 from ..formats import (
     Table,
@@ -25,6 +25,7 @@ from ..formats import (
     check_no_columns,
     check_types,
     format_of,
+    list_columns_of,
     open_output,
     open_table,
     output_for,
@@ -37,6 +38,7 @@ from ..workspace import Workspace
 from .failures import FailureWatch
 from .identity import check_replaceable, earlier_output, identity_of
 from .job import TableJob
+from .layout import RowLayout
 from .options import TableOptions
 from .places import check_places, put_together, work_folder
 from .summary import Summary, outcome, versions
@@ -50,8 +52,9 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     out_path: str | PathLike[str],
     config: Config,
     col_url: str = "url",
-    col_text: str = "caption",
+    col_text: str | Sequence[str] = "caption",
     *,
+    col_references: str | Sequence[str] | None = None,
     options: TableOptions | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
@@ -67,7 +70,10 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it.
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
         col_url: The column of image references.
-        col_text: The column of captions.
+        col_text: The column of captions. Of several, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON
+            holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or a
+            text that is one reference.
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
@@ -86,13 +92,14 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
-    for name, column in {"col_url": col_url, "col_text": col_text}.items():
-        if not isinstance(column, str):
-            raise InputTypeError.of(name, "the name of a column", column)
+    task = scoring(col_url, col_text, col_references)
+    require_config(config)
+    if (config.score == "ref_clipscore") != bool(task.references):
+        raise UsageError(
+            "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) need each other"
+        )
     used = LocalEngine() if engine is None else engine
-    return run_table(
-        (in_path, out_path), config, scoring(col_url, col_text), used, options=options, progress=progress, stop=stop
-    )
+    return run_table((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
 
 
 def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long run
@@ -130,7 +137,8 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             check_replaceable(target, work.placed())
         table, states = _checked(source, task, config, options)
         dropped = frozenset(options.drop_columns)
-        output = output_for(target, table, config.dialect, task.added, dropped)
+        layout = RowLayout.of(task, table)
+        output = output_for(target, table, config.dialect, layout.added, dropped)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
@@ -141,7 +149,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
-        job = TableJob(table, task, output, work, watch, earlier, dropped)
+        job = TableJob(table, layout, output, work, watch, earlier, dropped)
         job.score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
@@ -198,7 +206,11 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
     kept = [name for name in table.columns if name not in options.drop_columns]
     check_no_columns(kept, task.added_names, source, hint)
-    check_types(table.schema, task.columns, source)
+    lists = list_columns_of(table)
+    for name in (*task.captions, *task.references):
+        if name not in lists:
+            check_types(table.schema, (None, name), source)
+    check_types(table.schema, (task.columns[0], None), source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..config import Config
 from ..encoders import ModelInfo
-from ..errors import ErrorCode
+from ..errors import ErrorCode, InputTypeError, UsageError
 from ..formats import SCORE_FIELDS, Rows, score_cells
 from ..pipeline import RunStats, TaggedRows
 from ..records import ScoreResult
@@ -48,10 +48,12 @@ class Task(Generic[R]):
 
     Args:
         columns: Those of references and of texts; None where the rows have no such column.
-        added: The columns that a result becomes.
+        added: The columns that a result becomes; of several columns of captions each has its own, such as `similarity_caption`.
         cells: Turns a result into their values.
         identity: What results depend on besides the table, the model and the settings, in values that JSON holds.
         options: What the command line calls the options that name the columns.
+        further: Columns of captions beside the first.
+        references: Columns of captions that people wrote.
     """
 
     columns: tuple[str | None, str | None]
@@ -59,18 +61,52 @@ class Task(Generic[R]):
     cells: Callable[[R], Sequence[Any]]
     identity: Mapping[str, Any] = field(default_factory=dict)
     options: tuple[str, str] = ("--url-col", "--caption-col")
+    further: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The columns of captions."""
+        return () if self.columns[1] is None else (self.columns[1], *self.further)
+
+    def named(self, names: Sequence[str] | None = None) -> list[tuple[str, ...]]:
+        """Return for each column of captions what names become there, by default those of the columns that are added."""
+        names = [each.name for each in self.added] if names is None else names
+        if not self.further:
+            return [tuple(names)]
+        return [tuple(f"{name}_{column}" for name in names) for column in self.captions]
 
     @property
     def added_names(self) -> tuple[str, ...]:
         """The names of the columns that are added."""
-        return tuple(each.name for each in self.added)
+        return tuple(name for names in self.named() for name in names)
 
     @property
     def read(self) -> tuple[str, ...]:
         """The columns that are read."""
-        return tuple(name for name in self.columns if name is not None)
+        return tuple(name for name in (*self.columns, *self.further, *self.references) if name is not None)
 
 
-def scoring(col_url: str, col_text: str) -> Task[ScoreResult]:
-    """Return the task of scoring rows."""
-    return Task((col_url, col_text), SCORE_FIELDS, score_cells)
+def scoring(
+    col_url: str, col_text: str | Sequence[str], col_references: str | Sequence[str] | None = None
+) -> Task[ScoreResult]:
+    """Return the task of scoring rows.
+
+    Raises:
+        InputTypeError: Something is not the name of a column.
+        UsageError: No column of captions is named, or one twice.
+    """
+    if not isinstance(col_url, str):
+        raise InputTypeError.of("col_url", "the name of a column", col_url)
+    texts, references = _names("col_text", col_text), _names("col_references", col_references)
+    if not texts or len(set(texts)) < len(texts):
+        raise UsageError("col_text must name one or more columns of captions, each once")
+    more = {name: list(given) for name, given in (("captions", texts[1:]), ("references", references)) if given}
+    return Task((col_url, texts[0]), SCORE_FIELDS, score_cells, more, further=texts[1:], references=references)
+
+
+def _names(parameter: str, given: object) -> tuple[str, ...]:
+    names = () if given is None else (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise InputTypeError.of(parameter, "the name of a column, or a list of names", given)
+    return tuple(names)
