@@ -75,7 +75,12 @@ def service_engine(options: argparse.Namespace, config: Config) -> ServiceEngine
         if options.service_key_file is None
         else _key_of(options.service_key_file)
     )
-    return ServiceEngine(options.service_url, api_key=key, model=options.model, connections=options.service_connections)
+    return ServiceEngine(
+        options.service_url,
+        api_key=key,
+        model=next(iter(again(options.model)), None),
+        connections=options.service_connections,
+    )
 
 
 def _key_of(path: Path) -> str:

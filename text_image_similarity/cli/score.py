@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
+from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
     add_base_dir,
@@ -55,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Add all that the command and the batch script have in common."""
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     add_field(parser, Config, "score")
     add_column_options(parser, several=True)
     add_base_dir(parser)
@@ -138,6 +139,9 @@ def run(options: argparse.Namespace) -> int:
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, explain_failures, score_table
 
+    models = again(options.model)
+    if len(models) > 1 or options.ensemble:
+        _check_several(options)
     falls_back = options.fall_back and options.model is None and options.service_url is None
     how = TableOptions(
         start=options.start,
@@ -157,6 +161,8 @@ def run(options: argparse.Namespace) -> int:
             options.url_col,
             again(options.caption_col),
             col_references=again(options.references_col) or None,
+            models=models if len(models) > 1 or options.ensemble else (),
+            ensemble=options.ensemble,
             options=how,
             engine=engine,
             stop=stopping.asked,
@@ -175,6 +181,14 @@ def run(options: argparse.Namespace) -> int:
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
+
+
+def _check_several(options: argparse.Namespace) -> None:
+    """Refuse options that cannot go together with several models."""
+    if options.service_url is not None or options.engine != "local":
+        raise UsageError("several models score in this process, without --engine and --service-url")
+    if options.report is not None and options.ensemble != "mean":
+        raise UsageError("--report shows one score of each pair; with several models add --ensemble mean")
 
 
 def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:
@@ -206,7 +220,8 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     source = open_table(options.in_path, dialect=config.dialect)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
-    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, task.added_names)))
+    found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
+    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, found_in)))
     rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 

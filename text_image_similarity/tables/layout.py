@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..errors import ErrorCode, TableError
 from ..formats import Rows, Table, list_columns_of
-from ..records import OUT_COLUMNS, Record, ScoreResult, references_of
+from ..records import Record, ScoreResult, references_of
 from .task import R, Task
 
 
@@ -72,8 +72,7 @@ class RowLayout(Generic[R]):
 
     def earlier(self, rows: Rows) -> Iterator[tuple[Any, ...]]:
         """Yield for each row of an earlier output what `kept` needs of it."""
-        names = [name for each in self.task.named(OUT_COLUMNS) for name in each]
-        return zip(*map(rows.column, names), strict=True)
+        return zip(*map(rows.column, self.task.added_names), strict=True)
 
     def kept(self, cells: Sequence[Any], counts: Sequence[int]) -> list[ScoreResult | None]:
         """Return the results of a row of an earlier output that stay as they are; None for one that may be another now.
@@ -81,11 +80,12 @@ class RowLayout(Generic[R]):
         Raises:
             TableError: It holds what this package did not write.
         """
-        pairs = [cells[at : at + 2] for at in range(0, len(cells), 2)]
+        width = len(self.task.added)
+        groups = [cells[at : at + width] for at in range(0, len(cells), width)]
         return [
-            result
-            for column, count, pair in zip(self._columns, counts, pairs, strict=True)
-            for result in (_each_valid(pair, count) if column in self.listed else [_still_valid(*pair)])
+            _still_valid(each, self.task.models)
+            for column, count, group in zip(self._columns, counts, groups, strict=True)
+            for each in (_listed(group, count) if column in self.listed else [group])
         ]
 
     def _texts(self, rows: Rows) -> Iterator[list[list[Any]]]:
@@ -104,29 +104,33 @@ class RowLayout(Generic[R]):
         return list(zip(*map(rows.column, names), strict=True)) if names else [()] * len(rows)
 
 
-def _each_valid(cells: Sequence[Any], count: int) -> list[ScoreResult | None]:
+def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """Return the values of each caption of lists; those of a list of another length count as missing."""
     try:
         lists = [json.loads(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
     except ValueError as exc:
-        raise _strange(*cells) from exc
+        raise _strange(cells) from exc
     if any(len(values) != count for values in lists):
-        return [None] * count
-    return [_still_valid(*pair) for pair in zip(*lists, strict=True)]
+        return [[None] * len(cells)] * count
+    return list(zip(*lists, strict=True))
 
 
-def _still_valid(similarity: object, error: object) -> ScoreResult | None:
-    """Return an earlier result, or None if the same row may have another one now."""
+def _still_valid(cells: Sequence[Any], models: int) -> ScoreResult | None:
+    """Return an earlier result, or None if the same caption may have another one now."""
+    *scores, error = cells
     try:
         if not error:
-            return ScoreResult(float(str(similarity)))
+            if all(score is None for score in scores):
+                return None
+            values = [float(str(score)) for score in scores]
+            return ScoreResult(values[-1], by_model=tuple(values[:models]))
         if not ErrorCode(str(error).partition(":")[0]).retryable:
             return ScoreResult(error=str(error))
     except ValueError as exc:
-        raise _strange(similarity, error) from exc
+        raise _strange(cells) from exc
     return None
 
 
-def _strange(similarity: object, error: object) -> TableError:
-    return TableError(
-        f"the earlier output holds the result {similarity!r}, {error!r}, which this package did not write"
-    )
+def _strange(cells: Sequence[Any]) -> TableError:
+    said = ", ".join(map(repr, cells))
+    return TableError(f"the earlier output holds the result {said}, which this package did not write")

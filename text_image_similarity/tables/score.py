@@ -15,7 +15,7 @@ from os import PathLike
 from typing import Any
 
 from ..config import Config, require_config
-from ..encoders import ModelInfo
+from ..encoders import Ensemble, ModelInfo, load_encoders
 from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
 from ..files import path_text
 from ..formats import (
@@ -42,7 +42,7 @@ from .layout import RowLayout
 from .options import TableOptions
 from .places import check_places, put_together, work_folder
 from .summary import Summary, outcome, versions
-from .task import R, TableEngine, Task, scoring
+from .task import R, TableEngine, Task, by_several, scoring
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -55,6 +55,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     col_text: str | Sequence[str] = "caption",
     *,
     col_references: str | Sequence[str] | None = None,
+    models: Sequence[str | PathLike[str]] = (),
+    ensemble: Ensemble | None = None,
     options: TableOptions | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
@@ -74,6 +76,9 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or a
             text that is one reference.
+        models: Several models in the place of `config.model`, in this process: each has its own column, such as `similarity_mini`, and
+            each image is fetched and decoded once.
+        ensemble: Adds a `similarity` of all models together: `mean` of their scores, or `probability`; see `load_encoders`.
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
@@ -99,6 +104,11 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) need each other"
         )
     used = LocalEngine() if engine is None else engine
+    if models or ensemble:
+        if engine is not None or (options is not None and options.fallback_model is not None):
+            raise UsageError("several models score in this process, without an engine and without a fallback_model")
+        used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
+        task = by_several(task, models, ensemble)
     return run_table((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
 
 
@@ -149,8 +159,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
-        job = TableJob(table, layout, output, work, watch, earlier, dropped)
-        job.score(config.chunk_size, engine, progress, stop)
+        TableJob(table, layout, output, work, watch, earlier, dropped).score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
             input=source,

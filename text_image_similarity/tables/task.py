@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
 from ..config import Config
-from ..encoders import ModelInfo
+from ..encoders import Ensemble, ModelInfo, column_names
 from ..errors import ErrorCode, InputTypeError, UsageError
 from ..formats import SCORE_FIELDS, Rows, score_cells
 from ..pipeline import RunStats, TaggedRows
@@ -54,6 +55,7 @@ class Task(Generic[R]):
         options: What the command line calls the options that name the columns.
         further: Columns of captions beside the first.
         references: Columns of captions that people wrote.
+        models: How many of the columns that are added hold scores of single models; 0 where there is one model.
     """
 
     columns: tuple[str | None, str | None]
@@ -63,6 +65,7 @@ class Task(Generic[R]):
     options: tuple[str, str] = ("--url-col", "--caption-col")
     further: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    models: int = 0
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -85,6 +88,27 @@ class Task(Generic[R]):
     def read(self) -> tuple[str, ...]:
         """The columns that are read."""
         return tuple(name for name in (*self.columns, *self.further, *self.references) if name is not None)
+
+
+def by_several(
+    task: Task[ScoreResult], models: Sequence[str | PathLike[str]], ensemble: Ensemble | None
+) -> Task[ScoreResult]:
+    """Return the task of scoring rows with several models: a column for each of them, and for all together if that is asked for."""
+    names = [f"similarity_{name}" for name in column_names(models)]
+    fields = [pa.field(name, SCORE_FIELDS[0].type) for name in names]
+
+    def cells(result: ScoreResult) -> tuple[float | str | None, ...]:
+        similarity, error = score_cells(result)
+        each = result.by_model or (None,) * len(names)
+        return (*each, similarity, error) if ensemble else (*each, error)
+
+    return replace(
+        task,
+        added=(*fields, *SCORE_FIELDS) if ensemble else (*fields, SCORE_FIELDS[1]),
+        cells=cells,
+        identity={**task.identity, "models": [str(model) for model in models], "ensemble": ensemble},
+        models=len(names),
+    )
 
 
 def scoring(
