@@ -1,4 +1,4 @@
-# make score | quick | test | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -18,8 +18,12 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score setup quick test systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
+
+# Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
+verify-models: setup
+	$(RUN) -m pytest tests/encoders/test_published.py -m network -rs -s
 
 # What scoring needs: the package and ONNX Runtime.
 score: .venv/scoring
@@ -92,8 +96,8 @@ benchmark: setup
 	$(RUN) -m benchmarks --data $(DATA)
 
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py \
-		tests/search/test_crash.py tests/search/stores/test_contract.py
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py \
+		tests/search/test_crash.py tests/search/stores/test_contract.py tests/tables/test_frames.py
 
 # Airflow and Snowpark, whose pins do not go with ours: 580 MB. What they import is compiled then.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed

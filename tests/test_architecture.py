@@ -118,7 +118,7 @@ DOORS = {
     "mlflow": {"training"},
     "matplotlib": {"training"},
     "transformers": {"encoders"},
-    "huggingface_hub": {"encoders", "dataset"},
+    "huggingface_hub": {"encoders", "dataset", "formats"},
     "datasets": {"dataset"},
     "scipy": {"metrics"},
     "fsspec": {"formats"},

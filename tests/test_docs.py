@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scripts import document_options, run_notebook
@@ -19,6 +24,7 @@ from tests.support.pages import fenced as blocks
 from tests.support.paths import ROOT
 from tests.support.services import process
 from text_image_similarity import Config, ErrorCode, Limits, score_csv
+from text_image_similarity.cli import main
 from text_image_similarity.cli.options import limit
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,9 +35,9 @@ DOCS = sorted(
 
 
 def test_the_readme_python_prints_what_the_readme_says() -> None:
-    (program,) = blocks(README, "python")
+    program = "\n".join(blocks(README, "python"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    printed, promised = done.stdout.splitlines(), blocks(README, "text")[0].splitlines()
+    printed, promised = done.stdout.splitlines(), "".join(blocks(README, "text")).splitlines()
     assert len(printed) == len(promised)
     for ours, theirs in zip(printed, promised, strict=True):
         assert _rounded(ours) == _rounded(theirs)
@@ -65,6 +71,48 @@ def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == promised
+
+
+def test_the_page_about_your_data_runs_and_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captions = {"farm": "a farm with a cow", "band": "a band on a stage", "none": "a boat"}
+    (tmp_path / "photos").mkdir()
+    contents = {}
+    for name in ("farm", "band"):
+        contents[name] = (ROOT / "challenge_set" / f"{name}.jpg").read_bytes()
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(contents[name])
+        (tmp_path / "photos" / f"{name}.txt").write_text(captions[name])
+    rows = [(f"photos/{name}.jpg", text) for name, text in captions.items()]
+    (tmp_path / "pairs.csv").write_text("url,caption\n" + "".join(f"{url},{text}\n" for url, text in rows))
+    lines = (json.dumps({"photo": url, "title": text}) + "\n" for url, text in rows)
+    (tmp_path / "shop.jsonl").write_text("".join(lines))
+    images = [{"bytes": contents.get(name), "path": None} for name in captions]
+    columns = {"id": [1, 2, 3], "image": images, "caption": list(captions.values())}
+    pq.write_table(pa.table(columns), tmp_path / "photos.parquet")
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as db:
+        db.execute("CREATE TABLE product (id INTEGER, photo BLOB, title TEXT)")
+        db.executemany(
+            "INSERT INTO product VALUES (?, ?, ?)", [(7, contents["farm"], captions["farm"]), (8, None, "a boat")]
+        )
+        db.commit()
+    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for command in (line[2:] for block in blocks(page, "console") for line in block.splitlines()):
+        words = shlex.split(command)[1:]
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--quiet"])
+        assert ended.value.code == 0
+        (tmp_path / words[2]).unlink()
+    program = "\n".join(blocks(page, "python"))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HOME": str(tmp_path / "hub"),
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "".join(blocks(page, "text"))
 
 
 def test_the_catalogue_page_prints_what_it_says(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def path_text(path: object, name: str) -> str:
     """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(text := os.fspath(path), str):
         hint = "write it to a file first, such as df.to_parquet('pairs.parquet')" if hasattr(path, "columns") else ""
+        if hint and name == "in_path":
+            hint = f"score_frame takes it as it is; or {hint}"
         raise InputTypeError.of(name, "a path or a URL", path, hint)
     return os.path.expanduser(text)  # noqa: PTH111 - a Path would break a URL
 

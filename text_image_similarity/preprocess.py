@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+Fit = Literal["squash", "inside", "cover"]
 Pixels = NDArray[np.uint8]  # (h, w, 3), RGB
 ImageLike = Image.Image | Pixels
 
@@ -28,13 +30,17 @@ class Preprocess:
     """How one model wants its pictures.
 
     Args:
-        size: Side in pixels that the shorter edge is resized to, or (height, width) to squeeze the picture into.
+        size: Side in pixels that the shorter edge is resized to, or (height, width) to fit the picture to.
         crop: Height and width of the centre crop, or None for none.
         mean: Mean of each channel, of pixels scaled to 0..1.
         std: Standard deviation of each channel.
         resample: Pillow's resampling filter.
         fast: Whether pictures may be reduced while they are decoded, and resized with torch instead of Pillow. Scores
             move a little; docs/performance.md says by how much.
+        fit: How a picture comes to a (height, width): squeezed, or in its own shape `inside` it with a border around, or
+            as small as will `cover` it. The last two are cut or filled to `crop`.
+        fill: Value of the border, 0..255.
+        rounded: Whether half a pixel before a crop counts as torchvision has it, to the even one, instead of not at all.
     """
 
     size: int | tuple[int, int]
@@ -43,23 +49,28 @@ class Preprocess:
     std: tuple[float, float, float]
     resample: Image.Resampling = Image.Resampling.BICUBIC
     fast: bool = False
+    fit: Fit = "squash"
+    fill: int = 0
+    rounded: bool = False
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8."""
         resized_height, resized_width = self._resized(image.height, image.width)
         height, width = self.crop or (resized_height, resized_width)
-        top, left = (resized_height - height) // 2, (resized_width - width) // 2
-        if max(image.size) > _MAX_ASPECT * min(image.size) and self.crop:
+        top, left = self._before(resized_height - height), self._before(resized_width - width)
+        if max(image.size) > _MAX_ASPECT * min(image.size) and self.crop and self.fit != "inside":
             # A ribbon would be blown up to gigabytes before the crop: cut the crop's share out of the source instead.
             y, x = image.height / resized_height, image.width / resized_width  # source pixels per resized pixel
             box = (left * x, top * y, (left + width) * x, (top + height) * y)
             return np.asarray(image.resize((width, height), self.resample, box=box))
         if (resized_height, resized_width) != (image.height, image.width):
-            if self.fast and self.resample in _ANTIALIASED:
+            if self.fast and self.resample in _ANTIALIASED and self.fit != "inside":
                 whole = _interpolated(image, (resized_height, resized_width), self.resample)
                 return np.ascontiguousarray(whole[top : top + height, left : left + width])  # lets go of the rest
             image = image.resize((resized_width, resized_height), self.resample)
         pixels = np.asarray(image)
+        if height > resized_height or width > resized_width:
+            return self._bordered(pixels, height, width)
         if (height, width) != (resized_height, resized_width):
             # Not `crop`, which looks at Image.MAX_IMAGE_PIXELS, that anyone may have set.
             pixels = np.ascontiguousarray(pixels[top : top + height, left : left + width])
@@ -80,10 +91,24 @@ class Preprocess:
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self.size, tuple):
-            return self.size
+            if self.fit == "squash":
+                return self.size
+            ratios = height / self.size[0], width / self.size[1]
+            ratio = max(ratios) if self.fit == "inside" else min(ratios)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
         short, long = sorted((height, width))
         scaled = int(self.size * long / short)  # truncated, as torchvision and transformers do
         return (scaled, self.size) if height > width else (self.size, scaled)
+
+    def _before(self, spare: int) -> int:
+        """Return how many of so many spare pixels are cut off in front."""
+        return round(spare / 2) if self.rounded else spare // 2
+
+    def _bordered(self, pixels: Pixels, height: int, width: int) -> Pixels:
+        whole: Pixels = np.full((height, width, 3), self.fill, np.uint8)
+        top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
+        whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        return whole
 
 
 def _interpolated(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Pixels:

@@ -61,7 +61,7 @@ class Contestant:
     @property
     def ours(self) -> bool:
         """Whether this package is measured, not a peer."""
-        return self.module == "ours"
+        return self.module.startswith("ours")
 
 
 def measure(module: str, options: dict[str, Any], distributions: Sequence[str], pairs: int) -> dict[str, Any]:

@@ -45,6 +45,7 @@ FIELD = (
         {"batch_size": 16},
         _SENTENCE,
     ),
+    Contestant("ours-open_clip", "text_image_similarity", "a model of open_clip", "ours_open_clip", {}, _OPEN_CLIP),
     Contestant("open_clip", "open_clip", "documented", "open_clip_loop", {}, _OPEN_CLIP),
     Contestant(
         "open_clip-best",

@@ -22,7 +22,7 @@ from tests.support.fake_service import ENCODER, FakeService, Fault, problem, run
 from tests.support.faults import Certificates
 from tests.support.images import make_png
 from tests.support.server import Server, response
-from text_image_similarity import Config, Limits, LocalEngine, Record, TableError, TableOptions, score_csv
+from text_image_similarity import Config, Limits, LocalEngine, Record, TableError, TableOptions, score_csv, score_pairs
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError, UsageError
@@ -118,6 +118,27 @@ def test_every_score_kind_is_the_services(folder: Path, service: FakeService) ->
         with engine(service) as used:
             score_csv(folder / "in.csv", folder / "out.csv", config, engine=used)
         assert same(folder)
+
+
+def test_images_in_a_table_go_to_the_service(folder: Path, service: FakeService) -> None:
+    red, blue = make_png("red"), make_png("blue")
+    images: list[Any] = [
+        red,
+        {"bytes": blue, "path": "x.png"},
+        {"bytes": None, "path": "lime.png"},
+        b"",
+        b"a.jpg",
+        bytes(3000),
+        memoryview(red),
+    ]
+    config = Config(base_dir=folder, limits=Limits(max_bytes=2000))
+    records = [Record(image, "red") for image in images]
+    with engine(service) as used:
+        used.start(config)
+        found = used.score(records)
+    assert found == list(score_pairs(records, config, encoder=ENCODER))
+    assert [result.code for result in found] == [None, None, None, "empty_body", "not_an_image", "too_many_bytes", None]
+    assert all("image_base64" in pair for pairs in service.asked for pair in pairs)
 
 
 def test_parquet_keeps_what_no_float_of_32_bits_may_lose(folder: Path, service: FakeService) -> None:

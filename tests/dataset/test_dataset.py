@@ -175,6 +175,21 @@ def test_a_row_that_cannot_be_used_is_counted(
     assert f"{path}: 1 row was left out: row 2 of {path} has" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int8(), pa.binary())]
+)
+def test_a_column_of_bytes_holds_images(tmp_path: Path, kind: pa.DataType) -> None:
+    cells = pa.array([RED, None, GREEN, b""])
+    column = cells.dictionary_encode() if pa.types.is_dictionary(kind) else cells.cast(kind)
+    pq.write_table(pa.table({"image": column, "caption": ["red", "none", "green", "empty"]}), tmp_path / "in.parquet")
+    left_out: Counter[str] = Counter()
+    found = read_dataset(tmp_path / "in.parquet", left_out=left_out)
+    assert [(image.source, image.captions) for image in found] == [(RED, ("red",)), (GREEN, ("green",))]
+    assert left_out == {"invalid_url": 1, "empty_body": 1}
+    with ImageLoader(Config(limits=Limits(max_bytes=10))) as loader, pytest.raises(RowError, match="too_many_bytes"):
+        loader.load(found[0])
+
+
 def test_rows_left_out_are_named_by_their_own_file_the_first_three(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,7 +197,11 @@ def test_rows_left_out_are_named_by_their_own_file_the_first_three(
         (tmp_path / f"{name}.csv").write_text("url,caption\nx.png,one\n,two\n")
     read_dataset(tmp_path / "*.csv")
     assert "5 rows were left out" in caplog.text
-    assert [name for name in "abcde" if f"row 2 of {tmp_path}/{name}.csv has neither" in caplog.text] == ["a", "b", "c"]
+    assert [name for name in "abcde" if f"row 2 of {tmp_path}/{name}.csv has no image" in caplog.text] == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_rows_of_other_splits_are_not_counted(tmp_path: Path) -> None:
@@ -376,7 +395,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("good.parquet", UsageError, "has no split 'train': a single table has no splits", {"split": "train"}),
         ("good.parquet", UsageError, "column 'text' is missing in .* it has the columns: image, caption_0", {"col_text": "text"}),
         ("bare.parquet", UsageError, "column 'caption' is missing", {}),
-        ("hollow.parquet", TableError, "no picture with a caption: row 1 of .*hollow.parquet has neither bytes nor a reference", {}),
+        ("hollow.parquet", TableError, "no picture with a caption: row 1 of .*hollow.parquet has no image in 'image': the image reference is empty or missing", {}),
         ("mute.parquet", TableError, "no picture with a caption: row 1 of .*mute.parquet has no text in 'caption_0'", {}),
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
         ("header.csv", TableError, "holds no picture with a caption", {}),

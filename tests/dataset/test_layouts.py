@@ -217,7 +217,10 @@ def test_a_captions_file_in_another_dialect(tmp_path: Path) -> None:
 def test_text_stored_as_bytes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     pq.write_table(pa.table({"url": [b"red.png", make_png()], "caption": ["red", "red"]}), tmp_path / "in.parquet")
     assert len(read_dataset(tmp_path / "in.parquet")) == 1
-    assert "has text stored as bytes in 'url'; cast the column to strings" in caplog.text
+    said = (
+        "row 1 of {} has no image in 'url': the bytes are the text 'red.png'; if that is a reference, cast the column"
+    )
+    assert said.format(tmp_path / "in.parquet") in caplog.text
     pq.write_table(pa.table({"url": ["red.png"], "caption": [b"red"]}), tmp_path / "in.parquet")
     with pytest.raises(TableError, match="has no text in 'caption': the caption is a bytes value, not text"):
         read_dataset(tmp_path / "in.parquet")

@@ -33,12 +33,12 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
     ("files", "said"),
     [
         ({}, "is an empty folder"),
-        ({"open_clip_config.json": {}, "open_clip_model.safetensors": ""}, "is a model of open_clip"),
-        ({"config.json": {"model_cfg": {}}}, "is a model of open_clip"),
+        ({"open_clip_model.safetensors": ""}, "holds weights of open_clip without open_clip_config.json"),
+        ({"config.json": {"model_cfg": {}}}, "call that file open_clip_config.json"),
         ({"modules.json": [], "0_CLIPModel/config.json": CLIP, "1_Dense/config.json": {}}, "is in {}/0_CLIPModel, use that"),
         ({"modules.json": [], "1_Pooling/pooling.json": {}}, "is a sentence-transformers model without a CLIP model"),
-        ({"adapter_config.json": {"base_model_name_or_path": "o/base"}}, "holds a PEFT adapter for o/base, which is not"),
-        ({"adapter_config.json": "{", "config.json": CLIP, "model.safetensors": ""}, "holds a PEFT adapter, which is not"),
+        ({"adapter_config.json": {"base_model_name_or_path": "o/base"}}, "holds a PEFT adapter for o/base without adapter_model.safetensors"),
+        ({"adapter_config.json": "{", "config.json": CLIP, "model.safetensors": ""}, "whose adapter_config.json does not say for which model"),
         ({f"checkpoint-{n}/config.json": CLIP for n in (90, 500, 1000)}, "Trainer's checkpoints; the model is in {}/checkpoint-1000"),
         ({"config.json": CLIP, "model.safetensors": "", "trainer_state.json": {}, "optimizer.pt": ""}, "lacks preprocessor_config.json and tokenizer.json or other tokenizer files, as a Trainer's"),
         ({"config.json": CLIP, "model.safetensors": "", "vocab.json": {}}, "lacks preprocessor_config.json; save"),
@@ -87,7 +87,7 @@ def test_folders_of_other_kinds(files: dict[str, Any], said: str, tmp_path: Path
         ("ViT-B/32", "did you mean 'fast'?"),
         ("ViT-L/14@336px", "did you mean 'openai/clip-vit-large-patch14-336'?"),
         ("clip-ViT-L-14", "did you mean 'accurate'?"),
-        ("open_clip:ViT-B-32/openai", "cannot begin with open_clip:: give a hub id or a folder; did you mean 'fast'?"),
+        ("timm:ViT-B-32/openai", "cannot begin with timm:: give a hub id or a folder"),
         ("clip-vit-base-patch32", "did you mean 'openai/clip-vit-base-patch32'?"),
         ("siglip-base-patch16-224", "did you mean 'google/siglip-base-patch16-224'?"),
         ("https://huggingface.co/a/clip-b/tree/main", "did you mean 'a/clip-b'?"),
@@ -130,8 +130,8 @@ def test_a_hub_model_of_another_kind(tiny_clip: Path, tmp_path: Path, monkeypatc
     listing("modules.json", "0_CLIPModel/config.json", "0_CLIPModel/model.safetensors")
     with pytest.raises(ModelNameError, match="`hf download o/clip --local-dir FOLDER`, and use FOLDER/0_CLIPModel"):
         load_encoder(Config(model="o/clip"))
-    listing("open_clip_config.json", "open_clip_model.safetensors")
-    with pytest.raises(ModelNameError, match="o/clip is a model of open_clip"):
+    listing("open_clip_model.safetensors")
+    with pytest.raises(ModelNameError, match="o/clip holds weights of open_clip without open_clip_config"):
         load_encoder(Config(model="o/clip"))
     listing("adapter_config.json", "adapter_model.safetensors")
     with pytest.raises(ModelNameError, match="o/clip holds a PEFT adapter"):
@@ -151,7 +151,7 @@ def test_a_name_near_a_hub_models_is_suggested() -> None:
 
 
 def test_training_starts_from_a_dual_encoder(tiny_clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelNameError, match="is a model of transformers; training starts from mini"):
+    with pytest.raises(ModelNameError, match="is a model of transformers or open_clip; training starts from mini"):
         dual_encoder_folder(tiny_clip)
     with pytest.raises(ModelNameError, match="did you mean 'mini'"):
         dual_encoder_folder("Mini")

@@ -128,7 +128,7 @@ def test_json_holds_null_for_what_is_no_number(tmp_path: Path) -> None:
 
 
 def test_pictures_that_cannot_be_read_are_left_out_with_their_captions(tmp_path: Path) -> None:
-    rows = [photo(make_png("red"), "red"), photo(b"no picture", "green"), photo(make_png("blue"), "blue")]
+    rows = [photo(make_png("red"), "red"), photo(b"\xffno picture", "green"), photo(make_png("blue"), "blue")]
     rows.append(photo(make_png("cyan")[:60], "cyan"))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "photos.parquet")
     seen: list[tuple[int, int, int]] = []

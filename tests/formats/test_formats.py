@@ -550,7 +550,7 @@ class TestSeveralFiles:
         ("in.csv.zst", b"url,caption\n", TableError, "is not compressed with zstd, as its name says"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
-        ("in.jsonl", b'{"url": "a", "text": "b"}\n', UsageError, "column 'caption' is missing in .*: url, text"),
+        ("in.jsonl", b'{"url": "a", "title": "b"}\n', UsageError, "column 'caption' is missing in .*: url, title"),
         ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "row 1 of .* is not UTF-8"),
         (
             "in.jsonl",

@@ -137,6 +137,24 @@ def test_scores_and_columns_are_those_of_score_pairs(ray: Any, blocks: int, chun
         assert block["id"].to_pylist() == sorted(block["id"].to_pylist())
 
 
+def test_images_in_columns_are_scored_like_files(ray: Any) -> None:
+    red = make_png("red")
+    cells: list[dict[str, Any]] = [
+        {"bytes": red, "path": "x"},
+        {"bytes": None, "path": None},
+        {"bytes": b"a.jpg", "path": None},
+    ]
+    given = pa.table(
+        {"id": [0, 1, 2], "image": cells, "data": [cell["bytes"] for cell in cells], "caption": ["red"] * 3}
+    )
+    for name in ("image", "data"):
+        found = whole(score_dataset(ray.data.from_arrow(given), MINI, col_url=name, concurrency=1))
+        pairs = zip(given[name].to_pylist(), given["caption"].to_pylist(), strict=True)
+        assert scores(found) == expected(list(pairs))
+        assert [(error or "").partition(":")[0] for _, error in scores(found)] == ["", "invalid_url", "not_an_image"]
+        assert found.select(given.column_names).to_pylist() == given.to_pylist()
+
+
 def test_another_kind_of_table_is_named() -> None:
     with pytest.raises(InputTypeError, match=r"ds must be a Ray Dataset, not a pyarrow Table; ray.data.from_pandas"):
         score_dataset(pa.table({"url": ["a"], "caption": ["b"]}), MINI)
@@ -257,7 +275,9 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_engine_scores_parts_in_order_from_several_threads(ray: Any) -> None:
-    records = [Record.of(*pair) for pair in rows()]
+    red = make_png("red")
+    images = (red, {"bytes": red, "path": None}, memoryview(red), b"", b"a.jpg", red[:50])
+    records = [*(Record(image, "red") for image in images), *(Record.of(*pair) for pair in rows())][:100]
     parts = [records[start : start + 20] for start in range(0, 100, 20)]
     right = [repr(result) for result in score_pairs(records, MINI)]
     with RayEngine({}) as cluster:  # all CPUs of this Ray, each time

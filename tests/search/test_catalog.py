@@ -249,13 +249,13 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
     [
         (lambda: Product(""), "Product.id is empty"),
         (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
-        (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path or a URL"),  # type: ignore[list-item]
+        (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path, a URL or an encoded"),  # type: ignore[list-item]
         (lambda: Product("a", images=["x"] * 9), "at most 8 pictures, not 9"),
         (lambda: Product(" "), "Product.id is empty"),
         (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which names no picture; leave it out"),
         (lambda: Product("a", images=""), r"Product.images\[0\] is '', which names no picture"),
-        (lambda: Product("a", images=[5]), r"Product.images\[0\] must be a path or a URL, not an int"),  # type: ignore[list-item]
-        (lambda: Product("a", images=b"png"), "Product.images must be a path, a URL, or several, not bytes"),  # type: ignore[arg-type]
+        (lambda: Product("a", images=[5]), r"Product.images\[0\] must be a path, a URL or an encoded file's bytes, not an int"),  # type: ignore[list-item]
+        (lambda: Product("a", images=7), "Product.images must be a path, a URL, or several, not an int"),  # type: ignore[arg-type]
         (lambda: ProductColumns(id=5), "ProductColumns.id must be the name of a column, not an int"),  # type: ignore[arg-type]
         (lambda: ProductColumns(name=5), "ProductColumns.name must be the name of a column, or None"),  # type: ignore[arg-type]
         (lambda: ProductColumns(images=5), "ProductColumns.images must be the name of a column, or several"),  # type: ignore[arg-type]

@@ -218,6 +218,25 @@ def test_a_generation_that_is_dropped_while_it_is_built(tmp_path: Path) -> None:
         assert rows == [(0,)]
 
 
+def test_a_generation_that_is_dropped_while_it_answers(tmp_path: Path) -> None:
+    """Its store is still open here, and would rank products whose vectors are gone from the ledger."""
+    with shop(tmp_path / "c") as asking, shop(tmp_path / "c") as other:
+        fill(asking)
+        query, red = Query("red", top_k=2), [*ColourEncoder().encode_text(["red"])]
+        searcher = asking.searcher
+        asked = [searcher.check(query, searcher.live())]
+        assert ids(searcher.answer(asked, red, [])[0]) == ["r", "b"]  # type: ignore[arg-type]
+        other.reindex("dim", encoder=DimEncoder())
+        other.switch()
+        assert searcher.dropped() == frozenset()
+        assert other.drop() == [1]
+        with pytest.raises(DatabaseError, match="generation 1 was dropped while it answered"):
+            searcher.answer(asked, red, [])
+        assert searcher.dropped() == {1}
+        searcher.forget(1)
+        assert searcher.dropped() == frozenset()
+
+
 def test_what_cannot_be_switched_is_told() -> None:
     with shop() as catalog:
         fill(catalog)

@@ -24,6 +24,7 @@ from text_image_similarity import (
     Query,
     StoppedError,
     TableError,
+    Term,
     UsageError,
     open_catalog,
 )
@@ -153,6 +154,38 @@ def test_a_row_of_parquet_has_values_of_its_types(tmp_path: Path, catalog: Catal
     assert catalog.get("1") == Product("1", "x", fields=fields)
 
 
+def test_images_in_a_table_are_kept_and_found(tmp_path: Path, catalog: Catalog) -> None:
+    red, green = make_png("red"), make_png("lime")
+    (tmp_path / "green.png").write_bytes(green)
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    lists: list[Any] = [
+        [{"bytes": red, "path": "x.png"}, {"bytes": None, "path": "green.png"}, {"bytes": None, "path": None}, None],
+        [{"bytes": b"a.jpg", "path": None}],
+        [],
+        None,
+        [{"bytes": red, "path": None}] * 9,
+    ]
+    ids = ["both", "text", "empty", "none", "many"]
+    columns = {
+        "lists": pa.array(lists, pa.list_(struct)),
+        "structs": pa.array([cells[0] if cells else None for cells in lists], struct),
+        "bytes": pa.array([red, b"a.jpg", None, None, red]),
+    }
+    left_out = [each.name for each in FIELDS]
+    for name, column in columns.items():
+        pq.write_table(pa.table({"id": ids, "name": ids, "images": column}), tmp_path / f"{name}.parquet")
+        report = catalog.add_table(tmp_path / f"{name}.parquet", ProductColumns(fields=dict.fromkeys(left_out, "")))
+        assert (report.failures, report.refused) == ({"not_an_image": 1}, 1 if name == "lists" else 0)
+        found = {product.id: len(product.images) for product in catalog.products()}
+        assert found["both"] == (2 if name == "lists" else 1)
+        assert (found["text"], found["empty"], found["none"]) == (1, 0, 0)
+        first = catalog.match(Query(terms=(Term(image=red),)))[0]
+        assert (first.product.id, round(first.similarity or 0, 6)) == ("both", 1.0)
+        catalog.delete([product.id for product in catalog.products()])
+    product = Product("a", images=(red, {"bytes": green, "path": "y"}, {"path": "z.png"}))  # type: ignore[arg-type]
+    assert [image.partition(",")[0] for image in product.images] == ["data:;base64", "data:;base64", "z.png"]
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 def test_a_number_is_one_text_in_every_table(tmp_path: Path, catalog: Catalog, name: str) -> None:
     table = write_rows(tmp_path / "in.jsonl", [{"id": 7.0, "name": 8.0, "images": [], "kind": 9.0, "tags": [7.0, "7"]}])
@@ -208,7 +241,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 9: 'price' must be a number, not '1_000'",
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 pictures, not 9",
-        "row 12: 'images' must hold paths or URLs, not 5",
+        "row 12: 'images' must hold images, paths or URLs, not 5",
         "row 13: 'name' must be a text, not ['A']",
         "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
     ]

@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from threading import Event
+from threading import Event, Semaphore
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.search.test_generations import DimEncoder
 from tests.service.test_hostile import status, told
 from tests.service.test_http import problem
 from tests.service.test_search import FIELDS, KEYS, by, ids, products
 from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
-from tests.support.services import app_of, base64_pair, mini_settings, serving
-from text_image_similarity import ConfigError
+from tests.support.server import Server, response
+from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
+from tests.support.shop import product, shop
+from text_image_similarity import ConfigError, DatabaseError, Limits, UsageError
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Field, Product, Query, open_catalog
+from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
+from text_image_similarity.service import create_app
+from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.search import catalog as serving_catalog
+from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
 from text_image_similarity.service.search.thumbnails import Thumbnails
 from text_image_similarity.service.search.upkeep import Upkeep
+from text_image_similarity.service.telemetry.metrics import Metrics
 
 SHOP = "/v1/catalogs/shop"
 TENANTS = (*KEYS, ApiKey("best", name="best", role="write", where='shop = "best"'))
@@ -109,32 +120,43 @@ def test_a_filter_that_a_catalogue_cannot_use_lets_nothing_start(place: Path) ->
         ApiKey("k", name="acme", role="admin", where='shop = "acme"')
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 @in_a_loop
-async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(place: Path) -> None:
+async def test_what_belongs_to_another_tenant_meanwhile_is_not_overwritten(tmp_path: Path, replicas: int) -> None:
     """Two tenants add one id at a time: whoever comes second is refused, although nothing was there when it came."""
-    going, order = Event(), []
+    going, began, order = Event(), Event(), []
 
     class Slow:
+        def __init__(self, catalog: Catalog) -> None:
+            self.searcher = catalog.searcher
+
         def add(self, products: list[Product]) -> Any:
+            began.set()
             assert going.wait(HANG_S)
             order.append(products[0].name)
             return SimpleNamespace(added=1, updated=0, unchanged=0, refusals=(), failures={})
-
-    upkeep = Upkeep(SimpleNamespace(name="shop", catalog=Slow()))  # type: ignore[arg-type]
 
     async def check() -> None:
         if order:
             raise ProblemError("unknown_product", "there is no product 'new'")
 
-    first = asyncio.create_task(upkeep.write([Product("new", "first")], [], check))
-    second = asyncio.create_task(upkeep.write([Product("new", "second")], [], check))
-    await asyncio.sleep(0)
-    going.set()
-    assert (await first)["added"] == 1
-    with pytest.raises(ProblemError, match="unknown_product"):
-        await second
-    assert order == ["first"]
-    await upkeep.close()
+    with shop(tmp_path / "c") as one, shop(tmp_path / "c") as other:
+        first, *second = [Upkeep(SimpleNamespace(name="c", catalog=Slow(each))) for each in (one, other)][:replicas]  # type: ignore[arg-type]
+        writing = asyncio.create_task(first.write([Product("new", "first")], [], check))
+        assert await asyncio.to_thread(began.wait, HANG_S)
+        late = asyncio.create_task((*second, first)[0].write([Product("new", "second")], [], check))
+        await asyncio.sleep(0)
+        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
+            assert not free  # so nobody in another process can look now, and write afterwards
+        going.set()
+        assert (await writing)["added"] == 1
+        with pytest.raises(ProblemError, match="unknown_product"):
+            await late
+        assert order == ["first"]
+        with other.searcher._session.ledger.database.exclusive("check", wait=False) as free:
+            assert free
+        for upkeep in (first, *second):
+            await upkeep.close()
 
 
 def test_tenants_that_race_for_an_id_get_one_owner(service: httpx.Client) -> None:
@@ -294,6 +316,55 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
         assert [results.get(key) is not None for key in keys] == [False, False, True]
 
 
+def asked_for(name: object, query: Query = Query()) -> Any:  # noqa: B008
+    return SimpleNamespace(generation=SimpleNamespace(number=1), name=name, query=query)
+
+
+@in_a_loop
+async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_when_nobody_waits() -> None:
+    turns, began = Semaphore(0), Semaphore(0)
+    passes: list[tuple[list[Any], list[Any], list[Any]]] = []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            passes.append(([one.name for one in asked], list(texts), list(images)))
+            began.release()
+            assert turns.acquire(timeout=HANG_S)
+            return [one.name for one in asked]
+
+    async def next_pass() -> None:
+        assert await asyncio.to_thread(began.acquire, timeout=HANG_S)
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    query = Query([Term("red"), Term(image=b"a"), Term("blue")], fusion="rrf")
+    texts: Any = list(range(20))
+    images: Any = list("abcdefghij")
+    heavy = asyncio.create_task(scans.answer([asked_for(n, query) for n in range(10)], texts, images))
+    await next_pass()
+    light: asyncio.Task[Any] = asyncio.create_task(scans.answer([asked_for("light")], [], []))
+    await asyncio.sleep(0)
+    turns.release(2)
+    answered: list[Any] = await asyncio.wait_for(light, HANG_S)
+    assert answered == ["light"]
+    await next_pass()
+    await next_pass()
+    heavy.cancel()
+    turns.release(100)
+    await asyncio.to_thread(scans.close)
+    first = ([0, 1], [0, 1, 2, 3], ["a", "b"])
+    assert passes == [first, (["light"], [], []), ([2, 3], [4, 5, 6, 7], ["c", "d"])]
+
+
+def test_a_facet_with_a_value_for_each_product_does_not_make_an_answer_long(tmp_path: Path) -> None:
+    with shop(tmp_path / "c") as catalog:
+        catalog.add(Product(f"{number:04}", fields={"kind": "odd" if number % 2 else "even"}) for number in range(1100))
+    with serving(app_of(mini_settings(catalogs={"c": str(tmp_path / "c")}), ColourEncoder())) as client:
+        queries = {"queries": [{"facets": ["_id", "kind"]}]}
+        (found,) = client.post("/v1/catalogs/c/match", json=queries).json()["results"]
+        assert (found["total"], len(found["facets"]["_id"])) == (1100, 1000)
+        assert {each["value"]: each["count"] for each in found["facets"]["kind"]} == {"even": 550, "odd": 550}
+
+
 @in_a_loop
 async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     class PanicError(BaseException):
@@ -310,7 +381,7 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
             return [asked[0].name]
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
-    one: Any = [SimpleNamespace(generation=SimpleNamespace(number=1), name=name) for name in "abc"]
+    one: Any = [asked_for(name) for name in "abc"]
     first = asyncio.create_task(scans.answer(one[:1], [], []))
     await asyncio.to_thread(began.wait, HANG_S)
     others = [asyncio.create_task(scans.answer([each], [], [])) for each in one[1:]]
@@ -318,6 +389,34 @@ async def test_a_panic_of_several_searches_ends_none_of_those_to_come() -> None:
     going.set()
     found: list[Any] = await asyncio.wait_for(asyncio.gather(first, *others), HANG_S)
     assert found == [["a"], ["b"], ["c"]]
+    scans.close()
+
+
+@in_a_loop
+async def test_a_query_that_cannot_be_answered_does_not_part_all_the_others() -> None:
+    going, began, passes = Event(), Event(), []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            began.set()
+            assert going.wait(HANG_S)
+            passes.append(len(asked))
+            if any(one.name == 17 for one in asked):
+                raise UsageError("there is no product 'gone'")
+            return [one.name for one in asked]
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    asked: Any = [[asked_for(name)] for name in range(33)]
+    first = asyncio.create_task(scans.answer(asked[0], [], []))
+    await asyncio.to_thread(began.wait, HANG_S)
+    others = [asyncio.create_task(scans.answer(each, [], [])) for each in asked[1:]]
+    await asyncio.sleep(0)
+    going.set()
+    found: list[Any] = await asyncio.gather(first, *others, return_exceptions=True)
+    assert [each for each in found if not isinstance(each, list)] == [found[17]]
+    assert isinstance(found[17], UsageError)
+    assert [each for number, each in enumerate(found) if number != 17] == [[n] for n in range(33) if n != 17]
+    assert passes == [1, 32, 16, 16, 8, 4, 2, 1, 1, 2, 4, 8]
     scans.close()
 
 
@@ -356,3 +455,134 @@ async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(started) == 1
     assert upkeep._following is not None
     upkeep._following.cancel()
+
+
+def test_what_others_drop_is_closed_and_keeps_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_catalog, "_LOOK_EVERY_S", 0.01)
+    with shop(tmp_path / "c") as other:
+        other.add(product("r", "red"))
+        settings, metrics = mini_settings(catalogs={"c": str(tmp_path / "c")}, request_timeout_s=5), Metrics()
+        encoders = {"dim": DimEncoder()}
+        load: Any = lambda config: encoders.get(config.model, ColourEncoder())  # noqa: E731
+        app = create_app(settings, pool=LocalModelPool(settings, metrics, load=load), metrics=metrics)
+        with serving(app) as client:
+            session = app.state.catalogs["c"].catalog.searcher._session
+            assert client.post("/match-text", json={"text": "red"}).json()["generation"] == 1
+            assert session.held == {1}
+            other.reindex("dim", encoder=DimEncoder())
+            other.switch()
+            other.drop()
+            assert client.post("/match-text", json={"text": "red"}).json()["generation"] == 2
+            monkeypatch.setattr(app.state.catalogs["c"], "_timeout_s", 0.0)
+            wait_for(lambda: session.held == {2})
+
+
+def test_no_failure_tells_clients_where_the_databases_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place, log = tmp_path / "private" / "c", tmp_path / "private" / "log.sqlite"
+    with shop(place) as catalog:
+        catalog.add(product("r", "red"))
+    settings = mini_settings(
+        catalogs={"c": str(place)}, match_log="required", log_place=str(log), request_timeout_s=0.5
+    )
+    with serving(app_of(settings, ColourEncoder())) as client:
+        found = client.post("/match-text", json={"text": "red"}).json()["match_id"]
+        with closing(sqlite3.connect(log, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # such as an export that does not end
+            late = client.post("/match-text", json={"text": "red"})
+            problem(late, 503, "log_unavailable")
+        wait_for(lambda: client.post("/match-text", json={"text": "red"}).status_code == 200, HANG_S)
+        for path in (place / "catalog.sqlite", log):
+            with closing(sqlite3.connect(path)) as other, other:
+                for table in ("generation", "entry"):
+                    if other.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                        other.execute(f"ALTER TABLE {table} RENAME TO gone")
+        answers = [
+            client.get("/v1/catalogs"),
+            client.get("/v1/catalogs/c/facets", params={"field": "kind"}),
+            client.post("/v1/catalogs/c/match", json={"queries": [{}]}),
+            client.post(f"/v1/matches/{found}/events", json={"kind": "click", "product": "r"}),
+        ]
+    for answer in (late, *answers):
+        assert answer.status_code == 503
+        assert not any(word in answer.text for word in ("private", str(tmp_path), "sqlite", "no such table"))
+    assert all(name in caplog.text for name in ("catalog.sqlite", "log.sqlite"))
+
+
+def test_a_database_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server that is stopped does; more requests wait for it than there are threads."""
+    for name in ("dead", "well"):
+        with shop(tmp_path / name) as catalog:
+            catalog.add(product("r", "red"))
+    places = {name: str(tmp_path / name) for name in ("dead", "well")}
+    keys = (ApiKey("writer", name="w", role="write"),)
+    app = app_of(mini_settings(catalogs=places, api_keys=keys, request_timeout_s=1.5), ColourEncoder())
+    going = Event()
+    monkeypatch.setattr(catalog_routes, "_PROBED_S", 0.1)
+    monkeypatch.setattr(upkeep_of, "_LONGEST_S", 0.1)
+
+    def hang(*_: object, **__: object) -> Any:
+        assert going.wait(HANG_S)
+        raise DatabaseError("it is gone")
+
+    async def attack(base_url: httpx.URL) -> None:
+        async with httpx.AsyncClient(
+            base_url=base_url, timeout=HANG_S, trust_env=False, headers=by("writer")
+        ) as client:
+            dead = "/v1/catalogs/dead"
+            asked = [
+                asyncio.create_task(client.request(method, path, json=body))
+                for method, path, body in 20
+                * [
+                    ("POST", f"{dead}/match", {"queries": [{}]}),
+                    ("GET", f"{dead}/facets?field=kind", None),
+                    ("GET", f"{dead}/products/r", None),
+                    ("GET", "/health", None),
+                ]
+                + 3 * [("PUT", f"{dead}/products/r", {})]
+            ]
+            for query in range(5):
+                queries = {"queries": [{"terms": ["red"], "top_k": query + 1}]}
+                assert (await client.post("/v1/catalogs/well/match", json=queries)).status_code == 200
+                assert (await client.get("/v1/catalogs/well/facets", params={"field": "kind"})).status_code == 200
+                assert (await client.get("/livez")).status_code == 200
+            answers = await asyncio.gather(*asked)
+        assert {answer.status_code for answer in answers} == {503}
+        assert {answer.json().get("code") for answer in answers} == {"catalog_unavailable", None}  # /health has none
+
+    with serving(app) as client:
+        session = app.state.catalogs["dead"].catalog.searcher._session
+        with monkeypatch.context() as stopped:
+            stopped.setattr(session.ledger.database, "read", hang)
+            stopped.setattr(session.ledger.database, "write", hang)
+            try:
+                asyncio.run(attack(client.base_url))
+            finally:
+                going.set()
+        found = client.post("/v1/catalogs/dead/match", json={"queries": [{}]}, headers=by("writer"))
+        assert found.status_code == 200
+
+
+def test_no_picture_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path: Path) -> None:
+    """As the fetcher's guard has it; here with every route that takes a reference, and with none that is read later."""
+    with shop(tmp_path / "c"):
+        pass
+    models = {"mini": replace(MINI, limits=Limits())}
+    settings = mini_settings(
+        models=models, catalogs={"c": str(tmp_path / "c")}, api_keys=(ApiKey("w", name="w", role="write"),)
+    )
+    with Server() as host, serving(app_of(settings, ColourEncoder())) as client:
+        client.headers.update(by("w"))
+        host.routes["/x"] = response(make_png("red"))
+        for name in ("127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "a:b@127.0.0.1"):
+            url = f"http://{name}:{host.port}/x"
+            problem(client.post("/match-image", json={"image_url": url}), 422, "invalid_request")
+            queries = {"queries": [{"terms": [{"image_url": url}]}, {}]}
+            term, _ = client.post("/v1/catalogs/c/match", json=queries).json()["results"]
+            assert term["error"]["code"] in ("blocked_address", "invalid_url")
+            put = client.put("/v1/catalogs/c/products/p", json={"images": [url]}).json()
+            products = {"products": [{"id": "q", "images": [url]}]}
+            batch = client.post("/v1/catalogs/c/products:batch", json=products).json()
+            assert set() != {*put["failures"], *batch["failures"]} <= {"blocked_address", "invalid_url"}
+            for id in "pq":
+                problem(client.get(f"/v1/catalogs/c/products/{id}/image"), 404, "not_found")
+        assert host.connections == 0

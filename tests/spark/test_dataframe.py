@@ -147,7 +147,15 @@ def test_numbers_are_texts(spark: SparkSession) -> None:
         ("SELECT 1 AS x", "column 'url' is missing in the DataFrame; it has the columns: x"),
         ("SELECT '' AS url, '' AS url, '' AS caption", "the DataFrame has two columns named 'url'"),
         ("SELECT '' AS url, '' AS caption, 1 AS Similarity", "already has a column 'Similarity'"),
-        ("SELECT X'00' AS url, '' AS caption", "column 'url' is of type binary, not string"),
+        ("SELECT '' AS url, X'00' AS caption", "column 'caption' is of type binary, not string; cast it"),
+        (
+            "SELECT array(X'00') AS url, '' AS caption",
+            "column 'url' is of type array<binary>, not string, binary or a struct",
+        ),
+        (
+            "SELECT struct('a.jpg' AS src) AS url, '' AS caption",
+            "column 'url' is of type struct<src:string>, not string",
+        ),
         ("SELECT '' AS url, array('') AS caption", "column 'caption' is of type array<string>"),
         ("SELECT '' AS url, date'2020-01-01' AS caption", "column 'caption' is of type date"),
         ("SELECT '' AS url, '' AS caption, INTERVAL 1 YEAR AS y", r"drop or cast 'y' \(interval year\)"),
@@ -156,6 +164,31 @@ def test_numbers_are_texts(spark: SparkSession) -> None:
 def test_a_frame_that_cannot_be_scored_is_refused_at_once(spark: SparkSession, query: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         score_dataframe(spark.sql(query), ALONE)
+
+
+def test_images_in_columns_are_scored_like_files(spark: SparkSession, tmp_path: Path) -> None:
+    red = make_png("red")
+    (tmp_path / "red.png").write_bytes(red)
+    rows = [
+        ("red.png", red, (red, None), "red"),
+        (None, None, (None, None), "red"),
+        ("none.png", b"a.jpg", (b"", "none.png"), "red"),
+    ]
+    kinds: list[tuple[str, T.DataType]] = [("url", T.StringType()), ("data", T.BinaryType())]
+    kinds += [
+        ("image", T.StructType().add("bytes", T.BinaryType()).add("path", T.StringType())),
+        ("caption", T.StringType()),
+    ]
+    df = spark.createDataFrame(rows, T.StructType([T.StructField(name, kind) for name, kind in kinds])).coalesce(1)
+    config = Config(model="mini", batch_size=1, base_dir=tmp_path)
+    (expected,) = score_pairs([Record(red, "red")], config)
+    spark.udf.register("similarity", similarity_udf(config))
+    df.createOrReplaceTempView("images")
+    for name, last in (("url", "file_not_found"), ("data", "not_an_image"), ("image", "file_not_found")):
+        sql = spark.sql(f"SELECT s.* FROM (SELECT similarity({name}, caption) AS s FROM images)")
+        for scored in (score_dataframe(df, config, col_url=name), sql):
+            found = [(row.similarity, (row.error or "").partition(":")[0]) for row in scored.collect()]
+            assert found == [(expected.similarity, ""), (None, "invalid_url"), (None, last)]
 
 
 def test_names_that_differ_in_case_are_others_where_spark_says_so(spark: SparkSession) -> None:
@@ -167,7 +200,7 @@ def test_names_that_differ_in_case_are_others_where_spark_says_so(spark: SparkSe
 
 def test_the_function_refuses_what_pandas_would_spoil(spark: SparkSession) -> None:
     spark.udf.register("similarity", similarity_udf(ALONE))
-    with pytest.raises(PythonException, match=r"takes two strings, not 5; use CAST"):
+    with pytest.raises(PythonException, match=r"takes strings, .*, not 5; use CAST"):
         spark.sql("SELECT similarity('data:,x', 5)").collect()
     (row,) = spark.sql("SELECT similarity('data:,x', CAST(5 AS STRING)) AS s, similarity(NULL, 'a') AS none").collect()
     assert tuple(row.s) == (None, NO_PICTURE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from tests.support.images import make_png
 from tests.support.server import Server
 from tests.support.spark_job import CONFIG
 from tests.support.spark_sessions import faulty_rows, plain
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 pytestmark = pytest.mark.spark
+RED = make_png("red")
 RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
 
 
@@ -80,6 +82,10 @@ def test_parts_from_several_threads_get_the_scores_of_score_pairs(engine: SparkE
         Record.of(None, "a"),
         Record.of(Path("missing\udcff.png"), "a"),
         Record.of(["no text"], {"no": "text"}),
+        *(
+            Record(image, "red")
+            for image in (RED, {"bytes": RED, "path": None}, memoryview(RED), b"", b"a.jpg", RED[:50])
+        ),
     ]
     parts = [[*RECORDS, *odd], RECORDS[10:50], odd, RECORDS[::-1], []]
     engine.start(CONFIG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,7 +144,7 @@ def index_of(kind: str, count: int) -> pd.Index[Any]:
     return pd.RangeIndex(5, 5 + count)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=int(os.environ.get("FRAMES", "200")), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     urls=TEXTS,
     columns=st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.randoms(use_true_random=False)), max_size=5),
@@ -221,6 +222,11 @@ def test_the_scores_of_a_table_and_a_frame_are_equal(tmp_path: Path) -> None:
 def test_what_is_no_frame_is_named(given: Any, said: str) -> None:
     with pytest.raises(InputTypeError, match=said):
         score(given)
+
+
+def test_a_table_is_read_from_files_and_says_who_takes_frames() -> None:
+    with pytest.raises(InputTypeError, match=r"in_path must be a path or a URL, .*; score_frame takes it as it is"):
+        score_table(FRAMES["pandas"], "out.csv", CONFIG)
 
 
 @pytest.mark.parametrize("kind", ["pandas", "polars", "arrow", "hub"])

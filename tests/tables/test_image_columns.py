@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import inline, make_png
+from tests.support.paths import ROOT
 from text_image_similarity import (
     Config,
     ConfigError,
@@ -23,6 +26,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.cli import main
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.formats import open_table, parquet
 from text_image_similarity.tables import Summary
 
 RED, GREEN = make_png("red"), make_png("green")
@@ -215,3 +219,49 @@ def test_the_command_scores_bytes_and_its_report_shows_them(tmp_path: Path) -> N
     assert text.count("<img") == 2
     for shown in ("a/one.jpg", "(in the table)", "&lt;b&gt;"):
         assert shown in text
+
+
+def test_photos_as_files_bytes_and_structs_have_equal_scores_and_are_encoded_once(tmp_path: Path) -> None:
+    photos = sorted((ROOT / "challenge_set").iterdir())[:12]
+    contents = [photo.read_bytes() for photo in photos]
+    kinds: dict[str, pa.Array] = {
+        "files": pa.array(map(str, photos)),
+        "bytes": pa.array(contents),
+        "structs": pa.array(
+            [{"bytes": content, "path": photo.name} for content, photo in zip(contents, photos, strict=True)]
+        ),
+    }
+    captions, found = [photo.stem.replace("_", " ") for photo in photos], {}
+    for kind, images in kinds.items():
+        source = write(tmp_path, images, captions)
+        config = Config(model="mini", chunk_size=5, embedding_cache=tmp_path / "cache")
+        summary = score_csv(source, tmp_path / f"{kind}.parquet", config, "image")
+        found[kind] = pq.read_table(tmp_path / f"{kind}.parquet")["similarity"].to_pylist()
+        encoded = summary.seconds.get("encode_image", 0.0) > 0
+        assert encoded == (kind == "files")  # by their contents the others are known
+    assert None not in found["files"]
+    assert found["files"] == found["bytes"] == found["structs"]
+
+
+def test_a_large_row_group_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "PART_SIZE", 1 << 20)
+    monkeypatch.setattr(parquet, "_BUFFER", 1 << 16)
+    images = [bytes([i % 256]) + os.urandom(65_535) for i in range(160)]
+    table = pa.table({"image": images, "caption": ["red"] * 160})
+    pages = {"write_batch_size": 2, "data_page_size": 1 << 17}  # a page is read at once
+    pq.write_table(table, tmp_path / "in.parquet", use_dictionary=False, row_group_size=160, **pages)
+    asked: list[int] = []
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or 0)
+            return super().read(size)
+
+    monkeypatch.setattr(parquet, "open_bytes", lambda place: Counted(place))
+    opened = open_table(str(tmp_path / "in.parquet"))
+    asked.clear()
+    parts = opened.read(0, 1000)
+    first = next(parts).column("image")
+    assert sum(asked) < 4 << 20
+    assert 10 < len(first) <= 16
+    assert [*first, *(cell for part in parts for cell in part.column("image"))] == images

@@ -102,7 +102,9 @@ def compare(options: argparse.Namespace, config: Config, engine: Engine | None) 
     assert isinstance(engine, ServiceEngine)
     if len(again(options.caption_col)) > 1 or options.references_col:
         raise UsageError("--compare takes one --caption-col, and no --references-col")
-    found = compare_table(options.in_path, (options.url_col, *again(options.caption_col)), config, engine)
+    found = compare_table(
+        options.in_path, (options.url_col, next(iter(again(options.caption_col)), None)), config, engine
+    )
     write_comparison(found, options.compare)
     return found
 

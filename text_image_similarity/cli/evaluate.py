@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import TableError, UsageError
@@ -21,6 +21,7 @@ from .options import (
     add_model_options,
     add_worker_options,
     check_output,
+    columns_given,
     config_of,
     progress_bar,
 )
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         if options.calibrate is None
         else calibration_folder(config, options.calibrate or None, force=options.force)
     )
-    columns = {"col_url": options.url_col, "col_text": options.caption_col}
+    columns: dict[str, Any] = columns_given(options)
     with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show
         report: Evaluation | RatingEvaluation
@@ -129,7 +130,7 @@ def _compare(options: argparse.Namespace, config: Config) -> int:
     from ..evaluation import compare_models
 
     against = replace(config, model=options.against, revision=None)
-    columns = {"col_url": options.url_col, "col_text": options.caption_col}
+    columns: dict[str, Any] = columns_given(options)
     with closing(progress_bar(options, "pictures")) as bar:
         progress = None if options.quiet else bar.show
         found = compare_models(options.source, config, against, split=options.split, **columns, progress=progress)

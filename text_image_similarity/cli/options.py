@@ -124,11 +124,16 @@ _READERS: dict[type, tuple[Callable[[str], object], str]] = {
 def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add the options that name a table's columns; of captions there may be several."""
     add = parser.add_argument
-    add("--url-col", metavar="COLUMN", default="url", help="column of image references")
-    text = "column of captions"
+    add(
+        "--url-col",
+        metavar="COLUMN",
+        help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
+        "docs/tables.md#which-columns",
+    )
+    text = "column of captions; by default `caption`"
     if several:
         text += "; may be given again, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
-        add("--caption-col", metavar="COLUMN", action=_Again, default="caption", help=text)
+        add("--caption-col", metavar="COLUMN", action=_Again, help=text)
         add(
             "--references-col",
             metavar="COLUMN",
@@ -136,21 +141,26 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
             help="column of reference captions, for `--score ref_clipscore`: lists, lists in JSON, or texts; may be given again",
         )
     else:
-        add("--caption-col", metavar="COLUMN", default="caption", help=text)
+        add("--caption-col", metavar="COLUMN", help=text)
     add_dialect(parser)
 
 
 class _Again(argparse.Action):
-    """Collects what is given in a tuple, in the place of the default."""
+    """Collects what is given in a tuple."""
 
     def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, value: Any, *_: Any) -> None:
-        before = getattr(options, self.dest)
-        setattr(options, self.dest, (*(before if isinstance(before, tuple) else ()), value))
+        setattr(options, self.dest, (*again(getattr(options, self.dest)), value))
 
 
-def again(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def again(value: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return what an option that may be given again holds."""
-    return () if value is None else (value,) if isinstance(value, str) else value
+    return value or ()
+
+
+def columns_given(options: argparse.Namespace) -> dict[str, str]:
+    """Return the columns that the options name, under the names of Python's parameters; others keep their defaults."""
+    given = {"col_url": options.url_col, "col_text": options.caption_col}
+    return {name: column for name, column in given.items() if column is not None}
 
 
 def add_dialect(parser: argparse.ArgumentParser) -> None:

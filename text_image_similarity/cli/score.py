@@ -127,18 +127,13 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    out = options.out_path
-    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
-        if path is not None:
-            from ..formats import check_apart
-
-            check_apart(options.in_path, str(path))
-            besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
-            check_output(path, mark=mark, force=options.force, besides=besides)
+    _check_files(options)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
-    from ..tables import TableOptions, explain_failures, score_table
+    from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
+    if options.report is not None and is_folder_output(options.out_path):
+        raise UsageError(f"--report is about one table, and {options.out_path} is a folder; name a file to write")
     models = again(options.model)
     if len(models) > 1 or options.ensemble:
         _check_several(options)
@@ -159,8 +154,8 @@ def run(options: argparse.Namespace) -> int:
             options.out_path,
             config,
             options.url_col,
-            again(options.caption_col),
-            col_references=again(options.references_col) or None,
+            options.caption_col,
+            col_references=options.references_col,
             models=models if len(models) > 1 or options.ensemble else (),
             ensemble=options.ensemble,
             options=how,
@@ -176,11 +171,23 @@ def run(options: argparse.Namespace) -> int:
     if summary.rows and not summary.scored:
         from ..formats import with_base_dir
 
-        columns = (options.url_col, again(options.caption_col)[0])
-        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), columns)
+        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns)
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse files beside the table that must not be replaced."""
+    out = options.out_path
+    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
+        if path is not None:
+            from ..formats import check_apart
+
+            if not options.in_path.startswith("hf:"):
+                check_apart(options.in_path, str(path))
+            besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
+            check_output(path, mark=mark, force=options.force, besides=besides)
 
 
 def _check_several(options: argparse.Namespace) -> None:
@@ -211,17 +218,18 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
 
 def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..formats import cells_of, open_output, open_table, with_base_dir
+    from ..dataset import open_source
+    from ..formats import cells_of, open_output, with_base_dir
     from ..report import make_report, report_rows
     from ..tables import scoring
 
-    task = scoring(options.url_col, again(options.caption_col))
-    columns = (options.url_col, *task.captions)
-    source = open_table(options.in_path, dialect=config.dialect)
+    source = open_source(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
+    task = scoring(summary.columns[0], (summary.columns[1], *again(options.caption_col)[1:]))
+    read = (summary.columns[0], *task.captions)
     found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
-    given, found = (cells_of(table, names) for table, names in ((source, columns), (scored, found_in)))
+    given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
     rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 

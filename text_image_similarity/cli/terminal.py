@@ -43,6 +43,7 @@ class ProgressBar:
             return
         if self._bar is None:
             self._bar = tqdm(total=total, initial=done, unit=f" {self._unit}", dynamic_ncols=True)
+        self._bar.total = total  # it grows where files are counted one by one
         self._bar.set_postfix(failed=failed, refresh=False)
         self._bar.update(done - self._bar.n)
 

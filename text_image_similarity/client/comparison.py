@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..config import Config, Dialect
 from ..errors import TableError, UsageError
-from ..formats import check_columns, open_table, with_base_dir
+from ..formats import check_columns, choose_columns, open_table, with_base_dir
 from ..records import Record
 from .engine import ServiceEngine
 
@@ -47,12 +47,14 @@ class Comparison:
     speed_up: float
 
 
-def compare_table(source: str, columns: tuple[str, str], config: Config, engine: ServiceEngine) -> list[Comparison]:
+def compare_table(
+    source: str, columns: tuple[str | None, str | None], config: Config, engine: ServiceEngine
+) -> list[Comparison]:
     """Time single requests against batch requests on the first rows of a table.
 
     Args:
         source: The table, as for `score_csv`.
-        columns: Its columns of references and of captions.
+        columns: Its columns of images and of captions; None is as for `score_csv`.
         config: The settings of the run.
         engine: The service; it is started here.
 
@@ -73,11 +75,12 @@ def compare_table(source: str, columns: tuple[str, str], config: Config, engine:
     return _compared(engine, rows[1::2][:half], rows[2::2][:half])
 
 
-def _first_rows(source: str, columns: tuple[str, str], dialect: Dialect) -> Iterator[Record]:
+def _first_rows(source: str, columns: tuple[str | None, str | None], dialect: Dialect) -> Iterator[Record]:
     table = open_table(source, dialect=dialect)
+    chosen = choose_columns(table, *columns)
     if table.columns:
-        check_columns(table.columns, columns, source)
-    parts = ([rows.column(name) for name in columns] for rows in table.read(0, _LOOKED_AT))
+        check_columns(table.columns, [name for name in chosen if name != table.images], source)
+    parts = ([rows.column(name) for name in chosen] for rows in table.read(0, _LOOKED_AT))
     return islice((Record.of(*row) for part in parts for row in zip(*part, strict=True)), _LOOKED_AT)
 
 

@@ -8,14 +8,18 @@ photo can be in two splits. Copies that differ in a single byte, as after saving
 
 from __future__ import annotations
 
+from .hub_table import HubTable, is_hub, open_source
 from .images import CaptionedImage, ImageLoader, load_image
 from .read import own_splits, read_dataset, read_splits
 from .splits import split_dataset
 
 __all__ = [
     "CaptionedImage",
+    "HubTable",
     "ImageLoader",
+    "is_hub",
     "load_image",
+    "open_source",
     "own_splits",
     "read_dataset",
     "read_splits",

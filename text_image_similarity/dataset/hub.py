@@ -46,6 +46,40 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
     }
 
 
+def load_split(name: str, config: str | None, split: str | None) -> Any:
+    """Load a split of a set of the hub into the cache of `datasets`, with images as they are stored.
+
+    Args:
+        name: The set.
+        config: Its configuration, if it has several.
+        split: One of its splits; None takes the only one.
+
+    Raises:
+        UsageError: The hub has no such set, or the set has several splits and none is named, or not this one.
+        TableError: The hub is out of reach and the cache does not hold the set, or the set cannot be read.
+    """
+    import datasets
+
+    if problem := _ask_hub(name):
+        _require_cached(name, Path(datasets.config.HF_DATASETS_CACHE), problem)
+    try:
+        builder = datasets.load_dataset_builder(name, config)
+        splits = [str(one) for one in builder.info.splits or datasets.get_dataset_split_names(name, config)]
+        if split is None and len(splits) > 1:
+            raise UsageError(f"{name} has the splits {', '.join(splits)}; name one, such as hf:{name}@{splits[0]}")
+        if split is not None and split not in splits:
+            raise UsageError(f"{name} has no split {split!r}: it has {', '.join(splits)}")
+        found = datasets.load_dataset(name, config, split=split or splits[0])
+        for column, feature in found.features.items():
+            if isinstance(feature, datasets.Image):
+                found = found.cast_column(column, datasets.Image(decode=False))
+    except UsageError:
+        raise
+    except Exception as exc:  # datasets raises what its many readers raise
+        raise TableError(f"the data set {name} cannot be read: {exc}") from exc
+    return found
+
+
 def _read_split(name: str, split: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     import datasets
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..config import Config
 from ..decode import IsolatedDecoder, decode
+from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, check_files
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -84,9 +85,11 @@ class ImageLoader:
         """Return a picture's encoded file.
 
         Raises:
-            RowError: It cannot be fetched.
+            RowError: It cannot be fetched, or is larger than a run takes.
         """
         if isinstance(image.source, bytes):
+            if len(image.source) > (most := self._config.limits.max_bytes):
+                raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
             return image.source
         with self._lock:
             self._fetcher = self._fetcher or Fetcher(self._config, transport=self._transport)

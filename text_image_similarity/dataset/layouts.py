@@ -2,7 +2,8 @@
 
 In this order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); imagefolder, as the library
 `datasets` calls a `metadata.jsonl`, `.csv` or `.parquet` beside its images, in a folder for each split or one for all; a
-`captions.txt` as the Flickr sets have it; else the files are the pieces of one table.
+`captions.txt` as the Flickr sets have it; else the files are the pieces of one table, which may be tar shards, or pictures with
+captions of the same names.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ..formats import (
     ending_of,
     folder_of,
     is_captions_file,
+    is_picture_folder,
     is_url,
     list_folder,
     local_path,
@@ -60,7 +62,7 @@ def file_tables(place: str, dialect: Dialect | None = None) -> dict[str, SplitTa
         if found := found or _captions(folder, files, dialect):
             _warn_of_others(folder, found)
             return found
-        if files and not any(map(ending_of, files)):
+        if files and not any(map(ending_of, files)) and not is_picture_folder(folder):
             raise UsageError(
                 f"{folder} holds no table of captions: no metadata.jsonl or metadata.csv, no captions.txt, and no other "
                 "file that ends in .csv, .tsv, .jsonl or .parquet"
@@ -169,4 +171,8 @@ def _folder_with(names: Sequence[str], folder: Path | None) -> Path | None:
 
 
 def _split_table(table: Table, place: str) -> SplitTable:
-    return SplitTable(place, partial(columns_of, table), partial(read_rows, table), folder_of(place))
+    def columns() -> Sequence[str]:
+        found = columns_of(table)
+        return found if table.images is None else [*found, table.images]
+
+    return SplitTable(place, columns, partial(read_rows, table), folder_of(place), table.images)

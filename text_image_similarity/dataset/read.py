@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ..config import Config, Dialect
 from ..errors import ErrorCode, RowError, TableError, UsageError
 from ..fetch import strip_invisible
 from ..files import path_text
-from ..formats import check_columns, ending_of, is_captions_file
+from ..formats import cells_of, check_columns, ending_of, is_captions_file
 from ..records import caption_of, is_whole
-from .cells import find_image, is_text_in_bytes, list_captions
+from .cells import find_image, list_captions
+from .hub_table import HubTable, is_hub
 from .images import SCHEME, CaptionedImage
 from .layouts import FILE_NAME, file_tables
 from .left_out import LeftOut
@@ -142,6 +144,8 @@ def _open_tables(source: str | PathLike[str], dialect: Dialect | None) -> dict[s
         TableError: It cannot be read.
     """
     place = path_text(source, "source")
+    if is_hub(place):
+        return {"": _hub_table(place)}
     is_file = ending_of(place) or is_captions_file(place)
     if _HUB_ID.fullmatch(place) and not is_file and not Path(place).exists():
         from .hub import hub_tables  # here, because it loads the hub's client
@@ -150,19 +154,30 @@ def _open_tables(source: str | PathLike[str], dialect: Dialect | None) -> dict[s
     return file_tables(place, dialect)
 
 
+def _hub_table(place: str) -> SplitTable:
+    table = HubTable(place)
+
+    def rows(columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for number, cells in enumerate(cells_of(table, columns), 1):
+            yield f"row {number} of {place}", cells
+
+    return SplitTable(place, lambda: table.columns, rows)
+
+
 def _read_images(
     table: SplitTable, columns: tuple[str, str], base_dir: str | PathLike[str] | None, left: LeftOut
 ) -> Iterator[CaptionedImage]:
     """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
+    if table.images is not None and columns[0] == "url":
+        col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
     folder = table.folder if base_dir is None else Path(path_text(base_dir, "base_dir"))
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        in_bytes = is_text_in_bytes(value)
-        image = None if in_bytes else find_image(value)
+        image = value if isinstance(value, RowError) else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions:
@@ -172,12 +187,9 @@ def _read_images(
                 ErrorCode.EMPTY_CAPTION,
                 f"has no text in {', '.join(map(repr, texts))}{f': {why.detail}' if why else ''}",
             )
-        elif image is None:
-            said = f"has neither bytes nor a reference in {col_image!r}"
-            if in_bytes:
-                said = f"has text stored as bytes in {col_image!r}; cast the column to strings"
-            left.add(where, ErrorCode.INVALID_URL, said)
-        if image is None:
+        elif isinstance(image, RowError):
+            left.add(where, image.code, f"has no image in {col_image!r}: {image.detail}")
+        if isinstance(image, RowError):
             continue
         path, content = image
         if isinstance(content, str):

@@ -24,12 +24,14 @@ class SplitTable:
         columns: Finds the names of its columns; JSON Lines are read through for them.
         rows: Starts a pass: yields where each row is, such as "row 3 of pairs.csv", and its values in some columns.
         folder: Where relative references start from; None if it lies in no folder of this machine.
+        images: The column of images, where the table's kind says which it is.
     """
 
     name: str
     columns: Callable[[], Sequence[str]]
     rows: Callable[[Sequence[str]], Iterator[tuple[str, tuple[Any, ...]]]]
     folder: Path | None = None
+    images: str | None = None
 
 
 def split_name(name: str) -> str:

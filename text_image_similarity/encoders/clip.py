@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,26 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from ..config import Config
 from ..errors import ModelError, ModelNameError, ModelUnavailableError
 from ..preprocess import Preprocess
+from .adapters import merged
 from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
-from .kinds import check_type, check_weights
+from .kinds import NO_OWN_CODE, check_type, check_weights
+from .other_families import check_alike, check_features, masked_text
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
 _IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up
+_READERS = {"clip": clip_text, "siglip": siglip_text}
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
 )
 
 
-def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool) -> TwoTowerEncoder:
+def load_clip(
+    name: str, config: Config, *, revision: str | None, trusted: bool, adapter: Path | None = None
+) -> TwoTowerEncoder:
     """Load a CLIP-family model.
 
     Args:
@@ -44,12 +50,13 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         revision: Commit, tag or branch on the hub.
         trusted: Whether weights in PyTorch's own format are accepted where there are no safetensors; they are read
             without unpickling code. Only for pinned commits.
+        adapter: Folder of a PEFT adapter that is merged into the model.
 
     Raises:
         ModelUnavailableError: The model is not wholly in the cache and the hub does not answer.
         ModelError: The model is of another family, or its weights cannot be used.
     """
-    load = partial(_load, name, config, revision, trusted)
+    load = partial(_load, name, config, revision, trusted, adapter)
     # Without this, weights in PyTorch's format make transformers ask a conversion service in the background.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     if Path(name).is_dir():
@@ -71,12 +78,15 @@ def load_clip(name: str, config: Config, *, revision: str | None, trusted: bool)
         return load(local_files_only=False)
 
 
-def _load(name: str, config: Config, revision: str | None, trusted: bool, *, local_files_only: bool) -> TwoTowerEncoder:
+def _load(
+    name: str, config: Config, revision: str | None, trusted: bool, adapter: Path | None, *, local_files_only: bool
+) -> TwoTowerEncoder:
     placement = choose_placement(config)
     # False and not None: with None transformers asks on the terminal whether to run the code of a model's repository.
     common = {"revision": revision or "main", "local_files_only": local_files_only, "trust_remote_code": False}
     shape = AutoConfig.from_pretrained(name, **common)
-    check_type(name, {"model_type": shape.model_type})
+    check_type(name, shape.to_dict())
+    check_features(name, shape)
     processor = AutoImageProcessor.from_pretrained(name, backend="pil", **common)
     tokenizer = AutoTokenizer.from_pretrained(name, **common)
     check_tokenizer(name, tokenizer)
@@ -90,22 +100,34 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
     if lacking := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise ModelError(f"the weights of {name} are incomplete: {', '.join(lacking[:3])}{more}")
+    if adapter is not None:
+        network = merged(str(adapter), network, adapter)
     if shape.model_type == "clip":
         # Only the class token leaves the image tower, so its last layer's feed-forward network, a twentieth of the work,
         # need not see the others: they get the class token's instead, which nobody reads.
         last = network.vision_model.encoder.layers[-1]
         last.layer_norm2 = nn.Sequential(_ClassToken(), last.layer_norm2)
     network = network.to(placement.device).eval().requires_grad_(False)
+    encoder = _encoder(name, network, processor, tokenizer, config)
+    if shape.model_type not in _READERS:
+        check_alike(encoder, network, processor, tokenizer)
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
+    return replace(encoder, weights=fingerprint(folder) if folder else None)
+
+
+def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Config) -> TwoTowerEncoder:
+    placement, shape = choose_placement(config), network.config
     preprocess = _preprocess(processor, fast=config.preprocess == "fast")
-    tokens, text_features = (clip_text if shape.model_type == "clip" else siglip_text)(name, network, tokenizer)
+    tokens, text_features = _READERS.get(shape.model_type, masked_text)(name, network, tokenizer)
     on_cpu = placement.device.type == "cpu"
+    bias = getattr(network, "logit_bias", None)
     return TwoTowerEncoder(
         model=name,
         revision=None,  # `load_encoder` knows
         embed_dim=int(getattr(shape, "projection_dim", None) or shape.vision_config.hidden_size),
-        context_length=int(shape.text_config.max_position_embeddings),
-        logit_scale=float(network.logit_scale.exp()),
+        context_length=int(tokens.context_length or shape.text_config.max_position_embeddings),
+        logit_scale=_scale(network),
+        logit_bias=None if bias is None else float(bias),
         preprocess=preprocess,
         tokens=tokens,
         backend=TorchBackend(
@@ -116,7 +138,6 @@ def _load(name: str, config: Config, revision: str | None, trusted: bool, *, loc
             pictures=_IMAGES if on_cpu else config.batch_size,
             captions=_CAPTIONS if on_cpu else config.batch_size,
         ),
-        weights=fingerprint(folder) if folder else None,
     )
 
 
@@ -128,7 +149,16 @@ def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
     except OSError as exc:
         raise missing(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
     except (ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as exc:
+        if "trust_remote_code" in str(exc):
+            raise ModelNameError(f"model {name} {NO_OWN_CODE}") from exc
         raise ModelError(f"model {name} cannot be loaded: {exc}\n{_COMPLETE}") from exc
+
+
+def _scale(network: Any) -> float:
+    if (scale := getattr(network, "logit_scale", None)) is not None:
+        return float(scale.exp())
+    temperature = getattr(network, "temperature", None)  # ALIGN's
+    return 1.0 if temperature is None else 1 / float(temperature)
 
 
 class _ClassToken(nn.Module):
@@ -145,12 +175,13 @@ def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
     if not (processor.do_resize and processor.do_normalize):
         raise ModelError("the model's image processor neither resizes nor normalises, which is not supported")
     size = dict(processor.size)
+    power = 2 if getattr(processor, "include_top", False) else 1  # ALIGN's divides by the deviation twice
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None
     return Preprocess(
         size=size["shortest_edge"] if size.get("shortest_edge") else (size["height"], size["width"]),
         crop=(crop["height"], crop["width"]) if crop else None,
         mean=tuple(processor.image_mean),
-        std=tuple(processor.image_std),
+        std=tuple(value**power for value in processor.image_std),
         resample=Image.Resampling(int(processor.resample)),
         fast=fast,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,13 +23,22 @@ def fingerprint(folder: Path) -> str:
     Raises:
         ModelError: A file cannot be read.
     """
-    whole = hashlib.sha256()
-    try:
-        for path in _files(folder):
+    return fingerprint_of(_files(folder))
+
+
+def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
+    """Return the hash of files' names and contents, and of settings that no file holds.
+
+    Raises:
+        ModelError: A file cannot be read.
+    """
+    whole = hashlib.sha256(settings.encode())
+    for path in files:
+        try:
             with path.open("rb") as file:
                 whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    except OSError as exc:
-        raise ModelError(f"the model in {folder} cannot be read: {exc}") from exc
+        except OSError as exc:
+            raise ModelError(f"the model's file {path} cannot be read: {exc}") from exc
     return whole.hexdigest()[:32]
 
 

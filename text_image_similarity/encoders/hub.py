@@ -5,22 +5,28 @@ Asked before torch and transformers are loaded, so that an unreachable model is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..errors import ModelNameError, ModelUnavailableError
 from ..system import call_within
-from .kinds import check_listing
+from .kinds import check_listing, check_weights
 from .names import suggest
+from .open_clip_names import CONFIG
 
 PROBE_S = 4.0  # how long the hub may take to say that it is there
 
 
-def require_model(name: str, revision: str | None) -> None:
+def require_model(name: str, revision: str | None) -> list[str]:
     """Make sure that a hub model is in the cache or can be fetched.
+
+    Returns:
+        The paths of its files, if the hub was asked.
 
     Raises:
         ModelUnavailableError: Neither.
@@ -29,8 +35,12 @@ def require_model(name: str, revision: str | None) -> None:
         cached = cached_folder(name, revision)
     except HFValidationError as exc:
         raise ModelNameError(f"model {name!r} is neither a folder here nor a valid hub id{_hint(name)}") from exc
-    if cached is None:
-        require_hub(name, revision)
+    return [] if cached is not None or has_open_clip(name, revision) else require_hub(name, revision)
+
+
+def has_open_clip(name: str, revision: str | None) -> bool:
+    """Say whether the cache holds a model in open_clip's layout."""
+    return isinstance(try_to_load_from_cache(name, CONFIG, revision=revision), str)
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
@@ -39,21 +49,76 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
     return Path(path).parent if isinstance(path, str) else None
 
 
-def require_hub(name: str, revision: str | None) -> None:
+def require_hub(name: str, revision: str | None) -> list[str]:
     """Ask the hub whether it has a model, within `PROBE_S` seconds whatever the network does.
+
+    Returns:
+        The paths of its files.
 
     Raises:
         ModelNameError: It has none, or one of another kind.
         ModelUnavailableError: It is out of reach; the message names the ways out.
     """
-    ask = partial(HfApi().model_info, name, revision=revision, timeout=PROBE_S)
+    listed = _listing(name, revision)
+    check_listing(name, listed)
+    return listed
+
+
+def fetch_file(name: str, files: Sequence[str], revision: str | None) -> Path:
+    """Return the first of these files that a hub model has, from the cache or fetched into it.
+
+    Raises:
+        ModelNameError: The hub has no such model, or that has none of the files.
+        ModelUnavailableError: The hub is out of reach.
+    """
+    if (cached := _cached(name, files, revision)) is not None:
+        return cached
+    listed = _listing(name, revision)
+    file = next((file for file in files if file in listed), None)
+    if file is None:
+        check_weights(name, [path for path in listed if "/" not in path])
+        raise ModelNameError(f"the hub model {name} has no {' or '.join(files)}")
+    with _reached(name, revision):
+        return Path(hf_hub_download(name, file, revision=revision))
+
+
+def fetch_folder(name: str, signs: Sequence[str], patterns: Sequence[str]) -> Path:
+    """Return the cache's folder of a hub model's files of these patterns, fetched unless one of `signs` is there already.
+
+    Raises:
+        ModelNameError: The hub has no such model.
+        ModelUnavailableError: The hub is out of reach.
+    """
+    if (cached := _cached(name, signs, None)) is not None:
+        return cached.parent
+    _listing(name, None)
+    with _reached(name, None):
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+
+
+def _cached(name: str, files: Sequence[str], revision: str | None) -> Path | None:
     try:
+        found = (try_to_load_from_cache(name, file, revision=revision) for file in files)
+        return next((Path(path) for path in found if isinstance(path, str)), None)
+    except HFValidationError as exc:
+        raise ModelNameError(f"model {name!r} is not a valid hub id{_hint(name)}") from exc
+
+
+def _listing(name: str, revision: str | None) -> list[str]:
+    """Return the paths of a hub model's files."""
+    ask = partial(HfApi().model_info, name, revision=revision, timeout=PROBE_S)
+    with _reached(name, revision):
         found = call_within(PROBE_S, ask, name="hub-probe")
-        check_listing(name, [file.rfilename for file in found.siblings or []])
+        return [file.rfilename for file in found.siblings or []]
+
+
+@contextmanager
+def _reached(name: str, revision: str | None) -> Iterator[None]:
+    """Raise what the hub's client raises, which may be anything, as an answer or as an unreachable hub."""
+    try:
+        yield
         return
-    except ModelNameError:
-        raise
-    except Exception as exc:  # whatever the hub's client raises is an answer
+    except Exception as exc:
         problem = exc
     if isinstance(problem, (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError)):
         said = str(problem).strip().splitlines()[-1]

@@ -12,19 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelNameError
+from .adapters import base_of
+from .open_clip_names import CONFIG
 
 FAMILIES = ("clip", "siglip")
 OWN = "dual_encoder"  # what `train` makes
+OPEN_CLIP = "open_clip"
+ADAPTER = "adapter"  # of PEFT, for another model
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
 _OTHER_WEIGHTS = r"(?!optimizer|rng_state|scaler|scheduler|training_args).*\.(bin|ckpt|gguf|h5|msgpack|onnx|pth?)"
 _POINTER = b"version https://git-lfs"
-_LAYOUT = "this package loads CLIP and SigLIP models as transformers saves them, and those that `train` makes"
+_LAYOUT = (
+    "this package loads CLIP and SigLIP models as transformers or open_clip saves them, and those that `train` makes"
+)
+NO_OWN_CODE = (
+    "needs code that comes with it, and such code is never run here (trust_remote_code is off); use a model of a family that "
+    "transformers holds itself"
+)
 # Files that a kind is known by where there is no config.json.
 _KINDS = {
-    r"open_clip_.*|.*_clip_config\.json": "is a model of open_clip, in a layout that is not supported; use the same model as "
-    "transformers saves it, such as laion/CLIP-ViT-B-32-laion2B-s34B-b79K on the hub",
+    r"open_clip_.*": f"holds weights of open_clip without {CONFIG}, which names their architecture; add it, or use "
+    "open_clip:ARCHITECTURE//PATH",
     r"model_index\.json": f"is a pipeline of diffusers; {_LAYOUT}",
     r"modules\.json|config_sentence_transformers\.json": "is a sentence-transformers model without a CLIP model in it; "
     f"{_LAYOUT}",
@@ -55,7 +65,7 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         folder: Exists.
 
     Returns:
-        What its `config.json` says.
+        What its `config.json` says; of a model in open_clip's layout, or of an adapter, only that it is one.
 
     Raises:
         ModelNameError: It does not; the message says what it holds instead, and what to do.
@@ -69,17 +79,21 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     except ValueError as exc:
         raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
     if "adapter_config.json" in files:
-        raise ModelNameError(f"{name} {_adapter(folder)}")
+        base_of(name, folder)
+        return {"model_type": ADAPTER}
+    if text is None and CONFIG in files:
+        _check_pointers(name, folder)
+        return {"model_type": OPEN_CLIP}
     if text is None:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
-    if shape["model_type"] in FAMILIES:
+    if shape["model_type"] != OWN:
         _check_complete(name, files)
     elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
         raise ModelNameError(
             f"{name} is not complete: it lacks {' and '.join(lacking)}, which `train` writes beside config.json"
         )
-    _check_pointer(name, folder / "model.safetensors")
+    _check_pointers(name, folder)
     found: dict[str, Any] = shape
     return found
 
@@ -94,8 +108,13 @@ def check_type(name: str, shape: object) -> None:
     kind = shape.get("model_type")
     if kind in (*FAMILIES, OWN):
         return
+    towers = isinstance(shape.get("text_config"), Mapping) and isinstance(shape.get("vision_config"), Mapping)
+    if "auto_map" in shape and not towers:
+        raise ModelNameError(f"{name} is a {kind} model, which {NO_OWN_CODE}")
+    if towers and kind not in _TYPES:
+        return  # tried when it is loaded
     if kind is None and "model_cfg" in shape:
-        raise ModelNameError(f"{name} {_other_kind({'open_clip_config.json'})}")
+        raise ModelNameError(f"{name} has open_clip's settings in its config.json; call that file {CONFIG}")
     if kind is None:
         known = f"a timm model ({shape['architecture']})" if "architecture" in shape else "of an unknown kind"
         raise ModelNameError(f"{name} is {known}: its config.json names no model_type; {_LAYOUT}")
@@ -110,13 +129,15 @@ def check_listing(name: str, files: Collection[str]) -> None:
     """
     top = {path.partition("/")[0] for path in files}
     if "adapter_config.json" in top:
-        raise ModelNameError(f"{name} {_adapter(None)}")
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter; fetch it and use its folder: `hf download {name} --local-dir FOLDER`"
+        )
     if clip := next((path for path in files if re.fullmatch(r"[^/]*CLIPModel/config\.json", path)), None):
         raise ModelNameError(
             f"{name} is a sentence-transformers model; its CLIP model is a folder in it: "
             f"`hf download {name} --local-dir FOLDER`, and use FOLDER/{clip.partition('/')[0]}"
         )
-    if top and "config.json" not in top:
+    if top and "config.json" not in top and CONFIG not in top:
         raise ModelNameError(f"{name} {_other_kind(top)}")
 
 
@@ -136,6 +157,17 @@ def check_weights(name: str, files: Collection[str]) -> None:
         "model.safetensors of it once: "
         f"""python -c "from transformers import AutoModel as M; M.from_pretrained({name!r}).save_pretrained('FOLDER')\""""
         ", and add the tokenizer's and the image processor's files"
+    )
+
+
+def pickled_advice(weights: Path) -> str:
+    """Say why pickled weights of open_clip are not read, and how they become safetensors."""
+    made = weights.with_suffix(".safetensors")
+    return (
+        f"{weights} is a pickle whose hash open_clip's table does not hold, and pickles may run code when they are read; if you "
+        "trust it, make safetensors of it once: "
+        f"""python -c "import torch, safetensors.torch as s; d = torch.load({str(weights)!r}, weights_only=True); """
+        f"""s.save_file({{k: v.contiguous() for k, v in d.get('state_dict', d).items()}}, {str(made)!r})\""""
     )
 
 
@@ -162,24 +194,11 @@ def _check_complete(name: str, files: set[str]) -> None:
         )
 
 
-def _check_pointer(name: str, weights: Path) -> None:
-    if weights.is_file():
+def _check_pointers(name: str, folder: Path) -> None:
+    for weights in folder.glob("*.safetensors"):
         with weights.open("rb") as file:
             if file.read(len(_POINTER)) == _POINTER:
                 raise ModelNameError(f"{name} holds pointers of Git LFS instead of weights; run `git lfs pull` there")
-
-
-def _adapter(folder: Path | None) -> str:
-    base: object = None
-    if folder is not None:
-        try:
-            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        except (OSError, ValueError, LookupError, TypeError):
-            base = None
-    return (
-        f"holds a PEFT adapter{f' for {base}' if base else ''}, which is not loaded; merge it into its model with "
-        "merge_and_unload(), and save that and its processor with save_pretrained in a folder without adapter_config.json"
-    )
 
 
 def _inside(name: str, folder: Path) -> str | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
-from .kinds import OWN, check_folder, check_type
+from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type
 from .names import ALIASES, check_name
+from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
 from .zipped import on_disk
@@ -52,6 +53,9 @@ def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str
     folder = model_folder(str(model))
     if _is_dir(folder):
         return str(folder.resolve()), revision
+    if (parsed := read_open_clip_name(str(model))) is not None:
+        place = parsed.file or parsed.folder
+        return f"{parsed.architecture or ''}:{place.resolve()}" if place else str(model), revision
     name = ALIASES.get(str(model), str(model))
     return name, revision or _PINNED.get(name)
 
@@ -68,7 +72,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
         raise ModelNameError(f"model folder {model} does not exist")
     if check_folder(str(model), folder)["model_type"] != OWN:
         raise ModelNameError(
-            f"{model} is a model of transformers; training starts from mini, or from one that `train` made"
+            f"{model} is a model of transformers or open_clip; training starts from mini, or from one that `train` made"
         )
     return folder
 
@@ -91,11 +95,17 @@ def load_encoder(config: Config) -> PreparingEncoder:
     require_config(config)
     check_placement(config)
     name = str(config.model)
+    if (parsed := read_open_clip_name(name)) is not None:
+        return _open_clip(name, parsed, config)
     folder = model_folder(name)
     if _is_dir(folder):
         shape = check_folder(name, folder)
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
+        if shape["model_type"] == OPEN_CLIP:
+            return _open_clip(str(folder), OpenClipName(folder=folder), config)
+        if shape["model_type"] == ADAPTER:
+            return _adapted(name, folder, config)
         dual_encoder = shape["model_type"] == OWN
         load = partial(_dual_encoder, folder) if dual_encoder else partial(_clip, str(folder), None, trusted=False)
         from .fingerprint import unchanged
@@ -105,15 +115,78 @@ def load_encoder(config: Config) -> PreparingEncoder:
     check_name(config.model)
     name, revision = resolve_model(name, config.revision)
     pinned = _PINNED.get(name)
-    from .hub import cached_folder, require_model
+    from .hub import cached_folder, has_open_clip, require_model
 
-    require_model(name, revision)
-    if (cached := cached_folder(name, revision)) is not None:
+    listed = require_model(name, revision)
+    cached = cached_folder(name, revision)
+    if cached is None and (has_open_clip(name, revision) or (listed and "config.json" not in listed)):
+        return _open_clip(name, OpenClipName(hub=name), config)
+    if cached is not None:
         check_type(name, _shape(cached))
     load = partial(_clip, name, revision, trusted=revision is not None and revision == pinned)
     encoder = _load(name, cached, config, load)
     commit = cached_folder(name, revision)
     return replace(encoder, revision=commit.name if commit else None)
+
+
+def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEncoder:
+    """Load a model in open_clip's layout."""
+    from .open_clip_names import CONFIG
+
+    require(
+        f"{name}, a model of open_clip (it has {CONFIG}, or a name of open_clip's),", "open_clip", extra="open-clip"
+    )
+    from .fingerprint import unchanged
+    from .open_clip_files import find_open_clip
+
+    if config.revision is not None and (parsed.file or parsed.folder):
+        raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is on this disk and has none")
+
+    def load(config: Config) -> TwoTowerEncoder:
+        from .open_clip_model import load_open_clip
+
+        return load_open_clip(files, parsed, weights, config)
+
+    files = find_open_clip(name, parsed, config.revision)
+    with unchanged(files.weights.parent):
+        weights = files.fingerprint()
+        if not runs_on_onnx(config, {"model_type": OPEN_CLIP}):
+            return load(config)
+        from .onnx_load import load_onnx
+
+        return replace(load_onnx(name, None, config, load, weights=weights), revision=files.commit)
+
+
+def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
+    """Load a model with a PEFT adapter, which is merged into it."""
+    from .adapters import SETTINGS, WEIGHTS, base_of
+
+    require(f"{name}, which holds a PEFT adapter,", "peft")
+    base, revision = resolve_model(base_of(name, folder), None)
+    base_folder = Path(base)
+    if _is_dir(base_folder):
+        if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER):
+            raise ModelNameError(f"{name} holds a PEFT adapter for {base}, which is not a model of transformers")
+    else:
+        from .hub import cached_folder, require_model
+
+        require_model(base, revision)
+        base_folder = cached_folder(base, revision) or base_folder
+    _require_torch(config, "torch", "transformers")
+    from .clip import load_clip
+    from .fingerprint import fingerprint, fingerprint_of, unchanged
+
+    def load(config: Config) -> TwoTowerEncoder:
+        found = load_clip(base, config, revision=revision, trusted=revision == _PINNED.get(base, ""), adapter=folder)
+        own = fingerprint_of([folder / SETTINGS, folder / WEIGHTS], found.weights or fingerprint(base_folder))
+        return replace(found, model=name, weights=own)
+
+    with unchanged(folder):
+        if not runs_on_onnx(config, _shape(base_folder) if _is_dir(base_folder) else {}):
+            return load(config)
+        from .onnx_load import load_onnx
+
+        return load_onnx(name, None, config, load)
 
 
 def _is_dir(folder: Path) -> bool:

@@ -44,7 +44,7 @@ def check_name(model: str | PathLike[str]) -> None:
     if _exists(path):
         parent = f"{path.parent} is its folder" if (path.parent / "config.json").is_file() else "a model is a folder"
         raise ModelNameError(f"model {name} is a file; {parent}, with config.json, weights and tokenizer files")
-    if scheme := re.match(r"([a-z0-9+.-]+)://|(hf|hf-hub|open_clip|timm):", name, re.IGNORECASE):
+    if scheme := re.match(r"([a-z0-9+.-]+)://|(hf|timm):", name, re.IGNORECASE):
         raise ModelNameError(f"model {name} cannot begin with {scheme[0]}: give a hub id or a folder{hint}")
     if re.search(rf"\.({_FILES})$", name, re.IGNORECASE):
         raise ModelNameError(f"model file {name} does not exist, and a model is a folder or a hub id{hint}")

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from ..preprocess import Pixels
 from ..similarity import Embeddings
 from ..system import usable_cores
-from .tokens import Ids, Tokens, tokens_of
+from .tokens import Ids, Tokens, cleaned_tokens, tokens_of
 from .weights import arranged, read_weights
 
 T = TypeVar("T")
@@ -140,4 +140,6 @@ def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
     if tokenizer.truncation is None:  # a dual encoder's own file, as it lies beside graphs without weights
         tokenizer.enable_truncation(facts["context_length"])
+    if (clean := facts.get("clean")) is not None:
+        return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])
     return tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])

@@ -75,13 +75,14 @@ def _graphs(encoder: TwoTowerEncoder) -> list[Any]:
     height, width = _side(encoder)
     pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     rows = encoder.tokenize(_CAPTIONS[:2])
-    ids = torch.from_numpy(encoder.tokens.padded(rows, max(map(len, rows))))
+    whole = encoder.tokens.whole
+    ids = torch.from_numpy(encoder.tokens.padded(rows, encoder.context_length if whole else max(map(len, rows))))
     batch = torch.export.Dim("batch", min=1, max=65_536)
     length = torch.export.Dim("length", min=1, max=encoder.context_length)
     image_tower = _folded(backend.image_tower, pixels)
     return [
         _traced(image_tower, pixels, {0: batch}),
-        _traced(backend.text_tower, ids, {0: batch, 1: length}),
+        _traced(backend.text_tower, ids, {0: batch} if whole else {0: batch, 1: length}),
     ]
 
 
@@ -143,8 +144,11 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
         "embed_dim": encoder.embed_dim,
         "context_length": encoder.context_length,
         "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
         "pad": encoder.tokens.pad,
         "if_empty": encoder.tokens.encode([""])[0],
+        "clean": encoder.tokens.clean,
+        "whole": encoder.tokens.whole,
         "encode_special_tokens": tokenizer.encode_special_tokens,
         "preprocess": {
             "size": how.size,
@@ -152,6 +156,9 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
             "mean": how.mean,
             "std": how.std,
             "resample": int(how.resample),
+            "fit": how.fit,
+            "fill": how.fill,
+            "rounded": how.rounded,
         },
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -31,7 +31,12 @@ _LAYOUT = 4  # of the exported folders; another number leaves old ones aside
 
 
 def load_onnx(
-    name: str, folder: Path | None, config: Config, load_torch: Callable[[Config], TwoTowerEncoder]
+    name: str,
+    folder: Path | None,
+    config: Config,
+    load_torch: Callable[[Config], TwoTowerEncoder],
+    *,
+    weights: str | None = None,
 ) -> TwoTowerEncoder:
     """Open a model's exported form, which is made first if there is none.
 
@@ -40,6 +45,7 @@ def load_onnx(
         folder: Where the model's files are, as far as they are here.
         config: `precision`, `preprocess`, `backend` and `model_cache` are used.
         load_torch: Loads the model itself.
+        weights: Fingerprint of the model's files, where they are not a folder of its own.
 
     Returns:
         The exported model; or, with `backend="auto"` in float32, what `load_torch` gives if the model cannot be exported or
@@ -53,7 +59,8 @@ def load_onnx(
     precision = "int8" if config.precision == "int8" else "fp32"
     asked = config.backend == "onnx" or precision == "int8"
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
-    weights = fingerprint(folder) if folder else None
+    if weights is None and folder is not None:
+        weights = fingerprint(folder)
     loaded: TwoTowerEncoder | None = None
     if weights is None or not _place(folder, weights, config).is_dir():  # or files that are not all here yet
         if asked:
@@ -136,6 +143,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             embed_dim=facts["embed_dim"],
             context_length=facts["context_length"],
             logit_scale=facts["logit_scale"],
+            logit_bias=facts.get("logit_bias"),
             preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
             backend=open_backend(
@@ -164,4 +172,5 @@ def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
         std=tuple(facts["std"]),
         resample=Image.Resampling(facts["resample"]),
         fast=fast,
+        **{key: facts[key] for key in ("fit", "fill", "rounded") if key in facts},
     )

@@ -50,8 +50,11 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
     asked = config.backend == "onnx" or config.precision == "int8"
     if config.backend == "torch":
         return False
-    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences.
-    if shape.get("model_type") == "siglip" or shape.get("text_tower") in ("lstm", "gru"):
+    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences; the others were not tried.
+    if shape.get("model_type", "clip") not in ("clip", "dual_encoder", "open_clip") or shape.get("text_tower") in (
+        "lstm",
+        "gru",
+    ):
         if asked:
             raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
         return False

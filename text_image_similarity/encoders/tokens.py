@@ -7,13 +7,14 @@ its last digits, but those it may move.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from .captions import Cleaning, cleaner
 from .protocols import CutIds
 
 Ids = list[int]
@@ -29,6 +30,7 @@ class Tokens:
         context_length: Tokens of the longest row; None for no limit.
         whole: Whether every row is filled up to that (SigLIP).
         tokenizer: What `encode` uses, where that can be saved as one file.
+        clean: What is done to a caption before the tokenizer sees it, if anything.
     """
 
     encode: Callable[[Sequence[str]], list[Ids]]
@@ -36,6 +38,11 @@ class Tokens:
     context_length: int | None
     whole: bool = False
     tokenizer: Tokenizer | None = None
+    clean: Cleaning | None = None
+
+    def filled(self, context_length: int) -> Tokens:
+        """Return the same with every row filled up to so many tokens."""
+        return replace(self, whole=True, context_length=context_length)
 
     def batches(self, rows: Sequence[Ids], *, most: int, step: int) -> Iterator[NDArray[np.int64]]:
         """Yield rows, given shortest first, in batches (n, t) of one width.
@@ -76,6 +83,20 @@ def tokens_of(tokenizer: Tokenizer, *, pad: int, if_empty: Ids | None = None) ->
         return [ids_of(encoding) or list(if_empty or []) for encoding in tokenizer.encode_batch_fast(list(texts))]
 
     return Tokens(encode, pad, (tokenizer.truncation or {}).get("max_length"), tokenizer=tokenizer)
+
+
+def cleaned_tokens(tokenizer: Tokenizer, *, pad: int, clean: Cleaning, whole: bool = False) -> Tokens:
+    """Read captions as `tokens_of` does, cleaned by one of open_clip's rules first.
+
+    Raises:
+        MissingExtraError: ftfy is missing.
+    """
+    plain, rule = tokens_of(tokenizer, pad=pad), cleaner(clean)
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        return plain.encode([rule(text) for text in texts])
+
+    return replace(plain, encode=encode, whole=whole, clean=clean)
 
 
 def ids_of(encoding: Encoding) -> Ids:

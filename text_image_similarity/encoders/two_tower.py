@@ -64,6 +64,7 @@ class TwoTowerEncoder:
         embed_dim: Width of the shared space.
         context_length: Longest caption in tokens; longer ones are cut.
         logit_scale: What cosines are multiplied with before a softmax or sigmoid.
+        logit_bias: What is added then, for a sigmoid; None for models that were trained with a softmax.
         preprocess: How the model wants its pictures.
         tokens: How it reads captions.
         backend: What runs it.
@@ -79,6 +80,7 @@ class TwoTowerEncoder:
     tokens: Tokens
     backend: Backend
     weights: str | None = None
+    logit_bias: float | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -132,6 +134,17 @@ class TwoTowerEncoder:
         if isinstance(texts, str):  # a sequence of texts, one for each letter
             raise InputTypeError.of("texts", "a list of texts", texts, "put it in a list")
         return self.encode_tokens(self.tokenize(texts))
+
+    def probability(self, cosines: Embeddings) -> Embeddings | None:
+        """Return how likely the model itself holds pairs with these cosines to match; None if it was trained with a softmax.
+
+        A SigLIP's own figure: 1 / (1 + exp(-(scale * cosine + bias))). It is low for most pairs that match, because it was
+        trained on batches where nearly all pairs do not.
+        """
+        if self.logit_bias is None:
+            return None
+        likely: Embeddings = 1 / (1 + np.exp(-(self.logit_scale * cosines + self.logit_bias)))
+        return likely
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -8,11 +8,13 @@ from __future__ import annotations
 from .arrow_types import each_value
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
+from .defaults import choose_columns
 from .delimited import is_ambiguous
 from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
-from .rows import ArrowRows, JsonRows, Rows, dump
+from .rows import PART_SIZE, ArrowRows, JsonRows, Rows, dump
+from .shards import SampleTable, is_picture_folder
 from .storage import (
     check_writable,
     content_of,
@@ -29,11 +31,13 @@ from .storage import (
 from .table import Table, cells_of, check_images, columns_of, list_columns_of, open_files, open_table, read_rows
 
 __all__ = [
+    "PART_SIZE",
     "SCORE_FIELDS",
     "ArrowRows",
     "JsonRows",
     "Output",
     "Rows",
+    "SampleTable",
     "Table",
     "TableKind",
     "cells_of",
@@ -43,6 +47,7 @@ __all__ = [
     "check_no_columns",
     "check_types",
     "check_writable",
+    "choose_columns",
     "columns_of",
     "content_of",
     "dump",
@@ -53,6 +58,7 @@ __all__ = [
     "has_content",
     "is_ambiguous",
     "is_captions_file",
+    "is_picture_folder",
     "is_url",
     "list_columns_of",
     "list_folder",

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import pyarrow as pa
 
 from ..config import Dialect
 from ..errors import TableError
 from .columns import delimiter_hint, list_columns
+from .hashing import Hashed, one_digest
 from .names import TableKind, format_of
 from .rows import TextRows, text_schema
-from .storage import Hashed, one_digest
 from .text import in_parts, open_text, undecodable
 
 logger = logging.getLogger("text_image_similarity")
@@ -88,6 +88,9 @@ class DelimitedTable:
                 raise TableError(
                     f"{other} has the columns {list_columns(found)}, but {self.files[0]} has {list_columns(self._header)}"
                 )
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     @property
     def schema(self) -> pa.Schema:

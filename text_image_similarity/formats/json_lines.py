@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, ClassVar, TextIO
 
 import pyarrow as pa
 
 from ..errors import TableError
+from .hashing import one_digest
 from .json_text import BLANK, without
 from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
-from .storage import one_digest
 from .text import in_parts, open_text, undecodable
 
 
@@ -32,6 +32,9 @@ class JsonTable:
     lists: set[str] = field(init=False, default_factory=set)  # columns that hold a list somewhere
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     @property
     def columns(self) -> list[str]:

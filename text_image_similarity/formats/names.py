@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..errors import UsageError
 
-TableKind = Literal["csv", "tsv", "jsonl", "parquet"]
+TableKind = Literal["csv", "tsv", "jsonl", "parquet", "tar"]
 Codec = Literal["gzip", "zstd"]
 
 _KINDS: dict[str, TableKind] = {
@@ -18,7 +18,11 @@ _KINDS: dict[str, TableKind] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tar": "tar",
 }
+_SHORT = {".tgz": ".tar.gz"}
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif")
+TEXT_ENDINGS = ("txt", "caption", "json")  # of captions beside images
 _OTHERS = {
     ".json": "if it holds one object a line, name it .jsonl; if it holds an array, write one object a line first, e.g. with jq -c '.[]'",
     ".txt": "name it .csv or .tsv, by what separates its fields",
@@ -35,7 +39,9 @@ _OTHERS = {
     ".pkl": "write it as Parquet",
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
-_ENDING = re.compile(rf"({'|'.join(_KINDS)})({'|'.join(_CODECS)})?$".replace(".", r"\."), re.IGNORECASE)
+_ENDING = re.compile(
+    rf"(({'|'.join(_KINDS)})({'|'.join(_CODECS)})?|{'|'.join(_SHORT)})$".replace(".", r"\."), re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +66,16 @@ def format_of(place: str) -> Format:
     name = place.rstrip("/").lower()
     if name.startswith(("http://", "https://")):
         name = name.partition("?")[0]
+    for short, long in _SHORT.items():
+        if name.endswith(short):
+            name = name.removesuffix(short) + long
     for ending, codec in _CODECS.items():
         if name.endswith(ending):
             inner = format_of(name.removesuffix(ending))
+            if inner.kind == "tar" and codec != "gzip":
+                raise UsageError(
+                    f"{place}: a tar file may be compressed with gzip alone; decompress it, or name it .tar.gz"
+                )
             if inner.kind == "parquet":
                 raise UsageError(f"{place}: a Parquet file is compressed inside; name it .parquet")
             return Format(inner.kind, codec)

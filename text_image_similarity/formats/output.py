@@ -23,7 +23,7 @@ from ..records import ScoreResult, is_whole
 from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
 from .json_text import extended
-from .names import Codec, TableKind, format_of
+from .names import Codec, TableKind, ending_of, format_of
 from .rows import Rows, dump
 from .table import Table, open_table
 
@@ -65,7 +65,7 @@ def output_for(
     table: Table,
     dialect: Dialect,
     added: Sequence[pa.Field] = SCORE_FIELDS,
-    dropped: frozenset[str] = frozenset(),
+    dropped: frozenset[str] | None = None,
 ) -> Output:
     """Return what writes the format that a name says.
 
@@ -74,14 +74,16 @@ def output_for(
         table: The input, which was scanned.
         dialect: How the input was read; an output of its format is written so too, but always in UTF-8.
         added: The columns that each part adds, of floats or text.
-        dropped: The columns of the input that its rows come without.
+        dropped: The columns of the input that its rows come without; None where the caller cannot leave any out.
 
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
-    kept = [at for at, name in enumerate(table.columns) if name not in dropped]
+    kept = [at for at, name in enumerate(table.columns) if name not in (dropped or ())]
     schema = pa.schema([table.schema.field(at) for at in kept], table.schema.metadata)
     columns = [table.columns[at] for at in kept]
+    if dropped is not None:
+        _check_bytes(place, schema, "with --drop-col {0} (TableOptions(drop_columns=({0!r},)))")
     return writer_for(place, schema, _output_dialect(place, table, dialect), added, columns=columns)
 
 
@@ -106,8 +108,13 @@ def writer_for(
         UsageError: The format cannot hold a column; the message names it.
     """
     found = format_of(place)
+    if found.kind == "tar":
+        raise UsageError(
+            f"{place}: tar files are read but not written; name a table, such as {place.removesuffix(ending_of(place))}.parquet"
+        )
     columns = schema.names if columns is None else columns
-    _check(found.kind, columns, schema)
+    _check_bytes(place, schema)
+    _check(found.kind, columns)
     if found.kind in DELIMITERS:
         names = [*columns, *(field.name for field in added)]
         return DelimitedOutput(names, dialect_of(place, dialect or Dialect()), found.codec)
@@ -116,14 +123,18 @@ def writer_for(
     return ParquetOutput(schema, added)
 
 
-def _check(kind: TableKind, columns: Sequence[str], schema: pa.Schema) -> None:
-    if kind != "parquet":
-        for column in schema:
-            if holds_bytes(column.type):
-                raise UsageError(
-                    f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can; name an output that "
-                    f"ends in .parquet, or leave the column out with --drop-col {column.name} (TableOptions(drop_columns=...))"
-                )
+def _check_bytes(place: str, schema: pa.Schema, way: str = "first") -> None:
+    if format_of(place).kind == "parquet":
+        return
+    for column in schema:
+        if holds_bytes(column.type):
+            raise UsageError(
+                f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can; name an output that ends in "
+                f".parquet, or leave the column out {way.format(column.name)}"
+            )
+
+
+def _check(kind: TableKind, columns: Sequence[str]) -> None:
     for name in columns:
         if kind == "jsonl" and columns.count(name) > 1:
             raise UsageError(f"JSON cannot hold two columns named {name!r}; rename one")
@@ -234,7 +245,8 @@ def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    if format_of(place).kind != format_of(table.files[0]).kind:
+    given = table.files[0] if table.files else ""  # of the hub; and a folder of pictures has no ending
+    if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 from ..errors import UsageError
-from .storage import canonical, expand
+from .storage import canonical, expand, is_url, local_path
 
 
 def check_apart(source: str, *places: str) -> None:
@@ -23,7 +23,8 @@ def check_apart(source: str, *places: str) -> None:
         wanted = canonical(place)
         if wanted in files:
             raise UsageError(f"{place} is the input too and would be overwritten; name another output")
-        in_folder = files != [table] and wanted.rpartition("/")[0] == table
+        is_folder = files != [table] or (not is_url(source) and local_path(source).is_dir())
+        in_folder = is_folder and wanted.rpartition("/")[0] == table
         if in_folder or _matches(wanted.split("/"), table.split("/")):
             raise UsageError(f"{place} would be part of the input {source}; write it elsewhere")
 

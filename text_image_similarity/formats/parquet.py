@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .arrow_types import common_type, dense, stored
+from .hashing import Hashed, one_digest
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
-from .storage import Hashed, one_digest, open_bytes, reading
+from .storage import open_bytes, reading
 
+_BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
 _READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
@@ -36,6 +39,9 @@ class ParquetTable:
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
     _fitting: int = field(init=False, default=PART_SIZE)
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
 
     def __post_init__(self) -> None:
         schemas = [self._look_at(place) for place in self.files]
@@ -186,6 +192,15 @@ def _opened(place: str) -> Iterator[pq.ParquetFile]:
     with reading(place), open_bytes(place) as raw:
         try:
             with pq.ParquetFile(raw) as file:
+                metadata = file.metadata
+                largest = max(
+                    (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0
+                )
+                if largest <= PART_SIZE:
+                    yield file
+                    return
+            # By itself Arrow fetches a row group whole before it gives out the first row.
+            with pq.ParquetFile(raw, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER) as file:
                 yield file
         except pa.ArrowException as exc:
             raw.seek(0)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import glob
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -17,6 +15,9 @@ from urllib.request import url2pathname
 from ..config import Config
 from ..errors import TableError, UsageError
 from ..files import path_text
+from .braces import expand_braces
+from .folders import holds_pictures, shards_among
+from .hashing import Hashed
 from .names import ending_of
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(://|::.*://)")
@@ -42,7 +43,9 @@ def folder_of(place: str) -> Path | None:
     if path.is_dir():
         return path
     fixed = list(path.parts[:-1])
-    while not path.exists() and any(_WILD.search(part) for part in fixed):  # of a pattern, what stands before it
+    while not path.exists() and any(
+        _WILD.search(part) or "{" in part for part in fixed
+    ):  # of a pattern, what stands before it
         fixed.pop()
     return Path(*fixed)
 
@@ -56,13 +59,22 @@ def with_base_dir(config: Config, place: str) -> Config:
 def expand(place: str) -> list[str]:
     """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
 
-    Names that start with a dot or an underscore are passed over in a folder, as Spark and Hive do.
+    A pattern may hold braces, and a folder of pictures stands for itself. Names that start with a dot or an underscore are
+    passed over in a folder, as Spark and Hive do.
 
     Raises:
         UsageError: There is none, a folder holds folders, or names of folders stand for columns.
     """
     with reading(place):
-        files = _expand_url(place) if is_url(place) else _expand_path(local_path(place))
+        if place.startswith("hf://"):
+            from .hub_files import local_or_url  # here, because it loads the hub's client
+
+            place = local_or_url(place)
+        literal = "{" not in place or (not is_url(place) and local_path(place).exists())
+        names = [place] if literal else expand_braces(place)
+        files = [
+            file for name in names for file in (_expand_url(name) if is_url(name) else _expand_path(local_path(name)))
+        ]
     if not files:
         raise UsageError(f"{place} holds no table")
     return files
@@ -172,38 +184,6 @@ def state_of(place: str) -> str:
         return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
 
 
-class Hashed(io.RawIOBase):
-    """A file that hashes what is read through it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._hash = blake2b(digest_size=16)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._hash.update(data)
-        return len(data)
-
-    def finish(self) -> str:
-        """Read what is left, and return the hash of it all."""
-        while self.read(1 << 20):
-            pass
-        return self._hash.hexdigest()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def one_digest(digests: Iterable[str]) -> str:
-    """Return what stands for the content of files, by their hashes in order."""
-    return blake2b("-".join(digests).encode(), digest_size=16).hexdigest()
-
-
 def reading(place: str) -> AbstractContextManager[None]:
     """Raise as this package's errors what a file or a store raises while it is read."""
     return _explained(place, "read", UsageError(f"{place} does not exist"))
@@ -246,6 +226,8 @@ def _system(url: str) -> tuple[Any, str]:
 
 def _expand_path(path: Path) -> list[str]:
     if path.is_dir():
+        if holds_pictures(path):
+            return [str(path)]
         entries = [(str(entry), entry.is_dir()) for entry in path.iterdir()]
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
@@ -298,7 +280,7 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
                 f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}; relative "
                 f"image paths then start from {folder}"
             )
-    return [name for name, _ in shown]
+    return shards_among([name for name, _ in shown])
 
 
 def _unpartitioned(pattern: str, found: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ..config import Dialect
+from ..config import Dialect, Limits
 from ..errors import UsageError
 from ..records import EncodedImage, text_in
 from .arrow_types import holds_texts, may_hold_images
@@ -17,16 +17,26 @@ from .json_lines import JsonTable
 from .names import ending_of, format_of
 from .parquet import ParquetTable
 from .rows import Rows
-from .storage import expand
+from .shards import SampleTable
+from .storage import expand, is_url, local_path
 
 _LOOKED_AT = 64  # rows by which a column is known
 _AT_ONCE = 256  # rows that `read_rows` has in memory
+_MAX_BYTES = Limits().max_bytes
 
 
 class Table(Protocol):
     """A table to read, as often as wanted; `files` are the places it is read from."""
 
     files: list[str]
+
+    @property
+    def images(self) -> str | None:
+        """The column of images by its kind, which need not be among `columns`: no output gets it. None if any may be it."""
+
+    @property
+    def captions(self) -> str | None:
+        """The column of captions by its kind, or None."""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -58,23 +68,35 @@ class Table(Protocol):
         """
 
 
-def open_table(place: str, *, dialect: Dialect | None = None, dropped: frozenset[str] = frozenset()) -> Table:
+def open_table(
+    place: str,
+    *,
+    dialect: Dialect | None = None,
+    dropped: frozenset[str] = frozenset(),
+    max_bytes: int = _MAX_BYTES,
+) -> Table:
     """Open the table that a file, a folder or a pattern stands for.
 
     Args:
         place: A path or an fsspec URL.
         dialect: How CSV and TSV files are written; None is as their names say.
         dropped: Columns that are passed over.
+        max_bytes: The largest image that is read from a tar shard.
 
     Raises:
         UsageError: There is no table, the names do not say one format, or `dialect` is for another one.
         TableError: It cannot be read.
     """
-    return open_files(expand(place), place, dialect=dialect, dropped=dropped)
+    return open_files(expand(place), place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
 
 
 def open_files(
-    files: list[str], place: str, *, dialect: Dialect | None = None, dropped: frozenset[str] = frozenset()
+    files: list[str],
+    place: str,
+    *,
+    dialect: Dialect | None = None,
+    dropped: frozenset[str] = frozenset(),
+    max_bytes: int = _MAX_BYTES,
 ) -> Table:
     """Open files that are pieces of one table.
 
@@ -83,11 +105,14 @@ def open_files(
         place: What messages call them together.
         dialect: As for `open_table`.
         dropped: Columns that are passed over.
+        max_bytes: As for `open_table`.
 
     Raises:
         UsageError: The names do not say one format, or `dialect` is for another one.
         TableError: They cannot be read, or do not belong together.
     """
+    if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of pictures
+        return SampleTable(files, dropped, max_bytes)
     others = [file for file in files if not ending_of(file)]
     if others and len(files) > 1:
         tables = ", ".join(file for file in files if ending_of(file))
@@ -103,6 +128,8 @@ def open_files(
         return DelimitedTable(files, dialect or Dialect(), dropped)
     if dialect not in (None, Dialect()):
         raise UsageError(f"{place}: --delimiter, --quoting and --encoding (Dialect) are for CSV and TSV only")
+    if kind == "tar":
+        return SampleTable(files, dropped, max_bytes)
     return JsonTable(files, dropped) if kind == "jsonl" else ParquetTable(files, dropped)
 
 
@@ -128,7 +155,7 @@ def check_images(table: Table, name: str, place: str) -> None:
     Raises:
         UsageError: All bytes among the first rows are texts.
     """
-    if not may_hold_images(table.schema.field(name).type):
+    if name == table.images or not may_hold_images(table.schema.field(name).type):
         return
     rows = next(table.read(0, _LOOKED_AT), None)
     texts = [text_in(bytes(value)) for value in rows.column(name) if isinstance(value, EncodedImage)] if rows else []

@@ -10,10 +10,11 @@ from itertools import islice
 from typing import IO, TextIO, TypeVar, cast
 
 from ..errors import TableError
+from .hashing import Hashed
 from .names import Codec, format_of
 from .rows import PART_SIZE
 from .signatures import LONGEST, other_format
-from .storage import Hashed, open_bytes, reading
+from .storage import open_bytes, reading
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)

@@ -62,10 +62,12 @@ class LocalEngine:
         self._scorer: Scorer | None = None
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model; see `Engine`."""
+        """Load the model, or keep that of an earlier table with the same settings; see `Engine`."""
+        encoder = self._encoder
         if self._scorer is not None:  # of an earlier table
             self._scorer.close()
-        self._scorer = Scorer(config, encoder=self._encoder, transport=self._transport)
+            encoder = encoder or (self._scorer.encoder if self._scorer.config == config else None)
+        self._scorer = Scorer(config, encoder=encoder, transport=self._transport)
         encoder = self._scorer.encoder
         known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
         return replace(encoder.info, fingerprint=known)

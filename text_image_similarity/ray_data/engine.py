@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import Parameter, signature
 from threading import Condition, current_thread, main_thread
 from types import TracebackType
@@ -148,7 +149,8 @@ class RayEngine:
     def _scored(self, records: Sequence[Record]) -> ScoredPart:
         actor = self._taken()
         try:
-            found: ScoredPart = _answer(actor.score.remote(list(records)), "a part of the table was not scored")
+            sent = [replace(row, url=bytes(row.url)) if isinstance(row.url, memoryview) else row for row in records]
+            found: ScoredPart = _answer(actor.score.remote(sent), "a part of the table was not scored")
             return found
         finally:
             with self._change:

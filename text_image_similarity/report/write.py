@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from ..config import Config
-from ..errors import ErrorCode
+from ..errors import ErrorCode, RowError
 from ..files import write_whole
 from ..records import EncodedImage, image_of
 from .page import page
@@ -77,6 +77,8 @@ def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 def _shown(cell: object) -> tuple[str, bytes | None]:
     """Return what stands for a cell's picture, and the picture itself if the cell holds it."""
+    if isinstance(cell, RowError):  # why a shard has none
+        return IN_TABLE, None
     found = image_of(cell)
     path = cell.get("path") if isinstance(cell, Mapping) else None
     if isinstance(found, bytes):

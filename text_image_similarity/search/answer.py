@@ -9,7 +9,7 @@ from types import NoneType
 
 import numpy as np
 
-from ..errors import RowError, UsageError
+from ..errors import DatabaseError, RowError, UsageError
 from ..similarity import as_floats, cosine
 from .arguments import naming
 from .counting import Facets, count_numbers, count_passing, written_facets
@@ -71,6 +71,7 @@ def answer(
 
     Raises:
         UsageError: A query's page cannot be continued.
+        DatabaseError: The generation was dropped meanwhile.
     """
     if not asked:
         return []
@@ -95,7 +96,21 @@ def answer(
     for one, ask in zip(asked, asks, strict=True):
         with naming(one.name):
             answers.append(ask if isinstance(ask, RowError) else _page(ask, _rank(ask, first.get(id(ask))), meaning))
+    if store is not None and any(_lacks_vectors(found) for found in answers):
+        _check_there(session, generation)
     return answers
+
+
+def _lacks_vectors(found: Matches | RowError) -> bool:
+    return isinstance(found, Matches) and any(match.similarity is None for match in found)
+
+
+def _check_there(session: Session, generation: Generation) -> None:
+    """Raise a `DatabaseError` if a generation is gone, and its vectors with it: its store may still be open here."""
+    if generation.number not in [each.number for each in session.generations.all()]:
+        raise DatabaseError(
+            f"generation {generation.number} was dropped while it answered, by another process; ask the same again"
+        )
 
 
 def _filter_of(session: Session, query: Query) -> Filter | None:

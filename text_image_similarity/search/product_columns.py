@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..formats import check_columns
-from ..records import is_missing
+from ..records import EncodedImage, is_missing
 from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
 from .products import Product, fields_as_json
@@ -36,7 +36,7 @@ class ProductColumns:
     Args:
         id: The product's id.
         name: Its name; None takes `name`, else `title`.
-        images: References to its pictures, in one column or several; () takes the first that is there of `images`, `image`,
+        images: Its pictures, or references to them, in one column or several; () takes the first that is there of `images`, `image`,
             `image_url` and `url`.
         description: Its description; None takes `description` where that is there.
         group: What its variants have in common; None takes `group` where that is there.
@@ -70,7 +70,7 @@ class RowReader:
     Args:
         columns: The columns that are read, each once.
         roles: For `id`, `name`, `description` and `group` the column that holds it, if there is one.
-        images: The columns of references.
+        images: The columns of pictures.
         fields: The declared fields that have a column, and these columns.
     """
 
@@ -205,12 +205,13 @@ def json_list(text: str) -> list[str] | None:
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
-def _references(value: object, column: str) -> list[str]:
+def _references(value: object, column: str) -> list[Any]:
+    """Return the pictures in a cell; structs that hold neither bytes nor a path are missing ones."""
     found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value)
     for each in found:
-        if not isinstance(each, str):
-            raise UsageError(f"{column!r} must hold paths or URLs, not {each!r:.100}")
-    return [str(each) for each in found]
+        if not isinstance(each, str | EncodedImage | Mapping):
+            raise UsageError(f"{column!r} must hold images, paths or URLs, not {each!r:.100}")
+    return [each for each in found if not isinstance(each, Mapping) or each.get("bytes") or each.get("path")]
 
 
 def cell_text(value: object, column: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputTypeError, RowError, UsageError
-from ..records import is_missing, is_whole, reference_of
+from ..records import EncodedImage, is_missing, is_whole, reference_of
 from .arguments import check_type, several
 from .fields import Field, Value, named
 
@@ -31,8 +32,9 @@ class Product:
         id: What it is called by machines, 1 to 1,000 characters, in Unicode's normal form C; a product that is added again under its id replaces the
             earlier one.
         name: What it is called by people; may be empty.
-        images: Up to eight pictures: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. One
-            without pictures is found by name, description and fields alone.
+        images: Up to eight pictures: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. The bytes of an
+            encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so that the catalogue keeps the
+            picture itself. A product without pictures is found by name, description and fields alone.
         description: More words.
         fields: Values of the catalogue's declared fields; those that are left out, None, NaN or empty are missing.
         group: What the variants of one product have in common, for results that show each group once.
@@ -204,13 +206,23 @@ def _check_text(name: str, value: object, most: int) -> None:
         raise UsageError(f"{name} holds a lone surrogate, half of a UTF-16 pair")
 
 
+def _reference(image: object) -> str | RowError:
+    """Return a picture as a reference; one that is a file itself becomes a `data:` URL."""
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
+    if isinstance(image, EncodedImage):
+        return "data:;base64," + b64encode(image).decode("ascii")
+    return reference_of(image)
+
+
 def _references(images: object) -> tuple[str, ...]:
-    single = isinstance(images, (str, os.PathLike))
+    single = isinstance(images, str | os.PathLike | EncodedImage | Mapping)
     given = [images] if single else several("Product.images", images, "a path, a URL, or several")
     found = []
     for number, image in enumerate(given):
-        check_type(f"Product.images[{number}]", image, (str, os.PathLike), "a path or a URL")
-        reference = reference_of(image)
+        kinds = (str, os.PathLike, bytes, bytearray, memoryview, Mapping)
+        check_type(f"Product.images[{number}]", image, kinds, "a path, a URL or an encoded file's bytes")
+        reference = _reference(image)
         if isinstance(reference, RowError):
             raise UsageError(f"Product.images[{number}] is {image!r}, which names no picture; leave it out")
         found.append(reference)

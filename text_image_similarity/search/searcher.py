@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from ..encoders import Encoder
 from ..errors import RowError
@@ -41,6 +42,24 @@ class Searcher:
     def open(self, generation: Generation) -> None:
         """Open what a generation searches, so that its first query need not wait for that."""
         self._session.store(generation)
+
+    def dropped(self) -> frozenset[int]:
+        """Return the numbers of the generations that are gone and of which something is still open: others may drop some."""
+        return self._session.held - {each.number for each in self._session.generations.all()}
+
+    def forget(self, number: int) -> None:
+        """Close what is open of a generation that is gone and that no query uses any more."""
+        self._session.forget(number)
+
+    @contextmanager
+    def checking(self) -> Iterator[None]:
+        """Keep other processes from doing the same while the block looks at what is there, and then writes.
+
+        Raises:
+            DatabaseError: The database fails.
+        """
+        with self._session.ledger.database.exclusive("check", wait=True):
+            yield
 
     def lend(self, generation: Generation, encoder: Encoder) -> None:
         """Use a loaded encoder for a generation, whose model it has to be.

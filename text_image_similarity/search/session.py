@@ -180,6 +180,20 @@ class Session:
             if (scorer := self._scorers.pop(generation.number, None)) is not None:
                 scorer.close()
 
+    @property
+    def held(self) -> frozenset[int]:
+        """The numbers of the generations of which a model or a store is open."""
+        with self._opening:
+            return frozenset((*self._stores, *self._scorers))
+
+    def forget(self, number: int) -> None:
+        """Close what is open of a generation."""
+        with self._opening:
+            open_ = self._stores.pop(number, None), self._scorers.pop(number, None)
+        for part in open_:
+            if part is not None:
+                part.close()
+
     def drop_others(self) -> list[int]:
         """Remove all generations but the one that answers, and return their numbers."""
         others = [generation for generation in self.generations.all() if generation.state != "live"]

@@ -26,7 +26,7 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
         df: Any DataFrame; its other columns keep their types and values.
         config: The settings of the run. Relative paths in them start from the driver's working folder; `device="auto"`
             takes the GPU that Spark gave to the task.
-        col_url: Its column of references, of strings or numbers.
+        col_url: Its column of images: references (strings or numbers), encoded files (binary), or structs of `bytes` and `path`.
         col_text: Its column of captions, of strings or numbers.
 
     Returns:
@@ -65,7 +65,9 @@ def score_dataframe(df: DataFrame, config: Config, *, col_url: str = "url", col_
 
 
 def similarity_udf(config: Config) -> Any:
-    """Return a function for SQL and the DataFrame API: `similarity(url, caption)`, two strings, is a struct.
+    """Return a function for SQL and the DataFrame API: `similarity(url, caption)` is a struct.
+
+    The first argument is a string, a binary or a struct of `bytes` and `path`, the second one a string.
 
     It is an iterator pandas UDF, and not deterministic for Spark's optimiser, which else might score a row twice.
 
@@ -118,6 +120,14 @@ def _check(df: DataFrame, columns: tuple[str, str]) -> None:
     )
     texts = (types.StringType, types.CharType, types.VarcharType, types.NullType)
     for field in fields:
-        if field.name in columns and not isinstance(field.dataType, (*texts, *numbers)):
-            kind = field.dataType.simpleString()
-            raise UsageError(f"column {field.name!r} is of type {kind}, not string; cast it, or name another column")
+        kind = field.dataType
+        is_image = isinstance(kind, types.BinaryType) or (
+            isinstance(kind, types.StructType) and not {"bytes", "path"}.isdisjoint(kind.names)
+        )
+        if field.name in columns and not (
+            isinstance(kind, (*texts, *numbers)) or (is_image and field.name == columns[0])
+        ):
+            wanted = "string, binary or a struct of bytes and path" if field.name == columns[0] else "string"
+            raise UsageError(
+                f"column {field.name!r} is of type {kind.simpleString()}, not {wanted}; cast it, or name another column"
+            )

@@ -48,7 +48,7 @@ def series_scorer(
     """Return what a pandas UDF runs."""
 
     def similarity(batches: Iterator[tuple[pd.Series, pd.Series]]) -> Iterator[pd.DataFrame]:
-        arrow = (pa.RecordBatch.from_arrays([*map(_texts, pair)], _ARGUMENTS) for pair in batches)
+        arrow = (pa.RecordBatch.from_arrays([_images(url), _texts(text)], _ARGUMENTS) for url, text in batches)
         for batch in score_task(arrow, config, _ARGUMENTS):
             yield batch.select([field.name for field in SCORE_FIELDS]).to_pandas()
 
@@ -151,6 +151,19 @@ def _encoder(config: Config, _: tuple[tuple[str, int, int], ...]) -> Encoder:
     return load_encoder(config)
 
 
+def _images(values: pd.Series[Any] | pd.DataFrame) -> pa.Array:
+    """Return a UDF's first argument in Arrow: texts, bytes or, for structs, which pandas gets as a frame, mappings."""
+    if isinstance(values, pd.DataFrame):
+        return pa.array([{str(k): _present(v) for k, v in row.items()} for row in values.to_dict("records")])
+    if any(isinstance(value, (bytes, bytearray)) for value in values):
+        return pa.array(map(_present, values), pa.binary())
+    return _texts(values)
+
+
+def _present(value: Any) -> Any:
+    return None if pd.api.types.is_scalar(value) and pd.isna(value) else value
+
+
 def _texts(values: pd.Series[Any]) -> pa.Array:
     """Return a UDF's argument in Arrow, its missing values as nulls.
 
@@ -163,6 +176,9 @@ def _texts(values: pd.Series[Any]) -> pa.Array:
             return value
         if pd.api.types.is_scalar(value) and pd.isna(value):
             return None
-        raise UsageError(f"similarity(url, caption) takes two strings, not {value!r}; use CAST(... AS STRING)")
+        raise UsageError(
+            "similarity(url, caption) takes strings, for url also a binary or a struct of bytes and path, "
+            f"not {value!r}; use CAST(... AS STRING)"
+        )
 
     return pa.array(map(text, values), pa.string())

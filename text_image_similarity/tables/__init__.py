@@ -6,6 +6,7 @@ from .failures import explain_failures
 from .filter import FilterPlan, FilterSummary, PlannedThreshold, filter_table, plan_filter
 from .frames import score_frame
 from .options import Start, TableOptions
+from .places import is_folder_output
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
 from .summary import Summary
@@ -22,6 +23,7 @@ __all__ = [
     "Task",
     "explain_failures",
     "filter_table",
+    "is_folder_output",
     "plan_filter",
     "run_table",
     "score_csv",

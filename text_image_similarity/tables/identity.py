@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from ..config import Config
@@ -12,6 +12,7 @@ from ..encoders import ModelInfo
 from ..errors import UsageError
 from ..formats import Table, content_of, has_content, is_url, open_bytes
 from ..workspace import changes
+from .summary import Summary
 
 # Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
 _UNSCORED_SETTINGS = {
@@ -73,6 +74,26 @@ def check_replaceable(target: str, placed: str | None) -> None:
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
         )
+
+
+def finished_run(target: str, identity: dict[str, Any]) -> Summary | None:
+    """Return the summary of an output that is what a run would write, or None.
+
+    Args:
+        target: The output.
+        identity: What the run is.
+    """
+    try:
+        with open_bytes(f"{target}.summary.json") as file:
+            then: dict[str, Any] = dict(json.load(file))
+        if changes(dict(then["job"]), identity) or content_of(target) != then["output_content"]:
+            return None
+        about: dict[str, Any] = {each.name: then.get(each.name) for each in fields(ModelInfo)}
+        return Summary(
+            info=ModelInfo(**about), **{each.name: then[each.name] for each in fields(Summary) if each.name != "info"}
+        )
+    except (UsageError, ValueError, KeyError, TypeError):
+        return None
 
 
 def earlier_output(

@@ -10,7 +10,7 @@ from typing import Any, Generic
 
 import pyarrow as pa
 
-from ..errors import ErrorCode, TableError
+from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
 from ..records import Record, ScoreResult, references_of
 from .task import R, Task
@@ -46,13 +46,13 @@ class RowLayout(Generic[R]):
     def _columns(self) -> tuple[str | None, ...]:
         return self.task.captions or (None,)
 
-    def records(self, rows: Rows) -> list[list[Record]]:
-        """Return the records of each row, those of one image one after another."""
+    def records(self, rows: Rows) -> list[list[Record | ScoreResult]]:
+        """Return the records of each row, those of one image one after another; or results, where the table has no image to give."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
         references = [references_of(*cells) for cells in self._cells(rows, self.task.references)]
         return [
-            [Record.of(image, text, known) for column in texts for text in column]
+            [_record(image, text, known) for column in texts for text in column]
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
         ]
 
@@ -102,6 +102,10 @@ class RowLayout(Generic[R]):
     @staticmethod
     def _cells(rows: Rows, names: Sequence[str]) -> list[tuple[Any, ...]]:
         return list(zip(*map(rows.column, names), strict=True)) if names else [()] * len(rows)
+
+
+def _record(image: Any, text: Any, references: tuple[str, ...]) -> Record | ScoreResult:
+    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, references)
 
 
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from ..dataset import is_hub
 from ..errors import TableError, UsageError
 from ..files import move_durably
-from ..formats import Output, check_apart, check_writable, content_of, format_of, is_url, local_path, upload
+from ..formats import (
+    Output,
+    check_apart,
+    check_writable,
+    content_of,
+    ending_of,
+    format_of,
+    is_url,
+    local_path,
+    upload,
+)
 from ..workspace import Workspace, digest_of
 
 
@@ -40,7 +52,8 @@ def check_places(source: str, target: str, cache: str | PathLike[str] | None = N
         except (OSError, RuntimeError, ValueError) as exc:
             raise UsageError(f"the path {target[:200]} cannot be used: {exc}") from exc
     format_of(target)
-    check_apart(source, target, note)
+    if not is_hub(source):
+        check_apart(source, target, note)
     if cache is not None and not is_url(target) and Path(cache).resolve() in map(_resolved, (target, note)):
         raise UsageError(f"{cache} is the embedding cache, and would be overwritten; name another output")
     if is_url(target):
@@ -71,6 +84,47 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
     except OSError as exc:
         raise UsageError(f"{folder} cannot be used for the parts: {exc.strerror}; name another --work-dir") from exc
     return folder / f"{Path(target).name}-{digest_of(whole.encode())[:12]}.parts"
+
+
+def is_folder_output(target: str) -> bool:
+    """Whether an output is a folder, which gets a file for each file of the input."""
+    return target.endswith(("/", os.sep)) or (not is_url(target) and local_path(target).is_dir())
+
+
+def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]:
+    """Return for each file of a table the one in a folder that it becomes: of the same name, but Parquet for a shard.
+
+    Raises:
+        UsageError: Two files have the same name.
+    """
+    found: dict[str, str] = {}
+    if not files:  # of the hub
+        raise UsageError(f"{source} is one table; name a file to write, such as {folder.rstrip('/')}/scored.parquet")
+    for file in files:
+        name = Path(file.rstrip("/")).name
+        ending = ending_of(name)
+        if not ending or format_of(name).kind == "tar":
+            name = f"{name.removesuffix(ending)}.parquet"
+        found[file] = f"{folder.rstrip('/')}/{name}"
+    if len(set(found.values())) < len(found):
+        raise UsageError(
+            f"{source} has files of the same name in several folders; name one folder at a time, or one file to write"
+        )
+    return found
+
+
+def make_folder(folder: str) -> None:
+    """Make the folder of an output, if it lies on this machine and is not there.
+
+    Raises:
+        UsageError: It cannot be made.
+    """
+    if is_url(folder):
+        return
+    try:
+        local_path(folder).mkdir(exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"{folder} cannot be made: {exc.strerror or exc}") from exc
 
 
 def put_together(

@@ -15,8 +15,9 @@ from os import PathLike
 from typing import Any
 
 from ..config import Config, require_config
+from ..dataset import open_source
 from ..encoders import Ensemble, ModelInfo, load_encoders
-from ..errors import InputTypeError, ModelUnavailableError, TableError, UsageError
+from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError, UsageError
 from ..files import path_text
 from ..formats import (
     Table,
@@ -27,7 +28,6 @@ from ..formats import (
     format_of,
     list_columns_of,
     open_output,
-    open_table,
     output_for,
     state_of,
     with_base_dir,
@@ -36,12 +36,12 @@ from ..pipeline import Engine, LocalEngine
 from ..records import Progress
 from ..workspace import Workspace
 from .failures import FailureWatch
-from .identity import check_replaceable, earlier_output, identity_of
+from .identity import check_replaceable, earlier_output, finished_run, identity_of
 from .job import TableJob
 from .layout import RowLayout
 from .options import TableOptions
-from .places import check_places, put_together, work_folder
-from .summary import Summary, outcome, versions
+from .places import check_places, is_folder_output, make_folder, outputs_in, put_together, work_folder
+from .summary import Summary, after, outcome, together, versions
 from .task import R, TableEngine, Task, by_several, scoring
 
 logger = logging.getLogger("text_image_similarity")
@@ -51,8 +51,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     in_path: str | PathLike[str],
     out_path: str | PathLike[str],
     config: Config,
-    col_url: str = "url",
-    col_text: str | Sequence[str] = "caption",
+    col_url: str | None = None,
+    col_text: str | Sequence[str] | None = None,
     *,
     col_references: str | Sequence[str] | None = None,
     models: Sequence[str | PathLike[str]] = (),
@@ -64,16 +64,20 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`) and `.parquet`. Columns keep type and text.
+    Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and as input tar shards. Columns keep type and text.
     `score_csv` is the same function under a shorter name.
 
     Args:
-        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet`, as a path or an fsspec URL.
-        out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it.
+        in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
+            or a folder of pictures with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
+        out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
+            that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
-        col_url: The column of image references.
-        col_text: The column of captions. Of several, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON
-            holds a list of captions in a cell, these are lists too. Each image is fetched and encoded once.
+        col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
+            type (`image`, `jpg` ...), or the images of shards.
+        col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one. Of
+            several columns, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON holds a list of captions in
+            a cell, these are lists too. Each image is fetched and encoded once.
         col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or a
             text that is one reference.
         models: Several models in the place of `config.model`, in this process: each has its own column, such as `similarity_mini`, and
@@ -109,7 +113,52 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             raise UsageError("several models score in this process, without an engine and without a fallback_model")
         used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
         task = by_several(task, models, ensemble)
-    return run_table((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
+    run = run_files if is_folder_output(path_text(out_path, "out_path")) else run_table
+    return run((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
+
+
+def run_files(  # noqa: PLR0913 - as `run_table`
+    paths: tuple[str | PathLike[str], str | PathLike[str]],
+    config: Config,
+    task: Task[R],
+    engine: TableEngine[R],
+    *,
+    options: TableOptions | None = None,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Summary:
+    """Do a task with each file of a table on its own, and write as many files into a folder.
+
+    Files that an earlier run has finished stay as they are, so the same call goes on with those that are missing.
+
+    Args:
+        paths: The table to read, and the folder to write to; it is made.
+        config: As for `run_table`, and so are the others.
+
+    Returns:
+        The summary of all files together, which is written nowhere.
+
+    Raises:
+        UsageError: Two files would get the same name; and as `run_table`, as all others.
+    """
+    require_config(config)
+    source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
+    outputs = outputs_in(folder, open_source(source, dialect=config.dialect).files, source)
+    make_folder(folder)
+    config = with_base_dir(config, source)
+    found: list[Summary] = []
+    for file, target in outputs.items():
+        if found and stop():
+            raise StoppedError(
+                f"stopped as asked with {len(found):,} of {len(outputs):,} files done; the same command resumes"
+            )
+        shown = None if progress is None else after(progress, found)
+        found.append(
+            run_table(
+                (file, target), config, task, engine, options=options, progress=shown, stop=stop, keep_finished=True
+            )
+        )
+    return together(found, source, folder)
 
 
 def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long run
@@ -121,6 +170,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     options: TableOptions | None = None,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    keep_finished: bool = False,
 ) -> Summary:
     """Do a task with every row of a table, and write it with the columns that the task adds.
 
@@ -129,6 +179,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         config: As for `score_table`, and so are `options`, `progress` and `stop`.
         task: What is done with each row.
         engine: What does it.
+        keep_finished: Leave an output as it is that an earlier run of the same input and settings has finished.
 
     Returns:
         The summary that was also written as JSON.
@@ -145,17 +196,16 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     with Workspace(work_folder(target, options.work_dir), target, ending) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
-        table, states = _checked(source, task, config, options)
+        table, task, states = _checked(source, task, config, options)
         dropped = frozenset(options.drop_columns)
         layout = RowLayout.of(task, table)
         output = output_for(target, table, config.dialect, layout.added, dropped)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
-        earlier, kept = None, dict[str, Any](retry_failed=None, captions_cut=0)
-        if options.start == "retry_failed":
-            opened = partial(open_output, target, table, config.dialect)
-            earlier, kept = earlier_output(target, identity, work.begun(), opened)
+        if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
+            return done
+        earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
@@ -193,22 +243,27 @@ def _check_arguments(options: object, engine: object) -> None:
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
 
 
-def _checked(source: str, task: Task[Any], config: Config, options: TableOptions) -> tuple[Table, list[str]]:
-    """Open a table and check all of it; return it with the state that its files were in before."""
+def _checked(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
+    """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before."""
     dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
-    table = open_table(source, dialect=config.dialect, dropped=dropped)
+    table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
     states = [state_of(file) for file in table.files]
-    if table.columns:  # those of JSON Lines are known afterwards
+    if table.columns:  # those of JSON Lines and of shards are known afterwards
+        task = task.of_table(table)
         _check_columns(table, task, options, source)
         if (images := task.columns[0]) is not None:
             check_images(table, images, source)
     table.scan()
+    task = task.of_table(table)
     _check_columns(table, task, options, source)
-    return table, states
+    return table, task, states
 
 
 def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
-    check_columns(table.columns, task.read, source)
+    images, texts = task.columns
+    images = None if images == table.images else images
+    read = (images, texts, *task.further, *task.references)
+    check_columns(table.columns, [name for name in read if name is not None], source)
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)
@@ -219,7 +274,7 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     for name in (*task.captions, *task.references):
         if name not in lists:
             check_types(table.schema, (None, name), source)
-    check_types(table.schema, (task.columns[0], None), source)
+    check_types(table.schema, (images, None), source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:
@@ -232,6 +287,15 @@ def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tu
         warning = f"{config.model} is unavailable; scored with {fallback} instead: its scores are not comparable"
         logger.warning("%s\n%s", warning, error)
         return engine.start(replace(config, model=fallback, revision=None)), [warning]
+
+
+def _earlier(
+    identity: dict[str, Any], options: TableOptions, work: Workspace, opened: Callable[[], Table], target: str
+) -> tuple[Table | None, dict[str, Any]]:
+    """Return the earlier output whose failures are retried, and what the run's description keeps of it; nothing for another run."""
+    if options.start != "retry_failed":
+        return None, {"retry_failed": None, "captions_cut": 0}
+    return earlier_output(target, identity, work.begun(), opened)
 
 
 def _check_complete(source: str, table: Table, states: list[str], work: Workspace) -> None:

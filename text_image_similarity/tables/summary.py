@@ -5,12 +5,13 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any
 
 from ..encoders import ModelInfo
+from ..records import Progress
 from ..system import package_version
 from ..workspace import Part
 
@@ -48,6 +49,12 @@ class Summary:
     job: dict[str, Any]
     output_content: str
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The columns of images and of captions that were read."""
+        settings = self.job["settings"]
+        return settings["col_url"], settings["col_text"]
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the summary file holds; the model's facts are members of their own."""
@@ -94,3 +101,38 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def together(summaries: Sequence[Summary], source: str, folder: str) -> Summary:
+    """Return the summary of several outputs, at least one, as of one that they are the pieces of."""
+    failures: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for one in summaries:
+        failures.update(one.failures)
+        seconds.update(one.seconds)
+    rows, first = sum(one.rows for one in summaries), summaries[0]
+    cut = [one.captions_cut for one in summaries]
+    return replace(
+        first,
+        input=source,
+        output=folder,
+        rows=rows,
+        scored=sum(one.scored for one in summaries),
+        captions_cut=None if None in cut else sum(filter(None, cut)),
+        failures=dict(sorted(failures.items())),
+        seconds={stage: round(s, 3) for stage, s in sorted(seconds.items())},
+        pairs_per_second=round(rows / max(seconds["total"], 1e-6), 2),
+        throughput=[],
+        warnings=list(dict.fromkeys(text for one in summaries for text in one.warnings)),
+        output_content="",
+    )
+
+
+def after(progress: Progress, summaries: Sequence[Summary]) -> Progress:
+    """Return a progress that counts on from what is done; the total grows with each file."""
+    rows, scored = sum(one.rows for one in summaries), sum(one.scored for one in summaries)
+
+    def show(done: int, failed: int, total: int) -> None:
+        progress(rows + done, rows - scored + failed, rows + total)
+
+    return show

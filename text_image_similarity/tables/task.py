@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..config import Config
 from ..encoders import Ensemble, ModelInfo, column_names
 from ..errors import ErrorCode, InputTypeError, UsageError
-from ..formats import SCORE_FIELDS, Rows, score_cells
+from ..formats import SCORE_FIELDS, Rows, Table, choose_columns, score_cells
 from ..pipeline import RunStats, TaggedRows
 from ..records import ScoreResult
 
@@ -48,13 +48,14 @@ class Task(Generic[R]):
     """What is done with each row.
 
     Args:
-        columns: Those of references and of texts; None where the rows have no such column.
+        columns: Those of images and of texts; None where the rows have no such column.
         added: The columns that a result becomes; of several columns of captions each has its own, such as `similarity_caption`.
         cells: Turns a result into their values.
         identity: What results depend on besides the table, the model and the settings, in values that JSON holds.
         options: What the command line calls the options that name the columns.
         further: Columns of captions beside the first.
         references: Columns of captions that people wrote.
+        choose: Finds the columns in a table where `columns` are not what was asked for; None if they are.
         models: How many of the columns that are added hold scores of single models; 0 where there is one model.
     """
 
@@ -65,7 +66,12 @@ class Task(Generic[R]):
     options: tuple[str, str] = ("--url-col", "--caption-col")
     further: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+    choose: Callable[[Table], tuple[str, str]] | None = None
     models: int = 0
+
+    def of_table(self, table: Table) -> Task[R]:
+        """Return the task with the columns that a table has."""
+        return self if self.choose is None else replace(self, columns=self.choose(table))
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -112,21 +118,36 @@ def by_several(
 
 
 def scoring(
-    col_url: str, col_text: str | Sequence[str], col_references: str | Sequence[str] | None = None
+    col_url: str | None,
+    col_text: str | Sequence[str] | None,
+    col_references: str | Sequence[str] | None = None,
 ) -> Task[ScoreResult]:
-    """Return the task of scoring rows.
+    """Return the task of scoring rows; a column that is None is found by the table's kind.
 
     Raises:
         InputTypeError: Something is not the name of a column.
         UsageError: No column of captions is named, or one twice.
     """
-    if not isinstance(col_url, str):
+    if not (col_url is None or isinstance(col_url, str)):
         raise InputTypeError.of("col_url", "the name of a column", col_url)
     texts, references = _names("col_text", col_text), _names("col_references", col_references)
-    if not texts or len(set(texts)) < len(texts):
+    if len(set(texts)) < len(texts) or (col_text is not None and not texts):
         raise UsageError("col_text must name one or more columns of captions, each once")
+    first = texts[0] if texts else None
+
+    def choose(table: Table) -> tuple[str, str]:
+        return choose_columns(table, col_url, first)
+
     more = {name: list(given) for name, given in (("captions", texts[1:]), ("references", references)) if given}
-    return Task((col_url, texts[0]), SCORE_FIELDS, score_cells, more, further=texts[1:], references=references)
+    return Task(
+        (col_url or "url", first or "caption"),
+        SCORE_FIELDS,
+        score_cells,
+        more,
+        further=texts[1:],
+        references=references,
+        choose=choose,
+    )
 
 
 def _names(parameter: str, given: object) -> tuple[str, ...]:

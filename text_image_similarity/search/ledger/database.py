@@ -14,7 +14,7 @@ from ..fields import Field
 from ..filters import Filter
 
 Row = tuple[Any, ...]
-Purpose = Literal["follow", "optimize"]
+Purpose = Literal["follow", "optimize", "check"]
 
 
 class Transaction(Protocol):
@@ -53,7 +53,8 @@ class Database(Protocol):
         """Keep other processes from doing the same, while the block runs.
 
         Args:
-            purpose: `follow` for changing the stores that follow this database, `optimize` for making them fast.
+            purpose: `follow` for changing the stores that follow this database, `optimize` for making them fast,
+                `check` for writing what depends on what is there.
             wait: Wait until nobody else does; if not, the block is told False where somebody does.
         """
 

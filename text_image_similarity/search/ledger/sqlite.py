@@ -28,7 +28,7 @@ from .database import Purpose, Row, Transaction
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 
 MEMORY = ":memory:"
-_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock"}
+_LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
 _PATIENCE_S = 60.0  # how long another process may be writing
 
 # Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.

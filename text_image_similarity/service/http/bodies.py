@@ -101,6 +101,12 @@ class WorkRoute(APIRoute):
         _check_size(request.asked, most)
 
 
+class ProductsRoute(WorkRoute):
+    """A route whose requests may have many products."""
+
+    most_items = 1000
+
+
 class FormRoute(WorkRoute):
     """A route that takes a form with a file."""
 

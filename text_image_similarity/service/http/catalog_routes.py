@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -21,7 +23,7 @@ from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from ..search.upkeep import Upkeep
 from .access import bound, catalog_of, catalogs_of, check_fields, check_products, key_of, product_of, require_role
-from .bodies import PROBLEMS, WorkRoute, is_fetchable
+from .bodies import PROBLEMS, ProductsRoute, WorkRoute, is_fetchable
 from .queries import checked, format_product
 from .routes import unready
 from .search_routes import answer_one
@@ -42,12 +44,7 @@ from .search_schema import (
 
 _RANGED = ("number", "date")
 _SIZES = (64, 512)
-
-
-class ProductsRoute(WorkRoute):
-    """A route whose requests may have many products."""
-
-    most_items = 1000
+_PROBED_S = 5.0  # whoever asks how a service is does not wait long
 
 
 class ProductRoute(APIRoute):
@@ -240,7 +237,12 @@ async def catalog_health(request: Request) -> Response:
     """Say whether searches are answered, and by what."""
     problem = unready(request)
     served = next(iter(request.app.state.catalogs.values()), None)
-    facts = {} if served is None or problem is not None else await _facts(request, served)
+    facts: dict[str, Any] = {}
+    if served is not None and problem is None:
+        try:
+            facts = await asyncio.wait_for(_facts(request, served), _PROBED_S)
+        except (ProblemError, TimeoutError):
+            problem = ProblemError("catalog_unavailable", f"{served.name} does not answer", retry_after_s=1)
     body = {
         "status": "healthy" if problem is None else "unhealthy",
         "catalog": facts.get("name"),
@@ -282,7 +284,8 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
-    return await _upkeep(request, served).write(given, deleted, lambda: _check_tenant(request, served, given, deleted))
+    check = None if bound(request, served) is None else partial(_check_tenant, request, served, given, deleted)
+    return await _upkeep(request, served).write(given, deleted, check)
 
 
 async def _check_tenant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from .bodies import decode_base64, is_fetchable
 from .search_schema import MatchImageRequest, MatchTextRequest, QueryBody, TermBody
 
 _SIZE = 256
+_MOST_VALUES = 1000  # of a facet: one of ids has as many as there are products
 T = TypeVar("T")
 
 
@@ -95,7 +97,7 @@ def format_matches(catalog: ServedCatalog, match_id: str, found: Matches) -> dic
             for match in found
         ],
         "facets": {
-            name: [{"value": value, "count": count} for value, count in counts.items()]
+            name: [{"value": value, "count": count} for value, count in islice(counts.items(), _MOST_VALUES)]
             for name, counts in found.facets.items()
         },
         "next": found.next,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from ...errors import ConfigError, DatabaseError, ModelError, RowError, UsageError
+from ...errors import ConfigError, DatabaseError, RowError, TextImageSimilarityError, UsageError
 from ...pipeline import Outcome
 from ...search import Catalog, Matches, Query, contents, is_source, open_catalog, open_table_catalog
 from ...search.answer import Checked
@@ -23,10 +23,12 @@ from ..telemetry.search import SearchMetrics
 from .errors import translated
 from .results import Results, key_of
 from .scans import Scans
+from .threads import Threads
 from .thumbnails import Thumbnails
 
 logger = logging.getLogger("text_image_similarity")
 
+_THREADS = 4
 _LOOK_EVERY_S = 2.0  # for a generation that is about to answer
 T = TypeVar("T")
 
@@ -71,6 +73,8 @@ class ServedCatalog:
         self._catalog: Catalog | None = None
         self._scans: Scans | None = None
         self._watching: asyncio.Task[None] | None = None
+        # What is read beside searches, such as facets, may take long and must keep none of them waiting.
+        self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
         self.thumbnails = Thumbnails(config)
 
     @property
@@ -128,6 +132,8 @@ class ServedCatalog:
         self.thumbnails.close()
         if self._catalog is not None:
             await asyncio.to_thread(self._catalog.close)
+        for threads in (self._searching, self._reading):
+            threads.close()
 
     @property
     def depth(self) -> int:
@@ -156,14 +162,14 @@ class ServedCatalog:
         """Do something with the catalogue on a thread.
 
         Raises:
-            ProblemError: Instead of the library's errors.
+            ProblemError: Instead of the library's errors, and where it takes longer than a request may.
         """
         with translated(self.name):
-            return await asyncio.to_thread(work, *given)
+            return await self._reading.run(work, *given)
 
     async def _match(self, queries: Sequence[Query]) -> list[Answered]:
         began = time.perf_counter()
-        generation, version, asked = await asyncio.to_thread(self._check, queries)
+        generation, version, asked = await self._searching.run(self._check, queries)
         keys = [key_of(query, generation.number, version) for query in queries]
         known = [self._results.get(key) for key in keys]
         for found in known:
@@ -175,7 +181,7 @@ class ServedCatalog:
         }
         if missing:
             fresh = await self._answer(generation, [asked[place] for place in missing])
-            complete = await asyncio.to_thread(self.catalog.searcher.has_followed, generation, version)
+            complete = await self._searching.run(self.catalog.searcher.has_followed, generation, version)
             for place, each in zip(missing, fresh, strict=True):
                 if complete and isinstance(each.answer, Matches):
                     self._results.put(keys[place], each.answer)
@@ -236,17 +242,29 @@ class ServedCatalog:
         await asyncio.to_thread(self.catalog.searcher.open, generation)
 
     async def _watch(self) -> None:
-        """Prepare generations that may answer soon, whoever builds them and switches to them."""
+        """Prepare generations that may answer soon, and close those that are gone, whoever builds, switches to and drops them."""
         prepared: set[int] = set()
+        gone: dict[int, float] = {}  # since when
         while True:
             try:
-                for generation in await asyncio.to_thread(lambda: self.catalog.generations):
+                for generation in await self._reading.run(lambda: self.catalog.generations):
                     if generation.state in ("ready", "live", "kept") and generation.number not in prepared:
                         await self.prepare(generation)
                         prepared.add(generation.number)
-            except (DatabaseError, ModelError, ProblemError) as exc:
-                logger.warning("catalogue %s: %s", self.name, exc)
+                gone = await self._close_dropped(gone)
+            except (TextImageSimilarityError, ProblemError) as exc:
+                logger.warning("catalogue %s: %s", self.name, exc.detail if isinstance(exc, ProblemError) else exc)
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _close_dropped(self, gone: Mapping[int, float]) -> dict[int, float]:
+        """Close what is open of dropped generations once no query can use it any more; return since when the others are gone."""
+        searcher, now = self.catalog.searcher, time.monotonic()
+        since = {number: gone.get(number, now) for number in await self._reading.run(searcher.dropped)}
+        for number in [number for number, began in since.items() if now - began > self._timeout_s]:
+            await self._reading.run(searcher.forget, number)
+            self._models.pop(number, None)
+            del since[number]
+        return since
 
 
 def _milliseconds(began: float) -> float:

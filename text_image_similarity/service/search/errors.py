@@ -1,12 +1,15 @@
-"""The library's errors as problems."""
+"""The library's errors as problems. What a database says stays in the service's own log: it names paths, hosts and users."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ...errors import DatabaseError, ErrorCode, InputTypeError, ModelError, RowError, UsageError
 from ..problems import ProblemError
+
+logger = logging.getLogger("text_image_similarity")
 
 
 @contextmanager
@@ -21,7 +24,9 @@ def translated(catalog: str) -> Iterator[None]:
     except (UsageError, InputTypeError) as exc:
         raise ProblemError("invalid_request", str(exc)) from exc
     except DatabaseError as exc:
-        raise ProblemError("catalog_unavailable", f"{catalog}: {exc}", retry_after_s=1) from exc
+        logger.warning("catalogue %s: %s", catalog, exc)
+        detail = f"{catalog} cannot be read or written at the moment; the service's own log says why"
+        raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
     except ModelError as exc:
         raise ProblemError("model_unavailable", f"{catalog}: {exc}", retry_after_s=30) from exc
 

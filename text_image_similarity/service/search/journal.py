@@ -22,9 +22,11 @@ from ..problems import ProblemError
 from ..settings import Settings
 from ..telemetry.search import SearchMetrics
 from .catalog import Answered, ServedCatalog
+from .threads import Threads
 
 logger = logging.getLogger("text_image_similarity")
 
+_THREADS = 2
 _UNAUTHORIZED = 401  # whoever has no key must not fill the disk; the metrics count it
 
 
@@ -63,6 +65,7 @@ class Journal:
     def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: SearchMetrics) -> None:
         self._settings, self._catalogs, self._metrics = settings, catalogs, metrics
         self._logs: list[MatchLog] = []
+        self._threads = Threads("the log of matches", _THREADS, settings.request_timeout_s)
         self._writers: dict[str, LogWriter] = {}  # by catalogue
 
     def open(self) -> None:
@@ -100,6 +103,7 @@ class Journal:
             writer.close()
         for log in self._logs:
             log.close()
+        self._threads.close()
 
     async def record(self, call: Call, key: ApiKey, route: str, status: int, problem: ProblemError | None) -> None:
         """Write the entries of a match request that is about to be answered.
@@ -125,7 +129,8 @@ class Journal:
                     await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                detail = f"the log of matches cannot be written, and answers without an entry are not given: {str(exc) or 'it takes too long'}"
+                logger.warning("the log of matches: %s", str(exc) or "it takes too long")  # for us: it names places
+                detail = "the log of matches cannot be written, and answers without an entry are not given"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -144,7 +149,7 @@ class Journal:
             raise ProblemError("conflict", "no log of matches is kept here; see --match-log")
         try:
             for name, writer in writers.items():
-                entry = await asyncio.to_thread(writer.find, match_id)
+                entry = await self._threads.run(writer.find, match_id)
                 if entry is not None and entry.tenant == key.name and entry.catalog == name:
                     if product not in [found["id"] for found in entry.results]:
                         detail = f"match {match_id} did not answer with product {product[:100]!r}"
@@ -155,7 +160,8 @@ class Journal:
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None
         except DatabaseError as exc:
-            raise ProblemError("catalog_unavailable", f"the log of matches: {exc}", retry_after_s=1) from exc
+            logger.warning("the log of matches: %s", exc)
+            raise ProblemError("catalog_unavailable", "the log of matches cannot be read", retry_after_s=1) from exc
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 

@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from ...search import Product
@@ -20,8 +20,11 @@ from .errors import translated
 logger = logging.getLogger("text_image_similarity")
 
 _MOST_WAITING = 16  # requests that write
+_LONGEST_S = 600.0  # of a request that writes: proxies wait no longer
 _LINES = 20  # of what the process says, to be shown when it fails
 _NICENESS = 19
+
+Check = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Upkeep:
@@ -45,30 +48,41 @@ class Upkeep:
         """What became of the latest reindex that was asked for here: `model`, `state` (`running`, `done` or `failed`), `detail`."""
         return self._state
 
-    async def write(
-        self, products: Sequence[Product], deleted: Sequence[str], check: Callable[[], Awaitable[object]]
-    ) -> dict[str, Any]:
+    async def write(self, products: Sequence[Product], deleted: Sequence[str], check: Check | None) -> dict[str, Any]:
         """Add or replace products and delete some; return what became of them.
 
         Args:
             products, deleted: What is written.
-            check: Raises unless that may be; nothing else is written here between its answer and the end.
+            check: Raises unless that may be; nobody else writes after a check, here or in another process, between its answer and
+                the end. None if everything may be.
 
         Raises:
-            ProblemError: `queue_full`, or what `check` or the catalogue refuses.
+            ProblemError: `queue_full`, `catalog_unavailable`, or what `check` or the catalogue refuses.
         """
         if self._waiting >= _MOST_WAITING:
             detail = f"{self._waiting} requests wait to write to {self._served.name}"
             raise ProblemError("queue_full", detail, retry_after_s=2, reason="queue_full")
         self._waiting += 1
-        try:
-            async with self._writing:
-                await check()
-                with translated(self._served.name):
-                    loop = asyncio.get_running_loop()
-                    return await loop.run_in_executor(self._thread, self._write, products, deleted)
-        finally:
-            self._waiting -= 1
+        task = asyncio.create_task(self._write_in_turn(products, deleted, check))
+        task.add_done_callback(self._count_down)
+        try:  # what has begun goes on, and the next one waits for it
+            return await asyncio.wait_for(asyncio.shield(task), _LONGEST_S)
+        except TimeoutError as exc:
+            detail = f"{self._served.name}: not written within {_LONGEST_S:g} s, and perhaps later; send the same again"
+            raise ProblemError("catalog_unavailable", detail, retry_after_s=5) from exc
+
+    async def _write_in_turn(
+        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None
+    ) -> dict[str, Any]:
+        async with self._writing:
+            with translated(self._served.name):
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._thread, self._write, products, deleted, check, loop)
+
+    def _count_down(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._waiting -= 1
+        if not task.cancelled():
+            task.exception()  # it has been raised, unless nobody waited so long
 
     async def switch(self, *, back: bool) -> None:
         """Let the new model answer, or the one before.
@@ -77,10 +91,9 @@ class Upkeep:
             ProblemError: `conflict`, if there is none.
         """
         catalog, wanted = self._served.catalog, "kept" if back else "ready"
+        generations = await self._served.call(lambda: catalog.generations)
         with translated(self._served.name):
-            generation = next(
-                (each for each in await asyncio.to_thread(lambda: catalog.generations) if each.state == wanted), None
-            )
+            generation = next((each for each in generations if each.state == wanted), None)
             if generation is None:
                 what = "there is no model to go back to" if back else "no new model is ready; ask for a reindex first"
                 raise ProblemError("conflict", what)
@@ -134,10 +147,15 @@ class Upkeep:
         if code != 0:
             logger.warning("reindexing %s ended with %d: %s", self._served.name, code, " / ".join(lines)[-1000:])
 
-    def _write(self, products: Sequence[Product], deleted: Sequence[str]) -> dict[str, Any]:
+    def _write(
+        self, products: Sequence[Product], deleted: Sequence[str], check: Check | None, loop: asyncio.AbstractEventLoop
+    ) -> dict[str, Any]:
         catalog = self._served.catalog
-        gone = catalog.delete(deleted) if deleted else 0
-        report = catalog.add(products)
+        with nullcontext() if check is None else catalog.searcher.checking():
+            if check is not None:
+                asyncio.run_coroutine_threadsafe(check(), loop).result()
+            gone = catalog.delete(deleted) if deleted else 0
+            report = catalog.add(products)
         return {
             "added": report.added,
             "updated": report.updated,

@@ -1,0 +1,115 @@
+"""A split of a data set on the hub as a table: `hf:<owner>/<name>[:configuration][@split]`.
+
+The library `datasets` fetches it into its cache and maps it from there, so that it takes no memory, a run can resume, and a filled
+cache is enough where the hub is out of reach. To read files of the hub without a copy, name them: `hf://datasets/...`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from ..config import Dialect, Limits
+from ..errors import TableError, UsageError
+from ..formats import PART_SIZE, ArrowRows, Table, open_table
+from ..system import require
+
+_HUB = re.compile(r"hf:(?!//)(?P<name>[^:@]+)(?::(?P<config>[^@]+))?(?:@(?P<split>.+))?", re.DOTALL)
+
+
+def is_hub(place: str) -> bool:
+    """Whether a place is a data set of the hub, by its name."""
+    return place.startswith("hf:") and not place.startswith("hf://")
+
+
+def open_source(
+    place: str,
+    *,
+    dialect: Dialect | None = None,
+    dropped: frozenset[str] = frozenset(),
+    max_bytes: int = Limits().max_bytes,
+) -> Table:
+    """Open a table of any format, or a split of a data set on the hub.
+
+    Args:
+        place: As for `open_table`, or `hf:<owner>/<name>[:configuration][@split]`.
+        dialect: As for `open_table`, and so are `dropped` and `max_bytes`.
+
+    Raises:
+        MissingExtraError: The library `datasets` is not installed.
+        UsageError: There is no table, no data set, or it has several splits and none is named.
+        TableError: It cannot be read, or the hub is out of reach and the cache does not hold it.
+    """
+    if not is_hub(place):
+        return open_table(place, dialect=dialect, dropped=dropped, max_bytes=max_bytes)
+    if dialect not in (None, Dialect()):
+        raise UsageError(f"{place}: --delimiter, --quoting and --encoding (Dialect) are for CSV and TSV only")
+    return HubTable(place, dropped)
+
+
+@dataclass(slots=True)
+class HubTable:
+    """A split of a data set on the hub; see `open_source`.
+
+    Args:
+        place: Its name.
+        dropped: Columns that are passed over.
+    """
+
+    place: str
+    dropped: frozenset[str] = frozenset()
+    files: list[str] = field(init=False, default_factory=list)
+    _data: Any = field(init=False)
+
+    images: ClassVar[str | None] = None
+    captions: ClassVar[str | None] = None
+
+    def __post_init__(self) -> None:
+        require(self.place, "datasets", extra="train")
+        from .hub import load_split
+
+        found = _HUB.fullmatch(self.place)
+        if found is None:
+            raise UsageError(
+                f"{self.place!r} is not the name of a data set; write hf:<owner>/<name>[:configuration][@split]"
+            )
+        data = load_split(found["name"], found["config"], found["split"])
+        self._data = data.remove_columns([name for name in data.column_names if name in self.dropped]).with_format(
+            "arrow"
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self._data.column_names)
+
+    @property
+    def row_count(self) -> int:
+        return len(self._data)
+
+    @property
+    def digest(self) -> str:
+        return str(self._data._fingerprint)  # the library has no public name for it
+
+    @property
+    def schema(self) -> pa.Schema:
+        found: pa.Schema = self._data.features.arrow_schema
+        return found
+
+    def scan(self) -> None:
+        """Do nothing: the library has checked, counted and hashed it."""
+
+    def read(self, start: int, most: int) -> Iterator[ArrowRows]:
+        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer if they are large on average."""
+        size = self._data.data.nbytes // max(1, len(self._data.data))
+        most = max(1, min(most, PART_SIZE // max(1, size)))
+        for at in range(start, len(self._data), most):
+            table = self._data[at : at + most].cast(self.schema).combine_chunks()
+            try:
+                (batch,) = table.to_batches()
+            except ValueError as exc:
+                raise TableError(f"{self.place} holds rows that are too large to be read together") from exc
+            yield ArrowRows(batch)

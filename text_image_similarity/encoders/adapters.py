@@ -1,0 +1,46 @@
+"""Adapters that PEFT trained (LoRA and others): merged into their base model when it is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, ModelNameError
+
+SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def base_of(name: str, folder: Path) -> str:
+    """Return the folder or the hub id of the model that an adapter was trained for.
+
+    Raises:
+        ModelNameError: The folder does not say, or its weights are missing or pickled.
+    """
+    try:
+        base = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not say for which model")
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not read)"
+        )
+    inside = folder / base
+    return str(inside) if not Path(base).is_dir() and inside.is_dir() else base
+
+
+def merged(name: str, network: Any, folder: Path) -> Any:
+    """Return a model with an adapter's weights added to its own.
+
+    Raises:
+        ModelError: The adapter is not one for this model.
+    """
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(network, str(folder)).merge_and_unload()
+    except Exception as exc:  # peft, torch and safetensors raise exceptions of their own kinds
+        raise ModelError(f"the adapter {name} does not fit its model: {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,195 @@
+"""Find what an open_clip model is made of: its settings, its weights, its tokenizer; on this disk, or on the hub.
+
+Weights are safetensors. A pickled file is read only if its hash is one that open_clip's table of weights holds, and even
+then without running code. Everything else is refused with what to do, because `open_clip_config.json` and weights from a hub
+are a stranger's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, ModelNameError
+from .fingerprint import fingerprint_of
+from .kinds import pickled_advice
+from .open_clip_names import CONFIG, OpenClipName
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.txt",
+)
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "model.safetensors")
+_PATTERNS = ("tokenizer*.json", "special_tokens_map.json", "vocab*", "merges.txt", "*.model", "added_tokens.json")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClipFiles:
+    """What a model is made of.
+
+    Args:
+        name: What the user calls it.
+        model: open_clip's `model_cfg`, with every name of another hub model in it replaced by its folder here.
+        preprocess: What is known of its preprocessing beyond open_clip's defaults.
+        weights: Its weights.
+        tokenizer: Folder of its tokenizer, or None for CLIP's own.
+        commit: Its commit on the hub, or None.
+    """
+
+    name: str
+    model: Mapping[str, Any]
+    weights: Path
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Path | None = None
+    commit: str | None = None
+
+    def fingerprint(self) -> str:
+        """Return the hash of all that embeddings depend on."""
+        settings = {"model": _without_paths(self.model), "preprocess": dict(self.preprocess)}
+        files = [self.weights]
+        if self.tokenizer is not None:
+            files += sorted({path for pattern in _PATTERNS for path in self.tokenizer.glob(pattern) if path.is_file()})
+        return fingerprint_of(files, json.dumps(settings, sort_keys=True, default=str))
+
+
+def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> OpenClipFiles:
+    """Find the files of a model, fetching from the hub those that its cache lacks.
+
+    Args:
+        name: What the user calls it.
+        parsed: What that says.
+        revision: Commit, tag or branch on the hub.
+
+    Raises:
+        ModelNameError: There is no such architecture, tag, file or hub model, or it is of another kind.
+        ModelUnavailableError: The hub is out of reach.
+        ModelError: Its settings cannot be used.
+    """
+    commit, beside = None, None
+    if parsed.architecture is not None and parsed.file is not None:
+        from .open_clip_table import architecture_settings, twin_problem
+
+        model, preprocess = architecture_settings(name, parsed.architecture)
+        weights, beside = parsed.file, parsed.file.parent
+        if problem := twin_problem(parsed.architecture, weights):
+            raise ModelNameError(f"model {name}: {problem}")
+        _check_pickle(name, weights)
+    elif parsed.architecture is not None:
+        from .open_clip_table import tag_settings
+
+        model, preprocess, repository, file = tag_settings(name, parsed.architecture, str(parsed.tag))
+        weights = _hub_weights(repository, file, revision)
+        commit = _commit(weights)
+    elif parsed.folder is not None:
+        model, preprocess = _settings(name, parsed.folder / CONFIG)
+        weights, beside = _folder_weights(name, parsed.folder), parsed.folder
+    else:
+        from .hub import fetch_file
+
+        model, preprocess = _settings(name, fetch_file(str(parsed.hub), [CONFIG], revision))
+        weights = _hub_weights(str(parsed.hub), None, revision)
+        commit = _commit(weights)
+    _check_settings(name, model)
+    text = dict(model["text_cfg"])
+    tokenizer = None
+    if wanted := text.get("hf_tokenizer_name"):
+        own = beside is not None and any((beside / file).is_file() for file in _TOKENIZER_FILES)
+        tokenizer = beside if own else _hub_tokenizer(str(wanted))
+    if wanted := text.get("hf_model_name"):
+        text["hf_model_name"] = str(_text_settings(name, str(wanted)))
+    return OpenClipFiles(name, {**model, "text_cfg": text}, weights, preprocess, tokenizer, commit)
+
+
+def _settings(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found["model_cfg"]), dict(found.get("preprocess_cfg") or {})
+    except (OSError, ValueError, LookupError, TypeError) as exc:
+        raise ModelError(f"the {CONFIG} of {name} cannot be read: {type(exc).__name__}: {exc}") from exc
+
+
+def _check_settings(name: str, model: Mapping[str, Any]) -> None:
+    """Refuse settings that would let a stranger's file decide what this process loads or runs."""
+    text, vision = model.get("text_cfg"), model.get("vision_cfg")
+    if not isinstance(text, Mapping) or not isinstance(vision, Mapping) or "embed_dim" not in model:
+        raise ModelError(f"the settings of {name} lack embed_dim, vision_cfg or text_cfg")
+    if ":" in str(vision.get("timm_model_name", "")):
+        raise ModelError(f"the settings of {name} fetch an image tower from elsewhere, which is not supported")
+    known = {"clean", "strip_sep_token", "additional_special_tokens", "language"}
+    if unknown := sorted(set(text.get("tokenizer_kwargs") or {}) - known):
+        raise ModelError(
+            f"the settings of {name} give its tokenizer {', '.join(unknown)}, which is not supported: code that comes with a "
+            "model is never run, and captions are never cut at random"
+        )
+
+
+def _folder_weights(name: str, folder: Path) -> Path:
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    tensors = [file for file in files if file.endswith(".safetensors")]
+    chosen = next((file for file in _WEIGHTS if file in tensors), tensors[0] if len(tensors) == 1 else None)
+    if chosen is not None:
+        return folder / chosen
+    if tensors:
+        raise ModelNameError(
+            f"{name} holds several weights, {', '.join(tensors[:3])}; call one open_clip_model.safetensors"
+        )
+    pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
+    if not pickled:
+        raise ModelNameError(f"{name} has an {CONFIG} but no weights")
+    _check_pickle(name, folder / pickled[0])
+    return folder / pickled[0]
+
+
+def _check_pickle(name: str, weights: Path) -> None:
+    """Refuse a pickle whose hash open_clip's table does not hold."""
+    if weights.suffix == ".safetensors":
+        return
+    from .open_clip_table import weight_hashes
+
+    with weights.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not any(found.startswith(known) for known in weight_hashes()):
+        raise ModelNameError(f"model {name}: {pickled_advice(weights)}")
+
+
+def _hub_weights(repository: str, file: str | None, revision: str | None) -> Path:
+    from .hub import fetch_file
+
+    own = [f"{file.rpartition('.')[0]}.safetensors"] if file else []
+    return fetch_file(repository, [*dict.fromkeys([*own, *_WEIGHTS[:2]])], revision)
+
+
+def _hub_tokenizer(repository: str) -> Path:
+    from .hub import fetch_folder
+
+    return fetch_folder(repository, _TOKENIZER_FILES, _PATTERNS)
+
+
+def _text_settings(name: str, repository: str) -> Path:
+    """Return the folder of a text tower's `config.json`; its weights are the model's own."""
+    from .hub import fetch_file
+
+    path = fetch_file(repository, ["config.json"], None)
+    if "auto_map" in path.read_text(encoding="utf-8"):
+        raise ModelError(f"the text tower of {name}, {repository}, comes with code of its own, which is never run")
+    return path.parent
+
+
+def _commit(path: Path) -> str | None:
+    return path.parent.name if path.parent.parent.name == "snapshots" else None
+
+
+def _without_paths(model: Mapping[str, Any]) -> dict[str, Any]:
+    text = dict(model["text_cfg"])
+    if place := text.get("hf_model_name"):
+        config = Path(str(place)) / "config.json"
+        text["hf_model_name"] = config.read_text(encoding="utf-8") if config.is_file() else str(place)
+    return {**model, "text_cfg": text}

@@ -1,0 +1,115 @@
+"""What open_clip itself knows: its architectures, and its table of published weights. Loads open_clip, and with it torch."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip import pretrained
+
+from ..errors import ModelNameError
+
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+_QUICK = "-quickgelu"
+# Families that were all trained with QuickGELU, as their files and folders are called.
+_QUICK_WORDS = ("openai", "quickgelu", "metaclip", "dfn2b", "dfn5b")
+
+
+def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return an architecture's settings, and how pictures are prepared where all its published weights agree on it.
+
+    open_clip itself takes OpenAI's preprocessing for any file, which is wrong for SigLIP, MobileCLIP and others.
+
+    Raises:
+        ModelNameError: open_clip has no such architecture.
+    """
+    settings = open_clip.get_model_config(architecture)
+    if settings is None:
+        near = get_close_matches(architecture.replace("/", "-"), open_clip.list_models(), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ModelNameError(f"model {name}: open_clip has no architecture {architecture}{hint}")
+    ways = [_preprocessing(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
+    agreed = ways[0] if ways and all(way == ways[0] for way in ways) else {}
+    return settings, agreed
+
+
+def tag_settings(name: str, architecture: str, tag: str) -> tuple[dict[str, Any], dict[str, Any], str, str | None]:
+    """Return settings, preprocessing, hub id and file of published weights.
+
+    The activation is what the table says that the weights were trained with: open_clip itself keeps the architecture's, and
+    warns of other embeddings.
+
+    Raises:
+        ModelNameError: There are none of this tag.
+    """
+    settings, _ = architecture_settings(name, architecture)
+    known = pretrained.get_pretrained_cfg(architecture, tag)
+    if not known:
+        tags = open_clip.list_pretrained_tags_by_model(architecture)
+        said = (
+            f"its tags are {', '.join(tags)}" if tags else f"it has none; name a file: open_clip:{architecture}//PATH"
+        )
+        raise ModelNameError(f"model {name}: open_clip knows no weights {tag} of {architecture}; {said}")
+    if known.get("quick_gelu"):
+        settings["quick_gelu"] = True
+    repository, _, file = str(known.get("hf_hub", "")).rpartition("/")
+    if not repository:
+        raise ModelNameError(
+            f"model {name}: its weights are not on the hub; fetch {known.get('url')} and name the file"
+        )
+    return settings, _preprocessing(architecture, tag), repository, file or None
+
+
+def twin_problem(architecture: str, weights: Path) -> str | None:
+    """Say what is wrong where the name of a file tells that its weights were trained with the other activation, QuickGELU."""
+    if architecture.endswith(_QUICK) or architecture + _QUICK not in open_clip.list_models():
+        return None
+    repositories = [part for part in weights.absolute().parts if part.startswith("models--")]
+    where = "/".join([*repositories, weights.absolute().parent.name, weights.name]).casefold()
+    published = {str(known.get("url", "")).rpartition("/")[2].casefold() for known in _quick_weights()} - {""}
+    if not any(word in where for word in _QUICK_WORDS) and weights.name.casefold() not in published:
+        return None
+    return quick_advice(architecture, f"{weights} is called like weights")
+
+
+def quick_advice(architecture: str, found: str) -> str:
+    """Return what is said of weights that need the other activation."""
+    return (
+        f"{found} that were trained with QuickGELU, and {architecture} computes GELU, which would give other embeddings; use "
+        f"open_clip:{architecture}{_QUICK}//..., or another name for the file if they were not"
+    )
+
+
+def needs_twin(architecture: str | None) -> bool:
+    """Say whether an architecture computes GELU and has a twin that computes QuickGELU."""
+    return architecture is not None and architecture + _QUICK in open_clip.list_models()
+
+
+@cache
+def weight_hashes() -> frozenset[str]:
+    """Return the SHA-256 hashes of published files, some of them cut to their first digits."""
+    found = set()
+    for known in _all_weights():
+        parts = str(known.get("url", "")).split("/")
+        if "openaipublic" in parts[-1] or "openaipublic.azureedge.net" in parts:
+            found.add(parts[-2])
+        elif "mlfoundations" in parts:
+            found.add(parts[-1].rpartition(".")[0].rpartition("-")[2])
+    return frozenset(digits for digits in found if len(digits) >= 8 and set(digits) <= set("0123456789abcdef"))
+
+
+def _all_weights() -> list[dict[str, Any]]:
+    pairs = open_clip.list_pretrained()
+    return [pretrained.get_pretrained_cfg(architecture, tag) for architecture, tag in pairs]
+
+
+def _quick_weights() -> list[dict[str, Any]]:
+    return [known for known in _all_weights() if known.get("quick_gelu")]
+
+
+def _preprocessing(architecture: str, tag: str) -> dict[str, Any]:
+    known = pretrained.get_pretrained_cfg(architecture, tag)
+    return {key: known[key] for key in _PREPROCESSING if known.get(key) is not None}

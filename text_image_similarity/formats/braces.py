@@ -1,0 +1,47 @@
+"""Braces in names of files, as shells expand them: `{00000..00127}` and `{train,test}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import islice, product
+
+from ..errors import UsageError
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+_MOST = 1_000_000
+
+
+def expand_braces(place: str) -> list[str]:
+    """Return the names that a name with braces stands for, in order; the last braces change first.
+
+    A range keeps leading zeros: it is as wide as its wider end. Braces that hold neither a range nor a comma are text.
+
+    Raises:
+        UsageError: There are more than a million.
+
+    Example:
+        >>> expand_braces("{a,b}/{08..10}.tar")[:4]
+        ['a/08.tar', 'a/09.tar', 'a/10.tar', 'b/08.tar']
+    """
+    pieces: list[Sequence[str]] = []
+    at = count = 0
+    for found in _BRACES.finditer(place):
+        pieces += [[place[at : found.start()]], _alternatives(found, place)]
+        at = found.end()
+    pieces.append([place[at:]])
+    names = ["".join(one) for one in islice(product(*pieces), _MOST + 1)]
+    if (count := len(names)) > _MOST:
+        raise UsageError(f"{place} stands for more than {_MOST:,} files")
+    return names if count else [place]
+
+
+def _alternatives(found: re.Match[str], place: str) -> Sequence[str]:
+    if found[3] is not None:
+        return found[3].split(",")
+    first, last = int(found[1]), int(found[2])
+    if abs(last - first) >= _MOST:
+        raise UsageError(f"{place} stands for more than {_MOST:,} files")
+    width = max(len(found[1]), len(found[2])) if "0" in (found[1][0], found[2][0]) else 0
+    step = 1 if last >= first else -1
+    return [f"{number:0{width}}" for number in range(first, last + step, step)]

@@ -1,0 +1,215 @@
+"""Samples: files that share a name up to its first dot, such as `0001.jpg`, `0001.txt` and `0001.json`.
+
+That is how WebDataset's tar shards hold them, img2dataset's layout `files`, and a plain folder of pictures with captions beside
+them. A sample's image is the first member with the ending of one. Its caption is `.txt`, else `.caption`, else what its `.json` holds
+under `caption`, else under `text`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from ..errors import ErrorCode, RowError
+from ..records import is_whole
+from .names import IMAGE_ENDINGS, TEXT_ENDINGS
+from .rows import dump
+from .tar import TarStream
+
+_CAPTIONS = ("caption", "text")  # members of .json, in this order
+_MOST_TEXT = 1 << 20  # bytes
+_MEMBER = re.compile(r"((?:.*/|)[^/.]+)\.([^/]*)", re.DOTALL)
+_PASSED_OVER = re.compile(r"(?:.*/)?__[^/]*__(?:/.*)?", re.DOTALL)  # what WebDataset keeps for itself
+_STATS = re.compile(r"\d+_stats\.json")  # what img2dataset writes beside its folders
+
+
+@dataclass(slots=True)
+class Sample:
+    """One picture with its caption.
+
+    Args:
+        key: The name that its files share; None for what stands for the rest of a damaged shard.
+        image: An encoded file, a reference, or why there is neither.
+        caption: None if there is none.
+        fields: The members of its `.json`.
+    """
+
+    key: str | None
+    image: bytes | str | RowError | None = None
+    caption: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # by ending, until the sample is complete
+
+    @property
+    def size(self) -> int:
+        """How much memory it takes, roughly."""
+        return (len(self.image) if isinstance(self.image, bytes | str) else 0) + len(self.caption or "") + 100
+
+
+def read_tar(
+    file: io.BufferedReader, place: str, *, first: int = 0, max_bytes: int, compressed: bool
+) -> Iterator[Sample]:
+    """Yield the samples of a shard; a damage becomes the error of the sample that it is in, or of one more.
+
+    Args:
+        file: Its bytes.
+        place: Where it is.
+        first: Number of the first sample (from 0) whose image is wanted; those before it come without.
+        max_bytes: The largest image that is read.
+        compressed: Whether the file is compressed with gzip.
+    """
+    stream = TarStream(file, Path(place).name, compressed=compressed)
+    sample: Sample | None = None
+    number, inside = 0, False
+    try:
+        for name, size in stream.members():
+            found = split_name(name)
+            if found is None:
+                continue
+            if sample is None or sample.key != found[0]:
+                if sample is not None:
+                    yield _complete(sample)
+                    number += 1
+                sample = Sample(found[0])
+            inside = True
+            _add_member(sample, found[1], size, stream, max_bytes=max_bytes if number >= first else None)
+            stream.skip()
+            inside = False
+    except RowError as damage:
+        if inside and sample is not None:
+            sample.image = damage
+        else:
+            if sample is not None:
+                yield _complete(sample)
+            sample = Sample(None, damage)
+    if sample is not None:
+        yield _complete(sample)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Return the key and the ending of a member's name, as WebDataset splits it; None for what it passes over.
+
+    Example:
+        >>> split_name("./train/0001.seg.PNG"), split_name("README")
+        (('train/0001', 'seg.png'), None)
+    """
+    name = name.removeprefix("./")
+    found = _MEMBER.fullmatch(name)
+    return None if found is None or _PASSED_OVER.fullmatch(name) else (found[1], found[2].lower())
+
+
+def _add_member(sample: Sample, ending: str, size: int, stream: TarStream, *, max_bytes: int | None) -> None:
+    """Read a member if it belongs to what is scored; `max_bytes` is None where images are not wanted."""
+    name = f"{sample.key}.{ending}"
+    if ending in IMAGE_ENDINGS:
+        if sample.image is not None or max_bytes is None:
+            return
+        sample.image = stream.read() if size <= max_bytes else _too_large(name, size, max_bytes)
+    elif ending in TEXT_ENDINGS and ending not in sample.texts:
+        if size > _MOST_TEXT:
+            sample.image = _too_large(name, size, _MOST_TEXT)
+        else:
+            _add_text(sample, ending, stream.read())
+
+
+def _too_large(name: str, size: int, most: int) -> RowError:
+    return RowError(ErrorCode.TOO_MANY_BYTES, f"{name} has {size:,} bytes, more than {most:,}")
+
+
+def _add_text(sample: Sample, ending: str, data: bytes) -> None:
+    try:
+        sample.texts[ending] = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        sample.image = RowError(ErrorCode.CORRUPT, f"{sample.key}.{ending} is not UTF-8: {exc.reason}")
+
+
+def _complete(sample: Sample) -> Sample:
+    """Find the caption and the fields of a sample whose members are all there."""
+    text = sample.texts.pop("json", None)
+    broken = ""
+    if text is not None:
+        found = _object(text)
+        broken = f"; {sample.key}.json is not a JSON object" if found is None else ""
+        sample.fields = found or {}
+    spoken = [*map(sample.texts.get, TEXT_ENDINGS), *map(sample.fields.get, _CAPTIONS)]
+    sample.caption = next((one for one in spoken if isinstance(one, str) and one.strip()), None)
+    if broken and sample.caption is None and not isinstance(sample.image, RowError):
+        sample.image = RowError(ErrorCode.EMPTY_CAPTION, f"the sample has no caption{broken}")
+    if sample.image is None:
+        sample.image = RowError(
+            ErrorCode.INVALID_URL, f"the sample {sample.key} has no image ({', '.join(IMAGE_ENDINGS)})"
+        )
+    return sample
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """Return a JSON object with texts that UTF-8 can write, or None."""
+    try:
+        found = json.loads(text)
+        if not is_whole(whole := dump(found)):
+            found = json.loads(whole.encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]:
+    """Yield the samples of a folder and of all folders in it, in the order of their names; images are paths.
+
+    Args:
+        folder: On this machine.
+        digest: Told the names, the sizes of images, and the texts.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    for path, names in _walk(folder):
+        sample: Sample | None = None
+        for name in sorted(names):
+            file = path / name
+            found = split_name(file.relative_to(folder).as_posix())
+            if found is None or found[1] not in (*IMAGE_ENDINGS, *TEXT_ENDINGS) or _STATS.fullmatch(name):
+                continue
+            if sample is None or sample.key != found[0]:
+                if sample is not None:
+                    yield _complete(sample)
+                sample = Sample(_whole(found[0]))
+            _add_file(sample, found[1], file, digest)
+        if sample is not None:
+            yield _complete(sample)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders with the names of their files, but none that is hidden."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for path, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        yield Path(path), [name for name in names if not name.startswith((".", "_"))]
+
+
+def _add_file(sample: Sample, ending: str, file: Path, digest: blake2b | None) -> None:
+    name, size = os.fsencode(file.name), file.stat().st_size
+    if ending in IMAGE_ENDINGS:
+        sample.image = str(file.absolute()) if sample.image is None else sample.image
+        data = b""
+    elif size > _MOST_TEXT:
+        sample.image, data = _too_large(file.name, size, _MOST_TEXT), b""
+    else:
+        data = file.read_bytes()
+        _add_text(sample, ending, data)
+    if digest is not None:
+        digest.update(b"%d %b %d %b" % (len(name), name, size, data))
+
+
+def _whole(key: str) -> str:
+    return key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

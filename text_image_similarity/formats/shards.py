@@ -1,0 +1,138 @@
+"""Tar shards and folders of pictures as a table: a row for each sample, with its key, its caption and the fields of its JSON.
+
+The images are a column of their own that no output gets. A shard is read as a stream: what is in memory is a part of rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from .folders import holds_pictures
+from .hashing import Hashed, one_digest
+from .names import format_of
+from .rows import JsonRows, ValueKind, dump, json_schema, kind_of, wider
+from .samples import Sample, read_folder, read_tar
+from .storage import is_url, local_path, open_bytes, reading
+from .text import in_parts
+
+KEY, CAPTION, IMAGE = "__key__", "caption", "__image__"
+_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRows(JsonRows):
+    """Rows of samples, with their images beside what becomes JSON."""
+
+    images: Sequence[Any] = ()
+
+    def column(self, name: str) -> list[Any]:
+        return list(self.images) if name == IMAGE else JsonRows.column(self, name)
+
+
+@dataclass(slots=True)
+class SampleTable:
+    """A table of samples, in one shard or several, or in a folder. Its columns are known after `scan`.
+
+    Args:
+        files: Where it is: tar files, or one folder.
+        dropped: Fields that are passed over.
+        max_bytes: The largest image that is read from a shard.
+    """
+
+    files: list[str]
+    dropped: frozenset[str]
+    max_bytes: int
+    kinds: dict[str, ValueKind] = field(init=False, default_factory=dict)
+    row_count: int = field(init=False, default=0)
+    digest: str = field(init=False, default="")
+    _counts: list[int] = field(init=False, default_factory=list)
+
+    images: ClassVar[str | None] = IMAGE
+    captions: ClassVar[str | None] = CAPTION
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.kinds)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return json_schema(self.kinds)
+
+    def scan(self) -> None:
+        """Read everything once: count the samples, learn the fields of their JSON, hash the files."""
+        self.kinds = {KEY: "string", CAPTION: "string"}
+        self._counts, digests = [], []
+        for place in self.files:
+            count = 0
+            if _is_folder(place):
+                hashed = blake2b(digest_size=16)
+                with reading(place):
+                    for sample in read_folder(local_path(place), hashed):
+                        count += self._learn(sample)
+                digests.append(hashed.hexdigest())
+            else:
+                with reading(place), Hashed(open_bytes(place)) as raw:
+                    file = io.BufferedReader(raw, _BUFFER)
+                    for sample in self._shard(place, file, first=-1):
+                        count += self._learn(sample)
+                    file.detach()  # which would be closed with it
+                    digests.append(raw.finish())
+            self._counts.append(count)
+        self.row_count, self.digest = sum(self._counts), one_digest(digests)
+
+    def _learn(self, sample: Sample) -> int:
+        for name, value in self._values(sample).items():
+            self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
+        return 1
+
+    def read(self, start: int, most: int) -> Iterator[SampleRows]:
+        """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very large."""
+        first = start + 1
+        for part in in_parts(self._from(start), 0, most, lambda sample: sample.size):
+            values = [self._values(sample) for sample in part]
+            numbers = range(first, first + len(part))
+            yield SampleRows(numbers, self.kinds, list(map(dump, values)), values, [one.image for one in part])
+            first += len(part)
+
+    def _values(self, sample: Sample) -> dict[str, Any]:
+        own = {KEY: sample.key, CAPTION: sample.caption}
+        return {name: value for name, value in (own | sample.fields | own).items() if name not in self.dropped}
+
+    def _from(self, start: int) -> Iterator[Sample]:
+        for number, place in enumerate(self.files):
+            if self._counts and start >= self._counts[number]:
+                start -= self._counts[number]
+                continue
+            for at, sample in enumerate(self._samples(place, start)):
+                if at >= start:
+                    yield sample
+            start = 0
+
+    def _samples(self, place: str, first: int) -> Iterator[Sample]:
+        if _is_folder(place):
+            with reading(place):
+                yield from read_folder(local_path(place))
+        else:
+            with reading(place), open_bytes(place) as raw:
+                yield from self._shard(place, raw, first)
+
+    def _shard(self, place: str, file: Any, first: int) -> Iterator[Sample]:
+        """Yield the samples of a shard; those before number `first` come without images, and all of them if it is -1."""
+        compressed = format_of(place).codec == "gzip"
+        wanted = 1 << 62 if first < 0 else first
+        return read_tar(file, place, first=wanted, max_bytes=self.max_bytes, compressed=compressed)
+
+
+def is_picture_folder(place: str) -> bool:
+    """Whether a place is a folder of pictures with captions of the same names."""
+    return _is_folder(place) and holds_pictures(local_path(place))
+
+
+def _is_folder(place: str) -> bool:
+    return not is_url(place) and local_path(place).is_dir()

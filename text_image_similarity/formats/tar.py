@@ -1,0 +1,191 @@
+"""The members of a tar file, read as a stream from beginning to end.
+
+Headers are those of POSIX ustar and pax and of GNU tar, parsed by the standard library's `TarInfo.frombuf`. Its `TarFile` is not used: it
+takes a damaged header for the end of the file, and reads headers of any size into memory. Nothing is ever written to disk;
+links, devices and sparse files are passed over.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator
+
+from ..errors import ErrorCode, RowError
+
+_BLOCK = 512
+_AT_ONCE = 1 << 20
+_MOST_NAME = 64 << 10
+_MOST_HEADER = 1 << 20
+_MOST_BEHIND = 64 << 20  # that is read behind the mark of the end
+_RECORD = re.compile(rb"(\d{1,7}) ")
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.XGLTYPE,
+)
+_WITHOUT_DATA = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+
+
+class TarStream:
+    """A tar file that is read once, forward.
+
+    Args:
+        file: Its bytes.
+        name: What messages call it.
+        compressed: Whether they are compressed with gzip.
+    """
+
+    def __init__(self, file: io.BufferedReader, name: str, *, compressed: bool = False) -> None:
+        self._file: io.BufferedReader | gzip.GzipFile = gzip.GzipFile(fileobj=file) if compressed else file
+        self._name = name
+        self._at = 0
+        self._left = 0  # bytes of the present member's content that were not read
+        self._padding = 0
+
+    def members(self) -> Iterator[tuple[str, int]]:
+        """Yield the name and the size of each file; `read` and the next one follow.
+
+        Raises:
+            RowError: It is `truncated` or `corrupt` from here on; the message says where.
+        """
+        told: dict[bytes, bytes] = {}  # by the headers before a member
+        while True:
+            info, block = self._header()
+            if info is None:
+                self._check_end()
+                return
+            self._open(info.size)
+            if info.type in _HEADERS:
+                told |= self._told(info.type)
+            else:
+                self._open_content(info, block, told)
+                if info.type in _PLAIN and not any(key.startswith(b"GNU.sparse.") for key in told):
+                    yield _text(told[b"path"]) if b"path" in told else info.name, self._left
+                told = {}
+            self.skip()
+
+    def read(self) -> bytes:
+        """Return the content of the present member, all of it at once.
+
+        Raises:
+            RowError: It is `truncated` or `corrupt`.
+        """
+        data = self._exactly(self._left)
+        self._left = 0
+        return data
+
+    def skip(self) -> None:
+        """Pass over what is left of the present member.
+
+        Raises:
+            RowError: It is `truncated` or `corrupt`.
+        """
+        left = self._left + self._padding
+        self._left = self._padding = 0
+        while left:
+            left -= len(self._exactly(min(left, _AT_ONCE)))
+
+    def _header(self) -> tuple[tarfile.TarInfo | None, bytes]:
+        at = self._at
+        block = self._some(_BLOCK)
+        if len(block) < _BLOCK:
+            raise self._ends("" if block else " without the mark of its end")
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "backslashreplace")
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed lacks it
+            return None, block
+        except (tarfile.HeaderError, ValueError) as exc:
+            raise self._damaged(at) from exc
+        if info.size < 0:
+            raise self._damaged(at)
+        return info, block
+
+    def _check_end(self) -> None:
+        """Read a compressed file to its end, where its checksum is."""
+        left = _MOST_BEHIND if isinstance(self._file, gzip.GzipFile) else 0
+        while left and (piece := self._some(min(left, _AT_ONCE))):
+            left -= len(piece)
+
+    def _open(self, size: int) -> None:
+        self._left, self._padding = size, -size % _BLOCK
+
+    def _open_content(self, info: tarfile.TarInfo, block: bytes, told: dict[bytes, bytes]) -> None:
+        if info.type in _WITHOUT_DATA:
+            self._open(0)
+        elif b"size" in told:
+            self._open(self._number(told[b"size"]))
+        if info.type == tarfile.GNUTYPE_SPARSE and block[482]:
+            while self._exactly(_BLOCK)[504]:
+                pass
+
+    def _told(self, kind: bytes) -> dict[bytes, bytes]:
+        """Return what a header says of the next member: `path`, `size` and the like."""
+        if kind == tarfile.GNUTYPE_LONGNAME:
+            return {b"path": self._extra(_MOST_NAME).rstrip(b"\0")}
+        of_next = kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+        return self._records(self._extra(_MOST_HEADER)) if of_next else {}
+
+    def _extra(self, most: int) -> bytes:
+        """Return the content of a header that is longer than a block."""
+        if self._left > most:
+            raise self._damaged(self._at)
+        return self.read()
+
+    def _records(self, data: bytes) -> dict[bytes, bytes]:
+        """Return what a pax header says."""
+        found, at = {}, 0
+        while at < len(data) and data[at]:
+            start = _RECORD.match(data, at)
+            end = at + int(start[1]) if start else 0
+            if start is None or end <= start.end() or end > len(data):
+                raise self._damaged(self._at)
+            key, _, value = data[start.end() : end - 1].partition(b"=")
+            found[key] = value
+            at = end
+        return found
+
+    def _number(self, text: bytes) -> int:
+        if not re.fullmatch(rb"\d{1,18}", text):
+            raise self._damaged(self._at)
+        return int(text)
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._some(size)
+        if len(data) < size:
+            raise self._ends()
+        return data
+
+    def _some(self, size: int) -> bytes:
+        """Return so many bytes, or fewer at the end of the file."""
+        pieces, left = [], size
+        try:
+            while left and (piece := self._file.read(min(left, _AT_ONCE))):
+                pieces.append(piece)
+                left -= len(piece)
+        except EOFError as exc:  # gzip's
+            raise self._ends() from exc
+        except (gzip.BadGzipFile, zlib.error) as exc:
+            raise RowError(
+                ErrorCode.CORRUPT, f"{self._name} is not valid gzip behind byte {self._at} of its content: {exc}"
+            ) from exc
+        self._at += size - left
+        return b"".join(pieces)
+
+    def _ends(self, how: str = "") -> RowError:
+        return RowError(ErrorCode.TRUNCATED, f"{self._name} ends at byte {self._at}{how}")
+
+    def _damaged(self, at: int) -> RowError:
+        return RowError(
+            ErrorCode.CORRUPT, f"{self._name} has a damaged header at byte {at}, and is not read from there on"
+        )
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
