@@ -24,6 +24,7 @@ from text_image_similarity import (
     TooManyFailuresError,
     UsageError,
     cli,
+    score_frame,
     score_table,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
@@ -223,3 +224,29 @@ def test_the_command_takes_several_columns_and_reports_each_caption(table: Path)
     text = page.read_text()
     assert "yellow" in text
     assert "6 of 13 rows scored" in text  # rows of the page, one a caption
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "arrow"])
+def test_a_frame_gets_columns_for_each_column_of_captions(kind: str) -> None:
+    import pandas as pd
+    import polars as pl
+
+    rows = {"url": [PNG, b"none"], "caption": ["red", "red"], "machine": ["blue", ""]}
+    df: Any = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.table}[kind](rows)
+    encoder = Counting()
+    scored: Any = score_frame(df, CONFIG, col_text=["caption", "machine"], encoder=encoder)
+    assert type(scored) is type(df)
+    table = scored if kind == "arrow" else pa.table(scored)
+    names = ["similarity_caption", "error_caption", "similarity_machine", "error_machine"]
+    assert [name for name in table.column_names if not name.startswith("__")] == [*rows, *names]
+    found = table.to_pylist()
+    assert (found[0]["similarity_caption"], found[0]["similarity_machine"]) == (1.0, 0.0)
+    assert [str(found[1][name]).partition(":")[0] for name in ("error_caption", "error_machine")] == [
+        "not_an_image",
+        "empty_caption",
+    ]
+    assert sum(encoder.images) == 1
+    again = score_frame(scored, CONFIG, col_text=["caption", "machine"], encoder=encoder, overwrite_column=True)
+    assert list(again.columns if kind != "arrow" else again.column_names)[-4:] == names
+    with pytest.raises(UsageError, match="similarity_caption"):
+        score_frame(scored, CONFIG, col_text=["caption", "machine"], encoder=encoder)
