@@ -23,6 +23,7 @@ from scripts import document_options, run_notebook
 from tests.support.pages import fenced as blocks
 from tests.support.paths import ROOT
 from tests.support.services import process
+from tests.support.shards import write_tar
 from text_image_similarity import Config, ErrorCode, Limits, score_csv
 from text_image_similarity.cli import main
 from text_image_similarity.cli.options import limit
@@ -83,6 +84,10 @@ def test_the_page_about_your_data_runs_and_prints_what_it_says(tmp_path: Path, m
         (tmp_path / "photos" / f"{name}.txt").write_text(captions[name])
     rows = [(f"photos/{name}.jpg", text) for name, text in captions.items()]
     (tmp_path / "pairs.csv").write_text("url,caption\n" + "".join(f"{url},{text}\n" for url, text in rows))
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        members = [(f"a.{end}", (tmp_path / "photos" / f"farm.{end}").read_bytes()) for end in ("jpg", "txt")]
+        write_tar(tmp_path / "shards" / f"{number:05}.tar", members)
     lines = (json.dumps({"photo": url, "title": text}) + "\n" for url, text in rows)
     (tmp_path / "shop.jsonl").write_text("".join(lines))
     images = [{"bytes": contents.get(name), "path": None} for name in captions]

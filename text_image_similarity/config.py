@@ -119,8 +119,8 @@ class Config:
     """The settings of a run.
 
     Args:
-        model: Hub id, local folder, or one of `fast` (CLIP ViT-B/32, the default), `accurate` (CLIP ViT-L/14) and `mini`
-            (small, ships with this package, needs no download).
+        model: Hub id, local folder, name of an open_clip model (see docs/models.md), or one of `fast` (CLIP ViT-B/32, the
+            default), `accurate` (CLIP ViT-L/14) and `mini` (small, ships with this package, needs no download).
         revision: Commit, tag or branch of a hub model; by default the pinned one of `fast` and `accurate`.
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, for the CPU, is faster but moves scores a

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import inline, make_png
+from tests.support.shards import sample, write_tar
 from tests.support.shop import FIELDS, CountingEncoder, ids, shop
 from text_image_similarity import (
     Catalog,
@@ -383,3 +384,23 @@ def test_fields_that_were_guessed_take_every_row_of_their_table(tmp_path: Path, 
         catalog.export(tmp_path / name)
         fields = ProductTable(str(tmp_path / name)).guess_fields()
         assert {field.name: field.kind for field in fields} == {field.name: field.kind for field in FIELDS}
+
+
+def test_tar_shards_are_products(tmp_path: Path) -> None:
+    members = [
+        *sample("boots", "red", "Red boots", json=b'{"price": 7.5}'),
+        ("bare.txt", b"No picture"),
+        *sample("hat", "blue", "Blue hat"),
+    ]
+    table = ProductTable(str(write_tar(tmp_path / "shop.tar", members)))
+    first, (number, refused), third = table.products(())
+    assert isinstance(first[1], Product)
+    assert (first[1].id, first[1].name, len(first[1].images)) == ("boots", "Red boots", 1)
+    assert first[1].images[0].startswith("data:;base64,")
+    assert number == 2
+    assert str(refused).startswith("row 2: invalid_url: the sample bare has no image")
+    assert isinstance(third[1], Product)
+    assert [field.name for field in table.guess_fields()] == ["price"]
+    named = ProductTable(str(tmp_path / "shop.tar"), ProductColumns(name="price"))
+    assert isinstance(product := next(named.products(()))[1], Product)
+    assert product.name == "7.5"

@@ -172,6 +172,7 @@ def test_types_and_index_come_back(urls: list[str | None], columns: list[Any], i
         assert scored.index.equals(df.index)
         assert scored.index.names == df.index.names
         assert scored["similarity"].dtype == "float64"
+        assert scored["error"].dtype == pd.Series(["a text"]).dtype
         assert [None if np.isnan(value) else value for value in scored["similarity"]] == wanted
         assert scored["error"].isna().tolist() == [value is not None for value in wanted]
     elif back == "polars":

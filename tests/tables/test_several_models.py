@@ -33,7 +33,7 @@ from text_image_similarity.encoders.testing import ColourEncoder
 
 BOTH = SeveralEncoders((ColourEncoder(), Confused()))
 CURVE = Calibration(
-    slope=4.0, intercept=-2.0, prior=0.5, matching=9, mismatching=9, brier=0.1, calibration_error=0.1, model="colour"
+    slope=4.0, intercept=-3.0, prior=0.5, matching=9, mismatching=9, brier=0.1, calibration_error=0.1, model="colour"
 )
 
 
@@ -93,7 +93,7 @@ def test_an_ensemble_of_probabilities_is_their_mean() -> None:
     encoder = SeveralEncoders(BOTH.members, (CURVE, CURVE))
     (found,) = score_pairs([Record(inline("green"), "green")], CONFIG, encoder=encoder)
     assert found.by_model == (1.0, 0.0)
-    assert found.similarity == pytest.approx((1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(2))) / 2)
+    assert found.similarity == pytest.approx((1 / (1 + np.exp(-1)) + 1 / (1 + np.exp(3))) / 2)
 
 
 def test_names_of_columns() -> None:

@@ -48,9 +48,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "in_path",
         metavar="IN",
-        help=".csv, .tsv, .jsonl (also .gz, .zst) or .parquet: a file, a folder, a pattern, or an fsspec URL such as s3://...",
+        help=".csv, .tsv, .jsonl (also .gz, .zst), .parquet or .tar: a file, a folder, a pattern, or an fsspec URL such as s3://...; a folder of "
+        "pictures with captions; or a data set of the hub, hf:OWNER/NAME@SPLIT",
     )
-    command.add_argument("out_path", metavar="OUT", help="table to write, in the format its name says")
+    command.add_argument(
+        "out_path", metavar="OUT", help="table to write, in the format its name says; or a folder, for a file each"
+    )
     add_score_options(command)
 
 

@@ -47,5 +47,5 @@ def _captions_of(table: Table, images: str) -> str:
     if table.captions is not None:
         return table.captions
     columns = columns_of(table)
-    inside = images in columns and may_hold_images(table.schema.field(images).type)
+    inside = columns.count(images) == 1 and may_hold_images(table.schema.field(images).type)
     return TEXT if inside and CAPTION not in columns and TEXT in columns else CAPTION

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..config import Dialect
-from ..errors import TableError, UsageError
+from ..errors import RowError, TableError, UsageError
 from ..files import path_text
-from ..formats import Table, columns_of, folder_of, open_table, state_of
+from ..formats import KEY, Table, columns_of, folder_of, open_table, state_of
 from .fields import Field
 from .guessing import guess_fields
 from .product_columns import ProductColumns, RowReader, read_columns
@@ -118,15 +119,32 @@ class ProductTable:
         )
 
     def _reader(self, declared: Sequence[Field]) -> RowReader:
-        return read_columns(self._chosen, declared, columns_of(self._table), self.place)
+        there = columns_of(self._table)
+        if self._table.images is None:
+            return read_columns(self._chosen, declared, there, self.place)
+        return read_columns(
+            _of_samples(self._chosen, self._table, there), declared, [*there, self._table.images], self.place
+        )
 
     def _state(self) -> list[str]:
         return [state_of(file) for file in self._table.files]
 
 
+def _of_samples(chosen: ProductColumns, table: Table, there: Sequence[str]) -> ProductColumns:
+    """Return the columns of products in shards: where none is named, a sample's key is its id and its caption the name."""
+    return replace(
+        chosen,
+        id=KEY if chosen.id == "id" and "id" not in there else chosen.id,
+        name=table.captions if chosen.name is None and not {"name", "title"}.intersection(there) else chosen.name,
+        images=chosen.images or (table.images or "",),
+    )
+
+
 def product_or_reason(reader: RowReader, row: dict[str, Any], number: int) -> Product | UsageError:
     """Return the product of a row, or why it has none, with the row's number."""
     try:
+        if problem := next((value for value in row.values() if isinstance(value, RowError)), None):
+            raise UsageError(str(problem))  # of a shard
         return reader.product(row)
     except UsageError as problem:
         return UsageError(f"row {number:,}: {problem}")
