@@ -40,6 +40,8 @@ class Preprocess:
         fit: How a picture comes to a (height, width): squeezed, or in its own shape `inside` it with a border around, or
             as small as will `cover` it. The last two are cut or filled to `crop`.
         fill: Value of the border, 0..255.
+        patches: Side of a patch and the most patches of a picture, for models that take pictures of any shape as patches
+            (NaFlex); `size` and `crop` then count for nothing.
         rounded: Whether half a pixel before a crop counts as torchvision has it, to the even one, instead of not at all.
     """
 
@@ -52,9 +54,16 @@ class Preprocess:
     fit: Fit = "squash"
     fill: int = 0
     rounded: bool = False
+    patches: tuple[int, int] | None = None
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8."""
+        """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8.
+
+        Patches are a row each, below a row that holds how many there are from top to bottom and from left to right:
+        (1 + most, side * side, 3).
+        """
+        if self.patches is not None:
+            return _patched(image, *self.patches, self.resample)
         resized_height, resized_width = self._resized(image.height, image.width)
         height, width = self.crop or (resized_height, resized_width)
         top, left = self._before(resized_height - height), self._before(resized_width - width)
@@ -85,7 +94,7 @@ class Preprocess:
     @property
     def decode_side(self) -> int | None:
         """Shorter side, in pixels, that a picture may be reduced to while it is decoded; None: it is decoded whole."""
-        if not self.fast:
+        if not self.fast or self.patches is not None:
             return None
         return math.ceil(_SPARE * (self.size if isinstance(self.size, int) else max(self.size)))
 
@@ -109,6 +118,32 @@ class Preprocess:
         top, left = (height - pixels.shape[0]) // 2, (width - pixels.shape[1]) // 2
         whole[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return whole
+
+
+def _patched(image: Image.Image, side: int, most: int, resample: Image.Resampling) -> Pixels:
+    down, across = _patches_that_fit(image.height, image.width, side, most)
+    resized = np.asarray(image.resize((across * side, down * side), resample))
+    rows: Pixels = np.zeros((1 + most, side * side, 3), np.uint8)
+    rows[0, :2, :2] = [divmod(down, 256), divmod(across, 256)]
+    cut = resized.reshape(down, side, across, side, 3).transpose(0, 2, 1, 3, 4)  # (down, across, side, side, 3)
+    rows[1 : 1 + down * across] = cut.reshape(down * across, side * side, 3)
+    return rows
+
+
+def _patches_that_fit(height: int, width: int, side: int, most: int) -> tuple[int, int]:
+    """Return the most patches, down and across, that a picture of this shape may have: SigLIP 2's search, to the same digit."""
+
+    def patches(scale: float) -> tuple[int, int]:
+        return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))
+
+    low, high = 1e-6, 100.0
+    while high - low >= 1e-5:
+        scale = (low + high) / 2
+        if math.prod(patches(scale)) <= most:
+            low = scale
+        else:
+            high = scale
+    return patches(low)
 
 
 def _interpolated(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Pixels:

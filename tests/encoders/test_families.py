@@ -128,3 +128,25 @@ def test_an_adapter_is_merged_into_its_model(place: str, tiny_clip: Path, tmp_pa
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelNameError, match=r"without adapter_model\.safetensors"):
         load_encoder(config)
+
+
+def test_naflex_keeps_the_shape_of_a_picture(tmp_path: Path) -> None:
+    folder = save_family("siglip2", tmp_path)
+    encoder = load_encoder(Config(model=folder, device="cpu"))
+    network, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    pictures = [noise(1)[0].resize(size) for size in ((64, 48), (30, 200), (500, 20), (8, 8), (2000, 3), (77, 78))]
+    given = AutoImageProcessor.from_pretrained(folder, backend="pil")(pictures, return_tensors="pt")
+    captions = [caption.lower() for caption in CAPTIONS]
+    with torch.inference_mode():
+        image = network.get_image_features(**given).pooler_output
+        ids = tokenizer(captions, padding="max_length", truncation=True, max_length=38, return_tensors="pt")[
+            "input_ids"
+        ]
+        text = network.get_text_features(input_ids=ids).pooler_output
+    unit = torch.nn.functional.normalize
+    found = encoder.encode_image(pictures)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+    np.testing.assert_allclose(found, unit(image).numpy(), atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_text(CAPTIONS), unit(text).numpy(), atol=1e-5)
+    for i, picture in enumerate(pictures):
+        np.testing.assert_allclose(encoder.encode_image([picture])[0], found[i], atol=2e-7)

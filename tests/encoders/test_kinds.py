@@ -50,7 +50,7 @@ def folder_of(files: dict[str, Any], at: Path) -> Path:
         ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": ""}, "is not complete: it lacks tokenizer.json"),
         ({"config.json": {"model_type": "dual_encoder"}, "model.safetensors": POINTER, "tokenizer.json": ""}, "run `git lfs pull`"),
         ({"config.json": {"model_type": "bert"}}, "is a bert model; this package loads CLIP and SigLIP"),
-        ({"config.json": {"model_type": "siglip2"}}, "is a SigLIP 2 model of the NaFlex kind"),
+        ({"config.json": {"model_type": "siglip2"}}, "has a config.json but no weights"),
         ({"config.json": {"model_type": "clip_text_model"}}, "is one tower of a model"),
         ({"config.json": {"architecture": "resnet50"}}, r"is a timm model \(resnet50\)"),
         ({"config.json": "null"}, "names no model_type"),

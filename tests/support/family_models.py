@@ -20,6 +20,9 @@ from transformers import (
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedTokenizerFast,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
 )
 
 _SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -81,7 +84,20 @@ def _align() -> tuple[Any, Any]:
     return AlignModel(config), processor
 
 
-_MAKERS = {"metaclip_2": _metaclip_2, "chinese_clip": _chinese_clip, "altclip": _altclip, "align": _align}
+def _siglip2() -> tuple[Any, Any]:
+    vision = {**_SHAPE, "patch_size": 8, "num_patches": 16}
+    text = {**_TEXT, "max_position_embeddings": 38, "projection_size": 32}
+    processor = Siglip2ImageProcessorPil(patch_size=8, max_num_patches=20)
+    return Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)), processor
+
+
+_MAKERS = {
+    "siglip2": _siglip2,
+    "metaclip_2": _metaclip_2,
+    "chinese_clip": _chinese_clip,
+    "altclip": _altclip,
+    "align": _align,
+}
 
 
 def _letters() -> PreTrainedTokenizerFast:
@@ -89,5 +105,10 @@ def _letters() -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     inner.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=inner,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="right",
     )

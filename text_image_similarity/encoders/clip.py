@@ -27,12 +27,14 @@ from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
 from .kinds import NO_OWN_CODE, check_type, check_weights
+from .naflex import patch_features
 from .other_families import check_alike, check_features, masked_text
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
 from .two_tower import TwoTowerEncoder
 
 _IMAGES, _CAPTIONS = 8, 8  # at once on a CPU; more would not be faster, and a last call is filled up
-_READERS = {"clip": clip_text, "siglip": siglip_text}
+_READERS = {"clip": clip_text, "siglip": siglip_text, "siglip2": siglip_text}
+_KNOWN = ("clip", "siglip")  # the others are tried
 _COMPLETE = (
     "A folder needs config.json, preprocessor_config.json, tokenizer files and model.safetensors, as save_pretrained "
     "writes them."
@@ -109,7 +111,7 @@ def _load(
         last.layer_norm2 = nn.Sequential(_ClassToken(), last.layer_norm2)
     network = network.to(placement.device).eval().requires_grad_(False)
     encoder = _encoder(name, network, processor, tokenizer, config)
-    if shape.model_type not in _READERS:
+    if shape.model_type not in _KNOWN:
         check_alike(encoder, network, processor, tokenizer)
     folder = Path(name) if Path(name).is_dir() else cached_folder(name, revision)
     return replace(encoder, weights=fingerprint(folder) if folder else None)
@@ -121,6 +123,7 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
     tokens, text_features = _READERS.get(shape.model_type, masked_text)(name, network, tokenizer)
     on_cpu = placement.device.type == "cpu"
     bias = getattr(network, "logit_bias", None)
+    image_features = _image_features if preprocess.patches is None else patch_features(preprocess)
     return TwoTowerEncoder(
         model=name,
         revision=None,  # `load_encoder` knows
@@ -132,7 +135,7 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
         tokens=tokens,
         backend=TorchBackend(
             placement,
-            ImageTower(Tower(network, _image_features), preprocess, placement),
+            ImageTower(Tower(network, image_features), preprocess, placement),
             Tower(network, text_features),
             tokens,
             pictures=_IMAGES if on_cpu else config.batch_size,
@@ -174,6 +177,16 @@ def _preprocess(processor: Any, *, fast: bool) -> Preprocess:
     """Read the geometry and colours of an image processor."""
     if not (processor.do_resize and processor.do_normalize):
         raise ModelError("the model's image processor neither resizes nor normalises, which is not supported")
+    if most := getattr(processor, "max_num_patches", None):
+        return Preprocess(
+            size=0,
+            crop=None,
+            mean=tuple(processor.image_mean),
+            std=tuple(processor.image_std),
+            resample=Image.Resampling(int(processor.resample)),
+            fast=fast,
+            patches=(int(processor.patch_size), int(most)),
+        )
     size = dict(processor.size)
     power = 2 if getattr(processor, "include_top", False) else 1  # ALIGN's divides by the deviation twice
     crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", False) else None

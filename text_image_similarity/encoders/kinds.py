@@ -15,7 +15,7 @@ from ..errors import ModelNameError
 from .adapters import base_of
 from .open_clip_names import CONFIG
 
-FAMILIES = ("clip", "siglip")
+FAMILIES = ("clip", "siglip", "siglip2")
 OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
 ADAPTER = "adapter"  # of PEFT, for another model
@@ -49,7 +49,6 @@ _KINDS = {
     f"{_LAYOUT}",
 }  # fmt: skip
 _TYPES = {
-    "siglip2": "a SigLIP 2 model of the NaFlex kind; use one of fixed resolution, such as google/siglip2-base-patch16-224",
     **dict.fromkeys(
         ("clip_vision_model", "clip_text_model", "siglip_vision_model", "siglip_text_model"),
         "one tower of a model; use the whole model",

@@ -81,13 +81,20 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
     weight = next(network.parameters())
     theirs = []
     for picture in pictures:
-        pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
-        theirs.append(pooled(network.get_image_features(pixel_values=pixels.to(weight.device, weight.dtype))))
+        given = dict(processor(images=picture, return_tensors="pt"))
+        given["pixel_values"] = given["pixel_values"].to(weight.dtype)
+        theirs.append(
+            pooled(network.get_image_features(**{key: part.to(weight.device) for key, part in given.items()}))
+        )
     read = []
+    whole = encoder.tokens.whole  # as SigLIP's, which is told of no padding
+    padding = "max_length" if whole else False
     for caption in _CAPTIONS:
-        found = tokenizer(caption, truncation=True, max_length=encoder.context_length, return_tensors="pt")
-        ids, mask = (found[key].to(weight.device) for key in ("input_ids", "attention_mask"))
-        read.append(pooled(network.get_text_features(input_ids=ids, attention_mask=mask)))
+        found = tokenizer(
+            caption, truncation=True, max_length=encoder.context_length, padding=padding, return_tensors="pt"
+        )
+        keys = ("input_ids",) if whole else ("input_ids", "attention_mask")
+        read.append(pooled(network.get_text_features(**{key: found[key].to(weight.device) for key in keys})))
     pairs = (
         ("pictures", encoder.encode_image(pictures), torch.cat(theirs)),
         ("captions", encoder.encode_text(_CAPTIONS), torch.cat(read)),

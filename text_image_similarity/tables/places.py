@@ -88,7 +88,12 @@ def work_folder(target: str, work_dir: str | PathLike[str] | None = None) -> Pat
 
 def is_folder_output(target: str) -> bool:
     """Whether an output is a folder, which gets a file for each file of the input."""
-    return target.endswith(("/", os.sep)) or (not is_url(target) and local_path(target).is_dir())
+    if target.endswith(("/", os.sep)):
+        return True
+    try:
+        return not is_url(target) and local_path(target).is_dir()
+    except (OSError, ValueError):  # of a name that is too long, which is told where it is checked
+        return False
 
 
 def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]:
