@@ -61,14 +61,14 @@ def test_a_finite_number_is_its_text(value: Any) -> None:
 
 
 def test_a_caption_that_is_missing_in_json_lines_is_not_scored_as_a_word(tmp_path: Path) -> None:
-    values = ["NaN", "Infinity", "null", "true", '["red"]', '{"a": 1}', "1e400", '""', "7", '"red"']
+    values = ["NaN", "Infinity", "null", "true", '{"a": 1}', "1e400", '""', "7", '"red"']
     lines = (f'{{"url": "{RED}", "caption": {value}}}\n' for value in values)
     (tmp_path / "in.jsonl").write_text("".join(lines))
     score_csv(tmp_path / "in.jsonl", tmp_path / "out.jsonl", Config(), engine=LocalEngine(encoder=ColourEncoder()))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["error"] is None for row in rows] == [*[False] * 8, True, True]
+    assert [row["error"] is None for row in rows] == [*[False] * 7, True, True]
     assert rows[0]["error"] == "empty_caption: the caption is missing (nan)"
-    assert rows[4]["error"] == "empty_caption: the caption is a list; one row per caption is needed"
+    assert rows[4]["error"] == "empty_caption: the caption is a dict; one row per caption is needed"
 
 
 def test_a_row_without_both_is_told_of_its_caption() -> None:

@@ -17,7 +17,7 @@ from .system import lazy_names, package_version
 if TYPE_CHECKING:
     from .config import Config, Dialect, Limits
     from .dataset import CaptionedImage, read_dataset, split_dataset
-    from .encoders import Encoder, ModelInfo, load_encoder
+    from .encoders import Encoder, ModelInfo, load_encoder, load_encoders
     from .errors import (
         BusyError,
         ConfigError,
@@ -152,6 +152,7 @@ __all__ = [
     "filter_table",
     "image_similarity",
     "load_encoder",
+    "load_encoders",
     "open_catalog",
     "plan_filter",
     "read_dataset",
@@ -170,7 +171,7 @@ __all__ = [
 _HOMES = {
     "config": ("Config", "Dialect", "Limits"),
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
-    "encoders": ("Encoder", "ModelInfo", "load_encoder"),
+    "encoders": ("Encoder", "ModelInfo", "load_encoder", "load_encoders"),
     "errors": (
         "BusyError",
         "ConfigError",

@@ -55,6 +55,7 @@ class ScoreResult:
     Args:
         similarity: The score, in the range of the run's score kind; NaN if the row failed.
         error: `"<code>: <detail>"` if the row failed, else None.
+        by_model: Where several models scored the row, the score of each; `similarity` is that of all together then.
 
     Example:
         >>> ScoreResult(similarity=0.31).error is None
@@ -63,6 +64,7 @@ class ScoreResult:
 
     similarity: float = math.nan
     error: str | None = None
+    by_model: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if math.isfinite(self.similarity) == (self.error is not None):

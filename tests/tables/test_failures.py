@@ -49,7 +49,7 @@ class TestTypes:
                 r"holds (bytes, not text|text stored as bytes).*\(large_binary\)",
             ),
             (pa.array([b"a.jpg"]).dictionary_encode(), "holds (bytes, not text|text stored as bytes)"),
-            (pa.array([["a.jpg"]]), r"holds several values a row; .* \(list"),
+            (pa.array([[1, 2]]), r"holds several values a row; .* \(list"),
             (pa.array([{"url": "a.png"}]), r"holds several values a row; .* \(struct"),
             (pa.array([True]), r"holds neither text nor numbers; cast it to strings \(bool\)"),
             (pa.array([0], pa.timestamp("s")), r"holds neither text nor numbers"),

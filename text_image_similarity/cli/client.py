@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
+from .options import again
 from .parser import option_of
 
 if TYPE_CHECKING:
@@ -74,7 +75,12 @@ def service_engine(options: argparse.Namespace, config: Config) -> ServiceEngine
         if options.service_key_file is None
         else _key_of(options.service_key_file)
     )
-    return ServiceEngine(options.service_url, api_key=key, model=options.model, connections=options.service_connections)
+    return ServiceEngine(
+        options.service_url,
+        api_key=key,
+        model=next(iter(again(options.model)), None),
+        connections=options.service_connections,
+    )
 
 
 def _key_of(path: Path) -> str:
@@ -94,7 +100,11 @@ def compare(options: argparse.Namespace, config: Config, engine: Engine | None) 
     from ..client import ServiceEngine, compare_table, write_comparison
 
     assert isinstance(engine, ServiceEngine)
-    found = compare_table(options.in_path, (options.url_col, options.caption_col), config, engine)
+    if len(again(options.caption_col)) > 1 or options.references_col:
+        raise UsageError("--compare takes one --caption-col, and no --references-col")
+    found = compare_table(
+        options.in_path, (options.url_col, next(iter(again(options.caption_col)), None)), config, engine
+    )
     write_comparison(found, options.compare)
     return found
 

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ..config import Config, Dialect, Limits
 from ..errors import UsageError
 from ..files import path_text
 from .logs import LOG_FORMATS
-from .parser import add_field, plain_number
+from .parser import add_field, field_texts, plain_number
 from .terminal import ProgressBar
 
 MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
@@ -24,9 +24,20 @@ MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a model and how it runs."""
-    add_field(parser, Config, "model", default=None)  # None says that nobody chose one
+def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the options that choose a model, or several, and how it runs."""
+    if several:
+        text = field_texts(Config).get("model", "").removesuffix(".")
+        text = f"{text[:1].lower()}{text[1:]}; may be given again, and each then has its own column, such as `similarity_mini`"
+        parser.add_argument("--model", action=_Again, metavar="MODEL", help=text)
+        parser.add_argument(
+            "--ensemble",
+            choices=("mean", "probability"),
+            help="add a column `similarity` of several models together: the `mean` of their scores, or of the probabilities that "
+            "their `calibration.json` give",
+        )
+    else:
+        add_field(parser, Config, "model", default=None)  # None says that nobody chose one
     add_field(parser, Config, "revision")
     add_runtime_options(parser)
 
@@ -110,8 +121,8 @@ _READERS: dict[type, tuple[Callable[[str], object], str]] = {
 }
 
 
-def add_column_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name a table's columns."""
+def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add the options that name a table's columns; of captions there may be several."""
     add = parser.add_argument
     add(
         "--url-col",
@@ -119,8 +130,31 @@ def add_column_options(parser: argparse.ArgumentParser) -> None:
         help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
         "docs/tables.md#which-columns",
     )
-    add("--caption-col", metavar="COLUMN", help="column of captions; by default `caption`")
+    text = "column of captions; by default `caption`"
+    if several:
+        text += "; may be given again, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
+        add("--caption-col", metavar="COLUMN", action=_Again, help=text)
+        add(
+            "--references-col",
+            metavar="COLUMN",
+            action=_Again,
+            help="column of reference captions, for `--score ref_clipscore`: lists, lists in JSON, or texts; may be given again",
+        )
+    else:
+        add("--caption-col", metavar="COLUMN", help=text)
     add_dialect(parser)
+
+
+class _Again(argparse.Action):
+    """Collects what is given in a tuple."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, value: Any, *_: Any) -> None:
+        setattr(options, self.dest, (*again(getattr(options, self.dest)), value))
+
+
+def again(value: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return what an option that may be given again holds."""
+    return value or ()
 
 
 def columns_given(options: argparse.Namespace) -> dict[str, str]:
@@ -237,4 +271,6 @@ def config_of(options: argparse.Namespace) -> Config:
     """
     names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+    if isinstance(models := given.get("model"), tuple):  # of several, none is the one
+        given["model"] = models[0] if len(models) == 1 else Config().model
     return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect_of(options))

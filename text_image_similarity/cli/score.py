@@ -21,6 +21,7 @@ from .options import (
     add_log_options,
     add_model_options,
     add_worker_options,
+    again,
     check_output,
     config_of,
     progress_bar,
@@ -58,9 +59,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Add all that the command and the batch script have in common."""
-    add_model_options(parser)
+    add_model_options(parser, several=True)
     add_field(parser, Config, "score")
-    add_column_options(parser)
+    add_column_options(parser, several=True)
     add_base_dir(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
@@ -129,21 +130,16 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    out = options.out_path
-    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
-        if path is not None:
-            from ..formats import check_apart
-
-            if not options.in_path.startswith("hf:"):
-                check_apart(options.in_path, str(path))
-            besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
-            check_output(path, mark=mark, force=options.force, besides=besides)
+    _check_files(options)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
-    if options.report is not None and is_folder_output(out):
-        raise UsageError(f"--report is about one table, and {out} is a folder; name a file to write")
+    if options.report is not None and is_folder_output(options.out_path):
+        raise UsageError(f"--report is about one table, and {options.out_path} is a folder; name a file to write")
+    models = again(options.model)
+    if len(models) > 1 or options.ensemble:
+        _check_several(options)
     falls_back = options.fall_back and options.model is None and options.service_url is None
     how = TableOptions(
         start=options.start,
@@ -162,6 +158,9 @@ def run(options: argparse.Namespace) -> int:
             config,
             options.url_col,
             options.caption_col,
+            col_references=options.references_col,
+            models=models if len(models) > 1 or options.ensemble else (),
+            ensemble=options.ensemble,
             options=how,
             engine=engine,
             stop=stopping.asked,
@@ -179,6 +178,27 @@ def run(options: argparse.Namespace) -> int:
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse files beside the table that must not be replaced."""
+    out = options.out_path
+    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
+        if path is not None:
+            from ..formats import check_apart
+
+            if not options.in_path.startswith("hf:"):
+                check_apart(options.in_path, str(path))
+            besides = (out, f"{out}.summary.json", f"{out}.parts", options.embedding_cache, other)
+            check_output(path, mark=mark, force=options.force, besides=besides)
+
+
+def _check_several(options: argparse.Namespace) -> None:
+    """Refuse options that cannot go together with several models."""
+    if options.service_url is not None or options.engine != "local":
+        raise UsageError("several models score in this process, without --engine and --service-url")
+    if options.report is not None and options.ensemble != "mean":
+        raise UsageError("--report shows one score of each pair; with several models add --ensemble mean")
 
 
 def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManager[Engine | None]:
@@ -204,12 +224,16 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     from ..dataset import open_source
     from ..formats import cells_of, open_output, with_base_dir
     from ..report import make_report, report_rows
+    from ..tables import scoring
 
     source = open_source(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
     scored = open_output(options.out_path, source, config.dialect)
     # The pairs come from the input, because the output may have been asked to leave them out.
-    given, found = (cells_of(table, names) for table, names in ((source, summary.columns), (scored, OUT_COLUMNS)))
-    rows = report_rows((*pair, *result) for pair, result in zip(given, found, strict=True))
+    task = scoring(summary.columns[0], (summary.columns[1], *again(options.caption_col)[1:]))
+    read = (summary.columns[0], *task.captions)
+    found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
+    given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
+    rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 

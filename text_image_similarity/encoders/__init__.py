@@ -9,18 +9,21 @@ from __future__ import annotations
 from .adapter import UnpreparedEncoder, as_preparing
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
-from .several import SeveralEncoders
+from .several import Ensemble, SeveralEncoders, column_names, load_encoders
 
 __all__ = [
     "CutIds",
     "Encoder",
+    "Ensemble",
     "ModelInfo",
     "PreparingEncoder",
     "SeveralEncoders",
     "UnpreparedEncoder",
     "as_preparing",
+    "column_names",
     "dual_encoder_folder",
     "load_encoder",
+    "load_encoders",
     "model_folder",
     "resolve_model",
 ]

@@ -1,22 +1,35 @@
 """Several models as one encoder: an image is fetched and decoded once, and its embedding is that of each model, side by side.
 
-Such an embedding is not of length 1, and its cosine means nothing: `slices` says which part of it is whose.
+The members' vectors have length 1, theirs side by side do not: `slices` says which part is whose, and `unit` scales the whole, so
+that the cosine of two is the mean of the members' cosines.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from ..errors import UsageError
+from ..config import Config, one_of, require_config
+from ..errors import ConfigError, UsageError
+from ..files import CALIBRATION
 from ..preprocess import ImageLike
-from ..similarity import Embeddings
+from ..similarity import Embeddings, Scores
+from .load import load_encoder, model_folder
 from .protocols import CutIds, ModelInfo, PreparingEncoder
+
+if TYPE_CHECKING:
+    from ..metrics import Calibration
+
+Ensemble = Literal["mean", "probability"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +38,46 @@ class SeveralEncoders:
 
     Args:
         members: At least two.
+        calibrations: What a cosine of each means, for an ensemble of probabilities; none for one of scores.
     """
 
     members: tuple[PreparingEncoder, ...]
+    calibrations: tuple[Calibration, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.members) < 2:
             raise UsageError("several models are two or more")
+
+    def combined(self, cosines: Sequence[Scores], scores: Sequence[Scores]) -> Scores:
+        """Return the score of all together: the mean of the members' scores, or of the probabilities that a pair matches.
+
+        Args:
+            cosines: Each member's, shape (n,).
+            scores: The same in the score kind of the run.
+
+        Returns:
+            Shape (n,), float32.
+        """
+        if self.calibrations:
+            scores = [c.probability(each) for c, each in zip(self.calibrations, cosines, strict=True)]
+        mean: Scores = np.mean(np.stack(list(scores)), axis=0).astype(np.float32)
+        return mean
+
+    def unit(self, vector: Embeddings) -> Embeddings:
+        """Return an embedding scaled to length 1."""
+        scaled: Embeddings = vector / np.float32(math.sqrt(len(self.members)))
+        return scaled
 
     @property
     def slices(self) -> tuple[slice, ...]:
         """Which columns of an embedding are each member's."""
         ends = accumulate((member.embed_dim for member in self.members), initial=0)
         return tuple(slice(start, end) for start, end in pairwise(ends))
+
+    def member_vectors(self, vectors: Embeddings, place: int) -> Embeddings:
+        """Return what unit embeddings, shape (n, embed_dim), hold of one member: its own unit vectors, shape (n, d)."""
+        own: Embeddings = vectors[:, self.slices[place]] * np.float32(math.sqrt(len(self.members)))
+        return own
 
     @property
     def info(self) -> ModelInfo:
@@ -99,3 +139,59 @@ class SeveralEncoders:
 
     def _side_by_side(self, encode: Callable[[int, PreparingEncoder], Embeddings]) -> Embeddings:
         return np.concatenate([encode(*each) for each in enumerate(self.members)], axis=1)
+
+
+def load_encoders(
+    models: Sequence[str | PathLike[str]], config: Config, *, ensemble: Ensemble = "mean"
+) -> SeveralEncoders:
+    """Load several models, to score with all of them at once: `Scorer(config, encoder=load_encoders([...], config))`.
+
+    Args:
+        models: Hub ids, folders or aliases, as in `Config.model`; at least two, each once.
+        config: The settings of the run; `model` is not used.
+        ensemble: What their score together is: `mean` is the mean of their scores; `probability` the mean of the probabilities that a
+            pair matches, by the `calibration.json` in each model's folder.
+
+    Returns:
+        An encoder for every function that takes one. Results have the score of all in `similarity`, and each model's in `by_model`.
+
+    Raises:
+        UsageError: Fewer than two models are named, or one twice.
+        ConfigError, ModelError: One cannot be used, or, for `probability`, has no calibration.
+    """
+    require_config(config)
+    one_of("ensemble", ensemble, get_args(Ensemble))
+    if isinstance(models, (str, PathLike)) or len({str(model) for model in models}) < max(2, len(models)):
+        raise UsageError("name two or more models, each once")
+    if config.revision is not None:
+        raise ConfigError("revision is for one model; several are used at their pinned revisions")
+    calibrations = tuple(map(_calibration, models)) if ensemble == "probability" else ()
+    return SeveralEncoders(tuple(load_encoder(replace(config, model=model)) for model in models), calibrations)
+
+
+def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:
+    """Return a name for each model that a column may have: letters, digits and underscores, of a folder its own name alone.
+
+    Example:
+        >>> column_names(["openai/clip-vit-base-patch32", "mini"])
+        ['openai_clip_vit_base_patch32', 'mini']
+    """
+    found: list[str] = []
+    for model in models:
+        name = Path(model).resolve().name if model_folder(str(model)).is_dir() and str(model) != "mini" else str(model)
+        name = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "model"
+        same = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in found)
+        found.append(f"{name}_{same + 1}" if same else name)
+    return found
+
+
+def _calibration(model: str | PathLike[str]) -> Calibration:
+    from ..metrics import Calibration  # here, because scipy comes with it
+
+    folder = model_folder(str(model))
+    if not (folder / CALIBRATION).is_file():
+        raise ConfigError(
+            f"ensemble='probability' needs a {CALIBRATION} in the folder of each model, and {model} has none; "
+            "`evaluate --calibrate` writes one"
+        )
+    return Calibration.load(folder)

@@ -31,6 +31,7 @@ from .evaluate import figures
 _SHOWN = 40  # pairs that the two disagree on
 _PAIRS = 200_000  # mismatching pairs whose ranks are compared
 _KS = (1, 5, 10)
+_DECIMALS = 6  # of a cosine that are not rounding alone
 
 _Numbers = NDArray[np.floating]
 
@@ -72,7 +73,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     both = SeveralEncoders((as_preparing(pair[0]), as_preparing(pair[1])))
     with Scorer(config, encoder=both) as scorer:
         encoded = encode_dataset(str(source), images, scorer, left_out, progress)
-    one, other = (encoded.columns(part) for part in both.slices)
+    one, other = (encoded.of_member(both, place) for place in (0, 1))
     where = (str(source), split)
     first, second = (_Measured(each) for each in (one, other))
     return ModelComparison(
@@ -82,8 +83,8 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
         second=figures(where, other, pair[1]),
         differences=_differences(first, second),
         correlation=Correlation(
-            matching=rank_correlation(first.matching, second.matching),
-            mismatching=rank_correlation(first.mismatching, second.mismatching),
+            matching=rank_correlation(first.matching.round(_DECIMALS), second.matching.round(_DECIMALS)),
+            mismatching=rank_correlation(first.mismatching.round(_DECIMALS), second.mismatching.round(_DECIMALS)),
         ),
         disagreements=_disagreements(encoded, first.matching, second.matching),
     )
@@ -125,7 +126,7 @@ def _differences(first: _Measured, second: _Measured) -> dict[str, Interval]:
 
 def _disagreements(encoded: EncodedDataset, first: _Numbers, second: _Numbers) -> list[Disagreement]:
     """Return the matching pairs whose places among all differ most between the models."""
-    places = [_places(scores) for scores in (first, second)]
+    places = [_places(scores.round(_DECIMALS)) for scores in (first, second)]
     worst = np.argsort(-np.abs(places[1] - places[0]), kind="stable")[:_SHOWN]
     return [
         Disagreement(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dataset import CaptionedImage
+from ..encoders import SeveralEncoders
 from ..errors import RowError, TableError
 from ..pipeline import Outcome, Scorer
 from ..records import Progress
@@ -40,11 +41,10 @@ class EncodedDataset:
     failures: Counter[str]
     seconds: Mapping[str, float]
 
-    def columns(self, part: slice) -> EncodedDataset:
-        """Return the same with some columns of the vectors alone: those of one model among several."""
-        return replace(
-            self, image=np.ascontiguousarray(self.image[:, part]), text=np.ascontiguousarray(self.text[:, part])
-        )
+    def of_member(self, encoders: SeveralEncoders, place: int) -> EncodedDataset:
+        """Return the same with the vectors of one model among several."""
+        image, text = (encoders.member_vectors(vectors, place) for vectors in (self.image, self.text))
+        return replace(self, image=image, text=text)
 
 
 def encode_dataset(

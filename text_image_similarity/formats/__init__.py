@@ -28,7 +28,7 @@ from .storage import (
     upload,
     with_base_dir,
 )
-from .table import Table, cells_of, check_images, columns_of, open_files, open_table, read_rows
+from .table import Table, cells_of, check_images, columns_of, list_columns_of, open_files, open_table, read_rows
 
 __all__ = [
     "KEY",
@@ -61,6 +61,7 @@ __all__ = [
     "is_captions_file",
     "is_picture_folder",
     "is_url",
+    "list_columns_of",
     "list_folder",
     "local_path",
     "open_bytes",

@@ -66,6 +66,14 @@ def _is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
+def holds_texts(kind: pa.DataType) -> bool:
+    """Say whether values of a type are lists of texts."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return holds_texts(kind.storage_type)
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return _is_list(kind) and any(test(kind.value_type) for test in texts)
+
+
 def _names(struct: pa.DataType) -> list[str]:
     return sorted(field.name for field in struct)
 

@@ -29,6 +29,7 @@ class JsonTable:
     files: list[str]
     dropped: frozenset[str] = frozenset()
     kinds: dict[str, ValueKind] = field(init=False, default_factory=dict)
+    lists: set[str] = field(init=False, default_factory=set)  # columns that hold a list somewhere
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
 
@@ -56,6 +57,8 @@ class JsonTable:
                     self.row_count += 1
                     for name, value in row.items():
                         self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
+                        if isinstance(value, list):
+                            self.lists.add(name)
                 digests.append(raw.finish())
         self.digest = one_digest(digests)
 

@@ -273,6 +273,8 @@ def _quoted(value: str) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return dump(value)
     return "" if value is None else value if isinstance(value, str) else repr(value)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..config import Dialect, Limits
 from ..errors import UsageError
 from ..records import EncodedImage, text_in
-from .arrow_types import may_hold_images
+from .arrow_types import holds_texts, may_hold_images
 from .delimited import DELIMITERS, DelimitedTable
 from .json_lines import JsonTable
 from .names import ending_of, format_of
@@ -174,6 +174,13 @@ def cells_of(table: Table, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     """
     for part in table.read(0, _AT_ONCE):
         yield from zip(*map(part.column, names), strict=True)
+
+
+def list_columns_of(table: Table) -> set[str]:
+    """Return the columns of a table, which was scanned, whose cells are lists of texts, or of values that may be texts."""
+    if isinstance(table, JsonTable):
+        return set(table.lists)
+    return {field.name for field in table.schema if holds_texts(field.type)}
 
 
 def read_rows(table: Table, names: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -17,11 +17,6 @@ Tag = TypeVar("Tag")
 Outcome = Vector | RowError
 
 
-def own(outcome: Outcome) -> Outcome:
-    """Return an outcome that a caller may change: what is remembered must stay as it is."""
-    return outcome if isinstance(outcome, RowError) else outcome.copy()
-
-
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Item]):
     """A row that is to be scored.

@@ -22,7 +22,7 @@ from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
 from ..errors import ErrorCode, RowError
 from ..records import ScoreResult, caption_of
 from .loaders import Loaders
-from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work, own
+from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
@@ -107,7 +107,7 @@ class Run(Generic[Item, Tag]):
         for batch, images, _ in self._batches(started):
             self._encode_images(images)
             self._embeddings.save()
-            yield from (((row.tag, row.content_key), own(row.outcome)) for row in batch)
+            yield from (((row.tag, row.content_key), self._stages.own(row.outcome)) for row in batch)
 
     def _started(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]

@@ -28,7 +28,7 @@ from ..records import Record, ScoreResult, caption_of, image_of, required
 from ..similarity import Embeddings, score_all
 from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, check_tagged, checked
 from .loaders import Loaders, in_one_process
-from .rows import Item, Outcome, Tag, Work, own, untagged
+from .rows import Item, Outcome, Tag, Work, untagged
 from .run import Run, RunContext
 from .sources import ImageSource, in_parts, key_of, work_of
 from .stages import Stages, open_cache
@@ -216,7 +216,7 @@ class Scorer:
                 found = self._embedded(list(dict.fromkeys(text for text in captions if isinstance(text, str))))
                 for caption in captions:
                     self._check_open()
-                    yield own(found[caption]) if isinstance(caption, str) else caption
+                    yield self._stages.own(found[caption]) if isinstance(caption, str) else caption
 
         return outcomes()
 

@@ -21,10 +21,10 @@ from ..config import Config, RowScore, is_redis
 from ..decode import decode
 from ..decode.isolation import IsolatedDecoder
 from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_key
-from ..encoders import CutIds, Encoder, as_preparing
+from ..encoders import CutIds, Encoder, SeveralEncoders, as_preparing
 from ..errors import ConfigError, ErrorCode, RowError
 from ..records import ScoreResult
-from ..similarity import Embeddings, as_floats, cosine, ref_clipscore, score
+from ..similarity import Embeddings, Scores, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
 from .encoding import encode_each
 from .rows import LoadedImage, Outcome
@@ -47,6 +47,7 @@ class Stages:
         self._batch_size = config.batch_size
         self._encoder = as_preparing(encoder)
         self.prepares = self._encoder is encoder  # if not, images wait at their full size
+        self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
@@ -145,21 +146,41 @@ class Stages:
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
         with self._stats.timed("score"):
             images, texts = (np.stack([row[side] for row in good]) if good else _NONE for side in (0, 1))  # (n, d)
-            cosines = cosine(images, texts)  # (n,)
-            if kind == "ref_clipscore":
-                nearest = [cosine(np.stack(row[2:]), row[1][None]).max() for row in good]
-                values = ref_clipscore(cosines, np.array(nearest, np.float32))
+            if self._several is None:
+                values = as_floats(_scores(good, (images, texts), kind))
+                scores = iter([ScoreResult(value) for value in values])
             else:
-                values = score(cosines, kind)
-            scores = iter(as_floats(values))
+                parts = self._several.slices
+                cosines = [cosine(images[:, part], texts[:, part]) for part in parts]
+                each = [_scores(good, (images, texts), kind, part) for part in parts]  # (n,) for each model
+                whole, each_floats = as_floats(self._several.combined(cosines, each)), list(map(as_floats, each))
+                rows = zip(whole, zip(*each_floats, strict=True), strict=True)
+                scores = iter([ScoreResult(one, by_model=row) for one, row in rows])
         for vectors in found:
             if isinstance(vectors, RowError):
                 yield ScoreResult.failed(vectors)
             else:
-                yield ScoreResult(next(scores))
+                yield next(scores)
+
+    def own(self, outcome: Outcome) -> Outcome:
+        """Return an outcome that a caller may change, its vector of length 1; what is remembered stays as it is."""
+        if isinstance(outcome, RowError):
+            return outcome
+        return outcome.copy() if self._several is None else self._several.unit(outcome)
 
     def _encode_texts(self, texts: list[str]) -> Embeddings:
         return self._encoder.encode_tokens(list(self._encoder.tokenize(texts)))
+
+
+def _scores(
+    rows: Sequence[Sequence[Vector]], sides: tuple[Embeddings, Embeddings], kind: RowScore, part: slice = slice(None)
+) -> Scores:
+    """Return the scores of rows by some columns of their vectors, shape (n,)."""
+    cosines = cosine(*(side[:, part] for side in sides))
+    if kind != "ref_clipscore":
+        return score(cosines, kind)
+    nearest = [cosine(np.stack(row[2:])[:, part], row[1][None, part]).max() for row in rows]
+    return ref_clipscore(cosines, np.array(nearest, np.float32))
 
 
 def cut_among(encoder: Encoder, texts: Sequence[str]) -> set[str]:

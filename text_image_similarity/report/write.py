@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -49,15 +50,29 @@ def make_report(
 
 
 def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
-    """Turn the cells of a scored table into rows.
+    """Turn the cells of a scored table into rows: one for each caption.
 
     Args:
-        rows: The image or its reference, the caption, the score and the error of each row, in any type that a table may give them.
+        rows: The image or its reference of each row, its captions, and a score and an error for each of them, in any type that a
+            table may give them. A caption may be a list, and its score and its error are lists then.
     """
-    for number, (cell, text, score, error) in enumerate(rows, 1):
-        similarity = None if score in (None, "") else float(score)
+    for number, (cell, texts, found) in enumerate(rows, 1):
         reference, image = _shown(cell)
-        yield ReportRow(number, reference, str(text or ""), similarity, error or None, image)
+        for place, text in enumerate(texts):
+            for each, score, error in _each(text, *found[2 * place : 2 * place + 2]):
+                similarity = None if score in (None, "") else float(score)
+                yield ReportRow(number, reference, str(each or ""), similarity, error or None, image)
+
+
+def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the captions of a cell with their scores and errors."""
+    scores, errors = (
+        json.loads(cell) if isinstance(cell, str) and cell.startswith("[") else cell for cell in (score, error)
+    )
+    if not isinstance(scores, list):
+        return iter([(text, score, error)])
+    texts = text if isinstance(text, list) and text else [text]
+    return zip(texts, scores, errors, strict=True)
 
 
 def _shown(cell: object) -> tuple[str, bytes | None]:

@@ -10,7 +10,7 @@ from .places import is_folder_output
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
 from .summary import Summary
-from .task import Task
+from .task import Task, scoring
 
 __all__ = [
     "FilterPlan",
@@ -29,4 +29,5 @@ __all__ = [
     "score_csv",
     "score_frame",
     "score_table",
+    "scoring",
 ]

@@ -16,12 +16,13 @@ import pyarrow as pa
 
 from ..config import Config, pair_score, require_config
 from ..encoders import Encoder
-from ..errors import InputTypeError
+from ..errors import InputTypeError, UsageError
 from ..formats import SCORE_FIELDS, check_columns, check_no_columns, check_types, each_value, score_arrays
 from ..pipeline import Scorer
 from ..pipeline.arrow import score_batches
 from ..pipeline.loaders import closing_after
 from ..records import OUT_COLUMNS, Record, ScoreResult
+from .task import Task, scoring
 
 Frame = TypeVar("Frame")
 _PLACE = "the frame"
@@ -33,7 +34,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     df: Frame,
     config: Config,
     col_url: str = "url",
-    col_text: str = "caption",
+    col_text: str | Sequence[str] = "caption",
     *,
     encoder: Encoder | None = None,
     overwrite_column: bool = False,
@@ -49,7 +50,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
             comes back as an Arrow `Table`.
         config: The settings of the run. Relative image paths start from the working folder unless `base_dir` is set.
         col_url: The column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
-        col_text: The column of captions.
+        col_text: The column of captions; of several, each has its own `similarity_<column>` and `error_<column>`. A reader takes one.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         overwrite_column: Whether columns `similarity` and `error` of the frame are replaced; else they are refused.
         progress: Whether a bar shows how far the work is; None shows one in notebooks alone.
@@ -73,20 +74,26 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     """
     require_config(config)
     pair_score(config, "score_frame")
-    columns = (col_url, col_text)
+    task = scoring(col_url, col_text)
     if isinstance(df, pa.RecordBatchReader):
-        _places(df.schema.names, columns, overwrites=overwrite_column)
-        check_types(df.schema, columns, _PLACE)
-        return cast(Frame, _streamed(df, columns, Scorer(config, encoder=encoder)))
+        if task.further:
+            raise UsageError(
+                "a RecordBatchReader is scored with one column of captions; read_all() makes a table of it"
+            )
+        _check(df.schema.names, task, df.schema, overwrites=overwrite_column)
+        return cast(Frame, _streamed(df, (col_url, task.captions[0]), Scorer(config, encoder=encoder)))
     frame = _opened(df)
-    images, texts = (frame.cells(place) for place in _places(frame.names, columns, overwrites=overwrite_column))
-    if isinstance(frame, _Arrow):
-        check_types(frame.table.schema, columns, _PLACE)
-    scorer = Scorer(config, encoder=encoder)
-    rows = map(Record.of, images, texts)
-    with closing(closing_after(scorer, scorer.score_pairs(rows))) as results:
+    schema = frame.table.schema if isinstance(frame, _Arrow) else None
+    images, *texts = (frame.cells(at) for at in _check(frame.names, task, schema, overwrites=overwrite_column))
+    scorer, count = Scorer(config, encoder=encoder), len(texts)
+    rows = (Record.of(image, text) for image, *captions in zip(images, *texts, strict=True) for text in captions)
+    with closing(closing_after(scorer, scorer.score_pairs(rows))) as found:
         shown = _in_notebook() if progress is None else progress
-        return cast(Frame, frame.with_scores(list(_watched(results, frame.count, shown=shown))))
+        results = list(_watched(found, count * frame.count, shown=shown))
+    scored: Any = df
+    for number, names in enumerate(task.named()):
+        scored, frame = (made := frame.with_scores(results[number::count], (names[0], names[1]))), _opened(made)
+    return cast(Frame, scored)
 
 
 class _Frame(Protocol):
@@ -103,8 +110,8 @@ class _Frame(Protocol):
     def cells(self, place: int) -> Iterator[Any]:
         """Yield the values of a column."""
 
-    def with_scores(self, results: Sequence[ScoreResult]) -> Any:
-        """Return the frame with its scores, in the place of earlier ones."""
+    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
+        """Return the frame with its scores, in the place of what has the names of these two columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +129,16 @@ class _Pandas:
     def cells(self, place: int) -> Iterator[Any]:
         return iter(self.df.iloc[:, place])
 
-    def with_scores(self, results: Sequence[ScoreResult]) -> Any:
+    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
         import pandas as pd
 
         names = self.names
-        kept = [place for place, name in enumerate(names) if name not in OUT_COLUMNS]
+        kept = [place for place, name in enumerate(names) if name not in added]
         scored = self.df.copy(deep=False) if len(kept) == len(names) else self.df.iloc[:, kept].copy(deep=False)
         # Arrays, and not series: an index may hold a label several times.
-        scored["similarity"] = pd.array([result.similarity for result in results], dtype="float64").to_numpy()
+        scored[added[0]] = pd.array([result.similarity for result in results], dtype="float64").to_numpy()
         errors = pd.Series(["", *(result.error for result in results)])  # of the type that this pandas has for texts
-        scored["error"] = errors.array[1:]
+        scored[added[1]] = errors.array[1:]
         return scored
 
 
@@ -150,13 +157,13 @@ class _Polars:
     def cells(self, place: int) -> Iterator[Any]:
         return iter(self.df.to_series(place))
 
-    def with_scores(self, results: Sequence[ScoreResult]) -> Any:
+    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
         import polars as pl
 
         scores = [None if result.error is not None else result.similarity for result in results]
-        return self.df.drop(OUT_COLUMNS, strict=False).with_columns(
-            pl.Series("similarity", scores, pl.Float64),
-            pl.Series("error", [result.error for result in results], pl.String),
+        return self.df.drop(added, strict=False).with_columns(
+            pl.Series(added[0], scores, pl.Float64),
+            pl.Series(added[1], [result.error for result in results], pl.String),
         )
 
 
@@ -175,10 +182,10 @@ class _Arrow:
     def cells(self, place: int) -> Iterator[Any]:
         return each_value(self.table.column(place))
 
-    def with_scores(self, results: Sequence[ScoreResult]) -> Any:
-        scored = _without_scores(self.table)
-        for field, column in zip(SCORE_FIELDS, score_arrays(results), strict=True):
-            scored = scored.append_column(field, column)
+    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
+        scored = _without(self.table, added)
+        for field, name, column in zip(SCORE_FIELDS, added, score_arrays(results), strict=True):
+            scored = scored.append_column(field.with_name(name), column)
         return scored
 
 
@@ -201,10 +208,10 @@ class _Hub:
         for table in stored.iter(_ROWS):
             yield from each_value(table.column(0))
 
-    def with_scores(self, results: Sequence[ScoreResult]) -> Any:
-        scored = self.ds.remove_columns([name for name in self.ds.column_names if name in OUT_COLUMNS])
-        for field, column in zip(SCORE_FIELDS, score_arrays(results), strict=True):
-            scored = scored.add_column(field.name, column.to_pylist())
+    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
+        scored = self.ds.remove_columns([name for name in self.ds.column_names if name in added])
+        for name, column in zip(added, score_arrays(results), strict=True):
+            scored = scored.add_column(name, column.to_pylist())
         return scored
 
 
@@ -246,12 +253,14 @@ def _is(df: object, library: str, name: str) -> bool:
     return kind is not None and isinstance(df, kind)
 
 
-def _places(names: Sequence[str], columns: tuple[str, str], *, overwrites: bool) -> tuple[int, int]:
-    """Check the names of a frame's columns, and return where the two that are read are."""
-    check_columns(names, columns, _PLACE)
+def _check(names: Sequence[str], task: Task[Any], schema: pa.Schema | None, *, overwrites: bool) -> list[int]:
+    """Check the columns of a frame, and return where those are that are read: that of images, and those of captions."""
+    check_columns(names, task.read, _PLACE)
     if not overwrites:
-        check_no_columns(names, OUT_COLUMNS, _PLACE, "overwrite_column=True replaces it, or rename it")
-    return names.index(columns[0]), names.index(columns[1])
+        check_no_columns(names, task.added_names, _PLACE, "overwrite_column=True replaces it, or rename it")
+    for text in task.captions if schema is not None else ():
+        check_types(schema, (task.columns[0], text), _PLACE)
+    return [names.index(name) for name in task.read]
 
 
 def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Scorer) -> pa.RecordBatchReader:
@@ -262,8 +271,12 @@ def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Sc
 
 
 def _without_scores(table: Any) -> Any:
+    return _without(table, OUT_COLUMNS)
+
+
+def _without(table: Any, dropped: Sequence[str]) -> Any:
     names = table.schema.names
-    kept = [place for place, name in enumerate(names) if name not in OUT_COLUMNS]
+    kept = [place for place, name in enumerate(names) if name not in dropped]
     return table if len(kept) == len(names) else table.select(kept)
 
 

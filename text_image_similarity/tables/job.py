@@ -7,16 +7,17 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Generic
 
-from ..errors import ErrorCode, RowError, StoppedError, TableError
+from ..errors import StoppedError, TableError
 from ..formats import Output, Rows, Table
 from ..pipeline import RunStats, TaggedRows
-from ..records import OUT_COLUMNS, Progress, Record, ScoreResult
+from ..records import Progress
 from ..workspace import Part, Workspace, digest_of
 from .failures import FailureWatch
-from .task import R, RowResult, TableEngine, Task
+from .layout import RowLayout
+from .task import R, RowResult, TableEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class TableJob(Generic[R]):
 
     Args:
         table: What is read.
-        task: What is done with its rows.
+        layout: What its rows become.
         output: What writes it.
         work: Where its finished parts are.
         watch: Looks at rows that fail.
@@ -34,7 +35,7 @@ class TableJob(Generic[R]):
     """
 
     table: Table
-    task: Task[R]
+    layout: RowLayout[R]
     output: Output
     work: Workspace
     watch: FailureWatch
@@ -80,20 +81,24 @@ class TableJob(Generic[R]):
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
             return
-        rows, first = head
-        counter.count(first)
-        found = [first]
-        for tag, result in islice(results, len(rows) - 1):
-            if tag is not rows:
+        rows = head[0]
+        found, cells = list[R](), list[Sequence[Any]]()
+        rest = chain([head], results)
+        for counts in self.layout.counts(rows):
+            row = list(islice(rest, sum(counts)))
+            if any(tag is not rows for tag, _ in row):
                 raise TableError(
                     "the engine returned results of another part among those of one; no row can be trusted"
                 )
-            counter.count(result)
-            found.append(result)
-        if len(found) < len(rows):
-            raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
+            if len(row) < sum(counts):
+                raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")
+            answers = [result for _, result in row]
+            # A row counts as failed if one of its captions has no score.
+            found.append(next((result for result in answers if result.code is not None), answers[0]))
+            cells.append(self.layout.cells(answers, counts))
+            counter.count(found[-1])
         kept = rows.without(self.dropped) if self.dropped else rows
-        data = self.output.part(kept, [self.task.cells(result) for result in found])
+        data = self.output.part(kept, cells)
         seconds = {stage: round(s, 6) for stage, s in (stats.spent() - before).items()}
         failures = Counter(result.code.value for result in found if result.code is not None)
         part = Part(
@@ -110,28 +115,27 @@ class TableJob(Generic[R]):
 
     def _parts(self, start: int, most: int) -> Iterator[TaggedRows[Rows]]:
         """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""
-        kept = self._kept(start, most)
+        earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in self.table.read(start, most):
-            cells = [[""] * len(rows) if name is None else rows.column(name) for name in self.task.columns]
-            records = [_record_of(*row) for row in zip(*cells, strict=True)]
-            known = [None] * len(rows) if kept is None else list(islice(kept, len(rows)))
+            records = self.layout.records(rows)
+            if earlier is None:
+                yield [(rows, record) for row in records for record in row]
+                continue
+            counts = self.layout.counts(rows)
+            known = [self.layout.kept(*each) for each in zip(islice(earlier, len(rows)), counts, strict=False)]
             if len(known) < len(rows):
                 raise TableError(
                     "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
                 )
-            yield [(rows, result or record) for record, result in zip(records, known, strict=True)]
+            yield [
+                (rows, result or record)
+                for row, results in zip(records, known, strict=True)
+                for record, result in zip(row, results, strict=True)
+            ]
 
-    def _kept(self, start: int, most: int) -> Iterator[ScoreResult | None] | None:
-        """Return the results that stay as they are, from a row on; None for a row that may succeed now."""
-        if self.earlier is None:
-            return None
-        columns = ([rows.column(name) for name in OUT_COLUMNS] for rows in self.earlier.read(start, most))
-        return (_still_valid(*pair) for part in columns for pair in zip(*part, strict=True))
-
-
-def _record_of(image: Any, text: Any) -> Record | ScoreResult:
-    """Return a row as a record, or its result where the table itself could not give the image."""
-    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text)
+    def _earlier(self, output: Table, start: int, most: int) -> Iterator[tuple[Any, ...]]:
+        for rows in output.read(start, most):
+            yield from self.layout.earlier(rows)
 
 
 def _stopped(kept: int, total: int) -> StoppedError:
@@ -160,17 +164,3 @@ class _ProgressCounter:
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(self.done, self.failures.total(), self.total)
-
-
-def _still_valid(similarity: object, error: object) -> ScoreResult | None:
-    """Return an earlier result, or None if the same row may have another one now."""
-    try:
-        if not error:
-            return ScoreResult(float(str(similarity)))
-        if not ErrorCode(str(error).partition(":")[0]).retryable:
-            return ScoreResult(error=str(error))
-    except ValueError as exc:
-        raise TableError(
-            f"the earlier output holds the result {similarity!r}, {error!r}, which this package did not write"
-        ) from exc
-    return None

@@ -8,7 +8,7 @@ whatever reason, resumes with the same command; at the end they are put together
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -16,8 +16,8 @@ from typing import Any
 
 from ..config import Config, require_config
 from ..dataset import open_source
-from ..encoders import ModelInfo
-from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError
+from ..encoders import Ensemble, ModelInfo, load_encoders
+from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError, UsageError
 from ..files import path_text
 from ..formats import (
     Table,
@@ -26,6 +26,7 @@ from ..formats import (
     check_no_columns,
     check_types,
     format_of,
+    list_columns_of,
     open_output,
     output_for,
     state_of,
@@ -37,10 +38,11 @@ from ..workspace import Workspace
 from .failures import FailureWatch
 from .identity import check_replaceable, earlier_output, finished_run, identity_of
 from .job import TableJob
+from .layout import RowLayout
 from .options import TableOptions
 from .places import check_places, is_folder_output, make_folder, outputs_in, put_together, work_folder
 from .summary import Summary, after, outcome, together, versions
-from .task import R, TableEngine, Task, scoring
+from .task import R, TableEngine, Task, by_several, scoring
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -50,8 +52,11 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     out_path: str | PathLike[str],
     config: Config,
     col_url: str | None = None,
-    col_text: str | None = None,
+    col_text: str | Sequence[str] | None = None,
     *,
+    col_references: str | Sequence[str] | None = None,
+    models: Sequence[str | PathLike[str]] = (),
+    ensemble: Ensemble | None = None,
     options: TableOptions | None = None,
     engine: Engine | None = None,
     progress: Progress | None = None,
@@ -70,7 +75,14 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
         col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
             type (`image`, `jpg` ...), or the images of shards.
-        col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one.
+        col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one. Of
+            several columns, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON holds a list of captions in
+            a cell, these are lists too. Each image is fetched and encoded once.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or a
+            text that is one reference.
+        models: Several models in the place of `config.model`, in this process: each has its own column, such as `similarity_mini`, and
+            each image is fetched and decoded once.
+        ensemble: Adds a `similarity` of all models together: `mean` of their scores, or `probability`; see `load_encoders`.
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
@@ -89,14 +101,20 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
-    for name, column in {"col_url": col_url, "col_text": col_text}.items():
-        if not (column is None or isinstance(column, str)):
-            raise InputTypeError.of(name, "the name of a column", column)
+    task = scoring(col_url, col_text, col_references)
+    require_config(config)
+    if (config.score == "ref_clipscore") != bool(task.references):
+        raise UsageError(
+            "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) need each other"
+        )
     used = LocalEngine() if engine is None else engine
+    if models or ensemble:
+        if engine is not None or (options is not None and options.fallback_model is not None):
+            raise UsageError("several models score in this process, without an engine and without a fallback_model")
+        used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
+        task = by_several(task, models, ensemble)
     run = run_files if is_folder_output(path_text(out_path, "out_path")) else run_table
-    return run(
-        (in_path, out_path), config, scoring(col_url, col_text), used, options=options, progress=progress, stop=stop
-    )
+    return run((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
 
 
 def run_files(  # noqa: PLR0913 - as `run_table`
@@ -180,7 +198,8 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             check_replaceable(target, work.placed())
         table, task, states = _checked(source, task, config, options)
         dropped = frozenset(options.drop_columns)
-        output = output_for(target, table, config.dialect, task.added, dropped)
+        layout = RowLayout.of(task, table)
+        output = output_for(target, table, config.dialect, layout.added, dropped)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
         identity = {**identity_of(table, config, info, task.columns), **task.identity, "dropped": sorted(dropped)}
@@ -190,8 +209,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         run, used = {**identity, "format": ending, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
-        job = TableJob(table, task, output, work, watch, earlier, dropped)
-        job.score(config.chunk_size, engine, progress, stop)
+        TableJob(table, layout, output, work, watch, earlier, dropped).score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
             input=source,
@@ -244,14 +262,19 @@ def _checked(source: str, task: Task[R], config: Config, options: TableOptions) 
 def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
     images, texts = task.columns
     images = None if images == table.images else images
-    check_columns(table.columns, [name for name in (images, texts) if name is not None], source)
+    read = (images, texts, *task.further, *task.references)
+    check_columns(table.columns, [name for name in read if name is not None], source)
     for name in options.drop_columns:
         if name not in table.columns:
             check_columns(table.columns, [name], source)
     hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
     kept = [name for name in table.columns if name not in options.drop_columns]
     check_no_columns(kept, task.added_names, source, hint)
-    check_types(table.schema, (images, texts), source)
+    lists = list_columns_of(table)
+    for name in (*task.captions, *task.references):
+        if name not in lists:
+            check_types(table.schema, (None, name), source)
+    check_types(table.schema, (images, None), source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

@@ -1,0 +1,140 @@
+"""Which records a row of a table becomes, and how their results become its cells: several captions, lists of captions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Generic
+
+import pyarrow as pa
+
+from ..errors import ErrorCode, RowError, TableError
+from ..formats import Rows, Table, list_columns_of
+from ..records import Record, ScoreResult, references_of
+from .task import R, Task
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout(Generic[R]):
+    """The way of a task's rows to records, and of their results to cells.
+
+    Args:
+        task: What is done with each row.
+        listed: The columns of captions whose cells hold lists.
+    """
+
+    task: Task[R]
+    listed: frozenset[str]
+
+    @classmethod
+    def of(cls, task: Task[R], table: Table) -> RowLayout[R]:
+        """Return the layout of a table, which was scanned."""
+        return cls(task, frozenset(list_columns_of(table)) & frozenset(task.captions))
+
+    @property
+    def added(self) -> list[pa.Field]:
+        """The columns that results become: those of a list are lists."""
+        return [
+            pa.field(name, pa.list_(each.type) if column in self.listed else each.type)
+            for column, names in zip(self._columns, self.task.named(), strict=True)
+            for each, name in zip(self.task.added, names, strict=True)
+        ]
+
+    @property
+    def _columns(self) -> tuple[str | None, ...]:
+        return self.task.captions or (None,)
+
+    def records(self, rows: Rows) -> list[list[Record | ScoreResult]]:
+        """Return the records of each row, those of one image one after another; or results, where the table has no image to give."""
+        url = self.task.columns[0]
+        images = [""] * len(rows) if url is None else rows.column(url)
+        references = [references_of(*cells) for cells in self._cells(rows, self.task.references)]
+        return [
+            [_record(image, text, known) for column in texts for text in column]
+            for image, texts, known in zip(images, self._texts(rows), references, strict=True)
+        ]
+
+    def counts(self, rows: Rows) -> list[list[int]]:
+        """Return how many records each column of captions gives each row."""
+        if not self.listed:
+            return [[1] * len(self._columns)] * len(rows)
+        return [[len(column) for column in texts] for texts in self._texts(rows)]
+
+    def cells(self, results: Sequence[R], counts: Sequence[int]) -> list[Any]:
+        """Return a row's results as the values of `added`."""
+        rest, found = iter(results), list[Any]()
+        for column, count in zip(self._columns, counts, strict=True):
+            values = [self.task.cells(result) for result in islice(rest, count)]
+            found += map(list, zip(*values, strict=True)) if column in self.listed else values[0]
+        return found
+
+    def earlier(self, rows: Rows) -> Iterator[tuple[Any, ...]]:
+        """Yield for each row of an earlier output what `kept` needs of it."""
+        return zip(*map(rows.column, self.task.added_names), strict=True)
+
+    def kept(self, cells: Sequence[Any], counts: Sequence[int]) -> list[ScoreResult | None]:
+        """Return the results of a row of an earlier output that stay as they are; None for one that may be another now.
+
+        Raises:
+            TableError: It holds what this package did not write.
+        """
+        width = len(self.task.added)
+        groups = [cells[at : at + width] for at in range(0, len(cells), width)]
+        return [
+            _still_valid(each, self.task.models)
+            for column, count, group in zip(self._columns, counts, groups, strict=True)
+            for each in (_listed(group, count) if column in self.listed else [group])
+        ]
+
+    def _texts(self, rows: Rows) -> Iterator[list[list[Any]]]:
+        """Yield for each row the captions of each column; a list without any has one that is missing."""
+        if not self.task.captions:
+            yield from [[[""]]] * len(rows)
+            return
+        for cells in self._cells(rows, self.task.captions):
+            yield [
+                (list(cell) or [None]) if column in self.listed and isinstance(cell, (list, tuple)) else [cell]
+                for column, cell in zip(self.task.captions, cells, strict=True)
+            ]
+
+    @staticmethod
+    def _cells(rows: Rows, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        return list(zip(*map(rows.column, names), strict=True)) if names else [()] * len(rows)
+
+
+def _record(image: Any, text: Any, references: tuple[str, ...]) -> Record | ScoreResult:
+    return ScoreResult.failed(image) if isinstance(image, RowError) else Record.of(image, text, references)
+
+
+def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """Return the values of each caption of lists; those of a list of another length count as missing."""
+    try:
+        lists = [json.loads(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
+    except ValueError as exc:
+        raise _strange(cells) from exc
+    if any(len(values) != count for values in lists):
+        return [[None] * len(cells)] * count
+    return list(zip(*lists, strict=True))
+
+
+def _still_valid(cells: Sequence[Any], models: int) -> ScoreResult | None:
+    """Return an earlier result, or None if the same caption may have another one now."""
+    *scores, error = cells
+    try:
+        if not error:
+            if all(score is None for score in scores):
+                return None
+            values = [float(str(score)) for score in scores]
+            return ScoreResult(values[-1], by_model=tuple(values[:models]))
+        if not ErrorCode(str(error).partition(":")[0]).retryable:
+            return ScoreResult(error=str(error))
+    except ValueError as exc:
+        raise _strange(cells) from exc
+    return None
+
+
+def _strange(cells: Sequence[Any]) -> TableError:
+    said = ", ".join(map(repr, cells))
+    return TableError(f"the earlier output holds the result {said}, which this package did not write")
