@@ -16,6 +16,7 @@ from tests.support.family_models import FAMILIES, save_family
 from tests.support.images import noise
 from text_image_similarity import Config, ModelError, ModelNameError, load_encoder
 from text_image_similarity.encoders.protocols import CutIds
+from text_image_similarity.errors import MissingExtraError
 
 CAPTIONS = ["a", "A photo of two dogs", "", "两只狗", "red dog " * 40]
 
@@ -128,6 +129,15 @@ def test_an_adapter_is_merged_into_its_model(place: str, tiny_clip: Path, tmp_pa
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelNameError, match=r"without adapter_model\.safetensors"):
         load_encoder(config)
+
+
+def test_an_adapter_without_peft_names_the_command_that_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: name != "peft")
+    with pytest.raises(MissingExtraError, match="holds a PEFT adapter, needs peft: pip install peft"):
+        load_encoder(Config(model=tmp_path))
 
 
 def test_naflex_keeps_the_shape_of_a_picture(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import DEFAULT_MODEL, Config, require_config
-from ..errors import ConfigError, ModelNameError, ModelUnavailableError
+from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
 from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type
 from .names import ALIASES, check_name
@@ -161,7 +161,8 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
     """Load a model with a PEFT adapter, which is merged into it."""
     from .adapters import SETTINGS, WEIGHTS, base_of
 
-    require(f"{name}, which holds a PEFT adapter,", "peft")
+    if not is_installed("peft"):  # no extra brings it
+        raise MissingExtraError(f"{name}, which holds a PEFT adapter, needs peft: pip install peft")
     base, revision = resolve_model(base_of(name, folder), None)
     base_folder = Path(base)
     if _is_dir(base_folder):
