@@ -301,8 +301,8 @@ def test_a_run_with_isolation_scores_the_same_and_survives_crashes(monkeypatch: 
     assert in_memory == list(score_images(files, ["yellow"] * 3, CONFIG, encoder=ColourEncoder()))
 
     monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
-    let_hangs_end(monkeypatch, b"hang")
-    does = [b"fine", b"crash", b"fine 2", b"hang", b"noise", b"fine 3"] * 2
+    let_hangs_end(monkeypatch, b"\0hang")
+    does = [b"\0fine", b"\0crash", b"\0fine 2", b"\0hang", b"\0noise", b"\0fine 3"] * 2
     results = list(score_images(does, ["white"] * len(does), config, encoder=ColourEncoder()))
     assert codes(results) == [None, "decoder_crash", None, "decoder_crash", "decoder_crash", None] * 2
 

@@ -258,7 +258,7 @@ CALLS: list[tuple[Callable[[], object], str]] = [
     (lambda: portable({}), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: train("a.csv", "b", CONFIG), "config must be a TrainConfig"),  # type: ignore[arg-type]
     (lambda: score_pairs([], CONFIG, encoder="mini"), "encoder must be an Encoder, as load_encoder"),  # type: ignore[arg-type]
-    (lambda: score_table(TABLE, "b.csv", CONFIG), "in_path must be a path or a URL, not a pandas DataFrame; write it"),  # type: ignore[arg-type]
+    (lambda: score_table(TABLE, "b.csv", CONFIG), "in_path must be a path or a URL, not a pandas DataFrame; score_frame takes it"),  # type: ignore[arg-type]
     (lambda: score_table(b"a.csv", "b.csv", CONFIG), "in_path must be a path or a URL, not bytes"),  # type: ignore[arg-type]
     (lambda: score_table("a.csv", None, CONFIG), "out_path must be a path or a URL, not None"),  # type: ignore[arg-type]
     (lambda: score_table("a.csv", "b.csv", CONFIG, engine="spark"), "engine must be an engine"),  # type: ignore[arg-type]

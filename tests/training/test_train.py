@@ -527,9 +527,9 @@ def test_an_unreadable_photo_is_left_out_and_named(
     photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = pq.read_table(photos).to_pylist()
-    table[5]["image"]["bytes"] = b"no picture"
+    table[5]["image"]["bytes"] = b"\xffno picture"
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "train.parquet")
-    held_out = [*table[:1], {**table[1], "image": {"bytes": b"neither", "path": "x"}}, *table[2:4]]
+    held_out = [*table[:1], {**table[1], "image": {"bytes": b"\xffneither", "path": "x"}}, *table[2:4]]
     pq.write_table(pa.Table.from_pylist(held_out), tmp_path / "validation.parquet")
     result = train(tmp_path, tmp_path / "model", replace(TINY, epochs=1, splits="own"))
     assert "photos could not be read" in caplog.text

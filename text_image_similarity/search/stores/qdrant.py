@@ -25,7 +25,7 @@ from ..filters.sql import column_names
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-_EF = 128  # the least effort of an approximate search; Qdrant takes more where more is wanted
+_EF = 1024  # the least effort of an approximate search; 128 lost whole clusters of 200,000 pictures: recall .89, now 1.000
 _SPARE = 16  # pictures asked for besides, because Qdrant's own order differs in the last bits
 _SLACK = 1e-5
 _POINTS = 500  # sent or read at once: 5 MB of JSON with 512 dimensions
