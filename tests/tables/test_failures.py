@@ -105,6 +105,10 @@ class TestWarning:
             score(write(tmp_path, [("gone.png", "red"), (RED, "red")]), tmp_path / "out.csv")
         assert not caplog.records
 
+    def test_a_shard_has_no_column_of_references(self) -> None:
+        said = explain_failures({"invalid_url": 2}, Config(), ("__image__", "caption"))
+        assert said == "2 with invalid_url"
+
     @pytest.mark.parametrize("code", list(ErrorCode))
     def test_every_code_can_be_explained(self, code: ErrorCode) -> None:
         said = explain_failures({code.value: 1000}, Config(base_dir="/data"), ("link", "title"))

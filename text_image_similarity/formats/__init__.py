@@ -14,7 +14,7 @@ from .names import TableKind, ending_of, format_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import PART_SIZE, ArrowRows, JsonRows, Rows, dump
-from .shards import KEY, SampleTable, is_picture_folder
+from .shards import IMAGE, KEY, SampleTable, is_picture_folder
 from .storage import (
     check_writable,
     content_of,
@@ -31,6 +31,7 @@ from .storage import (
 from .table import Table, cells_of, check_images, columns_of, list_columns_of, open_files, open_table, read_rows
 
 __all__ = [
+    "IMAGE",
     "KEY",
     "PART_SIZE",
     "SCORE_FIELDS",

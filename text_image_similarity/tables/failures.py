@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..errors import ConfigError, ErrorCode, TooManyFailuresError
+from ..formats import IMAGE
 from .task import RowResult
 
 logger = logging.getLogger("text_image_similarity")
@@ -77,6 +78,8 @@ def explain_failures(
     """
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
+    if columns[0] == IMAGE and "{col_url" in cause:  # of shards, which have no column of references
+        cause = ""
     if cause == _UNREACHABLE and config.proxy is not None:
         cause = "are the proxy's address, user and password right, and can it reach the hosts?"
     said = cause.format(
