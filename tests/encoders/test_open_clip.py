@@ -142,6 +142,7 @@ def test_a_file_of_weights_is_loaded_by_its_architecture(
         ("open_clip:ViT-B/32/openai", "an architecture has dashes instead of slashes"),
         ("open_clip:ViT-B-32//none.safetensors", "none.safetensors does not exist"),
         ("hf-hub:clip", "cannot be read"),
+        ("open_clip:hf-hub:org/clip", "is 'hf-hub:org/clip' meant"),
         ("local-dir:/tmp/none", "has no open_clip_config.json"),
     ],
 )

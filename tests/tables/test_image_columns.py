@@ -204,6 +204,16 @@ class TestDropColumns:
         else:
             assert out.read_text() == found[ending]
 
+    def test_all_columns_may_be_left_out(self, tmp_path: Path) -> None:
+        source = write(tmp_path, COLUMNS["binary"])
+        score(source, tmp_path / "some.csv", drop_columns=("image",))
+        for ending in ("csv", "jsonl", "parquet"):
+            score(source, tmp_path / f"none.{ending}", drop_columns=("id", "image", "caption"))
+        kept = [line.split(",", 2)[2] for line in (tmp_path / "some.csv").read_text().splitlines()]
+        assert (tmp_path / "none.csv").read_text().splitlines() == kept
+        lines = [json.loads(line) for line in (tmp_path / "none.jsonl").read_text().splitlines()]
+        assert pq.read_table(tmp_path / "none.parquet").to_pylist() == lines
+
     def test_it_is_part_of_what_a_run_is(self, tmp_path: Path) -> None:
         source, out = write(tmp_path, COLUMNS["binary"]), tmp_path / "out.parquet"
         stop = iter([False, True]).__next__

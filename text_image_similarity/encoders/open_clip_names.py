@@ -65,6 +65,8 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
         raise ModelNameError(
             f"model {name!r} names no weights; {_FORMS}" if architecture else f"model {name!r}; {_FORMS}"
         )
+    if ":" in architecture:  # which open_clip would look for on the hub
+        raise ModelNameError(f"model {name!r} cannot be read; is {rest!r} meant? {_FORMS}")
     if tag.startswith("/"):
         return OpenClipName(architecture=architecture, file=_file(name, architecture, tag[1:]))
     if "/" in tag:

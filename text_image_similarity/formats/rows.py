@@ -177,6 +177,8 @@ class ArrowRows:
         return ArrowRows(self.batch.take(pa.array(places, pa.int64())))
 
     def _plain_rows(self) -> Iterator[tuple[Any, ...]]:
+        if not self.batch.num_columns:  # all of them are left out
+            return iter([()] * len(self))
         return zip(*map(plain_values, self.batch.columns, self.batch.schema.names), strict=True)
 
 
