@@ -41,7 +41,7 @@ def open_source(
 
     Raises:
         MissingExtraError: The library `datasets` is not installed.
-        UsageError: There is no table, no data set, or it has several splits and none is named.
+        UsageError: The table or data set does not exist, or it has several splits and none is named.
         TableError: It cannot be read, or the hub is out of reach and the cache does not hold it.
     """
     if not is_hub(place):

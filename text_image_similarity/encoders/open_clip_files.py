@@ -69,7 +69,7 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
         revision: Commit, tag or branch on the hub.
 
     Raises:
-        ModelNameError: There is no such architecture, tag, file or hub model, or it is of another kind.
+        ModelNameError: The architecture, tag, file or hub model does not exist, or is of another kind.
         ModelUnavailableError: The hub is out of reach.
         ModelError: Its settings cannot be used.
     """

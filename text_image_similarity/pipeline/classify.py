@@ -79,7 +79,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
         One result per image, in order. An image that fails carries its error and never raises.
 
     Raises:
-        UsageError: At once: there is no label or template, two labels are equal, or a template has no `{}`; while iterating: a
+        UsageError: At once: labels or templates are missing, two labels are equal, or a template has no `{}`; while iterating: a
             label cannot be encoded.
         ConfigError, ModelError: At once: the model cannot be used, or names no `logit_scale` and none is given.
         InputTypeError: At once for what is in a list, else while iterating.
