@@ -25,7 +25,7 @@ from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, path_text
 from ..system import require
 from .folder import card, describe, facts_of
-from .gate import BOUNDS, Bounds, Encoded, Parity, compare
+from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 from .options import ExportOptions
 from .staging import whole_folder
@@ -153,7 +153,7 @@ def _write(
     made: Path,
     options: ExportOptions,
     recipe: str | None,
-    reference: tuple[CheckPairs, Encoded],
+    reference: tuple[CheckPairs, EncodedPairs],
 ) -> dict[str, Any]:
     """Write everything but the proof, and return what the manifest says."""
     for left in made.iterdir():  # of a recipe that did not pass
@@ -177,7 +177,7 @@ def _write(
     return facts
 
 
-def _compared(made: Path, checks: list[CheckPairs], before: list[Encoded], bounds: Bounds) -> list[Parity]:
+def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:
     export = load_exported(str(made), made, Config(model=made))
     return [
         compare(pairs.name, source, encoded(export, pairs), bounds)

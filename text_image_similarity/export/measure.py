@@ -17,7 +17,7 @@ from ..encoders import PreparingEncoder
 from ..errors import RowError, TableError
 from ..preprocess import Pixels
 from ..similarity import Embeddings
-from .gate import Encoded
+from .gate import EncodedPairs
 from .pictures import drawn_pairs
 
 DRAWN = "drawn pairs"
@@ -86,14 +86,14 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
     return CheckPairs(str(source), pixels, captions)
 
 
-def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> Encoded:
+def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> EncodedPairs:
     """Encode pairs with one model."""
     rows = encoder.tokenize(pairs.captions)
     image_alone = np.concatenate([encoder.encode_pixels([one]) for one in pairs.pixels[:_ALONE]])
     text_alone = np.concatenate([encoder.encode_tokens([one]) for one in rows[:_ALONE]])
     image, image_ms = _timed(encoder.encode_pixels, pairs.pixels)
     text, text_ms = _timed(encoder.encode_tokens, rows)
-    return Encoded(image, text, image_alone, text_alone, image_ms, text_ms)
+    return EncodedPairs(image, text, image_alone, text_alone, image_ms, text_ms)
 
 
 def _timed(encode: Callable[[Sequence[T]], Embeddings], items: Sequence[T]) -> tuple[Embeddings, float]:
