@@ -2,7 +2,7 @@
 
     preprocess   picture and caption as bytes -> pixels, input_ids        python backend
     image, text  the towers -> image_embeds, text_embeds                  onnxruntime, tensorrt or python backend
-    similarity   embeddings -> their cosine                               python backend
+    similarity   embeddings -> their cosine, and themselves                               python backend
     score        all of them, one after the other                         ensemble
 
 A TensorRT plan is bound to a GPU and a version, so none is written here, but the graphs and the script that builds plans.

@@ -61,6 +61,7 @@ def configs(how: Repository) -> dict[str, str]:
         tensor("caption", "STRING", (1,)),
         tensor("similarity", "FP32", (1,)),
     )
+    vectors = [tensor(f"{tower}_vector", "FP32", (how.embed_dim,)) for tower in ("image", "text")]
     limits = {name: getattr(how.limits, name) for name in ("max_bytes", "max_pixels", "max_side")}
     rules = {**limits, "max_caption_bytes": how.max_caption_bytes, "caption_step": CAPTION_STEP, "digest": how.digest}
     tower, runs = {"digest": how.digest, "alone": str(how.alone).lower()}, _RUNS[how.backend]
@@ -70,7 +71,7 @@ def configs(how: Repository) -> dict[str, str]:
         "preprocess": _model("preprocess", _PYTHON, _ends([picture, caption], [pixels, ids], how), how, rules),
         "image": _model("image", runs, _ends([pixels], [image], how), how, tower, warm[0]),
         "text": _model("text", runs, _ends([ids], [text], how), how, tower, warm[1]),
-        "similarity": _model("similarity", _PYTHON, _ends([image, text], [score], how), how, {"digest": how.digest}),
+        "similarity": _model("similarity", _PYTHON, _ends(vectors, [image, text, score], how), how, {"digest": how.digest}),
         "score": _ensemble(_ends([picture, caption], [image, text, score], how), how),
     }
 
@@ -117,16 +118,21 @@ def _warm_up(name: str, kind: str, shape: tuple[int, ...]) -> str:
 
 
 def _ensemble(ends: str, how: Repository) -> str:
+    # No tensor is both an output and a step's input: the server (2.51) then fails requests that want fewer outputs.
     steps = [
-        ("preprocess", ["image", "caption"], ["pixels", "input_ids"]),
-        ("image", ["pixels"], ["image_embeds"]),
-        ("text", ["input_ids"], ["text_embeds"]),
-        ("similarity", ["image_embeds", "text_embeds"], ["similarity"]),
+        ("preprocess", {"image": "image", "caption": "caption"}, {"pixels": "pixels", "input_ids": "input_ids"}),
+        ("image", {"pixels": "pixels"}, {"image_embeds": "image_vector"}),
+        ("text", {"input_ids": "input_ids"}, {"text_embeds": "text_vector"}),
+        (
+            "similarity",
+            {name: name for name in ("image_vector", "text_vector")},
+            {name: name for name in ("image_embeds", "text_embeds", "similarity")},
+        ),
     ]
     said = ",\n".join(
         f'    {{ model_name: "{name}" model_version: -1\n'
-        + "".join(f'      input_map {{ key: "{key}" value: "{key}" }}\n' for key in inputs)
-        + "".join(f'      output_map {{ key: "{key}" value: "{key}" }}\n' for key in outputs)
+        + "".join(f'      input_map {{ key: "{key}" value: "{value}" }}\n' for key, value in inputs.items())
+        + "".join(f'      output_map {{ key: "{key}" value: "{value}" }}\n' for key, value in outputs.items())
         + "    }"
         for name, inputs, outputs in steps
     )

@@ -21,12 +21,13 @@ class SimilarityModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer each request."""
-        inputs = [taken(request, ("image_embeds", "text_embeds")) for request in requests]
+        inputs = [taken(request, ("image_vector", "text_vector")) for request in requests]
         return [answer(attempt(lambda arrays=arrays: _scored(arrays))) for arrays in inputs]  # type: ignore[misc]
 
 
 def _scored(arrays: Arrays) -> Arrays:
-    cosines = cosine(unit_rows(arrays["image_embeds"]), unit_rows(arrays["text_embeds"]))
+    image, text = unit_rows(arrays["image_vector"]), unit_rows(arrays["text_vector"])
+    cosines = cosine(image, text)
     if not np.isfinite(cosines).all():
         raise RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
-    return {"similarity": cosines.astype(np.float32)[:, None]}
+    return {"image_embeds": image, "text_embeds": text, "similarity": cosines.astype(np.float32)[:, None]}
