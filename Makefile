@@ -108,10 +108,15 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	touch $@
 
 # Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
-tools: build/tools/installed build/axe/axe.min.js
+tools: build/tools/installed build/axe/axe.min.js build/triton/installed
 
 build/tools/installed: scripts/fetch_tools.sh
 	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
+	touch $@
+
+# NVIDIA's inference server for the CPU, from PyPI: 360 MB.
+build/triton/installed: scripts/fetch_triton.sh
+	scripts/fetch_triton.sh build/triton
 	touch $@
 
 # What checks the pages' accessibility, from npm: 650 kB.
