@@ -27,6 +27,7 @@ from text_image_similarity import Config, ConfigError, DeviceLostError, ModelErr
 from text_image_similarity.config import Precision
 from text_image_similarity.encoders import forks, model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
+from text_image_similarity.encoders.placement import runs_on_onnx
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
 
@@ -36,7 +37,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mini", "tiny_clip"])
+@pytest.mark.parametrize("model", ["mini", "tiny_clip", "tiny_siglip"])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
@@ -241,10 +242,11 @@ def test_a_gpu_that_the_parent_used_says_what_to_do(monkeypatch: pytest.MonkeyPa
         forks.adapt_to_fork(torch.device("cuda:0"))
 
 
-def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_encoder(Config(model=tiny_siglip)).info.backend == "torch"
+def test_what_cannot_run_on_onnx_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"model_type": "altclip"}
+    assert not runs_on_onnx(Config(model="other", device="cpu"), shape)
     with pytest.raises(ConfigError, match="backend='torch'"):
-        load_encoder(Config(model=tiny_siglip, backend="onnx"))
+        runs_on_onnx(Config(model="other", backend="onnx"), shape)
     with pytest.raises(ConfigError, match="run on the CPU"):
         load_encoder(Config(model="mini", backend="onnx", device="cuda"))
     with pytest.raises(ConfigError, match="run on the CPU"):
