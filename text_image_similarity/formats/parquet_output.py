@@ -17,7 +17,7 @@ from .arrow_types import holds_bytes
 from .rows import Rows
 
 _GROUP_ROWS = 1 << 16
-_GROUP_BYTES = 128 * 1024 * 1024
+_GROUP_BYTES = 64 * 1024 * 1024
 _LARGE = 4096  # bytes of a value, on average; such values hardly occur twice
 
 
