@@ -10,7 +10,7 @@ from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types
 from .defaults import choose_columns
 from .delimited import is_ambiguous
-from .names import TableKind, ending_of, format_of
+from .names import TableKind, ending_of, format_of, part_ending_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import PART_SIZE, ArrowRows, JsonRows, Rows, dump
@@ -70,6 +70,7 @@ __all__ = [
     "open_output",
     "open_table",
     "output_for",
+    "part_ending_of",
     "read_captions",
     "read_rows",
     "score_arrays",

@@ -29,6 +29,7 @@ from ..formats import (
     list_columns_of,
     open_output,
     output_for,
+    part_ending_of,
     state_of,
     with_base_dir,
 )
@@ -192,8 +193,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     _check_arguments(options, engine)
     source, target = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     check_places(source, target, config.embedding_cache)
-    ending = format_of(target).kind
-    with Workspace(work_folder(target, options.work_dir), target, ending) as work:
+    with Workspace(work_folder(target, options.work_dir), target, part_ending_of(target)) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
         table, task, states = _checked(source, task, config, options)
@@ -206,7 +206,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
             return done
         earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
-        run, used = {**identity, "format": ending, **kept}, versions()
+        run, used = {**identity, "format": format_of(target).kind, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
         watch = FailureWatch(config, task.columns, options.max_failures, task.options)
         TableJob(table, layout, output, work, watch, earlier, dropped).score(config.chunk_size, engine, progress, stop)
