@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from .arrow_types import each_value
+from .arrow_types import each_value, holds_texts
 from .captions import is_captions_file, read_captions
 from .columns import check_columns, check_no_columns, check_types, list_columns
 from .defaults import choose_columns, image_candidates
@@ -58,6 +58,7 @@ __all__ = [
     "folder_of",
     "format_of",
     "has_content",
+    "holds_texts",
     "image_candidates",
     "is_ambiguous",
     "is_captions_file",
