@@ -156,7 +156,7 @@ def test_names_that_cannot_be_meant(name: str, said: str) -> None:
 def test_a_wrong_architecture_is_known_before_the_library_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "open_clip")
     with pytest.raises(ModelNameError, match="has no architecture ViT-B-99; did you mean ViT-B-32"):
-        load_encoder(Config(model="open_clip:ViT-B-99/openai"))
+        check_architecture("open_clip:ViT-B-99/openai", "ViT-B-99")
     check_architecture("open_clip:ViT-B-32/openai", "ViT-B-32")
     assert "open_clip" not in sys.modules
 

@@ -68,6 +68,19 @@ def test_samples_are_grouped_by_the_name_up_to_its_first_dot(tmp_path: Path, nam
     assert table.row_count == 3
 
 
+def test_pax_headers_name_members_in_any_script(tmp_path: Path) -> None:
+    key = f"ordner/{'ä' * 150}/日本語{'x' * 200}"
+    with tarfile.open(
+        tmp_path / "s.tar.gz", "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "größe"}
+    ) as tar:
+        for name, data in ((f"{key}.png", RED), (f"{key}.txt", "ein Bild 🟥".encode())):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.uname = len(data), 1234567.5, "jürgen"
+            info.pax_headers = {"SCHILY.xattr.user.x": "ö\n9 path=b\n"}
+            tar.addfile(info, io.BytesIO(data))
+    assert rows(opened(tmp_path / "s.tar.gz")) == [(key, len(RED), "ein Bild 🟥")]
+
+
 @pytest.mark.parametrize(
     ("members", "caption"),
     [

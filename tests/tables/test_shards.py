@@ -210,6 +210,10 @@ def test_shards_and_folders_are_data_sets(tmp_path: Path, shards: Path, caplog: 
     assert len(found) == len(set(COLOURS))  # equal pictures are one photo
     assert {image.source for image in found} == {make_png(colour) for colour in COLOURS}
     assert "6 rows were left out" in caplog.text
+    cut = write_tar(tmp_path / "cut.tar", [*sample("a", "red", "red"), *sample("b", "blue", "blue")])
+    cut.write_bytes(cut.read_bytes()[:2600])  # in the header of b.png
+    read_dataset(cut)
+    assert "has no image in '__image__': cut.tar ends at byte 2600" in caplog.text
     folder = tmp_path / "photos"
     folder.mkdir()
     for colour in COLOURS:
