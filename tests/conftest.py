@@ -156,6 +156,28 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
 
 
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the first of certifi's certificates."""
+    import certifi
+
+    first, end, _ = Path(certifi.where()).read_text(encoding="ascii").partition("-----END CERTIFICATE-----\n")
+    path = tmp_path_factory.mktemp("authority") / "first.pem"
+    path.write_text(first + end, encoding="ascii")
+    return path
+
+
+@pytest.fixture
+def few_authorities(one_authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust one authority besides those that a test names: reading all of them takes each fetcher 60 ms."""
+    from text_image_similarity.fetch import trust
+
+    monkeypatch.setattr("certifi.where", lambda: str(one_authority))
+    monkeypatch.setattr(trust, "_SYSTEM_FILES", ())
+    for name in trust.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
