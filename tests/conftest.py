@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -154,6 +155,20 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.models import save_siglip
 
     return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that runs in this process does to logging."""
+    root, ours = logging.getLogger(), logging.getLogger("text_image_similarity")
+    handlers, levels, factory = root.handlers[:], (root.level, ours.level), logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)  # Ray, which other tests start here, adds fields to every record
+    yield
+    logging.setLogRecordFactory(factory)
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
 
 
 @pytest.fixture(scope="session")
