@@ -2,7 +2,7 @@
 
     .venv/bin/python -m scripts.export_mini
 
-The graphs are those of any export (`encoders.onnx_export`). Their initializers that are weights become external data;
+The graphs are those of any export (`encoders.graphs`). Their initializers that are weights become external data;
 `encoder.json` says which weight each of them is, and the library hands them to ONNX Runtime when it opens the graphs.
 """
 

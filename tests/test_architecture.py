@@ -34,6 +34,7 @@ FLOORS = {
     "pipeline": 4,
     "client": 5,
     "evaluation": 5,
+    "export": 5,
     "ray_data": 5,
     "report": 5,
     "search": 5,

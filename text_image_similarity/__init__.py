@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .evaluation import Evaluation, ModelComparison, RatingEvaluation, compare_models, evaluate, evaluate_ratings
+    from .export import ExportOptions, ExportSummary, Parity, check_export, export_model
     from .metrics import Calibration
     from .pipeline import (
         Classification,
@@ -104,6 +105,8 @@ __all__ = [
     "Engine",
     "ErrorCode",
     "Evaluation",
+    "ExportOptions",
+    "ExportSummary",
     "Field",
     "FilterPlan",
     "FilterRule",
@@ -121,6 +124,7 @@ __all__ = [
     "ModelInfo",
     "ModelNameError",
     "ModelUnavailableError",
+    "Parity",
     "Predictor",
     "Product",
     "Query",
@@ -142,6 +146,7 @@ __all__ = [
     "TrainProgress",
     "TrainResult",
     "UsageError",
+    "check_export",
     "classify",
     "compare_models",
     "create_predictor",
@@ -149,6 +154,7 @@ __all__ = [
     "embed_texts",
     "evaluate",
     "evaluate_ratings",
+    "export_model",
     "filter_table",
     "image_similarity",
     "load_encoder",
@@ -198,6 +204,7 @@ _HOMES = {
         "evaluate",
         "evaluate_ratings",
     ),
+    "export": ("ExportOptions", "ExportSummary", "Parity", "check_export", "export_model"),
     "metrics": ("Calibration",),
     "pipeline": (
         "Classification",

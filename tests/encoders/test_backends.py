@@ -198,7 +198,7 @@ def test_what_the_exporter_trips_over_leaves_torch(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(onnx_export, "_graphs", broken)
+    monkeypatch.setattr(onnx_export, "write_towers", broken)
     config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
     with pytest.raises(ModelError, match="RuntimeError: no such operator"):
         load_encoder(replace(config, backend="onnx"))

@@ -39,24 +39,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
     )
-    add(
-        "--model",
-        dest="models",
-        metavar="[NAME=]MODEL[@REVISION]",
-        action="append",
-        help="hub id, folder or alias of a model, and the name that requests give it; may be given again, the first is the "
-        "default. By default `fast`, and `accurate` on its first request",
-    )
-    add("--lazy", action="store_true", help="load models other than the first on their first request")
-    add_field(parser, Settings, "model_memory", metavar="SIZE", type=_memory)
-    add(
-        "--split",
-        dest="splits",
-        metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
-        action="append",
-        default=[],
-        help="a name whose requests are shared between models, for canaries; may be given again",
-    )
+    _add_model_options(parser)
     add_runtime_options(parser)
     add_field(parser, Settings, "cache_entries")
     add(
@@ -88,6 +71,30 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     _add_catalog_options(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=128)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which models there are."""
+    add = parser.add_argument
+    add(
+        "--model",
+        dest="models",
+        metavar="[NAME=]MODEL[@REVISION]",
+        action="append",
+        help="hub id, folder or alias of a model, and the name that requests give it; may be given again, the first is the "
+        "default. By default `fast`, and `accurate` on its first request",
+    )
+    add("--lazy", action="store_true", help="load models other than the first on their first request")
+    add_field(parser, Settings, "model_memory", metavar="SIZE", type=_memory)
+    add(
+        "--split",
+        dest="splits",
+        metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
+        action="append",
+        default=[],
+        help="a name whose requests are shared between models, for canaries; may be given again",
+    )
+    add_field(parser, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
 
 
 def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +141,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         lazy=frozenset(list(models)[1:]) if lazy else frozenset(),
         model_memory=options.model_memory,
         splits=dict(map(_split, options.splits)),
+        ensemble=options.ensemble,
         max_wait_s=options.max_wait_ms / 1000,
         max_queue=options.max_queue,
         max_inflight=options.max_inflight,

@@ -279,7 +279,7 @@ def _result(said: dict[str, Any]) -> ScoreResult:
         KeyError, TypeError, ValueError: It is none.
     """
     if (error := said["error"]) is None:
-        return ScoreResult(float(said["similarity"]))
+        return ScoreResult(float(said["similarity"]), by_model=tuple((said.get("by_model") or {}).values()))
     return ScoreResult(error=f"{ErrorCode(error['code']).value}: {error['detail']}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .adapter import UnpreparedEncoder, as_preparing
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
-from .several import Ensemble, SeveralEncoders, column_names, load_encoders
+from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
 
 __all__ = [
     "CutIds",
@@ -20,6 +20,7 @@ __all__ = [
     "SeveralEncoders",
     "UnpreparedEncoder",
     "as_preparing",
+    "calibrations_of",
     "column_names",
     "dual_encoder_folder",
     "load_encoder",

@@ -19,6 +19,7 @@ FAMILIES = ("clip", "siglip", "siglip2")
 OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
 ADAPTER = "adapter"  # of PEFT, for another model
+EXPORTED = "exported"  # what `export` wrote
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
@@ -42,6 +43,7 @@ _KINDS = {
     r"checkpoint\.safetensors": "holds a training that has not finished an epoch; continue it with `train --resume`",
     r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp.*|.*\.distcp": "is the state of a sharded training; save the model "
     "itself with save_pretrained",
+    r"reference\.safetensors": "is an export that is not complete: it lacks config.json; copy it again, or export its source again",
     r"refs|snapshots": "is a folder of the hub's cache without the model's files; use the name of the model, and `hf download`",
     r"models--.*": "is the hub's cache, not a model in it; use the name of the model",
     r".*\.onnx": f"holds graphs that another tool exported; {_LAYOUT}",
@@ -86,6 +88,8 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     if text is None:
         raise ModelNameError(f"{name} {_inside(name, folder) or _other_kind(files)}")
     check_type(name, shape)
+    if shape["model_type"] == EXPORTED:
+        return {"model_type": EXPORTED}
     if shape["model_type"] != OWN:
         _check_complete(name, files)
     elif lacking := [file for file in ("model.safetensors", "tokenizer.json") if file not in files]:
@@ -105,7 +109,7 @@ def check_type(name: str, shape: object) -> None:
     """
     shape = shape if isinstance(shape, Mapping) else {}
     kind = shape.get("model_type")
-    if kind in (*FAMILIES, OWN):
+    if kind in (*FAMILIES, OWN, EXPORTED):
         return
     towers = isinstance(shape.get("text_config"), Mapping) and isinstance(shape.get("vision_config"), Mapping)
     if "auto_map" in shape and not towers:

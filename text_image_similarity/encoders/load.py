@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
-from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type
+from .kinds import ADAPTER, EXPORTED, OPEN_CLIP, OWN, check_folder, check_type
 from .names import ALIASES, check_name
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
@@ -100,6 +100,10 @@ def load_encoder(config: Config) -> PreparingEncoder:
     folder = model_folder(name)
     if _is_dir(folder):
         shape = check_folder(name, folder)
+        if shape["model_type"] == EXPORTED:
+            from .exported import load_exported
+
+            return load_exported(str(folder), folder, config)
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
         if shape["model_type"] == OPEN_CLIP:

@@ -18,12 +18,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from ..preprocess import Pixels
 from ..similarity import Embeddings
 from ..system import usable_cores
-from .tokens import Ids, Tokens, cleaned_tokens, tokens_of
+from .tokens import Ids, Tokens
 from .weights import arranged, read_weights
 
 T = TypeVar("T")
@@ -65,20 +64,20 @@ class OnnxBackend:
     def image(self, pixels: Sequence[Pixels]) -> Embeddings:
         step = self._at_once(len(pixels), _IMAGES)
         batches = [np.stack(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        return self._run(self.image_session, batches, least=1)
+        return self._run(self.image_session, "pixels", batches, least=1)
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
         alone = self.precision == "int8"
         batches = self.tokens.batches(rows, most=self._at_once(len(rows), _CAPTIONS), step=1 if alone else _WIDTH)
-        return self._run(self.text_session, list(batches), least=1 if alone else 2)
+        return self._run(self.text_session, "input_ids", list(batches), least=1 if alone else 2)
 
     def _at_once(self, count: int, most: int) -> int:
         return 1 if self.precision == "int8" else min(most, -(-count // self.workers.count))
 
-    def _run(self, session: Any, batches: list[NDArray[Any]], *, least: int) -> Embeddings:
+    def _run(self, session: Any, taken: str, batches: list[NDArray[Any]], *, least: int) -> Embeddings:
         def features(batch: NDArray[Any]) -> Embeddings:
             filled = batch if len(batch) >= least else batch.repeat(least, axis=0)
-            found: Embeddings = session.run(None, {"input": filled})[0]
+            found: Embeddings = session.run(None, {taken: filled})[0]
             return found[: len(batch)]
 
         return np.concatenate(self.workers.map(features, batches))
@@ -132,14 +131,3 @@ def open_backend(
         sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions
     return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision, weight_bytes)
-
-
-def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
-    """Read the tokenizer of an exported folder."""
-    tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
-    if tokenizer.truncation is None:  # a dual encoder's own file, as it lies beside graphs without weights
-        tokenizer.enable_truncation(facts["context_length"])
-    if (clean := facts.get("clean")) is not None:
-        return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])
-    return tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])

@@ -12,22 +12,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from ..config import Config
 from ..errors import ModelError
-from ..preprocess import Preprocess
 from ..system import is_installed, require
+from .facts import preprocess_from
 from .fingerprint import FACTS, fingerprint
-from .onnx_backend import open_backend, open_tokens
+from .onnx_backend import open_backend
+from .token_files import open_tokens
 from .two_tower import TwoTowerEncoder
 
 logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-_LAYOUT = 4  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 5  # of the exported folders; another number leaves old ones aside
 
 
 def load_onnx(
@@ -136,7 +134,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if facts["weights"] != weights:
             raise ValueError("it is of another model")
-        tokens = open_tokens(folder, facts)
+        tokens = open_tokens(folder, facts["tokens"])
         return TwoTowerEncoder(
             model=name,
             revision=None,
@@ -144,7 +142,7 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             context_length=facts["context_length"],
             logit_scale=facts["logit_scale"],
             logit_bias=facts.get("logit_bias"),
-            preprocess=_preprocess(facts["preprocess"], fast=config.preprocess == "fast"),
+            preprocess=preprocess_from(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
             backend=open_backend(
                 folder,
@@ -159,18 +157,3 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
         raise ModelError(
             f"the exported model in {folder} cannot be opened; delete {delete} to export it again: {exc}"
         ) from exc
-
-
-def _preprocess(facts: dict[str, Any], *, fast: bool) -> Preprocess:
-    if fast:
-        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first picture
-    size, crop = facts["size"], facts["crop"]
-    return Preprocess(
-        size=size if isinstance(size, int) else (size[0], size[1]),
-        crop=crop and (crop[0], crop[1]),
-        mean=tuple(facts["mean"]),
-        std=tuple(facts["std"]),
-        resample=Image.Resampling(facts["resample"]),
-        fast=fast,
-        **{key: facts[key] for key in ("fit", "fill", "rounded") if key in facts},
-    )

@@ -26,6 +26,7 @@ class ModelInfo:
         preprocess: `exact` or `fast`.
         fingerprint: What its embeddings depend on besides pixels and words, or None if that is unknown. Embeddings with
             equal fingerprints may share a cache.
+        export: Of an export, what it was made of and for; None for a model itself.
     """
 
     model: str
@@ -35,11 +36,14 @@ class ModelInfo:
     backend: str | None = None
     preprocess: PreprocessMode = "exact"
     fingerprint: str | None = None
+    export: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what reports say of a model: all but its fingerprint."""
+        """Return what reports say of a model: all but its fingerprint, and `export` of an export alone."""
         values = asdict(self)
         del values["fingerprint"]
+        if self.export is None:
+            del values["export"]
         return values
 
 

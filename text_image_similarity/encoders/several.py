@@ -165,8 +165,17 @@ def load_encoders(
         raise UsageError("name two or more models, each once")
     if config.revision is not None:
         raise ConfigError("revision is for one model; several are used at their pinned revisions")
-    calibrations = tuple(map(_calibration, models)) if ensemble == "probability" else ()
+    calibrations = calibrations_of(models, ensemble)
     return SeveralEncoders(tuple(load_encoder(replace(config, model=model)) for model in models), calibrations)
+
+
+def calibrations_of(models: Sequence[str | PathLike[str]], ensemble: Ensemble) -> tuple[Calibration, ...]:
+    """Return what a cosine of each model means, where the ensemble is one of probabilities.
+
+    Raises:
+        ConfigError: A model has no calibration.
+    """
+    return tuple(map(_calibration, models)) if ensemble == "probability" else ()
 
 
 def column_names(models: Sequence[str | PathLike[str]]) -> list[str]:

@@ -64,11 +64,12 @@ class TwoTowerEncoder:
         embed_dim: Width of the shared space.
         context_length: Longest caption in tokens; longer ones are cut.
         logit_scale: What cosines are multiplied with before a softmax or sigmoid.
-        logit_bias: What is added then, for a sigmoid; None for models that were trained with a softmax.
         preprocess: How the model wants its pictures.
         tokens: How it reads captions.
         backend: What runs it.
         weights: Fingerprint of the model's files, or None for a model that is still learning.
+        logit_bias: What is added to scaled cosines, for a sigmoid; None for models that were trained with a softmax.
+        export: Of an export, what it was made of and for.
     """
 
     model: str
@@ -81,6 +82,7 @@ class TwoTowerEncoder:
     backend: Backend
     weights: str | None = None
     logit_bias: float | None = None
+    export: str | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -95,6 +97,7 @@ class TwoTowerEncoder:
             backend=backend.name,
             preprocess=mode,
             fingerprint=None if self.weights is None else " ".join(map(str, parts)),
+            export=self.export,
         )
 
     @property

@@ -81,9 +81,8 @@ def choose_model(settings: Settings, name: str | None) -> str:
     name = settings.default if name is None else name
     if (weights := settings.splits.get(name)) is not None:
         return random.choices(list(weights), list(weights.values()))[0]
-    if name not in settings.models:
-        names = ", ".join((*settings.models, *settings.splits))
-        raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {names}")
+    if name not in settings.names:
+        raise ProblemError("unknown_model", f"{name[:100]!r} is not served here; there are {', '.join(settings.names)}")
     return name
 
 

@@ -19,6 +19,8 @@ CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
+ENSEMBLE = "ensemble"  # the name that stands for all models together
+
 LogMode = Literal["queued", "required", "off"]
 LogDetail = Literal["full", "hashed", "off"]
 
@@ -41,6 +43,8 @@ class Settings:
             again with large batches), for `cache_entries` and for its libraries (about 1 GB with torch), which are not
             counted. By default all models stay.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
+        ensemble: Serves all models together under one more name, `ensemble`: the `mean` of their scores, or of the probabilities
+            that their `calibration.json` give (`probability`). A picture is fetched and decoded once.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
         max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
             further batch adds its time to the wait.
@@ -71,6 +75,7 @@ class Settings:
     lazy: frozenset[str] = frozenset()
     model_memory: int | None = None
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ensemble: Literal["mean", "probability"] | None = None
     max_wait_s: float = 0.005
     max_queue: int = 32
     max_inflight: int = 256
@@ -98,6 +103,7 @@ class Settings:
             raise ConfigError(f"lazy={name!r} is not one of the models {', '.join(self.models)}")
         for name, weights in self.splits.items():
             _check_split(name, weights, self.models)
+        self._check_ensemble()
         for setting in ("max_queue", "max_inflight", "max_pairs", "max_body_bytes", "cache_entries"):
             at_least(setting, getattr(self, setting), 1)
         if self.model_memory is not None:
@@ -110,6 +116,19 @@ class Settings:
         object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
         private = {name: _forbid_files(config) for name, config in self.models.items()}
         object.__setattr__(self, "models", MappingProxyType(private))
+
+    def _check_ensemble(self) -> None:
+        if self.ensemble is None:
+            return
+        one_of("ensemble", self.ensemble, ("mean", "probability"))
+        if len(self.models) < 2:
+            raise ConfigError("an ensemble needs two or more models")
+        if ENSEMBLE in (*self.models, *self.splits):
+            raise ConfigError(f"{ENSEMBLE!r} is the name of all models together; give that model or split another name")
+        if self.lazy or self.model_memory is not None:
+            raise ConfigError(
+                "an ensemble keeps its models in memory, so none may be lazy, nor model_memory be limited"
+            )
 
     def _check_search(self) -> None:
         for name in self.catalogs:
@@ -139,13 +158,20 @@ class Settings:
         """The name of the model for requests that name none."""
         return next(iter(self.models))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may name: the models, the default first, the splits, the ensemble."""
+        return (*self.models, *self.splits, *([ENSEMBLE] if self.ensemble else []))
+
+    def config_of(self, name: str) -> Config:
+        """Return the settings of a model; those of the default for all models together."""
+        return self.models[self.default if name == ENSEMBLE and self.ensemble else name]
+
     def with_model(self, config: Config) -> tuple[Settings, str]:
         """Return these settings with one more model, and the name that it got."""
         stem = _name_of(config)
         name = next(
-            name
-            for name in chain([stem], (f"{stem}-{number}" for number in count(2)))
-            if name not in self.models and name not in self.splits
+            name for name in chain([stem], (f"{stem}-{number}" for number in count(2))) if name not in self.names
         )
         return replace(self, models={**self.models, name: config}), name
 

@@ -80,8 +80,11 @@ class TransformerTower(nn.Module):
         real = ids != PAD  # (n, t)
         x = self.tokens(ids) + self.positions.weight[: ids.shape[1]]
         x = self.dropout(self.norm(x))
+        mask = real[:, None, None, :].expand(
+            -1, 1, ids.shape[1], -1
+        )  # (n, 1, t, t): ONNX's attention does not broadcast it
         for layer in self.layers:
-            x = layer(x, real[:, None, None, :])
+            x = layer(x, mask)
         weight = real[..., None].to(x.dtype)
         pooled: Tensor = (x * weight).sum(dim=1) / weight.sum(dim=1)  # (n, t, width) -> (n, width)
         return pooled

@@ -14,6 +14,7 @@ from ...system import package_version
 from ..jobs import Pair
 from ..pool import ModelPool
 from ..problems import ProblemError
+from ..settings import ENSEMBLE
 from .bodies import PROBLEMS, WorkRoute, ask
 from .routes import metrics, parse_image, unready
 from .schema import (
@@ -110,6 +111,8 @@ async def _evaluate_chunk(
     """Score as many pairs as a request may have; a batch in progress waits for room, for as long as a request may take."""
     began = time.perf_counter()
     pool: ModelPool = request.app.state.pool
+    if name == ENSEMBLE and request.app.state.settings.ensemble == "probability":
+        raise ProblemError("unknown_model", f"{name!r} gives probabilities, which are not a clip_score")
     pairs = [
         Pair("" if one.image_input is None else parse_image(one.image_input), one.text_prompt or "")
         for one in asked.values()

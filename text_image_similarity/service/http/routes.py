@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -17,6 +18,7 @@ from ...system import package_version
 from ..jobs import ImageInput, Pair
 from ..pool import ModelPool
 from ..problems import ProblemError
+from ..settings import ENSEMBLE
 from .bodies import PROBLEMS, FormRoute, WorkRoute, ask, decode_base64, is_fetchable
 from .schema import (
     Base64Pair,
@@ -46,8 +48,10 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
     pool: ModelPool = request.app.state.pool
     pairs = [Pair(_image_of(pair), pair.caption or "") for pair in asked.pairs]
     answer = await ask(request, pool.score(asked.model, pairs, asked.score))
+    members = _members(request, answer.model)
     results = [
-        {"id": pair.id, **_format_result(result)} for pair, result in zip(asked.pairs, answer.results, strict=True)
+        {"id": pair.id, **_format_result(result, members)}
+        for pair, result in zip(asked.pairs, answer.results, strict=True)
     ]
     return JSONResponse({"model": answer.model, "score": asked.score, "results": results})
 
@@ -63,7 +67,9 @@ async def upload(
     """Score one picture, sent as a file of a form, with its caption."""
     pool: ModelPool = request.app.state.pool
     answer = await ask(request, pool.score(model, [Pair(await image.read(), caption)], score))
-    return JSONResponse({"model": answer.model, "score": score, **_format_result(answer.results[0])})
+    return JSONResponse(
+        {"model": answer.model, "score": score, **_format_result(answer.results[0], _members(request, answer.model))}
+    )
 
 
 @work.post("/v1/embeddings", response_model=EmbeddingsAnswer, tags=["embeddings"])
@@ -192,8 +198,19 @@ def parse_image(text: str) -> ImageInput:
     return decode_base64(text) if padded or is_base64_image(text) else text
 
 
-def _format_result(result: ScoreResult) -> dict[str, Any]:
+def _members(request: Request, model: str) -> list[str]:
+    """Return the names of the models that answered together; none where one did."""
+    settings = request.app.state.settings
+    return list(settings.models) if settings.ensemble and model == ENSEMBLE else []
+
+
+def _format_result(result: ScoreResult, members: Sequence[str]) -> dict[str, Any]:
     if result.error is None:
-        return {"similarity": result.similarity, "error": None}
+        each = {"by_model": dict(zip(members, result.by_model, strict=True))} if members else {}
+        return {"similarity": result.similarity, **each, "error": None}
     code, _, detail = result.error.partition(": ")
-    return {"similarity": None, "error": {"code": code, "detail": detail}}
+    return {
+        "similarity": None,
+        **({"by_model": None} if members else {}),
+        "error": {"code": code, "detail": detail},
+    }

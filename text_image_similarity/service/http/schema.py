@@ -78,11 +78,18 @@ class Failure(BaseModel):
     detail: Annotated[str, Field(description="What happened to this pair.")]
 
 
+ByModel = Annotated[
+    dict[str, float] | None,
+    Field(description="The score of each model, where all were asked together (`ensemble`); null if the pair failed."),
+]
+
+
 class PairResult(BaseModel):
     """The score of a pair, or why it has none."""
 
     id: Id = None
     similarity: float | None
+    by_model: ByModel = None
     error: Failure | None
 
 
@@ -100,6 +107,7 @@ class UploadAnswer(BaseModel):
     model: str
     score: ScoreKind
     similarity: float | None
+    by_model: ByModel = None
     error: Failure | None
 
 

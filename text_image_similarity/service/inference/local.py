@@ -8,23 +8,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from ...config import Config, ScoreKind
-from ...encoders import Encoder, load_encoder
+from ...encoders import Encoder, SeveralEncoders, as_preparing, calibrations_of, load_encoder
+from ...errors import RowError
 from ...pipeline import Outcome
 from ...records import ScoreResult
 from ...system import return_free_memory
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
 from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
-from ..settings import Settings
+from ..settings import ENSEMBLE, Settings
 from ..telemetry.metrics import Metrics
 from .loaded import RELOAD_S, LoadedModels, on_daemon
 from .model import ServedModel
 from .workers import ImageWorkers
+
+if TYPE_CHECKING:
+    from ...metrics import Calibration
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -55,6 +59,8 @@ class LocalModelPool:
         self._transport = transport
         self._workers: ImageWorkers | None = None
         self._models = LoadedModels(self._load, metrics, settings.default, settings.model_memory)
+        self._calibrations: tuple[Calibration, ...] = ()  # of an ensemble of probabilities
+        self._together: SeveralEncoders | None = None  # the models as one, which are loaded before it, and stay
         self._unproven: set[str] = set()  # models that were asked for at run time and are being loaded
         self._inflight = 0
         self._lock = Lock()
@@ -68,9 +74,14 @@ class LocalModelPool:
         """
         if self._workers is None:
             self._workers = ImageWorkers(self._settings.models[self._settings.default], self._transport)
+        if self._settings.ensemble is not None:
+            served = [config.model for config in self._settings.models.values()]
+            self._calibrations = calibrations_of(served, self._settings.ensemble)
         for name in self._settings.models:
             if name not in self._settings.lazy:
                 self._models.load(name)
+        if self._settings.ensemble is not None:
+            self._models.load(ENSEMBLE)
 
     async def start(self) -> None:
         """See `ModelPool`."""
@@ -110,7 +121,7 @@ class LocalModelPool:
     async def _embed(self, model: str | None, inputs: Inputs, within_s: float | None) -> Answer[Outcome]:
         name, items = await self._run(model, inputs, None, within_s)
         late = timeout_error(self._settings.request_timeout_s)
-        results = [late if (found := item.embedding) is None else found for item in items]
+        results = [late if (found := item.embedding) is None else self._unit(name, found) for item in items]
         return Answer(name, results, [item.spans for item in items])
 
     async def _run(
@@ -182,7 +193,8 @@ class LocalModelPool:
 
     def models(self) -> Mapping[str, Mapping[str, Any] | None]:
         """See `ModelPool`."""
-        found = {name: self._models.find(name) for name in self._settings.models}
+        names = self._settings.names
+        found = {name: self._models.find(name) for name in names if name not in self._settings.splits}
         return {name: None if served is None else served.facts for name, served in found.items()}
 
     async def serve_model(self, config: Config) -> str:
@@ -205,11 +217,24 @@ class LocalModelPool:
         return name
 
     def _load(self, name: str) -> ServedModel:
-        encoder = self._load_encoder(self._settings.models[name])
+        config = self._settings.models.get(name)
+        encoder: Encoder
+        if config is not None:
+            encoder = self._load_encoder(config)
+        else:
+            encoder = self._together = SeveralEncoders(
+                tuple(as_preparing(served.encoder) for served in self._models), self._calibrations
+            )
         assert self._workers is not None, "the pool is closed"
         served = ServedModel(name, self._settings, encoder, self._workers, self._metrics)
         return_free_memory()  # loading takes more than what stays
         return served
+
+    def _unit(self, name: str, outcome: Outcome) -> Outcome:
+        """Return an embedding of length 1; that of several models is as long as theirs side by side."""
+        if name != ENSEMBLE or self._together is None or isinstance(outcome, RowError):
+            return outcome
+        return self._together.unit(outcome)
 
     def _enter(self, name: str, pairs: int) -> None:
         """Reserve room and a model for a whole request, or refuse it."""

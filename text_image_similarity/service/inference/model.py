@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from ...embeddings import EmbeddingMemory, Vector
-from ...encoders import Encoder
+from ...encoders import Encoder, SeveralEncoders
 from ...errors import DeviceLostError, ErrorCode, ModelError, RowError
 from ...pipeline import Outcome, Stages, open_cache, vectors_of
 from ...records import ScoreResult, caption_of
@@ -54,7 +54,7 @@ class ServedModel:
     def __init__(
         self, name: str, settings: Settings, encoder: Encoder, workers: ImageWorkers, metrics: Metrics
     ) -> None:
-        config = settings.models[name]
+        config = settings.config_of(name)
         self.name = name
         self.facts = asdict(encoder.info) | {"embed_dim": encoder.embed_dim}
         self.weight_bytes = int(getattr(encoder, "weight_bytes", 0))  # of an encoder of ours
@@ -68,6 +68,7 @@ class ServedModel:
         )
         # Neither it nor the batcher keeps a closed model in memory until a garbage collection.
         self._stages = Stages(config, encoder, partial(_find_image, self._known, metrics, name))
+        self._members = len(encoder.members) if isinstance(encoder, SeveralEncoders) else 1
         self._rate = 0.0  # items a second, lately
         self.encoder = encoder
         self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
@@ -242,7 +243,7 @@ class ServedModel:
             pair = vectors_of(image, image if item.text_outcome is None else item.text_outcome)
             (score,) = self._stages.score([pair], item.job.kind)
             if not item.job.timed_out:
-                cosine = None if isinstance(pair, RowError) else float(pair[0] @ pair[1])
+                cosine = None if isinstance(pair, RowError) else float(pair[0] @ pair[1]) / self._members
                 self._metrics.count_pair(self.name, score, cosine)
             item.job.finish(item, score)
 

@@ -78,7 +78,7 @@ def _field_names(kind: type) -> frozenset[str]:
 
 
 _SEARCH = {"catalogs", "match_log", "log_queries", "log_place"}  # of one process, see docs/catalog-service.md
-_SERVICE = _field_names(Settings) - {"models", "lazy", "model_memory", "drain_delay_s"} - _SEARCH
+_SERVICE = _field_names(Settings) - {"models", "lazy", "model_memory", "ensemble", "drain_delay_s"} - _SEARCH
 _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "model",
     "revision",

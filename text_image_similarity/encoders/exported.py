@@ -1,0 +1,184 @@
+"""Load an export: a folder that `export` wrote, which says what it is and is scored without the libraries of its source.
+
+`config.json` is the manifest. It holds what the model is (shapes, preprocessing, tokens, logit scale), where it came from,
+how it compared with its source, the hash of every other file, and a digest of all that. Nothing is scored before every hash
+was checked. A calibration beside the files is no part of the export, so that `evaluate --calibrate` can replace it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import PIL
+
+from ..config import Config
+from ..errors import ConfigError, ModelError
+from ..system import require
+from .facts import preprocess_from
+from .kinds import EXPORTED
+from .onnx_backend import open_backend
+from .token_files import open_tokens
+from .tokens import Tokens
+from .two_tower import Backend, TwoTowerEncoder
+
+MANIFEST = "config.json"
+LAYOUT = 1
+_TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
+
+
+def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
+    """Open an export.
+
+    Args:
+        name: What the encoder is called.
+        folder: Where it is.
+        config: `device`, `precision`, `backend`, `preprocess` and `revision` must suit what it is.
+
+    Raises:
+        ConfigError: They do not; the message names the source, which can run otherwise.
+        ModelError: It is damaged, incomplete, of another layout, or cannot be opened.
+        MissingExtraError: The library that runs its format is missing.
+    """
+    manifest = read_manifest(folder)
+    _check_config(name, manifest, config)
+    check_files(folder, manifest)
+    _check_pillow(name, manifest)
+    if config.preprocess == "fast":
+        require("preprocess='fast'", "torch")
+    try:
+        tokens = open_tokens(folder, manifest["tokens"])
+        return TwoTowerEncoder(
+            model=name,
+            revision=manifest["source"]["revision"],
+            embed_dim=manifest["embed_dim"],
+            context_length=manifest["context_length"],
+            logit_scale=manifest["logit_scale"],
+            logit_bias=manifest["logit_bias"],
+            preprocess=preprocess_from(manifest["preprocess"], fast=config.preprocess == "fast"),
+            tokens=tokens,
+            backend=_BACKENDS[manifest["format"]](folder, tokens, manifest["precision"]),
+            weights=manifest["digest"][:32],
+            export=_told(manifest),
+        )
+    except (ConfigError, ModelError):
+        raise
+    except Exception as exc:  # backends and tokenizers raise exceptions of their own kinds
+        raise ModelError(f"the export in {folder} cannot be opened: {type(exc).__name__}: {exc}") from exc
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read what an export says of itself.
+
+    Raises:
+        ModelError: It is damaged, or of another layout.
+    """
+    try:
+        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
+            raise ValueError(f"its model_type is not {EXPORTED!r}")
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"the export in {folder} cannot be read: {MANIFEST}: {exc}") from exc
+    if found.get("layout") != LAYOUT:
+        raise ModelError(
+            f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
+        )
+    if text != manifest_text(found):
+        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} was changed; {_again(found)}")
+    if lacking := [key for key in _TOP_LEVEL_KEYS if key not in found]:
+        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} lacks {', '.join(lacking)}; {_again(found)}")
+    return found
+
+
+def manifest_text(facts: Mapping[str, Any]) -> str:
+    """Return the text of a manifest: its facts and, last, the digest of them."""
+    kept = {key: value for key, value in facts.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(kept, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    return json.dumps({**kept, "digest": digest}, indent=2, ensure_ascii=True) + "\n"
+
+
+def hashes(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the hash and the size of files of a folder.
+
+    Raises:
+        OSError: One cannot be read.
+    """
+    found = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            found[name] = {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": file.tell()}
+    return found
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Make sure that all files of an export are what they were when it was made.
+
+    Raises:
+        ModelError: One is not.
+    """
+    for name, expected in manifest["files"].items():
+        try:
+            found = hashes(folder, [name])[name]
+        except OSError as exc:
+            raise ModelError(
+                f"the export in {folder} is not complete: {name}: {exc.strerror or exc}; {_again(manifest)}"
+            ) from exc
+        if found != expected:
+            how = (
+                f"has {found['bytes']:,} bytes instead of {expected['bytes']:,}"
+                if found["bytes"] != expected["bytes"]
+                else "was changed"
+            )
+            raise ModelError(f"the export in {folder} is damaged: {name} {how}; {_again(manifest)}")
+
+
+def _again(manifest: Mapping[str, Any]) -> str:
+    source = manifest.get("source")
+    model = source.get("model") if isinstance(source, Mapping) else None
+    return f"copy it again, or export {model or 'its source'} again"
+
+
+def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> None:
+    source, made = manifest["source"]["model"], manifest["format"]
+    if made not in _BACKENDS:
+        raise ModelError(f"{name} is an export for {made!r}, which this version does not run")
+    if config.revision is not None:
+        raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
+    if config.backend not in ("auto", made):
+        raise ConfigError(
+            f"{name} is an export for backend={made!r}; set that or auto, or run its source, {source}, with "
+            f"backend={config.backend!r}"
+        )
+    if config.precision not in ("auto", manifest["precision"]):
+        raise ConfigError(
+            f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
+        )
+    if config.device not in ("auto", "cpu"):
+        raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
+
+
+def _check_pillow(name: str, manifest: Mapping[str, Any]) -> None:
+    made, here = manifest["preprocess"]["pillow"], int(PIL.__version__.partition(".")[0])
+    if made != here:
+        raise ModelError(
+            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some pictures to other "
+            f"pixels; install Pillow {made}, or export the model again"
+        )
+
+
+def _told(manifest: Mapping[str, Any]) -> str:
+    """Say in one line what an export is, for summaries."""
+    drift = "" if manifest["parity"]["passed"] else ", drift allowed"
+    return f"{manifest['format']} export of {manifest['source']['model']}, {manifest['digest'][:12]}{drift}"
+
+
+def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for ONNX Runtime", "onnxruntime", extra="onnx")
+    return open_backend(folder, tokens, precision=precision)
+
+
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx}

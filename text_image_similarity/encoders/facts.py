@@ -1,0 +1,46 @@
+"""What a model wants of its pictures, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import PIL
+from PIL import Image
+
+from ..preprocess import Preprocess
+
+
+def preprocess_facts(how: Preprocess) -> dict[str, Any]:
+    """Return a preprocessing as JSON, with the major version of Pillow, on which its pixels depend."""
+    return {
+        "size": how.size,
+        "crop": how.crop,
+        "mean": how.mean,
+        "std": how.std,
+        "resample": int(how.resample),
+        "fit": how.fit,
+        "fill": how.fill,
+        "rounded": how.rounded,
+        "patches": how.patches,
+        "pillow": int(PIL.__version__.partition(".")[0]),
+    }
+
+
+def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
+    """Return the preprocessing that `preprocess_facts` described."""
+    if fast:
+        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first picture
+    size, crop, patches = facts["size"], facts["crop"], facts["patches"]
+    return Preprocess(
+        size=size if isinstance(size, int) else (size[0], size[1]),
+        crop=crop and (crop[0], crop[1]),
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+        resample=Image.Resampling(facts["resample"]),
+        fast=fast,
+        fit=facts["fit"],
+        fill=facts["fill"],
+        rounded=facts["rounded"],
+        patches=patches and (patches[0], patches[1]),
+    )

@@ -1,0 +1,84 @@
+"""Trace a tower of torch to an ONNX graph."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..towers.image import SameConv2d
+
+_one_at_a_time = Lock()
+
+
+class UnitTower(nn.Module):
+    """A tower whose features are scaled to length 1, in float32.
+
+    Args:
+        tower: Gives features (n, embed_dim).
+    """
+
+    def __init__(self, tower: nn.Module):
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, values: Tensor) -> Tensor:
+        return F.normalize(self.tower(values).float(), dim=1)
+
+
+def trace(tower: nn.Module, example: Tensor, dynamic: dict[int, Any], names: tuple[str, str], opset: int) -> Any:
+    """Return the graph of a tower that gives unit vectors.
+
+    Args:
+        tower: Gives features.
+        example: Its input.
+        dynamic: Which dimensions of the input may vary.
+        names: Of the input and of the output.
+        opset: Version of ONNX's operators.
+    """
+    with _quiet():
+        return torch.onnx.export(
+            UnitTower(tower).eval(),
+            (example,),
+            input_names=[names[0]],
+            output_names=[names[1]],
+            dynamic_shapes=(dynamic,),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
+    """Return a tower whose SAME-padded convolutions have their padding in the kernel: ONNX Runtime fuses it wrongly."""
+    if not any(isinstance(module, SameConv2d) for module in tower.modules()):
+        return tower
+    tower = copy.deepcopy(tower)
+    seen: dict[nn.Module, Tensor] = {}
+    for convolution in (module for module in tower.modules() if isinstance(module, SameConv2d)):
+        convolution.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
+    with torch.inference_mode():
+        tower(example)
+    for parent in list(tower.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SameConv2d):
+                setattr(parent, name, child.folded(seen[child]))
+    return tower
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings about its own workings away from people who cannot act on them.
+
+    Filters of warnings belong to the process, so only one thread may change them at a time.
+    """
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

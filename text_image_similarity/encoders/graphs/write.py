@@ -1,0 +1,96 @@
+"""Write both towers of a model as ONNX files, in a precision."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from ...errors import ModelError
+from ..torch_backend import TorchBackend, Tower
+from ..towers import DualEncoder
+from ..towers.text import RecurrentTower
+from ..two_tower import TwoTowerEncoder
+from .int8 import round_matrices, round_weights
+from .recurrent import recurrent_graph
+from .trace import fold_padding, trace
+
+OPSET = 23  # the first in which attention is one node, which GPUs run as one kernel
+IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what the graphs take and give
+_LARGEST = 2**31 - 2**20  # bytes of a file that protobuf reads
+
+
+def write_towers(
+    encoder: TwoTowerEncoder, folder: Path, *, precision: str = "fp32", recipe: str | None = None, opset: int = OPSET
+) -> None:
+    """Write `image.onnx` and `text.onnx`; weights beyond 2 GB go into a file `.onnx.data` beside each.
+
+    One tower is written after the other, so that memory holds the graph of one.
+
+    Args:
+        encoder: A model that torch runs on the CPU in float32.
+        folder: Where to.
+        precision: `fp32`; `fp16`, in which weights and matrices are half and normalising is not; or `int8`.
+        recipe: For int8, `dynamic`: matrices as integers, activations rounded as they come; or `weights`: weights alone,
+            which are brought back to floats when they are used.
+        opset: Version of ONNX's operators.
+
+    Raises:
+        ModelError: The model cannot be written so.
+    """
+    backend = encoder.backend
+    if not isinstance(backend, TorchBackend) or backend.device != "cpu" or backend.precision != "fp32":
+        raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
+    for tower in ("image", "text"):
+        path = folder / f"{tower}.onnx"
+        graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, precision == "fp16", opset)
+        if precision != "int8":
+            _save(graph, path)
+            continue
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            _save(graph, whole := Path(name) / path.name)
+            del graph
+            if recipe != "weights":
+                round_matrices(whole, whole := Path(name) / f"rounded-{path.name}")
+            round_weights(whole, path)
+
+
+def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, half: bool, opset: int) -> Any:
+    wanted = encoder.preprocess.crop or encoder.preprocess.size
+    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    tower: nn.Module = backend.image_tower
+    if half:
+        tower = copy.deepcopy(backend.image_tower)
+        tower.tower.half()
+        tower.dtype = torch.float16  # what the pixels become once they are normalised
+    return trace(fold_padding(tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
+
+
+def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, half: bool, opset: int) -> Any:
+    tower: nn.Module = backend.text_tower
+    model = tower.model if isinstance(tower, Tower) else None
+    if isinstance(model, DualEncoder) and isinstance(model.text_tower, RecurrentTower):
+        return recurrent_graph(model, TEXT, opset)
+    rows, whole = encoder.tokenize(["a", "photo of two dogs"]), encoder.tokens.whole
+    ids = torch.from_numpy(encoder.tokens.padded(rows, encoder.context_length if whole else max(map(len, rows))))
+    length = torch.export.Dim("length", min=1, max=encoder.context_length)
+    if half:
+        tower = copy.deepcopy(tower).half()
+    return trace(tower, ids, {0: _batch()} if whole else {0: _batch(), 1: length}, TEXT, opset)
+
+
+def _batch() -> Any:
+    return torch.export.Dim("batch", min=1, max=65_536)
+
+
+def _save(graph: Any, path: Path) -> None:
+    if not isinstance(graph, onnx.ModelProto):
+        graph.save(path)  # which puts weights beyond 2 GB beside the file
+        return
+    onnx.save(graph, path, save_as_external_data=graph.ByteSize() > _LARGEST, location=f"{path.name}.data")

@@ -1,0 +1,28 @@
+"""Take a model elsewhere: a folder that runs without torch or without this package, and the proof that it says the same.
+
+Names are imported when they are first used, so that `export --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..system import lazy_names
+
+if TYPE_CHECKING:
+    from .check import check_export
+    from .export import ExportSummary, export_model
+    from .gate import Parity, TowerParity
+    from .options import ExportOptions
+
+__all__ = ["ExportOptions", "ExportSummary", "Parity", "TowerParity", "check_export", "export_model"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "check": ("check_export",),
+        "export": ("ExportSummary", "export_model"),
+        "gate": ("Parity", "TowerParity"),
+        "options": ("ExportOptions",),
+    },
+)

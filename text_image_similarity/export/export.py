@@ -1,0 +1,194 @@
+"""Export a model: graphs, tokens, a manifest, and the proof that they say what the model says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save
+
+from ..config import Config, require_config
+from ..encoders import load_encoder, model_folder, resolve_model
+from ..encoders.exported import MANIFEST, load_exported, read_manifest
+from ..encoders.graphs import OPSET, write_towers
+from ..encoders.hub import cached_folder
+from ..encoders.kinds import EXPORTED
+from ..encoders.token_files import write_tokens
+from ..encoders.two_tower import TwoTowerEncoder
+from ..errors import ConfigError, ModelError
+from ..files import CALIBRATION, path_text
+from ..system import require
+from .folder import card, describe, facts_of
+from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
+from .measure import CheckPairs, drawn, encoded, pairs_of
+from .options import ExportOptions
+from .staging import whole_folder
+
+REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
+_EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSummary:
+    """What an export is and how it compares with its source.
+
+    Args:
+        out: Where it is.
+        source: The model.
+        target, precision, recipe: What was made; `recipe` is how, in int8.
+        digest: What stands for all of its files.
+        bytes: Size of the folder, without a calibration.
+        parities: On drawn pairs and, if there was one, on the caller's table.
+        source_ms: Milliseconds of the source on this machine for an image and for a caption.
+        seconds: Spent in all.
+    """
+
+    out: str
+    source: str
+    target: str
+    precision: str
+    recipe: str | None
+    digest: str
+    bytes: int
+    parities: tuple[Parity, ...]
+    source_ms: tuple[float, float]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether it keeps the bounds of its precision."""
+        return all(parity.passed for parity in self.parities)
+
+
+def export_model(
+    config: Config,
+    out: str | PathLike[str],
+    options: ExportOptions | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> ExportSummary:
+    """Export a model to a folder that `Config(model=...)` takes, without torch and transformers from then on.
+
+    Args:
+        config: `model`, `revision` and, for the caller's table, the settings of fetching are used.
+        out: Folder to write, which appears complete or not at all.
+        options: What to make; by default ONNX in fp32.
+        progress: Told what is being done, for people.
+
+    Raises:
+        UsageError: There is something at `out` that is no export, or is one and `force` is off.
+        ConfigError: The model cannot be exported for that target.
+        ModelError: The model cannot be loaded or exported, or its export is too far from it.
+        MissingExtraError: A library is missing.
+
+    Example:
+        export_model(Config(model="mini"), "exports/mini", ExportOptions(precision="int8"))
+    """
+    require_config(config)
+    options, tell, began = options or ExportOptions(), progress or (lambda _: None), time.perf_counter()
+    place = Path(path_text(out, "out"))
+    require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
+    with whole_folder(place, replaces=lambda there: options.force and _is_export(there)) as made:
+        tell(f"loading {config.model}")
+        source, home = _load_source(config)
+        tell("encoding pairs with the source")
+        checks = [drawn(source)]
+        if options.check_data is not None:
+            checks.append(pairs_of(options.check_data, config, source))
+        before = [encoded(source, pairs) for pairs in checks]
+        for recipe in options.recipes:
+            tell(f"writing {options.precision} graphs" + (f" ({recipe})" if recipe else ""))
+            facts = _write(source, home, made, options, recipe, (checks[0], before[0]))
+            tell("comparing them with the source")
+            parities = _compared(made, checks, before, BOUNDS[options.precision])
+            if passed := all(parity.passed for parity in parities):
+                break
+        if not passed and not options.allow_drift:
+            raise ModelError(_refusal(config, options, parities))
+        (made / "README.md").write_text(card(read_manifest(made), parities[-1]), encoding="utf-8")
+        manifest = describe(made, facts, parities, passed=passed)
+    return ExportSummary(
+        out=str(place),
+        source=source.model,
+        target=options.to,
+        precision=options.precision,
+        recipe=manifest["recipe"],
+        digest=manifest["digest"],
+        bytes=sum(file["bytes"] for file in manifest["files"].values()),
+        parities=tuple(parities),
+        source_ms=(before[0].image_ms, before[0].text_ms),
+        seconds=round(time.perf_counter() - began, 1),
+    )
+
+
+def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
+    """Load the model on torch, and say where its files are."""
+    folder = model_folder(str(config.model))
+    if _is_export(folder):
+        raise ConfigError(
+            f"{config.model} is an export already; export its source, {read_manifest(folder)['source']['model']}"
+        )
+    encoder = load_encoder(replace(config, device="cpu", precision="fp32", backend="torch", preprocess="exact"))
+    if not isinstance(encoder, TwoTowerEncoder):
+        raise ModelError(f"{config.model} is not a model that can be exported")
+    return encoder, folder if folder.is_dir() else cached_folder(*resolve_model(config.model, config.revision))
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("model_type") == EXPORTED)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _write(
+    source: TwoTowerEncoder,
+    home: Path | None,
+    made: Path,
+    options: ExportOptions,
+    recipe: str | None,
+    reference: tuple[CheckPairs, EncodedPairs],
+) -> dict[str, Any]:
+    """Write everything but the proof, and return what the manifest says."""
+    for left in made.iterdir():  # of a recipe that did not pass
+        left.unlink()
+    opset = options.opset or OPSET
+    write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
+    pairs, vectors = reference
+    said = {"image": vectors.image, "text": vectors.text}
+    (made / REFERENCE).write_bytes(save(said, metadata={"pixels": pairs.digest}))
+    if home and (home / CALIBRATION).is_file():
+        shutil.copyfile(home / CALIBRATION, made / CALIBRATION)
+    facts = {
+        **facts_of(source, home),
+        "format": options.to,
+        "precision": options.precision,
+        "recipe": recipe,
+        "opset": opset,
+        "tokens": write_tokens(source, made),
+    }
+    describe(made, facts, [], passed=True)
+    return facts
+
+
+def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:
+    export = load_exported(str(made), made, Config(model=made))
+    return [
+        compare(pairs.name, source, encoded(export, pairs), bounds)
+        for pairs, source in zip(checks, before, strict=True)
+    ]
+
+
+def _refusal(config: Config, options: ExportOptions, parities: list[Parity]) -> str:
+    said = "; ".join(f"on {parity.data}: {', '.join(parity.failures)}" for parity in parities if parity.failures)
+    other = "another precision" if options.precision != "fp32" else "a newer torch or onnxruntime"
+    return (
+        f"{config.model} was not exported in {options.precision}, because its export would be too far from it: {said}; try "
+        f"{other}, or take it as it is with --allow-drift"
+    )

@@ -1,0 +1,199 @@
+"""Does an export say what its source says? Vectors and scores of both on the same pairs, held to bounds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..files import without_nan
+from ..metrics import rank_correlation, retrieval
+from ..similarity import Embeddings
+
+_NEAREST = 10  # the k of recall@k
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far an export may be from its source.
+
+    Args:
+        cosine: Least cosine of a vector with its source's.
+        score: Largest difference of a score.
+        ranks: Least rank correlation of the pairs' scores.
+        recall: Most of recall@10 that may be lost, 0..1.
+        alone: Largest difference of a value of a vector that is encoded alone and among others.
+    """
+
+    cosine: float
+    score: float
+    ranks: float
+    recall: float
+    alone: float
+
+
+BOUNDS = {
+    "fp32": Bounds(cosine=0.99999, score=5e-6, ranks=0.9999, recall=0.005, alone=1e-6),
+    "fp16": Bounds(cosine=0.9999, score=2e-3, ranks=0.9995, recall=0.005, alone=1e-3),
+    "int8": Bounds(cosine=0.98, score=0.05, ranks=0.99, recall=0.01, alone=1e-6),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPairs:
+    """What one model made of the pairs.
+
+    Args:
+        image: The pictures' vectors, shape (n, d).
+        text: The captions' vectors, shape (n, d).
+        image_alone, text_alone: Those of the first few, each encoded by itself.
+        image_ms, text_ms: Milliseconds for each.
+    """
+
+    image: Embeddings
+    text: Embeddings
+    image_alone: Embeddings
+    text_alone: Embeddings
+    image_ms: float
+    text_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class TowerParity:
+    """One tower of an export beside its source's.
+
+    Args:
+        cosine_min, cosine_mean: Of a vector with its source's.
+        difference_max: Largest difference of a value of a unit vector.
+        alone_max: The same between vectors that the export makes alone and among others.
+        not_finite: Vectors that are not finite.
+        ms: Milliseconds for an item, on this machine.
+    """
+
+    cosine_min: float
+    cosine_mean: float
+    difference_max: float
+    alone_max: float
+    not_finite: int
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """An export beside its source, on the same pairs.
+
+    Args:
+        data: Where the pairs come from.
+        pairs: How many there are.
+        image, text: The towers.
+        score_max, score_mean: Differences of the pairs' cosines.
+        rank_correlation: Spearman's rho of the pairs' scores; None where they do not vary.
+        recall_source, recall_export: Share of captions whose picture is among the ten best of all, for each model.
+        failures: The bounds that it does not keep, in words.
+    """
+
+    data: str
+    pairs: int
+    image: TowerParity
+    text: TowerParity
+    score_max: float
+    score_mean: float
+    rank_correlation: float | None
+    recall_source: float | None
+    recall_export: float | None
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it keeps all bounds."""
+        return not self.failures
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as `parity.json` holds it."""
+        found: dict[str, Any] = without_nan({"passed": self.passed, **asdict(self)})
+        return found
+
+
+def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bounds) -> Parity:
+    """Compare what two models made of the same pairs.
+
+    Args:
+        data: Where the pairs come from.
+        source: Of the model itself.
+        export: Of its exported form.
+        bounds: What the export must keep.
+    """
+    image = _tower(source.image, export.image, export.image_alone, export.image_ms)
+    text = _tower(source.text, export.text, export.text_alone, export.text_ms)
+    before, after = _scores(source), _scores(export)
+    difference = np.abs(before - after)
+    ranks = rank_correlation(before, after)
+    recalls = [None if image.not_finite + text.not_finite else _recall(one) for one in (source, export)]
+    found = Parity(
+        data=data,
+        pairs=len(before),
+        image=image,
+        text=text,
+        score_max=float(difference.max()),
+        score_mean=float(difference.mean()),
+        rank_correlation=None if math.isnan(ranks) else ranks,
+        recall_source=recalls[0],
+        recall_export=recalls[1],
+        failures=(),
+    )
+    return Parity(**{**_fields(found), "failures": tuple(_failures(found, bounds))})
+
+
+def _fields(parity: Parity) -> dict[str, Any]:
+    return {name: getattr(parity, name) for name in Parity.__slots__}
+
+
+def _tower(source: Embeddings, export: Embeddings, alone: Embeddings, ms: float) -> TowerParity:
+    cosines = (source * export).sum(axis=1)
+    return TowerParity(
+        cosine_min=float(cosines.min()),
+        cosine_mean=float(cosines.mean()),
+        difference_max=float(np.abs(source - export).max()),
+        alone_max=float(np.abs(alone - export[: len(alone)]).max()),
+        not_finite=int((~np.isfinite(export).all(axis=1)).sum()),
+        ms=round(ms, 3),
+    )
+
+
+def _scores(encoded: EncodedPairs) -> Embeddings:
+    scores: Embeddings = (encoded.image * encoded.text).sum(axis=1)
+    return scores
+
+
+def _recall(encoded: EncodedPairs) -> float:
+    found = retrieval(encoded.image, encoded.text, np.arange(len(encoded.text)), ks=(_NEAREST,))
+    return found.text_to_image.recall[_NEAREST]
+
+
+def _failures(parity: Parity, bounds: Bounds) -> list[str]:
+    """Say which bounds are not kept."""
+    said = []
+    for name, tower in (("image", parity.image), ("text", parity.text)):
+        if tower.not_finite:
+            said.append(f"{tower.not_finite:,} {name} vectors are not finite")
+        elif tower.cosine_min < bounds.cosine:
+            said.append(
+                f"the least cosine of {name} vectors with the source's is {tower.cosine_min:.6f}, below {bounds.cosine}"
+            )
+        if not tower.alone_max <= bounds.alone and not tower.not_finite:
+            said.append(
+                f"{name} vectors move by {tower.alone_max:.1e} in company of others, more than {bounds.alone:.0e}"
+            )
+    if said and (parity.image.not_finite or parity.text.not_finite):
+        return said
+    if parity.score_max > bounds.score:
+        said.append(f"a score differs by {parity.score_max:.1e}, more than {bounds.score:.0e}")
+    if parity.rank_correlation is not None and parity.rank_correlation < bounds.ranks:
+        said.append(f"the rank correlation of scores is {parity.rank_correlation:.5f}, below {bounds.ranks}")
+    if parity.recall_source is not None and parity.recall_export is not None:
+        lost = parity.recall_source - parity.recall_export
+        if lost > bounds.recall + 1e-9:
+            said.append(f"recall@{_NEAREST} falls by {lost:.3f}, more than {bounds.recall}")
+    return said

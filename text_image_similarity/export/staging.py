@@ -1,0 +1,58 @@
+"""A folder that appears complete or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import ModelError, UsageError
+
+_LOCK = "lock"
+
+
+@contextmanager
+def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[Path]:
+    """Give an empty folder beside a place, which takes that place at the end of the block.
+
+    What a killed process left behind is deleted. If the block raises, nothing has changed.
+
+    Args:
+        place: Where the folder goes.
+        replaces: Says whether a folder that is there already may be replaced.
+
+    Raises:
+        UsageError: There is something else.
+        ModelError: It cannot be written.
+    """
+    place = place.expanduser().resolve()
+    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or replaces(place))):
+        raise UsageError(f"{place} exists already; name another folder, or replace an export with --force")
+    prefix = f".exporting-{place.name}-"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for left in place.parent.glob(prefix + "*"):
+            _delete_abandoned(left)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=prefix) as name:
+            staging = Path(name)
+            with FileLock(staging / _LOCK, timeout=0):
+                made = staging / "whole"
+                made.mkdir()
+                yield made
+                if place.exists():
+                    place.rename(staging / "replaced")
+                made.rename(place)
+    except OSError as exc:
+        raise ModelError(f"{place} cannot be written: {exc}") from exc
+
+
+def _delete_abandoned(folder: Path) -> None:
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, Timeout):  # another process is at work in it
+        pass
