@@ -112,6 +112,8 @@ DOORS = {
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders"},
+    "openvino": {"encoders"},
+    "tensorrt": {"encoders"},
     "sqlite3": {"embeddings", "search"},
     "redis": {"embeddings"},
     "psycopg": {"search"},

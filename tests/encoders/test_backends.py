@@ -245,9 +245,9 @@ def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.
     assert load_encoder(Config(model=tiny_siglip)).info.backend == "torch"
     with pytest.raises(ConfigError, match="backend='torch'"):
         load_encoder(Config(model=tiny_siglip, backend="onnx"))
-    with pytest.raises(ConfigError, match="run on the CPU"):
+    with pytest.raises(ConfigError, match="runs on the CPU"):
         load_encoder(Config(model="mini", backend="onnx", device="cuda"))
-    with pytest.raises(ConfigError, match="run on the CPU"):
+    with pytest.raises(ConfigError, match="runs on the CPU"):
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
         load_encoder(Config(model="mini", precision="int8", backend="torch"))

@@ -181,4 +181,11 @@ def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_backend(folder, tokens, precision=precision)
 
 
-_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx}
+def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for OpenVINO", "openvino", extra="openvino")
+    from .openvino_backend import open_openvino
+
+    return open_openvino(folder, tokens, precision)
+
+
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx, "openvino": _open_openvino}

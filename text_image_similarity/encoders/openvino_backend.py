@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from threading import Lock, local
 from typing import Any
@@ -33,7 +34,7 @@ from .weights import arranged, read_weights
 _IMAGES, _CAPTIONS = 2, 4  # in a call, always; fewer are slower, more are no faster
 _WIDTH = 4  # captions are padded to multiples of so many tokens
 _TELEMETRY = "openvino_telemetry"
-_RECURRENT = {"LSTMSequence", "GRUSequence", "TensorIterator", "Loop"}
+_RECURRENT = {"RNNSeq", "RNNCell", "TensorIterator", "Loop"}  # the CPU's names of its layers
 _importing = Lock()
 
 
@@ -47,11 +48,10 @@ def import_openvino() -> Any:
         if hide:
             sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # how Python says that a module cannot be imported
         try:
-            import openvino
+            return import_module("openvino")
         finally:
             if hide:
                 del sys.modules[_TELEMETRY]
-    return openvino
 
 
 @dataclass(frozen=True, slots=True)
