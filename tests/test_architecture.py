@@ -114,6 +114,8 @@ DOORS = {
     "onnxruntime": {"encoders", "export"},  # the latter in a program that Triton runs
     "grpc": {"encoders"},
     "tritonclient": {"encoders"},
+    "openvino": {"encoders"},
+    "tensorrt": {"encoders"},
     "sqlite3": {"embeddings", "search"},
     "redis": {"embeddings"},
     "psycopg": {"search"},

@@ -189,5 +189,16 @@ def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
 
 
-_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx, "triton": _open_triton}
+def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for OpenVINO", "openvino", extra="openvino")
+    from .openvino_backend import open_openvino
+
+    return open_openvino(folder, tokens, precision)
+
+
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "triton": _open_triton,
+}
 _RUN_BY = {"triton": "onnx"}  # formats that a backend of another name runs
