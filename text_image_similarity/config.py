@@ -24,6 +24,11 @@ _PROXY = re.compile(
     r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
     re.ASCII,
 )
+_SERVER = re.compile(
+    r"(?:https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?"
+    r"|grpcs?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5})",
+    re.ASCII,
+)
 _REDIS = re.compile(
     r"rediss?://(?:[^\s/?#@]*@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(?:/\d{0,4})?", re.ASCII
 )
@@ -128,6 +133,8 @@ class Config:
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
             `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
+        triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
+            docs/deploy-a-model.md#triton; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
             moves scores a little, see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
@@ -173,6 +180,7 @@ class Config:
     device: str = "auto"
     precision: Precision = "auto"
     backend: BackendName = "auto"
+    triton_url: str | None = None
     preprocess: PreprocessMode = "exact"
     batch_size: int = 32
     score: RowScore = "cosine"
@@ -215,6 +223,10 @@ class Config:
             raise ConfigError(  # without the value, which may hold a password
                 "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
                 "socks5h; in a user or a password write %40 for @, %3A for : and %2F for /"
+            )
+        if self.triton_url is not None and not _SERVER.fullmatch(str(self.triton_url)):
+            raise ConfigError(
+                f"triton_url={self.triton_url!r} must look like http://host:8000 or grpc://host:8001, with http, https, grpc or grpcs"
             )
         _check_cache(self.embedding_cache)
         seconds("timeout_s", self.timeout_s, 0.001)

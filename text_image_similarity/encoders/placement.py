@@ -13,6 +13,8 @@ from ..system import is_installed, require
 # NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 
+_EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other families were not tried
+
 
 def check_placement(config: Config) -> None:
     """Make sure that this machine has the device, precision and backend that `config` asks for, whatever the model is.
@@ -50,11 +52,7 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
     asked = config.backend in ("onnx", "openvino") or config.precision == "int8"
     if config.backend == "torch":
         return False
-    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences; the others were not tried.
-    if shape.get("model_type", "clip") not in ("clip", "dual_encoder", "open_clip") or shape.get("text_tower") in (
-        "lstm",
-        "gru",
-    ):
+    if shape.get("model_type", "clip") not in _EXPORTED:
         if asked:
             where = "OpenVINO" if config.backend == "openvino" else "ONNX Runtime"
             raise ConfigError(f"{config.model} cannot run on {where}; use backend='torch' and another precision")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -15,11 +14,12 @@ from safetensors.numpy import save
 
 from ..config import Config, require_config
 from ..encoders import load_encoder, model_folder, resolve_model
-from ..encoders.exported import MANIFEST, load_exported, read_manifest
+from ..encoders.exported import load_exported, read_manifest
 from ..encoders.graphs import OPSET, write_towers
 from ..encoders.hub import cached_folder
-from ..encoders.kinds import EXPORTED
+from ..encoders.kinds import is_export
 from ..encoders.token_files import write_tokens
+from ..encoders.triton_backend import REFERENCE
 from ..encoders.two_tower import TwoTowerEncoder
 from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, path_text
@@ -29,8 +29,8 @@ from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 from .options import ExportOptions
 from .staging import whole_folder
+from .triton import write_triton
 
-REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -94,7 +94,7 @@ def export_model(
     options, tell, began = options or ExportOptions(), progress or (lambda _: None), time.perf_counter()
     place = Path(path_text(out, "out"))
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
-    with whole_folder(place, replaces=lambda there: options.force and _is_export(there)) as made:
+    with whole_folder(place, replaces=lambda there: options.force and is_export(there)) as made:
         tell(f"loading {config.model}")
         source, home = _load_source(config)
         tell("encoding pairs with the source")
@@ -130,7 +130,7 @@ def export_model(
 def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     """Load the model on torch, and say where its files are."""
     folder = model_folder(str(config.model))
-    if _is_export(folder):
+    if is_export(folder):
         raise ConfigError(
             f"{config.model} is an export already; export its source, {read_manifest(folder)['source']['model']}"
         )
@@ -138,13 +138,6 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     if not isinstance(encoder, TwoTowerEncoder):
         raise ModelError(f"{config.model} is not a model that can be exported")
     return encoder, folder if folder.is_dir() else cached_folder(*resolve_model(config.model, config.revision))
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("model_type") == EXPORTED)
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _write(
@@ -157,7 +150,7 @@ def _write(
 ) -> dict[str, Any]:
     """Write everything but the proof, and return what the manifest says."""
     for left in made.iterdir():  # of a recipe that did not pass
-        left.unlink()
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
     write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
     pairs, vectors = reference
@@ -173,6 +166,8 @@ def _write(
         "opset": opset,
         "tokens": write_tokens(source, made),
     }
+    if options.to == "triton":
+        write_triton(made, facts, options.triton_backend, options.max_batch)
     describe(made, facts, [], passed=True)
     return facts
 

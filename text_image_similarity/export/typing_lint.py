@@ -122,4 +122,6 @@ def _called(node: onnx.NodeProto) -> str:
 
 
 def _name(kind: int) -> str:
-    return {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}.get(kind, TensorProto.DataType.Name(kind).lower())
+    return {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}.get(
+        kind, TensorProto.DataType.Name(kind).lower()
+    )

@@ -14,6 +14,7 @@ from ..encoders import ModelInfo
 from ..records import Progress
 from ..system import package_version
 from ..workspace import Part
+from .failures import columns_there
 
 _POINTS = 300
 
@@ -55,6 +56,11 @@ class Summary:
         """The columns of images and of captions that were read."""
         settings = self.job["settings"]
         return settings["col_url"], settings["col_text"]
+
+    @property
+    def columns_there(self) -> tuple[str | None, str | None]:
+        """Those of `columns` that the input has: shards have no column of references."""
+        return columns_there(self.job["input_columns"], self.columns)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what the summary file holds; the model's facts are members of their own."""
