@@ -8,10 +8,13 @@ encoded together, and neighbours must not move a score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +22,10 @@ from numpy.typing import NDArray
 from ..preprocess import Pixels
 from ..similarity import Embeddings
 from ..system import usable_cores
-from .onnx_session import open_session
 from .tokens import Ids, Tokens
 from .weights import arranged, read_weights
-from .workers import Workers
 
+T = TypeVar("T")
 _IMAGES, _CAPTIONS = 4, 8  # in a call, at most; more fall out of the processor's cache
 _WIDTH = 4  # captions are padded to multiples of so many tokens
 
@@ -81,25 +83,57 @@ class OnnxBackend:
         return np.concatenate(self.workers.map(features, batches))
 
 
+class Workers:
+    """A number of threads, restarted after a fork, which does not copy threads."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._lock = Lock()
+        self._process = 0
+
+    def map(self, work: Callable[[T], Embeddings], items: Sequence[T]) -> list[Embeddings]:
+        """Return what the threads make of each item, in order."""
+        if self._process != os.getpid():
+            with self._lock:
+                if self._process != os.getpid():
+                    self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="score-onnx")
+                    self._process = os.getpid()
+        return list(self._pool.map(work, items))
+
+
 def open_backend(
-    folder: Path, tokens: Tokens, *, precision: str, initializers: Mapping[str, Mapping[str, str]] | None = None
+    folder: Path,
+    tokens: Tokens,
+    *,
+    precision: str,
+    initializers: Mapping[str, Mapping[str, str]] | None = None,
+    graphs: str = "{}.onnx",
 ) -> OnnxBackend:
     """Open the two graphs of an exported folder.
 
     Args:
-        folder: Holds `image.onnx` and `text.onnx`.
+        folder: Holds the graphs.
         tokens: What pads the ids.
         precision: `fp32` or `int8`.
         initializers: For each graph that holds no weights, which of `model.safetensors` each of its initializers is.
+        graphs: Where a tower's graph is in the folder.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import leaves a device id in the home folder
+    import onnxruntime
+
     weights = read_weights(folder / "model.safetensors") if initializers else {}
     sessions, weight_bytes = [], 0
     for tower in ("image", "text"):
-        given = initializers[tower] if initializers else {}
-        arrays = {name: arranged(weights, source) for name, source in given.items()}
-        weight_bytes += sum(array.nbytes for array in arrays.values())
-        graph = folder / f"{tower}.onnx"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        if initializers:
+            given = initializers[tower]
+            arrays = [arranged(weights, name) for name in given.values()]
+            weight_bytes += sum(array.nbytes for array in arrays)
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+            options.add_external_initializers(list(given), values)
+        graph = folder / graphs.format(tower)
         weight_bytes += graph.stat().st_size  # which is little beside the weights where it holds none
-        sessions.append(open_session(graph, arrays))
+        sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions
     return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision, weight_bytes)

@@ -97,7 +97,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
     filled = (
         f"filled up with {manifest['tokens']['pad']} to {manifest['context_length']}" if whole else "cut at its end"
     )
-    text = files(__package__).joinpath("card.md").read_text(encoding="utf-8")
+    text = files(__package__).joinpath(f"card_{made}.md").read_text(encoding="utf-8")
     return text.format(
         source=source["model"],
         revision=revision,

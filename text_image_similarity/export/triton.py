@@ -1,191 +1,198 @@
-"""An export as a model repository for NVIDIA's Triton Inference Server.
+"""A model repository for NVIDIA's Triton Inference Server, made of an export for ONNX Runtime.
 
-    preprocess   picture and caption as bytes -> pixels, input_ids        python backend
-    image, text  the towers -> image_embeds, text_embeds                  onnxruntime, tensorrt or python backend
-    similarity   embeddings -> their cosine, and themselves                               python backend
-    score        all of them, one after the other                         ensemble
-
-A TensorRT plan is bound to a GPU and a version, so none is written here, but the graphs and the script that builds plans.
+Five models: `preprocess` (encoded image and caption to pixels and token ids), the towers `image` and `text`, `similarity`,
+and `score`, the ensemble of them. Preprocessing runs this package's own files, which are copied beside it unchanged. The
+towers run on Triton's onnxruntime backend, on TensorRT plans, or on ONNX Runtime in the python backend.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from ..config import Limits, at_least, one_of
-from ..encoders.exported import check_files, read_manifest
-from ..errors import ConfigError, ModelError
-from .triton_configs import Repository, configs, pixel_shape
-
-TritonBackend = Literal["onnxruntime", "tensorrt", "python"]
+from ..config import Limits
+from .folder import side
+from .options import TritonBackend
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-# What the python models import: whole rooms, as they are.
-_ROOMS = ("decode", "encoders", "export/triton_models")
-_FILES = ("__init__", "config", "errors", "export/__init__", "files", "preprocess", "records", "similarity", "system")
-_MODEL = '''"""What Triton runs; the package beside is a copy of parts of text_image_similarity."""
+_PROGRAMS = Path(__file__).resolve().parent / "triton_models"
+# What the copied programs import, all of it light.
+_ROOMS = (
+    "__init__.py",
+    "config.py",
+    "errors.py",
+    "files.py",
+    "preprocess.py",
+    "records.py",
+    "similarity.py",
+    "system.py",
+)
+_FOLDERS = ("decode", "encoders")
+_VERSION = "1"
+_DELAY_US = 5_000  # that a batch waits for company
+_QUEUE = 1_024  # requests that wait before others are refused
+_TIMEOUT_US = 30_000_000
+_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "bytes": "TYPE_STRING"}
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from text_image_similarity.export.triton_models.{module} import {name} as TritonPythonModel  # noqa: E402, F401
-'''
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TritonOptions:
-    """How a model repository serves.
-
-    Args:
-        backend: What runs the towers: `onnxruntime` or `tensorrt`, backends of NVIDIA's images, or `python`, ONNX Runtime on
-            the CPU in the python backend, which every server has.
-        max_batch: Most pairs that the server puts together.
-        queue_delay_us: Microseconds that it waits for more of them.
-        max_queue: Requests that may wait at a model; further ones are refused.
-        queue_timeout_s: Seconds that a request may wait there.
-        max_caption_bytes: Longest caption, in bytes of UTF-8.
-        limits: `max_bytes`, `max_pixels` and `max_side` of pictures are used.
-
-    Raises:
-        ConfigError: A value is outside its choices or range.
-    """
-
-    backend: TritonBackend = "onnxruntime"
-    max_batch: int = 32
-    queue_delay_us: int = 1000
-    max_queue: int = 1024
-    queue_timeout_s: int = 10
-    max_caption_bytes: int = 65536
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        one_of("backend", self.backend, get_args(TritonBackend))
-        for name in ("max_batch", "max_queue", "queue_timeout_s", "max_caption_bytes"):
-            at_least(name, getattr(self, name), 1)
-        at_least("queue_delay_us", self.queue_delay_us, 0)
+Tensors = Mapping[str, tuple[str, Sequence[int]]]  # name -> type and shape of an item; -1 is any length
 
 
-def write_triton(folder: Path, out: Path, options: TritonOptions | None = None) -> None:
-    """Write a model repository of an export for ONNX Runtime.
+def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, max_batch: int) -> None:
+    """Turn a folder with the graphs and tokens of an export into a model repository.
 
     Args:
-        folder: The export.
-        out: Where to write it: an empty folder, or none.
-        options: How it serves.
-
-    Raises:
-        ConfigError: The export cannot be served that way.
-        ModelError: It is damaged, or not for ONNX Runtime.
+        made: The folder.
+        facts: What its manifest will say.
+        backend: What runs the towers.
+        max_batch: Most items of a batch.
     """
-    options, manifest = options or TritonOptions(), read_manifest(folder)
-    check_files(folder, manifest)
-    if manifest["format"] != "onnx":
-        raise ModelError(
-            f"the export in {folder} is for {manifest['format']}; Triton's repository is made of one for onnx"
-        )
-    if options.backend == "tensorrt" and manifest["precision"] == "int8":
-        raise ConfigError("TensorRT takes exports in fp32 or fp16, not in int8; export the model again")
-    for name, text in configs(_repository(manifest, options)).items():
-        version = out / name / "1"
-        version.mkdir(parents=True)  # an ensemble's is empty
-        (version.parent / "config.pbtxt").write_text(text, encoding="utf-8")
-    _write_python(out / "preprocess" / "1", "preprocess")
-    _write_python(out / "similarity" / "1", "similarity")
-    _write_rules(folder, manifest, out / "preprocess" / "1")
-    for tower in ("image", "text"):
-        _write_tower(folder, out / tower, options.backend)
-    (out / "score" / "1" / ".keep").touch()  # what carries folders away drops empty ones
-    if options.backend == "tensorrt":
-        script = out / "build_plans.sh"
-        script.write_text(_plans(manifest, options), encoding="utf-8")
-        script.chmod(0o755)
-    (out / "README.md").write_text(_page(manifest, options), encoding="utf-8")
+    height, width = side(facts)
+    pixels = {"pixels": ("uint8", (height, width, 3))}
+    ids = {"input_ids": ("int64", (_width(facts),))}
+    embeds = {tower: {f"{tower}_embeds": ("float32", (facts["embed_dim"],))} for tower in ("image", "text")}
+    similarity = {"similarity": ("float32", (1,))}
+    asked = {"image": ("bytes", (1,)), "caption": ("bytes", (1,))}
+    for tower, taken in (("image", pixels), ("text", ids)):
+        _write_tower(made, tower, backend, _config(tower, taken, embeds[tower], max_batch, backend))
+    _write_preprocess(made, facts, _config("preprocess", asked, {**pixels, **ids}, max_batch, "python"))
+    both = {**embeds["image"], **embeds["text"]}
+    _write_program(made, "similarity", _config("similarity", both, similarity, max_batch, "python"))
+    folder = made / "score" / _VERSION
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text(
+        "An ensemble has no files of its own.\n", encoding="utf-8"
+    )  # Git keeps no empty folder
+    score = _config("score", asked, {**both, **similarity}, max_batch, None) + _STEPS
+    (folder.parent / "config.pbtxt").write_text(score, encoding="utf-8")
 
 
-def _repository(manifest: Mapping[str, Any], options: TritonOptions) -> Repository:
-    # Activations of int8 are rounded to the range of what is encoded together, and neighbours must not move a score.
-    alone = manifest["precision"] == "int8" and manifest["recipe"] != "weights"
-    own_loop = options.backend == "python"  # which encodes one at a time of what came together
-    return Repository(
-        digest=manifest["digest"],
-        backend=options.backend,
-        embed_dim=manifest["embed_dim"],
-        preprocess=manifest["preprocess"],
-        tokens=manifest["tokens"],
-        max_batch=1 if alone and not own_loop else options.max_batch,
-        alone=alone,
-        queue_delay_us=options.queue_delay_us,
-        max_queue=options.max_queue,
-        queue_timeout_us=options.queue_timeout_s * 1_000_000,
-        max_caption_bytes=options.max_caption_bytes,
-        limits=options.limits,
-    )
+def text_widths(facts: Mapping[str, Any]) -> list[int]:
+    """Return how many tokens captions are filled up to, so that those of like length are encoded together."""
+    most: int = facts["tokens"]["context_length"]
+    return [most] if facts["tokens"]["whole"] else [width for width in (16, 32) if width < most] + [most]
 
 
-def _write_python(version: Path, module: str) -> None:
-    """Write a model of the python backend, with the parts of this package that it runs."""
-    (version / "model.py").write_text(
-        _MODEL.format(module=module, name=f"{module.capitalize()}Model"), encoding="utf-8"
-    )
-    copies = [Path(f"{name}.py") for name in _FILES]
-    for room in _ROOMS:
-        copies += [path.relative_to(_PACKAGE) for path in sorted((_PACKAGE / room).glob("*.py"))]
-    for name in copies:
-        target = version / _PACKAGE.name / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(_PACKAGE / name, target)
+def _width(facts: Mapping[str, Any]) -> int:
+    widths = text_widths(facts)
+    return widths[0] if len(widths) == 1 else -1
 
 
-def _write_rules(folder: Path, manifest: Mapping[str, Any], version: Path) -> None:
-    """Write what says how pictures and captions are read."""
-    facts = {name: manifest[name] for name in ("source", "digest", "precision", "preprocess", "tokens")}
-    (version / "export.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    for name in manifest["files"]:
-        if name in ("tokenizer.json", "spiece.model"):
-            shutil.copyfile(folder / name, version / name)
-
-
-def _write_tower(folder: Path, model: Path, backend: TritonBackend) -> None:
-    """Write a tower's graph; for TensorRT beside the version's folder, into which its plan goes."""
-    place = model if backend == "tensorrt" else model / "1"
-    shutil.copyfile(folder / f"{model.name}.onnx", place / "model.onnx")
-    for data in folder.glob(f"{model.name}.onnx*"):
-        if data.suffix != ".onnx":  # weights above 2 GB, which the graph calls by that name
-            shutil.copyfile(data, place / data.name)
-    if backend == "tensorrt":
-        (model / "1" / ".keep").touch()
+def _write_tower(made: Path, tower: str, backend: TritonBackend, config: str) -> None:
+    folder = made / tower / _VERSION
+    folder.mkdir(parents=True)
+    graph = made / f"{tower}.onnx"
+    for data in made.glob(f"{graph.name}.*"):  # weights beyond 2 GB, which the graph names
+        data.rename(folder / data.name)
+    graph.rename(folder / "model.onnx")
     if backend == "python":
-        _write_python(model / "1", "tower")
+        _copy_program("tower", folder)
+        _copy_package(folder)
+    (folder.parent / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
-def _plans(manifest: Mapping[str, Any], options: TritonOptions) -> str:
-    longest, text = manifest["tokens"]["context_length"], (files(__package__) / "triton_plans.sh").read_text("utf-8")
-    shape = "x".join(map(str, pixel_shape(manifest["preprocess"])))
-    lengths = (longest, longest) if manifest["tokens"]["whole"] else (1, longest)
-    return text.format(
-        most=options.max_batch, usual=max(1, options.max_batch // 4), shape=shape, short=lengths[0], long=lengths[1]
-    )
-
-
-def _page(manifest: Mapping[str, Any], options: TritonOptions) -> str:
-    page = (files(__package__) / "card_triton.md").read_text("utf-8")
+def _write_preprocess(made: Path, facts: Mapping[str, Any], config: str) -> None:
+    folder = _write_program(made, "preprocess", config)
+    _copy_package(folder)
+    for name in ("tokenizer.json", "spiece.model"):
+        if (made / name).is_file():
+            shutil.copyfile(made / name, folder / name)
+    limits = {name: getattr(Limits(), name) for name in ("max_bytes", "max_pixels", "max_side")}
     said = {
-        "source": manifest["source"]["model"],
-        "backend": options.backend,
-        "digest": manifest["digest"],
-        "embed_dim": manifest["embed_dim"],
-        "pillow": manifest["preprocess"]["pillow"],
-        "max_bytes": f"{options.limits.max_bytes:,}",
-        "max_pixels": f"{options.limits.max_pixels:,}",
+        "preprocess": facts["preprocess"],
+        "tokens": facts["tokens"],
+        "widths": text_widths(facts),
+        "limits": limits,
     }
-    for name, value in said.items():
-        page = page.replace(f"@{name}@", str(value))
-    return page
+    (folder / "facts.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_program(made: Path, name: str, config: str) -> Path:
+    folder = made / name / _VERSION
+    folder.mkdir(parents=True)
+    _copy_program(name, folder)
+    (folder.parent / "config.pbtxt").write_text(config, encoding="utf-8")
+    return folder
+
+
+def _copy_program(name: str, folder: Path) -> None:
+    shutil.copyfile(_PROGRAMS / f"{name}.py", folder / "model.py")
+
+
+def _copy_package(folder: Path) -> None:
+    target = folder / _PACKAGE.name
+    target.mkdir()
+    for room in _ROOMS:
+        shutil.copyfile(_PACKAGE / room, target / room)
+    for room in _FOLDERS:
+        shutil.copytree(_PACKAGE / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def _config(name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None) -> str:
+    """Return a model's `config.pbtxt`; without a backend it is an ensemble."""
+    kind = {None: 'platform: "ensemble"', "tensorrt": 'platform: "tensorrt_plan"'}.get(backend, f'backend: "{backend}"')
+    lines = [
+        f'name: "{name}"',
+        kind,
+        f"max_batch_size: {max_batch}",
+        _tensors("input", taken),
+        _tensors("output", given),
+    ]
+    if backend is not None:
+        where = "KIND_CPU" if backend == "python" or name in ("preprocess", "similarity") else "KIND_AUTO"
+        lines += [f"instance_group [ {{ count: 1 kind: {where} }} ]", _BATCHING]
+    if name in ("image", "text"):
+        lines.append(_warm_up(taken))
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(role: str, tensors: Tensors) -> str:
+    said = ", ".join(
+        f'{{ name: "{name}" data_type: {_TYPES[kind]} dims: [ {", ".join(map(str, shape))} ] }}'
+        for name, (kind, shape) in tensors.items()
+    )
+    return f"{role} [ {said} ]"
+
+
+def _warm_up(taken: Tensors) -> str:
+    ((name, (kind, shape)),) = taken.items()
+    dims = ", ".join(str(16 if length < 0 else length) for length in shape)
+    value = f"value {{ data_type: {_TYPES[kind]} dims: [ {dims} ] zero_data: true }}"
+    return f'model_warmup [ {{ name: "zeros" batch_size: 1 inputs {{ key: "{name}" {value} }} }} ]'
+
+
+_BATCHING = f"""dynamic_batching {{
+  max_queue_delay_microseconds: {_DELAY_US}
+  default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: {_TIMEOUT_US} max_queue_size: {_QUEUE} }}
+}}"""
+
+_STEPS = """ensemble_scheduling {
+  step [
+    {
+      model_name: "preprocess" model_version: -1
+      input_map { key: "image" value: "image" }
+      input_map { key: "caption" value: "caption" }
+      output_map { key: "pixels" value: "pixels" }
+      output_map { key: "input_ids" value: "input_ids" }
+    },
+    {
+      model_name: "image" model_version: -1
+      input_map { key: "pixels" value: "pixels" }
+      output_map { key: "image_embeds" value: "image_embeds" }
+    },
+    {
+      model_name: "text" model_version: -1
+      input_map { key: "input_ids" value: "input_ids" }
+      output_map { key: "text_embeds" value: "text_embeds" }
+    },
+    {
+      model_name: "similarity" model_version: -1
+      input_map { key: "image_embeds" value: "image_embeds" }
+      input_map { key: "text_embeds" value: "text_embeds" }
+      output_map { key: "similarity" value: "similarity" }
+    }
+  ]
+}
+"""

@@ -1,6 +1,1 @@
-"""The models of a Triton repository that run on its python backend; the server has a copy of this package beside each.
-
-They import what the package's scoring itself uses, so a picture is decoded and a caption is read there as everywhere.
-"""
-
-from __future__ import annotations
+"""The programs of Triton's python backend, one for each model: they are copied into a repository, and run there by Triton."""

@@ -1,74 +1,83 @@
-"""Pictures and captions as bytes -> pixels and token ids, by the rules of the export that lies beside."""
+"""Encoded images and captions -> pixels and token ids, with this package's own files, which lie beside this one.
+
+It runs in Triton's python backend and needs NumPy, Pillow, tokenizers and safetensors there. What cannot be decoded or
+read fails its own request with the error code that the library gives.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 import numpy as np
-from PIL import Image
+import triton_python_backend_utils as pb_utils
 
-from ...config import Limits
-from ...decode import decode
-from ...encoders.facts import preprocess_from
-from ...encoders.token_files import open_tokens
-from ...errors import ErrorCode, RowError
-from ...preprocess import Pixels
-from ...records import caption_of
-from ...system import usable_cores
-from .requests import Arrays, answer, attempt, taken, text_parameters
+from text_image_similarity.config import Limits
+from text_image_similarity.decode import decode
+from text_image_similarity.encoders.facts import check_pillow, preprocess_from
+from text_image_similarity.encoders.token_files import open_tokens
+from text_image_similarity.errors import ErrorCode, RowError
+from text_image_similarity.records import caption_of
+from text_image_similarity.system import usable_cores
 
 
-class PreprocessModel:
-    """What the server runs as `TritonPythonModel`."""
+class TritonPythonModel:
+    """What Triton calls."""
 
-    def initialize(self, args: Mapping[str, str]) -> None:
-        """Read the export's rules, and use them once, so that the first request waits for nothing."""
-        folder = Path(args["model_repository"], args["model_version"])
-        given = text_parameters(args)
-        facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-        self.width = int(given["caption_step"])
-        self.most_caption = int(given["max_caption_bytes"])
-        self.limits = Limits(
-            max_bytes=int(given["max_bytes"]), max_pixels=int(given["max_pixels"]), max_side=int(given["max_side"])
-        )
-        self.how = preprocess_from(facts["preprocess"], fast=False)
-        self.tokens = open_tokens(folder, facts["tokens"])
-        self.threads = ThreadPoolExecutor(usable_cores(), thread_name_prefix="preprocess")
-        self.how.pixels(Image.new("RGB", (64, 48)))
-        self.tokens.encode(["a dog"])
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read what the model is."""
+        here = Path(__file__).parent
+        facts = json.loads((here / "facts.json").read_text(encoding="utf-8"))
+        check_pillow("this repository", facts["preprocess"])
+        self.preprocess = preprocess_from(facts["preprocess"], fast=False)
+        self.tokens = open_tokens(here, facts["tokens"])
+        self.widths, self.limits = facts["widths"], Limits(**facts["limits"])
+        self.threads = ThreadPoolExecutor(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer each request, or say what is wrong with it."""
-        inputs = [taken(request, ("image", "caption")) for request in requests]
-        return [answer(found) for found in self.threads.map(lambda arrays: attempt(lambda: self._made(arrays)), inputs)]
+        """Answer requests, each for itself."""
+        return list(self.threads.map(self._answer, requests))
 
     def finalize(self) -> None:
-        """End the threads."""
+        """Stop."""
         self.threads.shutdown()
 
-    def _made(self, arrays: Arrays) -> Arrays:
-        captions = [self._caption(given) for given in arrays["caption"].reshape(-1)]
-        pixels = [self._pixels(given) for given in arrays["image"].reshape(-1)]
-        rows = self.tokens.encode(captions)
-        *_, widest = self.tokens.batches([max(rows, key=len)], most=1, step=self.width)
-        return {"pixels": np.stack(pixels), "input_ids": self.tokens.padded(rows, widest.shape[1])}
-
-    def _pixels(self, data: bytes) -> Pixels:
-        if len(data) > self.limits.max_bytes:
-            raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self.limits.max_bytes:,} bytes")
-        return self.how.pixels(decode(data, self.limits))
-
-    def _caption(self, data: bytes) -> str:
-        if len(data) > self.most_caption:
-            raise RowError(ErrorCode.ENCODER_ERROR, f"the caption has more than {self.most_caption:,} bytes")
+    def _answer(self, request: Any) -> Any:
         try:
-            caption = caption_of(data.decode())
-        except UnicodeDecodeError as exc:
-            raise RowError(ErrorCode.ENCODER_ERROR, f"the caption is not UTF-8: {exc}") from exc
-        if isinstance(caption, RowError):
-            raise caption
-        return caption
+            images, captions = (
+                pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel() for name in ("image", "caption")
+            )
+            pixels = np.stack([self.preprocess.pixels(decode(image, self.limits)) for image in images])
+            found = [
+                pb_utils.Tensor("pixels", pixels),
+                pb_utils.Tensor("input_ids", self._ids([_text(caption) for caption in captions])),
+            ]
+            return pb_utils.InferenceResponse(found)
+        except RowError as exc:
+            return _error(str(exc))
+        except Exception as exc:  # whatever a stranger's bytes bring about must not end this process
+            return _error(f"{ErrorCode.ENCODER_ERROR}: {type(exc).__name__}: {exc}")
+
+    def _ids(self, captions: list[str]) -> Any:
+        rows = self.tokens.encode(captions)
+        longest = max(map(len, rows))
+        return self.tokens.padded(rows, next(width for width in self.widths if width >= longest))
+
+
+def _text(caption: bytes) -> str:
+    try:
+        text = caption_of(caption.decode())
+    except UnicodeDecodeError as exc:
+        raise RowError(ErrorCode.EMPTY_CAPTION, "the caption is not UTF-8") from exc
+    if isinstance(text, RowError):
+        raise text
+    return text
+
+
+def _error(text: str) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text))

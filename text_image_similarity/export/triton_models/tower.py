@@ -1,46 +1,53 @@
-"""A tower on ONNX Runtime, for servers without Triton's own backend for it: on CPUs as fast as this package itself."""
+"""A tower on ONNX Runtime in Triton's python backend, for servers that lack the onnxruntime backend."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 import numpy as np
-from numpy.typing import NDArray
+import onnxruntime
+import triton_python_backend_utils as pb_utils
 
-from ...encoders.onnx_session import open_session
-from ...encoders.workers import Workers
-from ...similarity import Embeddings
-from ...system import usable_cores
-from .requests import answer, taken, text_parameters
+from text_image_similarity.encoders.onnx_backend import Workers
+from text_image_similarity.system import usable_cores
 
-_AT_ONCE = 4  # in a call; more fall out of the processor's cache
+_AT_ONCE = 4  # of a batch, in one call of a thread
 
 
-class TowerModel:
-    """What the server runs as `TritonPythonModel`."""
+class TritonPythonModel:
+    """What Triton calls."""
 
-    def initialize(self, args: Mapping[str, str]) -> None:
+    def initialize(self, args: dict[str, str]) -> None:
         """Open the graph."""
-        graph = Path(args["model_repository"], args["model_version"], "model.onnx")
-        self.session = open_session(graph)
-        self.taken, self.given = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.alone = text_parameters(args)["alone"] == "true"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        graph = Path(__file__).with_name("model.onnx")
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.takes, self.gives = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
         self.workers = Workers(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer all requests of a batch, which the server made of such as have one shape."""
-        inputs = [taken(request, (self.taken,))[self.taken] for request in requests]
-        rows = np.concatenate(inputs)
-        step = 1 if self.alone else min(_AT_ONCE, -(-len(rows) // self.workers.count))
-        batches = [rows[start : start + step] for start in range(0, len(rows), step)]
-        found = np.concatenate(self.workers.map(self._run, batches))
-        ends = np.cumsum([len(given) for given in inputs])[:-1]
-        return [answer({self.given: part}) for part in np.split(found, ends)]
+        """Answer requests, which Triton has brought together, in one batch for each shape."""
+        given = [pb_utils.get_input_tensor_by_name(request, self.takes).as_numpy() for request in requests]
+        answers: list[Any] = [None] * len(requests)
+        for shape in {values.shape[1:] for values in given}:
+            places = [place for place, values in enumerate(given) if values.shape[1:] == shape]
+            found = self._features(np.concatenate([given[place] for place in places]))
+            for place in places:
+                part, found = found[: len(given[place])], found[len(given[place]) :]
+                answers[place] = pb_utils.InferenceResponse([pb_utils.Tensor(self.gives, part)])
+        return answers
 
-    def _run(self, batch: NDArray[Any]) -> Embeddings:
-        least = 1 if self.alone or batch.ndim > 2 else 2  # a single caption gives other bits; see `onnx_backend`
-        filled = batch if len(batch) >= least else batch.repeat(least, axis=0)
-        found: Embeddings = self.session.run([self.given], {self.taken: filled})[0]
-        return found[: len(batch)]
+    def _features(self, batch: Any) -> Any:
+        parts = [batch[start : start + _AT_ONCE] for start in range(0, len(batch), _AT_ONCE)]
+
+        def features(part: Any) -> Any:
+            # A single caption goes with a copy of itself, for the same bits as in company.
+            filled = part if len(part) > 1 else part.repeat(2, axis=0)
+            return self.session.run(None, {self.takes: filled})[0][: len(part)]
+
+        return np.concatenate(self.workers.map(features, parts))
