@@ -101,6 +101,15 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+def is_export(folder: Path) -> bool:
+    """Say whether a folder is what `export` wrote, or was."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == EXPORTED
+
+
 def check_type(name: str, shape: object) -> None:
     """Make sure that a `config.json` is of a model that can be loaded.
 

@@ -12,10 +12,10 @@ from safetensors import SafetensorError, safe_open
 from ..config import Config
 from ..encoders import load_encoder
 from ..encoders.exported import load_exported, read_manifest
+from ..encoders.triton_backend import REFERENCE
 from ..errors import ModelError
 from ..files import path_text
-from .export import REFERENCE
-from .gate import BOUNDS, Encoded, Parity, compare
+from .gate import BOUNDS, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 
 
@@ -49,7 +49,7 @@ def check_export(
     return tuple(found)
 
 
-def _reference(place: Path, pairs: CheckPairs) -> Encoded:
+def _reference(place: Path, pairs: CheckPairs) -> EncodedPairs:
     """Read what the source made of the drawn pairs."""
     try:
         with safe_open(place / REFERENCE, framework="np") as file:
@@ -62,4 +62,4 @@ def _reference(place: Path, pairs: CheckPairs) -> Encoded:
             "your own, with its source at hand"
         )
     nothing = np.empty((0, image.shape[1]), np.float32)
-    return Encoded(image, text, nothing, nothing, 0.0, 0.0)
+    return EncodedPairs(image, text, nothing, nothing, 0.0, 0.0)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
     filled = (
         f"filled up with {manifest['tokens']['pad']} to {manifest['context_length']}" if whole else "cut at its end"
     )
-    return _CARD.format(
+    text = files(__package__).joinpath(f"card_{made}.md").read_text(encoding="utf-8")
+    return text.format(
         source=source["model"],
         revision=revision,
         made=made,
@@ -122,61 +124,3 @@ def side(manifest: Mapping[str, Any]) -> tuple[int, int]:
     """Return the height and width of the pictures that a model takes."""
     wanted = manifest["preprocess"]["crop"] or manifest["preprocess"]["size"]
     return (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
-
-
-_CARD = """# {source}, exported for {made} in {precision}
-
-Made of `{source}`{revision} by text_image_similarity. Licence: {licence}.
-On {pairs} pairs ({data}): least cosine with the source {image} (images) and {text} (captions), largest difference of a score {score}. `parity.json` has the rest.
-
-## With text_image_similarity
-
-```python
-from text_image_similarity import Config, Record, score_pairs
-
-for result in score_pairs([Record(url="dog.jpg", text="a dog on grass")], Config(model="THIS FOLDER")):
-    print(result.similarity, result.error)
-```
-
-On the command line: `text-image-similarity score pairs.csv scored.csv --model "THIS FOLDER"`. Neither torch nor transformers is needed.
-
-## With ONNX Runtime alone
-
-```python
-import numpy, onnxruntime
-from PIL import Image  # {pillow}.x: others resize some pictures to other pixels
-from tokenizers import Tokenizer
-
-image, text = (onnxruntime.InferenceSession(f"{{tower}}.onnx") for tower in ("image", "text"))
-pixels = numpy.asarray(Image.open("dog.jpg").convert("RGB").resize(({width}, {height}), Image.Resampling.BICUBIC))[None]
-ids = numpy.array([Tokenizer.from_file("tokenizer.json").encode("a dog on grass").ids])
-similarity = image.run(None, {{"pixels": pixels}})[0] @ text.run(None, {{"input_ids": ids}})[0].T
-```
-
-`config.json` says exactly how pictures are resized and cropped (`preprocess`) and captions cut and filled up (`tokens`); the lines above squash the picture.
-
-| tower | input | output |
-|---|---|---|
-| `image` | `pixels`: uint8, (batch, {height}, {width}, 3), RGB | `image_embeds`: float32, (batch, {embed_dim}), unit length |
-| `text` | `input_ids`: int64, (batch, {length}), {filled}; padding is {pad} | `text_embeds`: float32, (batch, {embed_dim}), unit length |
-
-## In JavaScript
-
-```js
-const session = await ort.InferenceSession.create("image.onnx"); // onnxruntime-web or onnxruntime-node
-const {{ image_embeds }} = await session.run({{ pixels: new ort.Tensor("uint8", rgb, [1, {height}, {width}, 3]) }});
-```
-
-## On NVIDIA GPUs
-
-TensorRT takes each number's type from the file, so export in fp16 for half precision. On the GPU that will serve it:
-
-```sh
-trtexec --onnx=image.onnx --saveEngine=image.plan --minShapes=pixels:1x{height}x{width}x3 --optShapes=pixels:32x{height}x{width}x3 --maxShapes=pixels:128x{height}x{width}x3                   # TensorRT 11
-trtexec --onnx=image.onnx --saveEngine=image.plan --minShapes=pixels:1x{height}x{width}x3 --optShapes=pixels:32x{height}x{width}x3 --maxShapes=pixels:128x{height}x{width}x3 --stronglyTyped   # TensorRT 10
-```
-
-## Files
-
-{files}
-"""

@@ -42,7 +42,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedPairs:
     """What one model made of the pairs.
 
     Args:
@@ -116,7 +116,7 @@ class Parity:
         return found
 
 
-def compare(data: str, source: Encoded, export: Encoded, bounds: Bounds) -> Parity:
+def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bounds) -> Parity:
     """Compare what two models made of the same pairs.
 
     Args:
@@ -162,12 +162,12 @@ def _tower(source: Embeddings, export: Embeddings, alone: Embeddings, ms: float)
     )
 
 
-def _scores(encoded: Encoded) -> Embeddings:
+def _scores(encoded: EncodedPairs) -> Embeddings:
     scores: Embeddings = (encoded.image * encoded.text).sum(axis=1)
     return scores
 
 
-def _recall(encoded: Encoded) -> float:
+def _recall(encoded: EncodedPairs) -> float:
     found = retrieval(encoded.image, encoded.text, np.arange(len(encoded.text)), ks=(_NEAREST,))
     return found.text_to_image.recall[_NEAREST]
 

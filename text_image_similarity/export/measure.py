@@ -14,11 +14,11 @@ import numpy as np
 from ..config import Config
 from ..dataset import ImageLoader, read_dataset
 from ..encoders import PreparingEncoder
+from ..encoders.drawn import drawn_pairs
 from ..errors import RowError, TableError
 from ..preprocess import Pixels
 from ..similarity import Embeddings
-from .gate import Encoded
-from .pictures import drawn_pairs
+from .gate import EncodedPairs
 
 DRAWN = "drawn pairs"
 _DRAWN = 128
@@ -86,14 +86,14 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
     return CheckPairs(str(source), pixels, captions)
 
 
-def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> Encoded:
+def encoded(encoder: PreparingEncoder, pairs: CheckPairs) -> EncodedPairs:
     """Encode pairs with one model."""
     rows = encoder.tokenize(pairs.captions)
     image_alone = np.concatenate([encoder.encode_pixels([one]) for one in pairs.pixels[:_ALONE]])
     text_alone = np.concatenate([encoder.encode_tokens([one]) for one in rows[:_ALONE]])
     image, image_ms = _timed(encoder.encode_pixels, pairs.pixels)
     text, text_ms = _timed(encoder.encode_tokens, rows)
-    return Encoded(image, text, image_alone, text_alone, image_ms, text_ms)
+    return EncodedPairs(image, text, image_alone, text_alone, image_ms, text_ms)
 
 
 def _timed(encode: Callable[[Sequence[T]], Embeddings], items: Sequence[T]) -> tuple[Embeddings, float]:
