@@ -108,6 +108,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         length=length,
         filled=filled,
         pad=manifest["tokens"]["pad"],
+        ids=_IDS[manifest["tokens"]["kind"]].format(length=manifest["context_length"]),
         embed_dim=manifest["embed_dim"],
         licence=manifest["licence"] or "that of the source, which names none here",
         pairs=parity.pairs,
@@ -118,6 +119,12 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         files="\n".join(f"- `{name}` ({facts['bytes']:,} bytes)" for name, facts in manifest["files"].items()),
         pillow=manifest["preprocess"]["pillow"],
     )
+
+
+_IDS = {
+    "tokenizers": 'ids = numpy.array([Tokenizer.from_file("tokenizer.json").encode("a dog on grass").ids])',
+    "sentencepiece": 'ids = ...  # what SentencePieceProcessor(model_file="spiece.model") makes of a caption, filled up to {length}',
+}
 
 
 def side(manifest: Mapping[str, Any]) -> tuple[int, int]:

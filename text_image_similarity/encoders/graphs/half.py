@@ -165,18 +165,20 @@ class _Halving:
                 raise ModelError(f"the output {output.name} is not float32")
         taken = {name for node in self.nodes for name in node.input}
         others = [weight for weight in self.graph.initializer if weight.name not in self.weights]
-        for name, weight in self.weights.items():
-            if f"{name}.half" in taken:
-                others.append(_half(weight, self.folder, f"{name}.half"))
-            if name in taken:
-                if weight.data_location == TensorProto.EXTERNAL:
-                    load_external_data_for_tensor(weight, str(self.folder))
-                    weight.data_location = TensorProto.DEFAULT
-                    del weight.external_data[:]
-                others.append(weight)
+        halves = [
+            _half(weight, self.folder, f"{name}.half")
+            for name, weight in self.weights.items()
+            if f"{name}.half" in taken
+        ]
+        others += [weight for name, weight in self.weights.items() if name in taken]
+        for weight in others:
+            if weight.data_location == TensorProto.EXTERNAL:
+                load_external_data_for_tensor(weight, str(self.folder))
+                weight.data_location = TensorProto.DEFAULT
+                del weight.external_data[:]
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
-        self.graph.initializer.extend(others)
+        self.graph.initializer.extend([*halves, *others])
 
     def _first(self) -> Iterator[onnx.NodeProto]:
         """Yield what normalises pixels: the nodes between bytes and the first product."""
