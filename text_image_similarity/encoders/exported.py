@@ -158,8 +158,9 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ConfigError(
             f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
         )
-    if config.device not in ("auto", "cpu"):
-        raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
+    device = "cuda" if made == "tensorrt" else "cpu"
+    if config.device not in ("auto", device):
+        raise ConfigError(f"{name} is an export for {made}, which runs on device={device!r} here; set that or auto")
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -190,6 +191,12 @@ def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_openvino(folder, tokens, precision)
 
 
+def _open_tensorrt(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    from .tensorrt_backend import open_tensorrt
+
+    return open_tensorrt(folder, tokens, precision)
+
+
 def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
     """Open the graphs of a model repository for Triton here, without a server."""
     require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
@@ -199,6 +206,7 @@ def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
 _BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
+    "tensorrt": _open_tensorrt,
     "triton": _open_triton,
 }
 _RUN_BY = {"triton": "onnx"}  # formats that a backend of another name runs
