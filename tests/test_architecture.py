@@ -112,10 +112,10 @@ DOORS = {
     "httpcore": {"fetch"},
     "torch": {"encoders", "training", "preprocess"},  # the last for the fast way, when it is asked for
     "onnxruntime": {"encoders", "export"},  # the latter in a program that Triton runs
-    "openvino": {"encoders"},
-    "tensorrt": {"encoders"},
     "grpc": {"encoders"},
     "tritonclient": {"encoders"},
+    "openvino": {"encoders"},
+    "tensorrt": {"encoders"},
     "sqlite3": {"embeddings", "search"},
     "redis": {"embeddings"},
     "psycopg": {"search"},

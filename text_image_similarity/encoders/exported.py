@@ -25,6 +25,7 @@ from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
 
 MANIFEST = "config.json"
+PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
 LAYOUT = 1
 _TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
 
@@ -158,9 +159,14 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ConfigError(
             f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
         )
-    device = "cuda" if made == "tensorrt" else "cpu"
-    if config.device not in ("auto", device):
-        raise ConfigError(f"{name} is an export for {made}, which runs on device={device!r} here; set that or auto")
+    if _on_gpu(config) and PLANS_SCRIPT in manifest["files"]:
+        return
+    if config.device not in ("auto", "cpu"):
+        raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
+
+
+def _on_gpu(config: Config) -> bool:
+    return config.device.startswith("cuda")
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -172,6 +178,10 @@ def _told(manifest: Mapping[str, Any]) -> str:
 def _open_backend(
     folder: Path, manifest: Mapping[str, Any], tokens: Tokens, preprocess: Preprocess, config: Config
 ) -> Backend:
+    if config.triton_url is None and _on_gpu(config):
+        from .tensorrt_backend import open_tensorrt
+
+        return open_tensorrt(folder, tokens, manifest["precision"], device=int(config.device[5:] or 0))
     if config.triton_url is None:
         return _BACKENDS[manifest["format"]](folder, tokens, manifest["precision"])
     from .triton_backend import open_triton
@@ -184,6 +194,12 @@ def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_backend(folder, tokens, precision=precision)
 
 
+def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    """Open the graphs of a model repository for Triton here, without a server."""
+    require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
+    return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
+
+
 def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
     require("running an export for OpenVINO", "openvino", extra="openvino")
     from .openvino_backend import open_openvino
@@ -191,22 +207,9 @@ def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_openvino(folder, tokens, precision)
 
 
-def _open_tensorrt(folder: Path, tokens: Tokens, precision: str) -> Backend:
-    from .tensorrt_backend import open_tensorrt
-
-    return open_tensorrt(folder, tokens, precision)
-
-
-def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
-    """Open the graphs of a model repository for Triton here, without a server."""
-    require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
-    return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
-
-
 _BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
-    "tensorrt": _open_tensorrt,
     "triton": _open_triton,
 }
 _RUN_BY = {"triton": "onnx"}  # formats that a backend of another name runs
