@@ -18,10 +18,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from text_image_similarity import ConfigError, ModelError
+from text_image_similarity import Config, ConfigError, ExportSummary, ModelError
 from text_image_similarity.encoders import tensorrt_backend
+from text_image_similarity.encoders.exported import load_exported, read_manifest
 from text_image_similarity.encoders.tensorrt_backend import TensorRtBackend, open_tensorrt
 from text_image_similarity.encoders.tokens import Tokens
+from text_image_similarity.export.folder import describe
 from text_image_similarity.export.tensorrt import write_tensorrt
 from text_image_similarity.export.typing_lint import lint_typing
 
@@ -300,3 +302,21 @@ def test_a_foreign_plan_is_refused_before_tensorrt_reads_it(
         opened(folder)
     assert "run build_plans.sh in" in str(caught.value)
     assert not engines
+
+
+def test_an_export_on_a_gpu_runs_its_plans(
+    exported: tuple[Path, ExportSummary], engines: list[Engine], tmp_path: Path
+) -> None:
+    shutil.copytree(exported[0], folder := tmp_path / "export")
+    config = Config(model=folder, device="cuda:1")
+    with pytest.raises(ConfigError, match="runs on the CPU here"):  # it is for ONNX Runtime
+        load_exported("ours", folder, config)
+    write_tensorrt(folder, folder)
+    facts = read_manifest(folder)
+    describe(folder, {name: facts[name] for name in facts if name not in ("files", "digest")}, [], passed=True)
+    with pytest.raises(ModelError, match=r"image\.plan cannot be read.*run build_plans\.sh in"):
+        load_exported("ours", folder, config)
+    assert run_script(folder).returncode == 0
+    info = load_exported("ours", folder, config).info
+    assert (info.backend, info.device, len(engines)) == ("tensorrt", "cuda:1", 2)
+    assert load_exported("ours", folder, Config(model=folder)).info.backend == "onnx"
