@@ -25,6 +25,7 @@ from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
 
 MANIFEST = "config.json"
+PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
 LAYOUT = 1
 _TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
 
@@ -158,8 +159,14 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ConfigError(
             f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
         )
+    if _on_gpu(config) and PLANS_SCRIPT in manifest["files"]:
+        return
     if config.device not in ("auto", "cpu"):
         raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
+
+
+def _on_gpu(config: Config) -> bool:
+    return config.device.startswith("cuda")
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -171,6 +178,10 @@ def _told(manifest: Mapping[str, Any]) -> str:
 def _open_backend(
     folder: Path, manifest: Mapping[str, Any], tokens: Tokens, preprocess: Preprocess, config: Config
 ) -> Backend:
+    if config.triton_url is None and _on_gpu(config):
+        from .tensorrt_backend import open_tensorrt
+
+        return open_tensorrt(folder, tokens, manifest["precision"], device=int(config.device[5:] or 0))
     if config.triton_url is None:
         return _BACKENDS[manifest["format"]](folder, tokens, manifest["precision"])
     from .triton_backend import open_triton
