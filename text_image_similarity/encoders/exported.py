@@ -19,11 +19,12 @@ from ..config import Config
 from ..errors import ConfigError, ModelError
 from ..system import require
 from .facts import preprocess_from
-from .kinds import EXPORTED
+from .kinds import EXPORTED, MANIFESTS
 from .onnx_backend import open_backend
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
+from .web_backend import open_web
 
 MANIFEST = "config.json"
 LAYOUT = 1
@@ -70,27 +71,40 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         raise ModelError(f"the export in {folder} cannot be opened: {type(exc).__name__}: {exc}") from exc
 
 
+def manifest_path(folder: Path, made: str | None = None) -> Path:
+    """Return where an export's manifest is.
+
+    Args:
+        folder: The export.
+        made: Its format; by default, what the folder holds.
+    """
+    if made is not None:
+        return folder / MANIFESTS.get(made, MANIFEST)
+    return next((path for name in MANIFESTS.values() if (path := folder / name).is_file()), folder / MANIFEST)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read what an export says of itself.
 
     Raises:
         ModelError: It is damaged, or of another layout.
     """
+    name = manifest_path(folder).name
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        text = (folder / name).read_text(encoding="utf-8")
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
             raise ValueError(f"its model_type is not {EXPORTED!r}")
     except (OSError, ValueError) as exc:
-        raise ModelError(f"the export in {folder} cannot be read: {MANIFEST}: {exc}") from exc
+        raise ModelError(f"the export in {folder} cannot be read: {name}: {exc}") from exc
     if found.get("layout") != LAYOUT:
         raise ModelError(
             f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
         )
     if text != manifest_text(found):
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} was changed; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} was changed; {_again(found)}")
     if lacking := [key for key in _TOP_LEVEL_KEYS if key not in found]:
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} lacks {', '.join(lacking)}; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} lacks {', '.join(lacking)}; {_again(found)}")
     return found
 
 
@@ -148,9 +162,10 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ModelError(f"{name} is an export for {made!r}, which this version does not run")
     if config.revision is not None:
         raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
-    if config.backend not in ("auto", made):
+    backend = "onnx" if made == "web" else made
+    if config.backend not in ("auto", backend):
         raise ConfigError(
-            f"{name} is an export for backend={made!r}; set that or auto, or run its source, {source}, with "
+            f"{name} is an export for backend={backend!r}; set that or auto, or run its source, {source}, with "
             f"backend={config.backend!r}"
         )
     if config.precision not in ("auto", manifest["precision"]):
@@ -181,4 +196,9 @@ def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_backend(folder, tokens, precision=precision)
 
 
-_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx}
+def _open_web(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for browsers", "onnxruntime", extra="onnx")
+    return open_web(folder, tokens, precision)
+
+
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx, "web": _open_web}

@@ -20,6 +20,7 @@ OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
 ADAPTER = "adapter"  # of PEFT, for another model
 EXPORTED = "exported"  # what `export` wrote
+MANIFESTS = {"web": "export.json"}  # of exports whose config.json is another library's, by their format
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
@@ -79,6 +80,8 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
     except ValueError as exc:
         raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
+    if files & set(MANIFESTS.values()):
+        return {"model_type": EXPORTED}
     if "adapter_config.json" in files:
         base_of(name, folder)
         return {"model_type": ADAPTER}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from safetensors.numpy import save
 
 from ..config import Config, require_config
 from ..encoders import load_encoder, model_folder, resolve_model
-from ..encoders.exported import MANIFEST, load_exported, read_manifest
+from ..encoders.exported import load_exported, manifest_path, read_manifest
 from ..encoders.graphs import OPSET, write_towers
 from ..encoders.hub import cached_folder
 from ..encoders.kinds import EXPORTED
@@ -29,6 +30,7 @@ from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 from .options import ExportOptions
 from .staging import whole_folder
+from .web import write_web
 
 REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -142,7 +144,7 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return bool(json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("model_type") == EXPORTED)
+        return bool(json.loads(manifest_path(folder).read_text(encoding="utf-8")).get("model_type") == EXPORTED)
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -157,9 +159,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write everything but the proof, and return what the manifest says."""
     for left in made.iterdir():  # of a recipe that did not pass
-        left.unlink()
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
-    write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
     pairs, vectors = reference
     said = {"image": vectors.image, "text": vectors.text}
     (made / REFERENCE).write_bytes(save(said, metadata={"pixels": pairs.digest}))
@@ -173,6 +174,12 @@ def _write(
         "opset": opset,
         "tokens": write_tokens(source, made),
     }
+    if options.to == "onnx":
+        write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
+    else:
+        with tempfile.TemporaryDirectory(dir=made.parent) as name:
+            write_towers(source, Path(name), precision=options.precision, recipe=recipe, opset=opset)
+            write_web(Path(name), made, facts)
     describe(made, facts, [], passed=True)
     return facts
 

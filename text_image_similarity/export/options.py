@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from ..config import at_least, one_of, true_or_false
 from ..errors import ConfigError
 
-Target = Literal["onnx"]
+Target = Literal["onnx", "web"]
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 Recipe = Literal["auto", "dynamic", "weights"]
 
@@ -19,10 +19,10 @@ class ExportOptions:
     """What an export is to be.
 
     Args:
-        to: What will run it: `onnx`, ONNX Runtime anywhere.
+        to: What will run it: `onnx`, ONNX Runtime anywhere; or `web`, transformers.js in a browser or under Node.
         precision: `fp32`; `fp16`, half the size, for GPUs; or `int8`, a quarter of the size, for CPUs.
         recipe: How int8 is made: `dynamic` rounds weights and activations, which is faster; `weights` rounds weights alone,
-            which keeps scores closer; `auto` takes the first of them that passes.
+            which keeps scores closer; `auto` takes the first of them that passes, and for `web` the latter.
         opset: Version of ONNX's operators; by default the newest one that all targets read.
         check_data: Table of pictures and captions on which the export is compared with its source, up to 1,000 pairs, besides
             128 drawn ones.
@@ -62,4 +62,7 @@ class ExportOptions:
         """The ways to try, best first."""
         if self.precision != "int8":
             return (None,)
-        return ("dynamic", "weights") if self.recipe == "auto" else (self.recipe,)
+        if self.recipe != "auto":
+            return (self.recipe,)
+        # In a browser people encode several at once, which would then share the range that activations are rounded to.
+        return ("weights",) if self.to == "web" else ("dynamic", "weights")
