@@ -165,20 +165,16 @@ class _Halving:
                 raise ModelError(f"the output {output.name} is not float32")
         taken = {name for node in self.nodes for name in node.input}
         others = [weight for weight in self.graph.initializer if weight.name not in self.weights]
-        halves = [
-            _half(weight, self.folder, f"{name}.half")
-            for name, weight in self.weights.items()
-            if f"{name}.half" in taken
-        ]
-        others += [weight for name, weight in self.weights.items() if name in taken]
+        for name, weight in self.weights.items():
+            if f"{name}.half" in taken:
+                others.append(_half(weight, self.folder, f"{name}.half"))
+            if name in taken:
+                others.append(weight)
         for weight in others:
-            if weight.data_location == TensorProto.EXTERNAL:
-                load_external_data_for_tensor(weight, str(self.folder))
-                weight.data_location = TensorProto.DEFAULT
-                del weight.external_data[:]
+            _take_in(weight, self.folder)
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
-        self.graph.initializer.extend([*halves, *others])
+        self.graph.initializer.extend(others)
 
     def _first(self) -> Iterator[onnx.NodeProto]:
         """Yield what normalises pixels: the nodes between bytes and the first product."""
@@ -220,3 +216,11 @@ def _half(weight: TensorProto, folder: Path, name: str) -> TensorProto:
     del half
     made.raw_data = data
     return made
+
+
+def _take_in(weight: TensorProto, folder: Path) -> None:
+    """Read a weight that lies beside the file into the graph."""
+    if weight.data_location == TensorProto.EXTERNAL:
+        load_external_data_for_tensor(weight, str(folder))
+        weight.data_location = TensorProto.DEFAULT
+        del weight.external_data[:]
