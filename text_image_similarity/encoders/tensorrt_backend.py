@@ -41,8 +41,8 @@ class TensorRtBackend:
         weight_bytes: Size of the plans.
     """
 
-    image_plan: Plan
-    text_plan: Plan
+    image_plan: TensorRtPlan
+    text_plan: TensorRtPlan
     tokens: Tokens
     precision: str
     device: str
@@ -92,7 +92,7 @@ class Profile:
     batch: int
 
 
-class Plan:
+class TensorRtPlan:
     """A plan on the GPU, with memory for its largest batch; calls take turns.
 
     Args:
@@ -211,7 +211,7 @@ def open_tensorrt(folder: Path, tokens: Tokens, precision: str, *, device: int =
         engine = runtime.deserialize_cuda_engine(content)
         if engine is None:
             raise ModelError(f"TensorRT cannot read {folder / tower}.plan; {_BUILD.format(folder=folder)}")
-        plans[tower], size = Plan(engine, profiles, memory), size + len(content)
+        plans[tower], size = TensorRtPlan(engine, profiles, memory), size + len(content)
     return TensorRtBackend(plans["image"], plans["text"], tokens, precision, f"cuda:{device}", size)
 
 
