@@ -7,6 +7,7 @@ set -eu
 cd "$(dirname "$0")"
 trtexec=${TRTEXEC:-trtexec}
 device=${DEVICE:-0}
+opset=@OPSET@
 
 command -v "$trtexec" >/dev/null || {
     echo "trtexec was not found; install TensorRT 10 or 11, or set TRTEXEC" >&2
@@ -43,8 +44,8 @@ case $major in
 11) typed= ;;
 *) fail "TensorRT $version was found; these graphs are for TensorRT 10 and 11" ;;
 esac
-if [ @OPSET@ -ge 23 ] && [ "$major" -eq 10 ] && [ "$minor" -lt 14 ]; then
-    fail "TensorRT $version does not read the attention of opset @OPSET@; use TensorRT 10.14 or newer, or export with --opset 20"
+if [ "$opset" -ge 23 ] && [ "$major" -eq 10 ] && [ "$minor" -lt 14 ]; then
+    fail "TensorRT $version does not read the attention of opset $opset; use TensorRT 10.14 or newer, or export with --opset 20"
 fi
 
 build() { # tower, profiles as JSON, options of trtexec

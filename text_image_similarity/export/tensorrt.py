@@ -16,10 +16,10 @@ from typing import Any
 import onnx
 
 from ..config import at_least
+from ..encoders.exported import PLANS_SCRIPT
 from ..errors import ConfigError, ModelError
 from .typing_lint import lint_typing
 
-SCRIPT = "build_plans.sh"
 _TOWERS = ("image", "text")
 _AT_ONCE = 32  # images or captions that kernels are chosen for
 
@@ -52,7 +52,7 @@ def write_tensorrt(
     if onnx_folder.resolve() != out.resolve():
         for path in sorted(onnx_folder.glob("*.onnx*")):
             shutil.copyfile(path, out / path.name)
-    script = out / SCRIPT
+    script = out / PLANS_SCRIPT
     script.write_text(plans_script(onnx_folder, text_lengths=text_lengths, max_batch=max_batch), encoding="utf-8")
     script.chmod(0o755)
 
@@ -78,7 +78,7 @@ def plans_script(onnx_folder: Path, *, text_lengths: Sequence[int], max_batch: i
         "TEXT_PROFILES": json.dumps([{"shape": [n], "batch": max_batch} for n in lengths]),
         "TEXT_OPTIONS": text_options,
     }
-    script = files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8")
+    script = files(__package__).joinpath(PLANS_SCRIPT).read_text(encoding="utf-8")
     for name, value in values.items():
         script = script.replace(f"@{name}@", value)
     return script

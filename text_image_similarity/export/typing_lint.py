@@ -122,6 +122,5 @@ def _called(node: onnx.NodeProto) -> str:
 
 
 def _name(kind: int) -> str:
-    return {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}.get(
-        kind, TensorProto.DataType.Name(kind).lower()
-    )
+    name = str(TensorProto.DataType.Name(kind)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
