@@ -27,7 +27,7 @@ from text_image_similarity.records import caption_of
 from text_image_similarity.system import usable_cores
 
 
-class TritonPythonModel:
+class PreprocessModel:
     """What Triton calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -87,3 +87,6 @@ def _text(caption: bytes) -> str:
 
 def _error(text: str, code: int) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))
+
+
+TritonPythonModel = PreprocessModel  # the name that Triton looks for

@@ -15,7 +15,7 @@ from text_image_similarity.errors import ErrorCode, RowError
 from text_image_similarity.similarity import cosine
 
 
-class TritonPythonModel:
+class SimilarityModel:
     """What Triton calls."""
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -32,3 +32,6 @@ class TritonPythonModel:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
         found = {"similarity": similarity, "image_embeds": image, "text_embeds": text}
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in found.items()])
+
+
+TritonPythonModel = SimilarityModel  # the name that Triton looks for

@@ -19,7 +19,7 @@ from text_image_similarity.system import usable_cores
 _AT_ONCE = 4  # of a batch, in one call of a thread
 
 
-class TritonPythonModel:
+class TowerModel:
     """What Triton calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -54,3 +54,6 @@ class TritonPythonModel:
             return self.session.run(None, {self.takes: filled})[0][: len(part)]
 
         return np.concatenate(self.workers.map(features, parts))
+
+
+TritonPythonModel = TowerModel  # the name that Triton looks for
