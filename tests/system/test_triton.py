@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +64,12 @@ def server(repository: Path) -> Iterator[tuple[Running, int]]:
         yield found, port
 
 
-def infer(server: Running, pairs: Sequence[tuple[bytes, bytes]], wanted: Sequence[str] = ()) -> dict[str, Any]:
+def infer(
+    server: Running,
+    pairs: Sequence[tuple[bytes, bytes]],
+    wanted: Sequence[str] = (),
+    post: Callable[..., httpx.Response] = httpx.post,
+) -> dict[str, Any]:
     """Ask `score` about pairs in one request, for all outputs or the wanted ones; return its answer."""
     given = b"".join(
         len(value).to_bytes(4, "little") + value for column in zip(*pairs, strict=True) for value in column
@@ -77,7 +82,7 @@ def infer(server: Running, pairs: Sequence[tuple[bytes, bytes]], wanted: Sequenc
     outputs = {"outputs": [{"name": name} for name in wanted]} if wanted else {}
     head = json.dumps({"inputs": inputs, **outputs}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
-    answer = httpx.post(server.url("/v2/models/score/infer"), content=head + given, headers=headers, timeout=60)
+    answer = post(server.url("/v2/models/score/infer"), content=head + given, headers=headers, timeout=60)
     found: dict[str, Any] = answer.json()
     assert (answer.status_code == 400) == ("error" in found)
     return found
@@ -98,15 +103,15 @@ def test_many_clients_get_the_numbers_of_the_library_in_common_batches(server: t
     images, captions = zip(*drawn_pairs(200), strict=True)
     pairs = [(png(image), caption.encode()) for image, caption in zip(images, captions, strict=True)]
     before = executions(server[0])
-    with ThreadPoolExecutor(16) as clients:
-        found = list(clients.map(lambda pair: infer(server[0], [pair]), pairs))
+    with httpx.Client() as client, ThreadPoolExecutor(16) as clients:
+        found = list(clients.map(lambda pair: infer(server[0], [pair], post=client.post), pairs))
     similarities = [output(answer, "similarity")[0] for answer in found]
     expected = [result.similarity for result in score_images(images, captions, Config(model="mini"))]
     assert np.abs(np.subtract(similarities, expected)).max() <= 1e-6
     assert np.isclose(np.dot(output(found[0], "image_embeds"), output(found[0], "text_embeds")), similarities[0])
     for tower, (inferences, batches) in executions(server[0]).items():
         mean = (inferences - before[tower][0]) / (batches - before[tower][1])
-        assert mean >= 2, f"{tower}: {mean}"  # 4 to 10 on quiet cores; how many wait at once is the machine's affair
+        assert mean >= 4, f"{tower}: {mean}"
 
 
 def executions(server: Running) -> dict[str, tuple[int, int]]:
