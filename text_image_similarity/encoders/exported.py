@@ -18,11 +18,12 @@ from ..errors import ConfigError, ModelError
 from ..preprocess import Preprocess
 from ..system import require
 from .facts import check_pillow, preprocess_from
-from .kinds import EXPORTED
+from .kinds import EXPORTED, MANIFESTS
 from .onnx_backend import open_backend
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
+from .web_backend import open_web
 
 MANIFEST = "config.json"
 PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
@@ -71,27 +72,40 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         raise ModelError(f"the export in {folder} cannot be opened: {type(exc).__name__}: {exc}") from exc
 
 
+def manifest_path(folder: Path, made: str | None = None) -> Path:
+    """Return where an export's manifest is.
+
+    Args:
+        folder: The export.
+        made: Its format; by default, what the folder holds.
+    """
+    if made is not None:
+        return folder / MANIFESTS.get(made, MANIFEST)
+    return next((path for name in MANIFESTS.values() if (path := folder / name).is_file()), folder / MANIFEST)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read what an export says of itself.
 
     Raises:
         ModelError: It is damaged, or of another layout.
     """
+    name = manifest_path(folder).name
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        text = (folder / name).read_text(encoding="utf-8")
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
             raise ValueError(f"its model_type is not {EXPORTED!r}")
     except (OSError, ValueError) as exc:
-        raise ModelError(f"the export in {folder} cannot be read: {MANIFEST}: {exc}") from exc
+        raise ModelError(f"the export in {folder} cannot be read: {name}: {exc}") from exc
     if found.get("layout") != LAYOUT:
         raise ModelError(
             f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
         )
     if text != manifest_text(found):
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} was changed; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} was changed; {_again(found)}")
     if lacking := [key for key in _TOP_LEVEL_KEYS if key not in found]:
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} lacks {', '.join(lacking)}; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} lacks {', '.join(lacking)}; {_again(found)}")
     return found
 
 
@@ -207,9 +221,15 @@ def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_openvino(folder, tokens, precision)
 
 
+def _open_web(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for browsers", "onnxruntime", extra="onnx")
+    return open_web(folder, tokens, precision)
+
+
 _BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "triton": _open_triton,
+    "web": _open_web,
 }
-_RUN_BY = {"triton": "onnx"}  # formats that a backend of another name runs
+_RUN_BY = {"triton": "onnx", "web": "onnx"}  # formats that a backend of another name runs

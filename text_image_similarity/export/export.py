@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from .staging import whole_folder
 from .tensorrt import write_tensorrt
 from .triton import write_triton
 from .typing_lint import lint_typing
+from .web import write_web
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -196,6 +198,11 @@ def _fit_to_target(made: Path, facts: dict[str, Any], options: ExportOptions) ->
         write_openvino(made, made, options.precision)
         for graph in made.glob("*.onnx*"):
             graph.unlink()
+    elif options.to == "web":
+        with tempfile.TemporaryDirectory(dir=made.parent) as name:
+            for graph in made.glob("*.onnx*"):
+                graph.rename(Path(name) / graph.name)
+            write_web(Path(name), made, facts)
 
 
 def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:

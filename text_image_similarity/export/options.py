@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from ..config import at_least, one_of, true_or_false
 from ..errors import ConfigError
 
-Target = Literal["onnx", "openvino", "tensorrt", "triton"]
+Target = Literal["onnx", "openvino", "tensorrt", "triton", "web"]
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 Recipe = Literal["auto", "dynamic", "weights"]
 TritonBackend = Literal["onnxruntime", "tensorrt", "python"]
@@ -21,10 +21,11 @@ class ExportOptions:
 
     Args:
         to: What will run it: `onnx`, ONNX Runtime anywhere; `openvino`, for Intel's processors; `tensorrt`, ONNX with a script that
-            builds plans on the GPU that serves them; or `triton`, a model repository for NVIDIA's inference server.
+            builds plans on the GPU that serves them; `triton`, a model repository for NVIDIA's inference server; or `web`,
+            transformers.js in a browser or under Node.
         precision: `fp32`; `fp16`, half the size, for GPUs; or `int8`, a quarter of the size, for CPUs.
         recipe: How int8 is made: `dynamic` rounds weights and activations, which is faster; `weights` rounds weights alone,
-            which keeps scores closer; `auto` takes the first of them that passes.
+            which keeps scores closer; `auto` takes the first of them that passes, and for `web` the latter.
         opset: Version of ONNX's operators; by default the newest one that all targets read.
         triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built on the
             GPU that serves them; or `python`, where the server lacks both and its Python environment has onnxruntime.
@@ -73,6 +74,7 @@ class ExportOptions:
         """The ways to try, best first."""
         if self.precision != "int8":
             return (None,)
-        if self.to == "openvino":
-            return ("weights",)
-        return ("dynamic", "weights") if self.recipe == "auto" else (self.recipe,)
+        if self.recipe != "auto":
+            return (self.recipe,)
+        # In a browser people encode several at once, which would then share the range that activations are rounded to.
+        return ("weights",) if self.to in ("openvino", "web") else ("dynamic", "weights")

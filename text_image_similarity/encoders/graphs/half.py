@@ -169,11 +169,9 @@ class _Halving:
             if f"{name}.half" in taken:
                 others.append(_half(weight, self.folder, f"{name}.half"))
             if name in taken:
-                if weight.data_location == TensorProto.EXTERNAL:
-                    load_external_data_for_tensor(weight, str(self.folder))
-                    weight.data_location = TensorProto.DEFAULT
-                    del weight.external_data[:]
                 others.append(weight)
+        for weight in others:
+            _take_in(weight, self.folder)
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(others)
@@ -218,3 +216,11 @@ def _half(weight: TensorProto, folder: Path, name: str) -> TensorProto:
     del half
     made.raw_data = data
     return made
+
+
+def _take_in(weight: TensorProto, folder: Path) -> None:
+    """Read a weight that lies beside the file into the graph."""
+    if weight.data_location == TensorProto.EXTERNAL:
+        load_external_data_for_tensor(weight, str(folder))
+        weight.data_location = TensorProto.DEFAULT
+        del weight.external_data[:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,12 @@ def _quiet() -> Iterator[None]:
 
     Filters of warnings belong to the process, so only one thread may change them at a time.
     """
+    optimizer = logging.getLogger("onnxscript")
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        level = optimizer.level
+        optimizer.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            optimizer.setLevel(level)
