@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-from text_image_similarity.encoders.drawn import drawn_pairs
 
 from tests.support.paths import ROOT
 from text_image_similarity import (
@@ -31,6 +30,7 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.encoders import PreparingEncoder, model_folder
+from text_image_similarity.encoders.drawn import drawn_pairs
 from text_image_similarity.encoders.exported import read_manifest
 from text_image_similarity.encoders.graphs import OPSET
 from text_image_similarity.encoders.token_files import write_tokens
