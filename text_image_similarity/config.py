@@ -134,7 +134,7 @@ class Config:
             `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
-            docs/deploy-a-model.md#triton; by default they run in this process.
+            docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
             moves scores a little, see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
