@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
@@ -51,7 +51,7 @@ def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> li
         packages.setdefault(canonicalize_name(package["name"]), []).append(package)
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     asked = [(canonicalize_name(found.name), str(found.marker or "")) for found in map(Requirement, lines)]
-    markers: dict[str, set[str]] = {}
+    markers: dict[NormalizedName, set[str]] = {}
     while asked:
         name, marker = asked.pop()
         if name in LEFT_OUT:
@@ -62,7 +62,7 @@ def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> li
     return sorted(_pin(package, markers[name]) for name in markers for package in _once(packages[name]))
 
 
-def _needs(package: dict[str, Any]) -> list[tuple[str, str]]:
+def _needs(package: dict[str, Any]) -> list[tuple[NormalizedName, str]]:
     """Return what a package needs without extras of its own: names, and markers or ""."""
     found = []
     for name, needed in package.get("dependencies", {}).items():
