@@ -118,7 +118,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	touch $@
 
 # Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
-tools: build/tools/installed build/axe/axe.min.js build/triton/installed
+tools: build/tools/installed build/axe/axe.min.js build/triton/installed build/web/installed
 
 build/tools/installed: scripts/fetch_tools.sh
 	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
@@ -132,6 +132,11 @@ build/triton/installed: scripts/fetch_triton.sh
 # What checks the pages' accessibility, from npm: 650 kB.
 build/axe/axe.min.js: scripts/fetch_axe.sh
 	if command -v npm > /dev/null; then scripts/fetch_axe.sh build/axe; else mkdir -p build/axe; fi
+
+# transformers.js and ONNX Runtime for browsers, from npm: 28 MB.
+build/web/installed: scripts/fetch_transformers_js.sh
+	if command -v npm > /dev/null; then scripts/fetch_transformers_js.sh build/web; else mkdir -p build/web; fi
+	touch $@
 
 clean:
 	rm -rf .venv .poetry dist build

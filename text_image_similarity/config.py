@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
-BackendName = Literal["auto", "torch", "onnx"]
+BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # of an image and a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference captions
@@ -130,10 +130,11 @@ class Config:
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, for the CPU, is faster but moves scores a
             little, see docs/performance.md#int8.
-        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra), or
-            `auto`, the faster one that is installed.
+        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
+            `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
+            `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
-            docs/deploy-a-model.md#triton; by default they run in this process.
+            docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
             moves scores a little, see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
@@ -258,12 +259,13 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
     """Raise a `ConfigError` where no machine and no model could have a device, a precision and a backend together."""
     if precision == "int8" and backend == "torch":
         raise ConfigError("precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto', or another precision")
-    if backend == "onnx" and precision == "fp16":
-        raise ConfigError("backend='onnx' runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'")
-    if (backend == "onnx" or precision == "int8") and device not in ("auto", "cpu"):
+    if backend in ("onnx", "openvino") and precision == "fp16":
         raise ConfigError(
-            f"backend='onnx' and precision='int8' run on the CPU, not on device={device!r}; set device='cpu'"
+            f"backend={backend!r} runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'"
         )
+    if (backend in ("onnx", "openvino") or precision == "int8") and device not in ("auto", "cpu"):
+        cause = "precision='int8'" if backend == "auto" else f"backend={backend!r}"
+        raise ConfigError(f"{cause} runs on the CPU, not on device={device!r}; set device='cpu'")
     if precision == "fp16" and device == "cpu":
         raise ConfigError("precision='fp16' needs a GPU; with device='cpu' use auto or fp32")
 

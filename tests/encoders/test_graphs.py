@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from text_image_similarity import ModelError
 from text_image_similarity.encoders.graphs.half import to_half
+from text_image_similarity.encoders.graphs.int8 import round_weights
 from text_image_similarity.encoders.graphs.recurrent import recurrent_graph
 from text_image_similarity.encoders.graphs.write import TEXT
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
@@ -21,18 +22,18 @@ from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 CONTEXT = 12
 
 
-def recurrent(kind: str, **more: int) -> DualEncoder:
+def recurrent(kind: str, *, head_width: int = 0, text_width: int = 32) -> DualEncoder:
     torch.manual_seed(3)
     shape = DualEncoderConfig(
         vocab_size=60,
         text_tower=kind,
         image_tower="mobilenet_v2",
-        text_width=32,
+        text_width=text_width,
         text_layers=2,
         embed_dim=24,
         context_length=CONTEXT,
         image_size=32,
-        **more,
+        head_width=head_width,
     )
     return DualEncoder(shape).eval().requires_grad_(False)
 
@@ -154,3 +155,34 @@ def test_a_constant_that_is_not_finite_is_named(value: float, tmp_path: Path) ->
     onnx.save(model, whole)
     with pytest.raises(ModelError, match="the constant first is not finite"):
         to_half(whole, tmp_path / "half.onnx", [])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_weights_as_int8_take_a_quarter_and_move_little(apart: bool, tmp_path: Path) -> None:
+    """Also from a file whose weights lie beside it, as those beyond 2 GB do; what is written moves to another place."""
+    whole, made = tmp_path / "whole.onnx", tmp_path / "made"
+    model = recurrent("lstm", text_width=96)
+    onnx.save(recurrent_graph(model, TEXT, 20), whole, save_as_external_data=apart, location="whole.onnx.data")
+    made.mkdir()
+    round_weights(whole, made / "text.onnx")
+    moved = made.rename(tmp_path / "moved") / "text.onnx"
+    ids = np.random.default_rng(0).integers(1, 60, (20, CONTEXT))
+    before, after = run(whole, ids), run(moved, ids)
+    assert 0.99 < (before * after).sum(axis=1).min() < 1 - 1e-7
+    size = sum(path.stat().st_size for path in tmp_path.glob("whole.onnx*"))
+    assert sum(path.stat().st_size for path in moved.parent.iterdir()) < 0.29 * size
+    halves = np.concatenate([run(moved, ids[:7]), run(moved, ids[7:])])
+    np.testing.assert_array_equal(halves, after)
+
+
+def test_half_precision_reads_weights_that_lie_beside_the_file(tmp_path: Path) -> None:
+    graph, paths = recurrent_graph(recurrent("gru"), TEXT, 20), [tmp_path / "one.onnx", tmp_path / "two.onnx"]
+    graph.graph.initializer.append(numpy_helper.from_array(np.arange(500), "whole numbers"))
+    onnx.save(graph, paths[0])
+    onnx.save(graph, paths[1], save_as_external_data=True, location="two.onnx.data")
+    ids = np.random.default_rng(0).integers(1, 60, (4, CONTEXT))
+    for path in paths:
+        to_half(path, path.with_suffix(".half"), [ids])
+    (tmp_path / "two.onnx.data").unlink()
+    one, two = (run(path.with_suffix(".half"), ids) for path in paths)
+    np.testing.assert_array_equal(one, two)

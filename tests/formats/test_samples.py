@@ -69,7 +69,7 @@ def test_samples_are_grouped_by_the_name_up_to_its_first_dot(tmp_path: Path, nam
 
 
 def test_pax_headers_name_members_in_any_script(tmp_path: Path) -> None:
-    key = f"ordner/{'ä' * 150}/日本語{'x' * 200}"
+    key = f"größe/{'ä' * 150}/日本語{'x' * 200}"
     with tarfile.open(
         tmp_path / "s.tar.gz", "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "größe"}
     ) as tar:

@@ -21,6 +21,7 @@ from tests.support.processes import Running, free_port, running, tool
 from text_image_similarity import (
     Config,
     ExportOptions,
+    Limits,
     ModelError,
     export_model,
     load_encoder,
@@ -63,8 +64,8 @@ def server(repository: Path) -> Iterator[tuple[Running, int]]:
         yield found, port
 
 
-def infer(server: Running, pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
-    """Ask `score` about pairs in one request; return its answer."""
+def infer(server: Running, pairs: Sequence[tuple[bytes, bytes]], wanted: Sequence[str] = ()) -> dict[str, Any]:
+    """Ask `score` about pairs in one request, for all outputs or the wanted ones; return its answer."""
     given = b"".join(
         len(value).to_bytes(4, "little") + value for column in zip(*pairs, strict=True) for value in column
     )
@@ -73,10 +74,12 @@ def infer(server: Running, pairs: Sequence[tuple[bytes, bytes]]) -> dict[str, An
         {"name": name, "shape": [len(pairs), 1], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
         for name, size in zip(("image", "caption"), sizes, strict=True)
     ]
-    head = json.dumps({"inputs": inputs}).encode()
+    outputs = {"outputs": [{"name": name} for name in wanted]} if wanted else {}
+    head = json.dumps({"inputs": inputs, **outputs}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
     answer = httpx.post(server.url("/v2/models/score/infer"), content=head + given, headers=headers, timeout=60)
     found: dict[str, Any] = answer.json()
+    assert (answer.status_code == 400) == ("error" in found)
     return found
 
 
@@ -122,6 +125,7 @@ def test_a_pair_that_cannot_be_scored_fails_alone(server: tuple[Running, int]) -
     bad = {
         "not_an_image": (b"<html>404</html>", b"a dog"),
         "truncated": (good[0][:400], b"a dog"),
+        "too_many_bytes": (good[0] + bytes(Limits().max_bytes), b"a dog"),
         "too_many_pixels": (huge, b"a dog"),
         "empty_caption": (good[0], b" \t"),
         "empty_caption: the caption is not UTF-8": (good[0], b"\xff\xfe"),
@@ -132,7 +136,9 @@ def test_a_pair_that_cannot_be_scored_fails_alone(server: tuple[Running, int]) -
         assert said in answer["error"]
     scores = {output(answer, "similarity")[0] for answer in answers[len(bad) :]}
     assert len(scores) == 1
-    assert output(infer(server[0], [good, good]), "similarity") == [scores.pop()] * 2
+    only = infer(server[0], [good, good], wanted=["similarity"])
+    assert [one["name"] for one in only["outputs"]] == ["similarity"]
+    assert output(only, "similarity") == [scores.pop()] * 2
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])

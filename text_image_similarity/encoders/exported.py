@@ -18,13 +18,15 @@ from ..errors import ConfigError, ModelError
 from ..preprocess import Preprocess
 from ..system import require
 from .facts import check_pillow, preprocess_from
-from .kinds import EXPORTED
+from .kinds import EXPORTED, MANIFESTS
 from .onnx_backend import open_backend
 from .token_files import open_tokens
 from .tokens import Tokens
 from .two_tower import Backend, TwoTowerEncoder
+from .web_backend import open_web
 
 MANIFEST = "config.json"
+PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
 LAYOUT = 1
 _TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
 
@@ -70,27 +72,40 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
         raise ModelError(f"the export in {folder} cannot be opened: {type(exc).__name__}: {exc}") from exc
 
 
+def manifest_path(folder: Path, made: str | None = None) -> Path:
+    """Return where an export's manifest is.
+
+    Args:
+        folder: The export.
+        made: Its format; by default, what the folder holds.
+    """
+    if made is not None:
+        return folder / MANIFESTS.get(made, MANIFEST)
+    return next((path for name in MANIFESTS.values() if (path := folder / name).is_file()), folder / MANIFEST)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Read what an export says of itself.
 
     Raises:
         ModelError: It is damaged, or of another layout.
     """
+    name = manifest_path(folder).name
     try:
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        text = (folder / name).read_text(encoding="utf-8")
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
             raise ValueError(f"its model_type is not {EXPORTED!r}")
     except (OSError, ValueError) as exc:
-        raise ModelError(f"the export in {folder} cannot be read: {MANIFEST}: {exc}") from exc
+        raise ModelError(f"the export in {folder} cannot be read: {name}: {exc}") from exc
     if found.get("layout") != LAYOUT:
         raise ModelError(
             f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
         )
     if text != manifest_text(found):
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} was changed; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} was changed; {_again(found)}")
     if lacking := [key for key in _TOP_LEVEL_KEYS if key not in found]:
-        raise ModelError(f"the export in {folder} is damaged: {MANIFEST} lacks {', '.join(lacking)}; {_again(found)}")
+        raise ModelError(f"the export in {folder} is damaged: {name} lacks {', '.join(lacking)}; {_again(found)}")
     return found
 
 
@@ -158,8 +173,14 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ConfigError(
             f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
         )
+    if _on_gpu(config) and PLANS_SCRIPT in manifest["files"]:
+        return
     if config.device not in ("auto", "cpu"):
         raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
+
+
+def _on_gpu(config: Config) -> bool:
+    return config.device.startswith("cuda")
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -171,6 +192,10 @@ def _told(manifest: Mapping[str, Any]) -> str:
 def _open_backend(
     folder: Path, manifest: Mapping[str, Any], tokens: Tokens, preprocess: Preprocess, config: Config
 ) -> Backend:
+    if config.triton_url is None and _on_gpu(config):
+        from .tensorrt_backend import open_tensorrt
+
+        return open_tensorrt(folder, tokens, manifest["precision"], device=int(config.device[5:] or 0))
     if config.triton_url is None:
         return _BACKENDS[manifest["format"]](folder, tokens, manifest["precision"])
     from .triton_backend import open_triton
@@ -189,5 +214,22 @@ def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
 
 
-_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx, "triton": _open_triton}
-_RUN_BY = {"triton": "onnx"}  # formats that a backend of another name runs
+def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for OpenVINO", "openvino", extra="openvino")
+    from .openvino_backend import open_openvino
+
+    return open_openvino(folder, tokens, precision)
+
+
+def _open_web(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for browsers", "onnxruntime", extra="onnx")
+    return open_web(folder, tokens, precision)
+
+
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "triton": _open_triton,
+    "web": _open_web,
+}
+_RUN_BY = {"triton": "onnx", "web": "onnx"}  # formats that a backend of another name runs

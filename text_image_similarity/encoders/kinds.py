@@ -20,6 +20,7 @@ OWN = "dual_encoder"  # what `train` makes
 OPEN_CLIP = "open_clip"
 ADAPTER = "adapter"  # of PEFT, for another model
 EXPORTED = "exported"  # what `export` wrote
+MANIFESTS = {"web": "export.json"}  # of exports whose config.json is another library's, by their format
 _WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 _PREPROCESSING = {"preprocessor_config.json", "processor_config.json"}
 _TOKENIZERS = {"tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model", "vocab.txt"}
@@ -79,6 +80,8 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         raise ModelNameError(f"the model folder {name} cannot be read: {exc}") from exc
     except ValueError as exc:
         raise ModelNameError(f"{name} is not a model folder: its config.json cannot be read ({exc})") from exc
+    if files & set(MANIFESTS.values()):
+        return {"model_type": EXPORTED}
     if "adapter_config.json" in files:
         base_of(name, folder)
         return {"model_type": ADAPTER}
@@ -103,11 +106,14 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
 
 def is_export(folder: Path) -> bool:
     """Say whether a folder is what `export` wrote, or was."""
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and found.get("model_type") == EXPORTED
+    for name in ("config.json", *MANIFESTS.values()):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and found.get("model_type") == EXPORTED:
+            return True
+    return False
 
 
 def check_type(name: str, shape: object) -> None:

@@ -133,7 +133,8 @@ def open_backend(
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
             options.add_external_initializers(list(given), values)
         graph = folder / graphs.format(tower)
-        weight_bytes += graph.stat().st_size  # which is little beside the weights where it holds none
+        files = folder.glob(f"{graph.name}*")  # the graph, and weights beyond 2 GB beside it
+        weight_bytes += sum(file.stat().st_size for file in files)
         sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions
     return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision, weight_bytes)

@@ -40,28 +40,32 @@ def check_placement(config: Config) -> None:
 
 
 def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
-    """Say whether a model is to run on ONNX Runtime.
+    """Say whether a model is to run as ONNX graphs: on ONNX Runtime, or on OpenVINO where that is asked for.
 
     Args:
         config: `backend`, `precision` and `device` are used.
         shape: The model's `config.json`, or an empty one while it is not known.
 
     Raises:
-        ConfigError: ONNX Runtime was requested but is unavailable, or runs neither this model nor on this device.
+        ConfigError: Either was requested but is unavailable, or runs neither this model nor on this device.
     """
-    asked = config.backend == "onnx" or config.precision == "int8"
+    asked = config.backend in ("onnx", "openvino") or config.precision == "int8"
     if config.backend == "torch":
         return False
     if shape.get("model_type", "clip") not in _EXPORTED:
         if asked:
-            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
+            where = "OpenVINO" if config.backend == "openvino" else "ONNX Runtime"
+            raise ConfigError(f"{config.model} cannot run on {where}; use backend='torch' and another precision")
         return False
     if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
         if asked:
             raise ConfigError(
-                "backend='onnx' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
+                "backend='onnx' or 'openvino' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
             )
         return False
+    if config.backend == "openvino":
+        require("backend='openvino'", "openvino", extra="openvino")
+        return True
     if asked:
         require("backend='onnx' or precision='int8'", "onnxruntime", extra="onnx")
     return is_installed("onnxruntime")

@@ -34,7 +34,11 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
     if tokens.pieces is not None:
         (folder / _PIECES).write_bytes(tokens.pieces.model)
         rules = tokens.pieces.rules
-        _check(encoder, open_tokens(folder, facts := {"kind": "sentencepiece", **rules.as_dict()}), rules.texts)
+        _check(
+            encoder,
+            open_tokens(folder, facts := {"kind": "sentencepiece", "whole": True, **rules.as_dict()}),
+            rules.texts,
+        )
         return facts
     tokenizer = tokens.tokenizer
     if tokenizer is None:
@@ -58,7 +62,7 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
 def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
     """Read the tokenizer that `write_tokens` wrote, without the libraries of its model."""
     if facts["kind"] == "sentencepiece":
-        rules = PieceRules.from_dict({key: value for key, value in facts.items() if key != "kind"})
+        rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
         return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,9 +28,13 @@ from ..system import require
 from .folder import card, describe, facts_of
 from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
+from .openvino import write_openvino
 from .options import ExportOptions
 from .staging import whole_folder
+from .tensorrt import write_tensorrt
 from .triton import write_triton
+from .typing_lint import lint_typing
+from .web import write_web
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -153,6 +158,8 @@ def _write(
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
     write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
+    if options.precision == "fp16":
+        _check_types(source, made)
     pairs, vectors = reference
     said = {"image": vectors.image, "text": vectors.text}
     (made / REFERENCE).write_bytes(save(said, metadata={"pixels": pairs.digest}))
@@ -160,16 +167,42 @@ def _write(
         shutil.copyfile(home / CALIBRATION, made / CALIBRATION)
     facts = {
         **facts_of(source, home),
-        "format": options.to,
+        "format": "onnx" if options.to == "tensorrt" else options.to,
         "precision": options.precision,
         "recipe": recipe,
         "opset": opset,
         "tokens": write_tokens(source, made),
     }
-    if options.to == "triton":
-        write_triton(made, facts, options.triton_backend, options.max_batch)
+    _fit_to_target(made, facts, options)
     describe(made, facts, [], passed=True)
     return facts
+
+
+def _check_types(source: TwoTowerEncoder, made: Path) -> None:
+    """Make sure that a half-precision graph is half throughout: TensorRT takes types as they are."""
+    for tower in ("image", "text"):
+        if found := lint_typing(made / f"{tower}.onnx"):
+            raise ModelError(
+                f"the {tower} tower of {source.model} is not typed for half precision: {'; '.join(found[:3])}"
+            )
+
+
+def _fit_to_target(made: Path, facts: dict[str, Any], options: ExportOptions) -> None:
+    """Turn ONNX graphs into what the target takes."""
+    if options.to == "triton":
+        write_triton(made, facts, options.triton_backend, options.max_batch)
+    elif options.to == "tensorrt":
+        describe(made, facts, [], passed=True)
+        write_tensorrt(made, made, max_batch=options.max_batch)
+    elif options.to == "openvino":
+        write_openvino(made, made, options.precision)
+        for graph in made.glob("*.onnx*"):
+            graph.unlink()
+    elif options.to == "web":
+        with tempfile.TemporaryDirectory(dir=made.parent) as name:
+            for graph in made.glob("*.onnx*"):
+                graph.rename(Path(name) / graph.name)
+            write_web(Path(name), made, facts)
 
 
 def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:

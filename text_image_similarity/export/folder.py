@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..encoders.exported import LAYOUT, MANIFEST, hashes, manifest_text
+from ..encoders.exported import LAYOUT, hashes, manifest_path, manifest_text
 from ..encoders.facts import preprocess_facts
 from ..encoders.kinds import EXPORTED
 from ..encoders.two_tower import TwoTowerEncoder
@@ -34,13 +34,14 @@ def describe(folder: Path, facts: Mapping[str, Any], parities: list[Parity], *, 
     said = [parity.as_dict() for parity in parities]
     if parities:
         (folder / PARITY).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    place = manifest_path(folder, facts["format"])
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in (MANIFEST, CALIBRATION)
+        if path.is_file() and path.name not in (place.name, CALIBRATION)
     )
     manifest = {**facts, "parity": {"passed": passed}, "files": hashes(folder, names)}
-    (folder / MANIFEST).write_text(text := manifest_text(manifest), encoding="utf-8")
+    place.write_text(text := manifest_text(manifest), encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
 
@@ -87,6 +88,25 @@ def _licence(home: Path | None) -> str | None:
     return named[1] if named else None
 
 
+# What a page for browsers calls things: CLIP's way, and that of models whose captions are filled up, SigLIP's.
+WEB_NAMES = {
+    False: {
+        "image_class": "CLIPVisionModelWithProjection",
+        "text_class": "CLIPTextModelWithProjection",
+        "image_output": "image_embeds",
+        "text_output": "text_embeds",
+        "padding": "true",
+    },
+    True: {
+        "image_class": "SiglipVisionModel",
+        "text_class": "SiglipTextModel",
+        "image_output": "pooler_output",
+        "text_output": "pooler_output",
+        "padding": '"max_length"',
+    },
+}
+
+
 def card(manifest: Mapping[str, Any], parity: Parity) -> str:
     """Return the page that says what an export is and how to use it."""
     height, width = side(manifest)
@@ -108,6 +128,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         length=length,
         filled=filled,
         pad=manifest["tokens"]["pad"],
+        ids=_IDS[manifest["tokens"]["kind"]].format(length=manifest["context_length"]),
         embed_dim=manifest["embed_dim"],
         licence=manifest["licence"] or "that of the source, which names none here",
         pairs=parity.pairs,
@@ -117,7 +138,14 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         score=f"{parity.score_max:.1e}",
         files="\n".join(f"- `{name}` ({facts['bytes']:,} bytes)" for name, facts in manifest["files"].items()),
         pillow=manifest["preprocess"]["pillow"],
+        **(WEB_NAMES[whole] if made == "web" else {}),
     )
+
+
+_IDS = {
+    "tokenizers": 'ids = numpy.array([Tokenizer.from_file("tokenizer.json").encode("a dog on grass").ids])',
+    "sentencepiece": 'ids = ...  # what SentencePieceProcessor(model_file="spiece.model") makes of a caption, filled up to {length}',
+}
 
 
 def side(manifest: Mapping[str, Any]) -> tuple[int, int]:

@@ -50,16 +50,20 @@ def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, m
         max_batch: Most items of a batch.
     """
     height, width = side(facts)
+    alone = facts["precision"] == "int8" and facts["recipe"] == "dynamic"  # neighbours would move its scores
+    if alone and backend != "python":  # whose own loop takes them one by one
+        max_batch = 1
     pixels = {"pixels": ("uint8", (height, width, 3))}
     ids = {"input_ids": ("int64", (_width(facts),))}
     embeds = {tower: {f"{tower}_embeds": ("float32", (facts["embed_dim"],))} for tower in ("image", "text")}
     similarity = {"similarity": ("float32", (1,))}
     asked = {"image": ("bytes", (1,)), "caption": ("bytes", (1,))}
     for tower, taken in (("image", pixels), ("text", ids)):
-        _write_tower(made, tower, backend, _config(tower, taken, embeds[tower], max_batch, backend))
+        _write_tower(made, tower, backend, _config(tower, taken, embeds[tower], max_batch, backend, alone=alone))
     _write_preprocess(made, facts, _config("preprocess", asked, {**pixels, **ids}, max_batch, "python"))
     both = {**embeds["image"], **embeds["text"]}
-    _write_program(made, "similarity", _config("similarity", both, similarity, max_batch, "python"))
+    vectors = {f"{tower}_vector": ("float32", (facts["embed_dim"],)) for tower in ("image", "text")}
+    _write_program(made, "similarity", _config("similarity", vectors, {**both, **similarity}, max_batch, "python"))
     folder = made / "score" / _VERSION
     folder.mkdir(parents=True)
     (folder / "README.md").write_text(
@@ -95,7 +99,6 @@ def _write_tower(made: Path, tower: str, backend: TritonBackend, config: str) ->
 
 def _write_preprocess(made: Path, facts: Mapping[str, Any], config: str) -> None:
     folder = _write_program(made, "preprocess", config)
-    _copy_package(folder)
     for name in ("tokenizer.json", "spiece.model"):
         if (made / name).is_file():
             shutil.copyfile(made / name, folder / name)
@@ -113,6 +116,7 @@ def _write_program(made: Path, name: str, config: str) -> Path:
     folder = made / name / _VERSION
     folder.mkdir(parents=True)
     _copy_program(name, folder)
+    _copy_package(folder)
     (folder.parent / "config.pbtxt").write_text(config, encoding="utf-8")
     return folder
 
@@ -130,7 +134,9 @@ def _copy_package(folder: Path) -> None:
         shutil.copytree(_PACKAGE / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _config(name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None) -> str:
+def _config(
+    name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None, *, alone: bool = False
+) -> str:
     """Return a model's `config.pbtxt`; without a backend it is an ensemble."""
     kind = {None: 'platform: "ensemble"', "tensorrt": 'platform: "tensorrt_plan"'}.get(backend, f'backend: "{backend}"')
     lines = [
@@ -143,6 +149,8 @@ def _config(name: str, taken: Tensors, given: Tensors, max_batch: int, backend: 
     if backend is not None:
         where = "KIND_CPU" if backend == "python" or name in ("preprocess", "similarity") else "KIND_AUTO"
         lines += [f"instance_group [ {{ count: 1 kind: {where} }} ]", _BATCHING]
+    if alone:
+        lines.append('parameters { key: "alone" value { string_value: "true" } }')
     if name in ("image", "text"):
         lines.append(_warm_up(taken))
     return "\n".join(lines) + "\n"
@@ -168,6 +176,8 @@ _BATCHING = f"""dynamic_batching {{
   default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: {_TIMEOUT_US} max_queue_size: {_QUEUE} }}
 }}"""
 
+# The embeddings pass through `similarity`: the server (2.51) fails a request that wants fewer outputs than all if one of them
+# is also what a step takes.
 _STEPS = """ensemble_scheduling {
   step [
     {
@@ -180,17 +190,19 @@ _STEPS = """ensemble_scheduling {
     {
       model_name: "image" model_version: -1
       input_map { key: "pixels" value: "pixels" }
-      output_map { key: "image_embeds" value: "image_embeds" }
+      output_map { key: "image_embeds" value: "image_vector" }
     },
     {
       model_name: "text" model_version: -1
       input_map { key: "input_ids" value: "input_ids" }
-      output_map { key: "text_embeds" value: "text_embeds" }
+      output_map { key: "text_embeds" value: "text_vector" }
     },
     {
       model_name: "similarity" model_version: -1
-      input_map { key: "image_embeds" value: "image_embeds" }
-      input_map { key: "text_embeds" value: "text_embeds" }
+      input_map { key: "image_vector" value: "image_vector" }
+      input_map { key: "text_vector" value: "text_vector" }
+      output_map { key: "image_embeds" value: "image_embeds" }
+      output_map { key: "text_embeds" value: "text_embeds" }
       output_map { key: "similarity" value: "similarity" }
     }
   ]

@@ -101,7 +101,7 @@ def outcome(parts: Sequence[Part], captions_cut: int | None = 0) -> dict[str, An
 def versions() -> dict[str, str]:
     """Return the versions of what scores depend on."""
     found = {"python": platform.python_version(), "text-image-similarity": package_version()}
-    for name in ("torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
+    for name in ("torch", "transformers", "onnxruntime", "openvino", "pillow", "httpx", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -15,8 +15,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from ...errors import ModelError
+from .arrays import array_of, largest
 
 LARGEST = 65_504 / 4  # of a value that becomes half: other pictures and captions may give larger ones than those tried
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "Gather", "LayerNormalization", "ReduceMax"}
@@ -40,8 +42,8 @@ def to_half(whole: Path, halved: Path, inputs: Sequence[NDArray[Any]]) -> list[s
         ModelError: A constant or a value of the float32 graph is not finite, or the graph branches.
     """
     large = sorted(_large_values(whole, inputs))
-    model = onnx.load(whole)
-    _Halving(model, set(large)).run()
+    model = onnx.load(whole, load_external_data=False)
+    _Halving(model, whole.parent, set(large)).run()
     beyond = model.ByteSize() > 2**31 - 2**20
     onnx.save(model, halved, save_as_external_data=beyond, location=f"{halved.name}.data")
     return large
@@ -60,6 +62,8 @@ def _large_values(whole: Path, inputs: Sequence[NDArray[Any]]) -> set[str]:
     onnx.save(model, watched)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")  # which copies weights
     session = onnxruntime.InferenceSession(watched, options, providers=["CPUExecutionProvider"])
     watched.unlink()
     names, taken = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
@@ -85,12 +89,13 @@ class _Halving:
     """A graph on its way to half precision.
 
     Args:
-        model: Changed in place; its initializers hold their data.
+        model: Changed in place; loaded without its external data.
+        folder: Where that is.
         large: Names of values that stay float32.
     """
 
-    def __init__(self, model: onnx.ModelProto, large: set[str]) -> None:
-        self.graph, self.large = model.graph, large
+    def __init__(self, model: onnx.ModelProto, folder: Path, large: set[str]) -> None:
+        self.graph, self.folder, self.large = model.graph, folder, large
         light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
         light.graph.CopyFrom(_without_weights(model.graph))
         self.floats = _floats(light)
@@ -116,11 +121,15 @@ class _Halving:
         self._finish()
 
     def _check(self, weight: TensorProto) -> None:
-        value = numpy_helper.to_array(weight)
-        if np.isnan(value).any() or np.isposinf(value).any():
+        value = array_of(weight, self.folder)
+        if not value.size:
+            return
+        most = float(largest(value))
+        if most == np.inf and value.max() < np.inf:  # a mask, which is the lowest there is on purpose
+            most = float(largest(value[np.isfinite(value)])) if np.isfinite(value).any() else 0.0
+        if not np.isfinite(most):
             raise ModelError(f"the constant {weight.name} is not finite")
-        finite = value[np.isfinite(value)] if value.size else value
-        if finite.size and np.abs(finite).max() > LARGEST:
+        if most > LARGEST:
             self.large.add(weight.name)
 
     def _add(self, node: onnx.NodeProto, *, wide: bool) -> None:
@@ -134,7 +143,8 @@ class _Halving:
             if node.op_type == "Cast" and given.name == "to" and given.i == TensorProto.FLOAT:
                 given.i = kind
             if node.op_type == "Constant" and not wide and given.t.data_type == TensorProto.FLOAT:
-                given.t.CopyFrom(_half(given.t, given.t.name))
+                half = numpy_helper.to_array(given.t).astype(np.float16)
+                given.t.CopyFrom(numpy_helper.from_array(half, given.t.name))
         if not wide and (more := _ATTRIBUTES.get(node.op_type)):
             left = [given for given in node.attribute if given.name != more[0]]
             del node.attribute[:]
@@ -157,9 +167,11 @@ class _Halving:
         others = [weight for weight in self.graph.initializer if weight.name not in self.weights]
         for name, weight in self.weights.items():
             if f"{name}.half" in taken:
-                others.append(_half(weight, f"{name}.half"))
+                others.append(_half(weight, self.folder, f"{name}.half"))
             if name in taken:
                 others.append(weight)
+        for weight in others:
+            _take_in(weight, self.folder)
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(others)
@@ -196,5 +208,19 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     return light
 
 
-def _half(weight: TensorProto, name: str) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), name)
+def _half(weight: TensorProto, folder: Path, name: str) -> TensorProto:
+    """Return a weight in half precision, with no more than two copies of it in memory at any time."""
+    half = array_of(weight, folder).astype("<f2")
+    made = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=weight.dims)
+    data = half.tobytes()
+    del half
+    made.raw_data = data
+    return made
+
+
+def _take_in(weight: TensorProto, folder: Path) -> None:
+    """Read a weight that lies beside the file into the graph."""
+    if weight.data_location == TensorProto.EXTERNAL:
+        load_external_data_for_tensor(weight, str(folder))
+        weight.data_location = TensorProto.DEFAULT
+        del weight.external_data[:]

@@ -55,7 +55,7 @@ def write_towers(
             _save(graph, path)
             continue
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            _save(graph, whole := Path(name) / path.name)
+            _save(graph, whole := Path(name) / path.name, apart=True)
             del graph
             if precision == "fp16":
                 to_half(whole, path, _tried_pixels(encoder) if tower == "image" else _tried_ids(encoder))
@@ -106,8 +106,15 @@ def _batch() -> Any:
     return torch.export.Dim("batch", min=1, max=65_536)
 
 
-def _save(graph: Any, path: Path) -> None:
-    if not isinstance(graph, onnx.ModelProto):
-        graph.save(path)  # which puts weights beyond 2 GB beside the file
+def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
+    """Save a graph; `apart` leaves its weights in a file of their own however small they are."""
+    if isinstance(graph, onnx.ModelProto):
+        beyond = apart or graph.ByteSize() > _LARGEST
+        onnx.save(graph, path, save_as_external_data=beyond, location=f"{path.name}.data")
         return
-    onnx.save(graph, path, save_as_external_data=graph.ByteSize() > _LARGEST, location=f"{path.name}.data")
+    graph.save(path, external_data=True)  # as one file takes five times the memory
+    data = path.with_name(f"{path.name}.data")
+    if not apart and data.exists() and data.stat().st_size <= _LARGEST:
+        model = onnx.load(path)
+        data.unlink()
+        onnx.save(model, path)

@@ -22,6 +22,7 @@ from text_image_similarity.decode import decode
 from text_image_similarity.encoders.facts import check_pillow, preprocess_from
 from text_image_similarity.encoders.token_files import open_tokens
 from text_image_similarity.errors import ErrorCode, RowError
+from text_image_similarity.preprocess import Pixels
 from text_image_similarity.records import caption_of
 from text_image_similarity.system import usable_cores
 
@@ -52,16 +53,21 @@ class TritonPythonModel:
             images, captions = (
                 pb_utils.get_input_tensor_by_name(request, name).as_numpy().ravel() for name in ("image", "caption")
             )
-            pixels = np.stack([self.preprocess.pixels(decode(image, self.limits)) for image in images])
+            pixels = np.stack([self._pixels(image) for image in images])
             found = [
                 pb_utils.Tensor("pixels", pixels),
                 pb_utils.Tensor("input_ids", self._ids([_text(caption) for caption in captions])),
             ]
             return pb_utils.InferenceResponse(found)
         except RowError as exc:
-            return _error(str(exc))
+            return _error(str(exc), pb_utils.TritonError.INVALID_ARG)
         except Exception as exc:  # whatever a stranger's bytes bring about must not end this process
-            return _error(f"{ErrorCode.ENCODER_ERROR}: {type(exc).__name__}: {exc}")
+            return _error(f"{ErrorCode.ENCODER_ERROR}: {type(exc).__name__}: {exc}", pb_utils.TritonError.INTERNAL)
+
+    def _pixels(self, image: bytes) -> Pixels:
+        if len(image) > self.limits.max_bytes:
+            raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self.limits.max_bytes:,} bytes")
+        return self.preprocess.pixels(decode(image, self.limits))
 
     def _ids(self, captions: list[str]) -> Any:
         rows = self.tokens.encode(captions)
@@ -79,5 +85,5 @@ def _text(caption: bytes) -> str:
     return text
 
 
-def _error(text: str) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text))
+def _error(text: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

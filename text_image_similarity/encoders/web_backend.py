@@ -1,0 +1,67 @@
+"""Open the graphs of an export for browsers, which take normalised pictures, so that it can be checked and scored here too."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..system import usable_cores
+from .onnx_backend import OnnxBackend, Workers
+from .tokens import Tokens
+
+PREPROCESSOR = "preprocessor_config.json"
+# How transformers.js finds the files of a precision, and what it calls the precision.
+_SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized"}
+DTYPES = {"fp32": "fp32", "fp16": "fp16", "int8": "q8"}
+_STEMS = {"image": "vision_model", "text": "text_model"}
+
+
+def web_graph(folder: Path, tower: str, precision: str) -> Path:
+    """Return where transformers.js looks for a tower, `image` or `text`."""
+    return folder / "onnx" / f"{_STEMS[tower]}{_SUFFIXES[precision]}.onnx"
+
+
+def open_web(folder: Path, tokens: Tokens, precision: str) -> OnnxBackend:
+    """Open both graphs of a folder that transformers.js loads.
+
+    Args:
+        folder: The export.
+        tokens: What pads the ids.
+        precision: `fp32`, `fp16` or `int8`.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import leaves a device id in the home folder
+    import onnxruntime
+
+    how = json.loads((folder / PREPROCESSOR).read_text(encoding="utf-8"))
+    mean, std = (np.asarray(how[name], np.float32) for name in ("image_mean", "image_std"))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    paths = [web_graph(folder, tower, precision) for tower in ("image", "text")]
+    image, text = (onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in paths)
+    weight_bytes = sum(path.stat().st_size for path in paths)
+    normalising = _Normalising(image, mean, std)
+    return OnnxBackend(normalising, text, tokens, Workers(usable_cores()), precision, weight_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Normalising:
+    """A session that is given bytes (n, h, w, 3) and runs one that takes normalised pixels (n, 3, h, w).
+
+    Args:
+        session: Takes `pixel_values`.
+        mean, std: Of each channel, shape (3,), of pixels scaled to 0..1.
+    """
+
+    session: Any
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    def run(self, names: None, given: dict[str, Any]) -> Any:
+        values = (given["pixels"] * np.float32(1 / 255) - self.mean) / self.std  # as transformers.js does it
+        return self.session.run(names, {"pixel_values": np.ascontiguousarray(values.transpose(0, 3, 1, 2))})
