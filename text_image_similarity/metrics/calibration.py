@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit
 
 from ..errors import ModelError, UsageError
 from ..files import CALIBRATION, write_whole
@@ -68,12 +67,12 @@ class Calibration:
         """
         if prior is not None and not 0 < prior < 1:
             raise UsageError(f"prior={prior!r} must be a share between 0 and 1")
-        shift = 0.0 if prior is None else float(logit(prior) - logit(self.prior))  # Bayes, in log odds
-        return np.asarray(expit(self.slope * np.asarray(scores, np.float64) + self.intercept + shift))
+        shift = 0.0 if prior is None else _logit(prior) - _logit(self.prior)  # Bayes, in log odds
+        return _expit(self.slope * np.asarray(scores, np.float64) + self.intercept + shift)
 
     def cosine(self, probability: float) -> float:
         """Return the cosine at which a pair matches with a probability between 0 and 1; NaN where the curve is flat."""
-        return (float(logit(probability)) - self.intercept) / self.slope if self.slope else math.nan
+        return (_logit(probability) - self.intercept) / self.slope if self.slope else math.nan
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write `calibration.json` into a model's folder, whole or not at all, and return its path.
@@ -162,9 +161,20 @@ def calibration_error(guess: Numbers, truth: Numbers, weight: Numbers, bins: int
     return float(np.abs(gaps).sum())
 
 
+def _expit(odds: Numbers) -> Numbers:
+    """Return 1 / (1 + exp(-odds)), which neither overflows nor rounds small ones to 0; SciPy's own is not in the small install."""
+    with np.errstate(invalid="ignore"):  # NaN stays NaN
+        return np.asarray(np.exp(-np.logaddexp(0, -odds)))
+
+
+def _logit(probability: float) -> float:
+    with np.errstate(divide="ignore"):  # of 0 and 1 it is infinite
+        return float(np.log(probability) - np.log1p(-probability))
+
+
 def _outcomes(curve: tuple[float, float], mismatching: Numbers, matching: Numbers) -> tuple[Numbers, Numbers, Numbers]:
     scores, truth, weight = _pooled(mismatching, matching)
-    return np.asarray(expit(curve[0] * scores + curve[1])), truth, weight
+    return _expit(curve[0] * scores + curve[1]), truth, weight
 
 
 def _pooled(mismatching: Numbers, matching: Numbers) -> tuple[Numbers, Numbers, Numbers]:
@@ -190,7 +200,7 @@ def _fit(mismatching: Numbers, matching: Numbers) -> tuple[float, float]:
 
     now = loss(curve)
     for _ in range(_STEPS):
-        guess = expit(curve @ basis)
+        guess = _expit(curve @ basis)
         slope = basis @ (weight * (guess - target))  # (2,)
         bend = (basis * (weight * guess * (1 - guess))) @ basis.T + 1e-12 * np.eye(2)  # (2, 2)
         step = np.linalg.solve(bend, slope)
