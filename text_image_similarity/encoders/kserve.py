@@ -7,9 +7,11 @@ Triton's extension for binary tensor data.
 from __future__ import annotations
 
 import json
+import os
 import time
 import weakref
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -77,9 +79,16 @@ def _patiently(url: str, ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.f
 
 class _Http:
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        self._client = httpx.Client(timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=False)
-        weakref.finalize(self, self._client.close)  # encoders are not closed
+        self.url, self._lock, self._process = url.rstrip("/"), Lock(), 0
+
+    def _client_here(self) -> httpx.Client:
+        """Return this process's client: one that came through a fork would share its connections with the parent."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._client = httpx.Client(timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=False)
+                weakref.finalize(self, self._client.close)  # encoders are not closed
+                self._process = os.getpid()
+            return self._client
 
     def infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
         return _patiently(self.url, lambda: self._infer(model, name, values, wanted))
@@ -92,7 +101,7 @@ class _Http:
         }
         head = json.dumps(asked).encode()
         try:
-            answer = self._client.post(
+            answer = self._client_here().post(
                 f"{self.url}/v2/models/{model}/infer",
                 content=head + np.ascontiguousarray(values).tobytes(),
                 headers={
