@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | systems | gate | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test systems gate check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -46,6 +46,11 @@ setup: .venv/everything
 	$(POETRY_ENV) $(POETRY) install --no-interaction --all-extras
 	touch $@
 
+# What tests import is compiled once, and not by each of their processes at the same time.
+.venv/compiled: .venv/everything
+	$(RUN) -m pytest --collect-only --quiet > /dev/null
+	touch $@
+
 # The rooms alone, without Spark, Ray, a browser, other people's servers, and whatever takes seconds.
 quick: setup
 	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or spark or ray or browser or server)"
@@ -57,6 +62,11 @@ test: setup tools
 systems: JOBS = 2
 systems: setup tools recipes
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
+
+# All tests at once, for .ci/run: while those of systems wait for their processes, others compute.
+gate: JOBS = 4
+gate: .venv/compiled tools recipes
+	$(PYTEST) $(TEST_OPTIONS)
 
 check: setup
 	$(RUN) -m ruff check .
@@ -96,8 +106,8 @@ benchmark: setup
 	$(RUN) -m benchmarks --data $(DATA)
 
 endurance: setup
-	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py \
-		tests/search/test_crash.py tests/search/stores/test_contract.py tests/tables/test_frames.py
+	KILLS=100 TERMS=20 SOAK_ROWS=200000 RESTARTS=20 FILTERS=10000 FRAMES=1000 CAPTIONS=10000 $(RUN) -m pytest -s tests/system/test_endurance.py tests/system/test_restarts.py \
+		tests/search/test_crash.py tests/search/stores/test_contract.py tests/tables/test_frames.py tests/encoders/test_token_files.py
 
 # Airflow and Snowpark, whose pins do not go with ours: 580 MB. What they import is compiled then.
 recipes: build/recipes/airflow/installed build/recipes/snowpark/installed
@@ -108,10 +118,15 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	touch $@
 
 # Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
-tools: build/tools/installed build/axe/axe.min.js build/web/installed
+tools: build/tools/installed build/axe/axe.min.js build/triton/installed build/web/installed
 
 build/tools/installed: scripts/fetch_tools.sh
 	if command -v apt-get > /dev/null; then scripts/fetch_tools.sh build/tools; else mkdir -p build/tools; fi
+	touch $@
+
+# NVIDIA's inference server for the CPU, from PyPI: 360 MB.
+build/triton/installed: scripts/fetch_triton.sh
+	scripts/fetch_triton.sh build/triton
 	touch $@
 
 # What checks the pages' accessibility, from npm: 650 kB.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -22,35 +23,47 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Every JVM that tests start has a third less to compute.
 os.environ["SPARK_CONF_DIR"] = str(Path(__file__).parent / "support" / "spark")
-# Exported models go to a cache of this session's own, not to the home of whoever runs the tests.
-_CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# Exported models go to a cache of this session's own, not to the home of whoever runs the tests; one for all its
+# processes, so that each model is exported once.
+_CACHE = None
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
+    os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 from tests.support.server import Server  # noqa: E402 - after the environment is set
 
-# Files that take longest, in that order, so that no process is left with one of them at the end.
+# Files that take longest, so that no process is left with one of them at the end; by turns such as wait for other
+# processes and such as compute.
 _LONG = (
+    "tests/system/test_spark_recipe.py",
     "tests/training/test_train.py",
     "tests/ray_data/test_dataset.py",
     "tests/encoders/test_backends.py",
+    "tests/system/test_recipes.py",
     "tests/search/stores/test_contract.py",
-    "tests/search/test_crash.py",
-    "tests/formats/test_formats.py",
+    "tests/system/test_ray_serve.py",
     "tests/spark/test_dataframe.py",
     "tests/spark/test_engine.py",
-    "tests/tables/test_resume.py",
     "tests/decode/test_corpus.py",
-    "tests/encoders/test_neighbours.py",
-    "tests/test_docs.py",
-    "tests/test_gate.py",
-    "tests/tables/test_score.py",
-    "tests/search/test_predictor.py",
-    "tests/system/test_recipes.py",
-    "tests/system/test_spark_recipe.py",
     "tests/doors/test_clusters.py",
+    "tests/formats/test_formats.py",
     "tests/doors/test_parity.py",
-    "tests/system/test_ray_serve.py",
     "tests/system/test_full_size.py",
+    "tests/tables/test_resume.py",
+    "tests/search/test_crash.py",
+    "tests/test_docs.py",
+    "tests/system/test_new_model.py",
+    "tests/encoders/test_neighbours.py",
+    "tests/tables/test_score.py",
+    "tests/system/test_endurance.py",
+    "tests/search/test_predictor.py",
+    "tests/test_gate.py",
+    "tests/encoders/test_mini.py",
+    "tests/encoders/test_open_clip.py",
+    "tests/report/test_report.py",
+    "tests/service/test_fuzz.py",
+    "tests/system/test_page.py",
+    "tests/fetch/test_faults.py",
 )
 
 
@@ -95,7 +108,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Any:
     # Not by groups: with pytest 9.2, xdist 3.8 ignores them (pytest-xdist#1386).
     scheduler = import_module("xdist.scheduler").LoadFileScheduling(config, log)
     file_of = scheduler._split_scope
-    scheduler._split_scope = lambda test: "spark" if file_of(test).startswith("tests/spark/") else file_of(test)
+    on_spark = ("tests/spark/", "tests/system/test_spark_recipe.py")
+    scheduler._split_scope = lambda test: "spark" if file_of(test).startswith(on_spark) else file_of(test)
     return scheduler
 
 
@@ -125,7 +139,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_sessionfinish() -> None:
-    _CACHE.cleanup()
+    if _CACHE is not None:
+        _CACHE.cleanup()
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +155,42 @@ def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.models import save_siglip
 
     return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that runs in this process does to logging."""
+    root, ours = logging.getLogger(), logging.getLogger("text_image_similarity")
+    handlers, levels, factory = root.handlers[:], (root.level, ours.level), logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)  # Ray, which other tests start here, adds fields to every record
+    yield
+    logging.setLogRecordFactory(factory)
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the first of certifi's certificates."""
+    import certifi
+
+    first, end, _ = Path(certifi.where()).read_text(encoding="ascii").partition("-----END CERTIFICATE-----\n")
+    path = tmp_path_factory.mktemp("authority") / "first.pem"
+    path.write_text(first + end, encoding="ascii")
+    return path
+
+
+@pytest.fixture
+def few_authorities(one_authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust one authority besides those that a test names: reading all of them takes each fetcher 60 ms."""
+    from text_image_similarity.fetch import trust
+
+    monkeypatch.setattr("certifi.where", lambda: str(one_authority))
+    monkeypatch.setattr(trust, "_SYSTEM_FILES", ())
+    for name in trust.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -120,7 +120,19 @@ def test_the_page_about_your_data_runs_and_prints_what_it_says(tmp_path: Path, m
     assert done.stdout == "".join(blocks(page, "text"))
 
 
-def test_the_catalogue_page_prints_what_it_says(tmp_path: Path) -> None:
+def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that succeeds, in this process, and return what it prints."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    shown = capsys.readouterr()
+    assert ended.value.code == 0, shown.err
+    return shown.out
+
+
+def test_the_catalogue_page_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+) -> None:
     page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
     (tmp_path / "sample_catalog").symlink_to(ROOT / "sample_catalog")
     for program, promised in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
@@ -128,12 +140,12 @@ def test_the_catalogue_page_prints_what_it_says(tmp_path: Path) -> None:
         assert done.stdout == promised
     shutil.rmtree(tmp_path / "shop.catalog")
     cursor = re.compile(r"--after=\S+")
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "console"):
         for step in re.split(r"^\$ text-image-similarity ", block, flags=re.MULTILINE)[1:]:
             command, _, promised = step.partition("\n")
-            words = [sys.executable, "-m", "text_image_similarity", *shlex.split(command)]
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-            assert not promised.strip() or _masked(cursor.sub("", done.stdout)) == _masked(cursor.sub("", promised))
+            shown = printed(shlex.split(command), capsys)
+            assert not promised.strip() or _masked(cursor.sub("", shown)) == _masked(cursor.sub("", promised))
 
 
 def test_the_arithmetic_of_scale_is_done() -> None:
@@ -206,22 +218,18 @@ def _masked(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_evaluation_page_shows_what_comes_out(tmp_path: Path) -> None:
+def test_the_evaluation_page_shows_what_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+) -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
     for name in ("challenge_set", "challenge_set.csv"):
         (tmp_path / name).symlink_to(ROOT / name)
     (ratings,) = blocks(page, "csv")
     (tmp_path / "ratings.csv").write_text(ratings, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "console"):
         command, _, promised = block.removeprefix("$ text-image-similarity ").partition("\n")
-        done = subprocess.run(
-            [sys.executable, "-m", "text_image_similarity", *shlex.split(command)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert _masked(done.stdout) == _masked(promised)
+        assert _masked(printed(shlex.split(command), capsys)) == _masked(promised)
     assert (tmp_path / "report.json").exists()
     for program, promised in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

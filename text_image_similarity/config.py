@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
-BackendName = Literal["auto", "torch", "onnx"]
+BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # of an image and a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference captions
@@ -22,6 +22,11 @@ Quoting = Literal["auto", "minimal", "none", "backslash"]
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _PROXY = re.compile(
     r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
+    re.ASCII,
+)
+_SERVER = re.compile(
+    r"(?:https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?"
+    r"|grpcs?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5})",
     re.ASCII,
 )
 _REDIS = re.compile(
@@ -125,8 +130,11 @@ class Config:
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, for the CPU, is faster but moves scores a
             little, see docs/performance.md#int8.
-        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra), or
-            `auto`, the faster one that is installed.
+        backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
+            `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
+            `auto`, the faster one of the first two that is installed.
+        triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
+            docs/triton.md; by default they run in this process.
         preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
             moves scores a little, see docs/performance.md#fast-preprocessing.
         batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
@@ -172,6 +180,7 @@ class Config:
     device: str = "auto"
     precision: Precision = "auto"
     backend: BackendName = "auto"
+    triton_url: str | None = None
     preprocess: PreprocessMode = "exact"
     batch_size: int = 32
     score: RowScore = "cosine"
@@ -215,6 +224,10 @@ class Config:
                 "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
                 "socks5h; in a user or a password write %40 for @, %3A for : and %2F for /"
             )
+        if self.triton_url is not None and not _SERVER.fullmatch(str(self.triton_url)):
+            raise ConfigError(
+                f"triton_url={self.triton_url!r} must look like http://host:8000 or grpc://host:8001, with http, https, grpc or grpcs"
+            )
         _check_cache(self.embedding_cache)
         seconds("timeout_s", self.timeout_s, 0.001)
         if not isinstance(self.limits, Limits):
@@ -246,12 +259,13 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
     """Raise a `ConfigError` where no machine and no model could have a device, a precision and a backend together."""
     if precision == "int8" and backend == "torch":
         raise ConfigError("precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto', or another precision")
-    if backend == "onnx" and precision == "fp16":
-        raise ConfigError("backend='onnx' runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'")
-    if (backend == "onnx" or precision == "int8") and device not in ("auto", "cpu"):
+    if backend in ("onnx", "openvino") and precision == "fp16":
         raise ConfigError(
-            f"backend='onnx' and precision='int8' run on the CPU, not on device={device!r}; set device='cpu'"
+            f"backend={backend!r} runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'"
         )
+    if (backend in ("onnx", "openvino") or precision == "int8") and device not in ("auto", "cpu"):
+        cause = "precision='int8'" if backend == "auto" else f"backend={backend!r}"
+        raise ConfigError(f"{cause} runs on the CPU, not on device={device!r}; set device='cpu'")
     if precision == "fp16" and device == "cpu":
         raise ConfigError("precision='fp16' needs a GPU; with device='cpu' use auto or fp32")
 

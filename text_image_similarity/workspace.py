@@ -193,7 +193,7 @@ class Workspace:
         run = dict(lines[0]["run"])
         return run, sum(line.get("rows", 0) for line in lines[1:]) == run.get("input_rows")
 
-    def commit(self, part: Part, data: bytes) -> None:
+    def commit(self, part: Part, data: bytes | memoryview) -> None:
         """Keep a finished part.
 
         Raises:
@@ -291,7 +291,7 @@ class Workspace:
             raise TableError(f"{self._output} cannot be written: {exc.strerror or exc} ({where}){kept}") from exc
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: bytes | memoryview) -> str:
     """Return the hash of a part."""
     return blake2b(data, digest_size=16).hexdigest()
 

@@ -28,6 +28,8 @@ from text_image_similarity.client import ServiceEngine, compare_table, settings_
 from text_image_similarity.errors import ConfigError, ModelUnavailableError, StoppedError, UsageError
 from text_image_similarity.tables import Summary
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 CONFIG = Config(chunk_size=20)
 URL = "http://service.example:8000"
 

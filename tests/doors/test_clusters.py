@@ -70,14 +70,16 @@ def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were
     resources = {f"spark.{who}.resource.gpu.amount": "1" for who in ("worker", "executor", "task")}
     scripts = {f"spark.{who}.resource.gpu.discoveryScript": str(script) for who in ("worker", "executor")}
     conf = {"spark.master": "local-cluster[2,1,1024]", "spark.submit.pyFiles": str(zip_package(tmp_path))}
-    done = run_job({**conf, **resources, **scripts}, SPARK_HOME=str(Path(pyspark.__file__).parent))
+    cache = tmp_path / "cache"
+    spark = {"SPARK_HOME": str(Path(pyspark.__file__).parent), "XDG_CACHE_HOME": str(cache)}
+    done = run_job({**conf, **resources, **scripts}, **spark)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert (
         said["auto"]
         == "ConfigError: device='cuda:5' needs an NVIDIA or AMD GPU, and this process sees none; use auto or cpu"
     )
-    assert (Path(os.environ["XDG_CACHE_HOME"]) / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
+    assert (cache / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
     check(said)
 
 

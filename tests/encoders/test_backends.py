@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from platformdirs import user_cache_path
 
 from tests.support.images import noise
 from tests.support.missing import run_without
@@ -27,16 +28,35 @@ from text_image_similarity import Config, ConfigError, DeviceLostError, ModelErr
 from text_image_similarity.config import Precision
 from text_image_similarity.encoders import forks, model_folder, onnx_export
 from text_image_similarity.encoders.fingerprint import fingerprint, unchanged
+from text_image_similarity.encoders.placement import runs_on_onnx
 from text_image_similarity.encoders.two_tower import TwoTowerEncoder
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("exports")
+def exports() -> Path:
+    """Where exported models are kept by default, which all processes of a session share."""
+    return user_cache_path("text-image-similarity")
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_clip: Path, exports: Path) -> Path:
+    """The folder of tiny_clip's export."""
+    load_encoder(Config(model=tiny_clip, backend="onnx"))
+    (found,) = (
+        path.parent for path in exports.glob("onnx/*/encoder.json") if fingerprint(tiny_clip) in path.read_text()
+    )
+    return found
+
+
+@pytest.fixture
+def own_cache(exported: Path, tmp_path: Path) -> Path:
+    """A cache that holds a copy of that export."""
+    shutil.copytree(exported, tmp_path / "cache" / "onnx" / exported.name)
+    return tmp_path / "cache"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mini", "tiny_clip"])
+@pytest.mark.parametrize("model", ["mini", "tiny_clip", "tiny_siglip"])
 def test_onnx_equals_torch(model: str, exports: Path, request: pytest.FixtureRequest) -> None:
     name = "mini" if model == "mini" else request.getfixturevalue(model)
     torch, onnx = (
@@ -117,14 +137,17 @@ def test_threads_share_an_onnx_encoder(tiny_clip: Path, exports: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_is_exported_once_for_its_content(
-    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_clip: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Path] = []
     inner = onnx_export.export
 
     def export(*given: Any, **more: Any) -> None:
         made.append(given[1])
-        inner(*given, **more)
+        if len(made) == 1:
+            shutil.copytree(exported, given[1])  # an export takes seconds
+        else:
+            inner(*given, **more)
 
     monkeypatch.setattr(onnx_export, "export", export)
     config = Config(model=tiny_clip, model_cache=tmp_path / "cache", backend="onnx")
@@ -144,10 +167,19 @@ def test_a_model_is_exported_once_for_its_content(
 
 @pytest.mark.slow
 def test_an_export_that_differs_is_refused(
-    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_clip: Path,
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    def write_towers(encoder: object, folder: Path, **_: object) -> None:  # what takes seconds
+        for graph in exported.glob("*.onnx"):
+            shutil.copy(graph, folder)
+
     monkeypatch.setattr(onnx_export, "FP32_TOLERANCE", 0.0)
     config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
+    monkeypatch.setattr(onnx_export, "write_towers", write_towers)
     with pytest.raises(ModelError, match="other embeddings"):
         load_encoder(replace(config, backend="onnx"))
     with caplog.at_level(logging.WARNING, "text_image_similarity"):
@@ -170,10 +202,10 @@ def test_a_cache_that_cannot_be_written_leaves_torch(
 
 
 @pytest.mark.slow
-def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
+def test_a_damaged_export_says_what_to_do(tiny_clip: Path, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = Config(model=tiny_clip, model_cache=own_cache, backend="onnx")
     load_encoder(config)
-    graph = next((tmp_path / "onnx").glob("*/image.onnx"))
+    graph = next((own_cache / "onnx").glob("*/image.onnx"))
     graph.write_bytes(graph.read_bytes()[:1000])
     with pytest.raises(ModelError, match="delete it to export it again"):
         load_encoder(config)
@@ -183,10 +215,10 @@ def test_a_damaged_export_says_what_to_do(tiny_clip: Path, tmp_path: Path, caplo
 
 
 @pytest.mark.slow
-def test_an_export_of_another_model_is_refused(tiny_clip: Path, tmp_path: Path) -> None:
-    config = Config(model=tiny_clip, model_cache=tmp_path, backend="onnx")
+def test_an_export_of_another_model_is_refused(tiny_clip: Path, own_cache: Path) -> None:
+    config = Config(model=tiny_clip, model_cache=own_cache, backend="onnx")
     load_encoder(config)
-    facts = next((tmp_path / "onnx").glob("*/encoder.json"))
+    facts = next((own_cache / "onnx").glob("*/encoder.json"))
     facts.write_text(facts.read_text().replace(fingerprint(tiny_clip), "0" * 32))
     with pytest.raises(ModelError, match="of another model"):
         load_encoder(config)
@@ -241,13 +273,14 @@ def test_a_gpu_that_the_parent_used_says_what_to_do(monkeypatch: pytest.MonkeyPa
         forks.adapt_to_fork(torch.device("cuda:0"))
 
 
-def test_what_cannot_run_on_onnx_says_so(tiny_siglip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_encoder(Config(model=tiny_siglip)).info.backend == "torch"
+def test_what_cannot_run_on_onnx_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"model_type": "altclip"}
+    assert not runs_on_onnx(Config(model="other", device="cpu"), shape)
     with pytest.raises(ConfigError, match="backend='torch'"):
-        load_encoder(Config(model=tiny_siglip, backend="onnx"))
-    with pytest.raises(ConfigError, match="run on the CPU"):
+        runs_on_onnx(Config(model="other", backend="onnx"), shape)
+    with pytest.raises(ConfigError, match="runs on the CPU"):
         load_encoder(Config(model="mini", backend="onnx", device="cuda"))
-    with pytest.raises(ConfigError, match="run on the CPU"):
+    with pytest.raises(ConfigError, match="runs on the CPU"):
         load_encoder(Config(model="mini", precision="int8", device="mps"))
     with pytest.raises(ConfigError, match="int8"):
         load_encoder(Config(model="mini", precision="int8", backend="torch"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from text_image_similarity import Config, ModelError, ModelNameError, ModelUnava
 from text_image_similarity.encoders import open_clip_table, resolve_model
 from text_image_similarity.encoders.captions import CLEANINGS, cleaner
 from text_image_similarity.encoders.open_clip_files import find_open_clip
-from text_image_similarity.encoders.open_clip_names import read_open_clip_name
+from text_image_similarity.encoders.open_clip_names import check_architecture, read_open_clip_name
 from text_image_similarity.encoders.protocols import CutIds
 
 CAPTIONS = [
@@ -150,6 +151,14 @@ def test_names_that_cannot_be_meant(name: str, said: str) -> None:
     with pytest.raises(ModelNameError) as caught:
         load_encoder(Config(model=name))
     assert said in str(caught.value)
+
+
+def test_a_wrong_architecture_is_known_before_the_library_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "open_clip")
+    with pytest.raises(ModelNameError, match="has no architecture ViT-B-99; did you mean ViT-B-32"):
+        check_architecture("open_clip:ViT-B-99/openai", "ViT-B-99")
+    check_architecture("open_clip:ViT-B-32/openai", "ViT-B-32")
+    assert "open_clip" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["open_clip:ViT-B-32/laion2b_s34b_b79k", "hf-hub:laion/CLIP-ViT-B-32", "laion/clip-b"])

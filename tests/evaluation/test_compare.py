@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import pytest
 from scipy import stats
 
 from tests.evaluation.test_evaluate import COLOUR, command
-from tests.support.images import make_png
-from text_image_similarity import Config, Scorer, TableError, compare_models, evaluate, load_encoder
-from text_image_similarity.encoders import SeveralEncoders
+from tests.support.images import inline, make_png
+from text_image_similarity import Config, Scorer, TableError, UsageError, compare_models, evaluate, load_encoder
+from text_image_similarity.encoders import SeveralEncoders, model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.metrics import paired_intervals
 
@@ -126,10 +127,11 @@ def test_several_encoders_give_each_model_its_own_vectors() -> None:
 
 def test_the_command_writes_json_and_a_page(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, report = pairs.with_name("page.html"), pairs.with_name("report.json")
-    given = ("evaluate", pairs, "--model", "mini", "--against", "mini", "--out", report, "--report", page)
+    other = shutil.copytree(model_folder("mini"), pairs.with_name("other"))
+    given = ("evaluate", pairs, "--model", "mini", "--against", other, "--out", report, "--report", page)
     assert command(*given, "--precision", "fp32") == 0
     said = json.loads(report.read_text())
-    assert (said["model"], said["against"]["model"]) == ("mini", "mini")
+    assert (said["model"], said["against"]["model"]) == ("mini", str(other))
     assert set(said["differences"]["AUC"]) == {"difference", "low", "high"}
     assert said["correlation"]["matching"] == pytest.approx(1)
     assert "recall@1, caption to picture" in capsys.readouterr().out
@@ -160,3 +162,8 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("url,caption\nnone.png,red\n")
     with pytest.raises(TableError, match="nothing in"):
         compare_models(tmp_path / "in.csv", Config(), Config(), encoders=(COLOUR, COLOUR))
+    (tmp_path / "in.csv").write_text(f"url,caption\n\"{inline('red')}\",red\nnone.png,red\n")
+    with pytest.raises(UsageError, match="has 1 usable picture"):
+        compare_models(tmp_path / "in.csv", Config(), Config(), encoders=(COLOUR, COLOUR))
+    with pytest.raises(UsageError, match="mini cannot be compared with itself"):
+        compare_models(tmp_path / "in.csv", Config(model="mini"), Config(model=model_folder("mini")))

@@ -31,9 +31,9 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.cli import main
+from text_image_similarity.encoders.drawn import drawn_pairs
 from text_image_similarity.encoders.exported import MANIFEST, manifest_text
 from text_image_similarity.encoders.graphs import write_towers
-from text_image_similarity.export.pictures import drawn_pairs
 
 Export = tuple[Path, ExportSummary]
 

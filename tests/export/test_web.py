@@ -30,12 +30,12 @@ from text_image_similarity import (
     score_pairs,
 )
 from text_image_similarity.encoders import PreparingEncoder, model_folder
+from text_image_similarity.encoders.drawn import drawn_pairs
 from text_image_similarity.encoders.exported import read_manifest
 from text_image_similarity.encoders.graphs import OPSET
 from text_image_similarity.encoders.token_files import write_tokens
 from text_image_similarity.encoders.weights import arranged, read_weights
 from text_image_similarity.export.folder import describe, facts_of
-from text_image_similarity.export.pictures import drawn_pairs
 from text_image_similarity.export.web import write_web
 
 LIBRARY = ROOT / "build" / "web"  # where `make tools` puts it

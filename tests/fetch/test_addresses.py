@@ -19,6 +19,8 @@ from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher, strip_invisible
 from text_image_similarity.fetch.addresses import why_denied
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 PUBLIC = "93.184.215.14"
 GUARDED = Config(timeout_s=5.0, retries=0)
 

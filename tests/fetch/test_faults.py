@@ -20,6 +20,8 @@ from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher
 from text_image_similarity.fetch.stream import HEAD_BYTES
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 LOOPBACK = Limits(allow_private_addresses=True)
 MEMORY = 64 * 1024 * 1024
 

@@ -26,6 +26,8 @@ from tests.support.server import Answer, Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher, responses, stream
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 LOOPBACK = Limits(allow_private_addresses=True, connect_s=600.0, total_s=600.0)
 PATIENT = Config(timeout_s=600.0, retries=0, limits=LOOPBACK)
 HASTY = replace(PATIENT, timeout_s=0.5)  # for what must time out

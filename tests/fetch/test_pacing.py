@@ -29,6 +29,8 @@ from text_image_similarity.fetch.pacing import EARNED, FREE_RETRIES, Hosts
 from text_image_similarity.fetch.stream import GuardedStream
 from text_image_similarity.fetch.transport import GuardedTransport
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 LOOPBACK = Limits(allow_private_addresses=True, connect_s=600.0, total_s=600.0)
 PATIENT = Config(timeout_s=600.0, retries=0, limits=LOOPBACK)
 

@@ -20,6 +20,8 @@ from text_image_similarity.client import ServiceEngine
 from text_image_similarity.errors import TableError
 from text_image_similarity.fetch import Fetcher
 
+pytestmark = pytest.mark.usefixtures("few_authorities")
+
 PUBLIC = "93.184.215.14"
 LOGIN = b64encode(b"me@work:se/cret").decode()
 USER = "me%40work:se%2Fcret"

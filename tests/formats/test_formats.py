@@ -629,8 +629,8 @@ def test_half_a_character_stays_in_json_and_is_refused_elsewhere(folder: Path) -
 
 
 def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
-    """Memory is bounded by bytes too: a part ends with the row that takes it over 64 MiB."""
-    long = "x" * (33 * 1024 * 1024)
+    """Memory is bounded by bytes too: a part ends with the row that takes it over 16 MiB."""
+    long = "x" * (9 * 1024 * 1024)
     (folder / "in.csv").write_text("url,caption,note\n" + f"red.png,red,{long}\n" * 3)
     table = open_table(str(folder / "in.csv"))
     assert [len(rows) for rows in table.read(0, 100)] == [2, 1]
@@ -661,7 +661,7 @@ def test_parquet_without_what_would_hide_the_new_columns(folder: Path) -> None:
 
 
 def test_dictionaries_inside_other_types_can_be_read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("text_image_similarity.formats.output._GROUP_ROWS", 1)
+    monkeypatch.setattr("text_image_similarity.formats.parquet_output._GROUP_ROWS", 1)
     deep = pa.StructArray.from_arrays([pa.array(list("abcd")).dictionary_encode()], ["k"])
     pq.write_table(
         pa.table({"url": ["red.png"] * 4, "caption": ["red"] * 4, "deep": deep}),

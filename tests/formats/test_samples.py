@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.images import make_png
 from tests.support.shards import Member, make_tar, sample, write_tar
-from text_image_similarity import Config, UsageError
+from text_image_similarity import Config, UsageError, score_csv
 from text_image_similarity.config import Dialect
 from text_image_similarity.errors import RowError
 from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for
@@ -68,6 +68,19 @@ def test_samples_are_grouped_by_the_name_up_to_its_first_dot(tmp_path: Path, nam
     assert table.row_count == 3
 
 
+def test_pax_headers_name_members_in_any_script(tmp_path: Path) -> None:
+    key = f"größe/{'ä' * 150}/日本語{'x' * 200}"
+    with tarfile.open(
+        tmp_path / "s.tar.gz", "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": "größe"}
+    ) as tar:
+        for name, data in ((f"{key}.png", RED), (f"{key}.txt", "ein Bild 🟥".encode())):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.uname = len(data), 1234567.5, "jürgen"
+            info.pax_headers = {"SCHILY.xattr.user.x": "ö\n9 path=b\n"}
+            tar.addfile(info, io.BytesIO(data))
+    assert rows(opened(tmp_path / "s.tar.gz")) == [(key, len(RED), "ein Bild 🟥")]
+
+
 @pytest.mark.parametrize(
     ("members", "caption"),
     [
@@ -76,7 +89,8 @@ def test_samples_are_grouped_by_the_name_up_to_its_first_dot(tmp_path: Path, nam
         ({"json": b'{"text": "k", "caption": "j"}'}, "j"),
         ({"json": b'{"text": "k", "caption": null}'}, "k"),
         ({"txt": b" \n", "json": b'{"text": "k"}'}, "k"),
-        ({"json": b'{"caption": ["a", "list"]}'}, None),
+        ({"json": b'{"caption": 5, "text": "k"}'}, "5"),  # a number is its text, as in any table
+        ({"json": b'{"caption": true, "text": "k"}'}, "k"),
         ({"txt": b"\xef\xbb\xbft"}, "t"),
         ({"txt": b"t", "json": b"not JSON"}, "t"),
     ],
@@ -112,6 +126,8 @@ def test_a_sample_that_lacks_something_says_so(tmp_path: Path) -> None:
         ("bare.txt", b"a caption"),
         ("mute.png", RED),
         ("mute.json", b"[]"),
+        ("listed.png", RED),
+        ("listed.json", b'{"caption": ["red"]}'),
         ("large.png", b"x" * 2000),
         ("large.txt", b"large"),
         ("latin.png", RED),
@@ -125,6 +141,7 @@ def test_a_sample_that_lacks_something_says_so(tmp_path: Path) -> None:
         "fine": len(RED),
         "bare": "invalid_url: the sample bare has no image (jpg, jpeg, png, webp, gif, bmp, tif, tiff, avif)",
         "mute": "empty_caption: the sample has no caption; mute.json is not a JSON object",
+        "listed": "empty_caption: the sample has no caption: that in listed.json is of type list, not text",
         "large": "too_many_bytes: large.png has 2,000 bytes, more than 1,000",
         "latin": "corrupt: latin.txt is not UTF-8: unexpected end of data",
         "talk": "too_many_bytes: talk.txt has 1,048,577 bytes, more than 1,048,576",
@@ -281,6 +298,20 @@ def test_columns_are_chosen_where_that_is_unambiguous(tmp_path: Path) -> None:
         table = ParquetTable([str(tmp_path / "t.parquet")])
         assert choose_columns(table, None, None) == chosen, columns
         assert choose_columns(table, "a", "b") == ("a", "b")
+
+
+def test_columns_that_may_hold_images_are_named_where_none_is_chosen(tmp_path: Path) -> None:
+    columns = {
+        "photos": pa.list_(pa.binary()),
+        "more": pa.list_(pa.binary()),
+        "tags": pa.list_(pa.string()),
+        "caption": pa.string(),
+    }
+    pq.write_table(pa.schema(list(columns.items())).empty_table(), tmp_path / "t.parquet")
+    with pytest.raises(
+        UsageError, match=r"'url' is missing in .*; photos, more may hold the images: name .* --url-col"
+    ):
+        score_csv(tmp_path / "t.parquet", tmp_path / "out.csv", Config())
 
 
 def test_braces_are_expanded_as_shells_do(tmp_path: Path) -> None:

@@ -88,12 +88,17 @@ def chunks(*bodies: bytes) -> bytes:
     return b"".join(b"%x\r\n%s\r\n" % (len(body), body) for body in bodies)
 
 
-def _bomb(size: int) -> bytes:
-    squeeze = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-    return b"".join([*(squeeze.compress(bytes(MANY)) for _ in range(size // MANY)), squeeze.flush()])
+def _bomb(count: int) -> bytes:
+    """Return `count` times MANY zeros in gzip: one compressed piece again and again, because compressing all takes long."""
+    squeeze, crc = zlib.compressobj(9, wbits=-zlib.MAX_WBITS), 0
+    piece = squeeze.compress(bytes(MANY)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    for _ in range(count):
+        crc = zlib.crc32(bytes(MANY), crc)
+    head = gzip.compress(b"")[:10]
+    return head + piece * count + squeeze.flush() + struct.pack("<II", crc, count * MANY)
 
 
-BOMB = _bomb(200 * MANY)
+BOMB = _bomb(200)
 
 FAULTS: dict[str, Fault] = {
     # Statuses

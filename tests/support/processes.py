@@ -23,7 +23,7 @@ _TOOLS = ROOT / "build" / "tools" / "bin"
 
 def tool(name: str) -> str:
     """Return the path of a program that Debian has; the test is skipped where it is not."""
-    places = [str(_TOOLS), os.environ["PATH"], "/usr/sbin"]
+    places = [str(_TOOLS), str(ROOT / "build" / "triton" / "bin"), os.environ["PATH"], "/usr/sbin"]
     if (found := shutil.which(name, path=os.pathsep.join(places))) is None:
         pytest.skip(f"{name} is neither on the PATH nor in build/tools, where `make tools` puts it")
     return found

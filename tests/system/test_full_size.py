@@ -23,8 +23,8 @@ def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
     folder = save_clip(tmp_path, full_size=True)
     pictures = sorted((ROOT / "challenge_set").glob("*.jpg"))
     images = [Image.open(p).convert("RGB") for p in pictures if p.name != "not_a_picture.jpg"]
-    images += noise(64 - len(images))
-    texts = captions(64)
+    images = images[:24] + noise(8)
+    texts = captions(32)
 
     model = CLIPModel.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="pt")
@@ -41,9 +41,9 @@ def test_clip_equals_transformers_at_full_size(tmp_path: Path) -> None:
     assert isinstance(encoder, TwoTowerEncoder)
     assert encoder.context_length == 77
     assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
-    for size in (7, 64):
+    for size in (7, 32):
         ours = [
             cosine(encoder.encode_image(images[i : i + size]), encoder.encode_text(texts[i : i + size]))
-            for i in range(0, 64, size)
+            for i in range(0, 32, size)
         ]
         np.testing.assert_allclose(np.concatenate(ours), expected, rtol=0, atol=1e-5, err_msg=f"batch size {size}")

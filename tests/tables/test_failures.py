@@ -106,7 +106,7 @@ class TestWarning:
         assert not caplog.records
 
     def test_a_shard_has_no_column_of_references(self) -> None:
-        said = explain_failures({"invalid_url": 2}, Config(), ("__image__", "caption"))
+        said = explain_failures({"invalid_url": 2}, Config(), (None, "caption"))
         assert said == "2 with invalid_url"
 
     @pytest.mark.parametrize("code", list(ErrorCode))

@@ -23,6 +23,7 @@ from text_image_similarity import (
     LocalEngine,
     TableError,
     UsageError,
+    cli,
     filter_table,
     plan_filter,
     score_csv,
@@ -204,11 +205,14 @@ def test_another_run_is_left_alone(scored: Path) -> None:
 
 
 def test_a_value_that_is_not_a_score_is_named(scored: Path) -> None:
-    for bad in ("high", "inf", "0.1 0.2"):
+    for bad in ("high", "0.1 0.2"):
         scored.write_text(f"id,similarity\n1,0.5\n2,{bad}\n")
         with pytest.raises(TableError, match=f"'similarity' in row 2 holds '{bad}', which is not a score"):
             filter_table(scored, scored.with_name("out.csv"), top=1)
     assert not scored.with_name("out.csv").exists()
+    scored.write_text("id,similarity\n1,0.5\n2,-inf\n3,Infinity\n4,\n")
+    found = filter_table(scored, scored.with_name("out.csv"), drop_failed=True)
+    assert (found.kept, found.failed) == (1, 3), "an infinite score is none"
     with pytest.raises(UsageError, match=r"is 'similarity' meant\? Then name it with --score-col"):
         filter_table(scored, scored.with_name("out.csv"), top=1, col_score="Similarity")
 
@@ -246,3 +250,15 @@ def test_a_share_is_exact() -> None:
     assert most_rows("0.1%", 1_000_000_000) == 1_000_000
     assert most_rows("30%", 10) == 3
     assert most_rows("33.3%", 1000) == 333
+
+
+def test_the_command_says_where_no_row_has_a_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id,similarity\n1,\n2,\n")
+    for options in ([str(out), "--drop-failed"], ["--plan"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["filter", str(source), *options])
+        assert ended.value.code == 0
+    written, plan = capsys.readouterr().out.split("output", 1)
+    assert "lowest similarity  no row has a score" in written
+    assert plan.endswith("without a score  2\n\nno row has a score, so there is no threshold to choose\n")

@@ -18,7 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.images import inline, make_png
-from text_image_similarity import Config, InputTypeError, UsageError, score_frame, score_table
+from text_image_similarity import (
+    Config,
+    ConfigError,
+    InputTypeError,
+    Record,
+    UsageError,
+    score_frame,
+    score_pairs,
+    score_table,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
 
 RED, LIME = make_png("red"), make_png("lime")
@@ -252,6 +261,43 @@ def test_a_column_of_arrow_that_cannot_be_scored_is_refused_at_once() -> None:
     ):
         with pytest.raises(UsageError, match="column 'url' of the frame holds several values a row"):
             score(frame)
+
+
+LISTS: dict[str, list[Any]] = {
+    "url": [inline("red"), inline("red"), "none.png"],
+    "caption": [["red", "green"], ["red"], []],
+    "people": [["red"], ["green", "red"], None],
+}
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table, datasets.Dataset.from_dict])
+def test_a_list_of_captions_gives_a_list_of_scores(make: Any) -> None:
+    frame = make(LISTS)
+    scored = score(frame)
+    assert type(scored) is type(frame)
+    scores, errors = (
+        [
+            [None if value != value else value for value in getattr(cell, "as_py", lambda c=cell: c)()]
+            for cell in scored[name]
+        ]
+        for name in ("similarity", "error")
+    )
+    assert scores == [[1.0, 0.0], [1.0], [None]]
+    assert errors == [[None, None], [None], ["empty_caption: the caption is empty or missing"]]
+
+
+def test_references_are_those_of_records() -> None:
+    config = Config(score="ref_clipscore")
+    scored = score_frame(pd.DataFrame(LISTS), config, encoder=ColourEncoder(), col_references="people")
+    records = [Record(str(LISTS["url"][0]), text, references=("red",)) for text in ("red", "green")]
+    expected = [result.similarity for result in score_pairs(records, config, encoder=ColourEncoder())]
+    assert scored["similarity"][0] == expected
+    with pytest.raises(ConfigError, match="col_references is for score='ref_clipscore'"):
+        score(pd.DataFrame(LISTS), col_references="people")
+    with pytest.raises(ConfigError, match="score_frame without col_references"):
+        score_frame(pd.DataFrame(LISTS), config)
+    with pytest.raises(UsageError, match="read_all"):
+        score_frame(pa.table(LISTS).to_reader(), config, col_references="people")
 
 
 def test_a_bar_is_shown_where_it_is_asked_for_and_in_notebooks(

@@ -21,6 +21,7 @@ from text_image_similarity import (
     Limits,
     LocalEngine,
     StoppedError,
+    TableError,
     TableOptions,
     UsageError,
     score_csv,
@@ -28,6 +29,7 @@ from text_image_similarity import (
 from text_image_similarity.cli import main
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table, parquet
+from text_image_similarity.formats.output import writer_for
 from text_image_similarity.tables import Summary
 
 RED, GREEN = make_png("red"), make_png("green")
@@ -299,3 +301,20 @@ def test_a_large_row_group_is_read_piece_by_piece(tmp_path: Path, monkeypatch: p
     assert sum(asked) < 4 << 20
     assert 10 < len(first) <= 16
     assert [*first, *(cell for part in parts for cell in part.column("image"))] == images
+
+
+def test_images_are_written_without_a_dictionary_and_what_repeats_with_one(tmp_path: Path) -> None:
+    images = pa.array([{"bytes": os.urandom(5_000), "path": "a.jpg"} for _ in range(4)])
+    table = pa.table({"image": images, "caption": ["red"] * 4, "hash": [b"0" * 16] * 4})
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    group = pq.read_metadata(tmp_path / "out.parquet").row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    assert {column.path_in_schema for column in columns if not column.has_dictionary_page} == {"image.bytes"}
+    assert pq.read_table(tmp_path / "out.parquet").select(table.column_names).equals(table)
+
+
+def test_a_type_that_parquet_cannot_hold_is_refused_before_the_run() -> None:
+    schema = pa.schema([("image", pa.binary()), ("age", pa.month_day_nano_interval())])
+    with pytest.raises(TableError, match=r"rows cannot be written as Parquet: .*interval"):
+        writer_for("out.parquet", schema)

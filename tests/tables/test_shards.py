@@ -116,6 +116,20 @@ def test_what_is_missing_or_damaged_is_a_row_with_a_code(tmp_path: Path, shards:
     assert again.failures["too_many_bytes"] > 20
 
 
+def test_a_field_of_one_sample_stops_no_shard(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain, named = sample("a", "red", "red"), sample(
+        "b", "red", "red", json=b'{"similarity": 9, "__key__": "x", "w": 1}'
+    )
+    source = write_tar(tmp_path / "in.tar", [*plain, *named])
+    score(source, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "__key__,caption,w,similarity,error",
+        "a,red,,1.0,",
+        "b,red,1,1.0,",
+    ]
+    assert "members called __key__, similarity, as columns of the output are; they are left out" in caplog.text
+
+
 def test_a_folder_gets_a_file_for_each_shard(tmp_path: Path, shards: Path) -> None:
     whole = score(shards, tmp_path / "whole.parquet")
     summary = score(shards, f"{tmp_path / 'out'}/")
@@ -196,6 +210,10 @@ def test_shards_and_folders_are_data_sets(tmp_path: Path, shards: Path, caplog: 
     assert len(found) == len(set(COLOURS))  # equal pictures are one photo
     assert {image.source for image in found} == {make_png(colour) for colour in COLOURS}
     assert "6 rows were left out" in caplog.text
+    cut = write_tar(tmp_path / "cut.tar", [*sample("a", "red", "red"), *sample("b", "blue", "blue")])
+    cut.write_bytes(cut.read_bytes()[:2600])  # in the header of b.png
+    read_dataset(cut)
+    assert "has no image in '__image__': cut.tar ends at byte 2600" in caplog.text
     folder = tmp_path / "photos"
     folder.mkdir()
     for colour in COLOURS:

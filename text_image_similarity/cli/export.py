@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..config import Config
@@ -30,6 +31,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_field(command, ExportOptions, "precision")
     add_field(command, ExportOptions, "recipe")
     add_field(command, ExportOptions, "opset", metavar="N", type=int)
+    add_field(command, ExportOptions, "triton_backend", metavar="BACKEND")
+    add_field(command, ExportOptions, "max_batch")
     add_field(command, ExportOptions, "check_data", metavar="TABLE")
     add_field(command, ExportOptions, "allow_drift")
     add_field(command, ExportOptions, "force")
@@ -55,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         parities = check_export(options.model, check_data=options.check_data)
         sys.stdout.write(parity_table(parities) + "\n")
         return 0 if all(parity.passed for parity in parities) else 1
-    names = ("to", "precision", "recipe", "opset", "check_data", "allow_drift", "force")
+    names = [field.name for field in fields(ExportOptions)]
     wanted = ExportOptions(**{name: getattr(options, name) for name in names})
     tell = None if options.quiet else _tell
     found = export_model(Config(model=options.model, revision=options.revision), options.out, wanted, progress=tell)

@@ -75,7 +75,10 @@ def run(options: argparse.Namespace) -> int:
 
 def closing_table(found: FilterSummary) -> str:
     """Lay out what a filter kept."""
-    least = "every score" if found.threshold is None else f"{found.threshold:g}"
+    if found.failed == found.rows:
+        least = "no row has a score"
+    else:
+        least = "every score" if found.threshold is None else f"{found.threshold:g}"
     return lay_out(
         [
             ("rows", f"{found.rows:,}"),
@@ -104,6 +107,8 @@ def plan_table(plan: FilterPlan, rule: FilterRule | None) -> str:
     ]
     heads = ["at least", "rows kept", "of all", *(["probability"] if known else []), ""]
     counts = lay_out([("rows", f"{plan.rows:,}"), ("without a score", f"{plan.failed:,}")])
+    if plan.failed == plan.rows:
+        return f"{counts}\n\nno row has a score, so there is no threshold to choose"
     return f"{counts}\n\n{lay_out_table(heads, lines, numbers=len(heads) - 1)}"
 
 

@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs, whichever it is."""
-    for name in ("device", "precision", "backend", "preprocess"):
+    for name in ("device", "precision", "backend", "triton_url", "preprocess"):
         add_field(parser, Config, name)
     add_field(parser, Config, "embedding_cache", metavar="PLACE")
     add_field(parser, Config, "model_cache", metavar="FOLDER")

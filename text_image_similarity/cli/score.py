@@ -174,7 +174,7 @@ def run(options: argparse.Namespace) -> int:
     if summary.rows and not summary.scored:
         from ..formats import with_base_dir
 
-        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns)
+        said = explain_failures(summary.failures, with_base_dir(config, options.in_path), summary.columns_there)
         logger.error("none of the %s rows has a score, %s", f"{summary.rows:,}", said)
         return 4
     return 4 if options.strict and summary.scored < summary.rows else 0

@@ -180,7 +180,7 @@ def _read_images(
         image = value if isinstance(value, RowError) else find_image(value)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
-        elif not captions:
+        elif not captions and not isinstance(value, RowError):  # such as a damaged shard, which has no caption either
             why = next((found for one in spoken if isinstance(found := caption_of(one), RowError)), None)
             left.add(
                 where,

@@ -21,8 +21,17 @@ from tokenizers import Tokenizer, normalizers
 from torch import Tensor
 
 from ..errors import ModelError
+from .piece_rules import AddedPiece, PieceFile, PieceRules
+from .pieces import piece_tokens
 from .tokens import Ids, Tokens, ids_of, tokens_of
 
+_PROBES = (
+    "A photo of 2 dogs, it's RAINING",
+    "",
+    " ",
+    "Ünïcode — naïve café 日本語 _x_ </s> <eos>b <pad>",
+    "word " * 300,
+)
 Features = Callable[[Any, Tensor], Tensor]  # (model, token ids (n, t)) -> features (n, embed_dim)
 
 
@@ -99,6 +108,47 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is not None and tokenizer.init_kwargs.get("do_lower_case") is not False:
         fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
+    theirs = _their_tokens(tokenizer, length, pad)
+    for own in (_fast_tokens(tokenizer, length, pad), _piece_tokens(tokenizer, length, pad)):
+        if own is not None and own.encode(_PROBES) == theirs.encode(_PROBES):
+            return own, _at_last
+    return theirs, _at_last
+
+
+def _fast_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
+    """Return how a copy of a fast tokenizer reads captions; it is not changed from call to call, as the original is."""
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is None:
+        return None
+    own = Tokenizer.from_str(fast.to_str())
+    own.encode_special_tokens = fast.encode_special_tokens
+    own.no_padding()
+    own.enable_truncation(length)
+    return tokens_of(own, pad=pad).filled(length)
+
+
+def _piece_tokens(tokenizer: Any, length: int, pad: int) -> Tokens | None:
+    """Return how SigLIP 1's tokenizer reads captions, without it."""
+    if type(tokenizer).__name__ != "SiglipTokenizer" or tokenizer.sp_model_kwargs:
+        return None
+    special = set(tokenizer.all_special_tokens)
+    added = [
+        AddedPiece(token.content, i, token.content in special, token.lstrip, token.rstrip, token.single_word)
+        for i, token in sorted(tokenizer.added_tokens_decoder.items())
+    ]
+    rules = PieceRules(
+        added=tuple(added),
+        unknown=str(tokenizer.unk_token),
+        end=tokenizer.eos_token_id,
+        pad=pad,
+        lower=bool(tokenizer.do_lower_case),
+        split_special=bool(tokenizer.split_special_tokens),
+        context_length=length,
+    )
+    return piece_tokens(PieceFile(tokenizer.sp_model.serialized_model_proto(), rules))
+
+
+def _their_tokens(tokenizer: Any, length: int, pad: int) -> Tokens:
+    """Return how a tokenizer of `transformers` itself reads captions."""
     # These tokenizers keep truncation as state, which two threads must not change at once; a fork may copy a held lock.
     locks: dict[int, Lock] = {}
 
@@ -108,7 +158,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
         rows: list[Ids] = found["input_ids"] if found.encodings is None else [ids_of(one) for one in found.encodings]
         return rows
 
-    return Tokens(encode, pad, length, whole=True), _at_last
+    return Tokens(encode, pad, length, whole=True)
 
 
 def _at_last(network: Any, ids: Tensor) -> Tensor:

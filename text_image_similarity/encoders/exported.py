@@ -13,12 +13,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import PIL
-
 from ..config import Config
 from ..errors import ConfigError, ModelError
+from ..preprocess import Preprocess
 from ..system import require
-from .facts import preprocess_from
+from .facts import check_pillow, preprocess_from
 from .kinds import EXPORTED, MANIFESTS
 from .onnx_backend import open_backend
 from .token_files import open_tokens
@@ -27,6 +26,7 @@ from .two_tower import Backend, TwoTowerEncoder
 from .web_backend import open_web
 
 MANIFEST = "config.json"
+PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
 LAYOUT = 1
 _TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
 
@@ -47,11 +47,12 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
     manifest = read_manifest(folder)
     _check_config(name, manifest, config)
     check_files(folder, manifest)
-    _check_pillow(name, manifest)
+    check_pillow(name, manifest["preprocess"])
     if config.preprocess == "fast":
         require("preprocess='fast'", "torch")
     try:
         tokens = open_tokens(folder, manifest["tokens"])
+        preprocess = preprocess_from(manifest["preprocess"], fast=config.preprocess == "fast")
         return TwoTowerEncoder(
             model=name,
             revision=manifest["source"]["revision"],
@@ -59,9 +60,9 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
             context_length=manifest["context_length"],
             logit_scale=manifest["logit_scale"],
             logit_bias=manifest["logit_bias"],
-            preprocess=preprocess_from(manifest["preprocess"], fast=config.preprocess == "fast"),
+            preprocess=preprocess,
             tokens=tokens,
-            backend=_BACKENDS[manifest["format"]](folder, tokens, manifest["precision"]),
+            backend=_open_backend(folder, manifest, tokens, preprocess, config),
             weights=manifest["digest"][:32],
             export=_told(manifest),
         )
@@ -162,7 +163,7 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ModelError(f"{name} is an export for {made!r}, which this version does not run")
     if config.revision is not None:
         raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
-    backend = "onnx" if made == "web" else made
+    backend = _RUN_BY.get(made, made)
     if config.backend not in ("auto", backend):
         raise ConfigError(
             f"{name} is an export for backend={backend!r}; set that or auto, or run its source, {source}, with "
@@ -172,17 +173,14 @@ def _check_config(name: str, manifest: Mapping[str, Any], config: Config) -> Non
         raise ConfigError(
             f"{name} is an export in {manifest['precision']}; set that or auto, or export {source} in {config.precision}"
         )
+    if _on_gpu(config) and PLANS_SCRIPT in manifest["files"]:
+        return
     if config.device not in ("auto", "cpu"):
         raise ConfigError(f"{name} is an export for {made}, which runs on the CPU here; set device='cpu' or auto")
 
 
-def _check_pillow(name: str, manifest: Mapping[str, Any]) -> None:
-    made, here = manifest["preprocess"]["pillow"], int(PIL.__version__.partition(".")[0])
-    if made != here:
-        raise ModelError(
-            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some pictures to other "
-            f"pixels; install Pillow {made}, or export the model again"
-        )
+def _on_gpu(config: Config) -> bool:
+    return config.device.startswith("cuda")
 
 
 def _told(manifest: Mapping[str, Any]) -> str:
@@ -191,9 +189,36 @@ def _told(manifest: Mapping[str, Any]) -> str:
     return f"{manifest['format']} export of {manifest['source']['model']}, {manifest['digest'][:12]}{drift}"
 
 
+def _open_backend(
+    folder: Path, manifest: Mapping[str, Any], tokens: Tokens, preprocess: Preprocess, config: Config
+) -> Backend:
+    if config.triton_url is None and _on_gpu(config):
+        from .tensorrt_backend import open_tensorrt
+
+        return open_tensorrt(folder, tokens, manifest["precision"], device=int(config.device[5:] or 0))
+    if config.triton_url is None:
+        return _BACKENDS[manifest["format"]](folder, tokens, manifest["precision"])
+    from .triton_backend import open_triton
+
+    return open_triton(config.triton_url, folder, tokens, preprocess, manifest["precision"])
+
+
 def _open_onnx(folder: Path, tokens: Tokens, precision: str) -> Backend:
-    require("running an export for ONNX Runtime", "onnxruntime", extra="onnx")
+    require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
     return open_backend(folder, tokens, precision=precision)
+
+
+def _open_triton(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    """Open the graphs of a model repository for Triton here, without a server."""
+    require("running an export on ONNX Runtime", "onnxruntime", extra="onnx")
+    return open_backend(folder, tokens, precision=precision, graphs="{}/1/model.onnx")
+
+
+def _open_openvino(folder: Path, tokens: Tokens, precision: str) -> Backend:
+    require("running an export for OpenVINO", "openvino", extra="openvino")
+    from .openvino_backend import open_openvino
+
+    return open_openvino(folder, tokens, precision)
 
 
 def _open_web(folder: Path, tokens: Tokens, precision: str) -> Backend:
@@ -201,4 +226,10 @@ def _open_web(folder: Path, tokens: Tokens, precision: str) -> Backend:
     return open_web(folder, tokens, precision)
 
 
-_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {"onnx": _open_onnx, "web": _open_web}
+_BACKENDS: dict[str, Callable[[Path, Tokens, str], Backend]] = {
+    "onnx": _open_onnx,
+    "openvino": _open_openvino,
+    "triton": _open_triton,
+    "web": _open_web,
+}
+_RUN_BY = {"triton": "onnx", "web": "onnx"}  # formats that a backend of another name runs

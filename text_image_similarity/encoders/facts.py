@@ -8,6 +8,7 @@ from typing import Any
 import PIL
 from PIL import Image
 
+from ..errors import ModelError
 from ..preprocess import Preprocess
 
 
@@ -44,3 +45,17 @@ def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
         rounded=facts["rounded"],
         patches=patches and (patches[0], patches[1]),
     )
+
+
+def check_pillow(name: str, facts: Mapping[str, Any]) -> None:
+    """Make sure that pixels become here what they became where a preprocessing was described.
+
+    Raises:
+        ModelError: This is another major version of Pillow.
+    """
+    made, here = facts["pillow"], int(PIL.__version__.partition(".")[0])
+    if made != here:
+        raise ModelError(
+            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some pictures to other "
+            f"pixels; install Pillow {made}, or export the model again"
+        )

@@ -104,6 +104,18 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     return found
 
 
+def is_export(folder: Path) -> bool:
+    """Say whether a folder is what `export` wrote, or was."""
+    for name in ("config.json", *MANIFESTS.values()):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and found.get("model_type") == EXPORTED:
+            return True
+    return False
+
+
 def check_type(name: str, shape: object) -> None:
     """Make sure that a `config.json` is of a model that can be loaded.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
-from .kinds import ADAPTER, EXPORTED, OPEN_CLIP, OWN, check_folder, check_type
+from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
 from .names import ALIASES, check_name
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
@@ -95,15 +95,13 @@ def load_encoder(config: Config) -> PreparingEncoder:
     require_config(config)
     check_placement(config)
     name = str(config.model)
+    folder = model_folder(name)
+    if is_export(folder) or config.triton_url is not None:
+        return _exported(name, folder, config)
     if (parsed := read_open_clip_name(name)) is not None:
         return _open_clip(name, parsed, config)
-    folder = model_folder(name)
     if _is_dir(folder):
         shape = check_folder(name, folder)
-        if shape["model_type"] == EXPORTED:
-            from .exported import load_exported
-
-            return load_exported(str(folder), folder, config)
         if config.revision is not None:
             raise ConfigError(f"revision={config.revision!r} is for hub models; {name} is a folder and has none")
         if shape["model_type"] == OPEN_CLIP:
@@ -131,6 +129,18 @@ def load_encoder(config: Config) -> PreparingEncoder:
     encoder = _load(name, cached, config, load)
     commit = cached_folder(name, revision)
     return replace(encoder, revision=commit.name if commit else None)
+
+
+def _exported(name: str, folder: Path, config: Config) -> PreparingEncoder:
+    """Load what `export` wrote."""
+    if not is_export(folder):
+        raise ConfigError(
+            "triton_url needs a folder that `export` wrote as the model, for its tokens and preprocessing; make it with: "
+            f"text-image-similarity export {name} FOLDER --to triton"
+        )
+    from .exported import load_exported
+
+    return load_exported(str(folder), folder, config)
 
 
 def _open_clip(name: str, parsed: OpenClipName, config: Config) -> PreparingEncoder:

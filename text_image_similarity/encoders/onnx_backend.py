@@ -102,15 +102,21 @@ class Workers:
 
 
 def open_backend(
-    folder: Path, tokens: Tokens, *, precision: str, initializers: Mapping[str, Mapping[str, str]] | None = None
+    folder: Path,
+    tokens: Tokens,
+    *,
+    precision: str,
+    initializers: Mapping[str, Mapping[str, str]] | None = None,
+    graphs: str = "{}.onnx",
 ) -> OnnxBackend:
     """Open the two graphs of an exported folder.
 
     Args:
-        folder: Holds `image.onnx` and `text.onnx`.
+        folder: Holds the graphs.
         tokens: What pads the ids.
         precision: `fp32` or `int8`.
         initializers: For each graph that holds no weights, which of `model.safetensors` each of its initializers is.
+        graphs: Where a tower's graph is in the folder.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else its import leaves a device id in the home folder
     import onnxruntime
@@ -126,8 +132,9 @@ def open_backend(
             weight_bytes += sum(array.nbytes for array in arrays)
             values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
             options.add_external_initializers(list(given), values)
-        graph = folder / f"{tower}.onnx"
-        weight_bytes += graph.stat().st_size  # which is little beside the weights where it holds none
+        graph = folder / graphs.format(tower)
+        files = folder.glob(f"{graph.name}*")  # the graph, and weights beyond 2 GB beside it
+        weight_bytes += sum(file.stat().st_size for file in files)
         sessions.append(onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"]))
     image, text = sessions
     return OnnxBackend(image, text, tokens, Workers(usable_cores()), precision, weight_bytes)

@@ -1,4 +1,4 @@
-"""Load a model onto ONNX Runtime: export it once, open its exported form from then on.
+"""Load a model onto ONNX Runtime or OpenVINO: export it once, open its exported form from then on.
 
 The exported form lies in a folder of the user's cache that is named by the fingerprint of the model's files; from then on
 neither torch nor transformers is loaded for it. What lies in that cache decides scores, so only people who are trusted may
@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from ..config import Config
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..system import is_installed, require
 from .facts import preprocess_from
 from .fingerprint import FACTS, fingerprint
 from .onnx_backend import open_backend
 from .token_files import open_tokens
-from .two_tower import TwoTowerEncoder
+from .tokens import Tokens
+from .two_tower import Backend, TwoTowerEncoder
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -53,16 +54,22 @@ def load_onnx(
         ModelError: The model cannot be loaded; or, where its exported form was asked for, the export fails, is
             not accurate enough, or cannot be opened.
         MissingExtraError: The exported form was asked for and must be made, for which a library is missing.
+        ConfigError: int8 was asked for on OpenVINO, which runs it from exports alone.
     """
     precision = "int8" if config.precision == "int8" else "fp32"
-    asked = config.backend == "onnx" or precision == "int8"
+    asked = config.backend in ("onnx", "openvino") or precision == "int8"
+    if config.backend == "openvino" and precision == "int8":
+        raise ConfigError(
+            f"backend='openvino' runs {name} in fp32; for int8 set backend='onnx', which is faster with it, or make an export "
+            "for OpenVINO, which is smaller"
+        )
     for_torch = replace(config, device="cpu", precision="fp32", backend="torch")
     if weights is None and folder is not None:
         weights = fingerprint(folder)
     loaded: TwoTowerEncoder | None = None
     if weights is None or not _place(folder, weights, config).is_dir():  # or files that are not all here yet
         if asked:
-            require(f"exporting {name} to ONNX", *_EXPORTERS, extra="onnx")
+            require(f"exporting {name} to ONNX", *_EXPORTERS, "onnxruntime", extra="onnx")
         loaded = load_torch(for_torch)
         if not all(map(is_installed, _EXPORTERS)):
             return loaded
@@ -144,16 +151,22 @@ def _open(name: str, folder: Path, weights: str, config: Config) -> TwoTowerEnco
             logit_bias=facts.get("logit_bias"),
             preprocess=preprocess_from(facts["preprocess"], fast=config.preprocess == "fast"),
             tokens=tokens,
-            backend=open_backend(
-                folder,
-                tokens,
-                precision="int8" if config.precision == "int8" else "fp32",
-                initializers=facts.get("initializers"),
-            ),
+            backend=_backend(folder, tokens, config, facts.get("initializers")),
             weights=weights,
         )
-    except Exception as exc:  # ONNX Runtime and tokenizers raise exceptions of their own kinds
+    except Exception as exc:  # the backends and tokenizers raise exceptions of their own kinds
         delete = f"its {FACTS}" if (folder / "model.safetensors").is_file() else "it"
         raise ModelError(
             f"the exported model in {folder} cannot be opened; delete {delete} to export it again: {exc}"
         ) from exc
+
+
+def _backend(
+    folder: Path, tokens: Tokens, config: Config, initializers: Mapping[str, Mapping[str, str]] | None
+) -> Backend:
+    if config.backend == "openvino":
+        from .openvino_backend import open_openvino
+
+        return open_openvino(folder, tokens, "fp32", initializers=initializers)
+    precision = "int8" if config.precision == "int8" else "fp32"
+    return open_backend(folder, tokens, precision=precision, initializers=initializers)

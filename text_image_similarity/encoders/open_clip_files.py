@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ModelError, ModelNameError
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
-from .open_clip_names import CONFIG, OpenClipName
+from .open_clip_names import CONFIG, OpenClipName, check_architecture
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -74,6 +74,8 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
         ModelError: Its settings cannot be used.
     """
     commit, beside = None, None
+    if parsed.architecture is not None:
+        check_architecture(name, parsed.architecture)
     if parsed.architecture is not None and parsed.file is not None:
         from .open_clip_table import architecture_settings, twin_problem
 

@@ -8,7 +8,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import ModelNameError
@@ -75,6 +79,26 @@ def read_open_clip_name(name: str) -> OpenClipName | None:
             f"instead of slashes; {_FORMS}"
         )
     return OpenClipName(architecture=architecture, tag=tag)
+
+
+def check_architecture(name: str, architecture: str) -> None:
+    """Make sure that open_clip has an architecture, by its files: to import it takes seconds.
+
+    Raises:
+        ModelNameError: It has not.
+    """
+    found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may know more
+    places = found.submodule_search_locations if found is not None else None
+    known = [path.stem for place in places or () for path in Path(place, "model_configs").glob("*.json")]
+    if known and architecture not in known:
+        raise no_architecture(name, architecture, known)
+
+
+def no_architecture(name: str, architecture: str, known: Sequence[str]) -> ModelNameError:
+    """Return the error of an architecture that is not one of those that open_clip has."""
+    near = get_close_matches(architecture, known, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ModelNameError(f"model {name}: open_clip has no architecture {architecture}{hint}")
 
 
 def _file(name: str, architecture: str, text: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import open_clip
 from open_clip import pretrained
 
 from ..errors import ModelNameError
+from .open_clip_names import no_architecture
 
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _QUICK = "-quickgelu"
@@ -28,9 +28,7 @@ def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any],
     """
     settings = open_clip.get_model_config(architecture)
     if settings is None:
-        near = get_close_matches(architecture.replace("/", "-"), open_clip.list_models(), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ModelNameError(f"model {name}: open_clip has no architecture {architecture}{hint}")
+        raise no_architecture(name, architecture, open_clip.list_models())
     ways = [_preprocessing(architecture, tag) for tag in open_clip.list_pretrained_tags_by_model(architecture)]
     agreed = ways[0] if ways and all(way == ways[0] for way in ways) else {}
     return settings, agreed

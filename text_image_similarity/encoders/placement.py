@@ -13,6 +13,8 @@ from ..system import is_installed, require
 # NVIDIA's driver, its Jetson boards, AMD's driver, Windows' GPUs in WSL.
 _GPU_FILES = ("/dev/nvidiactl", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dxg")
 
+_EXPORTED = ("clip", "dual_encoder", "open_clip", "siglip")  # the other families were not tried
+
 
 def check_placement(config: Config) -> None:
     """Make sure that this machine has the device, precision and backend that `config` asks for, whatever the model is.
@@ -38,32 +40,32 @@ def check_placement(config: Config) -> None:
 
 
 def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
-    """Say whether a model is to run on ONNX Runtime.
+    """Say whether a model is to run as ONNX graphs: on ONNX Runtime, or on OpenVINO where that is asked for.
 
     Args:
         config: `backend`, `precision` and `device` are used.
         shape: The model's `config.json`, or an empty one while it is not known.
 
     Raises:
-        ConfigError: ONNX Runtime was requested but is unavailable, or runs neither this model nor on this device.
+        ConfigError: Either was requested but is unavailable, or runs neither this model nor on this device.
     """
-    asked = config.backend == "onnx" or config.precision == "int8"
+    asked = config.backend in ("onnx", "openvino") or config.precision == "int8"
     if config.backend == "torch":
         return False
-    # SigLIP's tokenizer is not a single file, and the exporter cannot trace packed sequences; the others were not tried.
-    if shape.get("model_type", "clip") not in ("clip", "dual_encoder", "open_clip") or shape.get("text_tower") in (
-        "lstm",
-        "gru",
-    ):
+    if shape.get("model_type", "clip") not in _EXPORTED:
         if asked:
-            raise ConfigError(f"{config.model} cannot run on ONNX Runtime; use backend='torch' and another precision")
+            where = "OpenVINO" if config.backend == "openvino" else "ONNX Runtime"
+            raise ConfigError(f"{config.model} cannot run on {where}; use backend='torch' and another precision")
         return False
     if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
         if asked:
             raise ConfigError(
-                "backend='onnx' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
+                "backend='onnx' or 'openvino' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
             )
         return False
+    if config.backend == "openvino":
+        require("backend='openvino'", "openvino", extra="openvino")
+        return True
     if asked:
         require("backend='onnx' or precision='int8'", "onnxruntime", extra="onnx")
     return is_installed("onnxruntime")

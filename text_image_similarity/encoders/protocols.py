@@ -22,7 +22,7 @@ class ModelInfo:
         revision: Commit of a hub model, or None.
         device: Where it runs: `cpu`, `cuda:0`, `mps`.
         precision: `fp32`, `fp16` or `int8`.
-        backend: What runs it: `torch` or `onnx`.
+        backend: What runs it: `torch`, `onnx` or `openvino`.
         preprocess: `exact` or `fast`.
         fingerprint: What its embeddings depend on besides pixels and words, or None if that is unknown. Embeddings with
             equal fingerprints may share a cache.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from ..errors import ModelError
+from .piece_rules import PieceFile, PieceRules
+from .pieces import piece_tokens
 from .tokens import Tokens, cleaned_tokens, tokens_of
 from .two_tower import TwoTowerEncoder
 
+_PIECES = "spiece.model"
 # From a word to more than any context holds.
 CAPTIONS = [
     "a",
@@ -22,12 +25,21 @@ CAPTIONS = [
 
 
 def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
-    """Write `tokenizer.json`, and return the rest as JSON can hold it.
+    """Write `tokenizer.json` or `spiece.model`, and return the rest as JSON can hold it.
 
     Raises:
         ModelError: The tokenizer cannot be saved, or reads captions differently once it is.
     """
     tokens = encoder.tokens
+    if tokens.pieces is not None:
+        (folder / _PIECES).write_bytes(tokens.pieces.model)
+        rules = tokens.pieces.rules
+        _check(
+            encoder,
+            open_tokens(folder, facts := {"kind": "sentencepiece", "whole": True, **rules.as_dict()}),
+            rules.texts,
+        )
+        return facts
     tokenizer = tokens.tokenizer
     if tokenizer is None:
         raise ModelError("its tokenizer cannot be saved as one file")
@@ -41,29 +53,33 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
         "context_length": encoder.context_length,
         "encode_special_tokens": tokenizer.encode_special_tokens,
     }
-    _check(encoder, open_tokens(folder, facts), tokenizer)
+    size = tokenizer.get_vocab_size()
+    ends = (*range(8), *range(size - 8, size))  # where special tokens stand
+    _check(encoder, open_tokens(folder, facts), [tokenizer.id_to_token(i) or "" for i in ends])
     return facts
 
 
 def open_tokens(folder: Path, facts: Mapping[str, Any]) -> Tokens:
     """Read the tokenizer that `write_tokens` wrote, without the libraries of its model."""
+    if facts["kind"] == "sentencepiece":
+        rules = PieceRules.from_dict({key: value for key, value in facts.items() if key not in ("kind", "whole")})
+        return piece_tokens(PieceFile((folder / _PIECES).read_bytes(), rules))
     tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
     tokenizer.encode_special_tokens = facts["encode_special_tokens"]  # which its file does not hold
     if tokenizer.truncation is None:  # a dual encoder's own file, as it lies beside graphs without weights
         tokenizer.enable_truncation(facts["context_length"])
     if (clean := facts.get("clean")) is not None:
         return cleaned_tokens(tokenizer, pad=facts["pad"], clean=clean, whole=facts["whole"])
-    return tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])
+    tokens = tokens_of(tokenizer, pad=facts["pad"], if_empty=facts["if_empty"])
+    return tokens.filled(facts["context_length"]) if facts["whole"] else tokens
 
 
-def _check(encoder: TwoTowerEncoder, tokens: Tokens, tokenizer: Tokenizer) -> None:
-    """Read captions with both tokenizers, some made of the first and last words, where special tokens stand.
+def _check(encoder: TwoTowerEncoder, tokens: Tokens, special: Sequence[str]) -> None:
+    """Read captions both ways, some made of special tokens.
 
     Raises:
-        ModelError: They read them differently.
+        ModelError: They are read differently.
     """
-    size = tokenizer.get_vocab_size()
-    ends = ["".join(tokenizer.id_to_token(i) or "" for i in part) for part in (range(8), range(size - 8, size))]
-    captions = [*CAPTIONS, *ends, ""]
+    captions = [*CAPTIONS, "".join(special[:8]), "".join(special[8:]), ""]
     if tokens.encode(captions) != encoder.tokenize(captions):
         raise ModelError("its tokenizer reads captions differently once it is saved")

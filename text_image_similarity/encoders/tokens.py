@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from tokenizers import Encoding, Tokenizer
 
 from .captions import Cleaning, cleaner
 from .protocols import CutIds
+
+if TYPE_CHECKING:
+    from .piece_rules import PieceFile
 
 Ids = list[int]
 
@@ -31,6 +35,7 @@ class Tokens:
         whole: Whether every row is filled up to that (SigLIP).
         tokenizer: What `encode` uses, where that can be saved as one file.
         clean: What is done to a caption before the tokenizer sees it, if anything.
+        pieces: The sentencepiece model that `encode` uses instead of a tokenizer, with the rules around it.
     """
 
     encode: Callable[[Sequence[str]], list[Ids]]
@@ -39,6 +44,7 @@ class Tokens:
     whole: bool = False
     tokenizer: Tokenizer | None = None
     clean: Cleaning | None = None
+    pieces: PieceFile | None = None
 
     def filled(self, context_length: int) -> Tokens:
         """Return the same with every row filled up to so many tokens."""

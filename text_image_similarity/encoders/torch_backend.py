@@ -113,7 +113,8 @@ class ImageTower(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        values = pixels.permute(0, 3, 1, 2).float() * self.scale - self.shift  # (n, h, w, 3) -> (n, 3, h, w)
+        # Floats first: TensorRT takes bytes as an input alone.
+        values = pixels.float().permute(0, 3, 1, 2) * self.scale - self.shift  # (n, h, w, 3) -> (n, 3, h, w)
         features: Tensor = self.tower(values.to(self.dtype))
         return features
 

@@ -1,7 +1,7 @@
 """The one `Encoder` of this package: a model's facts, its preprocessing, its tokens, and the backend that runs its towers.
 
-A backend is torch on any device (`torch_backend`) or ONNX Runtime on the CPU (`onnx_backend`); what is said here about
-order, shapes and unit length holds for both.
+A backend is torch on any device (`torch_backend`), ONNX Runtime (`onnx_backend`) or OpenVINO (`openvino_backend`) on the
+CPU; what is said here about order, shapes and unit length holds for all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """`torch` or `onnx`."""
+        """`torch`, `onnx` or `openvino`."""
 
     @property
     def device(self) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..config import Config, require_config
 from ..dataset import read_dataset
-from ..encoders import Encoder, SeveralEncoders, as_preparing, load_encoder
+from ..encoders import Encoder, SeveralEncoders, as_preparing, load_encoder, resolve_model
+from ..errors import UsageError
 from ..metrics import (
     Interval,
     matching_scores,
@@ -66,6 +67,8 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     """
     require_config(config)
     require_config(against)
+    if encoders is None and _same_model(config, against):
+        raise UsageError(f"{config.model} cannot be compared with itself; name another model with --against (against)")
     left_out: Counter[str] = Counter()
     columns = {"col_url": col_url, "col_text": col_text}
     images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)
@@ -73,6 +76,10 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     both = SeveralEncoders((as_preparing(pair[0]), as_preparing(pair[1])))
     with Scorer(config, encoder=both) as scorer:
         encoded = encode_dataset(str(source), images, scorer, left_out, progress)
+    if len(encoded.image) < 2:
+        raise UsageError(
+            f"{source} has {len(encoded.image)} usable picture with captions, and a comparison of models needs two or more"
+        )
     one, other = (encoded.of_member(both, place) for place in (0, 1))
     where = (str(source), split)
     first, second = (_Measured(each) for each in (one, other))
@@ -88,6 +95,11 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
         ),
         disagreements=_disagreements(encoded, first.matching, second.matching),
     )
+
+
+def _same_model(one: Config, other: Config) -> bool:
+    named = [(resolve_model(each.model, each.revision), each.precision, each.backend) for each in (one, other)]
+    return named[0] == named[1]
 
 
 class _Measured:

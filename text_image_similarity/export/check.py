@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from ..config import Config
 from ..encoders import load_encoder
 from ..encoders.exported import load_exported, read_manifest
+from ..encoders.triton_backend import REFERENCE
 from ..errors import ModelError
 from ..files import path_text
-from .export import REFERENCE
 from .gate import BOUNDS, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 

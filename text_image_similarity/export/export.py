@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
@@ -16,11 +15,12 @@ from safetensors.numpy import save
 
 from ..config import Config, require_config
 from ..encoders import load_encoder, model_folder, resolve_model
-from ..encoders.exported import load_exported, manifest_path, read_manifest
+from ..encoders.exported import load_exported, read_manifest
 from ..encoders.graphs import OPSET, write_towers
 from ..encoders.hub import cached_folder
-from ..encoders.kinds import EXPORTED
+from ..encoders.kinds import is_export
 from ..encoders.token_files import write_tokens
+from ..encoders.triton_backend import REFERENCE
 from ..encoders.two_tower import TwoTowerEncoder
 from ..errors import ConfigError, ModelError
 from ..files import CALIBRATION, path_text
@@ -28,11 +28,14 @@ from ..system import require
 from .folder import card, describe, facts_of
 from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
+from .openvino import write_openvino
 from .options import ExportOptions
 from .staging import whole_folder
+from .tensorrt import write_tensorrt
+from .triton import write_triton
+from .typing_lint import lint_typing
 from .web import write_web
 
-REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -96,7 +99,7 @@ def export_model(
     options, tell, began = options or ExportOptions(), progress or (lambda _: None), time.perf_counter()
     place = Path(path_text(out, "out"))
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
-    with whole_folder(place, replaces=lambda there: options.force and _is_export(there)) as made:
+    with whole_folder(place, replaces=lambda there: options.force and is_export(there)) as made:
         tell(f"loading {config.model}")
         source, home = _load_source(config)
         tell("encoding pairs with the source")
@@ -132,7 +135,7 @@ def export_model(
 def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     """Load the model on torch, and say where its files are."""
     folder = model_folder(str(config.model))
-    if _is_export(folder):
+    if is_export(folder):
         raise ConfigError(
             f"{config.model} is an export already; export its source, {read_manifest(folder)['source']['model']}"
         )
@@ -140,13 +143,6 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     if not isinstance(encoder, TwoTowerEncoder):
         raise ModelError(f"{config.model} is not a model that can be exported")
     return encoder, folder if folder.is_dir() else cached_folder(*resolve_model(config.model, config.revision))
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        return bool(json.loads(manifest_path(folder).read_text(encoding="utf-8")).get("model_type") == EXPORTED)
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 def _write(
@@ -161,6 +157,9 @@ def _write(
     for left in made.iterdir():  # of a recipe that did not pass
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     opset = options.opset or OPSET
+    write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
+    if options.precision == "fp16":
+        _check_types(source, made)
     pairs, vectors = reference
     said = {"image": vectors.image, "text": vectors.text}
     (made / REFERENCE).write_bytes(save(said, metadata={"pixels": pairs.digest}))
@@ -168,20 +167,42 @@ def _write(
         shutil.copyfile(home / CALIBRATION, made / CALIBRATION)
     facts = {
         **facts_of(source, home),
-        "format": options.to,
+        "format": "onnx" if options.to == "tensorrt" else options.to,
         "precision": options.precision,
         "recipe": recipe,
         "opset": opset,
         "tokens": write_tokens(source, made),
     }
-    if options.to == "onnx":
-        write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
-    else:
-        with tempfile.TemporaryDirectory(dir=made.parent) as name:
-            write_towers(source, Path(name), precision=options.precision, recipe=recipe, opset=opset)
-            write_web(Path(name), made, facts)
+    _fit_to_target(made, facts, options)
     describe(made, facts, [], passed=True)
     return facts
+
+
+def _check_types(source: TwoTowerEncoder, made: Path) -> None:
+    """Make sure that a half-precision graph is half throughout: TensorRT takes types as they are."""
+    for tower in ("image", "text"):
+        if found := lint_typing(made / f"{tower}.onnx"):
+            raise ModelError(
+                f"the {tower} tower of {source.model} is not typed for half precision: {'; '.join(found[:3])}"
+            )
+
+
+def _fit_to_target(made: Path, facts: dict[str, Any], options: ExportOptions) -> None:
+    """Turn ONNX graphs into what the target takes."""
+    if options.to == "triton":
+        write_triton(made, facts, options.triton_backend, options.max_batch)
+    elif options.to == "tensorrt":
+        describe(made, facts, [], passed=True)
+        write_tensorrt(made, made, max_batch=options.max_batch)
+    elif options.to == "openvino":
+        write_openvino(made, made, options.precision)
+        for graph in made.glob("*.onnx*"):
+            graph.unlink()
+    elif options.to == "web":
+        with tempfile.TemporaryDirectory(dir=made.parent) as name:
+            for graph in made.glob("*.onnx*"):
+                graph.rename(Path(name) / graph.name)
+            write_web(Path(name), made, facts)
 
 
 def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:

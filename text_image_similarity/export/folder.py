@@ -117,7 +117,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
     filled = (
         f"filled up with {manifest['tokens']['pad']} to {manifest['context_length']}" if whole else "cut at its end"
     )
-    text = files(__package__).joinpath("web.md" if made == "web" else "card.md").read_text(encoding="utf-8")
+    text = files(__package__).joinpath(f"card_{made}.md").read_text(encoding="utf-8")
     return text.format(
         source=source["model"],
         revision=revision,
@@ -128,6 +128,7 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         length=length,
         filled=filled,
         pad=manifest["tokens"]["pad"],
+        ids=_IDS[manifest["tokens"]["kind"]].format(length=manifest["context_length"]),
         embed_dim=manifest["embed_dim"],
         licence=manifest["licence"] or "that of the source, which names none here",
         pairs=parity.pairs,
@@ -139,6 +140,12 @@ def card(manifest: Mapping[str, Any], parity: Parity) -> str:
         pillow=manifest["preprocess"]["pillow"],
         **(WEB_NAMES[whole] if made == "web" else {}),
     )
+
+
+_IDS = {
+    "tokenizers": 'ids = numpy.array([Tokenizer.from_file("tokenizer.json").encode("a dog on grass").ids])',
+    "sentencepiece": 'ids = ...  # what SentencePieceProcessor(model_file="spiece.model") makes of a caption, filled up to {length}',
+}
 
 
 def side(manifest: Mapping[str, Any]) -> tuple[int, int]:

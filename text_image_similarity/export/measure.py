@@ -14,11 +14,11 @@ import numpy as np
 from ..config import Config
 from ..dataset import ImageLoader, read_dataset
 from ..encoders import PreparingEncoder
+from ..encoders.drawn import drawn_pairs
 from ..errors import RowError, TableError
 from ..preprocess import Pixels
 from ..similarity import Embeddings
 from .gate import EncodedPairs
-from .pictures import drawn_pairs
 
 DRAWN = "drawn pairs"
 _DRAWN = 128

@@ -31,7 +31,7 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
     model = onnx.load(path)
     graph, (bytes_in,) = model.graph, model.graph.input
     consumed, value = [], bytes_in.name
-    for operator in ("Transpose", "Cast", "Mul", "Sub"):
+    for operator in ("Cast", "Transpose", "Mul", "Sub"):
         node = next((n for n in graph.node if n.op_type == operator and value in n.input), None)
         if node is None:
             raise ModelError(f"{path} cannot be made a graph for browsers: it does not begin with normalising")

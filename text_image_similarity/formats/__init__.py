@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from .arrow_types import each_value
+from .arrow_types import each_value, holds_texts
 from .captions import is_captions_file, read_captions
-from .columns import check_columns, check_no_columns, check_types
-from .defaults import choose_columns
+from .columns import check_columns, check_no_columns, check_types, list_columns
+from .defaults import choose_columns, image_candidates
 from .delimited import is_ambiguous
-from .names import TableKind, ending_of, format_of
+from .names import TableKind, ending_of, format_of, part_ending_of
 from .output import SCORE_FIELDS, Output, open_output, output_for, score_arrays, score_cells, writer_for
 from .overlap import check_apart
 from .rows import PART_SIZE, ArrowRows, JsonRows, Rows, dump
@@ -58,10 +58,13 @@ __all__ = [
     "folder_of",
     "format_of",
     "has_content",
+    "holds_texts",
+    "image_candidates",
     "is_ambiguous",
     "is_captions_file",
     "is_picture_folder",
     "is_url",
+    "list_columns",
     "list_columns_of",
     "list_folder",
     "local_path",
@@ -70,6 +73,7 @@ __all__ = [
     "open_output",
     "open_table",
     "output_for",
+    "part_ending_of",
     "read_captions",
     "read_rows",
     "score_arrays",

@@ -28,6 +28,11 @@ def choose_columns(table: Table, col_url: str | None, col_text: str | None) -> t
     return images, col_text or _captions_of(table, images)
 
 
+def image_candidates(table: Table) -> list[str]:
+    """Return the columns that hold images by their type, or lists of images; one of lists is named, although it cannot be read."""
+    return [field.name for field in table.schema if _may_be_image(getattr(field.type, "value_type", field.type))]
+
+
 def _images_of(table: Table) -> str:
     if table.images is not None:
         return table.images

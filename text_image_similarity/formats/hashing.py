@@ -19,14 +19,14 @@ class Hashed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        self._hash.update(data)
-        return len(data)
+        count: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        self._hash.update(memoryview(buffer)[:count])
+        return count
 
     def finish(self) -> str:
         """Read what is left, and return the hash of it all."""
-        while self.read(1 << 20):
+        buffer = bytearray(1 << 20)  # used again and again: memory that was never touched is slow
+        while self.readinto(buffer):
             pass
         return self._hash.hexdigest()
 

@@ -87,6 +87,12 @@ def format_of(place: str) -> Format:
     raise UsageError(f"cannot tell the format of {place}; {hint}")
 
 
+def part_ending_of(place: str) -> str:
+    """Return what the names of a table's parts end in: those of Parquet are Arrow streams."""
+    kind = format_of(place).kind
+    return "arrow" if kind == "parquet" else kind
+
+
 def ending_of(name: str) -> str:
     """Return the ending of a table's name, such as `.csv.gz`; of any other nothing."""
     found = _ENDING.search(name)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..config import Dialect
 from ..errors import TableError, UsageError
@@ -24,18 +23,17 @@ from .arrow_types import holds_bytes
 from .delimited import DELIMITERS, dialect_of
 from .json_text import extended
 from .names import Codec, TableKind, ending_of, format_of
+from .parquet_output import ParquetOutput, arrays_of
 from .rows import Rows, dump
 from .table import Table, open_table
 
 SCORE_FIELDS = (pa.field("similarity", pa.float64()), pa.field("error", pa.string()))  # in Arrow
-_GROUP_ROWS = 1 << 16
-_GROUP_BYTES = 128 * 1024 * 1024
 
 
 class Output(Protocol):
     """One format to write."""
 
-    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
+    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes | memoryview:
         """Return rows with the values that are added to each: floats, texts or None, in the order of the added columns.
 
         Raises:
@@ -53,11 +51,7 @@ def score_cells(result: ScoreResult) -> tuple[float | None, str | None]:
 
 def score_arrays(results: Sequence[ScoreResult]) -> list[pa.Array]:
     """Return results as Arrow columns of `SCORE_FIELDS`; a failed row's similarity is null."""
-    return _arrays([score_cells(result) for result in results], SCORE_FIELDS)
-
-
-def _arrays(rows: Sequence[Sequence[Any]], fields: Sequence[pa.Field]) -> list[pa.Array]:
-    return [pa.array([row[place] for row in rows], field.type) for place, field in enumerate(fields)]
+    return arrays_of([score_cells(result) for result in results], SCORE_FIELDS)
 
 
 def output_for(
@@ -200,48 +194,6 @@ class JsonOutput:
     def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
         with _compressed(file, self.codec) as out:
             _copy(parts, out)
-
-
-@dataclass(frozen=True, slots=True)
-class ParquetOutput:
-    """Writes Parquet."""
-
-    schema: pa.Schema
-    added: Sequence[pa.Field]
-
-    def part(self, rows: Rows, added: Sequence[Sequence[Any]]) -> bytes:
-        try:
-            columns = [*rows.arrow().columns, *_arrays(added, self.added)]
-            sink = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_arrays(columns, schema=self._whole()), sink)
-        except pa.ArrowException as exc:
-            raise TableError(f"rows cannot be written as Parquet: {exc}") from exc
-        data: bytes = sink.getvalue().to_pybytes()
-        return data
-
-    def join(self, parts: Iterable[Path], file: IO[bytes]) -> None:
-        with pq.ParquetWriter(file, self._whole()) as writer:
-            for group in _groups(parts):
-                writer.write_table(group, row_group_size=max(1, group.num_rows))
-
-    def _whole(self) -> pa.Schema:
-        return pa.schema([*self.schema, *self.added], self.schema.metadata)
-
-
-def _groups(parts: Iterable[Path]) -> Iterator[pa.Table]:
-    """Yield the content of parts in row groups of a useful size."""
-    waiting: list[pa.Table] = []
-    for part in parts:
-        with pq.ParquetFile(part) as file:  # `read_table` refuses columns of one name
-            waiting.append(file.read())
-        if (
-            sum(table.num_rows for table in waiting) >= _GROUP_ROWS
-            or sum(table.nbytes for table in waiting) >= _GROUP_BYTES
-        ):
-            yield pa.concat_tables(waiting).unify_dictionaries()
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries()
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:

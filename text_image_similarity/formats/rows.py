@@ -19,7 +19,7 @@ from ..records import is_whole
 from .arrow_types import cell_values, plain_values
 from .json_text import without
 
-PART_SIZE = 64 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
+PART_SIZE = 16 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
 
 # What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
 # holds JSON.

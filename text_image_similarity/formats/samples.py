@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -138,8 +139,11 @@ def _complete(sample: Sample) -> Sample:
         found = _object(text)
         broken = f"; {sample.key}.json is not a JSON object" if found is None else ""
         sample.fields = found or {}
-    spoken = [*map(sample.texts.get, TEXT_ENDINGS), *map(sample.fields.get, _CAPTIONS)]
-    sample.caption = next((one for one in spoken if isinstance(one, str) and one.strip()), None)
+    members = [sample.fields[name] for name in _CAPTIONS if sample.fields.get(name) is not None]
+    spoken = [*map(sample.texts.get, TEXT_ENDINGS), *map(_spoken, members)]
+    sample.caption = next((one for one in spoken if one and one.strip()), None)
+    if sample.caption is None and (others := [one for one in members if _spoken(one) is None]):
+        broken = f": that in {sample.key}.json is of type {type(others[0]).__name__}, not text"
     if broken and sample.caption is None and not isinstance(sample.image, RowError):
         sample.image = RowError(ErrorCode.EMPTY_CAPTION, f"the sample has no caption{broken}")
     if sample.image is None:
@@ -147,6 +151,12 @@ def _complete(sample: Sample) -> Sample:
             ErrorCode.INVALID_URL, f"the sample {sample.key} has no image ({', '.join(IMAGE_ENDINGS)})"
         )
     return sample
+
+
+def _spoken(value: object) -> str | None:
+    """Return a member of JSON as a caption: a text, or a finite number's, as in any table; None if it is neither."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value if isinstance(value, str) else str(value) if is_number else None
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ The images are a column of their own that no output gets. A shard is read as a s
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, ClassVar
@@ -52,6 +52,7 @@ class SampleTable:
     row_count: int = field(init=False, default=0)
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
+    _names_key: bool = field(init=False, default=False)  # whether a sample's JSON gives it another key
 
     images: ClassVar[str | None] = IMAGE
     captions: ClassVar[str | None] = CAPTION
@@ -86,7 +87,15 @@ class SampleTable:
             self._counts.append(count)
         self.row_count, self.digest = sum(self._counts), one_digest(digests)
 
+    def leave_out(self, names: Iterable[str]) -> list[str]:
+        """Pass over fields of the JSON from now on; return those that there are, and the key's namesake. Call it after `scan`."""
+        taken = [name for name in names if name in self.kinds and name not in (KEY, CAPTION)]
+        self.dropped |= frozenset(taken)
+        self.kinds = {name: kind for name, kind in self.kinds.items() if name not in taken}
+        return [*([KEY] if self._names_key else []), *taken]
+
     def _learn(self, sample: Sample) -> int:
+        self._names_key |= sample.fields.get(KEY, sample.key) != sample.key
         for name, value in self._values(sample).items():
             self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
         return 1

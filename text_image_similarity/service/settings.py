@@ -127,7 +127,7 @@ class Settings:
             raise ConfigError(f"{ENSEMBLE!r} is the name of all models together; give that model or split another name")
         if self.lazy or self.model_memory is not None:
             raise ConfigError(
-                "an ensemble keeps its models in memory, so none may be lazy, nor model_memory be limited"
+                "an ensemble keeps its models in memory: name them with --model, without --lazy and --model-memory"
             )
 
     def _check_search(self) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..errors import ConfigError, ErrorCode, TooManyFailuresError
-from ..formats import IMAGE
 from .task import RowResult
 
 logger = logging.getLogger("text_image_similarity")
@@ -59,6 +58,12 @@ def most_failures(limit: int | str | None, rows: int) -> float:
     return int(limit)
 
 
+def columns_there(columns: Sequence[str], wanted: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
+    """Return names of columns, None in the place of one that a table has not: shards have no column of references."""
+    first, second = wanted
+    return first if first in columns else None, second if second in columns else None
+
+
 def explain_failures(
     failures: Mapping[str, int],
     config: Config,
@@ -72,13 +77,13 @@ def explain_failures(
     Args:
         failures: How many rows failed, by error code; at least one.
         config: The settings of the run.
-        columns: The columns of references and of captions.
+        columns: The columns of references and of captions; None where the table has none, such as of references in shards.
         example: An error of this kind, as its row has it.
         options: What the command line calls the options that name the columns.
     """
     code, count = Counter(failures).most_common(1)[0]
     cause = _CAUSES.get(ErrorCode(code), "")
-    if columns[0] == IMAGE and "{col_url" in cause:  # of shards, which have no column of references
+    if (columns[0] is None and "{col_url" in cause) or (columns[1] is None and "{col_text" in cause):
         cause = ""
     if cause == _UNREACHABLE and config.proxy is not None:
         cause = "are the proxy's address, user and password right, and can it reach the hosts?"
@@ -95,7 +100,7 @@ class FailureWatch:
 
     Args:
         config: The settings of the run.
-        columns: The columns of references and of captions.
+        columns: As for `explain_failures`.
         limit: How many rows may fail, see `most_failures`.
         options: As for `explain_failures`.
     """

@@ -7,27 +7,29 @@ what `score_table` is for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from itertools import islice
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
 from ..config import Config, pair_score, require_config
 from ..encoders import Encoder
-from ..errors import InputTypeError, UsageError
-from ..formats import SCORE_FIELDS, check_columns, check_no_columns, check_types, each_value, score_arrays
+from ..errors import ConfigError, UsageError
+from ..formats import SCORE_FIELDS, check_columns, check_no_columns, check_types, holds_texts
 from ..pipeline import Scorer
 from ..pipeline.arrow import score_batches
 from ..pipeline.loaders import closing_after
 from ..records import OUT_COLUMNS, Record, ScoreResult
+from .frame_kinds import AnyFrame, ArrowFrame, open_frame, plain_list, without
+from .layout import RowLayout
 from .task import Task, scoring
 
 Frame = TypeVar("Frame")
 _PLACE = "the frame"
-_FRAMES = "a DataFrame of pandas or polars, or an Arrow table"
-_ROWS = 256  # of a data set of the hub, in memory
+_ROWS = 256  # whose cells are in memory as Python's values
 
 
 def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
@@ -36,6 +38,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     col_url: str = "url",
     col_text: str | Sequence[str] = "caption",
     *,
+    col_references: str | Sequence[str] | None = None,
     encoder: Encoder | None = None,
     overwrite_column: bool = False,
     progress: bool | None = None,
@@ -50,7 +53,10 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
             comes back as an Arrow `Table`.
         config: The settings of the run. Relative image paths start from the working folder unless `base_dir` is set.
         col_url: The column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
-        col_text: The column of captions; of several, each has its own `similarity_<column>` and `error_<column>`. A reader takes one.
+        col_text: The column of captions; of several, each has its own `similarity_<column>` and `error_<column>`. A reader takes one. A list of
+            captions in a cell gives a list of scores.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: lists, or texts that are one each. Not
+            for a reader.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         overwrite_column: Whether columns `similarity` and `error` of the frame are replaced; else they are refused.
         progress: Whether a bar shows how far the work is; None shows one in notebooks alone.
@@ -73,194 +79,86 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
         1.0
     """
     require_config(config)
-    pair_score(config, "score_frame")
-    task = scoring(col_url, col_text)
+    task = scoring(col_url, col_text, col_references)
+    if not task.references:
+        pair_score(config, "score_frame without col_references")
+    elif config.score != "ref_clipscore":
+        raise ConfigError("col_references is for score='ref_clipscore'")
     if isinstance(df, pa.RecordBatchReader):
-        if task.further:
+        if task.further or task.references:
             raise UsageError(
                 "a RecordBatchReader is scored with one column of captions; read_all() makes a table of it"
             )
-        _check(df.schema.names, task, df.schema, overwrites=overwrite_column)
+        _check(df.schema.names, task, df.schema, overwrites=overwrite_column, streamed=True)
         return cast(Frame, _streamed(df, (col_url, task.captions[0]), Scorer(config, encoder=encoder)))
-    frame = _opened(df)
-    schema = frame.table.schema if isinstance(frame, _Arrow) else None
-    images, *texts = (frame.cells(at) for at in _check(frame.names, task, schema, overwrites=overwrite_column))
-    scorer, count = Scorer(config, encoder=encoder), len(texts)
-    rows = (Record.of(image, text) for image, *captions in zip(images, *texts, strict=True) for text in captions)
-    with closing(closing_after(scorer, scorer.score_pairs(rows))) as found:
+    frame = open_frame(df)
+    schema = frame.table.schema if isinstance(frame, ArrowFrame) else None
+    _check(frame.names, task, schema, overwrites=overwrite_column)
+    layout = RowLayout(task, _listed(frame, task))
+    counts: list[list[int]] = []  # of results, for each column of captions of each row
+    scorer = Scorer(config, encoder=encoder)
+    with closing(closing_after(scorer, scorer.score_pairs(_records(frame, layout, counts)))) as found:
         shown = _in_notebook() if progress is None else progress
-        results = list(_watched(found, count * frame.count, shown=shown))
+        total = None if layout.listed else len(task.captions) * frame.count
+        results = iter(list(_watched(found, total, shown=shown)))
+    rows = [[list(islice(results, count)) for count in row] for row in counts]
     scored: Any = df
-    for number, names in enumerate(task.named()):
-        scored, frame = (made := frame.with_scores(results[number::count], (names[0], names[1]))), _opened(made)
+    for place, (column, names) in enumerate(zip(task.captions, task.named(), strict=True)):
+        answers = [row[place] if column in layout.listed else row[place][0] for row in rows]
+        scored, frame = (made := frame.with_scores(answers, (names[0], names[1]))), open_frame(made)
     return cast(Frame, scored)
 
 
-class _Frame(Protocol):
-    """A frame of one library."""
-
-    @property
-    def names(self) -> list[str]:
-        """The names of its columns; for one that is not a text, what `repr` says of it."""
-
-    @property
-    def count(self) -> int:
-        """How many rows it has."""
-
-    def cells(self, place: int) -> Iterator[Any]:
-        """Yield the values of a column."""
-
-    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
-        """Return the frame with its scores, in the place of what has the names of these two columns."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Pandas:
-    df: Any
+class _Cells:
+    """Some rows of a frame, by the columns that are read."""
 
-    @property
-    def names(self) -> list[str]:
-        return [name if isinstance(name, str) else repr(name) for name in self.df.columns]
+    cells: Mapping[str, list[Any]]
+    count: int
 
-    @property
-    def count(self) -> int:
-        return len(self.df)
+    def __len__(self) -> int:
+        return self.count
 
-    def cells(self, place: int) -> Iterator[Any]:
-        return iter(self.df.iloc[:, place])
-
-    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
-        import pandas as pd
-
-        names = self.names
-        kept = [place for place, name in enumerate(names) if name not in added]
-        scored = self.df.copy(deep=False) if len(kept) == len(names) else self.df.iloc[:, kept].copy(deep=False)
-        # Arrays, and not series: an index may hold a label several times.
-        scored[added[0]] = pd.array([result.similarity for result in results], dtype="float64").to_numpy()
-        errors = pd.Series(["", *(result.error for result in results)])  # of the type that this pandas has for texts
-        scored[added[1]] = errors.array[1:]
-        return scored
+    def column(self, name: str) -> list[Any]:
+        return self.cells[name]
 
 
-@dataclass(frozen=True, slots=True)
-class _Polars:
-    df: Any
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.df.columns)
-
-    @property
-    def count(self) -> int:
-        return int(self.df.height)
-
-    def cells(self, place: int) -> Iterator[Any]:
-        return iter(self.df.to_series(place))
-
-    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
-        import polars as pl
-
-        scores = [None if result.error is not None else result.similarity for result in results]
-        return self.df.drop(added, strict=False).with_columns(
-            pl.Series(added[0], scores, pl.Float64),
-            pl.Series(added[1], [result.error for result in results], pl.String),
-        )
+def _records(frame: AnyFrame, layout: RowLayout[ScoreResult], counts: list[list[int]]) -> Iterator[Record]:
+    """Yield the records of a frame, and add to `counts` how many those of each row and column are."""
+    names = list(dict.fromkeys(layout.task.read))
+    columns = [frame.cells(frame.names.index(name)) for name in names]
+    while part := list(islice(zip(*columns, strict=True), _ROWS)):
+        values = [
+            list(map(plain_list, column)) if name != names[0] else list(column)
+            for name, column in zip(names, zip(*part, strict=True), strict=True)
+        ]
+        rows = _Cells(dict(zip(names, values, strict=True)), len(part))
+        counts += layout.counts(rows)
+        for records in layout.records(rows):
+            yield from cast(list[Record], records)  # a frame has no image that has failed already
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrow:
-    table: Any  # or a record batch
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.table.schema.names)
-
-    @property
-    def count(self) -> int:
-        return int(self.table.num_rows)
-
-    def cells(self, place: int) -> Iterator[Any]:
-        return each_value(self.table.column(place))
-
-    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
-        scored = _without(self.table, added)
-        for field, name, column in zip(SCORE_FIELDS, added, score_arrays(results), strict=True):
-            scored = scored.append_column(field.with_name(name), column)
-        return scored
+def _listed(frame: AnyFrame, task: Task[Any]) -> frozenset[str]:
+    """Return the columns of captions that hold lists."""
+    return frozenset(
+        name
+        for name in task.captions
+        if any(isinstance(plain_list(cell), list | tuple) for cell in frame.cells(frame.names.index(name)))
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Hub:
-    """A data set of the library `datasets`."""
-
-    ds: Any
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.ds.column_names)
-
-    @property
-    def count(self) -> int:
-        return int(self.ds.num_rows)
-
-    def cells(self, place: int) -> Iterator[Any]:
-        stored = self.ds.select_columns([self.ds.column_names[place]]).with_format("arrow")  # images as they are stored
-        for table in stored.iter(_ROWS):
-            yield from each_value(table.column(0))
-
-    def with_scores(self, results: Sequence[ScoreResult], added: tuple[str, str]) -> Any:
-        scored = self.ds.remove_columns([name for name in self.ds.column_names if name in added])
-        for name, column in zip(added, score_arrays(results), strict=True):
-            scored = scored.add_column(name, column.to_pylist())
-        return scored
-
-
-def _opened(df: object) -> _Frame:
-    """Return what reads and extends a frame.
-
-    Raises:
-        InputTypeError: It is none.
-    """
-    if isinstance(df, (pa.Table, pa.RecordBatch)):
-        return _Arrow(df)
-    if _is(df, "pandas", "DataFrame"):
-        return _Pandas(df)
-    if _is(df, "polars", "DataFrame"):
-        return _Polars(df)
-    if _is(df, "datasets", "Dataset"):
-        return _Hub(df)
-    if isinstance(df, type) or _is(df, "polars", "LazyFrame") or _is(df, "pandas", "Series"):
-        raise InputTypeError.of(
-            "df", _FRAMES, df, "collect() makes a DataFrame of it" if hasattr(df, "collect") else ""
-        )
-    if hasattr(df, "__arrow_c_stream__") or hasattr(df, "__arrow_c_array__"):
-        return _Arrow(pa.table(df))
-    if hasattr(df, "__dataframe__"):
-        from pyarrow.interchange import from_dataframe
-
-        return _Arrow(from_dataframe(df))
-    hint = ""
-    if hasattr(df, "mapInArrow") or hasattr(df, "map_batches"):
-        hint = "Spark's are scored by spark.score_dataframe, Ray's by ray_data.score_dataset"
-    elif isinstance(df, str) or hasattr(df, "__fspath__"):
-        hint = "score_table reads files"
-    raise InputTypeError.of("df", _FRAMES, df, hint)
-
-
-def _is(df: object, library: str, name: str) -> bool:
-    """Say whether something is of a class of a library; one that nobody has loaded has made nothing."""
-    kind = getattr(sys.modules.get(library), name, None)
-    return kind is not None and isinstance(df, kind)
-
-
-def _check(names: Sequence[str], task: Task[Any], schema: pa.Schema | None, *, overwrites: bool) -> list[int]:
-    """Check the columns of a frame, and return where those are that are read: that of images, and those of captions."""
+def _check(
+    names: Sequence[str], task: Task[Any], schema: pa.Schema | None, *, overwrites: bool, streamed: bool = False
+) -> None:
+    """Check the columns of a frame that are read."""
     check_columns(names, task.read, _PLACE)
     if not overwrites:
         check_no_columns(names, task.added_names, _PLACE, "overwrite_column=True replaces it, or rename it")
-    for text in task.captions if schema is not None else ():
-        check_types(schema, (task.columns[0], text), _PLACE)
-    return [names.index(name) for name in task.read]
+    if schema is not None:
+        check_types(schema, (task.columns[0], None), _PLACE)
+        for text in (*task.captions, *task.references):
+            if streamed or not holds_texts(schema.field(text).type):
+                check_types(schema, (None, text), _PLACE)
 
 
 def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Scorer) -> pa.RecordBatchReader:
@@ -271,16 +169,10 @@ def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Sc
 
 
 def _without_scores(table: Any) -> Any:
-    return _without(table, OUT_COLUMNS)
+    return without(table, OUT_COLUMNS)
 
 
-def _without(table: Any, dropped: Sequence[str]) -> Any:
-    names = table.schema.names
-    kept = [place for place, name in enumerate(names) if name not in dropped]
-    return table if len(kept) == len(names) else table.select(kept)
-
-
-def _watched(results: Iterable[ScoreResult], count: int, *, shown: bool) -> Generator[ScoreResult]:
+def _watched(results: Iterable[ScoreResult], count: int | None, *, shown: bool) -> Generator[ScoreResult]:
     from tqdm.auto import tqdm
 
     with tqdm(total=count, unit=" pairs", dynamic_ncols=True, disable=not shown) as bar:

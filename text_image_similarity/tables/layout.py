@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import pyarrow as pa
 
@@ -14,6 +14,15 @@ from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
 from ..records import Record, ScoreResult, references_of
 from .task import R, Task
+
+
+class Cells(Protocol):
+    """Some rows, of a table or of a frame."""
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of a column."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class RowLayout(Generic[R]):
     def _columns(self) -> tuple[str | None, ...]:
         return self.task.captions or (None,)
 
-    def records(self, rows: Rows) -> list[list[Record | ScoreResult]]:
+    def records(self, rows: Cells) -> list[list[Record | ScoreResult]]:
         """Return the records of each row, those of one image one after another; or results, where the table has no image to give."""
         url = self.task.columns[0]
         images = [""] * len(rows) if url is None else rows.column(url)
@@ -56,7 +65,7 @@ class RowLayout(Generic[R]):
             for image, texts, known in zip(images, self._texts(rows), references, strict=True)
         ]
 
-    def counts(self, rows: Rows) -> list[list[int]]:
+    def counts(self, rows: Cells) -> list[list[int]]:
         """Return how many records each column of captions gives each row."""
         if not self.listed:
             return [[1] * len(self._columns)] * len(rows)
@@ -88,7 +97,7 @@ class RowLayout(Generic[R]):
             for each in (_listed(group, count) if column in self.listed else [group])
         ]
 
-    def _texts(self, rows: Rows) -> Iterator[list[list[Any]]]:
+    def _texts(self, rows: Cells) -> Iterator[list[list[Any]]]:
         """Yield for each row the captions of each column; a list without any has one that is missing."""
         if not self.task.captions:
             yield from [[[""]]] * len(rows)
@@ -100,7 +109,7 @@ class RowLayout(Generic[R]):
             ]
 
     @staticmethod
-    def _cells(rows: Rows, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    def _cells(rows: Cells, names: Sequence[str]) -> list[tuple[Any, ...]]:
         return list(zip(*map(rows.column, names), strict=True)) if names else [()] * len(rows)
 
 

@@ -19,23 +19,12 @@ from ..dataset import open_source
 from ..encoders import Ensemble, ModelInfo, load_encoders
 from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError, UsageError
 from ..files import path_text
-from ..formats import (
-    Table,
-    check_columns,
-    check_images,
-    check_no_columns,
-    check_types,
-    format_of,
-    list_columns_of,
-    open_output,
-    output_for,
-    state_of,
-    with_base_dir,
-)
+from ..formats import Table, format_of, open_output, output_for, part_ending_of, state_of, with_base_dir
 from ..pipeline import Engine, LocalEngine
 from ..records import Progress
 from ..workspace import Workspace
-from .failures import FailureWatch
+from .check import check_table
+from .failures import FailureWatch, columns_there
 from .identity import check_replaceable, earlier_output, finished_run, identity_of
 from .job import TableJob
 from .layout import RowLayout
@@ -192,11 +181,10 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     _check_arguments(options, engine)
     source, target = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     check_places(source, target, config.embedding_cache)
-    ending = format_of(target).kind
-    with Workspace(work_folder(target, options.work_dir), target, ending) as work:
+    with Workspace(work_folder(target, options.work_dir), target, part_ending_of(target)) as work:
         if options.start != "retry_failed" and not options.force:
             check_replaceable(target, work.placed())
-        table, task, states = _checked(source, task, config, options)
+        table, task, states = check_table(source, task, config, options)
         dropped = frozenset(options.drop_columns)
         layout = RowLayout.of(task, table)
         output = output_for(target, table, config.dialect, layout.added, dropped)
@@ -206,9 +194,9 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         if keep_finished and options.start == "resume" and (done := finished_run(target, identity)):
             return done
         earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
-        run, used = {**identity, "format": ending, **kept}, versions()
+        run, used = {**identity, "format": format_of(target).kind, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
-        watch = FailureWatch(config, task.columns, options.max_failures, task.options)
+        watch = FailureWatch(config, columns_there(table.columns, task.columns), options.max_failures, task.options)
         TableJob(table, layout, output, work, watch, earlier, dropped).score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
@@ -241,40 +229,6 @@ def _check_arguments(options: object, engine: object) -> None:
         raise InputTypeError.of("options", "of type TableOptions", options)
     if isinstance(engine, type) or not hasattr(engine, "score_parts"):
         raise InputTypeError.of("engine", "an engine, such as SparkEngine()", engine)
-
-
-def _checked(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
-    """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before."""
-    dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
-    table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
-    states = [state_of(file) for file in table.files]
-    if table.columns:  # those of JSON Lines and of shards are known afterwards
-        task = task.of_table(table)
-        _check_columns(table, task, options, source)
-        if (images := task.columns[0]) is not None:
-            check_images(table, images, source)
-    table.scan()
-    task = task.of_table(table)
-    _check_columns(table, task, options, source)
-    return table, task, states
-
-
-def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
-    images, texts = task.columns
-    images = None if images == table.images else images
-    read = (images, texts, *task.further, *task.references)
-    check_columns(table.columns, [name for name in read if name is not None], source)
-    for name in options.drop_columns:
-        if name not in table.columns:
-            check_columns(table.columns, [name], source)
-    hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
-    kept = [name for name in table.columns if name not in options.drop_columns]
-    check_no_columns(kept, task.added_names, source, hint)
-    lists = list_columns_of(table)
-    for name in (*task.captions, *task.references):
-        if name not in lists:
-            check_types(table.schema, (None, name), source)
-    check_types(table.schema, (images, None), source)
 
 
 def _start(engine: TableEngine[Any], config: Config, fallback: str | None) -> tuple[ModelInfo, list[str]]:

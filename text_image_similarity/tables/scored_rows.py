@@ -113,7 +113,7 @@ def open_scored(source: str, dialect: Dialect | None, column: str) -> ScoredTabl
 
 
 def _numbers(values: Sequence[Any], column: str, first: int) -> Scores:
-    """Return the scores of a column, NaN where a row has none.
+    """Return the scores of a column, NaN where a row has none; an infinite one is none.
 
     Raises:
         TableError: A value is not a number; the message names its row.
@@ -125,11 +125,10 @@ def _numbers(values: Sequence[Any], column: str, first: int) -> Scores:
         try:
             if isinstance(value, bool):
                 raise ValueError
-            found[place] = float(value)
-        except (TypeError, ValueError):
-            found[place] = math.inf
-        if math.isinf(found[place]):
+            score = float(value)
+        except (TypeError, ValueError) as exc:
             raise TableError(
                 f"column {column!r} in row {first + place:,} holds {str(value)[:40]!r}, which is not a score"
-            )
+            ) from exc
+        found[place] = score if math.isfinite(score) else math.nan
     return found

@@ -14,6 +14,7 @@ from ..encoders import ModelInfo
 from ..records import Progress
 from ..system import package_version
 from ..workspace import Part
+from .failures import columns_there
 
 _POINTS = 300
 
@@ -56,6 +57,11 @@ class Summary:
         settings = self.job["settings"]
         return settings["col_url"], settings["col_text"]
 
+    @property
+    def columns_there(self) -> tuple[str | None, str | None]:
+        """Those of `columns` that the input has: shards have no column of references."""
+        return columns_there(self.job["input_columns"], self.columns)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what the summary file holds; the model's facts are members of their own."""
         values = asdict(self)
@@ -95,7 +101,7 @@ def outcome(parts: Sequence[Part], captions_cut: int | None = 0) -> dict[str, An
 def versions() -> dict[str, str]:
     """Return the versions of what scores depend on."""
     found = {"python": platform.python_version(), "text-image-similarity": package_version()}
-    for name in ("torch", "transformers", "onnxruntime", "pillow", "httpx", "numpy"):
+    for name in ("torch", "transformers", "onnxruntime", "openvino", "pillow", "httpx", "numpy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.images import inline
-from text_image_similarity import Field, Product, TrainConfig, UsageError, open_catalog, train
+from text_image_similarity import Config, Field, Product, TrainConfig, UsageError, open_catalog, train
 from text_image_similarity.dataset import read_dataset
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Query
@@ -277,7 +277,8 @@ def test_a_shop_teaches_its_model_the_words_of_its_customers(tmp_path: Path) -> 
     ]
     words += ["fetetu", "macizu", "zocini", "sanivu", "funugo", "kelupo", "bidaro"]
     fields = [Field("color"), Field("kind")]
-    with open_catalog(tmp_path / "shop.catalog", fields=fields) as catalog:
+    config = Config(backend="torch")  # else the trained model is exported, which takes seconds
+    with open_catalog(tmp_path / "shop.catalog", fields=fields, model="mini", config=config) as catalog:
         catalog.add_table(CATALOG)
         products = list(catalog.products())
         slang = dict(

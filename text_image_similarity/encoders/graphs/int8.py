@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
+
+from .arrays import array_of, largest
 
 _SMALLEST = 4096  # values; smaller weights gain nothing
 _LARGEST = 2**31 - 2**20
@@ -41,7 +44,7 @@ def round_matrices(whole: Path, rounded: Path) -> None:
 
 def round_weights(whole: Path, rounded: Path) -> None:
     """Store weights that are still float32 as int8 with a scale for each output; the graph multiplies them out again."""
-    model = onnx.load(whole)
+    model = onnx.load(whole, load_external_data=False)
     graph = model.graph
     axes: dict[str, int | None] = {}
     for node in graph.node:
@@ -55,7 +58,7 @@ def round_weights(whole: Path, rounded: Path) -> None:
         axis = axes.get(initializer.name)
         if axis is None or initializer.data_type != TensorProto.FLOAT or np.prod(initializer.dims) < _SMALLEST:
             continue
-        value = numpy_helper.to_array(initializer)
+        value = array_of(initializer, whole.parent)
         if value.ndim < (3 if initializer.name in of_cells else 2):  # not biases
             continue
         axis %= value.ndim
@@ -66,6 +69,7 @@ def round_weights(whole: Path, rounded: Path) -> None:
             [numpy_helper.from_array(small, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
         )
         restored.append(helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis))
+    load_external_data_for_model(model, str(whole.parent))  # what is left
     nodes = [*restored, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -75,5 +79,6 @@ def round_weights(whole: Path, rounded: Path) -> None:
 
 def _round(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     others = tuple(place for place in range(value.ndim) if place != axis)
-    scale = (np.abs(value).max(axis=others, keepdims=True) / 127).clip(min=1e-12).astype(np.float32)
-    return np.rint(value / scale).astype(np.int8), scale.reshape(-1)
+    scale = (largest(value, others, keepdims=True) / 127).clip(min=1e-12).astype(np.float32)
+    scaled = value / scale
+    return np.rint(scaled, out=scaled).astype(np.int8), scale.reshape(-1)

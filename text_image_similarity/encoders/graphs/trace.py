@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,8 @@ def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
     """Return a tower whose SAME-padded convolutions have their padding in the kernel: ONNX Runtime fuses it wrongly."""
     if not any(isinstance(module, SameConv2d) for module in tower.modules()):
         return tower
-    tower = copy.deepcopy(tower)
+    shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}
+    tower = copy.deepcopy(tower, shared)  # of its modules, not of its weights, which may be another tower's too
     seen: dict[nn.Module, Tensor] = {}
     for convolution in (module for module in tower.modules() if isinstance(module, SameConv2d)):
         convolution.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
@@ -79,6 +81,12 @@ def _quiet() -> Iterator[None]:
 
     Filters of warnings belong to the process, so only one thread may change them at a time.
     """
+    optimizer = logging.getLogger("onnxscript")
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        level = optimizer.level
+        optimizer.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            optimizer.setLevel(level)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
-from torch import nn
+from numpy.typing import NDArray
 
 from ...errors import ModelError
+from ..token_files import CAPTIONS
 from ..torch_backend import TorchBackend, Tower
 from ..towers import DualEncoder
 from ..towers.text import RecurrentTower
 from ..two_tower import TwoTowerEncoder
+from .half import to_half
 from .int8 import round_matrices, round_weights
 from .recurrent import recurrent_graph
 from .trace import fold_padding, trace
@@ -35,7 +37,7 @@ def write_towers(
     Args:
         encoder: A model that torch runs on the CPU in float32.
         folder: Where to.
-        precision: `fp32`; `fp16`, in which weights and matrices are half and normalising is not; or `int8`.
+        precision: `fp32`; `fp16`, in which weights and products are half, and float32 is what half would harm; or `int8`.
         recipe: For int8, `dynamic`: matrices as integers, activations rounded as they come; or `weights`: weights alone,
             which are brought back to floats when they are used.
         opset: Version of ONNX's operators.
@@ -48,49 +50,71 @@ def write_towers(
         raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
     for tower in ("image", "text"):
         path = folder / f"{tower}.onnx"
-        graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, precision == "fp16", opset)
-        if precision != "int8":
+        graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, opset)
+        if precision == "fp32":
             _save(graph, path)
             continue
         with tempfile.TemporaryDirectory(dir=folder) as name:
-            _save(graph, whole := Path(name) / path.name)
+            _save(graph, whole := Path(name) / path.name, apart=True)
             del graph
+            if precision == "fp16":
+                to_half(whole, path, _tried_pixels(encoder) if tower == "image" else _tried_ids(encoder))
+                continue
             if recipe != "weights":
                 round_matrices(whole, whole := Path(name) / f"rounded-{path.name}")
             round_weights(whole, path)
 
 
-def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, half: bool, opset: int) -> Any:
-    wanted = encoder.preprocess.crop or encoder.preprocess.size
-    height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-    pixels = torch.zeros(2, height, width, 3, dtype=torch.uint8)
-    tower: nn.Module = backend.image_tower
-    if half:
-        tower = copy.deepcopy(backend.image_tower)
-        tower.tower.half()
-        tower.dtype = torch.float16  # what the pixels become once they are normalised
-    return trace(fold_padding(tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
+def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
+    pixels = torch.zeros(2, *_side(encoder), 3, dtype=torch.uint8)
+    return trace(fold_padding(backend.image_tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
 
 
-def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, half: bool, opset: int) -> Any:
-    tower: nn.Module = backend.text_tower
+def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
+    tower = backend.text_tower
     model = tower.model if isinstance(tower, Tower) else None
     if isinstance(model, DualEncoder) and isinstance(model.text_tower, RecurrentTower):
         return recurrent_graph(model, TEXT, opset)
     rows, whole = encoder.tokenize(["a", "photo of two dogs"]), encoder.tokens.whole
     ids = torch.from_numpy(encoder.tokens.padded(rows, encoder.context_length if whole else max(map(len, rows))))
     length = torch.export.Dim("length", min=1, max=encoder.context_length)
-    if half:
-        tower = copy.deepcopy(tower).half()
     return trace(tower, ids, {0: _batch()} if whole else {0: _batch(), 1: length}, TEXT, opset)
+
+
+def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:
+    wanted = encoder.preprocess.crop or encoder.preprocess.size
+    return (wanted, wanted) if isinstance(wanted, int) else wanted
+
+
+def _tried_pixels(encoder: TwoTowerEncoder) -> list[NDArray[Any]]:
+    """Return pictures on which large values are looked for: black, white, noise, coarse and fine, each alone."""
+    height, width = _side(encoder)
+    rng = np.random.default_rng(0)
+    found = [np.full((1, height, width, 3), level, np.uint8) for level in (0, 255)]
+    for coarse in (1, 16, 16, 64):
+        small = rng.integers(0, 256, (1, -(-height // coarse), -(-width // coarse), 3), np.uint8)
+        found.append(small.repeat(coarse, 1).repeat(coarse, 2)[:, :height, :width])
+    return found
+
+
+def _tried_ids(encoder: TwoTowerEncoder) -> list[NDArray[Any]]:
+    rows = encoder.tokenize([*CAPTIONS, ""])
+    return list(encoder.tokens.batches(sorted(rows, key=len), most=1, step=1))
 
 
 def _batch() -> Any:
     return torch.export.Dim("batch", min=1, max=65_536)
 
 
-def _save(graph: Any, path: Path) -> None:
-    if not isinstance(graph, onnx.ModelProto):
-        graph.save(path)  # which puts weights beyond 2 GB beside the file
+def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
+    """Save a graph; `apart` leaves its weights in a file of their own however small they are."""
+    if isinstance(graph, onnx.ModelProto):
+        beyond = apart or graph.ByteSize() > _LARGEST
+        onnx.save(graph, path, save_as_external_data=beyond, location=f"{path.name}.data")
         return
-    onnx.save(graph, path, save_as_external_data=graph.ByteSize() > _LARGEST, location=f"{path.name}.data")
+    graph.save(path, external_data=True)  # as one file takes five times the memory
+    data = path.with_name(f"{path.name}.data")
+    if not apart and data.exists() and data.stat().st_size <= _LARGEST:
+        model = onnx.load(path)
+        data.unlink()
+        onnx.save(model, path)

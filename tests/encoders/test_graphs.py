@@ -1,0 +1,188 @@
+"""Graphs that are built by hand or changed give the vectors of their towers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch.nn import functional as F
+
+from text_image_similarity import ModelError
+from text_image_similarity.encoders.graphs.half import to_half
+from text_image_similarity.encoders.graphs.int8 import round_weights
+from text_image_similarity.encoders.graphs.recurrent import recurrent_graph
+from text_image_similarity.encoders.graphs.write import TEXT
+from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
+
+CONTEXT = 12
+
+
+def recurrent(kind: str, *, head_width: int = 0, text_width: int = 32) -> DualEncoder:
+    torch.manual_seed(3)
+    shape = DualEncoderConfig(
+        vocab_size=60,
+        text_tower=kind,
+        image_tower="mobilenet_v2",
+        text_width=text_width,
+        text_layers=2,
+        embed_dim=24,
+        context_length=CONTEXT,
+        image_size=32,
+        head_width=head_width,
+    )
+    return DualEncoder(shape).eval().requires_grad_(False)
+
+
+def session(graph: bytes | Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("head_width", [0, 40])
+def test_a_recurrent_graph_equals_its_tower(kind: str, head_width: int) -> None:
+    model = recurrent(kind, head_width=head_width)
+    opened = session(recurrent_graph(model, TEXT, 20).SerializeToString())
+    lengths = np.arange(64) % CONTEXT + 1  # 1 to the whole context
+    ids = np.random.default_rng(0).integers(1, 60, (64, CONTEXT))
+    ids[np.arange(CONTEXT) >= lengths[:, None]] = 0
+    with torch.inference_mode():
+        expected = F.normalize(model.text(torch.from_numpy(ids))).numpy()
+
+    def vectors(rows: np.ndarray) -> np.ndarray:
+        found: np.ndarray = opened.run(None, {"input_ids": rows})[0]
+        return found
+
+    together = vectors(ids)
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+    assert np.abs(expected[1:] - expected[:-1]).max() > 1e-2  # captions differ
+    for count in (2, 7):
+        parts = [vectors(ids[start : start + count]) for start in range(0, 64, count)]
+        np.testing.assert_array_equal(np.concatenate(parts), together)
+    for row, length, vector in zip(ids, lengths, together, strict=True):
+        unpadded = row[None, :length].repeat(2, axis=0)  # the backend never runs a caption alone
+        np.testing.assert_array_equal(vectors(unpadded)[0], vector)
+
+
+def run(path: Path, rows: np.ndarray) -> np.ndarray:
+    opened = session(path)
+    found: np.ndarray = opened.run(None, {opened.get_inputs()[0].name: rows})[0]
+    return found
+
+
+def types(path: Path, operator: str) -> set[str]:
+    """Return the types that an operator's outputs have in a graph."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    known = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    kinds = {known[node.output[0]] for node in graph.node if node.op_type == operator}
+    return {onnx.TensorProto.DataType.Name(kind) for kind in kinds}
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_recurrent_graph_in_half_precision(kind: str, tmp_path: Path) -> None:
+    whole, halved = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    onnx.save(recurrent_graph(recurrent(kind), TEXT, 20), whole)
+    ids = np.random.default_rng(0).integers(1, 60, (40, CONTEXT))
+    ids[::2, 5:] = 0
+    assert to_half(whole, halved, [ids[:4]]) == []
+    before, after = run(whole, ids), run(halved, ids)
+    assert (before * after).sum(axis=1).min() >= 0.9999
+    assert np.abs(before - after).max() > 1e-6  # it is half
+    assert halved.stat().st_size < 0.56 * whole.stat().st_size
+    for operator in (kind.upper(), "Gemm", "Gather"):
+        assert types(halved, operator) == {"FLOAT16"}
+    assert types(halved, "LpNormalization") == {"FLOAT"}
+
+
+def sharp_graph(folder: Path) -> tuple[Path, np.ndarray]:
+    """Write a tower with a value beyond half's largest between its products, as some encoders have."""
+    text = """<ir_version: 10, opset_import: ["": 20]>
+        image (uint8[batch, 4, 4, 3] pixels) => (float[batch, 16] image_embeds) {
+            values = Cast <to = 1> (pixels)
+            scaled = Mul (values, scale)
+            flat = Flatten (scaled)
+            hidden = MatMul (flat, first)
+            wide = Mul (hidden, many)
+            sum = Add (hidden, wide)
+            even = LayerNormalization <axis = -1, stash_type = 0> (sum, ones)
+            shares = Softmax (even)
+            features = MatMul (shares, last)
+            image_embeds = LpNormalization <axis = 1> (features)
+        }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weights = {
+        "scale": np.array(1 / 255, np.float32),
+        "many": np.array(15_000, np.float32),
+        "first": rng.standard_normal((48, 64), np.float32),
+        "ones": np.ones(64, np.float32),
+        "last": rng.standard_normal((64, 16), np.float32),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.save(model, folder / "whole.onnx")
+    return folder / "whole.onnx", rng.integers(0, 256, (6, 4, 4, 3), np.uint8)
+
+
+def test_what_half_cannot_hold_stays_float32(tmp_path: Path) -> None:
+    whole, pixels = sharp_graph(tmp_path)
+    halved, blind = tmp_path / "half.onnx", tmp_path / "blind.onnx"
+    assert to_half(whole, halved, [pixels]) == ["sum", "wide"]
+    before, after = run(whole, pixels), run(halved, pixels)
+    assert (before * after).sum(axis=1).min() >= 0.9999
+    assert types(halved, "Softmax") == types(halved, "LayerNormalization") == types(halved, "Add") == {"FLOAT"}
+    assert types(halved, "MatMul") == {"FLOAT16"}
+    to_half(whole, blind, [])  # without a look at the values they overflow
+    assert types(blind, "Add") == types(blind, "LayerNormalization") == {"FLOAT16"}
+    assert (
+        next(node for node in onnx.load(blind).graph.node if node.op_type == "LayerNormalization").attribute[1].i == 1
+    )
+    assert not np.isfinite(run(blind, pixels)).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_constant_that_is_not_finite_is_named(value: float, tmp_path: Path) -> None:
+    whole, _ = sharp_graph(tmp_path)
+    model = onnx.load(whole)
+    weight = next(each for each in model.graph.initializer if each.name == "first")
+    spoilt = numpy_helper.to_array(weight).copy()
+    spoilt[3, 3] = value
+    weight.CopyFrom(numpy_helper.from_array(spoilt, "first"))
+    onnx.save(model, whole)
+    with pytest.raises(ModelError, match="the constant first is not finite"):
+        to_half(whole, tmp_path / "half.onnx", [])
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_weights_as_int8_take_a_quarter_and_move_little(apart: bool, tmp_path: Path) -> None:
+    """Also from a file whose weights lie beside it, as those beyond 2 GB do; what is written moves to another place."""
+    whole, made = tmp_path / "whole.onnx", tmp_path / "made"
+    model = recurrent("lstm", text_width=96)
+    onnx.save(recurrent_graph(model, TEXT, 20), whole, save_as_external_data=apart, location="whole.onnx.data")
+    made.mkdir()
+    round_weights(whole, made / "text.onnx")
+    moved = made.rename(tmp_path / "moved") / "text.onnx"
+    ids = np.random.default_rng(0).integers(1, 60, (20, CONTEXT))
+    before, after = run(whole, ids), run(moved, ids)
+    assert 0.99 < (before * after).sum(axis=1).min() < 1 - 1e-7
+    size = sum(path.stat().st_size for path in tmp_path.glob("whole.onnx*"))
+    assert sum(path.stat().st_size for path in moved.parent.iterdir()) < 0.29 * size
+    halves = np.concatenate([run(moved, ids[:7]), run(moved, ids[7:])])
+    np.testing.assert_array_equal(halves, after)
+
+
+def test_half_precision_reads_weights_that_lie_beside_the_file(tmp_path: Path) -> None:
+    graph, paths = recurrent_graph(recurrent("gru"), TEXT, 20), [tmp_path / "one.onnx", tmp_path / "two.onnx"]
+    graph.graph.initializer.append(numpy_helper.from_array(np.arange(500), "whole numbers"))
+    onnx.save(graph, paths[0])
+    onnx.save(graph, paths[1], save_as_external_data=True, location="two.onnx.data")
+    ids = np.random.default_rng(0).integers(1, 60, (4, CONTEXT))
+    for path in paths:
+        to_half(path, path.with_suffix(".half"), [ids])
+    (tmp_path / "two.onnx.data").unlink()
+    one, two = (run(path.with_suffix(".half"), ids) for path in paths)
+    np.testing.assert_array_equal(one, two)

@@ -1,0 +1,168 @@
+"""Tensors to an inference server and back: the KServe v2 protocol, over HTTP with binary tensors, or over gRPC.
+
+Triton, KServe, OpenVINO Model Server and others speak it. Specification: kserve.github.io, "Open Inference Protocol", and
+Triton's extension for binary tensor data.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DeviceLostError, ModelError
+from ..system import backoff_s, require
+
+_TYPES = {"uint8": "UINT8", "int64": "INT64"}
+_CONNECT_S, _ANSWER_S = 3.0, 60.0
+_PATIENCE_S = 60.0  # how long a server may be away before a run ends
+_PASSING = (429, 502, 503, 504)
+
+
+class _AwayError(Exception):
+    """The server cannot be reached, or is too busy; that may pass."""
+
+
+class InferenceServer(Protocol):
+    """A server that runs models. Safe to share between threads."""
+
+    url: str
+
+    def infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
+        """Return what a model makes of one tensor, shape (n, embed_dim) float32.
+
+        Args:
+            model: Which model.
+            name: What it calls its input.
+            values: The input, uint8 or int64.
+            wanted: What it calls its output.
+
+        Raises:
+            ModelError: The server refuses, or answers something else.
+            DeviceLostError: It could not be reached for a minute.
+        """
+
+
+def connect(url: str) -> InferenceServer:
+    """Return the server at `http(s)://host:port` or `grpc(s)://host:port`; nothing is sent yet.
+
+    Raises:
+        MissingExtraError: gRPC needs the extra `triton`.
+    """
+    return _Grpc(url) if urlsplit(url).scheme.startswith("grpc") else _Http(url)
+
+
+def _patiently(url: str, ask: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    until, tries = time.monotonic() + _PATIENCE_S, 0
+    while True:
+        try:
+            return ask()
+        except _AwayError as exc:
+            pause = backoff_s(tries)
+            if time.monotonic() + pause > until:
+                raise DeviceLostError(
+                    f"the inference server {url} has not answered for {_PATIENCE_S:.0f} s ({exc}); start again when it does: what is "
+                    "finished is kept"
+                ) from exc
+            time.sleep(pause)
+            tries += 1
+
+
+class _Http:
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S), trust_env=False)
+        weakref.finalize(self, self._client.close)  # encoders are not closed
+
+    def infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
+        return _patiently(self.url, lambda: self._infer(model, name, values, wanted))
+
+    def _infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
+        given = {"name": name, "shape": values.shape, "datatype": _TYPES[values.dtype.name]}
+        asked = {
+            "inputs": [{**given, "parameters": {"binary_data_size": values.nbytes}}],
+            "outputs": [{"name": wanted, "parameters": {"binary_data": True}}],
+        }
+        head = json.dumps(asked).encode()
+        try:
+            answer = self._client.post(
+                f"{self.url}/v2/models/{model}/infer",
+                content=head + np.ascontiguousarray(values).tobytes(),
+                headers={
+                    "Content-Type": "application/octet-stream",
+                    "Inference-Header-Content-Length": str(len(head)),
+                },
+            )
+        except httpx.HTTPError as exc:
+            raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
+        if answer.status_code in _PASSING:
+            raise _AwayError(f"status {answer.status_code}")
+        if answer.status_code != 200:
+            raise ModelError(f"the inference server {self.url} refuses model {model!r}: {_said(answer)}")
+        return self._read(model, answer, wanted)
+
+    def _read(self, model: str, answer: httpx.Response, wanted: str) -> NDArray[np.float32]:
+        try:
+            length = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
+            (output,) = (one for one in json.loads(answer.content[:length])["outputs"] if one["name"] == wanted)
+            if output["datatype"] != "FP32":
+                raise ValueError(f"{wanted} is {output['datatype']}, not FP32")
+            behind = answer.content[length:]
+            values = np.frombuffer(behind, "<f4") if behind else np.array(output["data"], np.float32)
+            return values.reshape(output["shape"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ModelError(f"the inference server {self.url} gives no {wanted!r} for model {model!r}: {exc}") from exc
+
+
+def _said(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"status {answer.status_code}"
+
+
+class _Grpc:
+    def __init__(self, url: str) -> None:
+        require("an inference server over gRPC", "tritonclient", "grpc", extra="triton")
+        import grpc
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+        self.url = url.rstrip("/")
+        self._messages, self._grpc = service_pb2, grpc
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        place = urlsplit(url)
+        channel = (
+            grpc.secure_channel(place.netloc, grpc.ssl_channel_credentials(), options)
+            if place.scheme == "grpcs"
+            else grpc.insecure_channel(place.netloc, options)
+        )
+        weakref.finalize(self, channel.close)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+    def infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
+        return _patiently(self.url, lambda: self._infer(model, name, values, wanted))
+
+    def _infer(self, model: str, name: str, values: NDArray[Any], wanted: str) -> NDArray[np.float32]:
+        request = self._messages.ModelInferRequest(model_name=model)
+        taken = request.inputs.add(name=name, datatype=_TYPES[values.dtype.name])
+        taken.shape.extend(values.shape)
+        request.outputs.add(name=wanted)
+        request.raw_input_contents.append(np.ascontiguousarray(values).tobytes())
+        codes = self._grpc.StatusCode
+        try:
+            answer = self._stub.ModelInfer(request, timeout=_ANSWER_S)
+        except self._grpc.RpcError as exc:
+            if exc.code() in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED):
+                raise _AwayError(f"{exc.code().name}: {exc.details()}") from exc
+            raise ModelError(f"the inference server {self.url} refuses model {model!r}: {exc.details()}") from exc
+        for output, content in zip(answer.outputs, answer.raw_output_contents, strict=False):
+            if output.name == wanted and output.datatype == "FP32":
+                return np.frombuffer(content, "<f4").reshape(list(output.shape))
+        raise ModelError(f"the inference server {self.url} gives no {wanted!r} for model {model!r}")

@@ -1,0 +1,122 @@
+"""Towers that an inference server runs, Triton for one: pixels and token ids go there, unit vectors come back.
+
+Images are decoded and captions split into tokens here, as the export's folder says. Before the first score the server's
+towers are asked about a few drawn pairs, whose vectors the folder holds, so other towers are noticed whatever the server is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from ..errors import ModelError
+from ..preprocess import Pixels, Preprocess
+from ..similarity import Embeddings
+from .drawn import drawn_pairs
+from .kserve import InferenceServer, connect
+from .onnx_backend import Workers
+from .tokens import Ids, Tokens
+
+REFERENCE = "reference.safetensors"  # what the source makes of the drawn pairs
+_AT_ONCE = 32  # of images or captions in a request
+_CALLS = 4  # requests under way at once
+_WIDTH = (
+    16  # captions are padded to multiples of so many tokens: few widths, so that the server can bring requests together
+)
+_PROBED = 4  # drawn pairs
+_LEAST_COSINE = 0.98  # of what even int8 gives with its source
+
+
+@dataclass(frozen=True, slots=True)
+class TritonBackend:
+    """Two towers on an inference server.
+
+    Args:
+        server: Runs the models `image` and `text`.
+        tokens: What pads the ids.
+        precision: What they compute in.
+        workers: The threads that send requests.
+    """
+
+    server: InferenceServer
+    tokens: Tokens
+    precision: str
+    workers: Workers
+
+    @property
+    def name(self) -> str:
+        return "triton"
+
+    @property
+    def device(self) -> str:
+        return "remote"
+
+    @property
+    def batch_invariant(self) -> bool:
+        return False  # the server decides what is computed together
+
+    @property
+    def weight_bytes(self) -> int:
+        return 0  # here
+
+    def image(self, pixels: Sequence[Pixels]) -> Embeddings:
+        batches = (np.stack(pixels[start : start + _AT_ONCE]) for start in range(0, len(pixels), _AT_ONCE))
+        return self._run("image", "pixels", batches)
+
+    def text(self, rows: Sequence[Ids]) -> Embeddings:
+        return self._run("text", "input_ids", self.tokens.batches(rows, most=_AT_ONCE, step=_WIDTH))
+
+    def _run(self, tower: str, name: str, batches: Iterable[NDArray[Any]]) -> Embeddings:
+        def ask(batch: NDArray[Any]) -> Embeddings:
+            found = self.server.infer(tower, name, batch, f"{tower}_embeds")
+            if found.ndim != 2 or len(found) != len(batch):
+                raise ModelError(f"{self.server.url} gives {found.shape} for {len(batch)} items of model {tower!r}")
+            return found
+
+        return np.concatenate(self.workers.map(ask, list(batches)))
+
+
+def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, precision: str) -> TritonBackend:
+    """Connect to a server, and make sure that its towers are those of an export.
+
+    Args:
+        url: Where it is: `http://host:8000` or `grpc://host:8001`.
+        folder: The export.
+        tokens: How it reads captions.
+        preprocess: How it takes pictures.
+        precision: What it computes in.
+
+    Raises:
+        ModelError: The server has no such models, or other ones.
+        DeviceLostError: It does not answer.
+    """
+    backend = TritonBackend(connect(url), tokens, precision, Workers(_CALLS))
+    images, captions = zip(*drawn_pairs(_PROBED), strict=True)
+    rows = tokens.encode(captions)
+    with safe_open(folder / REFERENCE, framework="np") as file:
+        expected = {name: file.get_slice(name)[:_PROBED] for name in ("image", "text")}
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    found = {
+        "image": backend.image([preprocess.pixels(image) for image in images]),
+        "text": backend.text([rows[place] for place in order]),
+    }
+    expected["text"] = expected["text"][order]
+    for tower, vectors in found.items():
+        if vectors.shape != expected[tower].shape:
+            raise ModelError(
+                f"the model {tower!r} at {url} gives vectors of {vectors.shape[1]} numbers, and that of {folder} "
+                f"{expected[tower].shape[1]}; serve that folder's models"
+            )
+        least = float((vectors * expected[tower]).sum(axis=1).min())
+        if not least >= _LEAST_COSINE:
+            raise ModelError(
+                f"the model {tower!r} at {url} is not that of {folder}: the cosine of what both make of the same {tower} is "
+                f"{least:.3f}; serve that folder's models"
+            )
+    return backend

@@ -1,0 +1,52 @@
+"""Convert the two ONNX graphs of an export to OpenVINO's own files, which open three times as fast.
+
+Weights stay what they are: float32, or int8 where the ONNX export has int8 weights that are brought back to floats when
+they are used. NNCF is not needed for that. Nothing is compared here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..encoders.openvino_backend import import_openvino
+from ..errors import ConfigError, ModelError
+from ..system import require
+
+PRECISIONS = ("fp32", "int8")
+
+
+def write_openvino(onnx_folder: Path, out: Path, precision: str) -> None:
+    """Write `image.xml`, `image.bin`, `text.xml` and `text.bin`.
+
+    Args:
+        onnx_folder: Holds `image.onnx` and `text.onnx`; in int8, of the recipe `weights`.
+        out: Folder that exists.
+        precision: `fp32` or `int8`, as the ONNX export has it.
+
+    Raises:
+        ConfigError: There is no such precision for OpenVINO.
+        MissingExtraError: OpenVINO is missing.
+        ModelError: OpenVINO cannot read a graph, or finds it in another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"an export for OpenVINO is in {' or '.join(PRECISIONS)}, not in {precision}")
+    require("an export for OpenVINO", "openvino", extra="openvino")
+    openvino = import_openvino()
+    core = openvino.Core()
+    found: set[str] = set()
+    for tower in ("image", "text"):
+        graph = onnx_folder / f"{tower}.onnx"
+        try:
+            model = core.read_model(graph)
+            found |= {_type(operation) for operation in model.get_ops() if operation.get_type_name() == "Constant"}
+            openvino.save_model(model, out / f"{tower}.xml", compress_to_fp16=False)
+        except RuntimeError as exc:  # the only kind that OpenVINO raises
+            raise ModelError(f"{graph} cannot be converted to OpenVINO: {exc}") from exc
+    held = "fp16" if "f16" in found else "int8" if "i8" in found else "fp32"
+    if held != precision:
+        raise ModelError(f"{onnx_folder} holds {held} weights, not {precision}")
+
+
+def _type(operation: Any) -> str:
+    return str(operation.get_element_type().get_type_name())

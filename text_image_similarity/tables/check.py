@@ -1,0 +1,83 @@
+"""What is checked of a table before anything expensive starts: its shape, and the columns of a task."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from ..config import Config
+from ..dataset import open_source
+from ..errors import UsageError
+from ..formats import (
+    SampleTable,
+    Table,
+    check_columns,
+    check_images,
+    check_no_columns,
+    check_types,
+    image_candidates,
+    list_columns,
+    list_columns_of,
+    state_of,
+)
+from .options import TableOptions
+from .task import R, Task
+
+logger = logging.getLogger("text_image_similarity")
+
+_URL = "url"  # the column of images where nobody names one
+
+
+def check_table(source: str, task: Task[R], config: Config, options: TableOptions) -> tuple[Table, Task[R], list[str]]:
+    """Open a table and check all of it; return it with the task in its columns, and the state that its files were in before.
+
+    Raises:
+        UsageError: A column is missing, is there twice or already, or holds what cannot be scored.
+        TableError: The table is damaged.
+    """
+    dropped = frozenset(task.added_names) if options.overwrite_column else frozenset[str]()
+    table = open_source(source, dialect=config.dialect, dropped=dropped, max_bytes=config.limits.max_bytes)
+    states = [state_of(file) for file in table.files]
+    if table.columns:  # those of JSON Lines and of shards are known afterwards
+        task = task.of_table(table)
+        _check_columns(table, task, options, source)
+        if (images := task.columns[0]) is not None:
+            check_images(table, images, source)
+    table.scan()
+    task = task.of_table(table)
+    if isinstance(table, SampleTable):  # any sample of any shard may have such a field
+        _leave_out_fields(table, task, options, source)
+    _check_columns(table, task, options, source)
+    return table, task, states
+
+
+def _leave_out_fields(table: SampleTable, task: Task[Any], options: TableOptions, source: str) -> None:
+    taken = table.leave_out(name for name in task.added_names if name not in options.drop_columns)
+    if taken:
+        logger.warning(
+            "%s: the JSON of samples has members called %s, as columns of the output are; they are left out",
+            source,
+            list_columns(taken),
+        )
+
+
+def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
+    images, texts = task.columns
+    images = None if images == table.images else images
+    if images == _URL and _URL not in table.columns and (found := image_candidates(table)):
+        raise UsageError(
+            f"column {_URL!r} is missing in {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url)"
+        )
+    read = (images, texts, *task.further, *task.references)
+    check_columns(table.columns, [name for name in read if name is not None], source)
+    for name in options.drop_columns:
+        if name not in table.columns:
+            check_columns(table.columns, [name], source)
+    hint = "--overwrite-column (overwrite_column=True) replaces it, or rename it"
+    kept = [name for name in table.columns if name not in options.drop_columns]
+    check_no_columns(kept, task.added_names, source, hint)
+    lists = list_columns_of(table)
+    for name in (*task.captions, *task.references):
+        if name not in lists:
+            check_types(table.schema, (None, name), source)
+    check_types(table.schema, (images, None), source)
