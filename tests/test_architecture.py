@@ -120,7 +120,7 @@ DOORS = {
     "redis": {"embeddings"},
     "psycopg": {"search"},
     "pgvector": {"search"},
-    "mlflow": {"training"},
+    "mlflow": {"export", "training"},
     "matplotlib": {"training"},
     "transformers": {"encoders"},
     "huggingface_hub": {"encoders", "dataset", "formats"},

@@ -1,0 +1,91 @@
+"""Put an export into Snowflake's model registry, and score tables with it there.
+
+    from register_model import log_model
+    version = log_model(session, "exports/clip", "clip", settings={"io_workers": 32})
+    version.run(session.table("pairs"), function_name="score")
+
+    select model(clip)!score(url, caption) from pairs;
+
+The version holds the export and this package's code, and asks for a few libraries from PyPI, without torch. References need
+an external access integration that names their hosts; as a service, a compute pool with one.
+"""
+
+# No `from __future__ import annotations`: Snowflake looks at the types themselves.
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from snowflake.ml.model import custom_model
+
+from text_image_similarity.export.carried import open_carried, package_copy, requirements
+
+SETTINGS = "settings.json"
+COLUMNS = {"url": "STRING", "caption": "STRING"}, {"similarity": "DOUBLE", "error": "STRING"}  # in and out
+SNOWFLAKES = ("numpy", "pandas")  # its own library brings them, in versions that it needs
+
+
+class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-ml-python is not installed with this package
+    """Scores of pictures and captions, as Snowflake calls them.
+
+    Args:
+        context: Holds the export's folder as `export`, and a file with settings as `settings`.
+    """
+
+    def __init__(self, context: Any):
+        super().__init__(context)
+        settings = json.loads(Path(context.path("settings")).read_text(encoding="utf-8"))
+        self.model = open_carried(context.path("export"), settings)
+
+    @custom_model.inference_api  # type: ignore[untyped-decorator]
+    def score(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return `similarity`, NaN where there is none, and `error`, empty where there is none."""
+        found = self.model.predict(rows)
+        return pd.DataFrame(
+            {"similarity": found["similarity"].astype(float), "error": found["error"].fillna("").astype(str)}
+        )
+
+
+def signature() -> Any:
+    """Return what `score` takes and gives; told and not inferred, for which Snowflake's library needs pandas 2."""
+    from snowflake.ml.model.model_signature import DataType, FeatureSpec, ModelSignature
+
+    given, answer = ([FeatureSpec(name, DataType[kind]) for name, kind in columns.items()] for columns in COLUMNS)
+    return ModelSignature(inputs=given, outputs=answer)
+
+
+def libraries() -> list[str]:
+    """Return what the version needs from PyPI."""
+    return [line for line in requirements() if line.partition("==")[0] not in SNOWFLAKES]
+
+
+def log_model(
+    session: Any, folder: str, name: str, *, settings: Mapping[str, Any] | None = None, **options: Any
+) -> Any:
+    """Log an export to the registry of a session's schema.
+
+    Args:
+        session: A Snowpark session.
+        folder: The export.
+        name: Of the model.
+        settings: Settings of `Config` but for `model`, as JSON holds them.
+        options: For `Registry.log_model`, such as `version_name` or `target_platforms`.
+
+    Returns:
+        The model's version.
+    """
+    from snowflake.ml.registry import Registry
+
+    with package_copy() as code, tempfile.TemporaryDirectory() as place:
+        (path := Path(place) / SETTINGS).write_text(json.dumps(dict(settings or {})), encoding="utf-8")
+        context = custom_model.ModelContext(export=folder, settings=str(path))
+        return Registry(session=session).log_model(
+            PairScores(context),
+            model_name=name,
+            signatures={"score": signature()},
+            pip_requirements=libraries(),
+            code_paths=[str(code)],
+            **options,
+        )

@@ -1,0 +1,125 @@
+"""Carry an export in an MLflow model, for its registry, `mlflow models serve` and its UDFs.
+
+The model holds the export and this package's code, and asks for the versions of the few libraries that scoring needs, without
+torch and transformers. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..encoders.exported import check_files, read_manifest
+from ..files import path_text
+from ..system import require
+from .carried import CarriedModel, carried_config, open_carried, package_copy, requirements
+
+if TYPE_CHECKING:
+    from mlflow.models.model import ModelInfo
+
+_RED_SQUARE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mP8z4AdMDEMKQkAzUEBD7t4NqoAAAAASUVORK5CYII="
+
+
+def save_model(
+    folder: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Save an export as an MLflow model with the flavour `python_function`.
+
+    Args:
+        folder: The export, for ONNX Runtime.
+        path: Folder to write, which may not be there yet.
+        settings: Settings of `Config` other than `model`, as JSON can hold them; `limits` is an object. Whoever loads the model
+            may change those that are named here with `model_config`. Unless they allow it, no row may read the server's files.
+        options: For `mlflow.pyfunc.save_model`, such as `metadata`.
+
+    Raises:
+        ModelError: The export is damaged.
+        ConfigError: A setting is wrong.
+        MissingExtraError: MLflow is missing.
+
+    Example:
+        save_model("exports/mini", "mlflow/mini", settings={"io_workers": 32})
+    """
+    with _arguments(folder, settings, options) as arguments:
+        import mlflow
+
+        mlflow.pyfunc.save_model(path_text(path, "path"), **arguments)
+
+
+def log_model(
+    folder: str | PathLike[str], name: str, *, settings: Mapping[str, Any] | None = None, **options: Any
+) -> ModelInfo:
+    """Log an export to the current MLflow run, as `save_model` saves it.
+
+    Args:
+        folder: The export, for ONNX Runtime.
+        name: What the model is called in the run.
+        settings: As for `save_model`.
+        options: For `mlflow.pyfunc.log_model`, such as `registered_model_name`.
+
+    Returns:
+        What MLflow says of it; its `model_uri` is what `mlflow models serve -m` takes.
+
+    Raises:
+        ModelError: The export is damaged.
+        ConfigError: A setting is wrong.
+        MissingExtraError: MLflow is missing.
+    """
+    with _arguments(folder, settings, options) as arguments:
+        import mlflow
+
+        info: ModelInfo = mlflow.pyfunc.log_model(name=name, **arguments)
+        return info
+
+
+@contextmanager
+def _arguments(
+    folder: str | PathLike[str], settings: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Give what MLflow is told of an export, and a copy of this package without weights for as long as it copies that."""
+    require("an MLflow model", "mlflow", extra="train")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow reads it while it is imported
+    import pandas as pd
+    from mlflow.models.signature import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+
+    place = Path(path_text(folder, "folder"))
+    manifest = read_manifest(place)
+    check_files(place, manifest)
+    carried_config(place, settings)
+    # Not `binary`, for which MLflow refuses whole requests in which a row has no picture of its own.
+    image = ColSpec(AnyType(), "image", required=False)  # type: ignore[no-untyped-call]
+    signature = ModelSignature(
+        Schema([ColSpec("string", "url", required=False), image, ColSpec("string", "caption", required=False)]),
+        Schema([ColSpec("double", "similarity", required=False), ColSpec("string", "error", required=False)]),
+    )
+    with package_copy() as code:
+        yield {
+            "loader_module": __name__,
+            "data_path": str(place),
+            "code_paths": [str(code)],
+            "signature": signature,
+            "input_example": pd.DataFrame({"url": [_RED_SQUARE], "caption": ["a red square"]}),
+            "pip_requirements": requirements(),
+            "model_config": dict(settings or {}),
+            "metadata": {key: manifest[key] for key in ("source", "precision", "licence", "digest")},
+            **options,
+        }
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> CarriedModel:
+    """Load an export as MLflow asks for it.
+
+    Args:
+        path: The export within the model.
+        model_config: Settings.
+    """
+    return open_carried(path, model_config)
