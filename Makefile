@@ -48,7 +48,7 @@ setup: .venv/everything
 
 # What tests import is compiled once, and not by each of their processes at the same time.
 .venv/compiled: .venv/everything
-	$(RUN) -m pytest --collect-only --quiet > /dev/null
+	$(RUN) -m pytest --collect-only -qqq
 	touch $@
 
 # The rooms alone, without Spark, Ray, a browser, other people's servers, and whatever takes seconds.

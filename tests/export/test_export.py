@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import text_image_similarity.export.export as room
+import text_image_similarity.export.write as room
 from tests.support.paths import ROOT
 from text_image_similarity import (
     Config,

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
-
-from safetensors.numpy import save
 
 from ..config import Config, require_config
 from ..encoders import load_encoder, model_folder, resolve_model
 from ..encoders.exported import load_exported, read_manifest
-from ..encoders.graphs import OPSET, write_towers
 from ..encoders.hub import cached_folder
 from ..encoders.kinds import is_export
-from ..encoders.token_files import write_tokens
-from ..encoders.triton_backend import REFERENCE
 from ..encoders.two_tower import TwoTowerEncoder
 from ..errors import ConfigError, ModelError
-from ..files import CALIBRATION, path_text
+from ..files import path_text
 from ..system import require
-from .folder import card, describe, facts_of
+from .folder import card, describe
 from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
-from .openvino import write_openvino
 from .options import ExportOptions
 from .staging import whole_folder
-from .tensorrt import write_tensorrt
-from .triton import write_triton
-from .typing_lint import lint_typing
-from .web import write_web
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -99,6 +86,8 @@ def export_model(
     options, tell, began = options or ExportOptions(), progress or (lambda _: None), time.perf_counter()
     place = Path(path_text(out, "out"))
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
+    from .write import write_export  # which imports them
+
     with whole_folder(place, replaces=lambda there: options.force and is_export(there)) as made:
         tell(f"loading {config.model}")
         source, home = _load_source(config)
@@ -109,7 +98,7 @@ def export_model(
         before = [encoded(source, pairs) for pairs in checks]
         for recipe in options.recipes:
             tell(f"writing {options.precision} graphs" + (f" ({recipe})" if recipe else ""))
-            facts = _write(source, home, made, options, recipe, (checks[0], before[0]))
+            facts = write_export(source, home, made, options, recipe, (checks[0], before[0]))
             tell("comparing them with the source")
             parities = _compared(made, checks, before, BOUNDS[options.precision])
             if passed := all(parity.passed for parity in parities):
@@ -143,66 +132,6 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     if not isinstance(encoder, TwoTowerEncoder):
         raise ModelError(f"{config.model} is not a model that can be exported")
     return encoder, folder if folder.is_dir() else cached_folder(*resolve_model(config.model, config.revision))
-
-
-def _write(
-    source: TwoTowerEncoder,
-    home: Path | None,
-    made: Path,
-    options: ExportOptions,
-    recipe: str | None,
-    reference: tuple[CheckPairs, EncodedPairs],
-) -> dict[str, Any]:
-    """Write everything but the proof, and return what the manifest says."""
-    for left in made.iterdir():  # of a recipe that did not pass
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
-    opset = options.opset or OPSET
-    write_towers(source, made, precision=options.precision, recipe=recipe, opset=opset)
-    if options.precision == "fp16":
-        _check_types(source, made)
-    pairs, vectors = reference
-    said = {"image": vectors.image, "text": vectors.text}
-    (made / REFERENCE).write_bytes(save(said, metadata={"pixels": pairs.digest}))
-    if home and (home / CALIBRATION).is_file():
-        shutil.copyfile(home / CALIBRATION, made / CALIBRATION)
-    facts = {
-        **facts_of(source, home),
-        "format": "onnx" if options.to == "tensorrt" else options.to,
-        "precision": options.precision,
-        "recipe": recipe,
-        "opset": opset,
-        "tokens": write_tokens(source, made),
-    }
-    _fit_to_target(made, facts, options)
-    describe(made, facts, [], passed=True)
-    return facts
-
-
-def _check_types(source: TwoTowerEncoder, made: Path) -> None:
-    """Make sure that a half-precision graph is half throughout: TensorRT takes types as they are."""
-    for tower in ("image", "text"):
-        if found := lint_typing(made / f"{tower}.onnx"):
-            raise ModelError(
-                f"the {tower} tower of {source.model} is not typed for half precision: {'; '.join(found[:3])}"
-            )
-
-
-def _fit_to_target(made: Path, facts: dict[str, Any], options: ExportOptions) -> None:
-    """Turn ONNX graphs into what the target takes."""
-    if options.to == "triton":
-        write_triton(made, facts, options.triton_backend, options.max_batch)
-    elif options.to == "tensorrt":
-        describe(made, facts, [], passed=True)
-        write_tensorrt(made, made, max_batch=options.max_batch)
-    elif options.to == "openvino":
-        write_openvino(made, made, options.precision)
-        for graph in made.glob("*.onnx*"):
-            graph.unlink()
-    elif options.to == "web":
-        with tempfile.TemporaryDirectory(dir=made.parent) as name:
-            for graph in made.glob("*.onnx*"):
-                graph.rename(Path(name) / graph.name)
-            write_web(Path(name), made, facts)
 
 
 def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:
