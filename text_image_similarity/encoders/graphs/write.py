@@ -48,6 +48,8 @@ def write_towers(
     backend = encoder.backend
     if not isinstance(backend, TorchBackend) or backend.device != "cpu" or backend.precision != "fp32":
         raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
+    if encoder.preprocess.patches is not None:
+        raise ModelError("a model that takes pictures of any shape, as patches, cannot be exported")
     for tower in ("image", "text"):
         path = folder / f"{tower}.onnx"
         graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, opset)
