@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | systems | gate | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test systems gate check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -55,18 +55,18 @@ setup: .venv/everything
 quick: setup
 	$(PYTEST) --ignore tests/doors --ignore tests/system -m "not (slow or spark or ray or browser or server)"
 
-test: setup tools
+# All tests at once: while those of systems wait for their processes, others compute.
+test: JOBS = 4
+test: .venv/compiled tools recipes
+	$(PYTEST) $(TEST_OPTIONS)
+
+rooms: setup tools
 	$(PYTEST) --ignore tests/doors --ignore tests/system $(TEST_OPTIONS)
 
 # Whole processes, clusters and recipes, no more at once than cores: each starts many processes, which must come up in time.
 systems: JOBS = 2
 systems: setup tools recipes
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
-
-# All tests at once, for .ci/run: while those of systems wait for their processes, others compute.
-gate: JOBS = 4
-gate: .venv/compiled tools recipes
-	$(PYTEST) $(TEST_OPTIONS)
 
 check: setup
 	$(RUN) -m ruff check .
@@ -77,7 +77,7 @@ check: setup
 
 # The fast tests alone, and not in .ci/run: being measured costs them a third more.
 coverage: TEST_OPTIONS += -m "not slow" --cov --cov-report=term-missing:skip-covered
-coverage: test
+coverage: rooms
 
 lock: .poetry/installed
 	$(POETRY_ENV) $(POETRY) lock
