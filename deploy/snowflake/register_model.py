@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 from snowflake.ml.model import custom_model
 
-from text_image_similarity.export.carried import open_carried, package_copy, requirements
+from text_image_similarity.export.carried import checked_export, open_carried, package_copy, requirements
 
 SETTINGS = "settings.json"
 COLUMNS = {"url": "STRING", "caption": "STRING"}, {"similarity": "DOUBLE", "error": "STRING"}  # in and out
@@ -78,6 +78,7 @@ def log_model(
     """
     from snowflake.ml.registry import Registry
 
+    checked_export(Path(folder))
     with package_copy() as code, tempfile.TemporaryDirectory() as place:
         (path := Path(place) / SETTINGS).write_text(json.dumps(dict(settings or {})), encoding="utf-8")
         context = custom_model.ModelContext(export=folder, settings=str(path))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tests.support.images import make_png
 from text_image_similarity import Config, ConfigError, ExportSummary, ModelError, score_images
+from text_image_similarity.encoders.exported import MANIFEST, manifest_text
 from text_image_similarity.export.mlflow import log_model, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, of what it imports
@@ -64,3 +66,8 @@ def test_only_what_can_be_served_is_saved(exported: Export, place: Path) -> None
     with pytest.raises(ModelError, match=r"text\.onnx"):
         save_model(place / "damaged", place / "out")
     assert not (place / "out").exists()
+    shutil.copytree(exported[0], place / "other")
+    facts = json.loads((place / "other" / MANIFEST).read_text("utf-8"))
+    (place / "other" / MANIFEST).write_text(manifest_text({**facts, "format": "openvino"}), "utf-8")
+    with pytest.raises(ModelError, match=r"is an export for openvino; export .* for onnx"):
+        save_model(place / "other", place / "out")

@@ -17,19 +17,35 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config, Limits
 from ..encoders import Encoder, load_encoder
-from ..errors import ConfigError
+from ..encoders.exported import check_files, read_manifest
+from ..errors import ConfigError, ModelError
 from ..pipeline import score_images
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _PACKAGE = Path(__file__).parents[1]
+_FORMATS = ("onnx", "web")  # which ONNX Runtime runs
 _LIBRARIES = ("httpcore", "httpx", "numpy", "onnxruntime", "pandas", "pillow", "safetensors", "socksio", "tokenizers")
 
 
 def requirements() -> list[str]:
     """Return the libraries that scoring an export needs, in the versions that are installed here."""
     return [f"{library}=={version(library)}" for library in _LIBRARIES]
+
+
+def checked_export(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an export that another system can carry.
+
+    Raises:
+        ModelError: It is damaged, or ONNX Runtime does not run it.
+    """
+    manifest = read_manifest(folder)
+    if manifest["format"] not in _FORMATS:
+        source = manifest["source"]["model"]
+        raise ModelError(f"{folder} is an export for {manifest['format']}; export {source} for onnx to put it there")
+    check_files(folder, manifest)
+    return manifest
 
 
 @contextmanager

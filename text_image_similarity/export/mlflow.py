@@ -13,10 +13,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoders.exported import check_files, read_manifest
 from ..files import path_text
 from ..system import require
-from .carried import CarriedModel, carried_config, open_carried, package_copy, requirements
+from .carried import CarriedModel, carried_config, checked_export, open_carried, package_copy, requirements
 
 if TYPE_CHECKING:
     from mlflow.models.model import ModelInfo
@@ -41,7 +40,7 @@ def save_model(
         options: For `mlflow.pyfunc.save_model`, such as `metadata`.
 
     Raises:
-        ModelError: The export is damaged.
+        ModelError: The export is damaged, or not one that ONNX Runtime runs.
         ConfigError: A setting is wrong.
         MissingExtraError: MLflow is missing.
 
@@ -69,7 +68,7 @@ def log_model(
         What MLflow says of it; its `model_uri` is what `mlflow models serve -m` takes.
 
     Raises:
-        ModelError: The export is damaged.
+        ModelError: The export is damaged, or not one that ONNX Runtime runs.
         ConfigError: A setting is wrong.
         MissingExtraError: MLflow is missing.
     """
@@ -92,8 +91,7 @@ def _arguments(
     from mlflow.types.schema import AnyType, ColSpec, Schema
 
     place = Path(path_text(folder, "folder"))
-    manifest = read_manifest(place)
-    check_files(place, manifest)
+    manifest = checked_export(place)
     carried_config(place, settings)
     # Not `binary`, for which MLflow refuses whole requests in which a row has no picture of its own.
     image = ColSpec(AnyType(), "image", required=False)  # type: ignore[no-untyped-call]

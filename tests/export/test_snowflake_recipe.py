@@ -18,8 +18,7 @@ import pytest
 
 from tests.support.images import make_png
 from tests.support.paths import ROOT
-from text_image_similarity import Config, score_images
-from text_image_similarity.encoders import model_folder
+from text_image_similarity import Config, ExportSummary, score_images
 
 
 class ModelContext:
@@ -99,13 +98,15 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return found
 
 
-def test_a_version_in_snowflakes_registry_gives_our_scores(recipe: ModuleType, tmp_path: Path) -> None:
+def test_a_version_in_snowflakes_registry_gives_our_scores(
+    recipe: ModuleType, exported: tuple[Path, ExportSummary], tmp_path: Path
+) -> None:
     (tmp_path / "red.png").write_bytes(make_png("red"))
     rows = pd.DataFrame({"url": [str(tmp_path / "red.png"), "none.png", None], "caption": ["a red wall", "a", "b"]})
     settings = {"limits": {"allow_local_files": True}, "backend": "onnx"}
-    packed = recipe.log_model({}, str(model_folder("mini")), "clip", settings=settings, version_name="V1")
+    packed = recipe.log_model({}, str(exported[0]), "clip", settings=settings, version_name="V1")
     found = packed["model"].score(rows)
-    (expected,) = score_images([make_png("red")], ["a red wall"], Config(model="mini", backend="onnx"))
+    (expected,) = score_images([make_png("red")], ["a red wall"], Config(model=exported[0]))
     assert found["similarity"][0] == pytest.approx(expected.similarity, abs=1e-7)
     assert found["error"][0] == ""
     assert all(map(math.isnan, found["similarity"][1:]))
