@@ -133,10 +133,23 @@ def test_any_damage_is_refused_before_a_score(exported: Export, tmp_path: Path) 
         (lambda facts: facts.update(layout=99), "layout 99, and this version reads 1"),
         (lambda facts: facts["preprocess"].update(pillow=12), "was exported with Pillow 12"),
         (lambda facts: facts.update(format="coreml"), "which this version does not run"),
+        (lambda facts: facts.update(layout=True), "layout True"),
+        (lambda facts: facts.update(source="mini"), "no valid source"),
+        (lambda facts: facts.update(embed_dim="x"), "no valid embed_dim"),
+        (lambda facts: facts.update(precision="fp64"), "no valid precision"),
+        (lambda facts: facts.update(files=[]), "no valid files"),
+        (lambda facts: facts.update(files={}), r"no valid hash of 'image\.onnx'"),
+        (lambda facts: facts["files"].update({"a": "b"}), "no valid file name 'a'"),
+        (
+            lambda facts: facts["files"].update({"../tiny/image.onnx": facts["files"]["image.onnx"]}),
+            "no valid file name",
+        ),
+        (lambda facts: facts["files"].update({"/dev/zero": facts["files"]["image.onnx"]}), "no valid file name"),
+        (lambda facts: facts.update(preprocess={}), "cannot be opened: KeyError"),
     ],
 )
 def test_an_export_for_something_else_is_refused(
-    exported: Export, tmp_path: Path, change: Callable[[dict[str, object]], None], said: str
+    exported: Export, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
 ) -> None:
     shutil.copytree(exported[0], folder := tmp_path / "other")
     facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..config import Config
@@ -28,7 +28,25 @@ from .web_backend import open_web
 MANIFEST = "config.json"
 PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
 LAYOUT = 1
-_TOP_LEVEL_KEYS = ("format", "source", "precision", "embed_dim", "context_length", "preprocess", "tokens", "files")
+_PRECISIONS = ("fp32", "fp16", "int8")
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "format": str,
+    "source": dict,
+    "precision": str,
+    "embed_dim": int,
+    "context_length": int,
+    "logit_scale": (int, float),
+    "preprocess": dict,
+    "tokens": dict,
+    "parity": dict,
+    "files": dict,
+}
+# What must be among the files, by format; what else is needed is read by those that need it.
+_GRAPHS = {
+    "onnx": ("image.onnx", "text.onnx"),
+    "openvino": ("image.xml", "image.bin", "text.xml", "text.bin"),
+    "triton": ("image/1/model.onnx", "text/1/model.onnx"),
+}
 
 
 def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
@@ -47,10 +65,10 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
     manifest = read_manifest(folder)
     _check_config(name, manifest, config)
     check_files(folder, manifest)
-    check_pillow(name, manifest["preprocess"])
     if config.preprocess == "fast":
         require("preprocess='fast'", "torch")
     try:
+        check_pillow(name, manifest["preprocess"])
         tokens = open_tokens(folder, manifest["tokens"])
         preprocess = preprocess_from(manifest["preprocess"], fast=config.preprocess == "fast")
         return TwoTowerEncoder(
@@ -96,17 +114,38 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found = json.loads(text)
         if not isinstance(found, dict) or found.get("model_type") != EXPORTED:
             raise ValueError(f"its model_type is not {EXPORTED!r}")
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise ModelError(f"the export in {folder} cannot be read: {name}: {exc}") from exc
-    if found.get("layout") != LAYOUT:
+    if found.get("layout") != LAYOUT or isinstance(found["layout"], bool):
         raise ModelError(
             f"the export in {folder} has layout {found.get('layout')!r}, and this version reads {LAYOUT}; export the model again"
         )
     if text != manifest_text(found):
         raise ModelError(f"the export in {folder} is damaged: {name} was changed; {_again(found)}")
-    if lacking := [key for key in _TOP_LEVEL_KEYS if key not in found]:
-        raise ModelError(f"the export in {folder} is damaged: {name} lacks {', '.join(lacking)}; {_again(found)}")
+    if (wrong := _wrong_in(found)) is not None:
+        raise ModelError(f"the export in {folder} is damaged: {name} has no valid {wrong}; {_again(found)}")
     return found
+
+
+def _wrong_in(manifest: Mapping[str, Any]) -> str | None:
+    """Return what in a manifest is not as `export` writes it."""
+    for key, kind in _KINDS.items():
+        if not isinstance(manifest.get(key), kind) or isinstance(manifest[key], bool):
+            return key
+    if not isinstance(manifest["source"].get("model"), str):
+        return "source"
+    if manifest["precision"] not in _PRECISIONS:
+        return "precision"
+    files = manifest["files"]
+    for name, facts in files.items():
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts or "\0" in name or not isinstance(facts, dict):
+            return f"file name {name[:80]!r}"
+        if not (isinstance(facts.get("sha256"), str) and isinstance(facts.get("bytes"), int)):
+            return f"hash of {name[:80]!r}"
+    tokens = "spiece.model" if manifest["tokens"].get("kind") == "sentencepiece" else "tokenizer.json"
+    needed = (*_GRAPHS.get(manifest["format"], ()), tokens, "reference.safetensors")
+    return next((f"hash of {name!r}" for name in needed if name not in files), None)
 
 
 def manifest_text(facts: Mapping[str, Any]) -> str:
@@ -137,11 +176,10 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """
     for name, expected in manifest["files"].items():
         try:
-            found = hashes(folder, [name])[name]
-        except OSError as exc:
-            raise ModelError(
-                f"the export in {folder} is not complete: {name}: {exc.strerror or exc}; {_again(manifest)}"
-            ) from exc
+            size = (folder / name).stat().st_size  # first: what is larger need not be read
+            found = hashes(folder, [name])[name] if size == expected["bytes"] else {"bytes": size}
+        except (OSError, ValueError) as exc:
+            raise ModelError(f"the export in {folder} is not complete: {name}: {exc}; {_again(manifest)}") from exc
         if found != expected:
             how = (
                 f"has {found['bytes']:,} bytes instead of {expected['bytes']:,}"

@@ -109,6 +109,8 @@ class _Http:
                     "Inference-Header-Content-Length": str(len(head)),
                 },
             )
+        except httpx.DecodingError as exc:
+            raise ModelError(f"the inference server {self.url} gives an answer that cannot be read: {exc}") from exc
         except httpx.HTTPError as exc:
             raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
         if answer.status_code in _PASSING:
@@ -119,21 +121,29 @@ class _Http:
 
     def _read(self, model: str, answer: httpx.Response, wanted: str) -> NDArray[np.float32]:
         try:
-            length = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
-            (output,) = (one for one in json.loads(answer.content[:length])["outputs"] if one["name"] == wanted)
-            if output["datatype"] != "FP32":
-                raise ValueError(f"{wanted} is {output['datatype']}, not FP32")
-            behind = answer.content[length:]
-            values = np.frombuffer(behind, "<f4") if behind else np.array(output["data"], np.float32)
-            return values.reshape(output["shape"])
-        except (ValueError, KeyError, TypeError) as exc:
+            start = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
+            for output in json.loads(answer.content[:start])["outputs"]:
+                size = output.get("parameters", {}).get("binary_data_size")
+                if output["name"] == wanted:
+                    return _values(output, None if size is None else answer.content[start : start + size])
+                start += size or 0
+            raise KeyError("it is not among the outputs")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise ModelError(f"the inference server {self.url} gives no {wanted!r} for model {model!r}: {exc}") from exc
+
+
+def _values(output: dict[str, Any], content: bytes | None) -> NDArray[np.float32]:
+    if output["datatype"] != "FP32":
+        raise ValueError(f"it is {output['datatype']}, not FP32")
+    with np.errstate(over="ignore"):
+        values = np.array(output["data"], np.float32) if content is None else np.frombuffer(content, "<f4")
+    return values.reshape(output["shape"])
 
 
 def _said(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
+        return str(answer.json()["error"])[:500]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"status {answer.status_code}"
 
 

@@ -42,12 +42,14 @@ class TritonBackend:
         tokens: What pads the ids.
         precision: What they compute in.
         workers: The threads that send requests.
+        embed_dim: Width of the shared space.
     """
 
     server: InferenceServer
     tokens: Tokens
     precision: str
     workers: Workers
+    embed_dim: int
 
     @property
     def name(self) -> str:
@@ -75,9 +77,12 @@ class TritonBackend:
     def _run(self, tower: str, name: str, batches: Iterable[NDArray[Any]]) -> Embeddings:
         def ask(batch: NDArray[Any]) -> Embeddings:
             found = self.server.infer(tower, name, batch, f"{tower}_embeds")
-            if found.ndim != 2 or len(found) != len(batch):
-                raise ModelError(f"{self.server.url} gives {found.shape} for {len(batch)} items of model {tower!r}")
-            return found
+            if found.shape != (wanted := (len(batch), self.embed_dim)):
+                raise ModelError(
+                    f"{self.server.url} gives {found.shape} for model {tower!r} instead of {wanted}; serve the folder's"
+                )
+            unit = np.linalg.norm(found, axis=1, keepdims=True) > 0.5  # vectors have length 1, or something is wrong
+            return np.where(unit, found, np.float32(np.nan))
 
         return np.concatenate(self.workers.map(ask, list(batches)))
 
@@ -96,11 +101,11 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
         ModelError: The server has no such models, or other ones.
         DeviceLostError: It does not answer.
     """
-    backend = TritonBackend(connect(url), tokens, precision, Workers(_CALLS))
     images, captions = zip(*drawn_pairs(_PROBED), strict=True)
     rows = tokens.encode(captions)
     with safe_open(folder / REFERENCE, framework="np") as file:
         expected = {name: file.get_slice(name)[:_PROBED] for name in ("image", "text")}
+    backend = TritonBackend(connect(url), tokens, precision, Workers(_CALLS), expected["image"].shape[1])
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     found = {
         "image": backend.image([preprocess.pixels(image) for image in images]),
@@ -108,11 +113,6 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
     }
     expected["text"] = expected["text"][order]
     for tower, vectors in found.items():
-        if vectors.shape != expected[tower].shape:
-            raise ModelError(
-                f"the model {tower!r} at {url} gives vectors of {vectors.shape[1]} numbers, and that of {folder} "
-                f"{expected[tower].shape[1]}; serve that folder's models"
-            )
         least = float((vectors * expected[tower]).sum(axis=1).min())
         if not least >= _LEAST_COSINE:
             raise ModelError(

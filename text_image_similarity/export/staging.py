@@ -31,7 +31,7 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
     """
     place = place.expanduser().resolve()
     if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or replaces(place))):
-        raise UsageError(f"{place} exists already; name another folder, or replace an export with --force")
+        raise UsageError(f"{place} exists already; name another folder; --force replaces an export, and nothing else")
     prefix = f".exporting-{place.name}-"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

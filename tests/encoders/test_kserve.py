@@ -1,0 +1,86 @@
+"""Answers of an inference server that are wrong, late or missing: no wrong number, no hang, an error that says which."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from text_image_similarity.encoders import kserve
+from text_image_similarity.encoders.kserve import connect
+from text_image_similarity.errors import DeviceLostError, ModelError
+
+VALUES = struct.pack("<4f", 1, 2, 3, 4)
+
+
+def answered(*outputs: dict[str, Any], behind: bytes = b"", status: int = 200) -> httpx.Response:
+    head = json.dumps({"outputs": outputs}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    return httpx.Response(status, content=head + behind, headers=headers)
+
+
+def binary(name: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "datatype": "FP32", "shape": [2, 2], "parameters": {"binary_data_size": 16}, **changes}
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, *answers: httpx.Response | Exception) -> Any:
+    """Return what a server gives that answers so, the last answer again and again."""
+    left = list(answers)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        found = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    server: Any = connect("http://127.0.0.1:9")
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(server, "_client_here", lambda: client)
+    monkeypatch.setattr(kserve, "backoff_s", lambda tries: 0.0)
+    return server.infer("image", "pixels", np.zeros((2, 2), np.uint8), "image_embeds")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        answered(binary("image_embeds"), behind=VALUES),
+        answered({"name": "image_embeds", "datatype": "FP32", "shape": [2, 2], "data": [1, 2, 3, 4]}),
+        answered(binary("other"), binary("image_embeds"), behind=bytes(16) + VALUES),
+    ],
+    ids=["binary", "json", "second of two"],
+)
+def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response) -> None:
+    assert asked(monkeypatch, answer).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (answered(binary("other"), behind=VALUES), "not among the outputs"),
+        (answered(binary("image_embeds", datatype="FP16"), behind=VALUES), "FP16, not FP32"),
+        (answered(binary("image_embeds"), behind=VALUES[:12]), "cannot reshape"),
+        (httpx.Response(200, content=b"<html>"), "gives no 'image_embeds'"),
+        (httpx.Response(200, content=b"[" * 100_000), "gives no 'image_embeds'"),
+        (httpx.Response(400, json={"error": "x" * 10_000}), r"refuses model 'image': x{500}$"),
+        (httpx.Response(404), "refuses model 'image': status 404"),
+    ],
+)
+def test_a_wrong_answer_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        asked(monkeypatch, answer)
+
+
+def test_a_server_that_comes_back_in_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = answered(binary("image_embeds"), behind=VALUES)
+    found = asked(monkeypatch, httpx.ConnectError("refused"), httpx.Response(503), right)
+    assert found.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_server_that_stays_away_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kserve, "_PATIENCE_S", -1.0)
+    with pytest.raises(DeviceLostError, match=r"http://127\.0\.0\.1:9 has not answered .*ConnectError: refused"):
+        asked(monkeypatch, httpx.ConnectError("refused"))
