@@ -117,7 +117,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet --no-compile -r $<
 	touch $@
 
-# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server.
+# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server, shellcheck.
 tools: build/tools/installed build/axe/axe.min.js build/triton/installed build/web/installed
 
 build/tools/installed: scripts/fetch_tools.sh

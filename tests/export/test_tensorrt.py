@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.support.processes import tool
 from text_image_similarity import Config, ConfigError, ExportSummary, ModelError
 from text_image_similarity.encoders import tensorrt_backend
 from text_image_similarity.encoders.exported import load_exported, read_manifest
@@ -175,10 +176,9 @@ def test_a_script_that_cannot_build_says_so(folder: Path, environment: dict[str,
     assert not list(folder.glob("*.plan"))
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="there is no shellcheck")
 def test_the_script_is_clean(folder: Path) -> None:
     write_tensorrt(folder, folder)
-    subprocess.run(["shellcheck", folder / "build_plans.sh"], check=True)
+    subprocess.run([tool("shellcheck"), folder / "build_plans.sh"], check=True)
 
 
 def test_graphs_that_are_not_typed_are_refused(folder: Path) -> None:

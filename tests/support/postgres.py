@@ -30,8 +30,15 @@ def postgres_server() -> Iterator[None]:
         server = get_server(folder / "data", cleanup_mode="stop")
         try:
             server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+            before = os.environ.get(URL)
             os.environ[URL] = server.get_uri()
-            yield
+            try:
+                yield
+            finally:  # another one may run
+                if before is None:
+                    del os.environ[URL]
+                else:
+                    os.environ[URL] = before
         finally:
             server.cleanup()
     finally:

@@ -19,7 +19,7 @@ from tests.support.clock import HANG_S, wait_for
 from tests.support.images import inline
 from tests.support.paths import ROOT
 from tests.support.services import MINI, process, serving
-from text_image_similarity import Catalog, Config, Product, Query, open_catalog
+from text_image_similarity import Catalog, Config, Product, Query, load_encoder, open_catalog
 from text_image_similarity.service import Settings, create_app
 from text_image_similarity.service.keys import ApiKey
 
@@ -74,6 +74,7 @@ def generation_of(answers: list[tuple[str, Any]]) -> int | None:
 def test_no_query_fails_and_no_answer_is_of_two_models(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> None:
     place = tmp_path / "shop.catalog"
     make_catalog(place, tiny_clip)
+    load_encoder(Config(model=tiny_siglip))  # exported now, and not beside clients that never pause
     model = Config(model=str(tiny_clip), device="cpu", retries=0, limits=MINI.limits)
     keys = (ApiKey("reader"), ApiKey("boss", role="admin"))
     settings = Settings(models={"clip": model}, catalogs={"shop": str(place)}, api_keys=keys, drain_delay_s=0.0)

@@ -195,7 +195,7 @@ def test_sigkill_and_resume_end_with_the_bytes_of_an_uninterrupted_run(
             command, cwd=ROOT, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
         assert done.returncode == -signal.SIGKILL, done.stderr
-    kept = [path.name for path in tmp_path.rglob("part-*.parquet")]
+    kept = [path.name for path in tmp_path.rglob("part-*.arrow")]
     assert kept
     score(shards, f"{tmp_path}/{target}")
     score(shards, f"{tmp_path}/whole-{target}")
