@@ -144,7 +144,7 @@ def _wrong_in(manifest: Mapping[str, Any]) -> str | None:
         if not (isinstance(facts.get("sha256"), str) and isinstance(facts.get("bytes"), int)):
             return f"hash of {name[:80]!r}"
     tokens = "spiece.model" if manifest["tokens"].get("kind") == "sentencepiece" else "tokenizer.json"
-    needed = (*_GRAPHS.get(manifest["format"], ()), tokens, "reference.safetensors")
+    needed = (*_GRAPHS.get(manifest["format"], ()), tokens)
     return next((f"hash of {name!r}" for name in needed if name not in files), None)
 
 
