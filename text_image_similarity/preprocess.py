@@ -86,6 +86,12 @@ class Preprocess:
         return pixels
 
     @property
+    def side(self) -> tuple[int, int]:
+        """Height and width of the pictures that the model takes, in pixels."""
+        wanted = self.crop or self.size
+        return (wanted, wanted) if isinstance(wanted, int) else wanted
+
+    @property
     def scale_and_shift(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What normalising comes to: bytes times the first minus the second, per channel, each of shape (3,)."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)

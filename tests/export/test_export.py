@@ -162,7 +162,7 @@ def test_an_export_for_something_else_is_refused(
 def test_a_calibration_beside_an_export_may_change(exported: Export, tmp_path: Path) -> None:
     shutil.copytree(exported[0], folder := tmp_path / "calibrated")
     (folder / "calibration.json").write_text("{}", encoding="utf-8")
-    load_encoder(Config(model=folder))
+    assert load_encoder(Config(model=folder)).info.export == load_encoder(Config(model=exported[0])).info.export
 
 
 def test_an_export_that_strays_leaves_no_folder(

@@ -111,7 +111,7 @@ def test_many_clients_get_the_numbers_of_the_library_in_common_batches(server: t
     assert np.isclose(np.dot(output(found[0], "image_embeds"), output(found[0], "text_embeds")), similarities[0])
     for tower, (inferences, batches) in executions(server[0]).items():
         mean = (inferences - before[tower][0]) / (batches - before[tower][1])
-        assert mean >= 2, f"{tower}: {mean}"  # 4 to 8 seen; how many wait at once is up to the machine
+        assert mean >= 4, f"{tower}: {mean}"
 
 
 def executions(server: Running) -> dict[str, tuple[int, int]]:

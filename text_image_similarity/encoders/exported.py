@@ -2,7 +2,7 @@
 
 `config.json` is the manifest. It holds what the model is (shapes, preprocessing, tokens, logit scale), where it came from,
 how it compared with its source, the hash of every other file, and a digest of all that. Nothing is scored before every hash
-was checked. A calibration beside the files is no part of the export, so that `evaluate --calibrate` can replace it.
+was checked. A calibration beside the files does not belong to the export, so that `evaluate --calibrate` can replace it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "parity": dict,
     "files": dict,
 }
-# What must be among the files, by format; what else is needed is read by those that need it.
+# Files that the manifest must list, by format. Other files are checked by the code that reads them.
 _GRAPHS = {
     "onnx": ("image.onnx", "text.onnx"),
     "openvino": ("image.xml", "image.bin", "text.xml", "text.bin"),

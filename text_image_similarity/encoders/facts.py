@@ -1,4 +1,4 @@
-"""What a model wants of its pictures, as JSON."""
+"""What a model is, and how it takes its pictures, as JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ from PIL import Image
 
 from ..errors import ModelError
 from ..preprocess import Preprocess
+from .two_tower import TwoTowerEncoder
+
+
+def model_facts(encoder: TwoTowerEncoder) -> dict[str, Any]:
+    """Return what an exported form says of its model, but for its tokens."""
+    return {
+        "embed_dim": encoder.embed_dim,
+        "context_length": encoder.context_length,
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
+        "preprocess": preprocess_facts(encoder.preprocess),
+    }
 
 
 def preprocess_facts(how: Preprocess) -> dict[str, Any]:

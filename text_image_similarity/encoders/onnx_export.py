@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ModelError
-from .facts import preprocess_facts
+from .facts import model_facts
 from .fingerprint import FACTS
 from .graphs import write_towers
 from .onnx_backend import open_backend
@@ -53,11 +53,7 @@ def export(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
 def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
     facts = {
         "weights": encoder.weights,
-        "embed_dim": encoder.embed_dim,
-        "context_length": encoder.context_length,
-        "logit_scale": encoder.logit_scale,
-        "logit_bias": encoder.logit_bias,
-        "preprocess": preprocess_facts(encoder.preprocess),
+        **model_facts(encoder),
         "tokens": write_tokens(encoder, folder),
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
@@ -69,7 +65,7 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
     Raises:
         ModelError: They differ.
     """
-    height, width = _side(encoder)
+    height, width = encoder.preprocess.side
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (4, -(-height // 16), -(-width // 16), 3), dtype=np.uint8)
     pixels = [np.ascontiguousarray(p.repeat(16, 0).repeat(16, 1)[:height, :width]) for p in coarse]
@@ -85,8 +81,3 @@ def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
             raise ModelError(
                 f"the exported {tower} tower gives other embeddings: cosine {cosine:.4f}, difference {difference:.1e}"
             )
-
-
-def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:
-    size = encoder.preprocess.crop or encoder.preprocess.size
-    return (size, size) if isinstance(size, int) else size

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..encoders.exported import LAYOUT, hashes, manifest_path, manifest_text
-from ..encoders.facts import preprocess_facts
+from ..encoders.facts import model_facts, preprocess_from
 from ..encoders.kinds import EXPORTED
 from ..encoders.two_tower import TwoTowerEncoder
 from ..files import CALIBRATION
@@ -58,11 +58,7 @@ def facts_of(encoder: TwoTowerEncoder, home: Path | None) -> dict[str, Any]:
         "layout": LAYOUT,
         "source": {"model": encoder.model, "revision": encoder.revision, "weights": encoder.weights},
         "licence": _licence(home),
-        "embed_dim": encoder.embed_dim,
-        "context_length": encoder.context_length,
-        "logit_scale": encoder.logit_scale,
-        "logit_bias": encoder.logit_bias,
-        "preprocess": preprocess_facts(encoder.preprocess),
+        **model_facts(encoder),
         "versions": {"text_image_similarity": package_version(), **_versions()},
     }
 
@@ -150,5 +146,4 @@ _IDS = {
 
 def side(manifest: Mapping[str, Any]) -> tuple[int, int]:
     """Return the height and width of the pictures that a model takes."""
-    wanted = manifest["preprocess"]["crop"] or manifest["preprocess"]["size"]
-    return (wanted, wanted) if isinstance(wanted, int) else (wanted[0], wanted[1])
+    return preprocess_from(manifest["preprocess"], fast=False).side

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -143,11 +143,7 @@ def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bound
         recall_export=recalls[1],
         failures=(),
     )
-    return Parity(**{**_fields(found), "failures": tuple(_failures(found, bounds))})
-
-
-def _fields(parity: Parity) -> dict[str, Any]:
-    return {name: getattr(parity, name) for name in Parity.__slots__}
+    return replace(found, failures=tuple(_failures(found, bounds)))
 
 
 def _tower(source: Embeddings, export: Embeddings, alone: Embeddings, ms: float) -> TowerParity:

@@ -46,10 +46,9 @@ def recurrent_graph(model: DualEncoder, names: tuple[str, str], opset: int) -> o
     pooled = graph.node("ReduceMax", graph.node("Where", shown, states, lowest), graph.ints(0), keepdims=0)
     features = _head(graph, model.text_head, pooled)
     graph.nodes.append(helper.make_node("LpNormalization", [features], [embeds], axis=1, p=2))
-    dims = (model.config.context_length, model.config.embed_dim)
     return graph.model(
         helper.make_tensor_value_info(ids, TensorProto.INT64, ["batch", "length"]),
-        helper.make_tensor_value_info(embeds, TensorProto.FLOAT, ["batch", dims[1]]),
+        helper.make_tensor_value_info(embeds, TensorProto.FLOAT, ["batch", model.config.embed_dim]),
         opset,
     )
 

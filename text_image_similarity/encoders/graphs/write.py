@@ -68,7 +68,7 @@ def write_towers(
 
 
 def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
-    pixels = torch.zeros(2, *_side(encoder), 3, dtype=torch.uint8)
+    pixels = torch.zeros(2, *encoder.preprocess.side, 3, dtype=torch.uint8)
     return trace(fold_padding(backend.image_tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
 
 
@@ -83,14 +83,9 @@ def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> 
     return trace(tower, ids, {0: _batch()} if whole else {0: _batch(), 1: length}, TEXT, opset)
 
 
-def _side(encoder: TwoTowerEncoder) -> tuple[int, int]:
-    wanted = encoder.preprocess.crop or encoder.preprocess.size
-    return (wanted, wanted) if isinstance(wanted, int) else wanted
-
-
 def _tried_pixels(encoder: TwoTowerEncoder) -> list[NDArray[Any]]:
     """Return pictures on which large values are looked for: black, white, noise, coarse and fine, each alone."""
-    height, width = _side(encoder)
+    height, width = encoder.preprocess.side
     rng = np.random.default_rng(0)
     found = [np.full((1, height, width, 3), level, np.uint8) for level in (0, 255)]
     for coarse in (1, 16, 16, 64):
