@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def test_mlflows_server_answers_with_our_numbers(
     export_model(Config(model=tiny_clip), export := tmp_path / "export")
     save_model(export, model := tmp_path / "model")
     monkeypatch.delenv("PYTHONPATH", raising=False)  # so that the server finds the model's own copy of the code
+    # MLflow starts `uvicorn` by its bare name, as in an environment that is active.
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
