@@ -22,6 +22,7 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ModelUnavailableError, StoppedError
+from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from text_image_similarity.tables import TableOptions
 
@@ -88,6 +89,28 @@ def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:
             return super().score(records)
 
     assert score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Busy(3)).rows == 95
+
+
+def test_a_part_is_read_while_the_one_before_it_is_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, second = DelimitedTable.read, Event()
+
+    def watched(table: DelimitedTable, start: int, most: int) -> Generator[object]:
+        for number, rows in enumerate(read(table, start, most)):
+            if number == 1:
+                second.set()
+            yield rows
+
+    class Waiting(Pool):
+        def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
+            for part in parts:
+                assert second.wait(HANG_S)
+                for tag, record in part:
+                    assert isinstance(record, Record)
+                    yield tag, self.score([record])[0]
+
+    monkeypatch.setattr(DelimitedTable, "read", watched)
+    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Waiting())
+    assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
 
 
 def test_what_an_engine_cannot_get_over_keeps_the_parts_before_it(folder: Path) -> None:

@@ -7,17 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 from ..errors import StoppedError, TableError
 from ..formats import Output, Rows, Table
-from ..pipeline import RunStats, TaggedRows
+from ..pipeline import Loaders, RunStats, TaggedRows
 from ..records import Progress
 from ..workspace import Part, Workspace, digest_of
 from .failures import FailureWatch
 from .layout import RowLayout
 from .task import R, RowResult, TableEngine
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,7 @@ class TableJob(Generic[R]):
     def _parts(self, start: int, most: int) -> Iterator[TaggedRows[Rows]]:
         """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
-        for rows in self.table.read(start, most):
+        for rows in _ahead(self.table.read(start, most)):
             records = self.layout.records(rows)
             if earlier is None:
                 yield [(rows, record) for row in records for record in row]
@@ -136,6 +139,18 @@ class TableJob(Generic[R]):
     def _earlier(self, output: Table, start: int, most: int) -> Iterator[tuple[Any, ...]]:
         for rows in output.read(start, most):
             yield from self.layout.earlier(rows)
+
+
+def _ahead(parts: Iterator[T]) -> Iterator[T]:
+    """Yield what an iterator does, one step behind it: the next part is read while this one is used.
+
+    The thread is a loader's, so nobody waits for a read that hangs.
+    """
+    reader = Loaders(1, name="score-read")
+    waiting = reader.submit(partial(next, parts, None))
+    while (found := waiting.result()) is not None:
+        waiting = reader.submit(partial(next, parts, None))
+        yield found
 
 
 def _stopped(kept: int, total: int) -> StoppedError:
