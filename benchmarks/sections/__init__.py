@@ -9,6 +9,7 @@ from ..results import Section
 NAMES = (
     "peers",
     "mini",
+    "forms",
     "stages",
     "network",
     "reuse",
