@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -458,7 +459,7 @@ def test_the_config_files_are_ray_serves_and_kuberays() -> None:
     from ray.serve.schema import ServeDeploySchema
 
     folder = ROOT / "deploy" / "ray"
-    service, policy = yaml.safe_load_all((folder / "rayservice.yaml").read_text(encoding="utf-8"))
+    service, *policies = yaml.safe_load_all((folder / "rayservice.yaml").read_text(encoding="utf-8"))
     inner = service["spec"]["serveConfigV2"]
     for text in ((folder / "serve.yaml").read_text(encoding="utf-8"), inner):
         (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
@@ -490,11 +491,27 @@ def test_the_config_files_are_ray_serves_and_kuberays() -> None:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
         for version in ("1.30", "1.33", "1.37"):
             kubernetes_validate.validate(pod, version, strict=True)
-    for version in ("1.30", "1.33", "1.37"):
+    for version, policy in product(("1.30", "1.33", "1.37"), policies):
         kubernetes_validate.validate(policy, version, strict=True)
     plan = read_arguments(yaml.safe_load(inner)["applications"][0]["args"])
     needed = sum(one.num_cpus * one.min_replicas for one in (*plan.models.values(), plan.gateway))
     assert needed <= 4 * workers["minReplicas"]
+
+
+def test_rays_pods_need_keys_and_reach_nothing_private() -> None:
+    text = (ROOT / "deploy" / "ray" / "rayservice.yaml").read_text(encoding="utf-8")
+    service, nodes, workers, head = yaml.safe_load_all(text)
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (keys,) = group["template"]["spec"]["containers"][0]["env"]
+    assert keys["name"] == "TEXT_IMAGE_SIMILARITY_API_KEYS"
+    assert not keys["valueFrom"]["secretKeyRef"].get("optional", False)
+    assert nodes["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert not any("ipBlock" in to for rule in nodes["spec"]["egress"] for to in rule["to"])
+    plain = yaml.safe_load((ROOT / "deploy" / "service" / "kubernetes" / "network.yaml").read_text(encoding="utf-8"))
+    web = [rule for rule in plain["spec"]["egress"] if any("ipBlock" in to for to in rule["to"])]
+    assert workers["spec"]["egress"] == web  # which tests/system/test_deploy.py holds to what the fetcher may dial
+    (rule,) = head["spec"]["egress"]
+    assert {"169.254.0.0/16", "168.63.129.16/32"} <= set(rule["to"][0]["ipBlock"]["except"])
 
 
 def test_the_image_has_the_rays_version_that_the_files_name() -> None:

@@ -315,6 +315,16 @@ def test_the_manifests_select_the_pods_and_the_autoscaler_keeps_two(manifests: d
     assert int(waiting["averageValue"]) == options(container["args"]).max_queue / 4
 
 
+def test_the_volume_of_the_cache_holds_what_the_service_keeps(manifests: dict[str, dict[str, Any]]) -> None:
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if "emptyDir" in volume}
+    gib = {name: int(size.removesuffix("Gi")) for name, size in sizes.items()}
+    assert gib["cache"] * 2**30 > 1.1 * 1_000_000 * 2_300  # bytes of an entry of 512 numbers, with its key and index
+    (container,) = pod["containers"]
+    for kind in ("requests", "limits"):
+        assert int(container["resources"][kind]["ephemeral-storage"].removesuffix("Gi")) >= sum(gib.values())
+
+
 def test_the_network_policy_lets_out_what_the_fetcher_may_dial(manifests: dict[str, dict[str, Any]]) -> None:
     policy = manifests["NetworkPolicy"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 import uvicorn
 import yaml
 
+from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.processes import Running, free_port, running, tool
@@ -61,7 +64,10 @@ def test_its_limits_are_those_of_the_service(
     assert float(reading.removesuffix("s")) > float(limits["--request-timeout"])
     assert [server[0] for server in parsed["server"] if server] == ["scorer-1:8000", "scorer-2:8000"]
     (listen,) = parsed["listen"][0]
-    assert COMPOSE["services"]["nginx"]["ports"] == [f"{listen}:{listen}"]
+    assert COMPOSE["services"]["nginx"]["ports"] == [f"${{TEXT_IMAGE_SIMILARITY_ADDRESS:-127.0.0.1}}:{listen}:{listen}"]
+    (connecting,) = parsed["proxy_connect_timeout"][0]
+    (handing_on,) = parsed["proxy_next_upstream_timeout"][0]
+    assert float(handing_on.removesuffix("s")) > float(connecting.removesuffix("s"))  # else a dead one's would not be
     assert "non_idempotent" in parsed["proxy_next_upstream"][0]
     assert "http_429" not in parsed["proxy_next_upstream"][0]
     kept: list[int] = []
@@ -214,14 +220,59 @@ def test_what_does_not_bear_to_be_done_twice_is_sent_once(tmp_path: Path) -> Non
     assert {path: sent[path] for path in (*once, *again)} == dict.fromkeys(once, 1) | dict.fromkeys(again, 2)
 
 
+def test_a_request_that_a_replica_dies_of_is_not_sent_to_the_other_one(tmp_path: Path) -> None:
+    sent = threading.Barrier(2)
+
+    def die(connection: socket.socket, head: str) -> None:
+        sent.wait(HANG_S)
+        connection.close()
+
+    with Server() as first, Server() as second:
+        for server in (first, second):
+            server.routes = {"/match-text": die, "/livez": response()}
+        shorter = {"proxy_next_upstream_timeout 2s": "proxy_next_upstream_timeout 100ms"}
+        with running_nginx(tmp_path, [first.port, second.port], **shorter) as broken, ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(httpx.post, broken.url("/match-text"), json={}, timeout=HANG_S)
+            broken.wait_for(lambda: first.hits["/match-text"] + second.hits["/match-text"])
+            assert not threading.Event().wait(0.3)  # longer than a request may be handed on
+            sent.wait(HANG_S)
+            assert answer.result().status_code == 503
+    assert first.hits["/match-text"] + second.hits["/match-text"] == 1
+
+
+def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
+    asked, over = threading.Semaphore(0), threading.Event()
+
+    def hold(connection: socket.socket, head: str) -> None:
+        asked.release()
+        over.wait(HANG_S)
+        connection.sendall(response())
+
+    with Server() as replica:
+        replica.routes = {"/anything": hold, "/livez": response()}
+        few = {"limit_conn connections 32": "limit_conn connections 2"}
+        with running_nginx(tmp_path, [replica.port] * 2, **few) as limited, ThreadPoolExecutor(2) as pool:
+            held = [pool.submit(httpx.get, limited.url("/anything"), timeout=HANG_S) for _ in range(2)]
+            try:
+                wait_for(asked, 2)
+                refused = httpx.get(limited.url("/livez"))
+            finally:
+                over.set()
+            assert [answer.result().status_code for answer in held] == [200, 200]
+            assert limited.wait_for(lambda: httpx.get(limited.url("/livez")).status_code == 200)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+
+
 def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
     ports = [port_of(replica) for replica in replicas]
     with running_nginx(tmp_path, ports, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
         answers = [client.get(limited.url("/v1/models")) for _ in range(12)]
         found = [client.post(limited.url("/match-text"), json={"text": "red"}) for _ in range(12)]
+        pages = [client.get(limited.url("/search")) for _ in range(12)]
         small = [client.get(limited.url(PICTURE)) for _ in range(12)]
     assert {answer.status_code for answer in answers} == {200, 429}
     assert {answer.status_code for answer in found} >= {429}
+    assert {answer.status_code for answer in pages} >= {429}
     assert {answer.status_code for answer in small} == {200}  # a page shows many of them
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["content-type"] == "application/problem+json"
