@@ -299,3 +299,17 @@ def _shown(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
             ({output.name: output.text} if output.output_type == "stream" else output.data).items()
         )
     ]
+
+
+def test_nobody_is_told_to_install_a_name_that_is_on_no_index() -> None:
+    """Whoever registers the name on an index would run code on our readers' machines; see `system.install_command`."""
+    by_name = re.compile(r"""\b(install|add|with)\b[^\n#]*[ '"`]text[-_]image[-_]similarity(\[|[=<>~!]|['"`\s]|$)""")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = [
+        f"{name}: {line}"
+        for name in filter(None, tracked.split("\0"))
+        if (ROOT / name).is_file() and name != "CHANGELOG.md"
+        for line in (ROOT / name).read_text(encoding="utf-8", errors="replace").splitlines()
+        if "pip" in line and by_name.search(line)
+    ]
+    assert found == []

@@ -59,6 +59,9 @@ def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
         raise TimeoutError(str(exc) or f"no answer within {seconds:g} s") from exc
 
 
+_PLACE = "'.{}' in a checkout; elsewhere with the path of the wheel instead of the dot"
+
+
 def usable_cores() -> int:
     """Return how many cores this process may use: OMP_NUM_THREADS, as torch reads it, or those it is bound to."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
@@ -92,8 +95,15 @@ def require(purpose: str, *names: str, extra: str = "") -> None:
         MissingExtraError: One is missing; the message names the pip command.
     """
     if missing := [name for name in names if not is_installed(name)]:
-        package = f"'text-image-similarity[{extra}]'" if extra else "text-image-similarity"
-        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: pip install {package}")
+        raise MissingExtraError(f"{purpose} needs {', '.join(missing)}: {install_command(extra)}")
+
+
+def install_command(extra: str = "") -> str:
+    """Return how this package is installed with an extra, or several with commas.
+
+    It is on no package index, so whoever registers its name there could run code where a command said that name. Commands name a place.
+    """
+    return f"pip install {_PLACE.format(f'[{extra}]' if extra else '')}"
 
 
 def is_installed(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 The scoring runs in an environment of its own, because its libraries and Airflow's do not fit together:
 
-    python -m venv /opt/scoring && /opt/scoring/bin/pip install 'text-image-similarity[cloud,onnx]'
+    python -m venv /opt/scoring && /opt/scoring/bin/pip install "$(echo dist/*.whl)[cloud,onnx]"
 
 Every worker needs it; SCORING_PYTHON names its interpreter where it is elsewhere. A task that is tried again goes on from the
 parts that the earlier try finished. Written for Airflow 3.

@@ -88,10 +88,10 @@ def test_without_torch_the_cpu_is_used_even_beside_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("missing", "config", "said"),
     [
-        (("torch", "onnxruntime"), "", "running mini without onnxruntime needs torch: pip install 'text-image-similarity[onnx]'"),
-        (("torch",), ", backend='torch'", "running mini on torch needs torch: pip install text-image-similarity"),
-        (("torch",), ", preprocess='fast'", "preprocess='fast' needs torch: pip install text-image-similarity"),
-        (("onnx",), ", precision='int8'", "exporting mini to ONNX needs onnx: pip install 'text-image-similarity[onnx]'"),
+        (("torch", "onnxruntime"), "", "running mini without onnxruntime needs torch: pip install '.[onnx]'"),
+        (("torch",), ", backend='torch'", "running mini on torch needs torch: pip install '.'"),
+        (("torch",), ", preprocess='fast'", "preprocess='fast' needs torch: pip install '.'"),
+        (("onnx",), ", precision='int8'", "exporting mini to ONNX needs onnx: pip install '.[onnx]'"),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
@@ -103,7 +103,8 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(
         "except MissingExtraError as exc:\n    print(exc)"
     )
     done = run_without(missing, code)
-    assert (done.stdout, done.stderr) == (said + "\n", "")
+    assert done.stdout.startswith(f"{said} in a checkout")
+    assert done.stderr == ""
 
 
 def test_graphs_of_other_weights_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from urllib.request import url2pathname
 from ..config import Config
 from ..errors import TableError, UsageError
 from ..files import path_text
+from ..system import install_command
 from .braces import expand_braces
 from .folders import holds_pictures, shards_among
 from .hashing import Hashed
@@ -217,7 +218,7 @@ def _system(url: str) -> tuple[Any, str]:
         system, path = url_to_fs(url)
     except ImportError as exc:
         raise UsageError(
-            f"{url} needs a library that is not installed ({exc}); s3:// needs: pip install 'text-image-similarity[cloud]'"
+            f"{url} needs a library that is not installed ({exc}); s3:// needs: {install_command('cloud')}"
         ) from exc
     except ValueError as exc:
         raise UsageError(f"{url} is not a URL that fsspec supports: {exc}") from exc
