@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 from .errors import InputTypeError, TableError
 
@@ -35,6 +35,25 @@ def whole_file(path: Path) -> Iterator[Path]:
         move_durably(partial, place)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_own(path: Path, mode: Literal["w", "a", "wb"]) -> Iterator[IO[Any]]:
+    """Open a file of a run to write; a link in its place is not followed, as anyone may put one into a shared folder.
+
+    Args:
+        path: The file.
+        mode: As for `open`; text is UTF-8.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+    """
+    with open(path, mode, encoding=None if "b" in mode else "utf-8", opener=_without_link) as file:
+        yield file
+
+
+def _without_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def path_text(path: object, name: str) -> str:

@@ -30,7 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import BusyError, TableError, UsageError
-from .files import move_durably
+from .files import move_durably, open_own
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -91,7 +91,9 @@ class FolderLock:
                         f"{self._output} is being written by {self._holder()}; wait for it or stop it"
                     ) from exc
                 with suppress(OSError):  # for messages only
-                    self._note.write_text(json.dumps(_myself()), encoding="utf-8")
+                    self._note.unlink(missing_ok=True)
+                    with open_own(self._note, "w") as file:
+                        json.dump(_myself(), file)
                 return
         raise TableError(
             f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
@@ -168,7 +170,8 @@ class Workspace:
             self.parts = self._intact(lines[1:])
             self._clear(set(self.paths()))
             fresh = self.scratch("manifest")
-            fresh.write_text("".join(f"{json.dumps(line)}\n" for line in [header, *map(asdict, self.parts)]), "utf-8")
+            with open_own(fresh, "w") as file:
+                file.writelines(f"{json.dumps(line)}\n" for line in [header, *map(asdict, self.parts)])
             move_durably(fresh, self._manifest)
 
     def _compare(self, lines: list[dict[str, Any]], header: dict[str, Any]) -> None:
@@ -202,9 +205,10 @@ class Workspace:
         path = self._path(part.number)
         partial = path.with_name(path.name + ".partial")
         with self._explained():
-            partial.write_bytes(data)
+            with open_own(partial, "wb") as file:
+                file.write(data)
             move_durably(partial, path)
-            with self._manifest.open("a", encoding="utf-8") as file:
+            with open_own(self._manifest, "a") as file:
                 file.write(json.dumps(asdict(part)) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -216,7 +220,8 @@ class Workspace:
 
     def placing(self, content: str) -> None:
         """Remember the hash of the output that is about to get its name, so that a later run knows it again."""
-        self._placed.write_text(content, encoding="utf-8")
+        with open_own(self._placed, "w") as file:
+            file.write(content)
 
     def placed(self) -> str | None:
         """Return the hash of the output that a run was about to give its name when it ended, or None."""

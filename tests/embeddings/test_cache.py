@@ -104,14 +104,14 @@ def test_a_vector_that_cannot_be_one_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "cache.sqlite"
     cache = EmbeddingCache(path, 7)
     cache.put({key(1): vector(1)})
-    cache.put({key(2): np.full(7, np.nan, np.float32)})
+    cache.put({key(2): np.full(7, np.nan, np.float32), key(4): 1.01 * vector(4), key(5): 0 * vector(5)})
     cache.close()
     with sqlite3.connect(path) as file:
         file.execute("INSERT INTO embeddings VALUES (?, ?)", (key(3), b"12345"))
     file.close()
     narrow, cache = EmbeddingCache(path, 3), EmbeddingCache(path, 7)
-    assert [narrow.get(key(n)) for n in (1, 2, 3)] == [None] * 3
-    assert [cache.get(key(n)) is None for n in (1, 2, 3)] == [False, True, True]
+    assert [narrow.get(key(n)) for n in range(1, 6)] == [None] * 5
+    assert [cache.get(key(n)) is None for n in range(1, 6)] == [False, True, True, True, True]
     narrow.close()
     cache.close()
 

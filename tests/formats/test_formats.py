@@ -588,6 +588,39 @@ def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest
         score(folder / "in.csv", folder / "out.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "begin", "again"),
+    [
+        ("in.csv", "url,caption\nred.png,red\n", "a"),
+        ("in.csv.gz", "url,caption\nred.png,red\n", "a"),
+        ("in.csv.zst", "url,caption\nred.png,red\n", "\N{SNOWMAN}"),
+        ("in.csv", "url,caption\nred.png,red\n", '"\n",'),  # a row of many short lines
+        ("in.tsv", "url\tcaption\nred.png\tred\n", "\t"),
+        ("in.jsonl.zst", '{"url": "red.png", "caption": "red"}\n', "["),
+    ],
+)
+def test_a_row_ends_before_memory_does(
+    folder: Path, name: str, begin: str, again: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_CHARACTERS", 1000)
+    whole = begin + again * 100 + "\n"
+    long = begin + again * 1001
+    for text, refused in ((whole, False), (long, True)):
+        with pa.output_stream(folder / name) as file:  # compressed as the name says
+            file.write(text.encode())
+        with pytest.raises(TableError) as found:
+            score(folder / name, folder / "out.csv")
+        assert ("has a row of more than 1,000 characters" in str(found.value)) == refused
+
+
+def test_rows_may_have_more_characters_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_CHARACTERS", 50)
+    (folder / "in.csv").write_text("url,caption\n" + 'red.png,"red\nred"\n' * 20)
+    (folder / "in.jsonl").write_text('{"url": "red.png", "caption": "red"}\n' * 20)
+    for name in ("in.csv", "in.jsonl"):
+        assert score(folder / name, folder / "out.csv").rows == 20
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_encodings_and_line_ends(folder: Path, encoding: str, end: str) -> None:

@@ -9,7 +9,8 @@ from text_image_similarity.embeddings.cache import content_key
 
 
 def vector(number: int) -> NDArray[np.float32]:
-    return np.random.default_rng(number).normal(size=7).astype(np.float32)
+    drawn = np.random.default_rng(number).normal(size=7)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
 def key(number: int, model: str = "model") -> bytes:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,20 @@ def test_what_is_not_ours_stays_in_the_folder(folder: Path) -> None:
     (folder / "out.csv.parts" / "notes.txt").write_text("mine")
     score(folder)
     assert [path.name for path in (folder / "out.csv.parts").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "name", ["holder.json", "output", "part-000000.csv.partial", "part-manifest.partial", "manifest.jsonl"]
+)
+def test_links_in_a_shared_folder_are_not_written_through(folder: Path, name: str) -> None:
+    """Whoever may write where the output goes could choose a file of ours to be overwritten."""
+    victim = folder / "victim.txt"
+    victim.write_text("precious")
+    (folder / "out.csv.parts").mkdir()
+    (folder / "out.csv.parts" / name).symlink_to(victim)
+    with suppress(TableError):
+        score(folder)
+    assert victim.read_text() == "precious"
 
 
 HOLDER = """

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]  # (embed_dim,)
+_LENGTH_TOLERANCE = 1e-3  # what a model of half precision, or a service, may have left
 
 
 class SavedEmbeddings(Protocol):
@@ -31,11 +32,12 @@ class SavedEmbeddings(Protocol):
 
 
 def read_vector(content: bytes, embed_dim: int) -> Vector | None:
-    """Return the embedding in some bytes, or None if they hold something else."""
+    """Return the embedding in some bytes, or None if they hold something else: embeddings have length 1."""
     if len(content) != 4 * embed_dim:
         return None
     vector = np.frombuffer(content, "<f4").astype(np.float32)
-    return vector if np.isfinite(vector).all() else None
+    length = float(np.linalg.norm(vector))
+    return vector if abs(length - 1) < _LENGTH_TOLERANCE else None  # which also holds for no NaN and no infinity
 
 
 def write_vector(vector: Vector) -> bytes:

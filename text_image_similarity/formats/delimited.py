@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -19,12 +19,13 @@ from .columns import delimiter_hint, list_columns
 from .hashing import Hashed, one_digest
 from .names import TableKind, format_of
 from .rows import TextRows, text_schema
-from .text import in_parts, open_text, undecodable
+from .text import Lines, in_parts, open_text, undecodable
 
 logger = logging.getLogger("text_image_similarity")
 
 DELIMITERS: dict[TableKind, str] = {"csv": ",", "tsv": "\t"}
-_FIELD_CHARACTERS = 256 * 1024 * 1024  # where a quote is left open, the rest of the file is one field
+# Where a quote is left open, the rest of the file is one field; less than a row may have, so that the message says which row it is.
+_FIELD_CHARACTERS = 60 * 1024 * 1024
 _QUOTING: dict[str, dict[str, Any]] = {  # what the csv module calls them
     "minimal": {},
     "backslash": {},  # of lines that `_without_backslashes` has seen
@@ -123,7 +124,7 @@ class DelimitedTable:
                 rows = self._data(place, file)
                 yield from rows if order is None else ([row[i] for i in order] for row in rows)
 
-    def _open(self, place: str, errors: str = "strict") -> AbstractContextManager[tuple[TextIO, Hashed]]:
+    def _open(self, place: str, errors: str = "strict") -> AbstractContextManager[tuple[Lines, Hashed]]:
         return open_text(place, encoding=self.dialect.encoding, errors=errors)
 
     def _first(self, place: str) -> list[str]:
@@ -132,7 +133,7 @@ class DelimitedTable:
                 return header
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
 
-    def _data(self, place: str, file: TextIO) -> Iterator[list[str]]:
+    def _data(self, place: str, file: Lines) -> Iterator[list[str]]:
         """Yield the rows below the header; every one has as many fields as the header."""
         width = len(self._header)
         rows = self._rows(place, file)
@@ -157,12 +158,13 @@ class DelimitedTable:
             return _BACKSLASH
         return f"quote fields that hold {_NAMES.get(self.dialect.delimiter or '', 'the delimiter')}, or fix the row"
 
-    def _rows(self, place: str, file: TextIO) -> Iterator[tuple[str, list[str]]]:
+    def _rows(self, place: str, file: Lines) -> Iterator[tuple[str, list[str]]]:
         """Yield (lines, fields) of every row, the header first; blank lines do not count."""
         reader = self._reader(file)
         number, first = 0, 1
         try:
             for row in reader:
+                file.spent = 0
                 if row:
                     lines = _lines(first, reader.line_num)
                     if self.dialect.quoting == "auto" and (self._quoting == "none" or reader.line_num > first):
@@ -201,7 +203,7 @@ class DelimitedTable:
                     where,
                 )
 
-    def _reader(self, file: TextIO) -> Any:
+    def _reader(self, file: Lines) -> Any:
         csv.field_size_limit(_FIELD_CHARACTERS)  # process-wide in the csv module; the default refuses long data: URLs
         assert self.dialect.delimiter is not None
         lines: Iterable[str] = file
@@ -212,7 +214,7 @@ class DelimitedTable:
     def _hint(self, place: str, first: int, last: int) -> str:
         """Say what may be wrong with the quotation marks on some lines."""
         with self._open(place) as (file, _):
-            lines = list(islice(file, first - 1, last))
+            lines = list(islice(file.lines(), first - 1, last))
         if first == 1 and lines[0].lstrip().startswith(("{", "[")):
             return "; is it JSON? Then name it .jsonl, if it holds one object a line"
         if self._quoting == "minimal" and any('\\"' in line for line in lines):
@@ -228,6 +230,7 @@ class DelimitedTable:
         with suppress(csv.Error, UnicodeError), self._open(place, "surrogateescape") as (file, _):
             header: Sequence[str] = []
             for number, row in enumerate(filter(None, self._reader(file))):
+                file.spent = 0
                 header = header or row
                 for i, value in enumerate(row):
                     if undecodable(value):

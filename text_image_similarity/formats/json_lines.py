@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TextIO
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from ..errors import TableError
 from .hashing import one_digest
 from .json_text import BLANK, without
 from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
-from .text import in_parts, open_text, undecodable
+from .text import Lines, in_parts, open_text, undecodable
 
 
 @dataclass(slots=True)
@@ -76,11 +76,11 @@ class JsonTable:
             with open_text(place) as (file, _):
                 yield from self._data(place, file)
 
-    def _data(self, place: str, file: TextIO) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _data(self, place: str, file: Lines) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (text, value) of every object; blank lines do not count."""
         number = 0
         try:
-            for line in file:
+            for line in file.lines():
                 if not (text := line.strip(BLANK)):
                     continue
                 number += 1
@@ -97,7 +97,7 @@ class JsonTable:
     def _undecodable(self, place: str) -> str:
         """Name the first row that holds bytes of another encoding."""
         with suppress(UnicodeDecodeError), open_text(place, errors="surrogateescape") as (file, _):
-            for number, line in enumerate(filter(None, (line.strip(BLANK) for line in file)), 1):
+            for number, line in enumerate(filter(None, (line.strip(BLANK) for line in file.lines())), 1):
                 if undecodable(line):
                     return f"row {number} of {place}"
         return place

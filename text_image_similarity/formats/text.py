@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import IO, TextIO, TypeVar, cast
+from typing import IO, TypeVar, cast
 
 from ..errors import TableError
 from .hashing import Hashed
@@ -19,11 +19,42 @@ from .storage import open_bytes, reading
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _MAGIC: dict[Codec, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_ROW_CHARACTERS = 64 * 1024 * 1024  # more than the data: URL of an image may have by default
 Row = TypeVar("Row")
 
 
+class Lines(io.TextIOWrapper):
+    """A text file whose rows have an end: a few bytes, compressed, may stand for a line that no memory holds.
+
+    Attributes:
+        place: The file's name, for messages.
+        spent: Characters of the row that is being read; its reader sets it to 0 where a row ends.
+    """
+
+    place = ""
+    spent = 0
+
+    def __next__(self) -> str:  # type: ignore[override]  # typeshed has bytes there
+        line = self.readline(_ROW_CHARACTERS - self.spent + 1)
+        if not line:
+            raise StopIteration
+        self.spent += len(line)
+        if self.spent > _ROW_CHARACTERS:
+            raise TableError(
+                f"{self.place} has a row of more than {_ROW_CHARACTERS:,} characters; it begins with {line[:40]!r}. Is a quote left open, or "
+                "is it another kind of file?"
+            )
+        return line
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines that are a row each."""
+        for line in self:
+            self.spent = 0
+            yield line
+
+
 @contextmanager
-def open_text(place: str, *, encoding: str | None = None, errors: str = "strict") -> Iterator[tuple[TextIO, Hashed]]:
+def open_text(place: str, *, encoding: str | None = None, errors: str = "strict") -> Iterator[tuple[Lines, Hashed]]:
     """Open a text file, with the hash of its bytes as far as they are read.
 
     Where no encoding is given, a byte-order mark says which it is; without one it is UTF-8. Line ends stay as they are.
@@ -41,7 +72,8 @@ def open_text(place: str, *, encoding: str | None = None, errors: str = "strict"
             encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
         elif codecs.lookup(encoding).name == "utf-8":
             encoding = "utf-8-sig"
-        with io.TextIOWrapper(data, encoding, errors, newline="") as file:
+        with Lines(data, encoding, errors, newline="") as file:
+            file.place = place
             yield file, raw
 
 

@@ -13,7 +13,7 @@ import platformdirs
 
 from ..dataset import is_hub
 from ..errors import TableError, UsageError
-from ..files import move_durably
+from ..files import move_durably, open_own
 from ..formats import (
     Output,
     check_apart,
@@ -156,10 +156,11 @@ def put_together(
     whole, text = (_beside(target, work) for target in (place, note))
     output, parts = content
     try:
-        with whole.open("wb") as file:
+        with open_own(whole, "wb") as file:
             output.join(parts, file)
         digest = content_of(str(whole))
-        text.write_text(json.dumps(describe(digest), indent=2) + "\n", encoding="utf-8")
+        with open_own(text, "w") as note_file:
+            note_file.write(json.dumps(describe(digest), indent=2) + "\n")
         if check is not None:
             check(place, work.placed())
         work.placing(digest)
