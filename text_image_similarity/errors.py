@@ -135,17 +135,29 @@ class RowError(TextImageSimilarityError):
 
     Args:
         code: The category, stable and countable.
-        detail: What happened to this row, for a person to read; kept on one line of at most 300 characters.
+        detail: What happened to this row, for a person to read; kept on one line of at most 300 printable characters.
     """
 
     def __init__(self, code: ErrorCode, detail: str):
         self.code = code
-        line = " ".join(detail[:2000].split())
+        line = printable(" ".join(detail[:2000].split()))
         self.detail = line if len(line) <= 300 else line[:296] + " ..."
         super().__init__(code, self.detail)
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.detail}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text that does nothing to a terminal and that UTF-8 can write; other characters are spelled as Python does.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"))
+        a\x1b[2Jb
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def type_name(value: object) -> str:

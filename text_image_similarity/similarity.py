@@ -63,6 +63,17 @@ def as_floats(scores: Scores) -> list[float]:
     return [float(str(value)) for value in scores]
 
 
+def score_range(kind: ScoreKind) -> tuple[float, float]:
+    """Return the least and the greatest score of a kind.
+
+    Example:
+        >>> score_range("clipscore")
+        (0.0, 2.5)
+    """
+    low, high = score(np.array([-1.0, 1.0]), kind).tolist()
+    return low, high
+
+
 def score(cosines: Scores, kind: ScoreKind) -> Scores:
     """Turn cosines into the score kind asked for; every clamp is per pair.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import subprocess
 import sys
@@ -370,7 +371,10 @@ def changed(service: FakeService, change: Callable[[dict[str, Any]], object]) ->
         (lambda said: said.update(model="other"), "scored with 'other'"),
         (lambda said: said.update(score="unit"), "'unit'"),
         (lambda said: said.pop("results"), "KeyError: 'results'"),
-        (lambda said: said["results"][0].update(similarity=float("nan"), error=None), "finite"),
+        (lambda said: said["results"][0].update(similarity=float("nan"), error=None), "not in -1 to 1"),
+        (lambda said: said["results"][0].update(similarity=1e300, error=None), "not in -1 to 1"),
+        (lambda said: said["results"][0].update(similarity=0.1, by_model={"a": 2}, error=None), "not in -1 to 1"),
+        (lambda said: said["results"][0].update(similarity=[0.1], error=None), "TypeError"),
         (lambda said: said["results"][0].update(error={"code": "new", "detail": ""}), "'new' is not a valid ErrorCode"),
     ],
 )
@@ -389,6 +393,56 @@ def test_an_answer_in_no_json_ends_the_run(folder: Path, service: FakeService) -
     service.faults.append(once(httpx.Response(200, text="<html>log in first</html>")))
     with pytest.raises(TableError, match="is something else in its place, or before it"):
         through(service, folder)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_answer_has_so_many_bytes(
+    folder: Path, service: FakeService, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.client.connection.MOST_ANSWER", 1_000_000)
+    body = b'{"results": [' + b" " * 1_000_001
+    coded = gzip.compress(body) if encoding == "gzip" else body
+    service.faults.append(once(httpx.Response(200, content=coded, headers={"content-encoding": encoding})))
+    with pytest.raises(TableError, match="answered with more than 1,000,000 bytes"):
+        through(service, folder)
+    through(service, folder)
+    assert same(folder)
+
+
+def test_what_a_service_says_does_nothing_to_a_terminal_or_a_table(folder: Path, service: FakeService) -> None:
+    def evil(said: dict[str, Any]) -> None:
+        detail = "\x1b]0;title\x07 \ud800 " + "x" * 10_000
+        said["results"][0].update(similarity=None, error={"code": "not_an_image", "detail": detail})
+
+    service.faults.append(changed(service, evil))
+    assert through(service, folder).failures["not_an_image"] >= 1
+    found = next(row for row in (folder / "out.csv").read_text(encoding="utf-8").splitlines() if "title" in row)
+    assert r"not_an_image: \x1b]0;title\x07 \ud800 xxx" in found
+    assert len(found) < 500
+    body = {"code": "\x1b[2J\ud800", "detail": "\x1b[1A" + "y" * 10_000}
+    service.faults.append(once(httpx.Response(422, content=json.dumps(body))))
+    (folder / "out.csv").unlink()
+    with pytest.raises(TableError) as refused:
+        through(service, folder)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 700
+
+
+def test_facts_of_a_model_are_short_texts(folder: Path, service: FakeService) -> None:
+    for wrong in (5, "\x1b[2J", "x" * 5000, ["a"]):
+        service.facts["device"] = wrong
+        with pytest.raises(TableError, match=r"otherwise than .*device is"):
+            through(service, folder)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"max_pairs": 0}, {"max_queue": -1}, {"max_body_bytes": 1e999}, {"request_timeout_s": 1e9}, {"max_pairs": "many"}],
+)
+def test_limits_of_a_service_are_within_reason(folder: Path, service: FakeService, limits: dict[str, Any]) -> None:
+    fault = httpx.Response(200, content=json.dumps({"models": {}, "limits": service.limits | limits}))
+    with pytest.raises(TableError, match="otherwise than"):
+        through(once(fault), folder)
 
 
 def test_another_refusal_is_told(folder: Path, service: FakeService) -> None:
@@ -498,7 +552,7 @@ def test_a_name_that_stands_for_several_models_is_refused(folder: Path, service:
         return service(request)
 
     service.loaded = False
-    with pytest.raises(ModelUnavailableError, match=r"colour at .* stands for several models.*, such as new"):
+    with pytest.raises(ModelUnavailableError, match=r"colour at .* stands for several models.*, such as 'new'"):
         through(split, folder)
 
 

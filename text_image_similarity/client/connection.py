@@ -14,10 +14,11 @@ from typing import Any
 import httpx
 
 from ..config import Limits
-from ..errors import ConfigError, RowError, TableError, UsageError
+from ..errors import ConfigError, RowError, TableError, UsageError, printable
 from ..fetch import GuardedTransport, explain_proxy, http_url, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
+MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
 _LIMITS = Limits(connect_s=10.0, allow_private_addresses=True)
 _UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last of names and of TLS
@@ -41,7 +42,10 @@ class ServiceReply:
     def __str__(self) -> str:
         said = self.body or {}
         detail = said.get("detail") or self.reason
-        return " ".join(f"{self.status} {said.get('code', '')}: {detail}".replace(" :", ":").split())[:500]
+        code = said.get("code", "")
+        return printable(" ".join(f"{self.status} {str(code)[:100]}: {str(detail)[:500]}".replace(" :", ":").split()))[
+            :500
+        ]
 
 
 class Connection:
@@ -154,9 +158,26 @@ class Connection:
     def _send(self, method: str, path: str, content: bytes | None) -> httpx.Response:
         headers = {} if content is None else {"Content-Type": "application/json"}
         with row_deadline(time.monotonic() + self.answer_s):
-            return self._client.request(
+            request = self._client.build_request(
                 method, self.url + path, content=content, headers=headers, timeout=self.answer_s
             )
+            response = self._client.send(request, stream=True)
+            try:
+                return self._whole(response)
+            finally:
+                response.close()
+
+    def _whole(self, response: httpx.Response) -> httpx.Response:
+        """Return an answer with its body, which is counted as it comes: a little that is compressed may stand for a lot."""
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > MOST_ANSWER:
+                raise TableError(
+                    f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is something else in its place?"
+                )
+        headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
+        return httpx.Response(response.status_code, headers=headers, content=bytes(body), extensions=_reason(response))
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
         """Return an answer, unless it is about the way and not about what was asked."""
@@ -173,8 +194,13 @@ class Connection:
         return _answer(response)
 
 
+def _reason(response: httpx.Response) -> dict[str, Any]:
+    return {name: value for name, value in response.extensions.items() if name == "reason_phrase"}
+
+
 def _said(problem: Exception) -> str:
     said = str(problem) or type(problem).__name__
+    said = printable(said)
     return explain_proxy(said) if isinstance(problem, httpx.ProxyError) else said
 
 
@@ -186,7 +212,7 @@ def path_to(response: httpx.Response) -> str:
 def _answer(response: httpx.Response) -> ServiceReply:
     try:
         body = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
     reason = response.reason_phrase or "no reason given"
     return ServiceReply(response.status_code, body if isinstance(body, dict) else None, reason)

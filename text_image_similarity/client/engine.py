@@ -15,15 +15,18 @@ import httpx
 
 from ..config import Config, Limits, at_least, pair_score
 from ..encoders import ModelInfo
-from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError
+from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError, printable
 from ..pipeline import RunStats, Tag, TaggedRows, score_concurrently
 from ..records import Record, ScoreResult
+from ..similarity import score_range
 from .connection import Connection
 from .pairs import Pairs
 
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
+_LONGEST_FACT = 4096  # characters of what a service says of a model, a path for instance
+_LONGEST_REQUEST_S = 86_400.0  # that a service may have for one request
 _REPLICAS = 20  # that may have to load a model, each on its own
 _SPLIT = frozenset({408, 413})  # a smaller request may be answered
 _LATE = "timeout: not done within the service's "  # how the error of a pair begins that may be scored next time
@@ -104,9 +107,12 @@ class ServiceEngine:
         self._service.connect(config.proxy, config.ca_file)
         with self._understood("GET /v1/info"):
             limits = self._get("/v1/info", insist=False)["limits"]
-            self.max_pairs, self._max_queue = int(limits["max_pairs"]), int(limits["max_queue"])
-            self._max_body = int(limits["max_body_bytes"])
-            self._service.answer_s = max(self._service.answer_s, 2 * float(limits["request_timeout_s"]))
+            names = ("max_pairs", "max_queue", "max_body_bytes")
+            self.max_pairs, self._max_queue, self._max_body = (int(limits[name]) for name in names)
+            longest = float(limits["request_timeout_s"])
+            if min(self.max_pairs, self._max_queue, self._max_body) < 1 or not 0 < longest <= _LONGEST_REQUEST_S:
+                raise ValueError(f"its limits are {limits!r:.200}")
+            self._service.answer_s = max(self._service.answer_s, 2 * longest)
         self._name = self._chosen(config)
         self._info = self._info_when_loaded()
         self._config = config
@@ -203,7 +209,21 @@ class ServiceEngine:
                 raise ValueError(f"it scored with {said['model']!r}, {said['score']!r}")
             if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
                 raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in another order")
-            return {result["id"]: _result(result) for result in said["results"]}
+            return {result["id"]: self._result(result) for result in said["results"]}
+
+    def _result(self, said: dict[str, Any]) -> ScoreResult:
+        """Return one result of an answer.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is none.
+        """
+        if (error := said["error"]) is not None:
+            return ScoreResult.failed(RowError(ErrorCode(error["code"]), str(error["detail"])))
+        low, high = score_range(pair_score(self._config, "a service"))
+        values = [float(value) for value in (said["similarity"], *(said.get("by_model") or {}).values())]
+        if not all(low <= value <= high for value in values):
+            raise ValueError(f"a score is not in {low:g} to {high:g}, but {values}")
+        return ScoreResult(values[0], by_model=tuple(values[1:]))
 
     def _chosen(self, config: Config) -> str:
         """Return the name of the model to ask for."""
@@ -213,7 +233,7 @@ class ServiceEngine:
         name = self._wanted or (default if config.model == Config().model else str(config.model))
         if name not in listed:
             raise ModelUnavailableError(
-                f"the service at {self._service.url} serves no model {name!r}; it serves {', '.join(listed)}"
+                f"the service at {self._service.url} serves no model {name!r}; it serves {', '.join(map(printable, listed))}"
             )
         return name
 
@@ -229,7 +249,7 @@ class ServiceEngine:
             if answer.body.get("model") != self._name:
                 raise ModelUnavailableError(
                     f"{self._name} at {self._service.url} stands for several models, whose scores cannot be compared; "
-                    f"name one of them, such as {answer.body.get('model')}"
+                    f"name one of them, such as {answer.body.get('model')!r}"
                 )
         raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
 
@@ -237,7 +257,7 @@ class ServiceEngine:
         """Return what the model is, or None if it is not loaded."""
         with self._understood("GET /v1/info"):
             model = self._get("/v1/info")["models"].get(self._name)
-            return model and ModelInfo(**{field.name: model[field.name] for field in fields(ModelInfo)})
+            return model and _info(model)
 
     def _get(self, path: str, *, insist: bool = True) -> dict[str, Any]:
         answer = self._service.ask("GET", path, insist=insist)
@@ -252,10 +272,10 @@ class ServiceEngine:
         """Raise a `TableError` for an answer that is not of the form that it must have."""
         try:
             yield
-        except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError) as exc:
             raise TableError(
                 f"{self._service.url} answered {asked} otherwise than a text-image-similarity service of this version "
-                f"does ({type(exc).__name__}: {exc}); is something else in its place, or before it?"
+                f"does ({type(exc).__name__}: {printable(str(exc))[:300]}); is something else in its place, or before it?"
             ) from exc
 
 
@@ -267,20 +287,17 @@ def settings_of_the_service(config: Config) -> list[str]:
     ]
 
 
+def _info(said: dict[str, Any]) -> ModelInfo:
+    values = {field.name: said[field.name] for field in fields(ModelInfo)}
+    for name, value in values.items():
+        if not (value is None or (isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_FACT)):
+            raise ValueError(f"{name} is {str(value)[:40]!r}")
+    return ModelInfo(**values)
+
+
 def _changed(settings: Config | Limits) -> list[str]:
     default = type(settings)()
     return [f.name for f in fields(settings) if getattr(settings, f.name) != getattr(default, f.name)]
-
-
-def _result(said: dict[str, Any]) -> ScoreResult:
-    """Return one result of an answer.
-
-    Raises:
-        KeyError, TypeError, ValueError: It is none.
-    """
-    if (error := said["error"]) is None:
-        return ScoreResult(float(said["similarity"]), by_model=tuple((said.get("by_model") or {}).values()))
-    return ScoreResult(error=f"{ErrorCode(error['code']).value}: {error['detail']}")
 
 
 def _too_large(size: int) -> ScoreResult:
