@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from os import PathLike
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError, InputTypeError
 
@@ -49,8 +50,10 @@ class Limits:
             as long.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
         per_host: Requests to one host at a time.
-        allow_private_addresses: Let http(s) references reach private, loopback and link-local addresses, such as those of
-            your own network; in a service only if you trust its clients.
+        allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those of your own network; in a
+            service only if you trust its clients. Link-local addresses and clouds' metadata stay out of reach.
+        allow_networks: Private networks that they may reach without it, such as `10.1.0.0/16`.
+        allow_ports: Ports below 1024, besides 80 and 443, that they may reach.
         allow_local_files: Read paths and `file:` references; a service never does.
         respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`, see
             docs/scoring.md#opting-out.
@@ -68,6 +71,8 @@ class Limits:
     decode_memory: int = 1 << 30
     per_host: int = 8
     allow_private_addresses: bool = False
+    allow_networks: tuple[str, ...] = ()
+    allow_ports: tuple[int, ...] = ()
     allow_local_files: bool = True
     respect_opt_out: bool = False
 
@@ -78,6 +83,43 @@ class Limits:
             at_least(name, getattr(self, name), 1)
         for name in ("allow_private_addresses", "allow_local_files", "respect_opt_out"):
             true_or_false(name, getattr(self, name))
+        object.__setattr__(self, "allow_networks", networks_of("allow_networks", self.allow_networks))
+        object.__setattr__(self, "allow_ports", ports_of("allow_ports", self.allow_ports))
+
+
+def networks_of(name: str, given: object) -> tuple[str, ...]:
+    """Return networks as they are usually spelled.
+
+    Raises:
+        ConfigError: One is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
+    """
+    try:
+        return tuple(str(ip_network(network)) for network in several_of(name, given))
+    except ValueError as exc:
+        raise ConfigError(f"{name} must be networks, such as 10.1.0.0/16: {exc}") from exc
+
+
+def ports_of(name: str, given: object) -> tuple[int, ...]:
+    """Return ports.
+
+    Raises:
+        ConfigError: One is not a whole number from 1 to 65535.
+    """
+    ports = several_of(name, given)
+    if any(type(port) is not int or not 0 < port < 65536 for port in ports):
+        raise ConfigError(f"{name} must be whole numbers from 1 to 65535, not {ports!r}")
+    return ports
+
+
+def several_of(name: str, given: object) -> tuple[Any, ...]:
+    """Return the values of a list.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(f"{name} must be a list, not {given!r}")
+    return tuple(given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ import pandas as pd
 
 # Any setting of Config. A model other than mini: add its folder as model.zip to the wheel's stage, and set "model": "model".
 SETTINGS: dict[str, Any] = {"model": "mini", "io_workers": 32}
-LIMITS = {"allow_local_files": False}  # a row must not read the sandbox's files
+LIMITS: dict[str, Any] = {"allow_local_files": False}  # a row must not read the sandbox's files
 
 ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest takes 100 / 32 * 25 s for its downloads
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored

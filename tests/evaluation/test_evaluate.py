@@ -196,7 +196,7 @@ def test_pictures_are_fetched_as_the_config_says(kind: str, tmp_path: Path) -> N
         write_form("csv", tmp_path, rows)
         (tmp_path / "red.png").write_bytes(make_png("red", (8, 8)))
         assert evaluate_ratings(tmp_path / "in.csv", Config(), encoder=COLOUR).failures == {"blocked_address": 3}
-        near = {"allow_private_addresses": True}
+        near: dict[str, Any] = {"allow_private_addresses": True}
         assert measure(limits=Limits(**near), retries=0) == {"http_5xx": 1}
         assert server.hits["/busy.png"] == 1
         assert measure(limits=Limits(**near), retries=1) == {"http_5xx": 1}

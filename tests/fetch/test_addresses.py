@@ -9,14 +9,17 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.server import Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
-from text_image_similarity.fetch import Fetcher, strip_invisible
+from text_image_similarity.fetch import Fetcher, http_url, strip_invisible
 from text_image_similarity.fetch.addresses import why_denied
 
 pytestmark = pytest.mark.usefixtures("few_authorities")
@@ -155,6 +158,72 @@ def test_a_name_that_is_bound_anew_is_checked_anew(
         assert code_of(fetcher, f"http://rebound.test:{server.port}/x") == expected
     assert recorder.dialled == [(PUBLIC, server.port)]
     assert server.hits["/x"] == 1
+
+
+METADATA = ["169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "[fd00:ec2::254]", "[fd20:ce::254]", "[fe80::1]",
+            "[::ffff:169.254.169.254]", "[64:ff9b::168.63.129.16]", "[2002:a9fe:a9fe::]"]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", METADATA)
+def test_metadata_is_out_of_reach_whatever_is_allowed(recorder: Recorder, host: str) -> None:
+    for limits in (
+        Limits(),
+        Limits(allow_private_addresses=True),
+        Limits(allow_networks=("0.0.0.0/0", "::/0", "169.254.0.0/16")),
+    ):
+        fetcher = Fetcher(replace(GUARDED, limits=limits), resolve=lambda host, port: [PUBLIC, host.strip("[]")])
+        assert code_of(fetcher, f"http://{host}/") == "blocked_address"
+        named = Fetcher(replace(GUARDED, limits=limits), resolve=lambda *_: [PUBLIC, host.strip("[]")])
+        assert code_of(named, "http://named.test/") == "blocked_address"
+    assert recorder.dialled == []
+
+
+def test_a_network_is_allowed_without_the_others(recorder: Recorder, names: dict[str, list[list[str]]]) -> None:
+    names |= {"inside.test": [["10.1.2.3"]], "other.test": [["10.2.0.1"]]}
+    limits = Limits(allow_networks=("10.1.0.0/16", "127.0.0.0/8"))
+    fetcher = Fetcher(replace(GUARDED, limits=limits), resolve=lambda host, port: names[host][0])
+    for host in ("10.1.0.1", "inside.test", "127.0.0.1"):
+        assert code_of(fetcher, f"http://{host}/") == "connect_error"
+    assert recorder.dialled == [("10.1.0.1", 80), ("10.1.2.3", 80), ("127.0.0.1", 80)]
+    for host in ("10.2.0.1", "other.test", "192.168.0.1", "[::1]", "[::ffff:10.1.0.1]"):
+        assert code_of(fetcher, f"http://{host}/") == "blocked_address"
+    assert len(recorder.dialled) == 3
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(allow_private_addresses=True)])
+def test_ports_that_are_no_web_server_s_are_not_dialled(recorder: Recorder, limits: Limits) -> None:
+    for port in (1, 22, 25, 110, 993, 1023):
+        fetcher = Fetcher(replace(GUARDED, limits=limits), resolve=lambda *_: [PUBLIC])
+        for host in ("public.test", PUBLIC):
+            assert code_of(fetcher, f"http://{host}:{port}/") == "blocked_address"
+    assert recorder.dialled == []
+    opened = Fetcher(replace(GUARDED, limits=replace(limits, allow_ports=(993,))), resolve=lambda *_: [PUBLIC])
+    for port in (80, 443, 993, 1024, 65535):
+        code_of(opened, f"http://{PUBLIC}:{port}/")
+    assert recorder.dialled == [(PUBLIC, port) for port in (80, 443, 993, 1024, 65535)]
+
+
+@pytest.mark.parametrize("again", ["\u0315\u0300", ".", "a", "xn--", "%61", "１", "["])
+def test_long_hosts_are_refused_before_they_are_read(
+    fetcher: Fetcher, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """Normal forms of Unicode take time by the square of a run of combining marks, and hold all other threads meanwhile."""
+
+    real = unicodedata.normalize
+
+    def normalize(form: Any, text: str) -> str:
+        assert len(text) <= 255, f"{len(text)} characters are brought into {form}"
+        return real(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", normalize)
+    host = "a" + again * (1_000_000 // len(again))
+    assert code_of(fetcher, f"http://{host}/") == "invalid_url"
+    assert code_of(fetcher, f"http://{host[:300]}/") == "invalid_url"
+    assert code_of(fetcher, f"file://{host}/") == "invalid_url"
+    for text in (f"//{host}/", f"//{host[:300]}/", f"/{host}", f"http://{host}/"):
+        with pytest.raises(ValueError, match="characters, more than"):
+            http_url(text, httpx.URL("http://public.test/"))
+    assert recorder.dialled == []
 
 
 def test_the_host_header_keeps_the_name(server: Server, fetcher: Fetcher, recorder: Recorder) -> None:

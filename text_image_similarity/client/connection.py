@@ -20,7 +20,7 @@ from ..system import backoff_s
 
 MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
-_LIMITS = Limits(connect_s=10.0, allow_private_addresses=True)
+_LIMITS = Limits(connect_s=10.0)
 _UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last of names and of TLS
 _LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answered later
 
@@ -72,7 +72,7 @@ class Connection:
         self.answer_s = ANSWER_S
         self.patience_s = patience_s
         self._closing = Event()
-        self._transport = transport or GuardedTransport(_LIMITS)
+        self._transport = transport or GuardedTransport(_LIMITS, trusted=True)
         self._headers = {"User-Agent": user_agent(), "Accept": "application/json", **_authorization(api_key)}
         self._client = self._new_client()
         self._has_key = api_key is not None
@@ -85,7 +85,7 @@ class Connection:
         """
         if isinstance(self._transport, GuardedTransport) and (proxy, ca_file) != (None, None):
             self._client.close()
-            self._transport = GuardedTransport(_LIMITS, proxy=proxy, ca_file=ca_file)
+            self._transport = GuardedTransport(_LIMITS, proxy=proxy, ca_file=ca_file, trusted=True)
             self._client = self._new_client()
 
     def _new_client(self) -> httpx.Client:

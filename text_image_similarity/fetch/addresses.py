@@ -9,11 +9,13 @@ through, for networks that have only IPv6: there every IPv4 site has such an add
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+EVERYWHERE: tuple[IPNetwork, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
 
 _DENIED = {
     "0.0.0.0/8": "this network, unspecified",
@@ -52,14 +54,28 @@ _DENIED = {
     "fec0::/10": "site-local addresses, deprecated",
     "ff00::/8": "multicast",
 }
+# What stays denied whatever is allowed: there the machine itself, or the cloud that it runs in, is asked for its keys.
+_NEVER = {
+    "169.254.0.0/16": "a link-local network",
+    "fe80::/10": "a link-local network",
+    "168.63.129.16/32": "Azure's own services",
+    "100.100.100.200/32": "Alibaba Cloud's metadata",
+    "192.0.0.192/32": "Oracle Cloud's metadata",
+    "fd00:ec2::254/128": "AWS's metadata",
+    "fd20:ce::254/128": "Google Cloud's metadata",
+}
 _NAT64 = IPv6Network("64:ff9b::/96")
 _UNICAST = IPv6Network("2000::/3")
 _CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96": 0, "64:ff9b:1::/48": 0,
              "2002::/16": 80, "2001::/32": 64}  # fmt: skip
 
 
-def why_denied(ip: IPAddress) -> str | None:
+def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
     """Say what is wrong with an address that may not be dialled: in which range it lies; None if it may be.
+
+    Args:
+        ip: The address.
+        allowed: Networks that may be dialled although they are not public, apart from link-local addresses and clouds' metadata.
 
     Example:
         >>> why_denied(ipaddress.ip_address("10.0.0.7"))
@@ -71,9 +87,14 @@ def why_denied(ip: IPAddress) -> str | None:
     if isinstance(ip, IPv6Address):
         ip = IPv6Address(int(ip))  # without a zone, which no network contains
         for carried in _carried(ip):
-            if reason := why_denied(carried):
+            if reason := why_denied(carried, allowed):
                 return f"a form of {carried}, {reason}"
-    for network, name in _networks().items():
+    for network, name in _networks(never=True).items():
+        if ip in network:
+            return f"in {name} ({network})"
+    if any(ip in network for network in allowed):
+        return None
+    for network, name in _networks(never=False).items():
         if ip in network:
             return f"in {name} ({network})"
     if isinstance(ip, IPv6Address) and ip not in _UNICAST and ip not in _NAT64:
@@ -82,8 +103,8 @@ def why_denied(ip: IPAddress) -> str | None:
 
 
 @cache
-def _networks() -> dict[IPv4Network | IPv6Network, str]:
-    return {ipaddress.ip_network(text): name for text, name in _DENIED.items()}
+def _networks(*, never: bool) -> dict[IPNetwork, str]:
+    return {ipaddress.ip_network(text): name for text, name in (_NEVER if never else _DENIED).items()}
 
 
 @cache

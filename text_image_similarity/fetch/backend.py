@@ -16,13 +16,14 @@ import httpcore
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
-from .addresses import IPAddress, why_denied
+from .addresses import EVERYWHERE, IPAddress, why_denied
 from .dial import dial
 from .proxies import explain_unused_proxy
 from .stream import GuardedStream, time_left
 
 Resolver = Callable[[str, int], list[str]]
 
+_OPEN_PORTS = 1024  # from here on: below it, most ports are for what is no web server
 _LOOK_UP_S = 2.0  # for a name behind a proxy, which a company's network may not know
 _REMEMBERED = 4096  # of these names
 
@@ -31,15 +32,19 @@ class GuardedBackend(httpcore.NetworkBackend):
     """Opens connections.
 
     Args:
-        limits: `connect_s` and `allow_private_addresses` are used.
+        limits: `connect_s` and what may be reached are used.
         resolve: `(host, port) -> addresses`.
         to_proxy: Whether connections lead to a proxy, whose own address is trusted.
+        trusted: Whether all that is dialled is.
     """
 
-    def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool) -> None:
+    def __init__(self, limits: Limits, resolve: Resolver, *, to_proxy: bool, trusted: bool = False) -> None:
         self._limits = limits
         self._resolve = resolve
-        self._checked = not (to_proxy or limits.allow_private_addresses)
+        self._checked = not (to_proxy or trusted)
+        private = limits.allow_private_addresses
+        self._allowed = EVERYWHERE if private else tuple(map(ipaddress.ip_network, limits.allow_networks))
+        self._ports = frozenset({80, 443, *limits.allow_ports})
         self._whose = "the proxy " if to_proxy else ""
         self._targets: dict[str, IPAddress | None] = {}  # behind a proxy
         self._open: WeakSet[GuardedStream] = WeakSet()
@@ -102,8 +107,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         Raises:
             RowError: `blocked_address`.
         """
-        check_literal(host)
-        if not by_name or _literal(host) is not None:
+        self.check_literal(host, port)
+        if not by_name or self._allowed is EVERYWHERE or _literal(host) is not None:
             return None
         if host not in self._targets:
             try:
@@ -120,7 +125,7 @@ class GuardedBackend(httpcore.NetworkBackend):
     def _addresses(self, host: str, port: int) -> list[IPAddress]:
         """Return all addresses of a host, checked."""
         if self._checked:
-            check_literal(host)
+            self.check_literal(host, port)
         if literal := _literal(host):
             return [literal]
         return self._resolved(host, port, float("inf"), checked=self._checked)
@@ -132,7 +137,7 @@ class GuardedBackend(httpcore.NetworkBackend):
                 ip = ipaddress.ip_address(text)
             except ValueError as exc:
                 raise RowError(ErrorCode.DNS_ERROR, f"{host} is said to be {text!r}, which is not an address") from exc
-            if checked and (reason := why_denied(ip)):
+            if checked and (reason := why_denied(ip, self._allowed)):
                 raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is {ip}, {reason}")
             addresses.append(ip)
         if not addresses:
@@ -169,19 +174,32 @@ class GuardedBackend(httpcore.NetworkBackend):
         if self._aborted:
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
+    def check_literal(self, host: str, port: int | None) -> None:
+        """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine, or its port is closed.
+
+        Args:
+            host: A name or an address.
+            port: None is the scheme's.
+
+        Raises:
+            RowError: `blocked_address`.
+        """
+        if port is not None and port < _OPEN_PORTS and port not in self._ports:
+            raise RowError(
+                ErrorCode.BLOCKED_ADDRESS,
+                f"port {port} of {host} is no web server's; --limit allow_ports={port} opens it",
+            )
+        if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
+            if why_denied(ipaddress.IPv4Address("127.0.0.1"), self._allowed):
+                raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
+        elif (ip := _literal(host)) and (reason := why_denied(ip, self._allowed)):
+            raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
+
     def abort(self) -> None:
         with self._lock:
             self._aborted = True
             for stream in self._open:
                 stream.abort()
-
-
-def check_literal(host: str) -> None:
-    """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine."""
-    if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
-        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{host} is this machine")
-    if (ip := _literal(host)) and (reason := why_denied(ip)):
-        raise RowError(ErrorCode.BLOCKED_ADDRESS, f"{ip} is {reason}")
 
 
 def _literal(host: str) -> IPAddress | None:

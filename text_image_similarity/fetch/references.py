@@ -32,6 +32,8 @@ _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+_MOST_URL = 8192  # characters, as many servers have it
+_MOST_AUTHORITY = 255  # as a name may have in DNS (RFC 1035), with its port
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
 
 
@@ -63,6 +65,8 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
         ValueError: It is none, or one that programs read differently.
     """
     text = text.strip(" ")
+    if len(text) > _MOST_URL:
+        raise ValueError(f"it has {len(text):,} characters, more than {_MOST_URL:,}")
     if found := _NEVER.search(text):
         raise ValueError(f"there is {found.group()!r} in it")
     absolute = _ABSOLUTE.match(text)
@@ -83,6 +87,8 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
 
 
 def _check_authority(authority: str) -> None:
+    if len(authority) > _MOST_AUTHORITY:  # before anything that takes time by its square, as normal forms of Unicode do
+        raise ValueError(f"its host has {len(authority):,} characters, more than {_MOST_AUTHORITY}")
     if "@" in authority:
         raise ValueError("there is a user name in it")
     parts = _AUTHORITY.fullmatch(authority)
@@ -112,6 +118,8 @@ def _check_spelling(host: str) -> None:
 
 def file_url_path(url: str) -> Path:
     """Return the path that a `file:` URL names on this machine."""
+    if len(url) > _MOST_URL:
+        raise RowError(ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters, more than {_MOST_URL:,}")
     try:
         parts = urlsplit(url)
     except ValueError as exc:

@@ -36,10 +36,11 @@ class GuardedTransport(httpx.BaseTransport):
     with a call to the system, so that one pool for 32 threads spends more time on its list than on the network.
 
     Args:
-        limits: `connect_s` and `allow_private_addresses` are used.
+        limits: `connect_s` and what may be reached are used.
         proxy: What all requests go through, as `Config.proxy`; None goes to the hosts themselves.
         ca_file: Certificates to trust beside the system's.
         resolve: `(host, port) -> addresses`; None asks the system.
+        trusted: Whether requests go to places that the caller chose, and not to references: any address and any port.
 
     Raises:
         ConfigError: `ca_file` holds no certificates.
@@ -52,11 +53,12 @@ class GuardedTransport(httpx.BaseTransport):
         proxy: str | None = None,
         ca_file: str | PathLike[str] | None = None,
         resolve: Resolver | None = None,
+        trusted: bool = False,
     ) -> None:
-        self._limits = limits
+        self._trusts_targets = trusted
         self._proxy = proxy
         self._ca_file = ca_file
-        self._backend = GuardedBackend(limits, resolve or system_resolver, to_proxy=proxy is not None)
+        self._backend = GuardedBackend(limits, resolve or system_resolver, to_proxy=proxy is not None, trusted=trusted)
         # Made at the first request where the caller named no file, because many runs have local files only.
         self._ssl_context = None if ca_file is None else create_ssl_context(ca_file)
         self._untrusted: ConfigError | None = None  # a file of the environment that cannot be used
@@ -100,7 +102,7 @@ class GuardedTransport(httpx.BaseTransport):
         if self._untrusted is not None and url.scheme == "https":
             raise RowError(ErrorCode.TLS_ERROR, str(self._untrusted)) from self._untrusted
         host, extensions = url.raw_host, request.extensions
-        if self._proxy and not self._limits.allow_private_addresses:
+        if self._proxy and not self._trusts_targets:
             scheme = self._proxy.partition(":")[0].lower()
             address = self._backend.check_target(url.host, url.port, by_name=scheme != "socks5h")
             if address is not None and scheme == "socks5":
