@@ -187,7 +187,7 @@ class Config:
         retries: Further tries of a download, for failures that may pass.
         io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
         isolate_decoder: Decode in worker processes with limits of time and memory, where an image that crashes or hangs the
-            decoder costs one row; slower, see docs/scoring.md#what-the-decoder-reads.
+            decoder costs one row; a little slower, see docs/scoring.md#what-the-decoder-reads.
         chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
             on a GPU.
         proxy: What http(s) references are fetched through: `http://`, `https://`, `socks5://` or `socks5h://` and

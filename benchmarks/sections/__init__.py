@@ -10,6 +10,7 @@ NAMES = (
     "peers",
     "mini",
     "forms",
+    "isolation",
     "stages",
     "network",
     "reuse",

@@ -91,7 +91,7 @@ def score_pairs() -> None:
 
     score = ScoreOperator.partial(
         task_id="score",
-        bash_command=f'"{SCORING_PYTHON}" -m text_image_similarity score "$IN" "$OUT" --model "$MODEL" '
+        bash_command=f'"{SCORING_PYTHON}" -m text_image_similarity score "$IN" "$OUT" --model "$MODEL" --isolate-decoder '
         '${WORK_DIR:+--work-dir "$WORK_DIR"}',
         append_env=True,
         retries=3,

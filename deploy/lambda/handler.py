@@ -47,6 +47,7 @@ GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
     **{
         "model_cache": "/tmp/cache",  # all else is read-only
+        "isolate_decoder": True,  # a picture that crashes the decoder costs its row, not the function
         "chunk_size": 200,  # rows between two looks at the clock
         **GIVEN,
         # A message must not read the container's files.

@@ -37,7 +37,7 @@ def main() -> None:
     pairs = spark.read.format(options.format).load(options.input)
     if options.partitions:
         pairs = pairs.repartition(options.partitions)
-    config = Config(model=options.model, score=options.score)
+    config = Config(model=options.model, score=options.score, isolate_decoder=True)
     scored = score_dataframe(pairs, config, col_url=options.url_col, col_text=options.caption_col)
     scored.write.format(options.format).mode("overwrite" if options.overwrite else "error").save(options.output)
 

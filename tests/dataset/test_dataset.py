@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
+from PIL import Image
 
 from tests.support.clock import HANG_S
-from tests.support.images import make_png
+from tests.support.images import make_png, saved
 from tests.support.tables import FORMS, write_form
 from text_image_similarity import Config, Dialect, ErrorCode, Limits, RowError, TableError, UsageError
 from text_image_similarity.dataset import (
@@ -244,8 +245,9 @@ def test_pictures_come_over_one_transport() -> None:
 def test_pictures_are_decoded_apart_where_that_is_asked_for() -> None:
     image = CaptionedImage("near", ("near",), RED)
     assert load_image(image, Config(isolate_decoder=True)).getpixel((0, 0)) == (255, 0, 0)
+    large = CaptionedImage("large", ("large",), saved(Image.new("RGB", (2000, 2000)), "PNG"))
     with pytest.raises(RowError, match="decoder_crash"):
-        load_image(image, Config(isolate_decoder=True, limits=Limits(decode_memory=1)))
+        load_image(large, Config(isolate_decoder=True, limits=Limits(decode_memory=1)))
 
 
 def test_local_files_are_compared_within_the_limits(tmp_path: Path) -> None:

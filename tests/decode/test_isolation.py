@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,8 @@ from tests.support.records import CONFIG, codes
 from text_image_similarity import Config, ConfigError, Limits, Record, RowError, score_images, score_pairs
 from text_image_similarity.decode import decode
 from text_image_similarity.decode import isolation as isolation_module
+from text_image_similarity.decode.deadlines import Deadlines
 from text_image_similarity.decode.isolation import IsolatedDecoder, worker_command
-from text_image_similarity.decode.worker import ANSWER, IMAGE
 from text_image_similarity.encoders.testing import ColourEncoder
 
 LIMITS = Limits(decode_s=20.0)
@@ -117,28 +118,41 @@ def test_a_worker_that_takes_too_long_is_replaced(does: bytes, monkeypatch: pyte
         decoder.close()
 
 
-def test_a_request_that_nobody_reads_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    large = bytes(1 << 22)  # more than a pipe holds
-    let_hangs_end(monkeypatch, large)
-    ready = f"import struct, threading\nprint({ANSWER.pack(IMAGE, 0, 0, 0)!r}.decode(), end='', flush=True)\n"
-    decoder = IsolatedDecoder(LIMITS, workers=1, command=[sys.executable, "-c", ready + "threading.Event().wait()"])
-    with pytest.raises(RowError, match="took longer than 60 s"):
-        decoder.decode(large)
-    decoder.close()
-
-
 def test_a_worker_has_three_times_the_processor_time_that_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
+    begin = Deadlines.begin
 
-    def timer(seconds: float, function: Callable[..., None], args: Sequence[object]) -> threading.Timer:
+    def note(deadlines: Deadlines, who: Hashable, seconds: float, late: Callable[[], None]) -> None:
         given.append(seconds)
-        return threading.Timer(seconds, function, args)
+        begin(deadlines, who, seconds, late)
 
     decoder = puppets(LIMITS)
-    monkeypatch.setattr(isolation_module, "Timer", timer)
+    monkeypatch.setattr(Deadlines, "begin", note)
     decoder.decode(b"fine")
     decoder.close()
     assert given == [3 * LIMITS.decode_s]
+
+
+@linux
+def test_what_a_large_picture_took_of_the_shared_memory_is_given_back() -> None:
+    def shared() -> int:
+        smaps = Path("/proc/self/smaps").read_text()
+        found = re.findall(r"memfd:text_image_similarity.*\n(?:.*\n)*?Rss: +(\d+) kB", smaps)
+        assert found
+        return sum(map(int, found)) << 10
+
+    decoder = IsolatedDecoder(LIMITS, workers=1)
+    assert decoder.decode(make_png(size=(3000, 2000))).size == (3000, 2000)
+    assert shared() < 12 << 20  # of 18 MB of pixels; those of other tests' small pictures count too
+    decoder.close()
+
+
+def test_a_file_larger_than_the_shared_memory_fails_alone() -> None:
+    decoder = puppets(replace(LIMITS, max_bytes=1000, max_pixels=1000))
+    with pytest.raises(RowError, match="too_many_bytes: more than 1,000 bytes"):
+        decoder.decode(bytes(1 << 20))
+    assert decoder.decode(b"fine").size == (1, 1)
+    decoder.close()
 
 
 def test_an_answer_that_was_not_read_goes_to_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +261,7 @@ def test_a_worker_finds_the_package_wherever_it_came_from(tmp_path: Path) -> Non
 
 def test_a_worker_loads_pillow_and_numpy_alone() -> None:
     settings = worker_command(LIMITS)
-    program = settings[4].replace("serve(settings)", "print(sorted(sys.modules))")
+    program = settings[4].replace("serve(settings, *sys.argv[2:])", "print(sorted(sys.modules))")
     done = subprocess.run([*settings[:4], program, settings[5]], capture_output=True, text=True, check=True)
     for name in ("torch", "pandas", "httpx", "transformers", "multiprocessing"):
         assert f"'{name}'" not in done.stdout

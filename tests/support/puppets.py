@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable
 
 import pytest
 from PIL import Image
@@ -12,20 +12,22 @@ from PIL import Image
 from tests.support.clock import HANG_S
 from text_image_similarity import Limits
 from text_image_similarity.decode import isolation
+from text_image_similarity.decode.deadlines import Deadlines
 from text_image_similarity.decode.isolation import IsolatedDecoder
 from text_image_similarity.decode.worker import ANSWER, IMAGE, REQUEST
 
 _PROGRAM = f"""
-import os, signal, struct, sys, threading
+import mmap, os, signal, struct, sys, threading
 request, answer = struct.Struct({REQUEST.format!r}), struct.Struct({ANSWER.format!r})
-out = sys.stdout.buffer
+area, out = mmap.mmap(int(sys.argv[1]), int(sys.argv[2])), sys.stdout.buffer
 def send(data):
     out.write(data)
     out.flush()
-dot = answer.pack({IMAGE!r}, 1, 1, 3) + bytes([255, 255, 255])
+dot = answer.pack({IMAGE!r}, 1, 1, 3)
 send(answer.pack({IMAGE!r}, 0, 0, 0))
 while head := sys.stdin.buffer.read(request.size):
-    data = sys.stdin.buffer.read(request.unpack(head)[1]).lstrip(b"\\0")  # files that are not texts
+    data = area[:request.unpack(head)[1]].lstrip(b"\\0")  # files that are not texts
+    area[:3] = bytes([255, 255, 255])
     if data == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     elif data == b"exit":
@@ -38,11 +40,12 @@ while head := sys.stdin.buffer.read(request.size):
     elif data == b"noise":
         send(b"not an answer at all, but long enough to be taken for one")
     elif data == b"claim":
-        send(answer.pack({IMAGE!r}, 100, 100, 3) + b"123")
+        send(answer.pack({IMAGE!r}, 100, 100, 3))
     elif data == b"endless":
         send(answer.pack({IMAGE!r}, 1, 1, 1 << 60))
     elif data == b"word":
-        send(answer.pack(b"FAIL", 0, 0, 13) + b"no_such_code!")
+        area[:13] = b"no_such_code!"
+        send(answer.pack(b"FAIL", 0, 0, 13))
     elif data == b"deaf":
         os.close(0)
         os.close(1)
@@ -56,7 +59,7 @@ COMMAND = [sys.executable, "-I", "-S", "-c", _PROGRAM]
 
 def let_hangs_end(monkeypatch: pytest.MonkeyPatch, *does: bytes) -> None:
     """Let the time of these files be over at once, and that of others never, whatever their decoder's limit is."""
-    asked, ask = threading.local(), isolation._Worker.ask
+    asked, ask, start = threading.local(), isolation._Worker.ask, Deadlines.begin
 
     def note(worker: isolation._Worker, data: bytes, shorter_side: int) -> Image.Image:
         asked.data = data
@@ -65,11 +68,11 @@ def let_hangs_end(monkeypatch: pytest.MonkeyPatch, *does: bytes) -> None:
         finally:
             asked.data = None
 
-    def timer(seconds: float, function: Callable[..., None], args: Sequence[object]) -> threading.Timer:
-        return threading.Timer(0.05 if getattr(asked, "data", None) in does else HANG_S, function, args)
+    def begin(deadlines: Deadlines, who: Hashable, seconds: float, late: Callable[[], None]) -> None:
+        start(deadlines, who, 0.05 if getattr(asked, "data", None) in does else HANG_S, late)
 
     monkeypatch.setattr(isolation._Worker, "ask", note)
-    monkeypatch.setattr(isolation, "Timer", timer)
+    monkeypatch.setattr(Deadlines, "begin", begin)
 
 
 def puppets(limits: Limits, workers: int = 1) -> IsolatedDecoder:

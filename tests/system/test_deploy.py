@@ -241,6 +241,38 @@ def test_the_manifests_are_valid_and_all_there(manifests: dict[str, dict[str, An
             kubernetes_validate.validate(resource, release, strict=True)
 
 
+def test_everything_that_is_deployed_decodes_in_processes_of_their_own() -> None:
+    """Each recipe that opens pictures, read as what runs it reads it; a new one must be named here or not open any."""
+
+    def read(path: str, kind: str | None = None) -> Any:
+        found = yaml.safe_load_all((ROOT / "deploy" / path).read_text(encoding="utf-8"))
+        return next(each for each in found if kind in (None, each.get("kind")))
+
+    scorers = [
+        *(service["command"] for name in ("compose", "compose.catalog") for key, service in
+          read(f"service/{name}.yaml")["services"].items() if key.startswith("scorer-")),
+        read("service/kubernetes/deployment.yaml", "Deployment")["spec"]["template"]["spec"]["containers"][0]["args"],
+        read("triton/compose.yaml")["services"]["scorer"]["command"],
+    ]  # fmt: skip
+    assert len(scorers) == 6
+    assert all(options(arguments).isolate_decoder for arguments in scorers)
+    job = read("kubernetes/job.yaml", "Job")["spec"]["template"]["spec"]["containers"][0]["args"]
+    (settings,) = [argument.partition("=")[2] for argument in job if argument.startswith("--config=")]
+    assert json.loads(settings)["isolate_decoder"] is True
+    service = read("ray/rayservice.yaml", "RayService")
+    for serve_config in (read("ray/serve.yaml"), yaml.safe_load(service["spec"]["serveConfigV2"])):
+        (application,) = serve_config["applications"]
+        assert all(model["isolate_decoder"] is True for model in application["args"]["models"].values())
+    scripts = {
+        "lambda/handler.py": '"isolate_decoder": True',
+        "spark/score_job.py": "isolate_decoder=True",
+        "airflow/score_pairs_dag.py": "--isolate-decoder",
+        "service/kubernetes-catalog/upkeep.yaml": "--isolate-decoder",
+    }
+    for script, asked in scripts.items():
+        assert asked in (ROOT / "deploy" / script).read_text(encoding="utf-8"), script
+
+
 def test_the_pods_run_the_command_and_are_asked_for_routes_that_exist(manifests: dict[str, dict[str, Any]]) -> None:
     spec = manifests["Deployment"]["spec"]
     pod = spec["template"]["spec"]

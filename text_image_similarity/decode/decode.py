@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from ..config import Limits
 from ..errors import ErrorCode, RowError
+from .av1 import check_coded_size
 from .colours import to_rgb, turn_of
 from .formats import ends_early, sniff
 from .readers import Source, check_size, readers_within
@@ -36,6 +37,8 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
     name = sniff(data)
     with _as_row_error(name, data), _opened(name, data, limits) as image:
         check_size(image.size, limits)
+        if name == "AVIF":
+            check_coded_size(data, image.size, limits)
         if shorter_side is not None:
             width, height = (-(-side * shorter_side // min(image.size)) for side in image.size)  # rounded up
             image.draft(image.mode, (width, height))

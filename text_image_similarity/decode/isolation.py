@@ -1,14 +1,16 @@
 """The parent's side of isolated decoding: a picture that crashes or hangs the decoder costs its row and nothing else.
 
-Each picture goes to a worker process (`worker`), one at a time, and comes back as pixels. A worker that dies, answers
-nonsense or takes too long is killed and replaced. Workers are started as programs of their own and not forked: a fork
-copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
+Each picture goes to a worker process (`worker`), one at a time, and comes back as pixels, both through memory that the two
+processes share (`area`); only a few bytes go through pipes. Workers live as long as the decoder. One that dies, answers
+nonsense or takes too long is killed and replaced; no other picture is in it. Workers are started as programs of their own
+and not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import mmap
 import os
 import signal
 import struct
@@ -18,13 +20,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from threading import BoundedSemaphore, Lock, Timer
+from threading import BoundedSemaphore, Lock
+from weakref import finalize
 
 from PIL import Image
 
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError
 from ..system import usable_cores
+from .area import SharedArea
+from .deadlines import Deadlines
 from .worker import ANSWER, FAILURE, IMAGE, REQUEST
 
 logger = logging.getLogger("text_image_similarity")
@@ -34,21 +39,23 @@ import json, sys
 settings = json.loads(sys.argv[1])
 sys.path[:] = settings["path"]
 from text_image_similarity.decode.worker import serve
-serve(settings)
+serve(settings, *sys.argv[2:])
 """
 _START_S = 60.0
 _NONSENSE = "the decoder process answered nonsense"
-_LONGEST_ERROR = 1 << 16
 _CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc would keep what a large picture took, within a limited address space.
+    # glibc would keep what a large picture took, within a limited address space; what usual ones take it is to keep, for
+    # fetching it from the system again for each of them takes as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 25),
+    "MALLOC_TOP_PAD_": str(1 << 22),
 }
 
 
 def worker_command(limits: Limits) -> list[str]:
-    """Return the command that starts a worker which finds its modules where this process found them."""
+    """Return the command, all but the handle and the size of its area, of a worker that finds its modules where this process did."""
     root = str(Path(__file__).parents[2])
     settings = {
         "path": [root, *(str(Path(entry).absolute()) for entry in sys.path)],
@@ -67,7 +74,7 @@ class IsolatedDecoder:
     Args:
         limits: Caps on pixels and sides, and what one picture may take: `decode_s` and `decode_memory`.
         workers: Processes at most; None is one a core.
-        command: What starts a worker, for tests; None starts the real one.
+        command: What starts a worker, without its area's handle and size, for tests; None starts the real one.
 
     Raises:
         ConfigError: Workers cannot be started here.
@@ -81,6 +88,8 @@ class IsolatedDecoder:
         self._idle: list[_Worker] = []
         self._running: set[_Worker] = set()
         self._closed = False
+        self._deadlines = Deadlines()
+        finalize(self, self._deadlines.close)
         if find_spec("resource") is None:
             logger.warning("this system has no resource limits: isolated decoders are bound in time, not in memory")
         try:
@@ -121,9 +130,10 @@ class IsolatedDecoder:
             self._idle.clear()
         for worker in workers:
             worker.kill()
+        self._deadlines.close()
 
     def _start(self) -> _Worker:
-        worker = _Worker(self._command, self._limits)
+        worker = _Worker(self._command, self._limits, self._deadlines)
         with self._lock:
             if not self._closed:
                 self._running.add(worker)
@@ -135,38 +145,56 @@ class IsolatedDecoder:
 class _Worker:
     """One process. `usable` until it fails to answer."""
 
-    def __init__(self, command: Sequence[str], limits: Limits) -> None:
-        self._limits = limits
-        self._lock = Lock()
-        self._asked = 0  # which request is waited for, so that a clock that comes too late stops no other
+    def __init__(self, command: Sequence[str], limits: Limits, deadlines: Deadlines) -> None:
+        self._limits, self._deadlines = limits, deadlines
         self._late = False
         self.usable = False
-        environment = {**os.environ, **_ENVIRONMENT}
+        try:
+            self._area = SharedArea(_area_bytes(limits))
+        except (OSError, ValueError, OverflowError) as exc:
+            raise RowError(
+                ErrorCode.DECODER_CRASH, f"there is no memory to share with a decoder process: {exc}"
+            ) from exc
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                [*command, self._area.handle, str(self._area.size)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_ENVIRONMENT},
+                pass_fds=self._area.inherited,
             )
         except OSError as exc:
+            self._area.close()
             raise RowError(ErrorCode.DECODER_CRASH, f"a decoder process cannot be started: {exc}") from exc
+        self._area.passed_on()
         try:
-            self._within(_START_S, b"")
+            self._within(_START_S)
         except RowError:
             self.kill()
             raise
 
     def ask(self, data: bytes, shorter_side: int) -> Image.Image:
         """Have a picture decoded."""
-        kind, size, body = self._within(_CLOCK * self._limits.decode_s, REQUEST.pack(shorter_side, len(data)), data)
-        if kind == FAILURE:
-            code, _, detail = body.decode("utf-8", "replace").partition(" ")
-            if code in set(ErrorCode):
-                raise RowError(ErrorCode(code), detail)
-        elif kind == IMAGE and len(body) == size[0] * size[1] * 3 > 0:
-            return Image.frombytes("RGB", size, body)
+        if len(data) > self._area.size:
+            raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._limits.max_bytes:,} bytes")
+        self._area.memory[: len(data)] = data
+        seconds = _CLOCK * self._limits.decode_s
+        kind, size, length = self._within(seconds, REQUEST.pack(shorter_side, len(data)))
+        try:
+            with memoryview(self._area.memory) as whole, whole[:length] as answer:
+                if kind == FAILURE:
+                    code, _, detail = bytes(answer).decode("utf-8", "replace").partition(" ")
+                    if code in set(ErrorCode):
+                        raise RowError(ErrorCode(code), detail)
+                elif kind == IMAGE and length == len(answer) == size[0] * size[1] * 3 > 0:
+                    return Image.frombytes("RGB", size, answer)
+        finally:
+            self._area.forget(max(len(data), length))
         raise self._failure(_NONSENSE)
 
     def kill(self) -> None:
-        """End the process and let go of its pipes."""
+        """End the process, and let go of its pipes and its area."""
         self.usable = False
         self._process.kill()
         self._process.wait()
@@ -174,40 +202,30 @@ class _Worker:
             if pipe is not None:
                 with suppress(OSError):  # of what was still to be written
                     pipe.close()
+        self._area.close()
 
-    def _within(self, seconds: float, *parts: bytes) -> tuple[bytes, tuple[int, int], bytes]:
+    def _within(self, seconds: float, request: bytes = b"") -> tuple[bytes, tuple[int, int], int]:
         """Send a request and return the answer; the process is killed when the time is over."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
         self.usable = False  # until its answer is read to the end: what interrupts that must not leave it to the next
-        clock = Timer(seconds, self._overran, (self._asked,))
-        clock.daemon = True
-        clock.start()
+        self._deadlines.begin(self, seconds, self._process.kill)
+        broken: Exception | None = None
+        answered = False
         try:
-            for part in parts:
-                requests.write(part)
+            requests.write(request)
             requests.flush()
             kind, width, height, length = ANSWER.unpack(answers.read(ANSWER.size))
-            if length > max(3 * self._limits.max_pixels, _LONGEST_ERROR):
-                raise self._failure(_NONSENSE)
-            if len(body := answers.read(length)) < length:
-                raise self._failure()
-            self.usable = True
+            answered = True
         except (OSError, ValueError, struct.error) as exc:  # its pipe has ended, or was closed by `kill`
-            raise self._failure() from exc
+            broken = exc
         finally:
-            clock.cancel()
-            with self._lock:
-                self._asked += 1
-                self.usable = self.usable and not self._late
-        return kind, (width, height), body
-
-    def _overran(self, asked: int) -> None:
-        with self._lock:
-            if asked == self._asked:
-                self._late = True
-                self._process.kill()
+            self._late = not self._deadlines.end(self)
+            self.usable = answered and not self._late
+        if broken is not None:
+            raise self._failure() from broken
+        return kind, (width, height), length
 
     def _failure(self, said: str | None = None) -> RowError:
         """Say how the process ended."""
@@ -226,3 +244,8 @@ class _Worker:
             else:
                 said = f"the decoder process ended with exit code {code}"
         return RowError(ErrorCode.DECODER_CRASH, said)
+
+
+def _area_bytes(limits: Limits) -> int:
+    """Return the size of what is shared with a worker: a file takes it first, its pixels in RGB then."""
+    return max(limits.max_bytes, min(3 * limits.max_pixels, limits.decode_memory), mmap.PAGESIZE)

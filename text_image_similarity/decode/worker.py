@@ -1,13 +1,15 @@
-"""The child's side of isolated decoding: pictures in through a pipe, pixels out, within limits that cannot be raised again.
+"""The child's side of isolated decoding: pictures in, pixels out, within limits that cannot be raised again.
 
-A request is (shorter side or 0, length) and the file; an answer is (kind, width, height, length) and the pixels in RGB, or
-the error as "code detail". Of heavy libraries only Pillow and NumPy are loaded. The process ends with its parent: then
+Both lie at the beginning of memory that the processes share (`area`). A request, through standard input, is (shorter side or
+0, length) of a file there; an answer, through standard output, is (kind, width, height, length) of what has taken its
+place: the pixels in RGB, or the error as "code detail". Of heavy libraries only Pillow and NumPy are loaded. The process ends with its parent: then
 nothing more comes through the pipe.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import signal
 import struct
@@ -19,7 +21,8 @@ from typing import IO, Any
 from PIL import AvifImagePlugin
 
 from ..config import Limits
-from ..errors import RowError
+from ..errors import ErrorCode, RowError
+from .area import open_area
 from .decode import decode
 
 try:
@@ -30,15 +33,16 @@ except ImportError:  # Windows
 REQUEST = struct.Struct(">IQ")
 ANSWER = struct.Struct(">4sIIQ")
 IMAGE, FAILURE = b"RGB\n", b"FAIL"
-_PIPE_BYTES = 1 << 20  # Linux's limit for everybody; a pipe's usual 64 KiB cost a switch between processes each
 
 
-def serve(settings: dict[str, Any]) -> None:
+def serve(settings: dict[str, Any], handle: str, size: str) -> None:
     """Decode what comes through standard input until it ends.
 
     Args:
         settings: `max_pixels`, `max_side`, `decode_s` and `decode_memory` of `Limits`; `heif`, the module that registers
             an opener for HEIF, or None.
+        handle: Of the area that is shared with the parent.
+        size: Its bytes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     requests, answers = sys.stdin.buffer, _own_output()
@@ -46,39 +50,45 @@ def serve(settings: dict[str, Any]) -> None:
     if settings["heif"]:
         import_module(settings["heif"]).register_heif_opener()
     limits = Limits(**{name: settings[name] for name in ("max_pixels", "max_side", "decode_s", "decode_memory")})
+    area = open_area(handle, int(size))
     _limit_memory(limits.decode_memory)
     _send(answers, IMAGE)  # ready
     while len(head := requests.read(REQUEST.size)) == REQUEST.size:
         shorter_side, length = REQUEST.unpack(head)
         _limit_time(limits.decode_s)
-        _answer(answers, requests.read(length), limits, shorter_side or None)
+        _send(answers, *_answer(area, length, limits, shorter_side or None))
 
 
-def _answer(answers: IO[bytes], data: bytes, limits: Limits, shorter_side: int | None) -> None:
+def _answer(
+    area: mmap.mmap, length: int, limits: Limits, shorter_side: int | None
+) -> tuple[bytes, tuple[int, int], int]:
     """Decode one picture; nothing of it is kept while the next one is waited for."""
     try:
-        image = decode(data, limits, shorter_side=shorter_side)
-        _send(answers, IMAGE, image.size, image.tobytes())
+        image = decode(area[:length], limits, shorter_side=shorter_side)
+        size, content = image.size, image.tobytes()
+        area[: len(content)] = content
+        return IMAGE, size, len(content)
     except RowError as error:
-        _send(answers, FAILURE, body=f"{error.code.value} {error.detail}".encode("utf-8", "replace"))
+        return _failure(area, error)
+    except (MemoryError, ValueError, IndexError):  # of the pixels as bytes, or of an area that they do not fit in
+        return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the picture's pixels"))
+
+
+def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], int]:
+    said = f"{error.code.value} {error.detail}".encode("utf-8", "replace")[: mmap.PAGESIZE]
+    area[: len(said)] = said
+    return FAILURE, (0, 0), len(said)
 
 
 def _own_output() -> IO[bytes]:
     """Take standard output for answers alone, so that what a library prints does not come between them."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    try:
-        import fcntl
-
-        fcntl.fcntl(answers.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except (ImportError, AttributeError, OSError):
-        pass  # only slower
     return answers
 
 
-def _send(answers: IO[bytes], kind: bytes, size: tuple[int, int] = (0, 0), body: bytes = b"") -> None:
-    answers.write(ANSWER.pack(kind, *size, len(body)))
-    answers.write(body)
+def _send(answers: IO[bytes], kind: bytes, size: tuple[int, int] = (0, 0), length: int = 0) -> None:
+    answers.write(ANSWER.pack(kind, *size, length))
     answers.flush()
 
 

@@ -52,7 +52,8 @@ class Stages:
         # What is known of a picture's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self._most_bytes = config.limits.max_bytes
-        self._decoders = BoundedSemaphore(usable_cores())  # large images are decoded a few at a time
+        # Large images are decoded a few at a time; where others do it, they decode the next ones as these are resized.
+        self._decoders = BoundedSemaphore(usable_cores() * (2 if config.isolate_decoder else 1))
         self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
         self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
 

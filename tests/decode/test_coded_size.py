@@ -1,0 +1,163 @@
+"""Files whose header claims another size than they are coded in: no claim lets more pixels through than the caps."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+
+from tests.support.images import gradient, saved
+from text_image_similarity import Limits, RowError
+from text_image_similarity.decode import decode
+from text_image_similarity.decode.av1 import coded_areas
+
+SIDE = 1200
+LARGE = Image.new("RGB", (SIDE, SIDE), "red")
+LIMITS = Limits(max_pixels=1_000_000)
+CLAIM = 64
+
+
+def claiming(avif: bytes, side: int = CLAIM) -> bytes:
+    """Write another size in an AVIF's `ispe` box."""
+    at = avif.index(b"ispe") + 8
+    return avif[:at] + struct.pack(">II", side, side) + avif[at + 8 :]
+
+
+def with_stream(avif: bytes, stream: bytes) -> bytes:
+    """Let an AVIF's one item be other bytes, behind its end."""
+    at = avif.index(b"iloc") + 18
+    box = struct.pack(">I4s", 8 + len(stream), b"free") + stream
+    return avif[:at] + struct.pack(">II", len(avif) + 8, len(stream)) + avif[at + 8 :] + box
+
+
+def stream_of(avif: bytes) -> bytes:
+    start, size = struct.unpack_from(">II", avif, avif.index(b"iloc") + 18)
+    return avif[start : start + size]
+
+
+def unit(kind: int, *fields: tuple[int, int]) -> bytes:
+    """Make a unit of an AV1 stream of (value, bits)."""
+    bits = "".join(f"{value:0{count}b}" for value, count in fields) + "1"
+    body = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8))
+    return bytes([kind << 3 | 2, len(body)]) + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("options", [{}, {"save_all": True}, {"subsampling": "4:4:4", "range": "limited"}])
+def test_an_honest_avif_is_read(mode: str, options: dict[str, object]) -> None:
+    picture = gradient(60, 40).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(picture.convert("L"))
+    if options.get("save_all"):
+        options = {**options, "append_images": [picture.rotate(180)]}
+    data = saved(picture, "AVIF", **options)
+    items, tracks = coded_areas(data)
+    assert items == [60 * 40] * (2 if mode == "RGBA" else 1)
+    assert tracks == (items if options.get("save_all") else [])
+    assert decode(data, Limits(max_pixels=60 * 40)).size == (60, 40)
+
+
+def test_an_avif_is_held_against_what_it_is_coded_in() -> None:
+    data = claiming(saved(LARGE, "AVIF", speed=10))
+    with pytest.raises(RowError, match=r"too_many_pixels: 64 x 64 is coded as 1,440,000 pixels, over 1,000,000"):
+        decode(data, LIMITS)
+    with pytest.raises(RowError, match="corrupt: AVIF: it claims 64 x 64 and is coded as 1,440,000 pixels"):
+        decode(data, Limits())
+
+
+def test_a_track_of_an_avif_is_held_too() -> None:
+    data = saved(LARGE, "AVIF", speed=10, save_all=True, append_images=[LARGE.rotate(90)])
+    data = data.replace(b"meta", b"free").replace(
+        struct.pack(">II", SIDE << 16, SIDE << 16), struct.pack(">II", 64 << 16, 64 << 16)
+    )
+    assert coded_areas(data) == ([], [SIDE * SIDE])
+
+
+def test_frames_that_an_avif_hides_count() -> None:
+    data = saved(gradient(200, 200), "AVIF", speed=10)
+    stream = stream_of(data)
+    start = 2 + 2 + stream[3]  # a temporal delimiter, a sequence header
+    assert stream[start] >> 3 & 15 == 6
+    hidden = with_stream(data, stream[:start] + stream[start:] * 40)
+    assert coded_areas(hidden) == ([200 * 200] * 40, [])
+    with pytest.raises(RowError, match="corrupt: AVIF: it claims 200 x 200 and is coded as 1,600,000 pixels"):
+        decode(hidden, Limits())
+
+
+def test_a_frame_with_a_size_of_its_own_counts_as_the_largest_that_it_may_have() -> None:
+    sequence = unit(
+        1, (0, 3), (0, 1), (0, 1),  # profile, still picture, reduced header
+        (1, 1), (1, 32), (1, 32), (0, 1), (1, 1), (9, 5), (1, 32), (9, 5), (4, 5),  # timing and a decoder's model
+        (0, 1), (0, 5), (0, 12), (8, 5), (0, 1), (0, 1),  # one operating point
+        (14, 4), (13, 4), (63, 15), (31, 14),  # up to 32768 x 16384, claimed 64 x 32
+        (0, 1), (0, 7), (0, 1), (1, 1), (1, 1),  # ids, tools, order hints, screen content and whole vectors as frames say
+    )  # fmt: skip
+    start = [(0, 1), (0, 2), (1, 1), (0, 5), (0, 1), (0, 1)]  # shown, a key frame, its time
+    own, same = unit(6, *start, (1, 1)), unit(6, *start, (0, 1))
+    again = unit(3, (1, 1))
+    data = with_stream(saved(gradient(64, 32), "AVIF", speed=10), sequence + same + again + own)
+    assert coded_areas(data) == ([64 * 32, 0, 32768 * 16384], [])
+    with pytest.raises(RowError, match="too_many_pixels: 64 x 32 is coded as 536,872,960"):
+        decode(data, Limits())
+
+
+@pytest.mark.parametrize("stream", [b"\x12\0" * 30_000, b"\x0a\x01\xff", b"\x0a" + b"\xff" * 9])
+def test_a_stream_that_makes_no_sense_costs_its_row(stream: bytes) -> None:
+    with pytest.raises(RowError, match="corrupt: AVIF"):
+        decode(with_stream(saved(gradient(64, 32), "AVIF", speed=10), stream), Limits())
+
+
+def png(*sizes: int) -> bytes:
+    data = saved(LARGE, "PNG")
+    heads = []
+    for size in sizes:
+        body = b"IHDR" + struct.pack(">II", size, size) + data[24:29]
+        heads.append(struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)))
+    return data[:8] + b"".join(heads) + data[33:]
+
+
+def jpeg(*sizes: int) -> bytes:
+    data = saved(LARGE, "JPEG")
+    at = data.index(b"\xff\xc0")
+    end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+    frames = [data[at : at + 5] + struct.pack(">HH", size, size) + data[at + 9 : end] for size in sizes]
+    return data[:at] + b"".join(frames) + data[end:]
+
+
+def webp(*sizes: int) -> bytes:
+    body = saved(LARGE, "WEBP", lossless=True, method=0)[12:]
+    canvas = b"VP8X" + struct.pack("<II", 10, 0) + (sizes[0] - 1).to_bytes(3, "little") * 2
+    return b"RIFF" + struct.pack("<I", 4 + len(canvas) + len(body)) + b"WEBP" + canvas + body
+
+
+def gif(*sizes: int) -> bytes:
+    data = saved(LARGE.convert("P"), "GIF")
+    return data[:6] + struct.pack("<HH", *sizes * 2) + data[10:]
+
+
+def tiff(*sizes: int) -> bytes:
+    data = saved(LARGE, "TIFF", compression="jpeg")
+    for tag in (256, 257):
+        at = next(at for at in (data.find(struct.pack("<HHI", tag, kind, 1)) for kind in (3, 4)) if at > 0)
+        data = data[:at] + struct.pack("<HHII", tag, 4, 1, *sizes) + data[at + 12 :]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (lambda: png(CLAIM, SIDE), "too_many_pixels: 1200 x 1200"),
+        (lambda: jpeg(CLAIM, SIDE), "too_many_pixels: 1200 x 1200"),
+        (lambda: jpeg(SIDE, CLAIM), "corrupt"),
+        (lambda: webp(CLAIM), "corrupt"),
+        (lambda: webp(16_000), "too_many_pixels: 16000 x 16000"),
+        (lambda: gif(CLAIM), "too_many_pixels: 1200 x 1200"),
+        (lambda: tiff(CLAIM), "corrupt"),
+    ],
+)
+def test_other_formats_cannot_hide_a_larger_picture(data: Callable[[], bytes], said: str) -> None:
+    with pytest.raises(RowError, match=said):
+        decode(data(), LIMITS)

@@ -1,0 +1,60 @@
+"""Deadlines of many waits, watched by one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from threading import Condition, Thread
+
+
+class Deadlines:
+    """Calls for each wait that is not over in time; safe to share between threads.
+
+    Its thread starts with the first wait: a `threading.Timer` each would cost a picture as much as handing it over does.
+    """
+
+    def __init__(self) -> None:
+        self._waits: dict[Hashable, tuple[float, Callable[[], None]]] = {}
+        self._changed = Condition()
+        self._wakes = float("inf")  # when the thread will look again
+        self._thread: Thread | None = None
+        self._closed = False
+
+    def begin(self, who: Hashable, seconds: float, late: Callable[[], None]) -> None:
+        """Watch a wait.
+
+        Args:
+            who: Whose it is; one at a time.
+            seconds: How long it may take.
+            late: Called once if it takes longer; it must be quick.
+        """
+        due = time.monotonic() + seconds
+        with self._changed:
+            self._waits[who] = due, late
+            if self._thread is None and not self._closed:
+                self._thread = Thread(target=self._watch, name="deadlines", daemon=True)
+                self._thread.start()
+            if due < self._wakes:
+                self._changed.notify()
+
+    def end(self, who: Hashable) -> bool:
+        """End a wait; say whether it was in time."""
+        with self._changed:
+            return self._waits.pop(who, None) is not None
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for who, (due, late) in list(self._waits.items()):
+                    if due <= now:
+                        del self._waits[who]
+                        late()
+                self._wakes = min((due for due, _ in self._waits.values()), default=float("inf"))
+                self._changed.wait(None if self._wakes == float("inf") else max(0.0, self._wakes - now))
