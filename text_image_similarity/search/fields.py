@@ -22,10 +22,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from numbers import Real
 from typing import Literal, get_args
-from unicodedata import normalize
 
 from ..config import one_of
 from ..errors import InputTypeError, UsageError
+from ..normal_forms import normal_form
 from ..records import is_missing, is_whole
 
 FieldKind = Literal["text", "number", "bool", "date", "texts"]
@@ -106,7 +106,7 @@ class Field:
             )
         if not is_whole(value):
             raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
-        return normalize("NFC", value)
+        return normal_form("NFC", value)
 
     def _number(self, value: object) -> float:
         try:

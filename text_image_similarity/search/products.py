@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputTypeError, RowError, UsageError
+from ..normal_forms import normal_form
 from ..records import EncodedImage, is_missing, is_whole, reference_of
 from .arguments import check_type, several
 from .fields import Field, Value, named
@@ -61,8 +61,8 @@ class Product:
             raise UsageError("Product.id is empty; each product needs an id of its own")
         if self.group is not None:
             _check_text("Product.group", self.group, _MOST_ID)
-            object.__setattr__(self, "group", normalize("NFC", self.group) or None)
-        object.__setattr__(self, "id", normalize("NFC", self.id))
+            object.__setattr__(self, "group", normal_form("NFC", self.group) or None)
+        object.__setattr__(self, "id", normal_form("NFC", self.id))
         object.__setattr__(self, "images", _references(self.images))
         if not isinstance(self.fields, Mapping):
             raise InputTypeError.of("Product.fields", "a mapping from names to values", self.fields)
@@ -155,7 +155,7 @@ def checked_id(given: object, name: str) -> str:
     """
     check_type(name, given, str, "a product's id, which is a text")
     _check_text(name, given, _MOST_ID)
-    return normalize("NFC", str(given))
+    return normal_form("NFC", str(given))
 
 
 def checked_ids(given: object) -> list[str]:

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from ...errors import DatabaseError
+from ...normal_forms import normal_form
 from ..fields import BUILT_IN, Field
 from ..filters import Filter
 from ..filters.postgres import PostgresWriter
@@ -204,7 +205,7 @@ def _dialect(sql: str) -> str:
 
 def _words(text: str) -> list[str]:
     """Return the words of a text without case and accents; PostgreSQL's own parsers depend on the server's locale."""
-    plain = unicodedata.normalize("NFKD", text).casefold()
+    plain = normal_form("NFKD", text).casefold()
     found = re.findall(r"[^\W_]+", "".join(sign for sign in plain if not unicodedata.combining(sign)))
     return [word for word in found if len(word.encode()) <= _LONGEST_WORD]
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from hashlib import blake2b
 from typing import Any, Literal, get_args
-from unicodedata import normalize
 
 import numpy as np
 
 from ...errors import InputTypeError, UsageError
 from ...files import without_nan
+from ...normal_forms import normal_form
 
 EventKind = Literal["click", "cart", "buy", "wrong"]
 _ID = re.compile("[0-9a-f]{32}")
@@ -98,7 +98,7 @@ class LogEvent:
             raise UsageError(f"the kind of an event is click, cart, buy or wrong, not {self.kind!r:.100}")
         if not isinstance(self.product, str) or not self.product:
             raise InputTypeError.of("LogEvent.product", "a product's id", self.product)
-        object.__setattr__(self, "product", normalize("NFC", self.product))  # as the ids of products are
+        object.__setattr__(self, "product", normal_form("NFC", self.product))  # as the ids of products are
 
     def as_dict(self) -> dict[str, Any]:
         """Return the members by their names."""

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
+from ...normal_forms import normal_form
 from .entries import LogEntry, LogEvent
 from .joined import is_first_page, terms_of, with_events
 from .match_log import MatchLog
@@ -136,6 +136,6 @@ def _describe_term(term: Mapping[str, Any]) -> str:
     weight = term.get("weight", 1)
     times = "" if weight == 1 else f"{weight} × "
     if isinstance(text := term.get("text"), str):
-        return times + " ".join(normalize("NFC", text).casefold().split())
+        return times + " ".join(normal_form("NFC", text).casefold().split())
     kind, value = next(((name, value) for name, value in term.items() if name != "weight"), ("term", ""))
     return f"{times}{kind.removesuffix('_sha256')} {str(value)[: 12 if kind.endswith('_sha256') else _SHOWN]}"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
-from unicodedata import normalize
 
 from fastapi import Request
 
 from ...errors import ConfigError, UsageError
+from ...normal_forms import normal_form
 from ...search import Product
 from ...search.fields import ERROR, ID
 from ...search.filters import And, Compare, Filter, OneOf, parse_filter
@@ -111,7 +111,7 @@ async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable
     Raises:
         ProblemError: `unknown_product`, whether one is hidden or not there.
     """
-    wanted = tuple({normalize("NFC", id): None for id in ids if id is not None})
+    wanted = tuple({normal_form("NFC", id): None for id in ids if id is not None})
     if not wanted or key_of(request).where is None:
         return
     where = OneOf(ID, wanted)
@@ -127,7 +127,7 @@ async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Produ
     Raises:
         ProblemError: `unknown_product`, whether it is hidden or not there.
     """
-    found = await visible(request, catalog, Compare(ID, "eq", normalize("NFC", id)), 1)
+    found = await visible(request, catalog, Compare(ID, "eq", normal_form("NFC", id)), 1)
     if not found:
         raise unknown_product(id)
     return found[0]
