@@ -448,6 +448,14 @@ def test_an_injected_transport_needs_no_network(raised: Exception, code: str) ->
     assert failure(Fetcher(PATIENT, transport=httpx.MockTransport(answer)), "http://photos.test/a.jpg").code == code
 
 
+def test_a_redirect_that_is_too_long_is_not_taken_apart() -> None:
+    location = ("http://a" + "\u0315\u0300" * 5_000 + "/").encode()
+    transport = httpx.MockTransport(lambda request: httpx.Response(302, headers=[(b"Location", location)]))
+    said = failure(Fetcher(PATIENT, transport=transport), "http://photos.test/a.jpg")
+    assert said.code == "redirect_error"
+    assert "more than 8,192" in said.detail
+
+
 def test_the_deadline_holds_for_an_injected_stream_too(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = stop_fetchers_clock(monkeypatch)
 

@@ -59,6 +59,7 @@ class Fetcher:
             headers={"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"},
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
+            event_hooks={"response": [_check_redirect]},
         )
         self._hosts = Hosts(config.limits.per_host, self._closing)
 
@@ -201,6 +202,12 @@ def check_files(config: Config) -> None:
     HostHeaders(config.headers_file)
     if config.ca_file is not None:
         create_ssl_context(config.ca_file, {})
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """Refuse a redirect before httpx takes its address apart, which it does even if it follows none."""
+    if response.has_redirect_location:
+        _redirected(response.request.url, response.headers.get_list("location"))
 
 
 def _redirected(url: httpx.URL, locations: list[str]) -> httpx.URL:
