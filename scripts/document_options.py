@@ -49,6 +49,8 @@ def _limits() -> str:
 
 def _limit(value: object) -> str:
     """Write a limit as `--limit` reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
     if isinstance(value, bool) or not isinstance(value, int):
         return f"{value:g}" if isinstance(value, float) else str(value).lower()
     multiples = (f"{value // size}{unit}" for unit, size in MULTIPLES.items() if value % size == 0)

@@ -343,6 +343,7 @@ def test_what_cannot_be_reached_is_said_at_once(folder: Path) -> None:
         (httpx.Response(200, json=[1]), UsageError, "is not a text-image-similarity service"),
         (httpx.Response(200, json={"version": "3"}), TableError, "otherwise than.*KeyError: 'limits'"),
         (httpx.Response(307, headers={"location": "https://b.example/"}), UsageError, "307 to 'https://b.example/'"),
+        (httpx.Response(307, headers={"location": "http://" + "x" * 300}), UsageError, "its host has 300 characters"),
     ],
 )
 def test_what_is_no_service_of_ours_is_said(

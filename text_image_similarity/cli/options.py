@@ -114,12 +114,16 @@ def _whole_number(text: str) -> int:
     return int(text[:-3]) * MULTIPLES[text[-3:]] if text[-3:] in MULTIPLES else int(text)
 
 
+def _listed(read: Callable[[str], object]) -> Callable[[str], object]:
+    return lambda text: () if text == "none" else tuple(map(read, text.split(",")))
+
+
 _READERS: dict[Any, tuple[Callable[[str], object], str]] = {
     bool: (_flag, "true or false"),
     float: (float, "a number of seconds"),
     int: (_whole_number, "a whole number, such as 500, 50_000 or 20MiB"),
-    tuple[str, ...]: (lambda text: tuple(text.split(",")), "networks with commas, such as 10.1.0.0/16"),
-    tuple[int, ...]: (lambda text: tuple(map(int, text.split(","))), "ports with commas, such as 81,8443"),
+    tuple[str, ...]: (_listed(str), "networks with commas, such as 10.1.0.0/16"),
+    tuple[int, ...]: (_listed(int), "ports with commas, such as 81,8443"),
 }
 
 

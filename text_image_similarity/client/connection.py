@@ -95,6 +95,7 @@ class Connection:
             # Those of a balancer would tie us to one replica.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
+            event_hooks={"response": [_check_redirect]},
         )
 
     @property
@@ -202,6 +203,17 @@ def _said(problem: Exception) -> str:
     said = str(problem) or type(problem).__name__
     said = printable(said)
     return explain_proxy(said) if isinstance(problem, httpx.ProxyError) else said
+
+
+def _check_redirect(response: httpx.Response) -> None:
+    """Look at where a redirect leads before httpx takes it apart, which it does even if it follows none."""
+    if response.has_redirect_location:
+        try:
+            http_url(response.headers["location"], response.request.url)
+        except ValueError as exc:
+            raise UsageError(
+                f"the service at {response.request.url} is elsewhere, at no URL that can be used: {exc}"
+            ) from exc
 
 
 def path_to(response: httpx.Response) -> str:

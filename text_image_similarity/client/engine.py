@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from ..config import Config, Limits, at_least, pair_score
+from ..checks import at_least
+from ..config import Config, Limits, pair_score
 from ..encoders import ModelInfo
 from ..errors import ConfigError, ErrorCode, ModelUnavailableError, RowError, TableError, UsageError, printable
 from ..pipeline import RunStats, Tag, TaggedRows, score_concurrently

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from ..config import Config, one_of, require_config
+from ..checks import one_of
+from ..config import Config, require_config
 from ..errors import ConfigError, UsageError
 from ..files import CALIBRATION
 from ..preprocess import ImageLike

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, get_args
 
-from ..config import at_least, one_of, true_or_false
+from ..checks import at_least, one_of, true_or_false
 from ..errors import ConfigError
 
 Target = Literal["onnx", "openvino", "tensorrt", "triton", "web"]

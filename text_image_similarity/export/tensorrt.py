@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 
-from ..config import at_least
+from ..checks import at_least
 from ..encoders.exported import PLANS_SCRIPT
 from ..errors import ConfigError, ModelError
 from .typing_lint import lint_typing

@@ -118,8 +118,11 @@ def _check_spelling(host: str) -> None:
 
 def file_url_path(url: str) -> Path:
     """Return the path that a `file:` URL names on this machine."""
-    if len(url) > _MOST_URL:
-        raise RowError(ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters, more than {_MOST_URL:,}")
+    authority = _ABSOLUTE.match(url)
+    if len(url) > _MOST_URL or (authority and len(authority.group(1)) > _MOST_AUTHORITY):
+        raise RowError(
+            ErrorCode.INVALID_URL, f"a file: URL of {len(url):,} characters, or with a host that is too long"
+        )
     try:
         parts = urlsplit(url)
     except ValueError as exc:

@@ -9,7 +9,8 @@ from itertools import islice
 import httpx
 import numpy as np
 
-from ..config import Config, ScoreKind, at_least, pair_score
+from ..checks import at_least
+from ..config import Config, ScoreKind, pair_score
 from ..embeddings import Vector
 from ..encoders import Encoder
 from ..errors import RowError

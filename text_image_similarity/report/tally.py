@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
-from ..config import RowScore, one_of
+from ..checks import one_of
+from ..config import RowScore
 from ..errors import ErrorCode
 from ..fetch import strip_invisible
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..config import true_or_false
+from ..checks import true_or_false
 from ..errors import RowError, UsageError
 from ..metrics.calibration import Calibration, fit_calibration
 from ..similarity import cosine

@@ -13,7 +13,8 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
-from ..config import Config, at_least
+from ..checks import at_least
+from ..config import Config
 from ..encoders import Encoder
 from ..errors import RowError
 from ..files import path_text

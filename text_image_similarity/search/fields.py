@@ -23,7 +23,7 @@ from decimal import Decimal
 from numbers import Real
 from typing import Literal, get_args
 
-from ..config import one_of
+from ..checks import one_of
 from ..errors import InputTypeError, UsageError
 from ..normal_forms import normal_form
 from ..records import is_missing, is_whole

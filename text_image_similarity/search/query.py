@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import at_least, one_of, true_or_false
+from ..checks import at_least, one_of, true_or_false
 from ..errors import InputTypeError, UsageError
 from ..pipeline import ImageSource
 from ..pipeline.inputs import check_image

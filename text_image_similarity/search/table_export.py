@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..config import true_or_false
+from ..checks import true_or_false
 from ..errors import TableError, UsageError
 from ..files import whole_file
 from ..formats import (

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from ..config import Config, at_least, one_of, seconds
+from ..checks import at_least, one_of, seconds
+from ..config import Config
 from ..errors import ConfigError
 from .keys import ApiKey
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Literal, get_args
 
-from ..config import one_of
+from ..checks import one_of
 from ..errors import ConfigError
 from .failures import most_failures
 

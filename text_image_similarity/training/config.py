@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from ..config import Config, at_least, one_of
+from ..checks import at_least, one_of
+from ..config import Config
 from ..errors import ConfigError
 
 Loss = Literal["info_nce", "sigmoid"]

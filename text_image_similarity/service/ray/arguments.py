@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...config import Config, Limits, one_of
+from ...checks import one_of
+from ...config import Config, Limits
 from ...errors import ConfigError
 from ...pipeline import portable
 from ..keys import read_keys

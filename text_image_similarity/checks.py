@@ -1,0 +1,67 @@
+"""Checks of settings, which say what a value must be."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from .errors import ConfigError
+
+
+def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise a `ConfigError` that names the choices unless a setting is one of them."""
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} is not one of {', '.join(choices)}")
+
+
+def at_least(name: str, value: object, least: int) -> None:
+    """Raise a `ConfigError` unless a setting is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def true_or_false(name: str, value: object) -> None:
+    """Raise a `ConfigError` unless a setting is a bool."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, not {value!r}")
+
+
+def seconds(name: str, value: object, least: float) -> None:
+    """Raise a `ConfigError` unless a setting is a number of seconds from `least` to a day."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
+        raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400, a day")
+
+
+def networks_of(name: str, given: object) -> tuple[str, ...]:
+    """Return networks as they are usually spelled.
+
+    Raises:
+        ConfigError: One is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
+    """
+    try:
+        return tuple(str(ip_network(network)) for network in several_of(name, given))
+    except ValueError as exc:
+        raise ConfigError(f"{name} must be networks, such as 10.1.0.0/16: {exc}") from exc
+
+
+def ports_of(name: str, given: object) -> tuple[int, ...]:
+    """Return ports.
+
+    Raises:
+        ConfigError: One is not a whole number from 1 to 65535.
+    """
+    ports = several_of(name, given)
+    if any(type(port) is not int or not 0 < port < 65536 for port in ports):
+        raise ConfigError(f"{name} must be whole numbers from 1 to 65535, not {ports!r}")
+    return ports
+
+
+def several_of(name: str, given: object) -> tuple[Any, ...]:
+    """Return the values of a list.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(f"{name} must be a list, not {given!r}")
+    return tuple(given)
