@@ -22,7 +22,7 @@ shift 2
 mount --bind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount --bind /proc "$root/proc"
-printf %s "$MOUNTS" | while read -r place inside; do mount --bind "$place" "$root$inside" && mount -o remount,bind,ro "$root$inside"; done
+printf %s "$MOUNTS" | while read -r place inside; do mkdir "$root$inside" && mount --bind "$place" "$root$inside"; done
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mount -o remount,bind,ro "$root"
 exec setpriv --no-new-privs chroot --userspec="$user" --groups= "$root" /usr/bin/env --ignore-environment "$@"
@@ -52,7 +52,7 @@ class Image:
 
         Args:
             arguments: In place of the image's own, behind its entry point.
-            mounts: Folders, each with an empty folder of the image where it can be read.
+            mounts: Folders, each with where it is in the image's root, such as `/out`.
         """
         words = [*self.config.get("Entrypoint", []), *(arguments or self.config.get("Cmd", []))]
         user = self.config.get("User", "0")

@@ -1,18 +1,20 @@
 """Images are built and run for real: as their own user, on a root that cannot be written to.
 
-The service's is built by every run; IMAGES="cpu models search job lambda cuda ray triton" (`make images`) names more, which take minutes.
+The service's is built by every run; `make images` builds the others too, which take minutes and, with torch, 20 GB of disk.
 """
 
 from __future__ import annotations
 
 import base64
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -82,11 +84,11 @@ def pictures() -> list[dict[str, str]]:
     return found
 
 
-def ask(image: Image, log: Path, *arguments: str) -> list[float | None]:
+def score_by_service(image: Image, folder: Path) -> list[float | None]:
     """Start the image's service and return what it says of the challenge set."""
     port = free_port()
-    command = image.command("--host", "127.0.0.1", "--port", str(port), *arguments)
-    with running(command, port, log, probe="/readyz") as service:
+    command = image.command("--host", "127.0.0.1", "--port", str(port), "--model", "mini")
+    with running(command, port, folder / "log", probe="/readyz") as service:
         answer = httpx.post(service.url("/v1/similarity"), json={"pairs": pictures()}, timeout=60).raise_for_status()
         status = Path(f"/proc/{service.popen.pid}/status").read_text(encoding="utf-8")
         assert "\nUid:\t10001\t10001\t10001\t10001\n" in status
@@ -94,20 +96,84 @@ def ask(image: Image, log: Path, *arguments: str) -> list[float | None]:
     return [result["similarity"] for result in answer.json()["results"]]
 
 
-def test_the_service_is_small_and_scores_the_challenge_set(
-    context: Path, expected: list[float | None], tmp_path: Path
+def score_by_job(image: Image, folder: Path) -> list[float | None]:
+    """Let the image's entry point score the challenge set as the only pod of its Job."""
+    out = folder / "out"
+    out.mkdir(mode=0o777)
+    out.chmod(0o777)
+    words = ["score", "/here/challenge_set.csv", "/out", "--shards=1", '--config={"model":"mini","base_dir":"/here"}']
+    run(image, *words, mounts=[(ROOT, "/here"), (out, "/out")])
+    return [float(row["similarity"]) if row["similarity"] else None for row in rows(out / "challenge_set.csv")]
+
+
+def score_by_handler(image: Image, folder: Path) -> list[float | None]:
+    """Call the image's function with the challenge set, without Lambda's runtime, which is of another base."""
+    pairs = [{"url": f"data:;base64,{pair['image_base64']}", "caption": pair["caption"]} for pair in pictures()]
+    call = "import handler, json, sys; print(json.dumps(handler.handler({'pairs': json.load(sys.stdin)}, None)))"
+    function = Image(image.root, {**image.config, "Entrypoint": ["python3", "-c"], "User": "10001"})
+    answer = run(function, call, stdin=json.dumps(pairs))
+    return [result["similarity"] for result in json.loads(answer)["results"]]
+
+
+def score_by_command(image: Image, folder: Path) -> list[float | None]:
+    """Let the command score the challenge set on a Ray of its own, as the user of Ray's images."""
+    out = folder / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    command = Image(image.root, {**image.config, "Entrypoint": ["text-image-similarity"], "User": "1000"})
+    words = ["score", "/here/challenge_set.csv", "/out/scored.csv", "--model=mini", "--engine=ray"]
+    run(command, *words, mounts=[(ROOT, "/here"), (out, "/out")])
+    return [float(row["similarity"]) if row["similarity"] else None for row in rows(out / "scored.csv")]
+
+
+def run(image: Image, *words: str | Path, stdin: str = "", mounts: Sequence[tuple[Path, str]] = ()) -> str:
+    command = image.command(*words, mounts=mounts)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an image of deploy/FOLDER is built, and how it scores the challenge set."""
+
+    folder: str
+    score: Callable[[Image, Path], list[float | None]]
+    options: tuple[str, ...] = ()
+
+
+RECIPES = {
+    "cpu": Recipe("service", score_by_service, ("--target=cpu",)),
+    "search": Recipe("service", score_by_service, ("--target=cpu", "--build-arg=REQUIREMENTS=small-search.txt")),
+    "models": Recipe("service", score_by_service, ("--target=models", "--build-arg=MODELS=mini")),
+    "cuda": Recipe("service", score_by_service, ("--target=cuda", "--build-arg=MODELS=mini")),
+    "job": Recipe("kubernetes", score_by_job, ("--target=cpu",)),
+    "job-torch": Recipe("kubernetes", score_by_job, ("--target=torch", "--build-arg=MODELS=mini")),
+    "lambda": Recipe("lambda", score_by_handler),
+    "ray": Recipe("ray", score_by_command, ("--build-arg=MODELS=mini",)),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_an_image_scores_the_challenge_set(
+    name: str, context: Path, expected: list[float | None], tmp_path: Path
 ) -> None:
-    build(context / "deploy" / "service" / "Dockerfile", "cpu", context, "--target", "cpu")
+    recipe = RECIPES[name]
+    build(context / "deploy" / recipe.folder / "Dockerfile", name, context, *recipe.options)
     with tarfile.open(ROOT / "build" / "tools" / "base.tar") as base:
         base_bytes = sum(member.size for member in base)
-    with opened("cpu", context.parent) as image:
-        assert image.bytes - base_bytes + DEBIAN_BYTES < 450e6
-        assert ask(image, tmp_path / "log", "--model", "mini") == pytest.approx(expected, abs=1e-7)
-        refused = subprocess.run(
-            Image(image.root, {**image.config, "Entrypoint": ["touch"]}).command("/opt/file", "/tmp/file"),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Read-only file system" in refused.stderr
-        assert "/tmp/file" not in refused.stderr
+    with opened(name, context.parent) as image:
+        size = image.bytes
+        sys.stderr.write(f"\n{name}: {size / 1e6:.0f} MB, of which {base_bytes / 1e6:.0f} MB are the base\n")
+        assert recipe.score(image, tmp_path) == pytest.approx(expected, abs=1e-7)
+        if name == "cpu":
+            assert size - base_bytes + DEBIAN_BYTES < 450e6
+            refuse_to_write(image)
+
+
+def refuse_to_write(image: Image) -> None:
+    """Make sure that /tmp can be written to, and nothing else."""
+    command = Image(image.root, {**image.config, "Entrypoint": ["touch"]}).command("/opt/file", "/tmp/file")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "'/opt/file': Read-only file system" in done.stderr
+    assert "/tmp/file" not in done.stderr
