@@ -120,7 +120,9 @@ def score_by_command(image: Image, folder: Path) -> list[float | None]:
     out = folder / "out"
     out.mkdir()
     out.chmod(0o777)
-    command = Image(image.root, {**image.config, "Entrypoint": ["text-image-similarity"], "User": "1000"})
+    command = Image(
+        image.root, {**image.config, "Entrypoint": ["env", "HOME=/tmp", "text-image-similarity"], "User": "1000"}
+    )
     words = ["score", "/here/challenge_set.csv", "/out/scored.csv", "--model=mini", "--engine=ray"]
     run(command, *words, mounts=[(ROOT, "/here"), (out, "/out")])
     return [float(row["similarity"]) if row["similarity"] else None for row in rows(out / "scored.csv")]
