@@ -430,7 +430,8 @@ def test_the_commands_on_the_page_are_understood() -> None:
     commands = [line for block in fenced(OPERATING, "sh") for line in block.splitlines()]
     served = [shlex.split(line)[2:] for line in commands if line.startswith("text-image-similarity serve ")]
     served += [
-        [*entrypoint(), *words.split()] for words in re.findall(r"text-image-similarity:cpu (--model \w+)`", OPERATING)
+        [*entrypoint(), *words.split()]
+        for words in re.findall(r"text-image-similarity:cpu (--model [\w=/]+)", OPERATING)
     ]
     assert len(served) == 3
     for arguments in served:
