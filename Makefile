@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | rooms | systems | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | images | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems images check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -67,6 +67,11 @@ rooms: setup tools
 systems: JOBS = 2
 systems: setup tools recipes
 	$(PYTEST) tests/doors tests/system $(TEST_OPTIONS)
+
+# Every image of deploy/ that needs no base from a registry, built and run as root, with its size. Those with torch take 20 GB of disk and half an hour.
+images: IMAGES ?= cpu search models job lambda cuda job-torch ray
+images: setup tools
+	IMAGES="$(IMAGES)" $(RUN) -m pytest -s tests/system/test_images.py
 
 check: setup
 	$(RUN) -m ruff check .
@@ -117,7 +122,7 @@ build/recipes/%/installed: deploy/%/requirements-test.txt
 	build/recipes/$*/bin/python -m pip install --quiet --no-compile -r $<
 	touch $@
 
-# Programs of Debian's that tests start: 700 MB, no root needed. On other systems, install them your own way: chromium, curl, kubectl, nginx, prometheus, redis-server, shellcheck.
+# Programs of Debian's that tests start, and a root for images: 800 MB, no root needed. On other systems, install them your own way: buildah, chromium, curl, kubectl, nginx, prometheus, redis-server, shellcheck.
 tools: build/tools/installed build/axe/axe.min.js build/triton/installed build/web/installed
 
 build/tools/installed: scripts/fetch_tools.sh

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fetch Debian's Chromium, curl, kubectl, nginx, Prometheus, Redis and ShellCheck into a folder, with the libraries that this machine lacks. It needs no root and installs nothing.
-# Their programs are then in FOLDER/bin. Usage: scripts/fetch_tools.sh FOLDER
+# Fetch Debian's Buildah, Chromium, curl, kubectl, nginx, Prometheus, Redis and ShellCheck into a folder, with the libraries that this machine lacks. It needs no root and installs nothing.
+# Their programs are then in FOLDER/bin, and FOLDER/base.tar is a root with Debian's Python for scripts/build_image.sh. Usage: scripts/fetch_tools.sh FOLDER
 set -eu
 folder=$1
 rm -rf "$folder"
@@ -11,24 +11,47 @@ apt() {
 	apt-get -qq -o "Dir::State::lists=$folder/packages/lists" -o "Dir::Cache=$folder/packages/cache" "$@"
 }
 
+# Print the packages that are not here yet: "Inst name (version ...". With "[version]" after the name it would only be upgraded.
+missing() {
+	apt -s --no-install-recommends "$@" | sed -n 's/^Inst \([^ ]*\) (.*/\1/p'
+}
+
 apt update
-# "Inst name (version ...": a package that is not here yet; with "[version]" after the name it would only be upgraded.
-missing=$(apt -s --no-install-recommends install chromium curl fonts-liberation kubernetes-client nginx prometheus redis-server shellcheck | sed -n 's/^Inst \([^ ]*\) (.*/\1/p')
+packages=$(missing install buildah chromium curl fonts-liberation kubernetes-client nginx patchelf prometheus redis-server shellcheck)
 cd "$folder/packages"
 # What is installed here already is missing from that list, and is run from where it is.
-[ -z "$missing" ] || apt download $missing
+[ -z "$packages" ] || apt download $packages
 for package in *.deb; do
 	[ ! -e "$package" ] || dpkg -x "$package" "$folder"
 done
+
+# For a machine where nothing is installed, that is all of Python and what it stands on, down to the C library. As in slim images there are
+# no manuals and translations; pip is there, and may install for the whole root.
+mkdir base "$folder/base" && cd base
+: >status
+apt download $(missing -o "Dir::State::status=$PWD/status" install base-files base-passwd bash ca-certificates coreutils dash findutils grep gzip libc-bin libstdc++6 passwd python3 python3-pip-whl sed tar usr-is-merged)
+base=$folder/base
+mkdir -p "$base/usr/bin" "$base/usr/sbin" "$base/usr/lib" "$base/usr/lib64"
+ln -s usr/bin usr/sbin usr/lib usr/lib64 "$base"
+for package in *.deb; do
+	dpkg --fsys-tarfile "$package" | tar --extract --keep-directory-symlink --directory "$base"
+done
+cp "$base/usr/share/base-passwd/passwd.master" "$base/etc/passwd"
+cp "$base/usr/share/base-passwd/group.master" "$base/etc/group"
+python3 -m zipfile --extract "$base"/usr/share/python-wheels/pip-*.whl "$base/usr/lib/python3/dist-packages"
+rm -r "$base/usr/share/doc" "$base/usr/share/locale" "$base/usr/share/man" "$base/usr/share/python-wheels" "$base"/usr/lib/python3.*/EXTERNALLY-MANAGED
+tar --create --file "$folder/base.tar" --directory "$base" --owner 0 --group 0 --sort name .
 cd "$folder"
-rm -r packages
+rm -r packages base
 
 libraries=$folder/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch)
-for program in usr/lib/chromium/chromium usr/sbin/nginx usr/bin/curl usr/bin/kubectl usr/bin/prometheus usr/bin/promtool usr/bin/redis-server usr/bin/shellcheck; do
+for program in usr/bin/buildah usr/lib/chromium/chromium usr/sbin/nginx usr/bin/curl usr/bin/kubectl usr/bin/prometheus usr/bin/promtool usr/bin/redis-server usr/bin/shellcheck; do
 	[ -x "$program" ] || continue
-	cat >"bin/${program##*/}" <<-EOF
+	cat >"bin/${program##*/}" <<-END
 		#!/bin/sh
 		LD_LIBRARY_PATH=$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec $folder/$program "\$@"
-	EOF
+	END
 	chmod +x "bin/${program##*/}"
 done
+# Buildah starts itself again, without the variables that it was started with.
+[ ! -x usr/bin/buildah ] || PATH=$folder/usr/bin:$PATH patchelf --set-rpath "$libraries" usr/bin/buildah

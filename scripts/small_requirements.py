@@ -1,7 +1,8 @@
 """Write what the small install needs, with the versions of poetry.lock: `python -m scripts.small_requirements`.
 
-`requirements/small.txt` scores; `small-serve.txt` runs the service, too; `small-cloud.txt` reads and writes buckets, too. They are for
-`pip install --no-deps`, so each names every package: pip has no other way to leave a dependency out.
+`requirements/small.txt` scores; `small-serve.txt` runs the service, too; `small-search.txt` the service with catalogues; `small-cloud.txt`
+reads and writes buckets, too. They are for `pip install --no-deps`, so each names every package: pip has no other way to leave a
+dependency out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from packaging.utils import NormalizedName, canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
-FILES = {"small.txt": ["onnx"], "small-serve.txt": ["onnx", "serve"], "small-cloud.txt": ["onnx", "cloud"]}
+FILES = {
+    "small.txt": ["onnx"],
+    "small-serve.txt": ["onnx", "serve"],
+    "small-search.txt": ["onnx", "serve", "search", "redis"],
+    "small-cloud.txt": ["onnx", "cloud"],
+}
 
 # `mini` and exported models are scored without these: they train, export and evaluate, or only make things faster.
 LEFT_OUT = {"torch", "torchvision", "transformers", "onnx", "onnxscript", "scipy", "pandas", "hf-xet", "uvloop"}
@@ -50,26 +56,36 @@ def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> li
     for package in lock["package"]:
         packages.setdefault(canonicalize_name(package["name"]), []).append(package)
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
-    asked = [(canonicalize_name(found.name), str(found.marker or "")) for found in map(Requirement, lines)]
+    asked = [need for line in lines for need in _asked(packages, Requirement(line))]
     markers: dict[NormalizedName, set[str]] = {}
     while asked:
         name, marker = asked.pop()
         if name in LEFT_OUT:
             continue
         if name not in markers:
-            asked += [need for package in packages[name] for need in _needs(package)]
+            asked += [
+                need for package in packages[name] for found in _needs(package) for need in _asked(packages, found)
+            ]
         markers.setdefault(name, set()).add(marker)
     return sorted(_pin(package, markers[name]) for name in markers for package in _once(packages[name]))
 
 
-def _needs(package: dict[str, Any]) -> list[tuple[NormalizedName, str]]:
-    """Return what a package needs without extras of its own: names, and markers or ""."""
+def _asked(packages: dict[str, list[dict[str, Any]]], found: Requirement) -> list[tuple[NormalizedName, str]]:
+    """Return names, each with a marker or "": a requirement's own, and those of the extras that it asks for."""
+    name, marker = canonicalize_name(found.name), str(found.marker or "")
+    extras = [line for package in packages[name] for extra in found.extras for line in package["extras"][extra]]
+    return [(name, marker), *((canonicalize_name(Requirement(line).name), marker) for line in extras)]
+
+
+def _needs(package: dict[str, Any]) -> list[Requirement]:
+    """Return what a package needs without extras of its own."""
     found = []
     for name, needed in package.get("dependencies", {}).items():
         for choice in needed if isinstance(needed, list) else [needed]:
-            marker = choice.get("markers", "") if isinstance(choice, dict) else ""
-            if "extra ==" not in marker:
-                found.append((canonicalize_name(name), marker))
+            table = choice if isinstance(choice, dict) else {}
+            if "extra ==" not in (marker := table.get("markers", "")):
+                extras = f"[{','.join(table.get('extras', []))}]"
+                found.append(Requirement(f"{name}{extras}" + (f" ; {marker}" if marker else "")))
     return found
 
 

@@ -518,7 +518,7 @@ def test_the_image_has_the_rays_version_that_the_files_name() -> None:
     dockerfile = (ROOT / "deploy" / "ray" / "Dockerfile").read_text(encoding="utf-8")
     text = Path(ROOT / "deploy" / "ray" / "rayservice.yaml").read_text(encoding="utf-8")
     version = yaml.safe_load(text.split("\n---\n")[0])["spec"]["rayClusterConfig"]["rayVersion"]
-    assert f"FROM rayproject/ray:{version}-" in dockerfile
+    assert f"ARG BASE=rayproject/ray:{version}-" in dockerfile
     assert f'"ray=={version}"' in dockerfile
 
 

@@ -21,6 +21,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from scripts import small_requirements
 from tests.support.pages import fenced
 from tests.support.paths import ROOT
 from tests.support.processes import tool
@@ -35,6 +36,7 @@ OBSERVABILITY = ROOT / "deploy" / "observability"
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((SERVICE / "compose.yaml").read_text(encoding="utf-8"))
 WATCHERS = yaml.safe_load((OBSERVABILITY / "compose.yaml").read_text(encoding="utf-8"))
+CATALOG = yaml.safe_load((SERVICE / "compose.catalog.yaml").read_text(encoding="utf-8"))
 SCORERS = {name: service for name, service in COMPOSE["services"].items() if name.startswith("scorer-")}
 KUBERNETES = SERVICE / "kubernetes"
 PORT = 8000
@@ -86,9 +88,9 @@ def test_hadolint_has_nothing_to_say_about_the_image() -> None:
 
 
 def test_the_image_starts_the_service_as_a_user_without_rights() -> None:
-    (command,) = map(json.loads, of("CMD"))
-    found = options([*entrypoint(), *command])
-    assert (found.host, found.port, found.log_format) == ("0.0.0.0", PORT, "json")
+    for command in map(json.loads, of("CMD")):
+        found = options([*entrypoint(), *command])
+        assert (found.host, found.port, found.log_format) == ("0.0.0.0", PORT, "json")
     assert of("EXPOSE") == [str(found.port)]
     assert of("USER") == ["10001"]
     (check,) = of("HEALTHCHECK")
@@ -102,22 +104,27 @@ def test_the_image_gets_what_the_wheel_and_its_extras_are_called() -> None:
     wheel = f"{project['name'].replace('-', '_')}-{project['version']}-py3-none-any.whl"
     installs = [found for line in of("RUN") for found in re.findall(r"\$\(echo (/tmp/\S+)\)\[([\w,]+)\]", line)]
     assert all(fnmatch.fnmatch(f"/tmp/{wheel}", pattern) for pattern, _ in installs)
-    assert [extras.split(",") for _, extras in installs] == [
-        ["serve", "onnx", "search", "redis"],
-        ["serve", "search", "redis"],
-    ]
+    assert [extras.split(",") for _, extras in installs] == [["serve", "onnx", "search", "redis"]]
     assert {"serve", "onnx", "search", "redis"} <= project["optional-dependencies"].keys()
+    (asked,) = [line for line in of("RUN") if "-r " in line]
+    assert '-r "/tmp/$REQUIREMENTS"' in asked
+    assert f"REQUIREMENTS={(default := 'small-serve.txt')}" in of("ARG")
+    assert {
+        default,
+        CATALOG["services"]["scorer-1"]["build"]["args"]["REQUIREMENTS"],
+    } <= small_requirements.FILES.keys()
     tags = {service["image"].partition(":")[2] for service in SCORERS.values()}
     assert tags == {"cpu"}
 
 
 def test_every_stage_is_used_and_the_last_one_is_for_the_processor() -> None:
-    stages = {line.split(" AS ")[1]: line.split(" AS ")[0] for line in of("FROM")}
+    stages = {line.split(" AS ")[1]: line.split(" AS ")[0] for line in of("FROM")[:-1]}
     used = set(stages.values()) | {match[1] for line in of("COPY") if (match := re.match(r"--from=(\S+)", line))}
-    assert stages.keys() - used == {"cpu", "cuda"}
-    assert list(stages)[-1] == "cpu"
+    assert stages.keys() - used == {"models", "cuda"}
+    assert of("FROM")[-1] == "cpu"
     assert {service["build"]["target"] for service in SCORERS.values()} <= stages.keys()
-    assert all(":" in image and not image.endswith(":latest") for image in stages.values() if image not in stages)
+    assert {image for image in stages.values() if image not in stages} == {"${BASE}"}
+    assert re.fullmatch(r"BASE=python:\d+\.\d+-slim-\w+", of("ARG")[0])
 
 
 def test_the_builder_is_sent_what_is_copied_and_nothing_else() -> None:
@@ -125,11 +132,19 @@ def test_the_builder_is_sent_what_is_copied_and_nothing_else() -> None:
     sent = [line[1:] for line in ignore if line.startswith("!")]
     assert "*" in ignore
     copied = {source for line in of("COPY") if not line.startswith("--from") for source in line.split()[:-1]}
-    assert len(copied) == 3
+    assert len(copied) == 5
     for source in copied:
         assert any(fnmatch.fnmatch(source, pattern) for pattern in sent), source
-        assert (ROOT / source).exists() or source.startswith("dist/")
+        assert list(ROOT.glob(source)) or source.startswith("dist/")
     assert all(any(fnmatch.fnmatch(source, pattern) for source in copied) for pattern in sent)
+
+
+def test_the_models_that_are_exported_are_those_that_are_served() -> None:
+    (run,) = [line for line in of("RUN") if "text-image-similarity export" in line]
+    assert '"/models/${model##*/}"' in run
+    for service in SCORERS.values():
+        models = service["build"]["args"]["MODELS"].split()
+        assert options(service["command"]).models == [f"{model}=/models/{model}" for model in models]
 
 
 def test_the_image_gets_the_versions_that_are_tested_here() -> None:
@@ -415,7 +430,8 @@ def test_the_commands_on_the_page_are_understood() -> None:
     commands = [line for block in fenced(OPERATING, "sh") for line in block.splitlines()]
     served = [shlex.split(line)[2:] for line in commands if line.startswith("text-image-similarity serve ")]
     served += [
-        [*entrypoint(), *words.split()] for words in re.findall(r"text-image-similarity:cpu (--model \w+)`", OPERATING)
+        [*entrypoint(), *words.split()]
+        for words in re.findall(r"text-image-similarity:cpu (--model [\w=/]+)", OPERATING)
     ]
     assert len(served) == 3
     for arguments in served:

@@ -301,7 +301,12 @@ def run(words: list[str]) -> None:
 
 @pytest.mark.slow
 def test_the_commands_work_on_a_postgresql(place: str, built: Built, tmp_path: Path) -> None:
-    given = {PLACE: place, "/products/products.csv": str(ROOT / "sample_catalog" / "products.csv"), "fast": "mini"}
+    given = {
+        PLACE: place,
+        "/products/products.csv": str(ROOT / "sample_catalog" / "products.csv"),
+        "/models/fast": "mini",
+        "fast=/models/fast": "mini",
+    }
     commands = list(catalog_commands())
     assert [words[1] for words in commands] == ["create", "add"]
     for command in commands:

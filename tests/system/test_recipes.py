@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -308,12 +309,12 @@ def test_the_job_is_valid_and_fits_its_image_and_script() -> None:
     image = instructions("kubernetes")
     assert image["USER"] == [str(pod["securityContext"]["runAsUser"])]
     assert image["ENTRYPOINT"] == ['["python", "/app/shards.py"]']
-    assert (DEPLOY.parent / image["COPY"][-1].split()[0]).samefile(SHARDS)
+    assert f"{SHARDS.relative_to(DEPLOY.parent)} /app/" in image["COPY"]
     assert container["name"] == spec["podFailurePolicy"]["rules"][1]["onExitCodes"]["containerName"]
     shards = load(SHARDS, "shards")
     options = shards.parser().parse_args(container["args"])
     assert options.shards == spec["completions"] >= spec["maxFailedIndexes"]
-    assert shards.config_from(options.config).model == "fast"
+    assert shards.config_from(options.config).model == "mini"  # which every image has
     mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
     assert options.work_dir.startswith("/work")
     assert mounts == {"/work", "/tmp"}
@@ -418,8 +419,8 @@ def test_the_function_image_runs_the_handler() -> None:
     assert source == DEPLOY / "lambda" / f"{module}.py"
     assert f"def {name}(" in source.read_text(encoding="utf-8")
     for found in (image, instructions("kubernetes")):
-        assert ":" in found["FROM"][0]
-        assert "latest" not in found["FROM"][0]
+        assert re.fullmatch(r"BASE=\S+:\d+\.\d+\S*", found["ARG"][0])
+        assert {stage.partition(" ")[0] for stage in found["FROM"]} <= {"${BASE}", "runtime", "cpu"}
 
 
 # Airflow and Snowpark, each in an environment of its own, because their pins do not go with ours
@@ -579,4 +580,4 @@ def test_the_recipes_name_our_wheel_and_dependencies() -> None:
         if ours.name != "tqdm" and (ours.marker is None or ours.marker.evaluate()):  # that is of the command line
             assert theirs[ours.name].specifier == ours.specifier
     for name in ("kubernetes", "lambda"):
-        assert fnmatch(f"dist/{wheel}", instructions(name)["COPY"][0].split()[0])
+        assert any(fnmatch(f"dist/{wheel}", source) for source in instructions(name)["COPY"][0].split())

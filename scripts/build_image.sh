@@ -1,0 +1,46 @@
+#!/bin/sh
+# Build one Dockerfile with Debian's Buildah, which needs root, and neither a daemon nor a registry: in place of the BASE that the Dockerfile
+# takes from one it gets build/tools/base.tar, Debian 12 with Python 3.11. Images are kept in build/images, or where IMAGE_STORE says.
+# Usage, after `make wheel tools`: scripts/build_image.sh DOCKERFILE NAME CONTEXT [OPTION OF buildah bud]...
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+state=${IMAGE_STORE:-$root/build/images}
+dockerfile=$1 name=$2 context=$3
+shift 3
+mkdir -p "$state/home/.config/containers"
+state=$(cd "$state" && pwd)
+
+# What pip is told here, in one file. It and what it names are there while the image is built, and stay out of it.
+python3 -m pip config list | awk '
+	BEGIN { print "[global]" }
+	{ key = value = $0; sub(/=.*/, "", key); sub(/.*[.]/, "", key); sub(/^[^=]*=./, "", value); sub(/.$/, "", value) }
+	!seen[key]++ { print key " = " value }' >"$state/pip.conf"
+set -- --volume "$state/pip.conf:/etc/pip.conf:ro" "$@"
+for place in $(sed -n 's/^[^=]*= //p' "$state/pip.conf"); do
+	case $place in
+	file:///*) path=$(dirname "${place#file://}") ;; # an index, whose links lead to its neighbours
+	*) path=$place ;;
+	esac
+	case $path in
+	/*) [ ! -e "$path" ] || set -- --volume "$path:$path:ro" "$@" ;;
+	esac
+done
+
+export HOME="$state/home" PATH="$root/build/tools/bin:$PATH"
+echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$HOME/.config/containers/policy.json"
+buildah() {
+	command buildah --storage-driver "$driver" --root "$state/storage" --runroot "$state/run" "$@"
+}
+# Layers on top of each other, or, where this machine's files are such layers themselves, copies.
+driver=overlay
+buildah info >/dev/null 2>&1 || driver=vfs
+
+if ! buildah inspect --type image localhost/base >/dev/null 2>&1; then
+	container=$(buildah from scratch)
+	buildah add --quiet "$container" "$root/build/tools/base.tar" / >/dev/null
+	buildah commit --quiet --rm "$container" localhost/base >/dev/null
+fi
+# Buildah 1.28 does not know this option of HEALTHCHECK, by which Docker learns earlier that a container is ready.
+sed 's/ --start-interval=[0-9]*s//' "$dockerfile" >"$state/Dockerfile"
+[ ! -e "$dockerfile.dockerignore" ] || set -- --ignorefile "$dockerfile.dockerignore" "$@"
+buildah bud --isolation chroot --format docker --build-arg BASE=localhost/base --tag "localhost/$name" --file "$state/Dockerfile" "$@" "$context"
