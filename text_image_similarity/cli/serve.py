@@ -39,6 +39,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
     )
+    add(
+        "--allowed-host",
+        dest="allowed_hosts",
+        metavar="NAME",
+        action="append",
+        help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, beside "
+        "addresses and `localhost`; may be given again. By default any, or `localhost` alone where `--host` is a loopback address",
+    )
     _add_model_options(parser)
     add_runtime_options(parser)
     add_field(parser, Settings, "cache_entries")
@@ -149,6 +157,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_body_bytes=options.max_body_mb * _MEGABYTE,
         request_timeout_s=options.request_timeout_s,
         drain_delay_s=options.drain_delay_s,
+        allowed_hosts=_hosts(options.allowed_hosts, options.host),
         api_keys=_keys(options.api_key_file, environment),
         catalogs=_catalogs(options.catalogs),
         match_log=options.match_log,
@@ -157,6 +166,14 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         cache_entries=options.cache_entries,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
+
+
+def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
+    """Return the host names that requests may have: a page of a stranger can have its own stand for this machine."""
+    if given:
+        return ("localhost", *given)
+    name = listening.strip("[]")
+    return ("localhost",) if name == "localhost" or name == "::1" or name.startswith("127.") else ("*",)
 
 
 def _memory(text: str) -> int:
