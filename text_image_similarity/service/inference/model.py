@@ -79,13 +79,24 @@ class ServedModel:
         """How many items wait for the model, those that are being decoded included."""
         return self._batcher.depth
 
-    @property
-    def backlog_s(self) -> float:
-        """Roughly how long what waits now will take, in seconds."""
-        return self.depth / self._rate if self._rate else 1.0
+    def has_room(self, client: str | None, most: int) -> bool:
+        """Say whether a client may have more items wait, where `most` may in all: each has an equal share, taken or not."""
+        waits = self._batcher.depth_of(client)
+        clients = len(self._batcher.depths()) + (not waits)
+        return waits < max(1, most // clients)
+
+    def depth_with(self, most: int) -> int:
+        """Return how many items wait for the model, counting at most so many of one client."""
+        return sum(depth if client is None else min(depth, most) for client, depth in self._batcher.depths().items())
+
+    def backlog_s(self, client: str | None) -> float:
+        """Return roughly how long what a client has waiting now will take, in seconds."""
+        ahead = len(self._batcher.depths()) * self._batcher.depth_of(client)
+        return min(ahead, self.depth) / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
         """Accept a job; its items are finished on other threads."""
+        self._batcher.enter(job)
         loads: dict[ImageInput | None, list[Item]] = {}
         for item in job.items:
             if (problem := _check_caption(item.caption)) is None:
@@ -98,9 +109,9 @@ class ServedModel:
             if isinstance(image, str) and image[:5].lower() != "data:":
                 downloads.append((image, items))
             else:
-                self._batcher.announce(len(items))
+                self._batcher.announce(len(items), job.client)
                 read = partial(self._workers.read, image or b"")  # not called where there is only a caption
-                self._workers.decode(partial(self._decode, items, read))
+                self._workers.decode(job.client, partial(self._decode, items, read))
         for _ in range(min(_DOWNLOADS, len(downloads))):
             self._fetch_next(downloads)
 
@@ -114,7 +125,7 @@ class ServedModel:
         """Start the next download of a request, if there is one."""
         with suppress(IndexError):
             reference, items = downloads.popleft()
-            self._workers.fetch(reference, partial(self._fetch, reference, items, downloads))
+            self._workers.fetch(items[0].job.client, reference, partial(self._fetch, reference, items, downloads))
 
     def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
         """Download the image of some items; runs on a fetching thread."""
@@ -125,8 +136,9 @@ class ServedModel:
         with self._stage("fetch", items):
             content = self._workers.read(reference)
         self._fetch_next(downloads)
-        self._batcher.announce(len(items))
-        self._workers.decode_fetched(partial(self._decode, items, lambda: content))
+        client = items[0].job.client
+        self._batcher.announce(len(items), client)
+        self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         """Prepare the items of one image, or of none, for the encoder; runs on a decoding thread."""
@@ -145,7 +157,7 @@ class ServedModel:
         now = time.time()
         for item in ready:
             item.ready = now
-        self._batcher.announce(len(ready) - len(items))
+        self._batcher.announce(len(ready) - len(items), items[0].job.client)
         self._batcher.put(ready)
 
     def _read_image(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
