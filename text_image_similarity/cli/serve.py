@@ -16,6 +16,10 @@ from ..service.settings import CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, S
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
+MAX_PIXELS = (
+    25_000_000  # half of what a table's pictures may have: a stranger's picture of a few bytes costs as much as it says
+)
+MAX_BYTES = 10 << 20
 _MEGABYTE = 1 << 20
 _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
 
@@ -75,6 +79,20 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
         f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        default=MAX_PIXELS,
+        help="largest picture of a request, in pixels; `--limit max_pixels=...` is the same",
+    )
+    add(
+        "--max-bytes",
+        type=int,
+        metavar="N",
+        default=MAX_BYTES,
+        help="largest file of a picture, in bytes; `--limit max_bytes=...` is the same",
     )
     _add_catalog_options(parser)
     add_fetch_options(parser)
@@ -139,6 +157,8 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     if ("allow_local_files", True) in options.limits:
         raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
+    given = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes} | dict(options.limits)
+    options.limits = list(given.items())
     base = config_of(options)
     if base.embedding_cache is None and (cache := environment.get(CACHE_VARIABLE)):
         base = replace(base, embedding_cache=cache)

@@ -323,7 +323,7 @@ def _check_caption(caption: str | None) -> RowError | None:
     if len(caption) <= _MOST_CHARACTERS:
         return None
     reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
-    return RowError(ErrorCode.ENCODER_ERROR, reason)
+    return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the model's fault
 
 
 def _self_test(name: str, encoder: Encoder) -> None:
