@@ -15,7 +15,7 @@ import uvicorn
 from tests.support.clock import HANG_S
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections
-from text_image_similarity.service.http.connections import HEAD_BYTES, Connection
+from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
 
 MIB = 1 << 20
 
@@ -36,7 +36,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 def listening() -> Iterator[tuple[uvicorn.Server, int]]:
     """Run the server with the service's connections before a small application; yield it and its port."""
     config = uvicorn.Config(
-        answer, port=0, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False
+        answer, port=0, http=LimitedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
     )
     server, started = uvicorn.Server(config), threading.Event()
     startup = server.startup

@@ -16,7 +16,8 @@ class Threads:
         self.now = 0.0
         self.ready: list[tuple[Client, Callable[[], None]]] = []
         self.done: list[Client] = []
-        given = dict(clock=lambda: self.now, **options)
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        given = dict(clock=lambda: self.now, later=lambda s, task: self.timers.append((s, task)), **options)
         self.queue = FairQueue(lambda client, run: self.ready.append((client, run)), count, **given)  # type: ignore[arg-type]
 
     def put(self, client: Client, tasks: int, seconds: float) -> None:
@@ -82,6 +83,26 @@ def test_long_tasks_leave_half_of_the_threads_and_short_ones_take_all() -> None:
     threads.put("short", 6, seconds=0.01)
     threads.run(3)
     assert threads.running == ["short", "short"]
+
+
+def test_long_tasks_pause_for_the_shares_of_the_others() -> None:
+    threads = Threads(2, long_s=0.03)
+    threads.put("long", 8, seconds=0.5)
+    for number in range(8):
+        threads.put(f"short {number}", 1, seconds=0.0)
+    threads.run(2)
+    (pause, go_on), *_ = threads.timers
+    assert pause == pytest.approx(0.5 * 7 / 2)  # then it has a ninth of two threads
+    threads.run(len(threads.ready))
+    while threads.ready:
+        threads.run(1)
+    assert threads.done.count("long") == 2, "the others are done, and it pauses"
+    go_on()
+    assert threads.running == ["long"]
+    alone = Threads(2, long_s=0.03)
+    alone.put("long", 8, seconds=0.5)
+    alone.run(6)
+    assert alone.timers == [], "nobody else is there"
 
 
 def test_a_task_that_fails_costs_no_thread() -> None:

@@ -80,6 +80,15 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
         f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
+    _add_picture_limits(parser)
+    _add_catalog_options(parser)
+    add_fetch_options(parser)
+    add_worker_options(parser, io_workers=128)
+
+
+def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how large a picture may be."""
+    add = parser.add_argument
     add(
         "--max-pixels",
         type=int,
@@ -94,9 +103,6 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         default=MAX_BYTES,
         help="largest file of a picture, in bytes; `--limit max_bytes=...` is the same",
     )
-    _add_catalog_options(parser)
-    add_fetch_options(parser)
-    add_worker_options(parser, io_workers=128)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

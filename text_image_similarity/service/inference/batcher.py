@@ -62,6 +62,15 @@ class Batcher:
         with self._changed:
             return {client: depth for client, depth in self._depths.items() if depth}
 
+    def has_room(self, client: Client, most: int) -> bool:
+        """Say whether a client may have more items wait, where `most` may in all: each has an equal share."""
+        waits = self.depth_of(client)
+        return waits < max(1, most // (len(self.depths()) + (not waits)))
+
+    def depth_with(self, most: int) -> int:
+        """Return how many items wait, counting at most so many of one client."""
+        return sum(depth if client is None else min(depth, most) for client, depth in self.depths().items())
+
     def enter(self, job: Job) -> None:
         """Give a job its turn."""
         with self._changed:

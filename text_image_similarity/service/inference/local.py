@@ -181,7 +181,7 @@ class LocalModelPool:
                 return ProblemError(
                     "model_unavailable", f"{served.name} has encoded nothing for {_PROVEN_S:.0f} s", retry_after_s=10
                 )
-            if served.depth_with(max(1, self._settings.max_queue // 2)) >= 0.9 * self._settings.max_queue:
+            if served.queue.depth_with(max(1, self._settings.max_queue // 2)) >= 0.9 * self._settings.max_queue:
                 return ProblemError("busy", f"{served.depth} pairs wait for {served.name}", retry_after_s=1)
         return None
 
@@ -263,7 +263,7 @@ class LocalModelPool:
 
     def _queue_problem(self, served: ServedModel) -> ProblemError | None:
         client = current.get()
-        if served.has_room(client, self._settings.max_queue):
+        if served.queue.has_room(client, self._settings.max_queue):
             return None
         detail = f"{served.depth} pairs wait for {served.name}"
         return ProblemError("queue_full", detail, retry_after_s=served.backlog_s(client), reason="queue_full")

@@ -71,32 +71,22 @@ class ServedModel:
         self._members = len(encoder.members) if isinstance(encoder, SeveralEncoders) else 1
         self._rate = 0.0  # items a second, lately
         self.encoder = encoder
-        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
+        self.queue = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
     @property
     def depth(self) -> int:
         """How many items wait for the model, those that are being decoded included."""
-        return self._batcher.depth
-
-    def has_room(self, client: str | None, most: int) -> bool:
-        """Say whether a client may have more items wait, where `most` may in all: each has an equal share, taken or not."""
-        waits = self._batcher.depth_of(client)
-        clients = len(self._batcher.depths()) + (not waits)
-        return waits < max(1, most // clients)
-
-    def depth_with(self, most: int) -> int:
-        """Return how many items wait for the model, counting at most so many of one client."""
-        return sum(depth if client is None else min(depth, most) for client, depth in self._batcher.depths().items())
+        return self.queue.depth
 
     def backlog_s(self, client: str | None) -> float:
         """Return roughly how long what a client has waiting now will take, in seconds."""
-        ahead = len(self._batcher.depths()) * self._batcher.depth_of(client)
+        ahead = len(self.queue.depths()) * self.queue.depth_of(client)
         return min(ahead, self.depth) / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
         """Accept a job; its items are finished on other threads."""
-        self._batcher.enter(job)
+        self.queue.enter(job)
         loads: dict[ImageInput | None, list[Item]] = {}
         for item in job.items:
             if (problem := _check_caption(item.caption)) is None:
@@ -109,7 +99,7 @@ class ServedModel:
             if isinstance(image, str) and image[:5].lower() != "data:":
                 downloads.append((image, items))
             else:
-                self._batcher.announce(len(items), job.client)
+                self.queue.announce(len(items), job.client)
                 read = partial(self._workers.read, image or b"")  # not called where there is only a caption
                 self._workers.decode(job.client, partial(self._decode, items, read))
         for _ in range(min(_DOWNLOADS, len(downloads))):
@@ -117,7 +107,7 @@ class ServedModel:
 
     def close(self) -> None:
         """Stop after the batch in progress; unfinished jobs stay so."""
-        self._batcher.close()
+        self.queue.close()
         self._stages.close()
         self._known.close()
 
@@ -137,7 +127,7 @@ class ServedModel:
             content = self._workers.read(reference)
         self._fetch_next(downloads)
         client = items[0].job.client
-        self._batcher.announce(len(items), client)
+        self.queue.announce(len(items), client)
         self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
@@ -157,8 +147,8 @@ class ServedModel:
         now = time.time()
         for item in ready:
             item.ready = now
-        self._batcher.announce(len(ready) - len(items), items[0].job.client)
-        self._batcher.put(ready)
+        self.queue.announce(len(ready) - len(items), items[0].job.client)
+        self.queue.put(ready)
 
     def _read_image(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         if items[0].image is None:

@@ -11,13 +11,21 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
 from math import inf
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any
 
 Client = Hashable
 Task = Callable[[], None]
 
 _MOST_KNOWN = 1000  # clients
+_LATELY_S = 1.0  # who had a task since then is one of those who share
+_PAUSE_S = 5.0
+
+
+def _call_later(seconds: float, task: Task) -> None:
+    timer = Timer(seconds, task)
+    timer.daemon = True
+    timer.start()
 
 
 class Turns:
@@ -56,7 +64,9 @@ class FairQueue:
         submit: Runs a client's task on a thread.
         threads: How many tasks run at a time.
         most_of_one: How many of one client; by default all.
-        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads.
+        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads, and beside others pauses
+            after each, so that its threads are idle for their shares of the time.
+        later: Calls something after so many seconds; for tests.
         clock: Seconds; for tests.
     """
 
@@ -68,7 +78,11 @@ class FairQueue:
         most_of_one: int | None = None,
         long_s: float = inf,
         clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Task], Any] | None = None,
     ) -> None:
+        self._later = later or _call_later
+        self._pausing: set[Client] = set()
+        self._seen: dict[Client, float] = {}  # when each last had a task
         self._submit, self._threads, self._long, self._clock = submit, threads, long_s, clock
         self._most = threads if most_of_one is None else most_of_one
         self._turns = Turns()
@@ -82,6 +96,7 @@ class FairQueue:
         """Queue a task."""
         with self._lock:
             self._waiting.setdefault(client, deque()).append(task)
+            self._seen[client] = self._clock()
             self._start()
 
     @property
@@ -109,6 +124,8 @@ class FairQueue:
     def _room_of(self, client: Client) -> int:
         if client is None:
             return self._threads
+        if client in self._pausing:
+            return 0
         is_long = self._took.get(client, 0.0) > self._long
         return max(1, min(self._most, self._threads // 2)) if is_long else self._most
 
@@ -125,7 +142,25 @@ class FairQueue:
                     del self._running[client]
                 self._turns.charge(client, took)
                 self._note(client, took)
+                self._pause(client, took)
                 self._start()
+
+    def _pause(self, client: Client, took: float) -> None:
+        """Keep a client whose tasks are long from starting the next one, for as long as the others' shares of the threads are."""
+        if client is None or self._took[client] <= self._long or client in self._pausing:
+            return
+        since = self._clock() - max(_LATELY_S, took)
+        self._seen = {known: at for known, at in self._seen.items() if at > since}
+        others = len(self._seen.keys() - {client})
+        pause = min(took * (others + 1 - self._threads) / self._threads, _PAUSE_S)
+        if pause > 0:
+            self._pausing.add(client)
+            self._later(pause, partial(self._go_on, client))
+
+    def _go_on(self, client: Client) -> None:
+        with self._lock:
+            self._pausing.discard(client)
+            self._start()
 
     def _note(self, client: Client, took: float) -> None:
         if len(self._took) > _MOST_KNOWN:
