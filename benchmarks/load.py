@@ -133,7 +133,9 @@ class Address:
 def post(body: Any, path: str = PATH) -> bytes:
     """Return a whole request that posts an object."""
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+    )
     return head.encode() + b"\r\n\r\n" + content
 
 
@@ -144,7 +146,7 @@ def post_pair(picture: bytes, caption: str) -> bytes:
 
 def get(path: str) -> bytes:
     """Return a whole request that gets something."""
-    return f"GET {path} HTTP/1.1\r\nHost: service\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 async def ask(address: Address, request: bytes) -> tuple[int, bytes]:

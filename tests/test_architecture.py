@@ -94,6 +94,7 @@ FLOORS_WITHIN = {
     },
     "service": {
         "problems": 0,
+        "clients": 0,
         "keys": 0,
         "settings": 1,
         "jobs": 1,

@@ -22,6 +22,7 @@ NAMES = (
     "engines",
     "service",
     "overload",
+    "hostile",
     "restarts",
     "startup",
 )

@@ -9,6 +9,7 @@ from base64 import b64decode, b64encode, encodebytes
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -306,15 +307,62 @@ def test_a_request_keeps_its_id_unless_it_is_odd(service: httpx.Client) -> None:
         assert len(service.get("/livez", headers={"x-request-id": odd}).headers["x-request-id"]) == 32
 
 
-@pytest.mark.filterwarnings("ignore:open_binary is deprecated:DeprecationWarning")  # fastapi_swagger, until Python 3.13
 def test_the_documentation_needs_nothing_from_elsewhere(service: httpx.Client) -> None:
-    page = service.get("/docs")
+    page = service.get("/docs", headers={"host": "evil.example"})
     assert page.status_code == 200
+    assert "evil" not in page.text
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    (script,) = re.findall("<script>(.*?)</script>", page.text, re.DOTALL)
+    assert f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
     links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert links
     for link in links:
         assert link.startswith(str(service.base_url)) or link.startswith("/"), link
         assert service.get(link).status_code == 200
+
+
+def test_only_its_own_hosts_and_pages_are_answered() -> None:
+    with serving(app_of(mini_settings(allowed_hosts=("localhost", "*.example.com")), ColourEncoder())) as client:
+
+        def asked(method: str = "GET", **headers: str) -> int:
+            names = {name.replace("_", "-"): value for name, value in headers.items()}
+            return client.request(
+                method, "/livez" if method == "GET" else "/v1/similarity/upload", headers=names
+            ).status_code
+
+        good = (
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8000",
+            "[::1]:80",
+            "10.0.0.7",
+            "a.example.com.",
+            "a.b.example.com",
+        )
+        assert {asked(host=host) for host in good} == {200}
+        bad = (
+            "evil.example",
+            "localhost.evil.example",
+            "example.com",
+            "xexample.com",
+            "127.0.0.1.evil.example",
+            "[evil]",
+        )
+        assert {asked(host=host) for host in bad} == {421}
+        assert client.get("/livez", headers={"host": "evil.example"}).json()["code"] == "unknown_host"
+        form = {"content_type": "multipart/form-data; boundary=x", "host": "localhost"}
+        for allowed in ({}, {"origin": "http://localhost"}, {"sec_fetch_site": "same-origin", "origin": "https://x"}):
+            assert asked("POST", **form, **allowed) != 403
+        for foreign in ({"origin": "http://evil.example"}, {"origin": "null"}, {"sec_fetch_site": "cross-site"}):
+            assert asked("POST", **form, **foreign) == 403
+
+
+def test_a_long_id_is_refused(service: httpx.Client) -> None:
+    for length, status in ((1000, 200), (1001, 422)):
+        pair = base64_pair(make_png(), "red", id="i" * length)
+        assert service.post("/v1/similarity", json={"pairs": [pair]}).status_code == status
 
 
 def test_bodies_are_limited_one_by_one_and_together() -> None:
@@ -356,7 +404,6 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
         assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.filterwarnings("ignore:open_binary is deprecated:DeprecationWarning")  # fastapi_swagger, until Python 3.13
 def test_a_service_with_keys_wants_one_of_them() -> None:
     keys = ("first", "second")
     pair = {"pairs": [base64_pair(make_png("red"), "red")]}

@@ -23,6 +23,7 @@ from tests.support.services import MINI, mini_settings
 from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUnavailableError, RowError, ScoreResult
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service import Settings
+from text_image_similarity.service.clients import current
 from text_image_similarity.service.inference import batcher as batcher_module
 from text_image_similarity.service.inference import loaded as loaded_module
 from text_image_similarity.service.inference import local as local_module
@@ -141,7 +142,7 @@ class Batches:
         assert self.go.wait(HANG_S)
 
     def put(self, items: Sequence[Item]) -> None:
-        self.batcher.announce(len(items))
+        self.batcher.announce(len(items), items[0].job.client)
         self.batcher.put(items)
 
     def wait_for(self, batches: int) -> None:
@@ -151,13 +152,19 @@ class Batches:
             time.sleep(0.001)
 
 
-def job(items: int) -> Job:
-    return Job([(None, "red")] * items, None, lambda: None, lambda: None)
+def job(items: int, client: str | None = None) -> Job:
+    token = current.set(client)
+    try:
+        return Job([(None, "red")] * items, None, lambda: None, lambda: None)
+    finally:
+        current.reset(token)
 
 
 def test_the_oldest_requests_items_come_first_whenever_they_were_ready() -> None:
     batches = Batches(max_batch=2, max_wait_s=0)
-    oldest, middle, youngest = job(2), job(1), job(2)
+    oldest, middle, youngest = jobs = job(2), job(1), job(2)
+    for each in jobs:
+        batches.batcher.enter(each)
     batches.go.clear()
     batches.put(job(1).items)
     batches.wait_for(1)  # and held
@@ -167,6 +174,24 @@ def test_the_oldest_requests_items_come_first_whenever_they_were_ready() -> None
     batches.go.set()
     batches.wait_for(4)
     assert batches.found[1:] == [oldest.items, [middle.items[0], youngest.items[0]], [youngest.items[1]]]
+    batches.batcher.close()
+
+
+def test_clients_take_turns_in_batches() -> None:
+    batches = Batches(max_batch=2, max_wait_s=0)
+    jobs = job(4, "greedy"), job(4, "greedy"), job(1, "one"), job(2, "another")
+    batches.go.clear()
+    batches.put(job(1).items)
+    batches.wait_for(1)  # and held
+    for each in jobs:
+        batches.batcher.enter(each)
+        batches.put(each.items)
+    assert [batches.batcher.depth_of(name) for name in ("greedy", "one", "another")] == [8, 1, 2]
+    batches.go.set()
+    batches.wait_for(7)
+    names = [item.job.client for batch in batches.found[1:] for item in batch]
+    assert names == ["greedy", "one", "another", "greedy", "another", *["greedy"] * 6]
+    assert batches.batcher.depths() == {}
     batches.batcher.close()
 
 
@@ -217,6 +242,34 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
             for answer in await asyncio.gather(*held):
                 assert similarities(answer.results) == [1.0]
             assert running.refusal() is running.unready() is None
+
+    asyncio.run(check())
+
+
+def test_no_client_has_all_the_room() -> None:
+    async def check() -> None:
+        encoder = Watched()
+
+        async def ask(client: str, pairs: Sequence[Pair]) -> list[float | None]:
+            current.set(client)
+            return similarities((await running.score("mini", pairs, "cosine")).results)
+
+        async with pool(settings(batch_size=1, max_queue=6, max_inflight=40), encoder) as running:
+            encoder.hold()
+            held = [asyncio.create_task(ask("greedy", [pair(size=8 + i) for i in range(20)]))]
+            await until(encoder.busy.is_set)
+            await until(lambda: told(running._models.find("mini")).depth == 19)
+            with pytest.raises(ProblemError) as refused:
+                await asyncio.create_task(ask("greedy", [pair()]))
+            assert refused.value.reason == "inflight", "it has half of what may be in progress"
+            assert running.unready() is None, "for one client's work"
+            held += [asyncio.create_task(ask(f"modest {i % 2}", [pair(size=40 + i)])) for i in range(4)]
+            await until(lambda: told(running._models.find("mini")).depth == 23)
+            with pytest.raises(ProblemError) as refused:
+                await asyncio.create_task(ask("modest 0", [pair()]))
+            assert refused.value.reason == "queue_full", "its share is one of three"
+            encoder.go.set()
+            assert [len(found) for found in await asyncio.gather(*held)] == [20, 1, 1, 1, 1]
 
     asyncio.run(check())
 
@@ -574,7 +627,7 @@ def test_a_caption_has_an_end() -> None:
             pairs = [pair(caption="red " * 2500), pair(caption="red " * 2501)]
             longest, longer = (await running.score("mini", pairs, "cosine")).results
             assert longest.similarity == 1.0
-            assert longer.error == "encoder_error: the caption has 10,004 characters, and the service takes 10,000"
+            assert longer.error == "too_many_bytes: the caption has 10,004 characters, and the service takes 10,000"
             assert [len(caption) for caption in encoder.captions] == [10_000]
 
     asyncio.run(check())

@@ -20,6 +20,7 @@ from tests.support.processes import tool
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, mini_settings, serving
 from text_image_similarity import Record, score_pairs
+from text_image_similarity.service.http import legacy
 
 FIELDS = {
     "image_input": str,
@@ -184,6 +185,16 @@ def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, pictures: l
     assert results[8]["error"] == "empty_caption: the caption is empty or missing"
     assert results[9]["error"] == "unknown_model: 'huge' is not served here; there are fast, accurate"
     assert found["total_processing_time_ms"] >= max(result["processing_time_ms"] for result in results)
+
+
+def test_a_batch_has_an_end(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legacy, "_TIMEOUTS", 0)
+    pairs = [
+        {"image_input": inline(make_png()), "text_prompt": "a", "model_config_name": name} for name in ("fast", None)
+    ]
+    found = asked(url + BATCH, {"evaluations": pairs})
+    assert [result["error"].partition(":")[0] for result in found["results"]] == ["timeout"] * 2
+    assert (found["total_failed"], [result["model_used"] for result in found["results"]]) == (2, ["fast", ""])
 
 
 def test_what_the_earlier_service_let_pass_passes(url: str) -> None:

@@ -76,7 +76,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 def raw(service: httpx.Client, method: str, path: str, body: bytes = b"", key: str = "writer") -> tuple[int, Any]:
     """Send a path as it is, without a client that tidies it up; return the status and what is answered."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: {key}\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX-API-Key: {key}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     answer = told(service.base_url, head.encode() + body)
     content = answer.partition(b"\r\n\r\n")[2]

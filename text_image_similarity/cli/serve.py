@@ -16,6 +16,10 @@ from ..service.settings import CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, S
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
+MAX_PIXELS = (
+    25_000_000  # half of what a table's pictures may have: a stranger's picture of a few bytes costs as much as it says
+)
+MAX_BYTES = 10 << 20
 _MEGABYTE = 1 << 20
 _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
 
@@ -38,6 +42,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` is all addresses of the machine")
     add(
         "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
+    )
+    add(
+        "--allowed-host",
+        dest="allowed_hosts",
+        metavar="NAME",
+        action="append",
+        help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, beside "
+        "addresses and `localhost`; may be given again. By default any, or `localhost` alone where `--host` is a loopback address",
     )
     _add_model_options(parser)
     add_runtime_options(parser)
@@ -68,9 +80,29 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
         f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
+    _add_picture_limits(parser)
     _add_catalog_options(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=128)
+
+
+def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how large a picture may be."""
+    add = parser.add_argument
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        default=MAX_PIXELS,
+        help="largest picture of a request, in pixels; `--limit max_pixels=...` is the same",
+    )
+    add(
+        "--max-bytes",
+        type=int,
+        metavar="N",
+        default=MAX_BYTES,
+        help="largest file of a picture, in bytes; `--limit max_bytes=...` is the same",
+    )
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +163,8 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     """
     if ("allow_local_files", True) in options.limits:
         raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
+    given = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes} | dict(options.limits)
+    options.limits = list(given.items())
     base = config_of(options)
     if base.embedding_cache is None and (cache := environment.get(CACHE_VARIABLE)):
         base = replace(base, embedding_cache=cache)
@@ -149,6 +183,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         max_body_bytes=options.max_body_mb * _MEGABYTE,
         request_timeout_s=options.request_timeout_s,
         drain_delay_s=options.drain_delay_s,
+        allowed_hosts=_hosts(options.allowed_hosts, options.host),
         api_keys=_keys(options.api_key_file, environment),
         catalogs=_catalogs(options.catalogs),
         match_log=options.match_log,
@@ -157,6 +192,14 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         cache_entries=options.cache_entries,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
+
+
+def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
+    """Return the host names that requests may have: a page of a stranger can have its own stand for this machine."""
+    if given:
+        return ("localhost", *given)
+    name = listening.strip("[]")
+    return ("localhost",) if name == "localhost" or name == "::1" or name.startswith("127.") else ("*",)
 
 
 def _memory(text: str) -> int:

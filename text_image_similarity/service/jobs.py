@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -13,14 +12,13 @@ from ..config import ScoreKind
 from ..errors import ErrorCode, ModelError, RowError
 from ..pipeline import LoadedImage, Outcome
 from ..records import ScoreResult
+from .clients import current
 
 ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
 Inputs = Sequence[tuple[ImageInput | None, str | None]]  # images and captions; None where a request has none
 ResultT = TypeVar("ResultT")
 
 CLIENT_LEFT = 499  # nginx's number, for logs and metrics alone
-
-_numbers = count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +92,7 @@ class Item:
     """A pair, an image or a caption in progress, with everything found out about it so far."""
 
     job: Job
+    number: int  # in the job
     image: ImageInput | None
     caption: str | None
     loaded: LoadedImage | None = None
@@ -133,9 +132,10 @@ class Job:
     def __init__(
         self, inputs: Inputs, kind: ScoreKind | None, wake: Callable[[], None], release: Callable[[], None]
     ) -> None:
-        self.number = next(_numbers)  # the older, the smaller
+        self.client = current.get()
+        self.due = 0.0  # the turn of its first item at the model
         self.kind = kind
-        self.items = [Item(self, image, caption) for image, caption in inputs]
+        self.items = [Item(self, number, image, caption) for number, (image, caption) in enumerate(inputs)]
         self.gone = False  # nobody waits for it any more
         self.timed_out = False  # its unfinished items have been answered and counted
         self.problem: ModelError | None = None

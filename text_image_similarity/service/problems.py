@@ -24,6 +24,7 @@ STATUS = {
     "conflict": 409,
     "too_many_bytes": 413,
     "unsupported_media_type": 415,
+    "unknown_host": 421,
     "invalid_request": 422,
     "queue_full": 429,
     "internal_error": 500,

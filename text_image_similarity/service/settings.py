@@ -20,6 +20,8 @@ CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
+MOST_BODIES = 8  # bodies and answers of the greatest length that are kept at a time
+
 ENSEMBLE = "ensemble"  # the name that stands for all models together
 
 LogMode = Literal["queued", "required", "off"]
@@ -27,6 +29,7 @@ LogDetail = Literal["full", "hashed", "off"]
 
 
 _CATALOG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_HOST = re.compile(r"\*|(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}")
 
 
@@ -47,11 +50,14 @@ class Settings:
         ensemble: Serves all models together under one more name, `ensemble`: the `mean` of their scores, or of the probabilities
             that their `calibration.json` give (`probability`). A picture is fetched and decoded once.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
-        max_queue: Further requests are refused while this many pairs wait for a model. One batch keeps the model busy; each
+        max_queue: Further requests are refused while this many pairs wait for a model, or for a client that has its share of
+            them waiting. One batch keeps the model busy; each
             further batch adds its time to the wait.
-        max_inflight: Further requests are refused while this many pairs are in progress, downloads included.
+        max_inflight: Further requests are refused while this many pairs are in progress, downloads included; those of one client
+            from half as many.
         max_pairs: Most pairs of a request.
-        max_body_bytes: Longest body of a request, in bytes; all bodies in progress together may have eight times as many.
+        max_body_bytes: Longest body of a request, in bytes; all bodies and answers in progress together may have eight times as
+            many, those of one client half of that.
         request_timeout_s: Seconds after which a request is answered, with the error `timeout` for what is not done.
         drain_delay_s: Seconds between SIGTERM and the end of listening, for load balancers to notice.
         api_keys: Clients must send one of these keys; without any, everybody may score and search, and nobody write.
@@ -62,6 +68,8 @@ class Settings:
         log_place: Where entries are written instead of each catalogue's own log: `postgresql://...`, `mongodb://...` or a
             `.sqlite` file.
         cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
+        allowed_hosts: Names that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`; `*` is
+            any. Addresses always are.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
@@ -90,6 +98,7 @@ class Settings:
     log_queries: LogDetail = "full"
     log_place: str | None = None
     cache_entries: int = 20_000
+    allowed_hosts: tuple[str, ...] = ("*",)
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:
@@ -113,6 +122,7 @@ class Settings:
             seconds(setting, getattr(self, setting), 0.0)
         seconds("request_timeout_s", self.request_timeout_s, 0.001)
         self._check_search()
+        self._check_hosts()
         object.__setattr__(self, "api_keys", self._checked_keys())
         object.__setattr__(self, "catalogs", MappingProxyType(dict(self.catalogs)))
         private = {name: _forbid_files(config) for name, config in self.models.items()}
@@ -139,6 +149,13 @@ class Settings:
                 )
         one_of("match_log", self.match_log, get_args(LogMode))
         one_of("log_queries", self.log_queries, get_args(LogDetail))
+
+    def _check_hosts(self) -> None:
+        for host in self.allowed_hosts:
+            if not _HOST.fullmatch(host):
+                raise ConfigError(
+                    f"allowed_hosts: {host!r} is not a host name, such as pictures.example.com, without a port"
+                )
 
     def _checked_keys(self) -> tuple[ApiKey, ...]:
         if isinstance(self.api_keys, str):

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 
 from fastapi import FastAPI
-from fastapi_swagger import patch_fastapi
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
 from ...system import package_version
 from ..inference.local import LocalModelPool
+from ..page.documentation import make_documentation_router
 from ..page.static import make_page_router
 from ..pool import ModelPool
 from ..search.catalog import ServedCatalog
@@ -90,7 +90,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
     app.state.draining = False  # set when the service is about to end
-    patch_fastapi(app, redirect_from_root_to_docs=False, swagger_ui_parameters={"tryItOutEnabled": True})
+    app.include_router(make_documentation_router(app))
     documentation = list(app.routes)  # all that there is so far
     keyed = (routes.work, routes.uploads, routes.about, legacy.work, legacy.batches, *_MATCHING, *_KEEPING)
     open_to_all = (routes.probes, legacy.about, catalog_routes.health, make_page_router())

@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 
+from ...records import ScoreResult
 from ...system import package_version
-from ..jobs import Pair
+from ..jobs import Pair, timeout_error
 from ..pool import ModelPool
 from ..problems import ProblemError
 from ..settings import ENSEMBLE
@@ -26,6 +27,7 @@ from .schema import (
     LegacyEvaluationResult,
 )
 
+_TIMEOUTS = 10  # of a request, for a whole batch
 _PREFIX = "/evaluator/v1/evaluation"
 
 
@@ -91,17 +93,26 @@ async def docs() -> Response:
 async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
     """Score pairs, model by model; results are in order."""
     found: dict[int, dict[str, Any]] = {}
-    for name in dict.fromkeys(evaluation.model_config_name for evaluation in asked):
-        numbers = [number for number, evaluation in enumerate(asked) if evaluation.model_config_name == name]
-        most = request.app.state.settings.max_pairs
-        for start in range(0, len(numbers), most):
-            some = {number: asked[number] for number in numbers[start : start + most]}
+    numbers: dict[str | None, list[int]] = {}
+    for number, evaluation in enumerate(asked):
+        numbers.setdefault(evaluation.model_config_name, []).append(number)
+    settings = request.app.state.settings
+    most_s = _TIMEOUTS * settings.request_timeout_s
+    end = time.monotonic() + most_s
+    late = ScoreResult.failed(timeout_error(most_s)).error
+    for name, there in numbers.items():
+        for start in range(0, len(there), settings.max_pairs):
+            some = {number: asked[number] for number in there[start : start + settings.max_pairs]}
+            if time.monotonic() > end:
+                found |= {number: _failed(evaluation, late) for number, evaluation in some.items()}
+                continue
             try:
                 found |= await _evaluate_chunk(request, name, some, in_progress=bool(found))
             except ProblemError as problem:
                 if problem.code != "unknown_model":
                     raise
-                found |= {number: _unknown_model(evaluation, problem) for number, evaluation in some.items()}
+                error = f"{problem.code}: {problem.detail}"
+                found |= {number: _failed(evaluation, error) for number, evaluation in some.items()}
     return [found[number] for number in range(len(asked))]
 
 
@@ -140,15 +151,15 @@ async def _evaluate_chunk(
     return found
 
 
-def _unknown_model(evaluation: LegacyEvaluation, problem: ProblemError) -> dict[str, Any]:
-    """Return the result of a pair that names an unknown model, beside those of the others."""
+def _failed(evaluation: LegacyEvaluation, error: str | None) -> dict[str, Any]:
+    """Return the result of a pair that no model was asked about, beside those of the others."""
     return {
         "image_input": evaluation.image_input,
         "text_prompt": evaluation.text_prompt,
         "clip_score": None,
         "processing_time_ms": 0.0,
-        "model_used": evaluation.model_config_name,
-        "error": f"{problem.code}: {problem.detail}",
+        "model_used": evaluation.model_config_name or "",
+        "error": error,
     }
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,14 +20,16 @@ from uuid import uuid4
 
 from starlette.routing import BaseRoute, Match
 
+from ..clients import current, peer_name
 from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..keys import ANYBODY, ApiKey
 from ..pool import ModelPool
 from ..problems import CONTENT_TYPE, ProblemError
 from ..search.journal import Asked, Journal
-from ..settings import Settings
+from ..settings import MOST_BODIES, Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
+from .hosts import check_host, check_origin
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +39,8 @@ logger = logging.getLogger("text_image_similarity")
 Log = Callable[[int, ProblemError | None], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_MOST_BODIES = 8  # of the longest, held at a time
+_PIECE = 1 << 16  # of an answer, given to the connection at a time
+_SENDING_S = 60.0  # for a whole answer
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Gate:
     open_routes: Sequence[BaseRoute]
     match_routes: Sequence[BaseRoute]
     journal: Journal
-    held: int = 0  # bytes of the bodies in progress
+    held: Counter[str] = field(default_factory=Counter)  # bytes of bodies and answers in progress, by client
     _keys: dict[bytes, ApiKey] = field(init=False)  # by digest
 
     def __post_init__(self) -> None:
@@ -78,14 +82,21 @@ class Gate:
         call = Call(given.decode() if _REQUEST_ID.fullmatch(given) else uuid4().hex)
         scope.setdefault("state", {})["call"] = call
         work = _find_route(self.work_routes, scope)
+        client = peer_name(scope["client"][0] if scope.get("client") else "")
         body = _Body(self, receive, headers)
         found = ((route, *route.matches(scope)) for route in self.match_routes)
         search, parts = next(((route, parts) for route, fits, parts in found if fits is Match.FULL), (None, {}))
         if search is not None:
             call.asked = Asked(parts.get("path_params", {}).get("catalog"))
-        reply = _Reply(send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search))
+        reply = _Reply(self, send, call, closing=scope["app"].state.draining, log=self._log_of(scope, search))
         try:
-            scope["state"]["key"] = self._check_key(scope, headers)
+            check_host(headers.get(b"host", b""), self.settings.allowed_hosts)
+            check_origin(headers)
+            scope["state"]["key"] = key = self._check_key(scope, headers)
+            if key is not ANYBODY:
+                client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
+            current.set(client)
+            body.client = reply.client = client
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
@@ -101,8 +112,23 @@ class Gate:
             logger.exception("an error in text_image_similarity, please report it", extra=extra)
             await reply.refuse(ProblemError("internal_error", "internal error; see the server log for this request id"))
         finally:
-            self.held -= body.held
+            self.release(client, body.held + reply.held)
             self._record(scope, headers, call, reply.status, work)
+
+    def hold(self, client: str, size: int) -> None:
+        """Count bytes that are kept for a client."""
+        self.held[client] += size
+
+    def release(self, client: str, size: int) -> None:
+        """Count bytes that are kept no more."""
+        self.held[client] -= size
+        if not self.held[client]:
+            del self.held[client]
+
+    def has_room(self, client: str, more: int) -> bool:
+        """Say whether so many bytes more may be kept for a client: one has at most half of the room."""
+        most = MOST_BODIES * self.settings.max_body_bytes
+        return self.held.total() + more <= most and 2 * (self.held[client] + more) <= most
 
     def _log_of(self, scope: Scope, search: BaseRoute | None) -> Log | None:
         """Return what writes a match request's entry."""
@@ -174,13 +200,13 @@ class _Body:
         self._declared = int(length) if length.isdigit() else 0
         self._end: float | None = None
         self._whole = False
-        self.held = 0
+        self.held, self.client = 0, ""
 
     def check(self) -> None:
         """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
         if self._declared > self._most:
             raise self._too_long()
-        if self._gate.held + self._declared > _MOST_BODIES * self._most:
+        if not self._gate.has_room(self.client, self._declared):
             raise self._no_room()
 
     async def receive(self) -> Message:
@@ -203,10 +229,10 @@ class _Body:
 
     def _hold(self, size: int) -> None:
         self.held += size
-        self._gate.held += size
+        self._gate.hold(self.client, size)
         if self.held > self._most:
             raise self._too_long()
-        if self._gate.held > _MOST_BODIES * self._most:
+        if not self._gate.has_room(self.client, 0):
             raise self._no_room()
 
     def _too_long(self) -> ProblemError:
@@ -221,14 +247,16 @@ class _Reply:
     """The answer to a request on its way out.
 
     Args:
+        gate: Counts what is kept until it is sent.
         send: Takes its messages.
         call: The request.
         closing: Whether the client is asked to close the connection.
         log: Writes the entry of the answer before it is sent; None for requests without one.
     """
 
-    def __init__(self, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
-        self._send, self._call, self._log = send, call, log
+    def __init__(self, gate: Gate, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
+        self._gate, self._send, self._call, self._log = gate, send, call, log
+        self.held, self.client = 0, ""
         self._headers = [(b"x-request-id", call.request_id.encode()), *([(b"connection", b"close")] if closing else [])]
         self.status = 0  # until it has begun
 
@@ -238,7 +266,16 @@ class _Reply:
             await self._write_entry(message["status"], None)
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
-        await self._send(message)
+        body = message.get("body", b"")
+        if len(body) <= _PIECE:
+            await self._send(message)
+            return
+        self.held += len(body)
+        self._gate.hold(self.client, len(body))
+        async with asyncio.timeout(_SENDING_S):  # a connection takes the next piece when the client has read
+            for start in range(0, len(body), _PIECE):
+                more = start + _PIECE < len(body) or message.get("more_body", False)
+                await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
 
     async def refuse(self, problem: ProblemError) -> None:
         """Answer with a problem, unless an answer has begun."""

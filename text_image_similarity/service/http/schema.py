@@ -13,7 +13,9 @@ from ...errors import ErrorCode, RowError
 ModelName = Annotated[str, Field(description="A served model, see /v1/models; without it, the default one.")]
 Caption = Annotated[str | None, Field(description="Null fails its pair alone.", examples=["a dog on grass"])]
 _DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red pixel
-Id = Annotated[str | StrictInt | None, Field(description="Comes back with the result.")]
+Id = Annotated[
+    Annotated[str, Field(max_length=1000)] | StrictInt | None, Field(description="Comes back with the result.")
+]
 
 
 _JSON_KINDS = {bool: "true or false", list: "a list", dict: "an object"}

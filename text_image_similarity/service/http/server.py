@@ -21,6 +21,7 @@ from ..inference.local import LocalModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .app import create_app, open_catalogs
+from .connections import LimitedProtocol, allow_open_files
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -54,8 +55,10 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
         pool.load()
         app = create_app(settings, pool=pool, metrics=metrics)
         open_catalogs(app)
+        allow_open_files()
         config = uvicorn.Config(
             app,
+            http=LimitedProtocol,
             ws="none",
             log_config=None,
             access_log=False,

@@ -1,4 +1,4 @@
-"""Groups items into batches, the oldest request's first, as soon as the model is free.
+"""Groups items into batches, from each client in turn and of one the oldest first, as soon as the model is free.
 
 While a batch is encoded the next one gathers, so that batches grow with the load by themselves. A batch that is not full
 waits for items that are being decoded, up to a limit; if none are, it starts at once.
@@ -7,11 +7,13 @@ waits for items that are being decoded, up to a limit; if none are, it starts at
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from threading import Condition, Thread
 
-from ..jobs import Item
+from ..jobs import Item, Job
+from .shares import Client, Turns
 
 IDLE_S = 10.0
 
@@ -36,8 +38,10 @@ class Batcher:
         idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._work, self._max_batch, self._max_wait, self._idle = work, max_batch, max_wait_s, idle
-        self._waiting: list[tuple[int, int, Item]] = []  # a heap
+        self._waiting: list[tuple[float, int, Item]] = []  # a heap
         self._coming = 0
+        self._depths: Counter[Client] = Counter()
+        self._turns = Turns()
         self._count = 0
         self._closed = False
         self._changed = Condition()
@@ -49,10 +53,35 @@ class Batcher:
         """How many items are waiting or announced."""
         return self._coming + len(self._waiting)
 
-    def announce(self, items: int) -> None:
-        """Say that items will come, or with a negative number that some will not."""
+    def depth_of(self, client: Client) -> int:
+        """Return how many of them a client has."""
+        return self._depths[client]
+
+    def depths(self) -> dict[Client, int]:
+        """Return how many of them each client has that has some."""
+        with self._changed:
+            return {client: depth for client, depth in self._depths.items() if depth}
+
+    def has_room(self, client: Client, most: int) -> bool:
+        """Say whether a client may have more items wait, where `most` may in all: each has an equal share."""
+        waits = self.depth_of(client)
+        return waits < max(1, most // (len(self.depths()) + (not waits)))
+
+    def depth_with(self, most: int) -> int:
+        """Return how many items wait, counting at most so many of one client."""
+        return sum(depth if client is None else min(depth, most) for client, depth in self.depths().items())
+
+    def enter(self, job: Job) -> None:
+        """Give a job its turn."""
+        with self._changed:
+            job.due = self._turns.begin(job.client, len(job.items))
+
+    def announce(self, items: int, client: Client = None) -> None:
+        """Say that a client's items will come, or with a negative number that some will not."""
         with self._changed:
             self._coming += items
+            self._depths[client] += items
+            self._forget_idle()
             self._changed.notify()
 
     def put(self, items: Sequence[Item]) -> None:
@@ -61,7 +90,7 @@ class Batcher:
             self._coming -= len(items)
             for item in items:
                 self._count += 1
-                heappush(self._waiting, (item.job.number, self._count, item))
+                heappush(self._waiting, (item.job.due + item.number, self._count, item))
             self._changed.notify()
 
     def close(self) -> None:
@@ -93,4 +122,15 @@ class Batcher:
                     break
             if self._closed:
                 return []
-            return [heappop(self._waiting)[2] for _ in range(min(self._max_batch, len(self._waiting)))]
+            return [self._next() for _ in range(min(self._max_batch, len(self._waiting)))]
+
+    def _next(self) -> Item:
+        due, _, item = heappop(self._waiting)
+        self._turns.reach(due)
+        self._depths[item.job.client] -= 1
+        self._forget_idle()
+        return item
+
+    def _forget_idle(self) -> None:
+        if len(self._depths) > 1000:
+            self._depths = +self._depths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
@@ -18,6 +19,7 @@ from ...errors import RowError
 from ...pipeline import Outcome
 from ...records import ScoreResult
 from ...system import return_free_memory
+from ..clients import current
 from ..jobs import Answer, ImageInput, Inputs, Item, Job, Pair, timeout_error
 from ..pool import choose_model, find_model, inflight_problem
 from ..problems import ProblemError
@@ -62,9 +64,9 @@ class LocalModelPool:
         self._calibrations: tuple[Calibration, ...] = ()  # of an ensemble of probabilities
         self._together: SeveralEncoders | None = None  # the models as one, which are loaded before it, and stay
         self._unproven: set[str] = set()  # models that were asked for at run time and are being loaded
-        self._inflight = 0
+        self._inflight: Counter[str | None] = Counter()  # pairs, by client
         self._lock = Lock()
-        metrics.inflight.set_function(lambda: self._inflight)
+        metrics.inflight.set_function(lambda: self._inflight.total())
 
     def load(self) -> None:
         """Load the models that are needed from the start, and wait for them.
@@ -131,16 +133,17 @@ class LocalModelPool:
         loop = asyncio.get_running_loop()
         end = loop.time() + (self._settings.request_timeout_s if within_s is None else within_s)
         name = choose_model(self._settings, model)
-        self._enter(name, len(inputs))
+        client = current.get()
+        self._enter(name, client, len(inputs))
         try:
             served = await self._models.get(name, end)
             if (refused := self._queue_problem(served)) is not None:
                 raise refused
         except BaseException:
-            self._leave(name, len(inputs))
+            self._leave(name, client, len(inputs))
             raise
         done = loop.create_future()
-        job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(name, 1))
+        job = Job(inputs, kind, lambda: _resolve(loop, done), lambda: self._leave(name, client, 1))
         served.submit(job)
         del served  # which may be unloaded before this goes on
         try:
@@ -162,8 +165,8 @@ class LocalModelPool:
 
     def refusal(self) -> ProblemError | None:
         """See `ModelPool`: whether every loaded model, or the pool as a whole, is full."""
-        if self._inflight >= self._settings.max_inflight:
-            return inflight_problem(self._inflight)
+        if (problem := self._inflight_problem(current.get())) is not None:
+            return problem
         refusals = [self._queue_problem(served) for served in self._models]
         return refusals[0] if refusals and all(refusals) else None
 
@@ -178,7 +181,7 @@ class LocalModelPool:
                 return ProblemError(
                     "model_unavailable", f"{served.name} has encoded nothing for {_PROVEN_S:.0f} s", retry_after_s=10
                 )
-            if served.depth >= 0.9 * self._settings.max_queue:
+            if served.queue.depth_with(max(1, self._settings.max_queue // 2)) >= 0.9 * self._settings.max_queue:
                 return ProblemError("busy", f"{served.depth} pairs wait for {served.name}", retry_after_s=1)
         return None
 
@@ -236,24 +239,34 @@ class LocalModelPool:
             return outcome
         return self._together.unit(outcome)
 
-    def _enter(self, name: str, pairs: int) -> None:
+    def _inflight_problem(self, client: str | None) -> ProblemError | None:
+        """Return why no more of a client's pairs may be in progress, or None; one has at most half of the room."""
+        most, pairs, total = self._settings.max_inflight, self._inflight[client], self._inflight.total()
+        if total >= most:
+            return inflight_problem(total)
+        return inflight_problem(pairs) if client is not None and pairs >= max(1, most // 2) else None
+
+    def _enter(self, name: str, client: str | None, pairs: int) -> None:
         """Reserve room and a model for a whole request, or refuse it."""
         with self._lock:
-            if self._inflight >= self._settings.max_inflight:
-                raise inflight_problem(self._inflight)
-            self._inflight += pairs
+            if (problem := self._inflight_problem(client)) is not None:
+                raise problem
+            self._inflight[client] += pairs
         self._models.need(name, pairs)
 
-    def _leave(self, name: str, pairs: int) -> None:
+    def _leave(self, name: str, client: str | None, pairs: int) -> None:
         with self._lock:
-            self._inflight -= pairs
+            self._inflight[client] -= pairs
+            if not self._inflight[client]:
+                del self._inflight[client]
         self._models.release(name, pairs)
 
     def _queue_problem(self, served: ServedModel) -> ProblemError | None:
-        if served.depth < self._settings.max_queue:
+        client = current.get()
+        if served.queue.has_room(client, self._settings.max_queue):
             return None
         detail = f"{served.depth} pairs wait for {served.name}"
-        return ProblemError("queue_full", detail, retry_after_s=served.backlog_s, reason="queue_full")
+        return ProblemError("queue_full", detail, retry_after_s=served.backlog_s(client), reason="queue_full")
 
     def _close(self) -> None:
         if self._workers is not None:

@@ -71,21 +71,22 @@ class ServedModel:
         self._members = len(encoder.members) if isinstance(encoder, SeveralEncoders) else 1
         self._rate = 0.0  # items a second, lately
         self.encoder = encoder
-        self._batcher = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
+        self.queue = Batcher(f"encode-{name}", self._encode, config.batch_size, settings.max_wait_s, self._self_test)
         metrics.watch(name, lambda: self.depth, settings.max_queue)
 
     @property
     def depth(self) -> int:
         """How many items wait for the model, those that are being decoded included."""
-        return self._batcher.depth
+        return self.queue.depth
 
-    @property
-    def backlog_s(self) -> float:
-        """Roughly how long what waits now will take, in seconds."""
-        return self.depth / self._rate if self._rate else 1.0
+    def backlog_s(self, client: str | None) -> float:
+        """Return roughly how long what a client has waiting now will take, in seconds."""
+        ahead = len(self.queue.depths()) * self.queue.depth_of(client)
+        return min(ahead, self.depth) / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
         """Accept a job; its items are finished on other threads."""
+        self.queue.enter(job)
         loads: dict[ImageInput | None, list[Item]] = {}
         for item in job.items:
             if (problem := _check_caption(item.caption)) is None:
@@ -98,15 +99,15 @@ class ServedModel:
             if isinstance(image, str) and image[:5].lower() != "data:":
                 downloads.append((image, items))
             else:
-                self._batcher.announce(len(items))
+                self.queue.announce(len(items), job.client)
                 read = partial(self._workers.read, image or b"")  # not called where there is only a caption
-                self._workers.decode(partial(self._decode, items, read))
+                self._workers.decode(job.client, partial(self._decode, items, read))
         for _ in range(min(_DOWNLOADS, len(downloads))):
             self._fetch_next(downloads)
 
     def close(self) -> None:
         """Stop after the batch in progress; unfinished jobs stay so."""
-        self._batcher.close()
+        self.queue.close()
         self._stages.close()
         self._known.close()
 
@@ -114,7 +115,7 @@ class ServedModel:
         """Start the next download of a request, if there is one."""
         with suppress(IndexError):
             reference, items = downloads.popleft()
-            self._workers.fetch(reference, partial(self._fetch, reference, items, downloads))
+            self._workers.fetch(items[0].job.client, reference, partial(self._fetch, reference, items, downloads))
 
     def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
         """Download the image of some items; runs on a fetching thread."""
@@ -125,8 +126,9 @@ class ServedModel:
         with self._stage("fetch", items):
             content = self._workers.read(reference)
         self._fetch_next(downloads)
-        self._batcher.announce(len(items))
-        self._workers.decode_fetched(partial(self._decode, items, lambda: content))
+        client = items[0].job.client
+        self.queue.announce(len(items), client)
+        self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         """Prepare the items of one image, or of none, for the encoder; runs on a decoding thread."""
@@ -145,8 +147,8 @@ class ServedModel:
         now = time.time()
         for item in ready:
             item.ready = now
-        self._batcher.announce(len(ready) - len(items))
-        self._batcher.put(ready)
+        self.queue.announce(len(ready) - len(items), items[0].job.client)
+        self.queue.put(ready)
 
     def _read_image(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         if items[0].image is None:
@@ -311,7 +313,7 @@ def _check_caption(caption: str | None) -> RowError | None:
     if len(caption) <= _MOST_CHARACTERS:
         return None
     reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
-    return RowError(ErrorCode.ENCODER_ERROR, reason)
+    return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the model's fault
 
 
 def _self_test(name: str, encoder: Encoder) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable
+from collections import Counter
 from functools import partial
-from threading import BoundedSemaphore, Lock
+from threading import Condition, Lock
 
 import httpx
 
@@ -16,10 +15,12 @@ from ...fetch import Fetcher
 from ...pipeline import Loaders
 from ...system import usable_cores
 from ..jobs import ImageInput
+from .shares import Client, FairQueue, Task
+
+_HOSTS = 1000  # whose queues are kept
+_LONG_S = 0.03  # decoding a photo of 4 megapixels takes about as long
 
 logger = logging.getLogger("text_image_similarity")
-
-Task = Callable[[], None]
 
 
 class ImageWorkers:
@@ -33,57 +34,49 @@ class ImageWorkers:
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
         self._per_host = config.limits.per_host
         self._lock = Lock()
-        self._hosts: dict[str, int] = {}  # tasks that have a thread, or are next to get one
-        self._later: dict[str, deque[Task]] = {}
+        self._hosts: dict[str, FairQueue] = {}
         decoders = usable_cores()
-        self._room = BoundedSemaphore(4 * decoders)
+        self._most_fetched = 4 * decoders
+        self._fetched: Counter[Client] = Counter()  # downloads that wait to be decoded, or are
+        self._less = Condition()
         self._fetcher = Fetcher(config, transport=transport)
         self._fetching: Loaders = Loaders(config.io_workers)
         self._decoding: Loaders = Loaders(decoders)
+        half = max(1, config.io_workers // 2)
+        self._downloads = FairQueue(
+            lambda client, task: self._fetching.submit(task), config.io_workers, most_of_one=half
+        )
+        self._decodes = FairQueue(lambda client, task: self._decoding.submit(task), decoders, long_s=_LONG_S)
 
-    def fetch(self, reference: str, task: Task) -> None:
+    def fetch(self, client: Client, reference: str, task: Task) -> None:
         """Queue the download of a reference. Those that wait for a slow host take no thread from other hosts' downloads."""
         host = "".join(reference[:300].split("/", 3)[2:3]).lower()  # roughly; the fetcher parses it
         with self._lock:
-            if self._hosts.get(host, 0) >= self._per_host:
-                self._later.setdefault(host, deque()).append(task)
-                return
-            self._hosts[host] = self._hosts.get(host, 0) + 1
-        self._fetching.submit(partial(self._fetch, host, task))
+            if len(self._hosts) > _HOSTS:
+                self._hosts = {name: queue for name, queue in self._hosts.items() if not queue.is_idle}
+            queue = self._hosts.setdefault(host, FairQueue(self._downloads.put, self._per_host))
+            queue.put(client, task)
 
-    def _fetch(self, host: str, task: Task) -> None:
-        try:
-            task()
-        finally:
-            if (later := self._next(host)) is not None:
-                self._fetching.submit(partial(self._fetch, host, later))
-
-    def _next(self, host: str) -> Task | None:
-        with self._lock:
-            if (waiting := self._later.get(host)) is not None:
-                task = waiting.popleft()
-                if not waiting:
-                    del self._later[host]
-                return task
-            self._hosts[host] -= 1
-            if not self._hosts[host]:
-                del self._hosts[host]
-            return None
-
-    def decode(self, task: Task) -> None:
+    def decode(self, client: Client, task: Task) -> None:
         """Queue a task that keeps a core busy."""
-        self._decoding.submit(task)
+        self._decodes.put(client, task)
 
-    def decode_fetched(self, task: Task) -> None:
-        """Queue a decode that holds downloaded bytes; blocks while too many are queued."""
-        self._room.acquire()
-        self._decoding.submit(partial(self._decode, task))
+    def decode_fetched(self, client: Client, task: Task) -> None:
+        """Queue a decode that holds downloaded bytes; blocks while too many of the client's are queued."""
+        with self._less:
+            self._less.wait_for(lambda: self._fetched[client] < self._most_fetched)
+            self._fetched[client] += 1
+        self._decodes.put(client, partial(self._decode, client, task))
 
-    def _decode(self, task: Task) -> None:
+    def _decode(self, client: Client, task: Task) -> None:
         try:
             task()
         finally:
-            self._room.release()
+            with self._less:
+                self._fetched[client] -= 1
+                if not self._fetched[client]:
+                    del self._fetched[client]
+                self._less.notify_all()
 
     def read(self, image: ImageInput) -> bytes | RowError:
         """Return an image's encoded bytes, or the error that prevents it; never raises."""

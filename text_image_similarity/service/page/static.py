@@ -32,7 +32,7 @@ POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -42,10 +42,17 @@ _HEADERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class File:
+    """A file of a page, which all answers share."""
+
     content: bytes
     media_type: str
     etag: str
+
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> File:
+        """Return a file with the tag of its content."""
+        return cls(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')
 
 
 def make_page_router() -> APIRouter:
@@ -57,15 +64,15 @@ def make_page_router() -> APIRouter:
     router = APIRouter(include_in_schema=False, default_response_class=Response)
 
     async def index(request: Request) -> Response:
-        return _respond(request, found["index.html"])
+        return respond(request, found["index.html"])
 
     async def search(request: Request) -> Response:
-        return _respond(request, found["search.html"])
+        return respond(request, found["search.html"])
 
     async def part(request: Request, name: str) -> Response:
         if name not in found:
             raise HTTPException(404, "the page has no such file")
-        return _respond(request, found[name])
+        return respond(request, found[name])
 
     methods = ["GET", "HEAD"]
     router.add_api_route("/", index, methods=methods)
@@ -74,19 +81,19 @@ def make_page_router() -> APIRouter:
     return router
 
 
-def _read_files() -> dict[str, _File]:
+def _read_files() -> dict[str, File]:
     """Return the page's files by name, from a folder or a zip."""
     found = {}
     for place in files(__package__).iterdir():
         media_type = _TYPES.get(place.name.rpartition(".")[2])
         if media_type and place.is_file():
-            content = place.read_bytes()
-            found[place.name] = _File(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')
+            found[place.name] = File.of(place.read_bytes(), media_type)
     return found
 
 
-def _respond(request: Request, file: _File) -> Response:
-    headers = {**_HEADERS, "ETag": file.etag}
+def respond(request: Request, file: File) -> Response:
+    """Answer with a file, or say that the client has it."""
+    headers = {**HEADERS, "ETag": file.etag}
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if file.etag in known or "*" in known:
         return Response(status_code=304, headers=headers)

@@ -1,0 +1,184 @@
+"""What a client may do to a connection, on loopback; see `service.http.connections`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.support.clock import HANG_S
+from text_image_similarity.service.clients import peer_name
+from text_image_similarity.service.http import connections
+from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
+
+MIB = 1 << 20
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with as many bytes as the path says, piece by piece."""
+    if scope["type"] != "http":
+        return
+    size = int(scope["path"][1:] or 0)
+    headers = [(b"content-length", str(size).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for start in range(0, size, MIB):
+        await send({"type": "http.response.body", "body": bytes(min(MIB, size - start)), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@contextmanager
+def listening() -> Iterator[tuple[uvicorn.Server, int]]:
+    """Run the server with the service's connections before a small application; yield it and its port."""
+    config = uvicorn.Config(
+        answer, port=0, http=LimitedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
+    )
+    server, started = uvicorn.Server(config), threading.Event()
+    startup = server.startup
+
+    async def told(sockets: Any = None) -> None:
+        await startup(sockets)
+        started.set()
+
+    server.startup = told  # type: ignore[method-assign]
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    assert started.wait(HANG_S)
+    try:
+        yield server, server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(HANG_S)
+        assert not thread.is_alive()
+
+
+def connect(port: int, address: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), HANG_S, (address, 0))
+
+
+def read(connection: socket.socket) -> bytes:
+    """Return all that comes until the connection ends."""
+    found = b""
+    try:
+        while piece := connection.recv(MIB):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def sent(port: int, pieces: Iterator[bytes]) -> tuple[int, bytes]:
+    """Send pieces for as long as they are taken; return how many bytes were, and the answer."""
+    count = 0
+    with connect(port) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                count += len(piece)
+        except OSError:
+            pass
+        return count, read(connection)
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"GET / HTTP/1.1\r\nX-A: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"X-A: a\r\n"),
+        (b"GET /", b"a"),
+        (b"", b"\r\n"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: a\r\n"),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+    ],
+    ids=["a value", "headers", "a URL", "empty lines", "trailers", "a chunk's extension"],
+)
+def test_what_no_head_is_long_enough_for_is_refused(begin: bytes, again: bytes) -> None:
+    block = again * (MIB // len(again))
+    with listening() as (_, port):
+        count, _ = sent(port, iter([begin, *[block] * 100]))
+        assert count < 30 * MIB  # what the system itself takes
+        _, said = sent(
+            port, iter([b"GET / HTTP/1.1\r\nX-A: ", b"a" * (HEAD_BYTES - 100), b"\r\nConnection: close\r\n\r\n"])
+        )
+        assert said.startswith(b"HTTP/1.1 200")
+        _, said = sent(port, iter([b"GET / HTTP/1.1\r\nX-A: ", b"a" * HEAD_BYTES, b"\r\nConnection: close\r\n\r\n"]))
+        assert said.startswith(b"HTTP/1.1 431")
+
+
+@pytest.mark.parametrize(
+    "begin", [b"G", b"GET / HTTP/1.1\r\nX-A: a", b"\r\n"], ids=["a letter", "half a head", "a line"]
+)
+def test_a_head_has_to_end(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.05)
+    with listening() as (_, port), connect(port) as connection:
+        connection.sendall(b"GET /1 HTTP/1.1\r\n\r\n")  # one that does is answered
+        assert connection.recv(MIB).startswith(b"HTTP/1.1 200")
+        connection.sendall(begin)
+        assert b"HTTP" not in read(connection)
+
+
+def test_an_answer_that_nobody_reads_ends_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "SEND_S", 0.05)
+    with listening() as (server, port), connect(port) as connection:
+        connection.sendall(b"GET /100000000 HTTP/1.1\r\n\r\n")
+        ended = threading.Event()
+
+        def look() -> None:
+            loop = server.servers[0].get_loop()
+
+            async def gone() -> bool:
+                return not server.server_state.connections
+
+            while not ended.is_set() and not asyncio.run_coroutine_threadsafe(gone(), loop).result(HANG_S):
+                ended.wait(0.01)
+
+        connection.recv(1)
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(HANG_S)
+        assert not thread.is_alive(), "the connection is still there"
+        assert len(read(connection)) < 100_000_000
+
+
+def test_requests_sent_ahead_have_an_end() -> None:
+    with listening() as (_, port):
+        said = sent(port, iter([b"GET /0 HTTP/1.1\r\n\r\n" * 100_000]))[1]
+    assert said.count(b"HTTP/1.1 200") < 100
+
+
+def test_one_address_has_a_share_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_OF_ONE", 3)
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 4)
+    ask = b"GET /0 HTTP/1.1\r\n\r\n"
+
+    def status(connection: socket.socket) -> bytes:
+        connection.sendall(ask)
+        return connection.recv(MIB)[9:12]
+
+    with listening() as (_, port):
+        mine = [connect(port) for _ in range(3)]
+        assert [status(each) for each in mine] == [b"200"] * 3
+        with connect(port) as more, connect(port, "127.0.0.2") as another, connect(port, "127.0.0.3") as too_many:
+            assert read(more).startswith(b"HTTP/1.1 503")
+            assert status(another) == b"200"
+            assert read(too_many).startswith(b"HTTP/1.1 503")
+        for each in mine:
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::7", "2001:db8:1:2::"),
+        ("fe80::1%eth0", "fe80::"),
+    ],
+)
+def test_a_client_is_one_address_or_network(address: str, name: str) -> None:
+    assert peer_name(address) == name

@@ -1,0 +1,125 @@
+"""Clients take turns: the scheduler with work and a clock that a test makes up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from text_image_similarity.service.inference.shares import Client, FairQueue, Turns
+
+
+class Threads:
+    """Threads that run when they are told, and a clock that tasks move on."""
+
+    def __init__(self, count: int, **options: float | None) -> None:
+        self.now = 0.0
+        self.ready: list[tuple[Client, Callable[[], None]]] = []
+        self.done: list[Client] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        given = dict(clock=lambda: self.now, later=lambda s, task: self.timers.append((s, task)), **options)
+        self.queue = FairQueue(lambda client, run: self.ready.append((client, run)), count, **given)  # type: ignore[arg-type]
+
+    def put(self, client: Client, tasks: int, seconds: float) -> None:
+        def task() -> None:
+            self.now += seconds
+            self.done.append(client)
+
+        for _ in range(tasks):
+            self.queue.put(client, task)
+
+    def run(self, tasks: int) -> list[Client]:
+        """Finish so many, in the order they were started; return whose they were."""
+        before = len(self.done)
+        for _ in range(tasks):
+            self.ready.pop(0)[1]()
+        return self.done[before:]
+
+    @property
+    def running(self) -> list[Client]:
+        return [client for client, _ in self.ready]
+
+
+def test_clients_pay_for_the_time_that_their_work_takes() -> None:
+    threads = Threads(1)
+    threads.put("large", 10, seconds=1.0)
+    threads.put("small", 40, seconds=0.1)
+    found = threads.run(22)
+    assert found.count("large") == 2  # a second each, and ten small ones of a tenth between
+    assert found[1:11] == ["small"] * 10
+
+
+def test_who_was_idle_has_saved_up_nothing() -> None:
+    threads = Threads(1)
+    threads.put("early", 60, seconds=1.0)
+    threads.run(50)
+    threads.put("late", 10, seconds=1.0)
+    found = threads.run(12)
+    assert 5 <= found.count("late") <= 7
+
+
+def test_nobody_takes_more_than_a_share_of_the_threads() -> None:
+    threads = Threads(4, most_of_one=2)
+    threads.put("greedy", 10, seconds=1.0)
+    assert threads.running == ["greedy", "greedy"]
+    threads.put("other", 1, seconds=1.0)
+    assert threads.running == ["greedy", "greedy", "other"]
+    threads.put(None, 4, seconds=1.0)
+    assert threads.running == ["greedy", "greedy", "other", None]
+
+
+def test_long_tasks_leave_half_of_the_threads_and_short_ones_take_all() -> None:
+    threads = Threads(2, long_s=0.03)
+    threads.put("long", 8, seconds=1.0)
+    threads.put("short", 1, seconds=0.01)
+    assert threads.running == ["long", "long"]  # nobody knows yet
+    threads.run(1)
+    assert threads.running == ["long", "short"]
+    threads.run(2)
+    assert threads.running == ["long"], "a thread is kept for the others"
+    threads.put("short", 4, seconds=0.01)
+    assert threads.running == ["long", "short"]
+    threads = Threads(2, long_s=0.03)
+    threads.put("short", 6, seconds=0.01)
+    threads.run(3)
+    assert threads.running == ["short", "short"]
+
+
+def test_long_tasks_pause_for_the_shares_of_the_others() -> None:
+    threads = Threads(2, long_s=0.03)
+    threads.put("long", 8, seconds=0.5)
+    for number in range(8):
+        threads.put(f"short {number}", 1, seconds=0.0)
+    threads.run(2)
+    (pause, go_on), *_ = threads.timers
+    assert pause == pytest.approx(0.5 * 7 / 2)  # then it has a ninth of two threads
+    threads.run(len(threads.ready))
+    while threads.ready:
+        threads.run(1)
+    assert threads.done.count("long") == 2, "the others are done, and it pauses"
+    go_on()
+    assert threads.running == ["long"]
+    alone = Threads(2, long_s=0.03)
+    alone.put("long", 8, seconds=0.5)
+    alone.run(6)
+    assert alone.timers == [], "nobody else is there"
+
+
+def test_a_task_that_fails_costs_no_thread() -> None:
+    def fail() -> None:
+        raise RuntimeError
+
+    threads = Threads(1)
+    threads.queue.put("a", fail)
+    threads.put("b", 1, seconds=1.0)
+    with pytest.raises(RuntimeError):
+        threads.run(1)
+    assert threads.run(1) == ["b"]
+    assert threads.queue.is_idle
+
+
+def test_clients_that_owe_nothing_are_forgotten() -> None:
+    turns = Turns()
+    for client in range(3000):
+        turns.reach(turns.begin(client, 1.0))
+    assert len(turns._ends) <= 1001

@@ -1,0 +1,27 @@
+"""Whose request it is: the key that it shows, or else the address that it comes from."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from ipaddress import IPv6Address, ip_address
+
+# Of the request in progress; None where no HTTP request is, and then nothing is shared out.
+current: ContextVar[str | None] = ContextVar("client", default=None)
+
+
+def peer_name(address: str) -> str:
+    """Return what stands for all addresses that one client has: itself, or for IPv6 its network of 64 bits.
+
+    Example:
+        >>> peer_name("2001:db8:0:1::7"), peer_name("::ffff:192.0.2.1"), peer_name("testclient")
+        ('2001:db8:0:1::', '192.0.2.1', 'testclient')
+    """
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:100]
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(IPv6Address(int(found) >> 64 << 64))
+    return str(found)

@@ -1,0 +1,177 @@
+"""What a client may do to a connection: limits on heads, silence, requests ahead, unread answers, and connections.
+
+Uvicorn's protocol limits none of these. The service is safe with this where no proxy stands before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections import Counter
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from ..clients import peer_name
+
+MOST_CONNECTIONS = 2048
+MOST_OF_ONE = 1024  # connections from one address, such as a proxy's
+HEAD_BYTES = 16 * 1024
+HEAD_S = 10.0  # from a head's first byte to its end, and for what of a refused body is still on its way
+SEND_S = 30.0  # until a client has taken what waits to be sent
+_PAGES_AHEAD = 16  # requests that a client sends before their turn
+_FILES = 512  # beside those of connections
+
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """A client's connection; see the module."""
+
+    _deadline: asyncio.TimerHandle | None = None  # of a head, or of the rest of a body that nobody wants
+    _sending: asyncio.TimerHandle | None = None
+    _peer: str | None = None  # once it counts
+    _head = 0  # bytes of the head and of the trailers
+    _unread = 0  # bytes since the parser found anything
+    _whole = True  # no request is arriving
+    _too_long = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        peers = _peers_of(self.server_state)
+        super().connection_made(transport)
+        peer = peer_name(self.client[0] if self.client else "")
+        if len(self.connections) > MOST_CONNECTIONS or peers[peer] >= MOST_OF_ONE:
+            transport.write(_BUSY)
+            transport.close()
+            return
+        self._peer = peer
+        peers[peer] += 1
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        if self._peer is not None:
+            peers = _peers_of(self.server_state)
+            peers[self._peer] -= 1
+            if not peers[self._peer]:
+                del peers[self._peer]
+            self._peer = None
+        self._stop_waiting()
+        self.resume_writing()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived; a head that is too long or too slow ends the connection."""
+        if self.transport.is_closing():
+            return
+        if self._whole and self._deadline is None and not self.pipeline:
+            self._deadline = self.loop.call_later(HEAD_S, self._abort)
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > HEAD_BYTES and not self.transport.is_closing():
+            self._too_long = True
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self._head, self._whole = 0, False
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the URL."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer."""
+        self._count(len(name) + len(value) + 4)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, or queue it behind the one in progress."""
+        self._unread = 0
+        self._stop_waiting()
+        super().on_headers_complete()
+        if len(self.pipeline) > _PAGES_AHEAD:
+            self._refuse()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request has arrived."""
+        self._unread, self._whole = 0, True
+        if self.cycle is None or self.cycle.response_complete:
+            self._stop_waiting()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request; of one that was refused early, the rest has some seconds to arrive."""
+        super().on_response_complete()
+        if not self._whole and self._deadline is None and not self.pipeline:
+            self._deadline = self.loop.call_later(HEAD_S, self._abort)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to take its answer, for a while."""
+        super().pause_writing()
+        if self._sending is None:
+            self._sending = self.loop.call_later(SEND_S, self._abort)
+
+    def resume_writing(self) -> None:
+        """Go on sending."""
+        if self._sending is not None:
+            self._sending.cancel()
+            self._sending = None
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be parsed, or is too long."""
+        if self._too_long:
+            self.transport.write(_TOO_LONG)
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _count(self, size: int) -> None:
+        self._unread = 0
+        self._head += size
+        if self._head > HEAD_BYTES:
+            self._too_long = True
+            self._refuse()
+
+    def _refuse(self) -> None:
+        raise ValueError("too much")  # the parser ends the connection with what `send_400_response` writes
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _abort(self) -> None:
+        """End the connection, whatever is still to be sent."""
+        self.transport.abort()
+
+
+def allow_open_files() -> None:
+    """Let this process have a file for each connection, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + _FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _peers_of(state: uvicorn.server.ServerState) -> Counter[str]:
+    """Return how many connections each address has to a server."""
+    kept: Any = state
+    if not hasattr(kept, "peers"):
+        kept.peers = Counter()
+    found: Counter[str] = kept.peers
+    return found

@@ -1,0 +1,168 @@
+"""Who is served next: clients take turns, by what their work has cost so far.
+
+Start-time fair queueing (Goyal, Vin and Cheng 1996): each client has a clock of its own, which its work moves on, and whoever's
+stands earliest is next. A client that was idle begins where the others are, so that nobody saves up turns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from functools import partial
+from math import inf
+from threading import Lock, Timer
+from typing import Any
+
+Client = Hashable
+Task = Callable[[], None]
+
+_MOST_KNOWN = 1000  # clients
+_LATELY_S = 1.0  # who had a task since then is one of those who share
+_PAUSE_S = 5.0
+
+
+def _call_later(seconds: float, task: Task) -> None:
+    timer = Timer(seconds, task)
+    timer.daemon = True
+    timer.start()
+
+
+class Turns:
+    """The clocks of clients; not safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._ends: dict[Client, float] = {}
+
+    def begin(self, client: Client, cost: float = 0.0) -> float:
+        """Return when a client's next piece of work is due, and move its clock on by what that costs."""
+        due = max(self._now, self._ends.get(client, 0.0))
+        self._ends[client] = due + cost
+        return due
+
+    def charge(self, client: Client, cost: float) -> None:
+        """Move a client's clock on."""
+        self.begin(client, cost)
+
+    def reach(self, due: float) -> None:
+        """Note that work which was due then has begun; clients without debts are forgotten, and too many debts."""
+        self._now = max(self._now, due)
+        if len(self._ends) > _MOST_KNOWN:
+            self._ends = {client: end for client, end in self._ends.items() if end > self._now}
+            if len(self._ends) > _MOST_KNOWN:
+                self._ends.clear()
+
+
+class FairQueue:
+    """Gives tasks to threads, so that no client's keep the others' waiting. Safe to share between threads.
+
+    A task costs its client the time that it takes, so that pictures count by their pixels and bytes, and downloads by their
+    waits. A client without a name (None) is many, as far as anybody knows, and limited by none of that.
+
+    Args:
+        submit: Runs a client's task on a thread.
+        threads: How many tasks run at a time.
+        most_of_one: How many of one client; by default all.
+        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads, and beside others pauses
+            after each, so that its threads are idle for their shares of the time.
+        later: Calls something after so many seconds; for tests.
+        clock: Seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Client, Task], Any],
+        threads: int,
+        *,
+        most_of_one: int | None = None,
+        long_s: float = inf,
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Task], Any] | None = None,
+    ) -> None:
+        self._later = later or _call_later
+        self._pausing: set[Client] = set()
+        self._seen: dict[Client, float] = {}  # when each last had a task
+        self._submit, self._threads, self._long, self._clock = submit, threads, long_s, clock
+        self._most = threads if most_of_one is None else most_of_one
+        self._turns = Turns()
+        self._waiting: dict[Client, deque[Task]] = {}
+        self._running: dict[Client, int] = {}
+        self._took: dict[Client, float] = {}  # by a task, on average, lately
+        self._busy = 0
+        self._lock = Lock()
+
+    def put(self, client: Client, task: Task) -> None:
+        """Queue a task."""
+        with self._lock:
+            self._waiting.setdefault(client, deque()).append(task)
+            self._seen[client] = self._clock()
+            self._start()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs."""
+        with self._lock:
+            return not self._busy and not self._waiting
+
+    def _start(self) -> None:
+        """Start tasks as long as there are threads for them."""
+        while self._busy < self._threads:
+            able = [client for client in self._waiting if self._running.get(client, 0) < self._room_of(client)]
+            if not able:
+                return
+            client = min(able, key=lambda client: (self._turns.begin(client), self._running.get(client, 0)))
+            self._turns.reach(self._turns.begin(client))
+            waiting = self._waiting[client]
+            task = waiting.popleft()
+            if not waiting:
+                del self._waiting[client]
+            self._busy += 1
+            self._running[client] = self._running.get(client, 0) + 1
+            self._submit(client, partial(self._run, client, task))
+
+    def _room_of(self, client: Client) -> int:
+        if client is None:
+            return self._threads
+        if client in self._pausing:
+            return 0
+        is_long = self._took.get(client, 0.0) > self._long
+        return max(1, min(self._most, self._threads // 2)) if is_long else self._most
+
+    def _run(self, client: Client, task: Task) -> None:
+        began = self._clock()
+        try:
+            task()
+        finally:
+            took = self._clock() - began
+            with self._lock:
+                self._busy -= 1
+                self._running[client] -= 1
+                if not self._running[client]:
+                    del self._running[client]
+                self._turns.charge(client, took)
+                self._note(client, took)
+                self._pause(client, took)
+                self._start()
+
+    def _pause(self, client: Client, took: float) -> None:
+        """Keep a client whose tasks are long from starting the next one, for as long as the others' shares of the threads are."""
+        if client is None or self._took[client] <= self._long or client in self._pausing:
+            return
+        since = self._clock() - max(_LATELY_S, took)
+        self._seen = {known: at for known, at in self._seen.items() if at > since}
+        others = len(self._seen.keys() - {client})
+        pause = min(took * (others + 1 - self._threads) / self._threads, _PAUSE_S)
+        if pause > 0:
+            self._pausing.add(client)
+            self._later(pause, partial(self._go_on, client))
+
+    def _go_on(self, client: Client) -> None:
+        with self._lock:
+            self._pausing.discard(client)
+            self._start()
+
+    def _note(self, client: Client, took: float) -> None:
+        if len(self._took) > _MOST_KNOWN:
+            self._took = {known: each for known, each in self._took.items() if known in self._waiting}
+        self._took[client] = 0.5 * self._took.get(client, took) + 0.5 * took
