@@ -35,6 +35,7 @@ from tests.support.server import Server  # noqa: E402 - after the environment is
 # Files that take longest, so that no process is left with one of them at the end; by turns such as wait for other
 # processes and such as compute.
 _LONG = (
+    "tests/system/test_images.py",
     "tests/system/test_spark_recipe.py",
     "tests/training/test_train.py",
     "tests/ray_data/test_dataset.py",

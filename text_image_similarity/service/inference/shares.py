@@ -64,8 +64,8 @@ class FairQueue:
         submit: Runs a client's task on a thread.
         threads: How many tasks run at a time.
         most_of_one: How many of one client; by default all.
-        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads, and beside others pauses
-            after each, so that its threads are idle for their shares of the time.
+        long_s: A client whose tasks take longer on average, in seconds, has at most half of the threads beside others, and pauses
+            after each, so that its threads are idle for their shares of the time. Alone it has them all.
         later: Calls something after so many seconds; for tests.
         clock: Seconds; for tests.
     """
@@ -96,8 +96,14 @@ class FairQueue:
         """Queue a task."""
         with self._lock:
             self._waiting.setdefault(client, deque()).append(task)
-            self._seen[client] = self._clock()
+            self._see(client)
             self._start()
+
+    def _see(self, client: Client) -> None:
+        now = self._clock()
+        if len(self._seen) >= _MOST_KNOWN:
+            self._seen = {known: at for known, at in self._seen.items() if at > now - _PAUSE_S}
+        self._seen[client] = now
 
     @property
     def is_idle(self) -> bool:
@@ -127,7 +133,14 @@ class FairQueue:
         if client in self._pausing:
             return 0
         is_long = self._took.get(client, 0.0) > self._long
-        return max(1, min(self._most, self._threads // 2)) if is_long else self._most
+        if not is_long or not self._others(client, _LATELY_S):
+            return self._most
+        return max(1, min(self._most, self._threads // 2))
+
+    def _others(self, client: Client, lately_s: float) -> int:
+        """Return how many other clients had a task lately."""
+        since = self._clock() - lately_s
+        return sum(at > since for known, at in self._seen.items() if known != client)
 
     def _run(self, client: Client, task: Task) -> None:
         began = self._clock()
@@ -149,9 +162,7 @@ class FairQueue:
         """Keep a client whose tasks are long from starting the next one, for as long as the others' shares of the threads are."""
         if client is None or self._took[client] <= self._long or client in self._pausing:
             return
-        since = self._clock() - max(_LATELY_S, took)
-        self._seen = {known: at for known, at in self._seen.items() if at > since}
-        others = len(self._seen.keys() - {client})
+        others = self._others(client, max(_LATELY_S, took))
         pause = min(took * (others + 1 - self._threads) / self._threads, _PAUSE_S)
         if pause > 0:
             self._pausing.add(client)
