@@ -165,6 +165,8 @@ class Config:
             which no other host is sent, see docs/scoring.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
             there is none.
+        files_under: Folder that local files must be in, wherever links and `..` lead; by default the folder that a table's
+            relative paths start from, and any folder for references that no table holds. `/` allows all files.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
@@ -200,6 +202,7 @@ class Config:
     ca_file: str | PathLike[str] | None = None
     headers_file: str | PathLike[str] | None = None
     base_dir: str | PathLike[str] | None = None
+    files_under: str | PathLike[str] | None = None
     model_cache: str | PathLike[str] | None = None
     embedding_cache: str | PathLike[str] | None = field(default=None, repr=False)  # it may hold a password
     limits: Limits = field(default_factory=Limits)
@@ -221,7 +224,7 @@ class Config:
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
         true_or_false("isolate_decoder", self.isolate_decoder)
-        for name in ("base_dir", "model_cache", "embedding_cache", "ca_file", "headers_file"):
+        for name in ("base_dir", "files_under", "model_cache", "embedding_cache", "ca_file", "headers_file"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, (str, PathLike)) and str(value)):
                 raise ConfigError(f"{name} must be a path, not {value!r}")

@@ -117,7 +117,7 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
     ]
     source = write_form(form, tmp_path, rows)
     dialect = Dialect(quoting="minimal" if form == "tsv" else "auto")
-    images = read_dataset(source, config=Config(dialect=dialect))
+    images = read_dataset(source, config=Config(dialect=dialect, files_under=tmp_path))
     assert [(image.captions, image.source) for image in images] == [
         (("grün", "a green square"), str(tmp_path / "green.png")),
         (("red,\nand more",), str(tmp_path / "red.png")),
@@ -285,7 +285,9 @@ def test_splits_of_other_formats(ending: str, tmp_path: Path) -> None:
         Path(write_form("tsv" if ending == "tsv" else ending, tmp_path, [row])).rename(tmp_path / f"{split}.{ending}")
     (tmp_path / "README.md").write_text("A data set.")
     assert own_splits(tmp_path) == ("train", "validation")
-    assert [image.source for image in read_dataset(tmp_path, split="validation")] == ["/val.png"]
+    assert [image.source for image in read_dataset(tmp_path, split="validation", config=Config(files_under="/"))] == [
+        "/val.png"
+    ]
 
 
 def test_splits_in_a_folder_at_a_url(tmp_path: Path) -> None:

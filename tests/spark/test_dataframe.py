@@ -34,7 +34,7 @@ ALONE = Config(model="mini", batch_size=1, base_dir=Path("/nowhere"))
 # A busy machine may keep a server waiting.
 LOOPBACK = Config(model="mini", batch_size=1, timeout_s=90, limits=Limits(total_s=200, allow_private_addresses=True))
 ROWS = faulty_rows(80)
-NO_PICTURE = "not_an_image: the content is text: 'x'"
+NO_PICTURE = "not_an_image: the content is text"
 
 
 @pytest.fixture(scope="module")

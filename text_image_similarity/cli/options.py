@@ -72,8 +72,9 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_base_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where relative references start."""
+    """Add the options that say where relative references start, and which folder files must be in."""
     add_field(parser, Config, "base_dir", metavar="FOLDER", type=_folder)
+    add_field(parser, Config, "files_under", metavar="FOLDER", type=_folder)
 
 
 def _folder(text: str) -> Path:

@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         retries=options.retries,
         proxy=options.proxy,
         base_dir=options.base_dir,
+        files_under=options.files_under,
         ca_file=options.ca_file,
         headers_file=options.headers_file,
         limits=Limits(**dict(options.limits)),

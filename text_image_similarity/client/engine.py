@@ -23,7 +23,7 @@ from ..similarity import score_range
 from .connection import Connection
 from .pairs import Pairs
 
-_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "dialect", "limits", "proxy", "ca_file"})
+_OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
 _MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
 _LONGEST_FACT = 4096  # characters of what a service says of a model, a path for instance

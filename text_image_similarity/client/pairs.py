@@ -12,6 +12,7 @@ from base64 import b64encode
 import httpx
 
 from ..config import Config
+from ..decode.formats import sniff
 from ..errors import ErrorCode, RowError
 from ..fetch import Fetcher, scheme_of, strip_invisible
 from ..records import Record, ScoreResult, is_whole, parts_of
@@ -23,7 +24,7 @@ class Pairs:
     """Makes pairs out of records; safe to call from many threads.
 
     Args:
-        config: `base_dir` and, for what is read here, `limits` are used.
+        config: `base_dir`, `files_under` and, for what is read here, `limits` are used.
     """
 
     def __init__(self, config: Config) -> None:
@@ -51,6 +52,7 @@ class Pairs:
             raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
         if len(content) > self._most_bytes:
             raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
+        sniff(content)  # a table may name any file, and what is no picture goes nowhere
         return content
 
     @staticmethod

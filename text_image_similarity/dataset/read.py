@@ -11,7 +11,7 @@ from typing import Any
 
 from ..config import Config, Dialect
 from ..errors import ErrorCode, RowError, TableError, UsageError
-from ..fetch import strip_invisible
+from ..fetch import check_reference, strip_invisible
 from ..files import path_text
 from ..formats import cells_of, check_columns, ending_of, is_captions_file
 from ..records import caption_of, is_whole
@@ -65,7 +65,7 @@ def read_dataset(
         found = _read_splits(source, [split], columns, config, left)[split]
     else:
         tables = _open_tables(source, config.dialect).values()
-        rows = (image for table in tables for image in _read_images(table, columns, config.base_dir, left))
+        rows = (image for table in tables for image in _read_images(table, columns, config, left))
         (found,) = merge_photos([rows], config.limits)
         if not found:
             raise TableError(f"{source} holds no picture with a caption{left.example()}")
@@ -115,9 +115,7 @@ def _read_splits(
         # Later splits too, because a photo belongs to the last one that has it.
         read = [name for name in SPLITS[min(map(SPLITS.index, read)) :] if name in tables]
     unasked = LeftOut()  # of splits that are read for their photos alone
-    images = [
-        _read_images(tables[name], columns, config.base_dir, left if name in wanted else unasked) for name in read
-    ]
+    images = [_read_images(tables[name], columns, config, left if name in wanted else unasked) for name in read]
     parts = merge_photos(images, config.limits, names=read, wanted=wanted, source=str(source))
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
     for name, part in found.items():
@@ -165,7 +163,7 @@ def _hub_table(place: str) -> SplitTable:
 
 
 def _read_images(
-    table: SplitTable, columns: tuple[str, str], base_dir: str | PathLike[str] | None, left: LeftOut
+    table: SplitTable, columns: tuple[str, str], config: Config, left: LeftOut
 ) -> Iterator[CaptionedImage]:
     """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
     names = table.columns()
@@ -173,11 +171,12 @@ def _read_images(
     if table.images is not None and columns[0] == "url":
         col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
-    folder = table.folder if base_dir is None else Path(path_text(base_dir, "base_dir"))
+    folder = table.folder if config.base_dir is None else Path(path_text(config.base_dir, "base_dir"))
+    root = config.files_under or folder or "."
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        image = value if isinstance(value, RowError) else find_image(value)
+        image = value if isinstance(value, RowError) else _under(root, folder, find_image(value))
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions and not isinstance(value, RowError):  # such as a damaged shard, which has no caption either
@@ -198,6 +197,18 @@ def _read_images(
             )
         else:
             yield CaptionedImage(path or where, captions, content)
+
+
+def _under(
+    root: str | PathLike[str], folder: str | PathLike[str] | None, image: tuple[str, str | bytes] | RowError
+) -> tuple[str, str | bytes] | RowError:
+    """Return a picture, or why it may not be read: it is a file elsewhere than under the root."""
+    try:
+        if not isinstance(image, RowError) and isinstance(image[1], str):
+            check_reference(resolve_reference(image[1], folder), root)
+    except RowError as error:
+        return error
+    return image
 
 
 def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[str, list[str]]:

@@ -113,9 +113,9 @@ def unread_content(data: bytes) -> RowError:
     for find in (_by_signature, _by_text, _by_header):
         if error := find(data):
             return error
+    # What it says is not quoted: the bytes may be of a local file or a private host, and the error goes to whoever asked.
     start = data[:40].decode("ascii", "replace")
-    said = f"is text: {start!r}" if start.replace("\n", " ").isprintable() else f"starts with {data[:16]!r}"
-    return _not_an_image(said)
+    return _not_an_image("is text" if start.replace("\n", " ").isprintable() else "is no image format")
 
 
 def _by_signature(data: bytes) -> RowError | None:

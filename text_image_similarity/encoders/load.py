@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .two_tower import TwoTowerEncoder
 
 
+logger = logging.getLogger("text_image_similarity")
+
 # Commits of hub models whose exact weights are known.
 _PINNED = {
     DEFAULT_MODEL: "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
@@ -31,10 +35,22 @@ _PINNED = {
 }
 
 
-def model_folder(name: str) -> Path:
-    """Return the folder that a model's name stands for, if it stands for one; `mini`'s is this package's."""
-    if name == "mini":
+def is_pinned(name: str) -> bool:
+    """Say whether a name is an alias, or a hub id whose commit is known here."""
+    return name in ALIASES or name in _PINNED
+
+
+def model_folder(name: str | PathLike[str]) -> Path:
+    """Return the folder that a model's name stands for, if it stands for one; `mini`'s is this package's.
+
+    An alias or a pinned hub id, as text, is never a folder of the working directory: that one is `./fast`, or a path.
+    """
+    if str(name) == "mini":
         return on_disk(Path(__file__).resolve().parent.parent / "weights" / "mini")
+    if isinstance(name, str) and is_pinned(name):
+        if _is_dir(Path(name)):
+            logger.warning("model %s is the pinned one; the folder here is called ./%s", name, name)
+        return Path(os.devnull, name)
     try:
         return Path(name).expanduser()
     except RuntimeError:  # there is no such user
@@ -50,7 +66,7 @@ def resolve_model(model: str | PathLike[str], revision: str | None) -> tuple[str
         >>> resolve_model("fast", None) == resolve_model("openai/clip-vit-base-patch32", None)
         True
     """
-    folder = model_folder(str(model))
+    folder = model_folder(model)
     if _is_dir(folder):
         return str(folder.resolve()), revision
     if (parsed := read_open_clip_name(str(model))) is not None:
@@ -66,7 +82,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
     Raises:
         ModelNameError: The folder does not exist, or holds another model.
     """
-    folder = model_folder(str(model))
+    folder = model_folder(model)
     if not _is_dir(folder):
         check_name(model)
         raise ModelNameError(f"model folder {model} does not exist")
@@ -95,7 +111,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
     require_config(config)
     check_placement(config)
     name = str(config.model)
-    folder = model_folder(name)
+    folder = model_folder(config.model)
     if is_export(folder) or config.triton_url is not None:
         return _exported(name, folder, config)
     if (parsed := read_open_clip_name(name)) is not None:
@@ -114,8 +130,8 @@ def load_encoder(config: Config) -> PreparingEncoder:
 
         with unchanged(folder):
             return _load(name if dual_encoder else str(folder), folder, config, load)
-    check_name(config.model)
-    name, revision = resolve_model(name, config.revision)
+    _check_meant(config.model)
+    name, revision = resolve_model(config.model, config.revision)
     pinned = _PINNED.get(name)
     from .hub import cached_folder, has_open_clip, require_model
 
@@ -129,6 +145,14 @@ def load_encoder(config: Config) -> PreparingEncoder:
     encoder = _load(name, cached, config, load)
     commit = cached_folder(name, revision)
     return replace(encoder, revision=commit.name if commit else None)
+
+
+def _check_meant(model: str | PathLike[str]) -> None:
+    """Make sure that a name may be a hub model's, and that no folder here is in a pinned one's place, which libraries would take."""
+    if not (isinstance(model, str) and is_pinned(model)):
+        check_name(model)
+    elif _is_dir(Path(name := ALIASES.get(model, model))):
+        raise ModelNameError(f"the folder {name} here is not the pinned {name}; name it ./{name}, or run elsewhere")
 
 
 def _exported(name: str, folder: Path, config: Config) -> PreparingEncoder:

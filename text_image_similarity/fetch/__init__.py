@@ -10,13 +10,16 @@ from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
 from .references import http_url, scheme_of, strip_invisible
 from .responses import explain_proxy, retry_after_s, user_agent
+from .roots import OPTION, check_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
 
 __all__ = [
+    "OPTION",
     "Fetcher",
     "GuardedTransport",
     "check_files",
+    "check_reference",
     "explain_proxy",
     "http_url",
     "is_base64_image",

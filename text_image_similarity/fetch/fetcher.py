@@ -24,6 +24,7 @@ from .host_headers import HostHeaders
 from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
 from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, explain_proxy, user_agent
+from .roots import check_under
 from .stream import row_deadline
 from .transport import GuardedTransport
 from .trust import create_ssl_context
@@ -35,7 +36,7 @@ class Fetcher:
     """Fetches pictures for one run; safe to call from many threads, each of which keeps its connections.
 
     Args:
-        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `proxy`, `ca_file`, `headers_file` and `limits` are used.
+        config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `files_under`, `proxy`, `ca_file`, `headers_file` and `limits` are used.
         transport: Where http requests go; None is the network.
         resolve: How the network's host names become addresses; None asks the system.
 
@@ -108,6 +109,7 @@ class Fetcher:
 
     def _fetch_file(self, path: Path) -> bytes:
         reference, path = path, Path(self._config.base_dir or ".") / path
+        check_under(path, self._config.files_under)
         try:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):

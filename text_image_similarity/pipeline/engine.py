@@ -16,7 +16,7 @@ from typing import Protocol
 import httpx
 
 from ..config import Config, is_redis, require_config
-from ..encoders import Encoder, ModelInfo
+from ..encoders import Encoder, ModelInfo, model_folder
 from ..errors import TableError, UsageError
 from ..records import Record, ScoreResult
 from .rows import DeferredErrors, Tag
@@ -131,11 +131,12 @@ def portable(config: Config) -> Config:
     def absolute(path: str | PathLike[str] | None) -> Path | None:
         return None if path is None else Path(path).expanduser().absolute()
 
-    folder = absolute(config.model)
+    folder = model_folder(config.model).absolute()
     return replace(
         config,
-        model=str(folder) if folder and folder.is_dir() and str(config.model) != "mini" else config.model,
+        model=str(folder) if folder.is_dir() and str(config.model) != "mini" else config.model,
         base_dir=Path(config.base_dir or "").absolute(),
+        files_under=absolute(config.files_under),
         ca_file=absolute(config.ca_file),
         headers_file=absolute(config.headers_file),
         model_cache=absolute(config.model_cache),

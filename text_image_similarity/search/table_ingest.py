@@ -8,9 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import blake2b
+from os import PathLike
 from pathlib import Path
 
-from ..errors import StoppedError, UsageError
+from ..config import Config
+from ..dataset.read import resolve_reference
+from ..errors import RowError, StoppedError, UsageError
+from ..fetch import check_reference
 from ..formats import is_url
 from ..records import Progress
 from .ingest import AddReport, Ingest
@@ -53,11 +57,13 @@ def add_table(
 
     def products() -> Iterator[Product]:
         for number, product in source.products(declared, start):
-            if isinstance(product, UsageError):
-                ingest.report.refuse(str(product))
+            checked = _within(product, session.config, source.folder or ".")
+            if isinstance(checked, UsageError):
+                where = "" if checked is product else f"row {number} of {source.place}: "
+                ingest.report.refuse(f"{where}{checked}")
             else:
                 numbers.append(number)
-                yield product
+                yield checked
 
     def check(done: int) -> None:
         """Show where the work is, and end it if that is asked for."""
@@ -80,6 +86,19 @@ def add_table(
     position.forget()
     check(source.total)
     return ingest.report
+
+
+def _within(product: Product | UsageError, config: Config, folder: str | PathLike[str]) -> Product | UsageError:
+    """Return a product, or why its pictures may not be read: one is a file outside the folder that they must be in."""
+    if isinstance(product, UsageError):
+        return product
+    base = config.base_dir or folder
+    try:
+        for image in product.images:
+            check_reference(resolve_reference(image, base), config.files_under or base)
+    except RowError as error:
+        return UsageError(error.detail)
+    return product
 
 
 def _stopped(source: ProductSource, done: int) -> StoppedError:

@@ -113,8 +113,8 @@ class TableJob(Generic[R]):
             captions_cut=None if cut is None or stats.captions_cut is None else stats.captions_cut - cut,
             seconds={**seconds, "total": round(time.perf_counter() - began, 6)},
         )
-        self.work.commit(part, data)
         self.watch.look_at(found)
+        self.work.commit(part, data)
 
     def _parts(self, start: int, most: int) -> Iterator[TaggedRows[Rows]]:
         """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""

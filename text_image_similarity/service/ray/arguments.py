@@ -86,6 +86,7 @@ _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "score",
     "chunk_size",
     "base_dir",
+    "files_under",
     "dialect",
 }
 _OWN = _SHARED - {"limits"} | {"model", "revision"}

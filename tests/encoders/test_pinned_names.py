@@ -1,0 +1,39 @@
+"""A name that is pinned is never a folder of the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from text_image_similarity import Config
+from text_image_similarity.encoders import load_encoder, model_folder, resolve_model
+from text_image_similarity.errors import ModelNameError
+from text_image_similarity.pipeline.engine import portable
+
+HUB = "openai/clip-vit-base-patch32"
+
+
+@pytest.mark.parametrize("name", ["fast", HUB])
+def test_a_folder_called_like_a_pinned_model_is_not_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found, revision = resolve_model(name, None)
+    assert found == HUB
+    assert revision is not None
+    assert f"./{name}" in caplog.text
+    assert portable(Config(model=name)).model == name
+    assert model_folder(f"./{name}").is_dir()
+    assert model_folder(Path(name)).is_dir()
+    assert resolve_model(f"./{name}", None) == (os.fspath(tmp_path / name), None)
+
+
+def test_libraries_that_would_take_the_folder_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / HUB).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("fast", HUB):
+        with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
+            load_encoder(Config(model=name, backend="torch"))

@@ -1,0 +1,42 @@
+"""Which local files references may name: those under one folder, wherever links and `..` lead."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from ..errors import ErrorCode, RowError
+from .hints import shorten_path
+from .references import file_url_path, scheme_of
+
+OPTION = "--files-under (files_under)"
+
+
+def check_under(path: Path, root: str | PathLike[str] | None) -> None:
+    """Make sure that a path leads to a place under a folder; None is any place.
+
+    Whether something is there is not told, so that a table cannot ask which files exist.
+
+    Raises:
+        RowError: It leads elsewhere.
+    """
+    if root is None:
+        return
+    try:
+        inside = path.resolve().is_relative_to(Path(root).resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
+        inside = False
+    if not inside:
+        said = f"{shorten_path(path)} is not under {root}; {OPTION} names the folder that files may be in"
+        raise RowError(ErrorCode.FILE_NOT_FOUND, said)
+
+
+def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
+    """Make sure of the same for a reference whose base folder is known: a path or a `file:` URL; others are no files.
+
+    Raises:
+        RowError: It leads elsewhere.
+    """
+    scheme = scheme_of(reference)
+    if scheme in ("", "file"):
+        check_under(file_url_path(reference) if scheme else Path(reference), root)
