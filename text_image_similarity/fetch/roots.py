@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
@@ -23,12 +24,20 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     if root is None:
         return
     try:
-        inside = path.resolve().is_relative_to(Path(root).resolve())
+        inside = path.resolve().is_relative_to(_real(str(root)))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
         inside = False
     if not inside:
         said = f"{shorten_path(path)} is not under {root}; {OPTION} names the folder that files may be in"
         raise RowError(ErrorCode.FILE_NOT_FOUND, said)
+
+
+@lru_cache
+def _real(root: str) -> Path:
+    """Return where a folder is. In the hub's cache, whose files are links from `snapshots` to `blobs`, it is the data set's."""
+    found = Path(root).resolve()
+    snapshots = (parent for parent in found.parents if parent.name == "snapshots")
+    return next((each.parent for each in snapshots if (each.parent / "blobs").is_dir()), found)
 
 
 def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
