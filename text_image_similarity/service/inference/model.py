@@ -119,14 +119,14 @@ class ServedModel:
 
     def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
         """Download the image of some items; runs on a fetching thread."""
+        client = items[0].job.client
         if items[0].job.gone:
             self._drop(items)
             self._fetch_next(downloads)
             return
         with self._stage("fetch", items):
-            content = self._workers.read(reference)
+            content = self._workers.read(reference, client)
         self._fetch_next(downloads)
-        client = items[0].job.client
         self.queue.announce(len(items), client)
         self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
