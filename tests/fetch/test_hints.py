@@ -186,8 +186,13 @@ def test_base64_that_is_wrong_is_explained(fetcher: Fetcher, text: str, said: st
 
 
 def test_what_stands_around_a_long_reference_is_looked_at_no_further_than_some(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr("text_image_similarity.fetch.references.is_invisible", lambda c: seen.append(c) or c == " ")
+    seen: list[str] = []
+
+    def look(character: str) -> bool:
+        seen.append(character)
+        return character == " "
+
+    monkeypatch.setattr("text_image_similarity.fetch.references.is_invisible", look)
     for text in (" " * 100_000, "a" + " " * 100_000, " " * 100_000 + "a"):
         strip_invisible(text)
     assert 3000 <= len(seen) < 6010

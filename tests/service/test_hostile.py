@@ -178,7 +178,7 @@ def test_a_megabyte_in_any_text_keeps_nobody_waiting(client: httpx.Client, runni
     references = [f"http://a{text}/", f"http://127.0.0.1:1/{text}", f"data:{text}", f"data:;base64,{text}", f"a{text}a"]
     pairs = [{"image_url": reference, "caption": "a"} for reference in references] + [{**good, "caption": f"a{text}"}]
     legacy = {"image_input": f"{text}a", "text_prompt": f"a{text}", "model_config_name": f"a{text}"}
-    bodies = [
+    bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/similarity", {"pairs": pairs}),
         ("/v1/similarity", {"pairs": [good], "model": f"a{text}"}),
         ("/v1/embeddings", {"input": [f"a{text}"], "model": "mini"}),
