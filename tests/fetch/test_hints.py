@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from base64 import b64encode
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from tests.support.images import make_png
 from text_image_similarity import Config, Limits, Record, RowError
 from text_image_similarity.client.pairs import Pairs
 from text_image_similarity.dataset.read import resolve_reference
-from text_image_similarity.fetch import Fetcher
+from text_image_similarity.fetch import Fetcher, is_base64_image, strip_invisible
 from text_image_similarity.report.tally import host_of
 
 PICTURE = make_png()
@@ -182,3 +183,38 @@ def test_base64_that_is_wrong_is_explained(fetcher: Fetcher, text: str, said: st
     error = failure(fetcher, "data:;base64," + text)
     assert error.code == "invalid_url"
     assert said in error.detail
+
+
+def test_what_stands_around_a_long_reference_is_looked_at_no_further_than_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def look(character: str) -> bool:
+        seen.append(character)
+        return character == " "
+
+    monkeypatch.setattr("text_image_similarity.fetch.references.is_invisible", look)
+    for text in (" " * 100_000, "a" + " " * 100_000, " " * 100_000 + "a"):
+        strip_invisible(text)
+    assert 3000 <= len(seen) < 6010
+    assert strip_invisible(" " * 1000 + "a" + " " * 1000) == "a"
+
+
+def test_base64_is_told_from_blanks_in_time_that_grows_with_them() -> None:
+    """The square of their number was 0.5 s for each reference, without a moment for any other thread."""
+    began = time.thread_time()
+    for _ in range(50):
+        assert not is_base64_image("a" + " " * 9_900 + "!")
+    assert time.thread_time() - began < 5
+    assert is_base64_image(BASE64 + "==\n")
+
+
+@pytest.mark.parametrize("again", ["a.", "-", "a:", "${", "(", "https:/", "\u0315\u0300"])
+def test_a_long_reference_is_explained_by_its_start(again: str) -> None:
+    error = failure(Fetcher(Config(limits=Limits(allow_local_files=False))), "q" + again * (1_000_000 // len(again)))
+    assert error.code == "unsupported_scheme"
+    assert len(error.detail) < 300
+
+
+def test_a_long_reference_in_quotation_marks_is_known_by_its_end() -> None:
+    fetcher = Fetcher(Config(limits=Limits(allow_local_files=False)))
+    assert 'it stands in " and "; leave them out' in failure(fetcher, '"' + "a" * 5000 + '"').detail

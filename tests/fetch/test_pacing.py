@@ -81,6 +81,17 @@ def test_other_rows_wait_too_when_a_host_asks_for_it(server: Server, clock: Fake
         assert clock.waits == []
 
 
+def test_what_one_client_is_asked_for_makes_no_other_wait(server: Server, clock: FakeClock) -> None:
+    server.routes["/x"] = asking("25")
+    with passing_over_waits(clock) as fetcher:
+        with pytest.raises(RowError):
+            fetcher.fetch(server.url("/x?1"), "one")
+        assert fetcher.fetch(server.url("/x?2"), "other") == b"picture"
+        assert clock.waits == []
+        assert fetcher.fetch(server.url("/x?3"), "one") == b"picture"
+        assert sum(clock.waits) == pytest.approx(25)
+
+
 def test_only_the_host_that_asked_is_waited_for(server: Server, clock: FakeClock) -> None:
     server.routes["/x"] = asking("9")
     server.routes["/y"] = response(b"picture")

@@ -170,6 +170,48 @@ def test_a_reference_of_a_whole_body_costs_one_pair(client: httpx.Client) -> Non
         assert results[1]["error"] is None
 
 
+@pytest.mark.parametrize("worst", ["\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b"])
+def test_a_megabyte_in_any_text_keeps_nobody_waiting(client: httpx.Client, running: Process, worst: str) -> None:
+    """What takes time by the square of a text would stop the service for minutes, and `/livez` with it."""
+    text = worst * (MIB // len(worst.encode()))
+    good = base64_pair(make_png("red"), "a red square")
+    references = [f"http://a{text}/", f"http://127.0.0.1:1/{text}", f"data:{text}", f"data:;base64,{text}", f"a{text}a"]
+    pairs = [{"image_url": reference, "caption": "a"} for reference in references] + [{**good, "caption": f"a{text}"}]
+    legacy = {"image_input": f"{text}a", "text_prompt": f"a{text}", "model_config_name": f"a{text}"}
+    bodies: list[tuple[str, dict[str, Any]]] = [
+        ("/v1/similarity", {"pairs": pairs}),
+        ("/v1/similarity", {"pairs": [good], "model": f"a{text}"}),
+        ("/v1/embeddings", {"input": [f"a{text}"], "model": "mini"}),
+        ("/evaluator/v1/evaluation/single", legacy),
+        ("/evaluator/v1/evaluation/batch", {"evaluations": [legacy]}),
+    ]
+    longest, over = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal longest
+        with httpx.Client(base_url=running.url, timeout=HANG_S, trust_env=False) as other:
+            while True:
+                began = time.monotonic()
+                assert other.get("/livez").status_code == 200
+                longest = max(longest, time.monotonic() - began)
+                if over.wait(0.01):
+                    break
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        answers = [client.post(route, json=body) for route, body in bodies]
+    finally:
+        over.set()
+        watching.join()
+    assert [answer.status_code < 500 for answer in answers] == [True] * len(bodies)
+    if worst == "[":  # so many brackets might be lists
+        assert answers[0].json()["code"] == "invalid_request"
+    else:
+        assert all(result["error"] for result in answers[0].json()["results"])
+    assert 0 < longest < 5
+
+
 def test_odd_forms_are_refused(client: httpx.Client, running: Process) -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n'
     for content, expected in [

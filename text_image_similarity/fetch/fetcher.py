@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -64,8 +64,12 @@ class Fetcher:
         )
         self._hosts = Hosts(config.limits.per_host, self._closing)
 
-    def fetch(self, url: str | bytes) -> bytes:
+    def fetch(self, url: str | bytes, client: Hashable = None) -> bytes:
         """Return the bytes that a reference points to; those of an encoded file are checked and returned.
+
+        Args:
+            url: The reference, or a file.
+            client: Who asks; a host's `Retry-After` is waited for by the rows of whoever got it.
 
         Raises:
             RowError: With the code of what stopped it.
@@ -77,7 +81,7 @@ class Fetcher:
             raise RowError(ErrorCode.INVALID_URL, "the image reference is empty or missing")
         match scheme := scheme_of(url):
             case "http" | "https":
-                return self._fetch_http(url)
+                return self._fetch_http(url, client)
             case "data":
                 return self._checked(data_url_bytes(url, self._limits.max_bytes))
             case "file":
@@ -128,14 +132,14 @@ class Fetcher:
             raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
         return data
 
-    def _fetch_http(self, url: str) -> bytes:
+    def _fetch_http(self, url: str, client: Hashable) -> bytes:
         try:
             first = http_url(url)
         except ValueError as exc:
             raise RowError(ErrorCode.INVALID_URL, f"{url[:200]!r}: {exc}") from exc
         if isinstance(self._transport, GuardedTransport):
             self._transport.prepare()
-        clock = Clock(self._limits)
+        clock = Clock(self._limits, client)
         for left in range(self._config.retries, -1, -1):
             clock.start_try(self._config.timeout_s)
             try:
@@ -176,7 +180,7 @@ class Fetcher:
             check_status(response)
         except RefusedError as error:
             if error.retry_after is not None and error.retry_after <= LONGEST_RETRY_AFTER_S:
-                self._hosts.be_patient(clock.host, error.retry_after)
+                self._hosts.be_patient(clock.host, error.retry_after, clock.client)
             raise
         if self._limits.respect_opt_out:
             check_opt_out(response)

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from ..errors import ErrorCode, RowError
 
+_READ = 2000  # characters of a reference that is explained: nobody waits while a pattern goes over a long one
 _MOST_CHARACTERS = 150  # of a path in an error, so that its reason and a hint fit behind it
 _INSIDE = re.compile(r"https?:/+[^/]", re.IGNORECASE)
 _HOST = re.compile(
@@ -28,7 +29,7 @@ _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*|%[A-Za-z_]\w*%")
 _QUOTED = re.compile(r"""(["'`<“‘«\[(]).*(["'`>”’»\])])""", re.DOTALL)
 # Base64 of the first bytes of JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF or HEIF files.
 _IMAGE_IN_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK|AAAA.GZ0eX")
-_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]+")
 _BACKSLASHES = "backslashes do not separate folders on this system; write /"
 _FORMS: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -38,7 +39,7 @@ def is_base64_image(text: str) -> bool:
     """Say whether a text is an encoded file in base64, by its start and its characters, and not a reference."""
     if "base64," in text[:100]:
         return True
-    if len(text) < 24 or not _BASE64.fullmatch(text[:10_000].rstrip("=")):
+    if len(text) < 24 or not _BASE64.fullmatch(text[:10_000].rstrip().rstrip("=")):
         return False
     if _IMAGE_IN_BASE64.match(text):
         return True
@@ -74,7 +75,9 @@ def join_hint(said: str, hint: str) -> str:
 
 def explain_reference(reference: str) -> str:
     """Return what a reference without a usable scheme seems to be instead of a URL, as a clause; "" if unknown."""
-    if found := _INSIDE.search(reference[:2000]):
+    if len(reference) > _READ:
+        reference = reference[: _READ - 1] + reference[-1]  # the last one shows a pair of quotation marks
+    if found := _INSIDE.search(reference):
         return f"a URL begins inside it, at {reference[found.start() :][:60]!r}; the cell must hold nothing else"
     if len(reference) > 2 and _QUOTED.fullmatch(reference):
         return f"it stands in {reference[0]} and {reference[-1]}; leave them out"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Condition, Event
 
 from ..config import Limits
@@ -23,9 +23,11 @@ class Clock:
     Attributes:
         host: The host that was asked last.
         patience: Seconds the row will still stand waiting because a host asked other rows for patience.
+        client: Whose row it is.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, client: Hashable = None) -> None:
+        self.client = client
         self._began = time.monotonic()
         self.row_end = self.end = self._began + limits.total_s
         self.host = ""
@@ -51,7 +53,10 @@ class Clock:
 class _Host:
     busy: int = 0
     retries: float = FREE_RETRIES
-    ready_at: float = 0.0
+    ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client whom the host asked for patience
+
+    def is_awaited(self) -> bool:
+        return max(self.ready_at.values(), default=0.0) > time.monotonic()
 
 
 class Hosts:
@@ -87,7 +92,7 @@ class Hosts:
         """Wait a moment, not longer than to see that the run is closing; say no if there is nothing to wait for."""
         if known is None:
             return False
-        pause = min(known.ready_at - time.monotonic(), clock.patience)
+        pause = min(known.ready_at.get(clock.client, 0.0) - time.monotonic(), clock.patience)
         if pause > 0:
             began = time.monotonic()
             self._changed.wait(min(pause, 0.1))
@@ -99,18 +104,20 @@ class Hosts:
         return True
 
     def _forget(self, host: str, known: _Host) -> None:
-        if not known.busy and known.retries == FREE_RETRIES and known.ready_at <= time.monotonic():
+        if not known.busy and known.retries == FREE_RETRIES and not known.is_awaited():
             del self._known[host]
         elif len(self._known) > _REMEMBERED:
             idle = next((name for name, other in self._known.items() if not other.busy), host)
             if not self._known[idle].busy:
                 del self._known[idle]
 
-    def be_patient(self, host: str, seconds: float) -> None:
-        """Let rows that want to ask a host wait, because it asked for that."""
+    def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
+        """Let a client's rows that want to ask a host wait, because it asked one of them for that."""
         with self._changed:
             known = self._known.setdefault(host, _Host())
-            known.ready_at = max(known.ready_at, time.monotonic() + seconds)
+            now = time.monotonic()
+            known.ready_at = {other: at for other, at in known.ready_at.items() if at > now}
+            known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
 
     def may_retry(self, host: str) -> bool:
         """Take one of a host's retries, if it has any left."""

@@ -34,20 +34,24 @@ _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _MOST_URL = 8192  # characters, as many servers have it
 _MOST_AUTHORITY = 255  # as a name may have in DNS (RFC 1035), with its port
+_MOST_STRIPPED = 1000  # characters, from each end
 _DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for a dot (RFC 3490)
 
 
 def strip_invisible(text: str) -> str:
     """Return a reference without the invisible characters around it: white space, marks of order, zero-width characters.
 
+    At most 1,000 are taken from each end: a megabyte of them is no reference, and would keep a service from answering.
+
     Example:
         >>> strip_invisible("\\ufeff https://example.org/a.jpg\\u200b")
         'https://example.org/a.jpg'
     """
     start, end = 0, len(text)
-    while start < end and is_invisible(text[start]):
+    while start < min(end, _MOST_STRIPPED) and is_invisible(text[start]):
         start += 1
-    while start < end and is_invisible(text[end - 1]):
+    least = max(start, end - _MOST_STRIPPED)
+    while end > least and is_invisible(text[end - 1]):
         end -= 1
     return text[start:end]
 

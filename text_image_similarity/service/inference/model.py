@@ -119,14 +119,14 @@ class ServedModel:
 
     def _fetch(self, reference: str, items: list[Item], downloads: deque[tuple[str, list[Item]]]) -> None:
         """Download the image of some items; runs on a fetching thread."""
+        client = items[0].job.client
         if items[0].job.gone:
             self._drop(items)
             self._fetch_next(downloads)
             return
         with self._stage("fetch", items):
-            content = self._workers.read(reference)
+            content = self._workers.read(reference, client)
         self._fetch_next(downloads)
-        client = items[0].job.client
         self.queue.announce(len(items), client)
         self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
@@ -308,12 +308,11 @@ def _check_caption(caption: str | None) -> RowError | None:
     """Return why a caption cannot be encoded, or None."""
     if caption is None:
         return None
-    if isinstance(found := caption_of(caption), RowError):
-        return found
-    if len(caption) <= _MOST_CHARACTERS:
-        return None
-    reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
-    return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the model's fault
+    if len(caption) > _MOST_CHARACTERS:  # first: whatever looks at the characters takes time by their number
+        reason = f"the caption has {len(caption):,} characters, and the service takes {_MOST_CHARACTERS:,}"
+        return RowError(ErrorCode.TOO_MANY_BYTES, reason)  # not the model's fault
+    found = caption_of(caption)
+    return found if isinstance(found, RowError) else None
 
 
 def _self_test(name: str, encoder: Encoder) -> None:

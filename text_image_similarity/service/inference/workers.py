@@ -78,10 +78,10 @@ class ImageWorkers:
                     del self._fetched[client]
                 self._less.notify_all()
 
-    def read(self, image: ImageInput) -> bytes | RowError:
+    def read(self, image: ImageInput, client: Client = None) -> bytes | RowError:
         """Return an image's encoded bytes, or the error that prevents it; never raises."""
         try:
-            return self._fetcher.fetch(image)
+            return self._fetcher.fetch(image, client)
         except RowError as error:
             if error.code is ErrorCode.BLOCKED_ADDRESS:  # do not reveal what names stand for inside
                 return RowError(error.code, "the address is not a public one")
