@@ -7,15 +7,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import uvicorn
 
 from tests.support.clock import HANG_S
 from text_image_similarity.service.clients import peer_name
-from text_image_similarity.service.http import connections
+from text_image_similarity.service.http import connections, middleware
 from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
+from text_image_similarity.service.jobs import Call, ClientLeftError
 
 MIB = 1 << 20
 
@@ -182,3 +184,23 @@ def test_one_address_has_a_share_of_the_connections(monkeypatch: pytest.MonkeyPa
 )
 def test_a_client_is_one_address_or_network(address: str, name: str) -> None:
     assert peer_name(address) == name
+
+
+def test_a_client_that_takes_its_answer_too_slowly_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's fault, and no error to report."""
+    monkeypatch.setattr(middleware, "_SENDING_S", 0.01)
+    held: list[int] = []
+
+    async def send(message: Any) -> None:
+        if message.get("body"):
+            await asyncio.Event().wait()  # nobody reads
+
+    async def sending() -> None:
+        gate = cast("Any", SimpleNamespace(hold=lambda client, size: held.append(size)))
+        reply = middleware._Reply(gate, send, Call("an id"), closing=False, log=None)
+        await reply.send({"type": "http.response.start", "status": 200})
+        with pytest.raises(ClientLeftError):
+            await reply.send({"type": "http.response.body", "body": bytes(1 << 20)})
+
+    asyncio.run(sending())
+    assert held == [1 << 20]

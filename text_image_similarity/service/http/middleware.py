@@ -272,10 +272,13 @@ class _Reply:
             return
         self.held += len(body)
         self._gate.hold(self.client, len(body))
-        async with asyncio.timeout(_SENDING_S):  # a connection takes the next piece when the client has read
-            for start in range(0, len(body), _PIECE):
-                more = start + _PIECE < len(body) or message.get("more_body", False)
-                await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
+        try:
+            async with asyncio.timeout(_SENDING_S):  # a connection takes the next piece when the client has read
+                for start in range(0, len(body), _PIECE):
+                    more = start + _PIECE < len(body) or message.get("more_body", False)
+                    await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
+        except TimeoutError as exc:
+            raise ClientLeftError from exc
 
     async def refuse(self, problem: ProblemError) -> None:
         """Answer with a problem, unless an answer has begun."""
