@@ -1,8 +1,12 @@
-"""Which local files references may name: those under one folder, wherever links and `..` lead."""
+"""Which local files references may name: those under one folder.
+
+What counts is the path as it is spelled, without its `..`; or the place that it leads to. Links in the folder are followed: whoever sets the folder
+up makes them, not the table.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -24,20 +28,15 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     if root is None:
         return
     try:
-        inside = path.resolve().is_relative_to(_real(str(root)))
+        inside = Path(os.path.abspath(path)).is_relative_to(
+            os.path.abspath(root)
+        )  # noqa: PTH100 - resolve() follows links
+        inside = inside or path.resolve().is_relative_to(Path(root).resolve())
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
         inside = False
     if not inside:
         said = f"{shorten_path(path)} is not under {root}; {OPTION} names the folder that files may be in"
         raise RowError(ErrorCode.FILE_NOT_FOUND, said)
-
-
-@lru_cache
-def _real(root: str) -> Path:
-    """Return where a folder is. In the hub's cache, whose files are links from `snapshots` to `blobs`, it is the data set's."""
-    found = Path(root).resolve()
-    snapshots = (parent for parent in found.parents if parent.name == "snapshots")
-    return next((each.parent for each in snapshots if (each.parent / "blobs").is_dir()), found)
 
 
 def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
