@@ -47,9 +47,10 @@ rm -r packages base
 libraries=$folder/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || gcc -print-multiarch)
 for program in usr/bin/buildah usr/lib/chromium/chromium usr/sbin/nginx usr/bin/curl usr/bin/kubectl usr/bin/prometheus usr/bin/promtool usr/bin/redis-server usr/bin/shellcheck; do
 	[ -x "$program" ] || continue
+	# PulseAudio's library looks for a part of itself where it would be installed.
 	cat >"bin/${program##*/}" <<-END
 		#!/bin/sh
-		LD_LIBRARY_PATH=$libraries\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec $folder/$program "\$@"
+		LD_LIBRARY_PATH=$libraries:$libraries/pulseaudio\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH} exec $folder/$program "\$@"
 	END
 	chmod +x "bin/${program##*/}"
 done

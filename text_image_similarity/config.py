@@ -165,8 +165,7 @@ class Config:
             which no other host is sent, see docs/scoring.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
             there is none.
-        files_under: Folder that local files must be in, wherever `..` leads; by default the folder that a table's
-            relative paths start from, and any folder for references that no table holds. `/` allows all files.
+        files_under: Folder that local files must be in, wherever `..` leads, for tables of people you do not know; by default any.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share

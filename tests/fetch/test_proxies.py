@@ -250,7 +250,7 @@ def test_a_proxy_of_the_environment_is_named_where_nothing_is_reached(
     hint = f"; {name} is set and not used: to go through a proxy give proxy=... (--proxy)"
     fetcher = Fetcher(Config(retries=0, limits=Limits(allow_private_addresses=True)), resolve=resolve)
     assert failure(fetcher, "https://nowhere.test/x") == f"dns_error: nowhere.test: nowhere.test is not known{hint}"
-    error = failure(fetcher, "http://127.0.0.1:1/x")
+    error = failure(fetcher, "http://127.0.0.1:1111/x")
     assert error.startswith("connect_error")
     assert error.endswith(hint)
     fetcher.close()

@@ -42,7 +42,7 @@ def references(table: Path) -> list[str]:
 
 @pytest.mark.parametrize("number", range(6))
 def test_a_reference_that_leaves_the_tables_folder_is_refused(table: Path, number: int) -> None:
-    fetcher = Fetcher(with_base_dir(Config(), str(table)))
+    fetcher = Fetcher(with_base_dir(Config(files_under=table.parent), str(table)))
     with pytest.raises(RowError, match="--files-under") as caught:
         fetcher.fetch(references(table)[number])
     assert caught.value.code is ErrorCode.FILE_NOT_FOUND
@@ -50,7 +50,7 @@ def test_a_reference_that_leaves_the_tables_folder_is_refused(table: Path, numbe
 
 
 def test_another_root_allows_them_and_the_folder_itself_is_allowed(table: Path) -> None:
-    fetcher = Fetcher(with_base_dir(Config(), str(table)))
+    fetcher = Fetcher(with_base_dir(Config(files_under=table.parent), str(table)))
     inside = [
         "in/near.txt",
         "in/../in/near.txt",
@@ -66,13 +66,13 @@ def test_content_is_not_quoted_and_goes_to_no_service(table: Path) -> None:
     with pytest.raises(RowError) as caught:
         sniff(SECRET)
     assert "secret" not in str(caught.value)
-    result = Pairs(with_base_dir(Config(), str(table))).pair(Record("in/near.txt", "a caption"))
+    result = Pairs(with_base_dir(Config(files_under=table.parent), str(table))).pair(Record("in/near.txt", "a caption"))
     assert isinstance(result, ScoreResult)
     assert result.error == "not_an_image: the content is text"
 
 
 def test_a_job_whose_first_rows_may_not_be_read_ends(table: Path) -> None:
-    config = with_base_dir(Config(), str(table))
+    config = with_base_dir(Config(files_under=table.parent), str(table))
     results = []
     for reference in references(table):
         with pytest.raises(RowError) as caught:

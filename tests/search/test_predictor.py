@@ -126,7 +126,7 @@ def test_a_folder_becomes_a_database(predictor: Predictor, photos: Path) -> None
 def test_any_reference_will_do_and_each_counts_once(predictor: Predictor, photos: Path, server: Server) -> None:
     server.routes["/far.png"] = response(make_png("cyan"))
     inline = "data:image/png;base64," + b64encode(make_png("red") + bytes(5000)).decode()  # too long for a file's name
-    far, missing = server.url("/far.png"), "http://127.0.0.1:1/x.png"
+    far, missing = server.url("/far.png"), "http://127.0.0.1:1111/x.png"
     given: list[Any] = [
         inline,
         photos / "red.png",

@@ -175,7 +175,13 @@ def test_a_megabyte_in_any_text_keeps_nobody_waiting(client: httpx.Client, runni
     """What takes time by the square of a text would stop the service for minutes, and `/livez` with it."""
     text = worst * (MIB // len(worst.encode()))
     good = base64_pair(make_png("red"), "a red square")
-    references = [f"http://a{text}/", f"http://127.0.0.1:1/{text}", f"data:{text}", f"data:;base64,{text}", f"a{text}a"]
+    references = [
+        f"http://a{text}/",
+        f"http://127.0.0.1:1111/{text}",
+        f"data:{text}",
+        f"data:;base64,{text}",
+        f"a{text}a",
+    ]
     pairs = [{"image_url": reference, "caption": "a"} for reference in references] + [{**good, "caption": f"a{text}"}]
     legacy = {"image_input": f"{text}a", "text_prompt": f"a{text}", "model_config_name": f"a{text}"}
     bodies: list[tuple[str, dict[str, Any]]] = [

@@ -142,7 +142,7 @@ def test_the_documented_call_as_a_shell_has_it(url: str) -> None:
         ("aGVsbG8=", "not_an_image"),
         ("", "empty_body"),
         ("data:image/png;base64,", "empty_body"),
-        ("http://127.0.0.1:1/dog.jpg", "connect_error"),
+        ("http://127.0.0.1:1111/dog.jpg", "connect_error"),
     ],
 )
 def test_a_picture_that_cannot_be_had_is_the_pairs_error(url: str, image: str, code: str) -> None:

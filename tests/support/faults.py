@@ -216,7 +216,7 @@ FAULTS: dict[str, Fault] = {
     "two redirects at once": Fault("redirect_error", redirect("/a\r\nLocation: /b")),
     "a redirect of 60 kB": Fault("redirect_error", redirect("/" + "x" * 60_000 + "\x01")),
     "a redirect to a name without address": Fault("dns_error", redirect("http://none.test/")),
-    "a redirect to a closed door": Fault("connect_error", redirect("http://photos.test:1/")),
+    "a redirect to a closed door": Fault("connect_error", redirect("http://photos.test:1111/")),
     "300 without a choice": Fault("redirect_error", b"HTTP/1.1 300 Choices\r\nContent-Length: 0\r\n\r\n"),
     "304": Fault("redirect_error", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
 }

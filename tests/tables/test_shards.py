@@ -87,7 +87,9 @@ def test_shards_a_folder_and_a_table_of_files_score_alike(tmp_path: Path, shards
         for name, data in ((f"{key}.jpg", image), (f"{key}.txt", text.encode()))
     ]
     write_tar(tmp_path / "in.tar.gz", members)
-    rows = [{"key": key, "url": "http://127.0.0.1:1/x", "jpg": image, "caption": text} for key, image, text in photos]
+    rows = [
+        {"key": key, "url": "http://127.0.0.1:1111/x", "jpg": image, "caption": text} for key, image, text in photos
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in.parquet")  # img2dataset's columns
     found = []
     for source in (tmp_path / "in.csv", tmp_path / "in.tar.gz", folder, tmp_path / "in.parquet"):

@@ -172,7 +172,7 @@ def _read_images(
         col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
     folder = table.folder if config.base_dir is None else Path(path_text(config.base_dir, "base_dir"))
-    root = config.files_under or folder or "."
+    root = config.files_under
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
@@ -200,7 +200,7 @@ def _read_images(
 
 
 def _under(
-    root: str | PathLike[str], folder: str | PathLike[str] | None, image: tuple[str, str | bytes] | RowError
+    root: str | PathLike[str] | None, folder: str | PathLike[str] | None, image: tuple[str, str | bytes] | RowError
 ) -> tuple[str, str | bytes] | RowError:
     """Return a picture, or why it may not be read: it is a file elsewhere than under the root."""
     try:

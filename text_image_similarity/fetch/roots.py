@@ -28,9 +28,8 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     if root is None:
         return
     try:
-        inside = Path(os.path.abspath(path)).is_relative_to(
-            os.path.abspath(root)
-        )  # noqa: PTH100 - resolve() follows links
+        spelled, folder = (os.path.abspath(each) for each in (path, root))  # noqa: PTH100 - resolve() follows links
+        inside = Path(spelled).is_relative_to(folder)
         inside = inside or path.resolve().is_relative_to(Path(root).resolve())
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
         inside = False

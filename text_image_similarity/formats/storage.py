@@ -52,13 +52,10 @@ def folder_of(place: str) -> Path | None:
 
 
 def with_base_dir(config: Config, place: str) -> Config:
-    """Return the settings with the folder where a table's relative image paths start, and the one that its files must be in.
-
-    Settings that name them keep them.
-    """
+    """Return the settings with the folder where a table's relative image paths start, unless they name another one."""
     folder = path_text(config.base_dir, "base_dir") if config.base_dir else folder_of(place) or ""
     base = Path(folder).resolve()
-    root = Path(path_text(config.files_under, "files_under")).resolve() if config.files_under else base
+    root = Path(path_text(config.files_under, "files_under")).resolve() if config.files_under else None
     return replace(config, base_dir=base, files_under=root)
 
 

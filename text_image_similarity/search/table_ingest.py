@@ -95,7 +95,7 @@ def _within(product: Product | UsageError, config: Config, folder: str | PathLik
     base = config.base_dir or folder
     try:
         for image in product.images:
-            check_reference(resolve_reference(image, base), config.files_under or base)
+            check_reference(resolve_reference(image, base), config.files_under)
     except RowError as error:
         return UsageError(error.detail)
     return product
