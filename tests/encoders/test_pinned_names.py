@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def test_libraries_that_would_take_the_folder_are_not_asked(tmp_path: Path, monk
     for name in ("fast", HUB):
         with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
             load_encoder(Config(model=name, backend="torch"))
+
+
+def test_an_adapter_s_base_is_not_the_folder_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / HUB).mkdir(parents=True)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": HUB}), encoding="utf-8")
+    (adapter / "adapter_model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: True)
+    with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
+        load_encoder(Config(model=adapter, backend="torch"))

@@ -201,7 +201,10 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
 
     if not is_installed("peft"):  # no extra brings it
         raise MissingExtraError(f"{name}, which holds a PEFT adapter, needs peft: pip install peft")
-    base, revision = resolve_model(base_of(name, folder), None)
+    named = base_of(name, folder)
+    if is_pinned(named):
+        _check_meant(named)
+    base, revision = resolve_model(named, None)
     base_folder = Path(base)
     if _is_dir(base_folder):
         if check_folder(base, base_folder)["model_type"] in (OWN, OPEN_CLIP, ADAPTER):
