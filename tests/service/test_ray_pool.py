@@ -390,7 +390,10 @@ def test_the_command_lines_texts_are_read() -> None:
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        ({"modles": "fast"}, "the service has no argument 'modles'; there are api_keys, backend, batch_size, "),
+        (
+            {"modles": "fast"},
+            "the service has no argument 'modles'; there are allowed_hosts, api_keys, backend, batch_size, ",
+        ),
         ({"lazy": True}, "the service has no argument 'lazy'"),
         ({"models": {"a": {"replicas": 2}}}, "model a has no argument 'replicas'; there are backend, batch_size, "),
         ({"models": 3}, "models=3 must be a mapping of names to models"),

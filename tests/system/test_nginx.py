@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_its_limits_are_those_of_the_service(
     parsed: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (command,) = {tuple(COMPOSE["services"][name]["command"]) for name in ("scorer-1", "scorer-2")}
-    limits = dict(zip(command[::2], command[1::2], strict=True))
+    limits = dict(pairwise(command))
     assert parsed["client_max_body_size"] == [[f"{limits['--max-body-mb']}m"]]
     (reading,) = parsed["proxy_read_timeout"][0]
     assert float(reading.removesuffix("s")) > float(limits["--request-timeout"])
