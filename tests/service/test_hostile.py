@@ -423,7 +423,7 @@ def test_what_a_client_that_left_had_asked_for_is_dropped(
 
 
 def test_a_host_that_does_not_answer_keeps_no_other_waiting(server: Server) -> None:
-    config = replace(MINI, io_workers=10, timeout_s=600.0, limits=replace(MINI.limits, total_s=600.0))
+    config = replace(MINI, io_workers=20, timeout_s=600.0, limits=replace(MINI.limits, total_s=600.0))
     settings = mini_settings(models={"mini": config}, request_timeout_s=600.0)
     with serving(app_of(settings, ColourEncoder())) as client, Server() as slow:
         slow.routes["/slow"] = slow.hang

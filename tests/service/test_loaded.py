@@ -277,7 +277,7 @@ def test_a_model_goes_when_the_requests_that_need_it_have_ended() -> None:
             assert "b" in loaded(running)
             encoder.go.set()
             del encoder, held
-            await until(lambda: running._inflight == 0)
+            await until(lambda: running._inflight.total() == 0)
             await running.score("c", [RED], "cosine")
             await until(lambda: loaded(running) == ["a", "c"])
             await until(lambda: shelf.alive() == ["a", "c"])
