@@ -450,7 +450,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
 
     encoder = Slow()
     encoder.go.set()
-    room = 4 * usable_cores() + 4  # what is decoded or waits for that, and what was downloaded
+    room = 4 * usable_cores() + 2  # what is decoded or waits for that, and what was downloaded by half of the threads
     settings = mini_settings(models={"mini": replace(MINI, io_workers=4, limits=replace(MINI.limits, per_host=4))})
     server.routes["/red"] = response(make_png("red"))
     with serving(app_of(settings, encoder)) as client:
