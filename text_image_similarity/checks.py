@@ -39,7 +39,7 @@ def networks_of(name: str, given: object) -> tuple[str, ...]:
         ConfigError: One is not a network, such as `10.1.0.0/16` or `fd00:1::/32`.
     """
     try:
-        return tuple(str(ip_network(network)) for network in several_of(name, given))
+        return tuple(str(ip_network(network)) for network in _several(name, given))
     except ValueError as exc:
         raise ConfigError(f"{name} must be networks, such as 10.1.0.0/16: {exc}") from exc
 
@@ -50,13 +50,13 @@ def ports_of(name: str, given: object) -> tuple[int, ...]:
     Raises:
         ConfigError: One is not a whole number from 1 to 65535.
     """
-    ports = several_of(name, given)
+    ports = _several(name, given)
     if any(type(port) is not int or not 0 < port < 65536 for port in ports):
         raise ConfigError(f"{name} must be whole numbers from 1 to 65535, not {ports!r}")
     return ports
 
 
-def several_of(name: str, given: object) -> tuple[Any, ...]:
+def _several(name: str, given: object) -> tuple[Any, ...]:
     """Return the values of a list.
 
     Raises:

@@ -78,9 +78,9 @@ def test_an_image_in_another_format_is_named(name: str) -> None:
     [
         (b"P1 is a letter and a digit", "is text"),
         (b"P6 and 7 8", "is text"),
-        (b"\0\0\2\0" + bytes(100), "is no image format"),  # a header of TGA without a size
-        (b"\n\5\1\x08" + b"\xff" * 100, "is no image format"),  # PCX, with its left side at the right
-        (b"\0\1\0\0\0\x0e" + bytes(200), "is no image format"),  # a font
+        (b"\0\0\2\0" + bytes(100), "is not an image"),  # a header of TGA without a size
+        (b"\n\5\1\x08" + b"\xff" * 100, "is not an image"),  # PCX, with its left side at the right
+        (b"\0\1\0\0\0\x0e" + bytes(200), "is not an image"),  # a font
         (b"PK\3\4" + bytes(60), "is a ZIP archive"),
         (gzip.compress(b"{}", mtime=0), "is compressed with gzip"),
         (b"\x93NUMPY\1\0" + bytes(60), "is a NumPy array"),

@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 
 from tests.support.clock import HANG_S
+from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections, middleware
 from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
@@ -65,26 +66,13 @@ def connect(port: int, address: str = "127.0.0.1") -> socket.socket:
 
 def read(connection: socket.socket) -> bytes:
     """Return all that comes until the connection ends."""
-    found = b""
-    try:
-        while piece := connection.recv(MIB):
-            found += piece
-    except ConnectionResetError:
-        pass
-    return found
+    return exchange(connection)[1]
 
 
 def sent(port: int, pieces: Iterator[bytes]) -> tuple[int, bytes]:
-    """Send pieces for as long as they are taken; return how many bytes were, and the answer."""
-    count = 0
+    """Send pieces over a connection of their own; return how many bytes were taken, and the answer."""
     with connect(port) as connection:
-        try:
-            for piece in pieces:
-                connection.sendall(piece)
-                count += len(piece)
-        except OSError:
-            pass
-        return count, read(connection)
+        return exchange(connection, pieces)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ import pytest
 
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
-from tests.support.server import Server, response
+from tests.support.server import Server, exchange, response
 from tests.support.services import MINI, Process, app_of, base64_pair, mini_settings, process, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service.inference.local import LocalModelPool
@@ -70,18 +70,7 @@ def connect(url: str | httpx.URL) -> socket.socket:
 def told(url: str | httpx.URL, *pieces: bytes) -> bytes:
     """Send pieces for as long as they are taken, and return all that comes back until the service hangs up."""
     with connect(url) as connection:
-        try:
-            for piece in pieces:
-                connection.sendall(piece)
-        except OSError:  # it did not listen to the end
-            pass
-        found = b""
-        try:
-            while piece := connection.recv(MIB):
-                found += piece
-        except ConnectionResetError:
-            pass
-        return found
+        return exchange(connection, pieces)[1]
 
 
 def status(answer: bytes) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from tests.support.clock import HANG_S
@@ -137,3 +137,16 @@ def _read_head(connection: socket.socket) -> str:
         if not chunk or head.startswith(b"\x16"):  # the end, or a TLS greeting, which this server hangs up on
             return ""
     return head.decode("latin-1")
+
+
+def exchange(connection: socket.socket, pieces: Iterable[bytes] = ()) -> tuple[int, bytes]:
+    """Send pieces for as long as they are taken, and read until the other side hangs up; return the bytes sent and the answer."""
+    count, found = 0, b""
+    with contextlib.suppress(OSError):  # it did not listen to the end
+        for piece in pieces:
+            connection.sendall(piece)
+            count += len(piece)
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(1 << 20):
+            found += piece
+    return count, found

@@ -41,11 +41,9 @@ class ServiceReply:
 
     def __str__(self) -> str:
         said = self.body or {}
-        detail = said.get("detail") or self.reason
-        code = said.get("code", "")
-        return printable(" ".join(f"{self.status} {str(code)[:100]}: {str(detail)[:500]}".replace(" :", ":").split()))[
-            :500
-        ]
+        code, detail = str(said.get("code", ""))[:100], str(said.get("detail") or self.reason)[:500]
+        line = " ".join(f"{self.status} {code}: {detail}".replace(" :", ":").split())
+        return printable(line)[:500]
 
 
 class Connection:
@@ -200,8 +198,7 @@ def _reason(response: httpx.Response) -> dict[str, Any]:
 
 
 def _said(problem: Exception) -> str:
-    said = str(problem) or type(problem).__name__
-    said = printable(said)
+    said = printable(str(problem) or type(problem).__name__)
     return explain_proxy(said) if isinstance(problem, httpx.ProxyError) else said
 
 

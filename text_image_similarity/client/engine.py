@@ -210,21 +210,8 @@ class ServiceEngine:
                 raise ValueError(f"it scored with {said['model']!r}, {said['score']!r}")
             if [result["id"] for result in said["results"]] != [place for place, _ in waiting]:
                 raise ValueError(f"{len(said['results'])} results for {len(waiting)} pairs, or in another order")
-            return {result["id"]: self._result(result) for result in said["results"]}
-
-    def _result(self, said: dict[str, Any]) -> ScoreResult:
-        """Return one result of an answer.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is none.
-        """
-        if (error := said["error"]) is not None:
-            return ScoreResult.failed(RowError(ErrorCode(error["code"]), str(error["detail"])))
-        low, high = score_range(pair_score(self._config, "a service"))
-        values = [float(value) for value in (said["similarity"], *(said.get("by_model") or {}).values())]
-        if not all(low <= value <= high for value in values):
-            raise ValueError(f"a score is not in {low:g} to {high:g}, but {values}")
-        return ScoreResult(values[0], by_model=tuple(values[1:]))
+            limits = score_range(pair_score(self._config, "a service"))
+            return {result["id"]: _result(result, limits) for result in said["results"]}
 
     def _chosen(self, config: Config) -> str:
         """Return the name of the model to ask for."""
@@ -286,6 +273,21 @@ def settings_of_the_service(config: Config) -> list[str]:
         *(name for name in _changed(config) if name not in _OURS),
         *(f"limits.{name}" for name in _changed(config.limits) if name not in _OUR_LIMITS),
     ]
+
+
+def _result(said: dict[str, Any], limits: tuple[float, float]) -> ScoreResult:
+    """Return one result of an answer, whose scores lie within limits.
+
+    Raises:
+        KeyError, TypeError, ValueError: It is none.
+    """
+    if (error := said["error"]) is not None:
+        return ScoreResult.failed(RowError(ErrorCode(error["code"]), str(error["detail"])))
+    low, high = limits
+    values = [float(value) for value in (said["similarity"], *(said.get("by_model") or {}).values())]
+    if not all(low <= value <= high for value in values):
+        raise ValueError(f"a score is not in {low:g} to {high:g}, but {values}")
+    return ScoreResult(values[0], by_model=tuple(values[1:]))
 
 
 def _info(said: dict[str, Any]) -> ModelInfo:

@@ -52,7 +52,7 @@ class Pairs:
             raise RowError(ErrorCode.EMPTY_BODY, "0 bytes")
         if len(content) > self._most_bytes:
             raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
-        sniff(content)  # a table may name any file, and what is no picture goes nowhere
+        sniff(content)  # a table may name any file, and only images are sent
         return content
 
     @staticmethod

@@ -204,7 +204,7 @@ def _under(
 ) -> tuple[str, str | bytes] | RowError:
     """Return a picture, or why it may not be read: it is a file elsewhere than under the root."""
     try:
-        if not isinstance(image, RowError) and isinstance(image[1], str):
+        if root is not None and not isinstance(image, RowError) and isinstance(image[1], str):
             check_reference(resolve_reference(image[1], folder), root)
     except RowError as error:
         return error

@@ -152,9 +152,7 @@ class _Worker:
         try:
             self._area = SharedArea(_area_bytes(limits))
         except (OSError, ValueError, OverflowError) as exc:
-            raise RowError(
-                ErrorCode.DECODER_CRASH, f"there is no memory to share with a decoder process: {exc}"
-            ) from exc
+            raise RowError(ErrorCode.DECODER_CRASH, f"no memory can be shared with a decoder process: {exc}") from exc
         try:
             self._process = subprocess.Popen(
                 [*command, self._area.handle, str(self._area.size)],

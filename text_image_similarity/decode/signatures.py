@@ -115,7 +115,7 @@ def unread_content(data: bytes) -> RowError:
             return error
     # What it says is not quoted: the bytes may be of a local file or a private host, and the error goes to whoever asked.
     start = data[:40].decode("ascii", "replace")
-    return _not_an_image("is text" if start.replace("\n", " ").isprintable() else "is no image format")
+    return _not_an_image("is text" if start.replace("\n", " ").isprintable() else "is not an image")
 
 
 def _by_signature(data: bytes) -> RowError | None:

@@ -23,7 +23,7 @@ from .stream import GuardedStream, time_left
 
 Resolver = Callable[[str, int], list[str]]
 
-_OPEN_PORTS = 1024  # from here on: below it, most ports are for what is no web server
+_OPEN_PORTS = 1024  # from here on; most ports below it belong to other services than the web
 _LOOK_UP_S = 2.0  # for a name behind a proxy, which a company's network may not know
 _REMEMBERED = 4096  # of these names
 
@@ -107,7 +107,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         Raises:
             RowError: `blocked_address`.
         """
-        self.check_literal(host, port)
+        self._check_host(host, port)
         if not by_name or self._allowed is EVERYWHERE or _literal(host) is not None:
             return None
         if host not in self._targets:
@@ -125,7 +125,7 @@ class GuardedBackend(httpcore.NetworkBackend):
     def _addresses(self, host: str, port: int) -> list[IPAddress]:
         """Return all addresses of a host, checked."""
         if self._checked:
-            self.check_literal(host, port)
+            self._check_host(host, port)
         if literal := _literal(host):
             return [literal]
         return self._resolved(host, port, float("inf"), checked=self._checked)
@@ -174,8 +174,8 @@ class GuardedBackend(httpcore.NetworkBackend):
         if self._aborted:
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
-    def check_literal(self, host: str, port: int | None) -> None:
-        """Raise if a URL's host is itself an address that may not be dialled, or the name that always means this machine, or its port is closed.
+    def _check_host(self, host: str, port: int | None) -> None:
+        """Raise if a URL's port is closed, or its host is an address that may not be dialled, or the name that always means this machine.
 
         Args:
             host: A name or an address.
@@ -187,7 +187,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         if port is not None and port < _OPEN_PORTS and port not in self._ports:
             raise RowError(
                 ErrorCode.BLOCKED_ADDRESS,
-                f"port {port} of {host} is no web server's; --limit allow_ports={port} opens it",
+                f"port {port} of {host} is closed to references; --limit allow_ports={port} opens it",
             )
         if host.removesuffix(".").rpartition(".")[2].lower() == "localhost":  # RFC 6761
             if why_denied(ipaddress.IPv4Address("127.0.0.1"), self._allowed):

@@ -44,6 +44,8 @@ def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
     Raises:
         RowError: It leads elsewhere.
     """
+    if root is None:
+        return
     scheme = scheme_of(reference)
     if scheme in ("", "file"):
         check_under(file_url_path(reference) if scheme else Path(reference), root)

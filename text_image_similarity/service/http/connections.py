@@ -20,7 +20,7 @@ MOST_OF_ONE = 1024  # connections from one address, such as a proxy's
 HEAD_BYTES = 16 * 1024
 HEAD_S = 10.0  # from a head's first byte to its end, and for what of a refused body is still on its way
 SEND_S = 30.0  # until a client has taken what waits to be sent
-_PAGES_AHEAD = 16  # requests that a client sends before their turn
+_REQUESTS_AHEAD = 16  # requests that a client sends before their turn
 _FILES = 512  # beside those of connections
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -96,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unread = 0
         self._stop_waiting()
         super().on_headers_complete()
-        if len(self.pipeline) > _PAGES_AHEAD:
+        if len(self.pipeline) > _REQUESTS_AHEAD:
             self._refuse()
 
     def on_body(self, body: bytes) -> None:

@@ -41,10 +41,6 @@ class Turns:
         self._ends[client] = due + cost
         return due
 
-    def charge(self, client: Client, cost: float) -> None:
-        """Move a client's clock on."""
-        self.begin(client, cost)
-
     def reach(self, due: float) -> None:
         """Note that work which was due then has begun; clients without debts are forgotten, and too many debts."""
         self._now = max(self._now, due)
@@ -153,7 +149,7 @@ class FairQueue:
                 self._running[client] -= 1
                 if not self._running[client]:
                     del self._running[client]
-                self._turns.charge(client, took)
+                self._turns.begin(client, took)
                 self._note(client, took)
                 self._pause(client, took)
                 self._start()

@@ -54,8 +54,9 @@ class ImageWorkers:
         with self._lock:
             if len(self._hosts) > _HOSTS:
                 self._hosts = {name: queue for name, queue in self._hosts.items() if not queue.is_idle}
-            queue = self._hosts.setdefault(host, FairQueue(self._downloads.put, self._per_host))
-            queue.put(client, task)
+            if host not in self._hosts:
+                self._hosts[host] = FairQueue(self._downloads.put, self._per_host)
+            self._hosts[host].put(client, task)
 
     def decode(self, client: Client, task: Task) -> None:
         """Queue a task that keeps a core busy."""
