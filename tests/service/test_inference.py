@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -186,7 +187,7 @@ def test_clients_take_turns_in_batches() -> None:
     for each in jobs:
         batches.batcher.enter(each)
         batches.put(each.items)
-    assert [batches.batcher.depth_of(name) for name in ("greedy", "one", "another")] == [8, 1, 2]
+    assert [batches.batcher.depths().get(name, 0) for name in ("greedy", "one", "another")] == [8, 1, 2]
     batches.go.set()
     batches.wait_for(7)
     names = [item.job.client for batch in batches.found[1:] for item in batch]
@@ -746,3 +747,21 @@ def test_settings_travel_and_keep_their_secrets() -> None:
     assert pickle.loads(pickle.dumps(given)) == given
     assert "secret" not in repr(given)
     assert not given.models["mini"].limits.allow_local_files
+
+
+def test_room_is_counted_while_what_waits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Taken(Counter[object]):
+        """Its last item is taken by another thread as soon as somebody has looked at it."""
+
+        def __getitem__(self, client: object) -> int:
+            found = super().__getitem__(client)
+            self.clear()
+            return found
+
+    batcher = Batcher("test", lambda items: None, 4, 0.0)
+    try:
+        monkeypatch.setattr(batcher, "_depths", Taken({"a client": 1}))
+        assert batcher.has_room("a client", 4)
+        assert not batcher.has_room("a client", 1)
+    finally:
+        batcher.close()

@@ -53,10 +53,6 @@ class Batcher:
         """How many items are waiting or announced."""
         return self._coming + len(self._waiting)
 
-    def depth_of(self, client: Client) -> int:
-        """Return how many of them a client has."""
-        return self._depths[client]
-
     def depths(self) -> dict[Client, int]:
         """Return how many of them each client has that has some."""
         with self._changed:
@@ -64,8 +60,9 @@ class Batcher:
 
     def has_room(self, client: Client, most: int) -> bool:
         """Say whether a client may have more items wait, where `most` may in all: each has an equal share."""
-        waits = self.depth_of(client)
-        return waits < max(1, most // (len(self.depths()) + (not waits)))
+        depths = self.depths()  # once: what waits now may be taken before it is looked at again
+        waits = depths.get(client, 0)
+        return waits < max(1, most // (len(depths) + (not waits)))
 
     def depth_with(self, most: int) -> int:
         """Return how many items wait, counting at most so many of one client."""

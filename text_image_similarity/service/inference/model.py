@@ -81,7 +81,8 @@ class ServedModel:
 
     def backlog_s(self, client: str | None) -> float:
         """Return roughly how long what a client has waiting now will take, in seconds."""
-        ahead = len(self.queue.depths()) * self.queue.depth_of(client)
+        depths = self.queue.depths()
+        ahead = len(depths) * depths.get(client, 0)
         return min(ahead, self.depth) / self._rate if self._rate else 1.0
 
     def submit(self, job: Job) -> None:
