@@ -373,10 +373,10 @@ def test_work_of_clients_that_left_is_dropped() -> None:
             stays = asyncio.create_task(running.score("mini", [pair(size=8)], "cosine"))
             await until(encoder.busy.is_set)
             leaves = asyncio.create_task(running.score("mini", [pair(size=9), pair(size=10)], "cosine"))
-            await until(lambda: told(running._models.find("mini")).depth == 2)
+            await until(lambda: len(told(running._models.find("mini")).queue._waiting) == 2)
             leaves.cancel()
+            await asyncio.wait([leaves])
             last = asyncio.create_task(running.score("mini", [pair(size=11)], "cosine"))
-            await until(lambda: told(running._models.find("mini")).depth == 3)
             encoder.go.set()
             assert similarities((await stays).results) == similarities((await last).results) == [1.0]
             assert encoder.batches == [1, 1], "two of four pictures"
