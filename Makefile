@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | rooms | systems | images | check | coverage | wheel | docs | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | images | check | coverage | wheel | docs | site | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -14,11 +14,14 @@ POETRY_ENV = env -u VIRTUAL_ENV -u CONDA_PREFIX POETRY_PYPI_MIRROR_URL="$$(.poet
 JOBS ?= 3
 PYTEST = $(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# Strictly: a broken link, a page that is not in the menu, or anything that would be loaded from another host fails.
+SITE = NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+
 DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems images check coverage lock wheel docs diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems images check coverage lock wheel docs site diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -80,6 +83,7 @@ check: setup
 	$(RUN) -m codespell_lib
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_architecture.py
+	$(SITE)
 
 # The fast tests alone, and not in .ci/run: being measured costs them a third more.
 coverage: TEST_OPTIONS += -m "not slow" --cov --cov-report=term-missing:skip-covered
@@ -94,6 +98,10 @@ wheel: setup
 docs: setup
 	$(RUN) -m scripts.document_options
 	$(RUN) -m scripts.run_notebook
+
+# The documentation as a site, in build/site.
+site: setup
+	$(SITE)
 
 diagram:
 	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg

@@ -1,7 +1,7 @@
 """Score a table on Spark, as a job: `spark-submit score_job.py INPUT OUTPUT`.
 
 INPUT and OUTPUT are what Spark's readers and writers take: paths, s3://, abfss://, gs://, dbfs:/ ... See
-docs/distributed.md.
+docs/spark.md.
 """
 
 from __future__ import annotations

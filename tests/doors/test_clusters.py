@@ -13,7 +13,7 @@ import pyspark
 import pytest
 
 from tests.support.packages import zip_package
-from tests.support.pages import blocks
+from tests.support.pages import DOCS, fenced
 from tests.support.paths import ROOT
 from tests.support.spark_job import CONFIG
 from tests.support.spark_sessions import ENVIRONMENT, faulty_rows, plain
@@ -118,7 +118,8 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
 
 @pytest.mark.ray
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    (program,), (promised,) = (blocks("distributed.md", "## Ray Data", kind) for kind in ("python", "text"))
+    page = (DOCS / "ray_data.md").read_text(encoding="utf-8")
+    (program,), (promised,) = (fenced(page, kind) for kind in ("python", "text"))
     for name in ("challenge_set", "challenge_set.csv"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}

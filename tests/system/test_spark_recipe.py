@@ -122,7 +122,7 @@ def test_a_recipe_gives_the_job_arguments_it_takes(name: str) -> None:
 
 
 def test_the_first_example_prints_what_the_page_says(tmp_path: Path) -> None:
-    (program,), (promised,) = (blocks("distributed.md", "## A first example", kind) for kind in ("python", "text"))
+    (program,), (promised,) = (blocks("spark.md", "## A first example", kind) for kind in ("python", "text"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
     environment.pop("PYSPARK_PYTHON", None)
     done = subprocess.run(
@@ -133,7 +133,7 @@ def test_the_first_example_prints_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_the_sql_of_the_page_runs(spark: SparkSession) -> None:
-    (program,), (query,) = (blocks("distributed.md", "### SQL", kind) for kind in ("python", "sql"))
+    (program,), (query,) = (blocks("spark.md", "## SQL", kind) for kind in ("python", "sql"))
     exec(program, {"spark": spark, "similarity_udf": similarity_udf, "Config": Config})
     spark.createDataFrame(ROWS, "number int, url string, caption string").createOrReplaceTempView("pairs")
     results = list(score_pairs([Record.of(url, caption) for _, url, caption in ROWS], Config(model="mini")))
