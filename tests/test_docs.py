@@ -257,7 +257,7 @@ def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
 
 
 def test_every_error_code_is_documented() -> None:
-    page = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert {code.value for code in ErrorCode} <= set(re.findall(r"`([a-z0-9_]+)`", page))
 
 

@@ -49,8 +49,8 @@ def test_a_page_that_loads_from_another_host_is_refused(tag: str) -> None:
 
 
 def test_links_out_of_docs_lead_to_what_is_published() -> None:
-    given = "[a](../README.md#use) [b](../deploy/ray/serve.yaml) [c](scoring.md#proxies) [d](https://x.example/../a)"
-    expected = "[a](index.md) [b](project/deploy/ray/serve.yaml) [c](scoring.md#proxies) [d](https://x.example/../a)"
+    given = "[a](../README.md#use) [b](../deploy/ray/serve.yaml) [c](images.md#proxies) [d](https://x.example/../a)"
+    expected = "[a](index.md) [b](project/deploy/ray/serve.yaml) [c](images.md#proxies) [d](https://x.example/../a)"
     assert site_pages.on_page_markdown(given, page=PAGE) == expected
 
 

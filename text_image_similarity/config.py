@@ -56,7 +56,7 @@ class Limits:
         allow_ports: Ports below 1024, besides 80 and 443, that they may reach.
         allow_local_files: Read paths and `file:` references; a service never does.
         respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`, see
-            docs/scoring.md#opting-out.
+            docs/images.md#opting-out.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -152,17 +152,17 @@ class Config:
         retries: Further tries of a download, for failures that may pass.
         io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
         isolate_decoder: Decode in worker processes with limits of time and memory, where an image that crashes or hangs the
-            decoder costs one row; a little slower, see docs/scoring.md#what-the-decoder-reads.
+            decoder costs one row; a little slower, see docs/images.md#what-the-decoder-reads.
         chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
             on a GPU.
         proxy: What http(s) references are fetched through: `http://`, `https://`, `socks5://` or `socks5h://` and
             `host:port` or `user:password@host:port`; by default none, whatever the environment says. Names are looked up
             here as far as possible, except with `socks5h`, and refused if they lead to private addresses, see
-            docs/scoring.md#proxies.
+            docs/images.md#proxies.
         ca_file: Certificates in PEM, a file or a folder, that https connections trust beside the system's and those that
-            `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` name, see docs/scoring.md#certificates.
+            `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` name, see docs/images.md#certificates.
         headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization": "..."}}`,
-            which no other host is sent, see docs/scoring.md#headers-for-single-hosts.
+            which no other host is sent, see docs/images.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
             there is none.
         files_under: Folder that local files must be in, wherever `..` leads, for tables of people you do not know; by default any.
