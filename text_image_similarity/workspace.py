@@ -50,6 +50,7 @@ class Part:
         failures: The others, by error code.
         captions_cut: How many of its captions were cut, or None if that is unknown.
         seconds: By stage, summed over threads; `total` is the wall clock.
+        scores: What its scores come to, as `metrics.Histogram.kept` has it, or None where they are not counted.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Part:
     failures: dict[str, int]
     captions_cut: int | None
     seconds: dict[str, float]
+    scores: dict[str, Any] | None = None
 
 
 class FolderLock:

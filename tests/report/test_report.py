@@ -132,8 +132,8 @@ def test_scores_and_failures_are_counted() -> None:
         failed(8, "whatever: it is"),
     ]
     tally = tally_of(*rows)
-    assert (tally.rows, tally.scored, tally.mean()) == (8, 2, -0.125)
-    assert (tally.smallest, tally.largest) == (-0.5, 0.25)
+    assert (tally.rows, tally.scored, tally.scores.mean()) == (8, 2, -0.125)
+    assert (tally.scores.smallest, tally.scores.largest) == (-0.5, 0.25)
     assert dict(tally.failures) == {"timeout": 2, "http_4xx": 1, "other": 3}
     with pytest.raises(ConfigError, match="score='dot' is not one of"):
         Tally("dot")
@@ -150,7 +150,7 @@ def test_the_histogram_adapts_to_where_the_scores_lie(kind: str, low: float, hig
         scores = [low, high] if share == 1.0 else []
         scores += [middle + half * chance.uniform(-1, 1) for _ in range(2000)]
         tally = tally_of(*(scored(n, s) for n, s in enumerate(scores, 1)), kind=kind)
-        bins = list(tally.merged(60))
+        bins = list(tally.scores.merged(60))
         assert 20 <= len(bins) <= 60
         assert sum(count for *_, count in bins) == len(scores)
         for start, end, count in bins:
@@ -160,19 +160,26 @@ def test_the_histogram_adapts_to_where_the_scores_lie(kind: str, low: float, hig
             )
         ordered = sorted(scores)
         for part in (0.05, 0.5, 0.95):
-            assert tally.quantile(part) == pytest.approx(ordered[int(part * len(ordered))], abs=(high - low) * 0.002)
+            assert tally.scores.quantile(part) == pytest.approx(
+                ordered[int(part * len(ordered))], abs=(high - low) * 0.002
+            )
 
 
 def test_a_score_on_an_edge_is_counted_above_it() -> None:
     tally = Tally("unit")
     for number in range(10_000):
         tally.add(scored(number, round(number / 10_000, 4)))
-    assert set(tally.bins) == {1}
+    assert set(tally.scores.bins) == {1}
 
 
 def test_no_scores_at_all() -> None:
     tally = tally_of(failed(1, "timeout: x"))
-    assert (tally.mean(), tally.quantile(0.5), list(tally.merged(9)), tally.lowest()) == (None, None, [], [])
+    assert (tally.scores.mean(), tally.scores.quantile(0.5), list(tally.scores.merged(9)), tally.lowest()) == (
+        None,
+        None,
+        [],
+        [],
+    )
     assert "No row has a score" in histogram(tally)
 
 

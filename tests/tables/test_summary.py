@@ -6,10 +6,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.images import inline
 from text_image_similarity import Config, Record, RunStats, ScoreResult, StoppedError, TableOptions, score_csv
+from text_image_similarity.metrics import Histogram
 from text_image_similarity.pipeline import score_concurrently
 from text_image_similarity.tables.summary import outcome
 from text_image_similarity.workspace import Part
@@ -20,7 +22,7 @@ RED, BLUE = inline("red"), inline("blue")
 def test_parts_are_summed_and_figures_rounded() -> None:
     first = Part(0, 3, "x", 2, {"timeout": 1}, 1, {"total": 0.50004, "fetch": 1.00006})
     second = Part(1, 2, "y", 1, {"corrupt": 1}, 2, {"total": 1.00004, "fetch": 0.5, "encode": 0.25})
-    found = outcome([first, second])
+    found = outcome([first, second], "cosine")
     assert (found["rows"], found["scored"], found["captions_cut"]) == (5, 3, 3)
     assert list(found["failures"].items()) == [("corrupt", 1), ("timeout", 1)]
     assert found["seconds"] == {"encode": 0.25, "fetch": 1.5, "total": 1.5}
@@ -30,7 +32,30 @@ def test_parts_are_summed_and_figures_rounded() -> None:
 
 def test_parts_that_cannot_tell_leave_the_captions_uncounted() -> None:
     parts = [Part(0, 1, "x", 1, {}, 1, {"total": 1}), Part(1, 1, "y", 1, {}, None, {"total": 1})]
-    assert outcome(parts)["captions_cut"] is None
+    assert outcome(parts, "cosine")["captions_cut"] is None
+
+
+@pytest.mark.parametrize(("kind", "scale", "width"), [("cosine", 1.0, 0.002), ("clip_score", 100.0, 0.2)])
+def test_the_scores_of_all_parts_have_a_mean_and_quantiles(kind: str, scale: float, width: float) -> None:
+    scores = scale * np.random.default_rng(0).normal(0.28, 0.05, 5000).clip(0.0, 1.0)
+    parts = []
+    for number, some in enumerate(np.array_split(scores, 3)):
+        counted = Histogram(kind)
+        for score in some.tolist():
+            counted.add(score)
+        parts.append(
+            Part(number, len(some), "x", len(some), {}, 0, {"total": 1.0}, json.loads(json.dumps(counted.kept())))
+        )
+        assert len(json.dumps(counted.kept())) < 2000
+    found = outcome(parts, kind)["similarity"]
+    assert found["mean"] == pytest.approx(scores.mean(), abs=1e-6)
+    assert (found["min"], found["max"]) == (round(scores.min(), 6), round(scores.max(), 6))
+    shares = {"p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95}
+    assert {name: found[name] for name in shares} == pytest.approx(
+        {name: np.quantile(scores, share) for name, share in shares.items()}, abs=1.5 * width
+    )
+    without = Part(3, 1, "x", 1, {}, 0, {"total": 1.0})
+    assert outcome([*parts, without], kind)["similarity"] is None, "of a run that an earlier version began"
 
 
 @pytest.fixture
@@ -50,12 +75,21 @@ def test_scored_rows_whose_caption_was_cut_are_counted(table: Path, chunk_size: 
     assert json.loads(table.with_name("out.csv.summary.json").read_text())["captions_cut"] == 9
 
 
-def test_a_run_that_goes_on_counts_all_parts(table: Path) -> None:
+def test_a_run_that_goes_on_says_so_and_counts_all_parts(table: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = Config(model="mini", chunk_size=5)
+    whole = score_csv(table, table.with_name("whole.csv"), config)
     asked = iter([False, False, True])
+    caplog.set_level("INFO")
     with pytest.raises(StoppedError):
         score_csv(table, table.with_name("out.csv"), config, stop=lambda: next(asked))
-    assert score_csv(table, table.with_name("out.csv"), config).captions_cut == 9
+    assert "resuming" not in caplog.text
+    found = score_csv(table, table.with_name("out.csv"), config)
+    assert "resuming: 10 of 15 rows done" in caplog.text
+    assert found.captions_cut == 9
+    with table.with_name("out.csv").open(newline="") as file:
+        scores = [float(row["similarity"]) for row in csv.DictReader(file) if row["similarity"]]
+    assert found.similarity == whole.similarity is not None
+    assert found.similarity["mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
 
 
 def test_a_run_that_retries_failures_counts_the_others_too(table: Path) -> None:
@@ -75,4 +109,4 @@ def test_an_engine_that_scores_parts_side_by_side_counts_each_with_its_part() ->
 
 
 def test_no_parts_come_to_nothing() -> None:
-    assert outcome([])["rows"] == 0
+    assert outcome([], "cosine")["rows"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -237,6 +238,13 @@ def _write_report(options: argparse.Namespace, config: Config, summary: Summary)
     make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 
+def _spread(similarity: Mapping[str, float] | None) -> list[tuple[str, str]]:
+    if similarity is None:
+        return []
+    low, median, high = (f"{similarity[name]:.4g}" for name in ("p5", "median", "p95"))
+    return [("mean", f"{similarity['mean']:.4g}"), ("median (5 % .. 95 %)", f"{median} ({low} .. {high})")]
+
+
 def closing_table(summary: Summary, report: Path | None = None) -> str:
     """Lay out a summary for a terminal."""
     return lay_out(
@@ -247,6 +255,7 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             *([("captions cut", f"{summary.captions_cut:,}")] if summary.captions_cut else []),
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
+            *_spread(summary.similarity),
             ("model", summary.info.model),
             ("device", ", ".join(filter(None, (summary.info.device, summary.info.precision, summary.info.backend)))),
             ("output", summary.output),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .agreement import Agreement, agreement
 from .bootstrap import Interval, paired_intervals, rank_correlation
 from .calibration import Calibration, fit_calibration
+from .histogram import Histogram
 from .pairs import PairStatistics, Spread, auc, matching_scores, mismatching_scores, pair_statistics, placements
 from .retrieval import Direction, Retrieval, ranks, retrieval
 
@@ -12,6 +13,7 @@ __all__ = [
     "Agreement",
     "Calibration",
     "Direction",
+    "Histogram",
     "Interval",
     "PairStatistics",
     "Retrieval",

@@ -19,8 +19,8 @@ Points = Sequence[tuple[float, int]]
 
 def histogram(tally: Tally) -> str:
     """Draw how often which score occurs, with the median."""
-    bars = list(tally.merged(min(_BARS, max(24, 2 * math.isqrt(tally.scored)))))
-    median = tally.quantile(0.5)
+    bars = list(tally.scores.merged(min(_BARS, max(24, 2 * math.isqrt(tally.scored)))))
+    median = tally.scores.quantile(0.5)
     if not bars or median is None:
         return '<p class="empty">No row has a score.</p>'
     low, high = bars[0][0], bars[-1][1]
@@ -39,7 +39,7 @@ def histogram(tally: Tally) -> str:
         f'<text class="mark" x="{middle + (-5 if anchor == "end" else 5):.1f}" y="{_TOP + 2}" '
         f'text-anchor="{anchor}">median {median:.4g}</text>'
     )
-    said = f"Histogram of {tally.scored:,} scores from {tally.smallest:.4g} to {tally.largest:.4g}, median {median:.4g}"
+    said = f"Histogram of {tally.scored:,} scores from {tally.scores.smallest:.4g} to {tally.scores.largest:.4g}, median {median:.4g}"
     axes = _axis_y(_ticks(0, _ceiling(most), 4), y) + _axis_x([(v, f"{v:g}") for v in _ticks(low, high, 7)], x)
     return _svg(said, axes + "".join(drawn), f"{tally.kind} score", "rows")
 

@@ -81,14 +81,14 @@ def _warnings(warnings: Sequence[object]) -> str:
 
 def _tiles(tally: Tally, summary: Mapping[str, Any]) -> str:
     failed = tally.rows - tally.scored
-    mean, median = tally.mean(), tally.quantile(0.5)
+    mean, median = tally.scores.mean(), tally.scores.quantile(0.5)
     seconds = (summary.get("seconds") or {}).get("total")
     tiles = [
         ("rows", f"{tally.rows:,}", ""),
         ("scored", f"{tally.scored:,}", _percent(tally.scored, tally.rows)),
         ("failed", f"{failed:,}", _percent(failed, tally.rows)),
         ("median score", _score(median), f"mean {_score(mean)}"),
-        ("5 % score below", _score(tally.quantile(0.05)), f"5 % above {_score(tally.quantile(0.95))}"),
+        ("5 % score below", _score(tally.scores.quantile(0.05)), f"5 % above {_score(tally.scores.quantile(0.95))}"),
     ]
     if seconds is not None:
         speed = summary.get("pairs_per_second")
@@ -101,7 +101,7 @@ def _tiles(tally: Tally, summary: Mapping[str, Any]) -> str:
 
 
 def _bins_table(tally: Tally) -> str:
-    rows = [[f"{low:g} to {high:g}", _number(count)] for low, high, count in tally.merged(20)]
+    rows = [[f"{low:g} to {high:g}", _number(count)] for low, high, count in tally.scores.merged(20)]
     if not rows:
         return ""
     body = "".join(f"<tr><td>{span}</td>{count}</tr>" for span, count in rows)

@@ -12,7 +12,6 @@ import math
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
 
@@ -20,15 +19,8 @@ from ..checks import one_of
 from ..config import RowScore
 from ..errors import ErrorCode
 from ..fetch import strip_invisible
+from ..metrics import Histogram
 
-# kind -> (lowest score, highest score, width of a fine bin); a width is a power of ten, so that merged bins are round
-BINS = {
-    "cosine": (-1.0, 1.0, 0.0001),
-    "unit": (0.0, 1.0, 0.0001),
-    "clip_score": (0.0, 100.0, 0.01),
-    "clipscore": (0.0, 2.5, 0.0001),
-    "ref_clipscore": (0.0, 1.4286, 0.0001),
-}
 EXTREMES = 40  # lowest rows kept, and highest
 FAILED_PER_CODE = 25
 FAILED_SHOWN = 100
@@ -103,18 +95,14 @@ class Tally:
         >>> tally = Tally("cosine")
         >>> for number, score in enumerate([0.1, 0.3, 0.2], 1):
         ...     tally.add(ReportRow(number, "dog.jpg", "a dog", score, None))
-        >>> [row.number for row in tally.lowest()], tally.quantile(0.5)
+        >>> [row.number for row in tally.lowest()], tally.scores.quantile(0.5)
         ([1, 3], 0.2)
     """
 
     kind: str
     rows: int = 0
-    scored: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    total: float = 0.0  # of all scores
-    smallest: float = math.inf
-    largest: float = -math.inf
-    bins: list[int] = field(init=False)
+    scores: Histogram = field(init=False)
     hosts: dict[str, HostCount] = field(default_factory=dict)
     other_hosts: HostCount = field(default_factory=HostCount)
     _low: list[tuple[float, int, ReportRow]] = field(default_factory=list)
@@ -124,8 +112,12 @@ class Tally:
 
     def __post_init__(self) -> None:
         one_of("score", self.kind, get_args(RowScore))
-        low, high, width = BINS[self.kind]
-        self.bins = [0] * round((high - low) / width)
+        self.scores = Histogram(self.kind)
+
+    @property
+    def scored(self) -> int:
+        """How many rows have a score."""
+        return self.scores.count
 
     def add(self, row: ReportRow) -> None:
         """Count one more row."""
@@ -160,41 +152,8 @@ class Tally:
         failing = ((name, host) for name, host in self.hosts.items() if host.failures is not None)
         return heapq.nlargest(count, failing, key=lambda pair: (pair[1].failed, pair[0]))
 
-    def mean(self) -> float | None:
-        """The mean score; None without scores."""
-        return self.total / self.scored if self.scored else None
-
-    def quantile(self, share: float) -> float | None:
-        """The score that a share of the scores does not exceed, to the width of a fine bin; None without scores."""
-        if not self.scored:
-            return None
-        low, _, width = BINS[self.kind]
-        wanted, seen = max(1, math.ceil(share * self.scored)), 0
-        for place, count in enumerate(self.bins):
-            seen += count
-            if seen >= wanted:
-                return min(max(round(low + place * width, 6), self.smallest), self.largest)
-        raise AssertionError("every score is in a bin")
-
-    def merged(self, most: int) -> Iterator[tuple[float, float, int]]:
-        """Yield (from, to, scores) of at most `most` equal bins with round edges, over where the scores lie."""
-        low, _, width = BINS[self.kind]
-        filled = [place for place, count in enumerate(self.bins) if count]
-        if not filled:
-            return
-        steps = (digit * 10**power for power in range(6) for digit in (1, 2, 5))
-        step = next(step for step in steps if filled[-1] // step - filled[0] // step < most)
-        for first in range(filled[0] // step * step, filled[-1] + 1, step):
-            start, end = (round(low + place * width, 6) for place in (first, first + step))
-            yield start, end, sum(self.bins[first : first + step])
-
     def _add_score(self, row: ReportRow, score: float) -> None:
-        self.scored += 1
-        self.total += score
-        self.smallest, self.largest = min(self.smallest, score), max(self.largest, score)
-        low, _, width = BINS[self.kind]
-        place = int((score - low) / width + 1e-6)  # a score on an edge belongs above it, whatever its last bit says
-        self.bins[min(max(place, 0), len(self.bins) - 1)] += 1
+        self.scores.add(score)
         for heap, key in ((self._low, -score), (self._high, score)):
             if len(heap) < EXTREMES:
                 heapq.heappush(heap, (key, -self.rows, _kept(row)))

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from ..errors import StoppedError, TableError
 from ..formats import Output, Rows, Table
+from ..metrics import Histogram
 from ..pipeline import Loaders, RunStats, TaggedRows
 from ..records import Progress
 from ..workspace import Part, Workspace, digest_of
@@ -35,6 +36,7 @@ class TableJob(Generic[R]):
         watch: Looks at rows that fail.
         earlier: The finished output of an earlier run, of which only failures that may have passed are scored again.
         dropped: The columns that the output comes without.
+        kind: The score kind of results that have a score.
     """
 
     table: Table
@@ -44,6 +46,7 @@ class TableJob(Generic[R]):
     watch: FailureWatch
     earlier: Table | None = None
     dropped: frozenset[str] = frozenset()
+    kind: str = "cosine"
 
     def score(
         self, chunk_size: int, engine: TableEngine[R], progress: Progress | None, stop: Callable[[], bool]
@@ -86,6 +89,7 @@ class TableJob(Generic[R]):
             return
         rows = head[0]
         found, cells = list[R](), list[Sequence[Any]]()
+        scores, score = Histogram(self.kind), self.layout.task.score
         rest = chain([head], results)
         for counts in self.layout.counts(rows):
             row = list(islice(rest, sum(counts)))
@@ -99,6 +103,9 @@ class TableJob(Generic[R]):
             # A row counts as failed if one of its captions has no score.
             found.append(next((result for result in answers if result.code is not None), answers[0]))
             cells.append(self.layout.cells(answers, counts))
+            for result in answers if score is not None else ():
+                if result.code is None:
+                    scores.add(score(result))
             counter.count(found[-1])
         kept = rows.without(self.dropped) if self.dropped else rows
         data = self.output.part(kept, cells)
@@ -112,6 +119,7 @@ class TableJob(Generic[R]):
             failures=dict(failures),
             captions_cut=None if cut is None or stats.captions_cut is None else stats.captions_cut - cut,
             seconds={**seconds, "total": round(time.perf_counter() - began, 6)},
+            scores=None if score is None else scores.kept(),
         )
         self.watch.look_at(found)
         self.work.commit(part, data)

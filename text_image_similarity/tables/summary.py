@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..encoders import ModelInfo
+from ..metrics import Histogram
 from ..records import Progress
 from ..system import package_version
 from ..workspace import Part
@@ -33,6 +34,8 @@ class Summary:
         warnings: What the reader of the scores should know.
         job: What the scores depend on: digest and rows of the input, settings.
         output_content: Hash of the output's file.
+        similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, quantiles to a thousandth of the
+            range of `score`; None where there are none, or several of each pair.
     """
 
     input: str
@@ -50,6 +53,7 @@ class Summary:
     job: dict[str, Any]
     output_content: str
     warnings: list[str] = field(default_factory=list)
+    similarity: dict[str, float] | None = None
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -69,11 +73,12 @@ class Summary:
         return {"input": self.input, "output": self.output, **self.info.as_dict(), **values}
 
 
-def outcome(parts: Sequence[Part], captions_cut: int | None = 0) -> dict[str, Any]:
-    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput.
+def outcome(parts: Sequence[Part], kind: str, captions_cut: int | None = 0) -> dict[str, Any]:
+    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput, similarity.
 
     Args:
         parts: All parts of a run.
+        kind: The score kind.
         captions_cut: How many captions were cut in rows that a run took over from an earlier one; None if that is unknown.
     """
     failures: Counter[str] = Counter()
@@ -95,7 +100,18 @@ def outcome(parts: Sequence[Part], captions_cut: int | None = 0) -> dict[str, An
         "seconds": {stage: round(s, 3) for stage, s in sorted(seconds.items())},
         "pairs_per_second": round(rows / max(seconds["total"], 1e-6), 2),
         "throughput": [(round(at, 3), done) for at, done in dict.fromkeys([*shown, *points[-1:]])],
+        "similarity": _similarity(parts, kind),
     }
+
+
+def _similarity(parts: Sequence[Part], kind: str) -> dict[str, float] | None:
+    """Return what the scores of all parts come to, unless there is one that did not count them."""
+    scores = Histogram(kind)
+    for part in parts:
+        if part.scores is None:
+            return None
+        scores.take(part.scores)
+    return scores.summary()
 
 
 def versions() -> dict[str, str]:
@@ -129,6 +145,7 @@ def together(summaries: Sequence[Summary], source: str, folder: str) -> Summary:
         seconds={stage: round(s, 3) for stage, s in sorted(seconds.items())},
         pairs_per_second=round(rows / max(seconds["total"], 1e-6), 2),
         throughput=[],
+        similarity=None,
         warnings=list(dict.fromkeys(text for one in summaries for text in one.warnings)),
         output_content="",
     )

@@ -57,6 +57,7 @@ class Task(Generic[R]):
         references: Columns of captions that people wrote.
         choose: Finds the columns in a table where `columns` are not what was asked for; None if they are.
         models: How many of the columns that are added hold scores of single models; 0 where there is one model.
+        score: Returns the score of a result without an error; None where a result has not just one.
     """
 
     columns: tuple[str | None, str | None]
@@ -68,6 +69,7 @@ class Task(Generic[R]):
     references: tuple[str, ...] = ()
     choose: Callable[[Table], tuple[str, str]] | None = None
     models: int = 0
+    score: Callable[[R], float] | None = None
 
     def of_table(self, table: Table) -> Task[R]:
         """Return the task with the columns that a table has."""
@@ -114,6 +116,7 @@ def by_several(
         cells=cells,
         identity={**task.identity, "models": [str(model) for model in models], "ensemble": ensemble},
         models=len(names),
+        score=task.score if ensemble else None,
     )
 
 
@@ -147,6 +150,7 @@ def scoring(
         further=texts[1:],
         references=references,
         choose=choose,
+        score=lambda result: result.similarity,
     )
 
 
