@@ -96,6 +96,7 @@ FLOORS_WITHIN = {
         "problems": 0,
         "clients": 0,
         "keys": 0,
+        "audit": 0,
         "settings": 1,
         "jobs": 1,
         "telemetry": 2,

@@ -36,11 +36,9 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def listening() -> Iterator[tuple[uvicorn.Server, int]]:
+def listening(protocol: type[asyncio.Protocol] = LimitedProtocol) -> Iterator[tuple[uvicorn.Server, int]]:
     """Run the server with the service's connections before a small application; yield it and its port."""
-    config = uvicorn.Config(
-        answer, port=0, http=LimitedProtocol, ws="none", lifespan="off", log_config=None, access_log=False
-    )
+    config = uvicorn.Config(answer, port=0, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server, started = uvicorn.Server(config), threading.Event()
     startup = server.startup
 

@@ -433,7 +433,7 @@ def test_the_commands_on_the_page_are_understood() -> None:
         [*entrypoint(), *words.split()]
         for words in re.findall(r"text-image-similarity:cpu (--model [\w=/]+)", OPERATING)
     ]
-    assert len(served) == 3
+    assert len(served) == 4
     for arguments in served:
         assert options(arguments).models
     for path in set(re.findall(r"deploy/[\w/.-]+", OPERATING)) - {"deploy/service/kubernetes/api-keys.txt"}:

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..config import Config
 from ..errors import UsageError
 from ..service.keys import ApiKey, read_keys
-from ..service.settings import CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, Settings
+from ..service.settings import AUDIT_VARIABLE, CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, Settings
 from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
 from .parser import add_field
 
@@ -73,6 +73,13 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="file with one API key a line, as it is or as JSON with a name, a role and a filter, see "
         "docs/catalog-service.md#keys; clients must send one of them. By default the keys are in the "
         f"environment variable `{KEYS_VARIABLE}`, separated by commas",
+    )
+    add(
+        "--audit-log",
+        metavar="FILE",
+        help="file that a JSON line is appended to for each refused key, blocked address, limit that was hit and change of a "
+        "catalogue, or `-` for stderr, see docs/operating.md#the-audit-log; by default the environment variable "
+        f"`{AUDIT_VARIABLE}`",
     )
     add(
         "--otlp-endpoint",
@@ -190,6 +197,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         log_queries=options.log_queries,
         log_place=options.log_place,
         cache_entries=options.cache_entries,
+        audit_log=options.audit_log or environment.get(AUDIT_VARIABLE) or None,
         otlp_endpoint=options.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 

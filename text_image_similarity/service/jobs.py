@@ -12,6 +12,7 @@ from ..config import ScoreKind
 from ..errors import ErrorCode, ModelError, RowError
 from ..pipeline import LoadedImage, Outcome
 from ..records import ScoreResult
+from .audit import Note
 from .clients import current
 
 ImageInput = str | bytes  # an http(s) or `data:` URL, or an encoded file
@@ -77,6 +78,7 @@ class Call:
         answers: What the models said.
         pairs: How many pairs it asked about, and `failed`, how many of them got no score.
         asked: What a match request asked and was answered, for the log of matches; see `search.journal`.
+        notes: What the audit log will say of it.
     """
 
     request_id: str
@@ -85,6 +87,7 @@ class Call:
     pairs: int = 0
     failed: int = 0
     asked: Any = None
+    notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

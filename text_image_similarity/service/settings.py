@@ -15,7 +15,8 @@ from ..config import Config
 from ..errors import ConfigError
 from .keys import ApiKey
 
-# Environment variables that stand in for `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
+# Environment variables that stand in for `audit_log`, `api_keys`, `otlp_endpoint` and the models' `embedding_cache`.
+AUDIT_VARIABLE = "TEXT_IMAGE_SIMILARITY_AUDIT_LOG"
 CACHE_VARIABLE = "TEXT_IMAGE_SIMILARITY_EMBEDDING_CACHE"
 KEYS_VARIABLE = "TEXT_IMAGE_SIMILARITY_API_KEYS"
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -70,6 +71,8 @@ class Settings:
         cache_entries: Embeddings kept in memory for each model. A file given by `embedding_cache` keeps the newest million.
         allowed_hosts: Names that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`; `*` is
             any. Addresses always are.
+        audit_log: A file that a JSON line is appended to for each refused key, blocked address, limit that was hit and change of a
+            catalogue, or `-` for stderr; None writes none.
         otlp_endpoint: The collector that traces are sent to, as OTLP over HTTP, such as http://collector:4318; None sends none.
 
     Raises:
@@ -99,6 +102,7 @@ class Settings:
     log_place: str | None = None
     cache_entries: int = 20_000
     allowed_hosts: tuple[str, ...] = ("*",)
+    audit_log: str | None = None
     otlp_endpoint: str | None = None
 
     def __post_init__(self) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import TypeVar
 
 from fastapi import Request
 
-from ...errors import ConfigError, UsageError
+from ...errors import ConfigError, InputTypeError, UsageError
 from ...normal_forms import normal_form
 from ...search import Product
-from ...search.fields import ERROR, ID
-from ...search.filters import And, Compare, Filter, OneOf, parse_filter
+from ...search.fields import BUILT_IN, ERROR, ID
+from ...search.filters import And, Compare, Filter, OneOf, matches, parse_filter
+from ...search.products import stored_values
 from ..keys import ANYBODY, ApiKey, Role
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
+
+T = TypeVar("T")
 
 
 def key_of(request: Request) -> ApiKey:
@@ -79,6 +83,22 @@ def check_keys(keys: Iterable[ApiKey], catalog: ServedCatalog) -> None:
                 ) from exc
 
 
+def checked(make: Callable[[], T], where: str = "") -> T:
+    """Make something of what a request says, and refuse the request if that cannot be used.
+
+    Args:
+        make: Makes it.
+        where: A JSON pointer to what it is made of.
+
+    Raises:
+        ProblemError: `invalid_request`.
+    """
+    try:
+        return make()
+    except (UsageError, InputTypeError) as exc:
+        raise ProblemError("invalid_request", f"{where}: {exc}" if where else str(exc)) from None
+
+
 def bound(request: Request, catalog: ServedCatalog, where: object = None) -> Filter | None:
     """Return a filter that a request's key cannot widen: its own, and the request's besides.
 
@@ -119,6 +139,28 @@ async def check_products(request: Request, catalog: ServedCatalog, ids: Iterable
     for id in wanted:
         if id not in seen:
             raise unknown_product(id)
+
+
+async def check_tenant(
+    request: Request, served: ServedCatalog, products: Sequence[Product], deleted: Sequence[str]
+) -> None:
+    """Refuse to change or delete products that a key does not see, and to add some that it would not see."""
+    own = bound(request, served)
+    if own is None:
+        return
+    fields = served.catalog.fields
+    names = [each.name for each in (*BUILT_IN, *fields)]
+    for number, product in enumerate(products):
+        values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
+        if not matches(own, dict(zip(names, values, strict=True))):
+            raise ProblemError(
+                "forbidden", f"/products/{number}: this key may not have a product {product.id[:100]!r} like this"
+            )
+    await check_products(request, served, deleted)
+    there = await served.call(
+        lambda: [product.id for product in products if served.catalog.get(product.id) is not None]
+    )
+    await check_products(request, served, there)
 
 
 async def product_of(request: Request, catalog: ServedCatalog, id: str) -> Product:

@@ -10,8 +10,10 @@ from itertools import chain
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
+from starlette.types import Lifespan
 
 from ...system import package_version
+from ..audit import AuditLog, Note
 from ..inference.local import LocalModelPool
 from ..page.documentation import make_documentation_router
 from ..page.static import make_page_router
@@ -25,6 +27,7 @@ from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
 from . import catalog_routes, legacy, routes, search_routes
 from .access import check_keys
+from .auditing import Auditor
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
 from .openapi import complete_document
@@ -67,28 +70,22 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         name: ServedCatalog(name, place, settings, pool, searching) for name, place in settings.catalogs.items()
     }
     journal = Journal(settings, catalogs, searching)
+    audit = AuditLog(settings.audit_log)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as parts:
             parts.callback(tracing.close)
+            await _start_audit(audit, parts)
             await pool.start()
             parts.push_async_callback(pool.close)
             await _start_catalogs(app, parts)
             yield
 
-    app = FastAPI(
-        title="text_image_similarity",
-        description=_ABOUT,
-        version=package_version(),
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        swagger_ui_oauth2_redirect_url=None,
-    )
+    app = _bare_app(lifespan)
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
+    app.state.audit = audit
     app.state.draining = False  # set when the service is about to end
     app.include_router(make_documentation_router(app))
     documentation = list(app.routes)  # all that there is so far
@@ -111,8 +108,23 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
         open_routes=open_routes,
         match_routes=[route for router in _MATCHING for route in router.routes],
         journal=journal,
+        auditor=Auditor(audit, settings.keys, every),
     )
     return app
+
+
+def _bare_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
+    """Return an application without routes."""
+    return FastAPI(
+        title="text_image_similarity",
+        description=_ABOUT,
+        version=package_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url=None,
+    )
 
 
 def open_catalogs(app: FastAPI) -> None:
@@ -121,10 +133,19 @@ def open_catalogs(app: FastAPI) -> None:
     Raises:
         ConfigError, UsageError, TableError, DatabaseError, ModelError: One cannot be opened.
     """
+    app.state.audit.open()
     for served in app.state.catalogs.values():
         served.open()
         check_keys(app.state.settings.keys, served)
     app.state.journal.open()
+
+
+async def _start_audit(audit: AuditLog, parts: AsyncExitStack) -> None:
+    """Start the audit log, whose last line is that of the end."""
+    await asyncio.to_thread(audit.open)
+    audit.record(Note("service_started", package_version()))
+    parts.push_async_callback(asyncio.to_thread, audit.close)
+    parts.callback(audit.record, Note("service_stopped", package_version()))
 
 
 async def _start_catalogs(app: FastAPI, parts: AsyncExitStack) -> None:

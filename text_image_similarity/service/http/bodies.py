@@ -24,6 +24,7 @@ from ...fetch import strip_invisible
 from ...records import ScoreResult
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
+from .auditing import noted_blocks
 
 T = TypeVar("T")
 
@@ -221,8 +222,15 @@ def _check_size(asked: Any, most: int) -> None:
             raise ProblemError("invalid_request", f"an object has {len(value):,} members")
 
 
-async def ask(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> Answer[ResultT]:
+async def ask(
+    request: Request, work: Coroutine[Any, Any, Answer[ResultT]], images: Sequence[ImageInput] = ()
+) -> Answer[ResultT]:
     """Wait for a pool's answer, and give up when the client leaves.
+
+    Args:
+        request: The request.
+        work: Its answer.
+        images: What the results are about, where that may be fetched; for the audit log.
 
     Raises:
         ProblemError: The request is refused.
@@ -233,6 +241,8 @@ async def ask(request: Request, work: Coroutine[Any, Any, Answer[ResultT]]) -> A
     call.pairs += len(answer.results)
     call.failed += sum(_has_failed(result) for result in answer.results)
     call.answers.append(answer)
+    if images:
+        call.notes += noted_blocks(images, answer.results)
     return answer
 
 

@@ -14,17 +14,27 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from ... import search
+from ...errors import ErrorCode
 from ...search import Product, Term
 from ...search.fields import BUILT_IN
-from ...search.filters import matches
-from ...search.products import stored_values
 from ...system import package_version
 from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from ..search.upkeep import Upkeep
-from .access import bound, catalog_of, catalogs_of, check_fields, check_products, key_of, product_of, require_role
+from .access import (
+    bound,
+    catalog_of,
+    catalogs_of,
+    check_fields,
+    check_tenant,
+    checked,
+    key_of,
+    product_of,
+    require_role,
+)
+from .auditing import note_change, noted_hosts
 from .bodies import PROBLEMS, ProductsRoute, WorkRoute, is_fetchable
-from .queries import checked, format_product
+from .queries import format_product
 from .routes import unready
 from .search_routes import answer_one
 from .search_schema import (
@@ -190,6 +200,7 @@ async def delete_product(catalog: str, id: Id, request: Request) -> Response:
     """Remove a product; it is found no more, by nobody."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
+    note_change(request, "products", f"{served.name}: 1 to delete")
     await _upkeep(request, served).write([], [id], lambda: product_of(request, served, id))
     return Response(status_code=204)
 
@@ -219,6 +230,7 @@ async def reindex(catalog: str, asked: ReindexRequest, request: Request) -> Resp
     """Build the vectors of another model beside those that answer, in a process of its own with low priority."""
     require_role(request, "admin")
     served = catalog_of(request, catalog)
+    note_change(request, "reindex", f"{served.name}: {asked.model}")
     await _upkeep(request, served).start_reindex(asked.model)
     found = await catalog_details(catalog, request)
     found.status_code = 202
@@ -257,7 +269,9 @@ async def catalog_health(request: Request) -> Response:
 
 async def _switch(catalog: str, request: Request, *, back: bool) -> Response:
     require_role(request, "admin")
-    await _upkeep(request, catalog_of(request, catalog)).switch(back=back)
+    served = catalog_of(request, catalog)
+    note_change(request, "rollback" if back else "switch", served.name)
+    await _upkeep(request, served).switch(back=back)
     return await catalog_details(catalog, request)
 
 
@@ -284,30 +298,12 @@ async def _write(
     request: Request, served: ServedCatalog, products: Sequence[NamedProductBody], deleted: Sequence[str]
 ) -> dict[str, Any]:
     given = [checked(lambda body=body: _product(body), f"/products/{n}") for n, body in enumerate(products)]  # type: ignore[misc]
-    check = None if bound(request, served) is None else partial(_check_tenant, request, served, given, deleted)
-    return await _upkeep(request, served).write(given, deleted, check)
-
-
-async def _check_tenant(
-    request: Request, served: ServedCatalog, products: Sequence[Product], deleted: Sequence[str]
-) -> None:
-    """Refuse to change or delete products that a key does not see, and to add some that it would not see."""
-    own = bound(request, served)
-    if own is None:
-        return
-    fields = served.catalog.fields
-    names = [each.name for each in (*BUILT_IN, *fields)]
-    for number, product in enumerate(products):
-        values = checked(lambda product=product: stored_values(product, fields), f"/products/{number}")  # type: ignore[misc]
-        if not matches(own, dict(zip(names, values, strict=True))):
-            raise ProblemError(
-                "forbidden", f"/products/{number}: this key may not have a product {product.id[:100]!r} like this"
-            )
-    await check_products(request, served, deleted)
-    there = await served.call(
-        lambda: [product.id for product in products if served.catalog.get(product.id) is not None]
-    )
-    await check_products(request, served, there)
+    check = None if bound(request, served) is None else partial(check_tenant, request, served, given, deleted)
+    note_change(request, "products", f"{served.name}: {len(given)} to add or replace, {len(deleted)} to delete")
+    written = await _upkeep(request, served).write(given, deleted, check)
+    if count := written["failures"].get(ErrorCode.BLOCKED_ADDRESS.value, 0):
+        request.state.call.notes += noted_hosts([image for product in given for image in product.images], count)
+    return written
 
 
 def _upkeep(request: Request, served: ServedCatalog) -> Upkeep:

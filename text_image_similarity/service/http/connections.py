@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ..audit import AuditLog, Note
 from ..clients import peer_name
 
 MOST_CONNECTIONS = 2048
@@ -30,6 +31,7 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 
 class LimitedProtocol(HttpToolsProtocol):
     """A client's connection; see the module."""
 
+    audit: AuditLog | None = None
     _deadline: asyncio.TimerHandle | None = None  # of a head, or of the rest of a body that nobody wants
     _sending: asyncio.TimerHandle | None = None
     _peer: str | None = None  # once it counts
@@ -44,6 +46,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
         if len(self.connections) > MOST_CONNECTIONS or peers[peer] >= MOST_OF_ONE:
+            self._note("connections", f"{len(self.connections) - 1} connections, {peers[peer]} from this address")
             transport.write(_BUSY)
             transport.close()
             return
@@ -69,7 +72,9 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._whole and self._deadline is None and not self.pipeline:
-            self._deadline = self.loop.call_later(HEAD_S, self._abort)
+            self._deadline = self.loop.call_later(
+                HEAD_S, self._abort, "head_time", f"a head took more than {HEAD_S:g} s"
+            )
         self._unread += len(data)
         super().data_received(data)
         if self._unread > HEAD_BYTES and not self.transport.is_closing():
@@ -97,6 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
         if len(self.pipeline) > _REQUESTS_AHEAD:
+            self._note("requests_ahead", f"more than {_REQUESTS_AHEAD} requests were sent before their turn")
             self._refuse()
 
     def on_body(self, body: bytes) -> None:
@@ -115,13 +121,15 @@ class LimitedProtocol(HttpToolsProtocol):
         """Go on to the next request; of one that was refused early, the rest has some seconds to arrive."""
         super().on_response_complete()
         if not self._whole and self._deadline is None and not self.pipeline:
-            self._deadline = self.loop.call_later(HEAD_S, self._abort)
+            said = f"{HEAD_S:g} s after its answer a request was still being sent"
+            self._deadline = self.loop.call_later(HEAD_S, self._abort, "rest_time", said)
 
     def pause_writing(self) -> None:
         """Wait for the client to take its answer, for a while."""
         super().pause_writing()
         if self._sending is None:
-            self._sending = self.loop.call_later(SEND_S, self._abort)
+            said = f"nothing of an answer was taken for {SEND_S:g} s"
+            self._sending = self.loop.call_later(SEND_S, self._abort, "send_time", said)
 
     def resume_writing(self) -> None:
         """Go on sending."""
@@ -133,6 +141,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse what cannot be parsed, or is too long."""
         if self._too_long:
+            self._note("head_bytes", f"a head had more than {HEAD_BYTES:,} bytes")
             self.transport.write(_TOO_LONG)
             self.transport.close()
         else:
@@ -153,9 +162,21 @@ class LimitedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _abort(self) -> None:
+    def _abort(self, reason: str, detail: str) -> None:
         """End the connection, whatever is still to be sent."""
+        self._note(reason, detail)
         self.transport.abort()
+
+    def _note(self, reason: str, detail: str) -> None:
+        """Have a limit that was hit written to the audit log."""
+        if self.audit is not None:
+            address = self.client[0] if self.client else ""
+            self.audit.record(Note("limit_hit", reason, detail), peer_name(address), address=address)
+
+
+def protocol_of(audit: AuditLog) -> type[asyncio.Protocol]:
+    """Return the protocol of connections whose limits are in an audit log."""
+    return type("AuditedProtocol", (LimitedProtocol,), {"audit": audit})
 
 
 def allow_open_files() -> None:

@@ -130,7 +130,7 @@ async def _evaluate_chunk(
     ]
     while True:
         try:
-            answer = await ask(request, pool.score(name, pairs, "clip_score"))
+            answer = await ask(request, pool.score(name, pairs, "clip_score"), [pair.image for pair in pairs])
             break
         except ProblemError as problem:
             waited = time.perf_counter() - began

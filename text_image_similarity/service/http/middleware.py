@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from starlette.routing import BaseRoute, Match
 
+from ..audit import Note
 from ..clients import current, peer_name
 from ..jobs import CLIENT_LEFT, Call, ClientLeftError
 from ..keys import ANYBODY, ApiKey
@@ -29,6 +30,7 @@ from ..search.journal import Asked, Journal
 from ..settings import MOST_BODIES, Settings
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Tracing
+from .auditing import Auditor, noted_refusal
 from .hosts import check_host, check_origin
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ Log = Callable[[int, ProblemError | None], Awaitable[None]]
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _PIECE = 1 << 16  # of an answer, given to the connection at a time
 _SENDING_S = 60.0  # for a whole answer
+_MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
+_REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class Gate:
         open_routes: Those that need no key. All others do, and paths that do not exist.
         match_routes: Those whose answers are in the log of matches.
         journal: That log.
+        auditor: Writes the audit log.
     """
 
     app: ASGIApp
@@ -67,6 +72,7 @@ class Gate:
     open_routes: Sequence[BaseRoute]
     match_routes: Sequence[BaseRoute]
     journal: Journal
+    auditor: Auditor
     held: Counter[str] = field(default_factory=Counter)  # bytes of bodies and answers in progress, by client
     _keys: dict[bytes, ApiKey] = field(init=False)  # by digest
 
@@ -106,6 +112,7 @@ class Gate:
         except ProblemError as problem:
             if problem.reason is not None:
                 self.metrics.rejected.labels(problem.reason).inc()
+            call.notes += noted_refusal(problem, scope["state"].get("key", ANYBODY))
             await reply.refuse(problem)
         except Exception:
             extra = {"request_id": call.request_id}
@@ -114,6 +121,7 @@ class Gate:
         finally:
             self.release(client, body.held + reply.held)
             self._record(scope, headers, call, reply.status, work)
+            self.auditor.write(scope, call, reply.status)
 
     def hold(self, client: str, size: int) -> None:
         """Count bytes that are kept for a client."""
@@ -151,6 +159,7 @@ class Gate:
         # All are compared, so that the time reveals nothing.
         found = [key for known, key in self._keys.items() if compare_digest(digest, known)]
         if not found:
+            scope["state"]["call"].notes.append(_REFUSED_KEY if given else _MISSING_KEY)
             raise ProblemError("unauthorized", "send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
         return found[0]
 
@@ -278,6 +287,7 @@ class _Reply:
                     more = start + _PIECE < len(body) or message.get("more_body", False)
                     await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
         except TimeoutError as exc:
+            self._call.notes.append(Note("limit_hit", "send_time", f"the answer was not read within {_SENDING_S:g} s"))
             raise ClientLeftError from exc
 
     async def refuse(self, problem: ProblemError) -> None:

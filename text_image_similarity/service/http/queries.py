@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 from fastapi import Request
 
-from ...errors import InputTypeError, UsageError
+from ...errors import UsageError
 from ...search import AWAY, Match, Matches, Product, Query, Term
-from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from .access import bound
 from .bodies import decode_base64, is_fetchable
@@ -44,22 +43,6 @@ def short_query_of(
     away = [body.without] if isinstance(body.without, str) else body.without
     query = _query(request, catalog, body, [*terms, *(Term(words, weight=AWAY) for words in away)])
     return replace(query, after=body.page)
-
-
-def checked(make: Callable[[], T], where: str = "") -> T:
-    """Make something of what a request says, and refuse the request if that cannot be used.
-
-    Args:
-        make: Makes it.
-        where: A JSON pointer to what it is made of.
-
-    Raises:
-        ProblemError: `invalid_request`.
-    """
-    try:
-        return make()
-    except (UsageError, InputTypeError) as exc:
-        raise ProblemError("invalid_request", f"{where}: {exc}" if where else str(exc)) from None
 
 
 def picture_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term:

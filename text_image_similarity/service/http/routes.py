@@ -47,7 +47,7 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
     """Score pairs; each gets its similarity or its own error, and one bad pair harms no other."""
     pool: ModelPool = request.app.state.pool
     pairs = [Pair(_image_of(pair), pair.caption or "") for pair in asked.pairs]
-    answer = await ask(request, pool.score(asked.model, pairs, asked.score))
+    answer = await ask(request, pool.score(asked.model, pairs, asked.score), [pair.image for pair in pairs])
     members = _members(request, answer.model)
     results = [
         {"id": pair.id, **_format_result(result, members)}
@@ -79,7 +79,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     if asked.modality == "image":
         images = [parse_image(text) for text in inputs]
-        answer = await ask(request, pool.embed_images(asked.model, images))
+        answer = await ask(request, pool.embed_images(asked.model, images), images)
     else:
         answer = await ask(request, pool.embed_texts(asked.model, inputs))
     vectors, failed = [], []  # (embed_dim,) float32 each

@@ -13,13 +13,15 @@ from starlette.datastructures import FormData, UploadFile
 
 from ...errors import RowError, UsageError
 from ...search import Query, Term
+from ..jobs import Call
 from ..problems import ProblemError
 from ..search.catalog import Answered, ServedCatalog
 from ..search.errors import refused
 from ..search.journal import Asked
-from .access import catalog_of, check_fields, check_products
+from .access import catalog_of, check_fields, check_products, checked
+from .auditing import is_blocked, noted_hosts
 from .bodies import PROBLEMS, PictureRoute, WorkRoute, while_connected
-from .queries import checked, format_matches, picture_term, query_of, short_query_of
+from .queries import format_matches, picture_term, query_of, short_query_of
 from .schema import failure_of
 from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
 
@@ -114,8 +116,11 @@ async def answer(
     await check_products(request, catalog, [term.product for query in queries for term in query.parts])
     found = await while_connected(request, catalog.match(queries))
     asked.found = found
-    for each in found:
-        request.state.call.answers.extend(each.work)
+    call: Call = request.state.call
+    for query, each in zip(queries, found, strict=True):
+        call.answers.extend(each.work)
+        if is_blocked(each.answer):
+            call.notes += noted_hosts([term.image for term in query.parts], 1)
     return asked.ids, found
 
 

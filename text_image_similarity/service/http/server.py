@@ -21,7 +21,7 @@ from ..inference.local import LocalModelPool
 from ..settings import Settings
 from ..telemetry.metrics import Metrics
 from .app import create_app, open_catalogs
-from .connections import LimitedProtocol, allow_open_files
+from .connections import allow_open_files, protocol_of
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -58,7 +58,7 @@ def serve(settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> N
         allow_open_files()
         config = uvicorn.Config(
             app,
-            http=LimitedProtocol,
+            http=protocol_of(app.state.audit),
             ws="none",
             log_config=None,
             access_log=False,

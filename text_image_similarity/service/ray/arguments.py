@@ -14,7 +14,7 @@ from ...config import Config, Limits
 from ...errors import ConfigError
 from ...pipeline import portable
 from ..keys import read_keys
-from ..settings import KEYS_VARIABLE, TRACES_VARIABLE, Settings
+from ..settings import AUDIT_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, Settings
 
 T = TypeVar("T")
 
@@ -126,10 +126,11 @@ def read_arguments(args: Mapping[str, Any]) -> Plan:
 
 
 def apply_environment(settings: Settings, environment: Mapping[str, str]) -> Settings:
-    """Return settings with an environment's keys and collector, where they have none of their own."""
+    """Return settings with an environment's keys, audit log and collector, where they have none of their own."""
     return replace(
         settings,
         api_keys=settings.api_keys or read_keys(environment.get(KEYS_VARIABLE, "").split(",")),
+        audit_log=settings.audit_log or environment.get(AUDIT_VARIABLE) or None,
         otlp_endpoint=settings.otlp_endpoint or environment.get(TRACES_VARIABLE) or None,
     )
 

@@ -1,0 +1,105 @@
+"""What the audit log says of requests: refusals by their problems, blocked addresses by the answers, changes by the routes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+from starlette.routing import BaseRoute, Match
+
+from ...errors import ErrorCode, RowError
+from ...records import ScoreResult
+from ..audit import AuditLog, Event, Note
+from ..clients import peer_name
+from ..jobs import Call
+from ..keys import ANYBODY, ApiKey
+from ..problems import ProblemError
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+_EVENTS: dict[str, Event] = {  # by the problem's code
+    "forbidden": "access_refused",
+    "unknown_host": "access_refused",
+    "queue_full": "limit_hit",
+    "too_many_bytes": "limit_hit",
+    "timeout": "limit_hit",
+}
+_MOST_HOSTS = 5
+_LONGEST = 2048  # of a reference, until its host has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    """Writes what was noted of requests.
+
+    Args:
+        log: Where to.
+        keys: Those of the service; one without a name is called by its number.
+        routes: All that there are.
+    """
+
+    log: AuditLog
+    keys: Sequence[ApiKey]
+    routes: Sequence[BaseRoute]
+
+    def write(self, scope: Scope, call: Call, status: int) -> None:
+        """Write the notes of a request that is over."""
+        if not call.notes:
+            return
+        address = str(scope["client"][0]) if scope.get("client") else ""
+        key: ApiKey = scope["state"].get("key", ANYBODY)
+        client = peer_name(address) if key is ANYBODY else key.name or f"key {self.keys.index(key) + 1}"
+        route = next((each for each in self.routes if each.matches(scope)[0] is not Match.NONE), None)
+        path = getattr(scope.get("route") or route, "path", None)
+        facts = {"address": address, "method": scope["method"], "route": path, "request_id": call.request_id}
+        for note in call.notes:
+            self.log.record(note, client, **facts, status=status)
+
+
+def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
+    """Return what is noted of a request that is refused: nothing where the client only made a mistake."""
+    event = _EVENTS.get(problem.code)
+    if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
+        event = "access_refused"  # it may be there, and kept from this key
+    return [] if event is None else [Note(event, problem.reason or problem.code, problem.detail)]
+
+
+def note_change(request: Request, reason: str, detail: str) -> None:
+    """Note that a request changes a catalogue; the status of its line says whether that succeeded."""
+    call: Call = request.state.call
+    call.notes.append(Note("administration", reason, detail))
+
+
+def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[Note]:
+    """Return what is noted of the addresses that the fetch guard refused; of a redirect the address that led there.
+
+    Args:
+        images: The references of a request; others are pictures themselves.
+        results: What became of each.
+    """
+    refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]
+    return [] if not refused else noted_hosts(refused, len(refused))
+
+
+def noted_hosts(images: Sequence[object], count: int) -> list[Note]:
+    """Return the same of references that are known to be refused."""
+    hosts = list(dict.fromkeys(filter(None, map(_host_of, images))))
+    more = f" and {len(hosts) - _MOST_HOSTS} more" if len(hosts) > _MOST_HOSTS else ""
+    return [Note("address_blocked", "blocked_address", ", ".join(hosts[:_MOST_HOSTS]) + more, count)]
+
+
+def is_blocked(result: object) -> bool:
+    """Say whether the fetch guard refused something."""
+    if isinstance(result, ScoreResult):
+        return result.code is ErrorCode.BLOCKED_ADDRESS
+    return isinstance(result, RowError) and result.code is ErrorCode.BLOCKED_ADDRESS
+
+
+def _host_of(image: object) -> str:
+    """Return a URL's host and port, without the name and password that may stand before them, nor what follows."""
+    found = re.match(r"\s*https?://([^/?#\\\s]*)", image[:_LONGEST], re.IGNORECASE) if isinstance(image, str) else None
+    return "" if found is None else found[1].rpartition("@")[2][:100]
