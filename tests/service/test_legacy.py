@@ -21,6 +21,7 @@ from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, mini_settings, serving
 from text_image_similarity import Record, score_pairs
 from text_image_similarity.service.http import legacy
+from text_image_similarity.service.problems import ProblemError
 
 FIELDS = {
     "image_input": str,
@@ -245,3 +246,34 @@ def test_a_service_that_is_about_to_end_is_unhealthy() -> None:
         answer = httpx.get(f"{client.base_url}/evaluator/health", trust_env=False)
         assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
         assert answer.json()["error"] == "the service is about to end"
+
+
+@pytest.mark.parametrize("code", ["queue_full", "model_unavailable"])
+def test_a_batch_in_progress_loses_nothing_that_is_scored(code: str, tmp_path: Path) -> None:
+    settings = mini_settings(models={"fast": MINI, "accurate": MINI}, max_pairs=2, request_timeout_s=0.2)
+    app = app_of(replace(settings, audit_log=str(tmp_path / "audit.jsonl")))
+    pool, full = app.state.pool, ["accurate"]
+    score = pool.score
+
+    async def score_or_refuse(model: str | None, *given: Any) -> Any:
+        if model in full:
+            raise ProblemError(code, "64 pairs wait", retry_after_s=3, reason="queue_full")
+        return await score(model, *given)
+
+    pool.score = score_or_refuse
+    names = ["fast", "accurate", "fast", "fast", "accurate"]
+    pairs = [{"image_input": inline(make_png()), "text_prompt": "a", "model_config_name": name} for name in names]
+    with serving(app) as client:
+        found = client.post(BATCH, json={"evaluations": pairs})
+        assert found.status_code == 200
+        results = found.json()["results"]
+        assert [result["error"] for result in results] == [
+            f"{code}: 64 pairs wait" if name == "accurate" else None for name in names
+        ]
+        assert all((result["clip_score"] is None) == (result["error"] is not None) for result in results)
+        full.append("fast")  # and now it cannot begin
+        refused = client.post(BATCH, json={"evaluations": pairs}, headers={"X-Request-Id": "none"})
+        assert refused.status_code == {"queue_full": 429, "model_unavailable": 503}[code]
+        assert refused.headers["retry-after"] == "3"
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()[1:-1]]
+    assert [line["status"] for line in lines] == ([200, 429] if code == "queue_full" else [])

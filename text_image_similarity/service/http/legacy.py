@@ -16,6 +16,8 @@ from ..jobs import Pair, timeout_error
 from ..pool import ModelPool
 from ..problems import ProblemError
 from ..settings import ENSEMBLE
+from .access import key_of
+from .auditing import noted_refusal
 from .bodies import PROBLEMS, WorkRoute, ask
 from .routes import metrics, parse_image, unready
 from .schema import (
@@ -91,8 +93,12 @@ async def docs() -> Response:
 
 
 async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list[dict[str, Any]]:
-    """Score pairs, model by model; results are in order."""
+    """Score pairs, model by model; results are in order.
+
+    A problem is that of the request as long as nothing is scored, and later the error of the pairs that it costs.
+    """
     found: dict[int, dict[str, Any]] = {}
+    in_progress = False
     numbers: dict[str | None, list[int]] = {}
     for number, evaluation in enumerate(asked):
         numbers.setdefault(evaluation.model_config_name, []).append(number)
@@ -107,10 +113,12 @@ async def _evaluate(request: Request, asked: Sequence[LegacyEvaluation]) -> list
                 found |= {number: _failed(evaluation, late) for number, evaluation in some.items()}
                 continue
             try:
-                found |= await _evaluate_chunk(request, name, some, in_progress=bool(found))
+                found |= await _evaluate_chunk(request, name, some, in_progress=in_progress)
+                in_progress = True
             except ProblemError as problem:
-                if problem.code != "unknown_model":
+                if problem.code != "unknown_model" and not in_progress:
                     raise
+                request.state.call.notes += noted_refusal(problem, key_of(request))
                 error = f"{problem.code}: {problem.detail}"
                 found |= {number: _failed(evaluation, error) for number, evaluation in some.items()}
     return [found[number] for number in range(len(asked))]
