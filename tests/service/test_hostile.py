@@ -28,7 +28,6 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.jobs import Item, Job, Pair
 from text_image_similarity.service.telemetry.metrics import Metrics
-from text_image_similarity.system import usable_cores
 
 MIB = 1 << 20
 POST = b"POST /v1/similarity HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -439,7 +438,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
 
     encoder = Slow()
     encoder.go.set()
-    room = 4 * usable_cores() + 2  # what is decoded or waits for that, and what was downloaded by half of the threads
+    room = 2  # half of the threads, each of which waits until its picture is decoded
     settings = mini_settings(models={"mini": replace(MINI, io_workers=4, limits=replace(MINI.limits, per_host=4))})
     server.routes["/red"] = response(make_png("red"))
     with serving(app_of(settings, encoder)) as client:

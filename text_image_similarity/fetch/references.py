@@ -141,18 +141,22 @@ def data_url_bytes(url: str, most: int) -> bytes:
 
     Base64 is read as browsers do (WHATWG's forgiving-base64 decode): white space and missing padding do not matter.
     """
-    header, comma, body = url[5:].partition(",")
-    if not comma:
+    comma = url.find(",")
+    if comma < 0:
         raise RowError(
             ErrorCode.INVALID_URL, "a data: URL needs a comma before its content, as in data:;base64,iVBORw0..."
         )
-    base64 = _ENDS_WITH_BASE64.search(header)
-    if not base64 and is_base64_image(body):
+    base64 = _ENDS_WITH_BASE64.search(url, 5, comma)
+    if not base64 and is_base64_image(url[comma + 1 : comma + 20_000]):
         raise RowError(ErrorCode.INVALID_URL, "the data: URL holds base64; write ;base64 before its comma")
-    if base64 and len(body) * 3 // 4 > most:
+    if base64 and (len(url) - comma - 1) * 3 // 4 > most:
+        raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
+    sent = url.encode("utf-8", "replace")  # one copy, of which a wide text would take four
+    sent = sent[sent.index(b",") + 1 :]
+    if len(sent) - 2 * sent.count(b"%") > (2 * most if base64 else most):
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
     try:
-        raw = _unescaped(body.encode("utf-8", "replace"))
+        raw = _unescaped(sent)
         return _forgiving_base64(raw.translate(None, _BLANKS)) if base64 else raw
     except ValueError as exc:
         raise RowError(ErrorCode.INVALID_URL, f"the data: URL is not valid ({exc})") from exc

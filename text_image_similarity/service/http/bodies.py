@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from base64 import b64decode
-from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import chain
 from typing import Any, ClassVar, TypeVar
@@ -25,16 +22,14 @@ from ...records import ScoreResult
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
 from .auditing import noted_blocks
+from .json_bodies import compressed, read_json, text_bytes
 
 T = TypeVar("T")
 
-_MOST_PARTS = 100_000  # of a body's JSON: values and members take far more memory and time than their text does
-_MOST_MEMBERS = 100  # of one of its objects
+_MOST_MEMBERS = 100  # of an object in a body
 FORM = "multipart/form-data"
-_GZIP = b"\x1f\x8b"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
 _NO_FILE = "Expected UploadFile"  # as the framework says it
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CODES = {
     400: "invalid_request",
     404: "not_found",
@@ -70,6 +65,16 @@ class _WorkRequest(Request):
     async def json(self) -> Any:
         return self.asked
 
+    async def read_json(self) -> Any:
+        """Read JSON, and keep nothing of the body besides: it counts as what its texts take from then on."""
+        body = bytearray()
+        async for piece in self.stream():
+            body += piece
+        self.state.count_body(text_bytes(body))
+        self.asked = read_json(body)
+        self._body = b"{}"  # the framework looks whether there is one
+        return self.asked
+
 
 class WorkRoute(APIRoute):
     """A route whose requests cost a model work: it checks and reads the body before the framework looks at it.
@@ -97,7 +102,7 @@ class WorkRoute(APIRoute):
 
     async def read(self, request: _WorkRequest) -> None:
         """Read the body, and refuse one with too many parts."""
-        request.asked = _read_json(await request.body())
+        await request.read_json()
         most = request.app.state.settings.max_pairs if self.most_items is None else self.most_items
         _check_size(request.asked, most)
 
@@ -150,58 +155,7 @@ async def _read_form(request: Request) -> FormData:
 def _check_encoding(encoding: str) -> None:
     """Refuse a compressed body: its length says nothing of what it expands to."""
     if encoding.strip().lower() not in ("", "identity"):
-        raise _compressed(f"Content-Encoding: {encoding[:50]} is not supported")
-
-
-def _compressed(said: str) -> ProblemError:
-    detail = f"{said}; send the body uncompressed"
-    return ProblemError("unsupported_media_type", detail, headers={"Accept-Encoding": "identity"})  # RFC 9110, 15.5.16
-
-
-def _read_json(body: bytes) -> Any:
-    if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
-        raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
-    if body.startswith(_GZIP):
-        raise _compressed("the body is compressed with gzip")
-    try:
-        found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant, object_pairs_hook=_read_object)
-        if _SURROGATE.search(body):
-            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate cannot be sent back
-    except (ValueError, RecursionError) as exc:
-        raise ProblemError("invalid_json", f"the body is not valid JSON: {_explain_json(exc, body)}") from None
-    return found
-
-
-def _explain_json(problem: ValueError | RecursionError, body: bytes) -> str:
-    match problem:
-        case RecursionError():
-            return "it is nested too deeply"
-        case UnicodeDecodeError():
-            return f"it is not UTF-8, at byte {problem.start:,}"
-        case UnicodeEncodeError():
-            return "a text in it has half a character (a lone surrogate)"
-        case json.JSONDecodeError() if not body.strip():
-            return "it is empty"
-        case json.JSONDecodeError() | _ConstantError():
-            return str(problem)
-    return "a number in it is too long"
-
-
-class _ConstantError(ValueError):
-    """NaN or an infinity, which Python and pandas write and JSON does not have."""
-
-
-def _refuse_constant(constant: str) -> None:
-    raise _ConstantError(f"{constant} is not a JSON value; a missing value is null")
-
-
-def _read_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, and refuse one that says something twice."""
-    found = dict(members)
-    if len(found) < len(members):
-        name = next(name for name, count in Counter(name for name, _ in members).items() if count > 1)
-        raise ProblemError("invalid_request", f"an object in the body has the member {name[:50]!r} twice")
-    return found
+        raise compressed(f"Content-Encoding: {encoding[:50]} is not supported")
 
 
 def _check_size(asked: Any, most: int) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
@@ -34,6 +33,7 @@ from .access import (
 )
 from .auditing import note_change, noted_hosts
 from .bodies import PROBLEMS, ProductsRoute, WorkRoute, is_fetchable
+from .json_bodies import JsonAnswer
 from .queries import format_product
 from .routes import unready
 from .search_routes import answer_one
@@ -91,7 +91,7 @@ Id = Annotated[str, Path(min_length=1, max_length=1000)]
 @about.get("/v1/catalogs", response_model=CatalogsAnswer)
 async def catalogs(request: Request) -> Response:
     """Name the catalogues that requests may search."""
-    return JSONResponse({"data": [await _facts(request, catalog) for catalog in catalogs_of(request)]})
+    return JsonAnswer({"data": [await _facts(request, catalog) for catalog in catalogs_of(request)]})
 
 
 @about.get("/v1/catalogs/{catalog}", response_model=CatalogDetails)
@@ -104,7 +104,7 @@ async def catalog_details(catalog: str, request: Request) -> Response:
             "generations": await served.call(lambda: _generations(served)),
             "reindex": _upkeep(request, served).reindexing,
         }
-    return JSONResponse(found)
+    return JsonAnswer(found)
 
 
 @about.get("/v1/catalogs/{catalog}/facets", response_model=FacetsAnswer)
@@ -132,7 +132,7 @@ async def facets(
             values[name] = {"values": [], "min": next(iter(low), None), "max": next(iter(high), None)}
         return {"total": found["total"], "facets": {name: values[name] for name in field}}
 
-    return JSONResponse(await served.call(count))
+    return JsonAnswer(await served.call(count))
 
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}/image", response_class=Response)
@@ -173,7 +173,7 @@ async def similar_products(
     query = checked(
         lambda: search.Query(Term(product=id), where=bound(request, served, where), top_k=top_k, after=page)
     )
-    return JSONResponse(await answer_one(request, served, query))
+    return JsonAnswer(await answer_one(request, served, query))
 
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
@@ -181,7 +181,7 @@ async def product(catalog: str, id: Id, request: Request) -> Response:
     """Return a product; with the role `write` also the references to its pictures."""
     served = catalog_of(request, catalog)
     found = await product_of(request, served, id)
-    return JSONResponse(found.as_dict() if key_of(request).may("write") else format_product(found))
+    return JsonAnswer(found.as_dict() if key_of(request).may("write") else format_product(found))
 
 
 @puts.put("/v1/catalogs/{catalog}/products/{id:path}", response_model=AddAnswer)
@@ -192,7 +192,7 @@ async def put_product(catalog: str, id: Id, asked: ProductBody, request: Request
     written = await _write(request, served, [NamedProductBody(id=id, **asked.model_dump())], [])
     if written["refused"]:
         raise ProblemError("invalid_request", written["refused"][0])
-    return JSONResponse(written)
+    return JsonAnswer(written)
 
 
 @products.delete("/v1/catalogs/{catalog}/products/{id:path}", status_code=204)
@@ -210,7 +210,7 @@ async def batch(catalog: str, asked: BatchRequest, request: Request) -> Response
     """Add, replace and delete many products."""
     require_role(request, "write")
     served = catalog_of(request, catalog)
-    return JSONResponse(await _write(request, served, asked.products, asked.delete))
+    return JsonAnswer(await _write(request, served, asked.products, asked.delete))
 
 
 @admin.post("/v1/catalogs/{catalog}:switch", response_model=CatalogDetails)
@@ -264,7 +264,7 @@ async def catalog_health(request: Request) -> Response:
         "version": package_version(),
         "error": None if problem is None else problem.detail,
     }
-    return JSONResponse(body, status_code=200 if problem is None else 503)
+    return JsonAnswer(body, status_code=200 if problem is None else 503)
 
 
 async def _switch(catalog: str, request: Request, *, back: bool) -> Response:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import PlainTextResponse, RedirectResponse
 
 from ...records import ScoreResult
 from ...system import package_version
@@ -19,6 +19,7 @@ from ..settings import ENSEMBLE
 from .access import key_of
 from .auditing import noted_refusal
 from .bodies import PROBLEMS, WorkRoute, ask
+from .json_bodies import JsonAnswer
 from .routes import metrics, parse_image, unready
 from .schema import (
     MOST_EVALUATIONS,
@@ -49,7 +50,7 @@ _UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health}}
 async def single(asked: LegacyEvaluation, request: Request) -> Response:
     """Score one pair."""
     found = await _evaluate_chunk(request, asked.model_config_name, {0: asked})
-    return JSONResponse(found[0])
+    return JsonAnswer(found[0])
 
 
 @batches.post("/batch", response_model=LegacyEvaluationBatchResult)
@@ -58,7 +59,7 @@ async def batch(asked: LegacyEvaluationBatch, request: Request) -> Response:
     began = time.perf_counter()
     results = await _evaluate(request, asked.evaluations)
     failed = sum(result["error"] is not None for result in results)
-    return JSONResponse(
+    return JsonAnswer(
         {
             "results": results,
             "total_processed": len(results),
@@ -80,7 +81,7 @@ async def health(request: Request) -> Response:
         "models": [name for name, facts in request.app.state.pool.models().items() if facts is not None],
         "error": None if problem is None else problem.detail,
     }
-    return JSONResponse(body, status_code=200 if problem is None else 503)
+    return JsonAnswer(body, status_code=200 if problem is None else 503)
 
 
 about.get("/evaluator/metrics", response_class=PlainTextResponse)(metrics)

@@ -103,6 +103,7 @@ class Gate:
                 client = f"key {sha256((key.name or key.key).encode()).hexdigest()[:16]}"
             current.set(client)
             body.client = reply.client = client
+            scope["state"]["count_body"] = body.count
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
@@ -209,7 +210,7 @@ class _Body:
         self._declared = int(length) if length.isdigit() else 0
         self._end: float | None = None
         self._whole = False
-        self.held, self.client = 0, ""
+        self.held, self.client, self._sent = 0, "", 0
 
     def check(self) -> None:
         """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
@@ -232,15 +233,22 @@ class _Body:
             raise ProblemError("timeout", "the request's body took too long to arrive") from exc
         if message["type"] == "http.disconnect":
             raise ClientLeftError
-        self._hold(len(message.get("body", b"")))
+        self._hold(size := len(message.get("body", b"")))
+        self._sent += size
+        if self._sent > self._most:
+            raise self._too_long()
         self._whole = not message.get("more_body", False)
         return message
+
+    def count(self, size: int) -> None:
+        """Count a body that has arrived as so many bytes, which it takes in memory in the place of those sent."""
+        if 2 * size > MOST_BODIES * self._most:  # more than one client may ever have
+            raise self._too_long()
+        self._hold(size - self.held)
 
     def _hold(self, size: int) -> None:
         self.held += size
         self._gate.hold(self.client, size)
-        if self.held > self._most:
-            raise self._too_long()
         if not self._gate.has_room(self.client, 0):
             raise self._no_room()
 

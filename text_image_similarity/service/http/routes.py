@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import PlainTextResponse
 
 from ...config import ScoreKind
 from ...errors import RowError
@@ -20,6 +20,7 @@ from ..pool import ModelPool
 from ..problems import ProblemError
 from ..settings import ENSEMBLE
 from .bodies import PROBLEMS, FormRoute, WorkRoute, ask, decode_base64, is_fetchable
+from .json_bodies import JsonAnswer
 from .schema import (
     Base64Pair,
     EmbeddingsAnswer,
@@ -53,7 +54,7 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
         {"id": pair.id, **_format_result(result, members)}
         for pair, result in zip(asked.pairs, answer.results, strict=True)
     ]
-    return JSONResponse({"model": answer.model, "score": asked.score, "results": results})
+    return JsonAnswer({"model": answer.model, "score": asked.score, "results": results})
 
 
 @uploads.post("/v1/similarity/upload", response_model=UploadAnswer, tags=["scores"])
@@ -67,7 +68,7 @@ async def upload(
     """Score one picture, sent as a file of a form, with its caption."""
     pool: ModelPool = request.app.state.pool
     answer = await ask(request, pool.score(model, [Pair(await image.read(), caption)], score))
-    return JSONResponse(
+    return JsonAnswer(
         {"model": answer.model, "score": score, **_format_result(answer.results[0], _members(request, answer.model))}
     )
 
@@ -106,7 +107,7 @@ async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
         for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": 0, "total_tokens": 0}
-    return JSONResponse({"object": "list", "data": data, "model": answer.model, "usage": usage})
+    return JsonAnswer({"object": "list", "data": data, "model": answer.model, "usage": usage})
 
 
 @about.get("/v1/models", response_model=ModelsAnswer, responses={401: PROBLEMS[401]})
@@ -125,7 +126,7 @@ async def models(request: Request) -> Response:
         }
         for name, loaded in facts.items()
     ]
-    return JSONResponse({"object": "list", "data": data})
+    return JsonAnswer({"object": "list", "data": data})
 
 
 @about.get("/v1/info", response_model=InfoAnswer, responses={401: PROBLEMS[401]})
@@ -133,7 +134,7 @@ async def info(request: Request) -> Response:
     """Say what runs here: the version, the loaded models, the limits."""
     settings = request.app.state.settings
     limits = settings.models[settings.default].limits
-    return JSONResponse(
+    return JsonAnswer(
         {
             "version": package_version(),
             "models": {name: facts for name, facts in request.app.state.pool.models().items() if facts is not None},
@@ -156,7 +157,7 @@ async def livez(request: Request) -> Response:
     """Say whether this process should go on living."""
     if (problem := request.app.state.pool.dead()) is not None:
         raise problem
-    return JSONResponse({"status": "ok"})
+    return JsonAnswer({"status": "ok"})
 
 
 @probes.get("/readyz", response_model=Status, responses={503: PROBLEMS[503]})
@@ -164,7 +165,7 @@ async def readyz(request: Request) -> Response:
     """Say whether requests should be sent here: the model works, there is room, and the service is not about to end."""
     if (problem := unready(request)) is not None:
         raise problem
-    return JSONResponse({"status": "ok"})
+    return JsonAnswer({"status": "ok"})
 
 
 @probes.get("/metrics", response_class=PlainTextResponse)

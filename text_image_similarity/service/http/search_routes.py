@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
@@ -21,6 +20,7 @@ from ..search.journal import Asked
 from .access import catalog_of, check_fields, check_products, checked
 from .auditing import is_blocked, noted_hosts
 from .bodies import PROBLEMS, PictureRoute, WorkRoute, while_connected
+from .json_bodies import JsonAnswer
 from .queries import format_matches, picture_term, query_of, short_query_of
 from .schema import failure_of
 from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
@@ -54,7 +54,7 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     """Find the products that fit words, in the default catalogue."""
     catalog = catalog_of(request)
     query = checked(lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
-    return JSONResponse(await answer_one(request, catalog, query))
+    return JsonAnswer(await answer_one(request, catalog, query))
 
 
 @pictures.post(
@@ -75,7 +75,7 @@ async def match_image(request: Request) -> Response:
     catalog = catalog_of(request)
     body, upload = await _read_picture(request)
     query = checked(lambda: short_query_of(request, catalog, body, _picture_terms(body, upload)))
-    return JSONResponse(await answer_one(request, catalog, query))
+    return JsonAnswer(await answer_one(request, catalog, query))
 
 
 @work.post("/v1/catalogs/{catalog}/match", response_model=MatchesAnswer)
@@ -95,7 +95,7 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
         )
         for entry, each in zip(entries, found, strict=True)
     ]
-    return JSONResponse({"catalog": served.name, "results": results})
+    return JsonAnswer({"catalog": served.name, "results": results})
 
 
 async def answer(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from functools import partial
-from threading import Condition, Lock
+from threading import Event, Lock
 
 import httpx
 
@@ -18,6 +17,7 @@ from ..jobs import ImageInput
 from .shares import Client, FairQueue, Task
 
 _HOSTS = 1000  # whose queues are kept
+_LOOK_S = 1.0  # for the end, after which a decode that waits may never be
 _LONG_S = 0.03  # decoding a photo of 4 megapixels takes about as long
 
 logger = logging.getLogger("text_image_similarity")
@@ -33,12 +33,9 @@ class ImageWorkers:
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
         self._per_host = config.limits.per_host
-        self._lock = Lock()
+        self._lock, self._closed = Lock(), False
         self._hosts: dict[str, FairQueue] = {}
         decoders = usable_cores()
-        self._most_fetched = 4 * decoders
-        self._fetched: Counter[Client] = Counter()  # downloads that wait to be decoded, or are
-        self._less = Condition()
         self._fetcher = Fetcher(config, transport=transport)
         self._fetching: Loaders = Loaders(config.io_workers)
         self._decoding: Loaders = Loaders(decoders)
@@ -63,21 +60,11 @@ class ImageWorkers:
         self._decodes.put(client, task)
 
     def decode_fetched(self, client: Client, task: Task) -> None:
-        """Queue a decode that holds downloaded bytes; blocks while too many of the client's are queued."""
-        with self._less:
-            self._less.wait_for(lambda: self._fetched[client] < self._most_fetched)
-            self._fetched[client] += 1
-        self._decodes.put(client, partial(self._decode, client, task))
-
-    def _decode(self, client: Client, task: Task) -> None:
-        try:
-            task()
-        finally:
-            with self._less:
-                self._fetched[client] -= 1
-                if not self._fetched[client]:
-                    del self._fetched[client]
-                self._less.notify_all()
+        """Queue a decode that holds downloaded bytes, and wait for it: of these there are never more than fetching threads."""
+        done = Event()
+        self._decodes.put(client, partial(_run_and_tell, task, done))
+        while not (done.wait(_LOOK_S) or self._closed):
+            pass
 
     def read(self, image: ImageInput, client: Client = None) -> bytes | RowError:
         """Return an image's encoded bytes, or the error that prevents it; never raises."""
@@ -93,6 +80,14 @@ class ImageWorkers:
 
     def close(self) -> None:
         """Stop downloads, drop what has not started, wait for the rest."""
+        self._closed = True
         self._fetcher.close()
         self._fetching.close()
         self._decoding.close()
+
+
+def _run_and_tell(task: Task, done: Event) -> None:
+    try:
+        task()
+    finally:
+        done.set()
