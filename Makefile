@@ -97,6 +97,7 @@ wheel: setup
 
 docs: setup
 	$(RUN) -m scripts.document_options
+	$(RUN) -m scripts.memory_sum
 	$(RUN) -m scripts.run_notebook
 
 # The documentation as a site, in build/site.

@@ -84,7 +84,8 @@ def test_the_service_beside_it_finds_its_towers() -> None:
     assert [mode for *_, mode in mounted] == ["ro"]
     assert triton["volumes"] == scorer["volumes"]
     assert f"--model-repository={mounted[0][1]}" in triton["command"]
-    assert found.models == [mounted[0][1]]
+    assert found.models == [f"fast={mounted[0][1]}"]
+    assert serve.settings_of(found, {}).names == ("fast",)
     for service in SERVICES.values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         assert service["read_only"]
