@@ -392,7 +392,7 @@ def test_the_command_lines_texts_are_read() -> None:
     [
         (
             {"modles": "fast"},
-            "the service has no argument 'modles'; there are allowed_hosts, api_keys, backend, batch_size, ",
+            "the service has no argument 'modles'; there are allowed_hosts, api_keys, audit_log, backend, ",
         ),
         ({"lazy": True}, "the service has no argument 'lazy'"),
         ({"models": {"a": {"replicas": 2}}}, "model a has no argument 'replicas'; there are backend, batch_size, "),
