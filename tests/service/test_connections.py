@@ -35,10 +35,25 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+async def count_body(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with how many bytes the body has, and in how many messages it came."""
+    total = messages = 0
+    more = True
+    while more:
+        message = await receive()
+        total, messages, more = total + len(message["body"]), messages + 1, message["more_body"]
+    said = f"{total} {messages}".encode()
+    headers = [(b"content-length", str(len(said)).encode()), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": said})
+
+
 @contextmanager
-def listening(protocol: type[asyncio.Protocol] = LimitedProtocol) -> Iterator[tuple[uvicorn.Server, int]]:
+def listening(
+    protocol: type[asyncio.Protocol] = LimitedProtocol, app: Any = answer
+) -> Iterator[tuple[uvicorn.Server, int]]:
     """Run the server with the service's connections before a small application; yield it and its port."""
-    config = uvicorn.Config(answer, port=0, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(app, port=0, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server, started = uvicorn.Server(config), threading.Event()
     startup = server.startup
 
@@ -96,6 +111,19 @@ def test_what_no_head_is_long_enough_for_is_refused(begin: bytes, again: bytes) 
         assert said.startswith(b"HTTP/1.1 200")
         _, said = sent(port, iter([b"GET / HTTP/1.1\r\nX-A: ", b"a" * HEAD_BYTES, b"\r\nConnection: close\r\n\r\n"]))
         assert said.startswith(b"HTTP/1.1 431")
+
+
+def test_a_body_in_pieces_of_a_byte_costs_little_and_ends() -> None:
+    begin, end = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", b"0\r\n\r\n"
+    with listening(app=count_body) as (_, port):
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 8000 + end]))
+        total, messages = map(int, said.rpartition(b"\r\n")[2].split())
+        assert total == 8000
+        assert messages < 100, "what arrives together is handed on together"
+        _, said = sent(port, iter([begin + b"1\r\na\r\n" * 9000 + end]))
+        assert said.startswith(b"HTTP/1.1 400")
+        _, said = sent(port, iter([begin + (b"80\r\n" + b"a" * 128 + b"\r\n") * 9000 + end]))
+        assert said.rpartition(b"\r\n")[2].startswith(b"1152000 ")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ HEAD_S = 10.0  # from a head's first byte to its end, and for what of a refused 
 SEND_S = 30.0  # until a client has taken what waits to be sent
 _REQUESTS_AHEAD = 16  # requests that a client sends before their turn
 _FILES = 512  # beside those of connections
+_PIECES, _PIECE_BYTES = 8192, 64  # a body in more pieces (chunks) than this must have as many bytes in each, on average
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -37,8 +38,14 @@ class LimitedProtocol(HttpToolsProtocol):
     _peer: str | None = None  # once it counts
     _head = 0  # bytes of the head and of the trailers
     _unread = 0  # bytes since the parser found anything
+    _pieces = 0  # of the body, as the parser gives them
+    _received = 0  # bytes of it
     _whole = True  # no request is arriving
     _too_long = False
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._body = bytearray()  # what has arrived of a body and is not handed on
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
@@ -77,6 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
             )
         self._unread += len(data)
         super().data_received(data)
+        self._hand_on()
         if self._unread > HEAD_BYTES and not self.transport.is_closing():
             self._too_long = True
             self.send_400_response("")
@@ -84,7 +92,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._head, self._whole = 0, False
+        self._head, self._pieces, self._received, self._whole = 0, 0, 0, False
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the URL."""
@@ -106,13 +114,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Take a piece of the body; what arrives together is handed on together, or pieces of a byte would cost thousands of times theirs."""
         self._unread = 0
-        super().on_body(body)
+        self._pieces += 1
+        self._received += len(body)
+        if self._pieces > _PIECES and self._received < self._pieces * _PIECE_BYTES:
+            self._note("pieces", f"a body came in {self._pieces:,} pieces of {self._received / self._pieces:.0f} bytes")
+            self._refuse()
+        self._body += body
 
     def on_message_complete(self) -> None:
         """Note that the request has arrived."""
         self._unread, self._whole = 0, True
+        self._hand_on()
         if self.cycle is None or self.cycle.response_complete:
             self._stop_waiting()
         super().on_message_complete()
@@ -153,6 +167,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head > HEAD_BYTES:
             self._too_long = True
             self._refuse()
+
+    def _hand_on(self) -> None:
+        """Give the application what has arrived of a body."""
+        if self._body:
+            body, self._body = bytes(self._body), bytearray()
+            super().on_body(body)
 
     def _refuse(self) -> None:
         raise ValueError("too much")  # the parser ends the connection with what `send_400_response` writes
