@@ -296,6 +296,13 @@ def bombs() -> dict[str, Callable[[], bytes]]:
                 323: (10_000,), 324: (0,), 325: (len(zeros),)}  # fmt: skip
         return tiff(tags | {324: (len(tiff(tags, b"")),)}, zeros)
 
+    def tiles(height: int) -> bytes:
+        """One tile, so often that it covers a picture which is 1,600 pixels wide and 16 high."""
+        data = zlib.compress(bytes(16 * height), 9)
+        tags = {256: (1600,), 257: (16,), 258: (8,), 259: (8,), 262: (1,), 277: (1,), 322: (16,), 323: (height,),
+                324: (1 << 31,) * 100, 325: (len(data),) * 100}  # fmt: skip
+        return tiff(tags | {324: (len(tiff(tags, b"")),) * 100}, data)
+
     def strips(count: int) -> bytes:
         tags = {256: (64,), 257: (64,), 258: (8,), 259: (1,), 262: (1,), 277: (1,), 278: (1,), 279: (64,)}
         return tiff(tags | {273: tuple(range(200, 200 + count))}, b"")
@@ -317,6 +324,8 @@ def bombs() -> dict[str, Callable[[], bytes]]:
         "webp canvas": lambda: canvas[:24] + b"\xff" * 6 + canvas[30:],
         "tiff tile": lambda: tile(8),
         "tiff raw tile": lambda: tile(1),
+        "tiff shared tiles": lambda: tiles(65_536),
+        "tiff few shared tiles": lambda: tiles(8192),
         "tiff strips": lambda: strips(1_000_000),
         "tiff many strips": lambda: strips(120_000),
         "bigtiff tags": lambda: b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 900_000)

@@ -58,7 +58,7 @@ _ANCILLARY = 0x20  # the bit of a chunk's first letter that says so (PNG 1.2, se
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
-_SPARE_TILE = 1 << 24  # pixels that a tile of a TIFF may have over those of the picture
+_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have over those of the picture
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
 
 
@@ -217,9 +217,16 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
         super()._setup()
         if variant := self._misread_variant():
             raise variant_error("TIFF", variant)
+        self._check_tiles()
+
+    def _check_tiles(self) -> None:
+        """Refuse tiles with far more pixels than the picture, one of them or all: those that lie at one place in the file cost as if they were many."""
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
-        if width * height > self.width * self.height + _SPARE_TILE:
-            raise RowError(ErrorCode.TOO_MANY_PIXELS, f"tiles of {width} x {height} in a picture of {self.size}")
+        if width > 0 and height > 0:
+            across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
+            if across * down * width * height > self.width * self.height + _SPARE_TILE:
+                detail = f"tiles of {width} x {height} in a picture of {self.size}, {across * down:,} of them"
+                raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _misread_variant(self) -> str:
         """Describe a variant that Pillow takes for another one, so that its pixels would be wrong; "" if it is none."""
