@@ -7,7 +7,8 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -408,6 +409,33 @@ def test_an_answer_has_so_many_bytes(
         through(service, folder)
     through(service, folder)
     assert same(folder)
+
+
+class Streamed(httpx.SyncByteStream):
+    """A body as the network gives it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
+
+
+@pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
+def test_a_little_that_is_compressed_is_not_expanded_beyond_what_an_answer_may_have(
+    folder: Path, service: FakeService, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.client.connection.MOST_ANSWER", 1_000_000)
+    body = gzip.compress(bytes(64 * 1024 * 1024), 1)
+    body = body if coding == "gzip" else gzip.compress(body)
+    service.faults.append(once(httpx.Response(200, stream=Streamed(body), headers={"content-encoding": coding})))
+    expected = "answered with more than 1,000,000 bytes" if coding == "gzip" else "compressed as gzip, gzip"
+    tracemalloc.start()
+    with pytest.raises(TableError, match=expected):
+        through(service, folder, patience_s=0.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 * 1024 * 1024
 
 
 def test_what_a_service_says_does_nothing_to_a_terminal_or_a_table(folder: Path, service: FakeService) -> None:

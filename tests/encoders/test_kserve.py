@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -72,6 +74,27 @@ def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: http
 def test_a_wrong_answer_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         asked(monkeypatch, answer)
+
+
+class Streamed(httpx.SyncByteStream):
+    """A body as the network gives it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip", "gzip, gzip"])
+def test_an_answer_has_so_many_bytes(monkeypatch: pytest.MonkeyPatch, coding: str) -> None:
+    monkeypatch.setattr(kserve, "_MOST_ANSWER", 1_000_000)
+    body = bytes(8_000_000)
+    for _ in range(coding.count("gzip")):
+        body = gzip.compress(body)
+    expected = "more than 1,000,000 bytes" if coding != "gzip, gzip" else "compressed as gzip, gzip"
+    with pytest.raises(ModelError, match=expected):
+        asked(monkeypatch, httpx.Response(200, stream=Streamed(body), headers={"content-encoding": coding}))
 
 
 def test_a_server_that_comes_back_in_time_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from ..config import Limits
-from ..errors import ConfigError, RowError, TableError, UsageError, printable
-from ..fetch import GuardedTransport, explain_proxy, http_url, retry_after_s, row_deadline, user_agent
+from ..errors import ConfigError, ErrorCode, RowError, TableError, UsageError, printable
+from ..fetch import GuardedTransport, body_of, explain_proxy, http_url, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
 MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
@@ -71,7 +71,12 @@ class Connection:
         self.patience_s = patience_s
         self._closing = Event()
         self._transport = transport or GuardedTransport(_LIMITS, trusted=True)
-        self._headers = {"User-Agent": user_agent(), "Accept": "application/json", **_authorization(api_key)}
+        self._headers = {
+            "User-Agent": user_agent(),
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            **_authorization(api_key),
+        }
         self._client = self._new_client()
         self._has_key = api_key is not None
 
@@ -167,16 +172,17 @@ class Connection:
                 response.close()
 
     def _whole(self, response: httpx.Response) -> httpx.Response:
-        """Return an answer with its body, which is counted as it comes: a little that is compressed may stand for a lot."""
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > MOST_ANSWER:
-                raise TableError(
-                    f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is something else in its place?"
-                )
+        """Return an answer with its body."""
+        try:
+            body = b"".join(body_of(response, MOST_ANSWER))
+        except RowError as exc:
+            if exc.code is not ErrorCode.TOO_MANY_BYTES:
+                raise
+            raise TableError(
+                f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is something else in its place?"
+            ) from exc
         headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
-        return httpx.Response(response.status_code, headers=headers, content=bytes(body), extensions=_reason(response))
+        return httpx.Response(response.status_code, headers=headers, content=body, extensions=_reason(response))
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
         """Return an answer, unless it is about the way and not about what was asked."""

@@ -19,12 +19,14 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DeviceLostError, ModelError
+from ..errors import DeviceLostError, ModelError, RowError
+from ..fetch import body_of
 from ..system import backoff_s, require
 
 _TYPES = {"uint8": "UINT8", "int64": "INT64"}
 _CONNECT_S, _ANSWER_S = 3.0, 60.0
 _PATIENCE_S = 60.0  # how long a server may be away before a run ends
+_MOST_ANSWER = 64 * 1024 * 1024  # bytes; vectors of 1,000 images are some 4 MB
 _PASSING = (429, 502, 503, 504)
 
 
@@ -101,15 +103,12 @@ class _Http:
         }
         head = json.dumps(asked).encode()
         try:
-            answer = self._client_here().post(
+            answer = self._post(
                 f"{self.url}/v2/models/{model}/infer",
-                content=head + np.ascontiguousarray(values).tobytes(),
-                headers={
-                    "Content-Type": "application/octet-stream",
-                    "Inference-Header-Content-Length": str(len(head)),
-                },
+                head + np.ascontiguousarray(values).tobytes(),
+                {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))},
             )
-        except httpx.DecodingError as exc:
+        except (httpx.DecodingError, RowError) as exc:
             raise ModelError(f"the inference server {self.url} gives an answer that cannot be read: {exc}") from exc
         except httpx.HTTPError as exc:
             raise _AwayError(f"{type(exc).__name__}: {exc}") from exc
@@ -118,6 +117,13 @@ class _Http:
         if answer.status_code != 200:
             raise ModelError(f"the inference server {self.url} refuses model {model!r}: {_said(answer)}")
         return self._read(model, answer, wanted)
+
+    def _post(self, url: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
+        headers = {**headers, "Accept-Encoding": "identity"}
+        with self._client_here().stream("POST", url, content=content, headers=headers) as answer:
+            body = b"".join(body_of(answer, _MOST_ANSWER))
+        found = [(name, value) for name, value in answer.headers.multi_items() if name != "content-encoding"]
+        return httpx.Response(answer.status_code, headers=found, content=body)
 
     def _read(self, model: str, answer: httpx.Response, wanted: str) -> NDArray[np.float32]:
         try:
@@ -155,7 +161,7 @@ class _Grpc:
 
         self.url = url.rstrip("/")
         self._messages, self._grpc = service_pb2, grpc
-        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        options = [("grpc.max_receive_message_length", _MOST_ANSWER), ("grpc.max_send_message_length", -1)]
         place = urlsplit(url)
         channel = (
             grpc.secure_channel(place.netloc, grpc.ssl_channel_credentials(), options)
@@ -178,7 +184,8 @@ class _Grpc:
         try:
             answer = self._stub.ModelInfer(request, timeout=_ANSWER_S)
         except self._grpc.RpcError as exc:
-            if exc.code() in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED):
+            too_long = "larger than max" in str(exc.details())
+            if not too_long and exc.code() in (codes.UNAVAILABLE, codes.DEADLINE_EXCEEDED, codes.RESOURCE_EXHAUSTED):
                 raise _AwayError(f"{exc.code().name}: {exc.details()}") from exc
             raise ModelError(f"the inference server {self.url} refuses model {model!r}: {exc.details()}") from exc
         for output, content in zip(answer.outputs, answer.raw_output_contents, strict=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
 from .references import http_url, scheme_of, strip_invisible
-from .responses import explain_proxy, retry_after_s, user_agent
+from .responses import body_of, explain_proxy, retry_after_s, user_agent
 from .roots import OPTION, check_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
@@ -18,6 +18,7 @@ __all__ = [
     "OPTION",
     "Fetcher",
     "GuardedTransport",
+    "body_of",
     "check_files",
     "check_reference",
     "explain_proxy",

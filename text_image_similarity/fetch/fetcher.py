@@ -23,7 +23,7 @@ from .hints import base64_error, explain_reference, is_base64_image, join_hint, 
 from .host_headers import HostHeaders
 from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
-from .responses import RefusedError, check_bytes, check_opt_out, check_status, expanded, explain_proxy, user_agent
+from .responses import RefusedError, body_of, check_bytes, check_opt_out, check_status, explain_proxy, user_agent
 from .roots import check_under
 from .stream import row_deadline
 from .transport import GuardedTransport
@@ -187,10 +187,8 @@ class Fetcher:
         most = self._limits.max_bytes
         declared = response.headers.get("content-length", "")
         check_bytes(int(declared) if declared.isdecimal() and len(declared) < 20 else 0, most)
-        if response.is_stream_consumed:  # an injected transport gave the whole content, and httpx has it decoded
-            return self._checked(response.content)
         data = bytearray()
-        for piece in expanded(response.iter_raw(), response.headers.get("content-encoding", ""), most):
+        for piece in body_of(response, most):
             data += piece
             if time.monotonic() > clock.end:
                 raise RowError(ErrorCode.TIMEOUT, f"only {len(data):,} bytes within {clock.spent():.1f} s")

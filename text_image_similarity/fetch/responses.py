@@ -108,6 +108,19 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
         raise RowError(ErrorCode.BAD_RESPONSE, "the compressed content breaks off")
 
 
+def body_of(response: httpx.Response, most: int) -> Iterator[bytes]:
+    """Yield the body of a response that was asked for as a stream; see `expanded`, of which a little may stand for a lot.
+
+    Raises:
+        RowError: As by `expanded`.
+    """
+    if not response.is_stream_consumed:
+        yield from expanded(response.iter_raw(), response.headers.get("content-encoding", ""), most)
+        return
+    check_bytes(len(response.content), most)  # an injected transport gave all of it, and httpx has it decoded
+    yield response.content
+
+
 def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
     """Yield what a chunk expands to, in steps; what follows the stream's end is left out."""
     piece = b"" if unzip.eof else unzip.decompress(chunk, _STEP)
