@@ -142,3 +142,10 @@ def test_the_sum_grows_with_its_settings(argument: str, part: int) -> None:
     arguments, _ = memory_sum.deployed()["Kubernetes"]
     less, more = (memory_sum.parts(memory_sum.settings_for([*arguments, *add]), 2) for add in ([], [argument]))
     assert more[part].most > 1.8 * less[part].most
+
+
+def test_a_large_body_of_long_numbers_is_refused_before_they_are_read() -> None:
+    body = b'{"a": [' + b",".join([b"9" * 4000] * 300) + b"]}"
+    with pytest.raises(ProblemError, match="a number in it is too long"):
+        read_json(body)
+    assert read_json(b'{"a": "' + b"1234567890 " * 120_000 + b'"}')["a"].startswith("1234567890 1")

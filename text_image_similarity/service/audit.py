@@ -103,7 +103,8 @@ class AuditLog:
         """Write what waits, and close the file; gives up after some seconds."""
         if self._file is None or self._thread is None:
             return
-        self._lines.put(None)
+        with suppress(Full):  # of a disk that takes none
+            self._lines.put(None, timeout=_CLOSING_S)
         self._thread.join(_CLOSING_S)
         if not self._thread.is_alive():
             self._file.close()

@@ -22,6 +22,9 @@ _GZIP = b"\x1f\x8b"
 _TEXT = re.compile(rb'"([^"]*)"\s*+(:?)')  # where no quotation mark is escaped
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PIECE = 1 << 16
+_LARGE = 1 << 20  # bytes of a body that is looked through for long numbers: to read one takes the square of its digits
+_LONG_NUMBER = b"0" * 500
+_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
 _WIDEST = 4  # bytes of a character in a text that has an emoji
 
 
@@ -52,6 +55,8 @@ def read_json(body: bytes | bytearray) -> Any:
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
+    if len(body) > _LARGE and _LONG_NUMBER in body.translate(_DIGITS):
+        raise ProblemError("invalid_json", "the body is not valid JSON: a number in it is too long")
     if body.startswith(_GZIP):
         raise compressed("the body is compressed with gzip")
     plain = body[len(codecs.BOM_UTF8) :] if body.startswith(codecs.BOM_UTF8) else body
