@@ -149,6 +149,25 @@ def test_a_full_disk_loses_lines_and_no_counts(
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]  # not one for each line
 
 
+def test_counts_that_cannot_be_written_wait_for_the_next_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fails = os.write, [False, True, True]  # the second line, and its count
+
+    def write(number: int, data: bytes) -> int:
+        if fails and fails.pop(0):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(number, data)
+
+    monkeypatch.setattr(audit, "LEFT_OUT_EVERY_S", 0.0)
+    log = opened(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        for _ in range(2):
+            log.record(REFUSED, "a")
+        log.close()
+    assert [line["event"] for line in lines(path)] == ["key_refused", "left_out"]
+    assert counted(lines(path)) == {("key_refused", "a"): 2}
+
+
 def test_a_file_that_logrotate_moved_is_made_again(path: Path) -> None:
     log = opened(path)
     log.record(REFUSED, "a")
