@@ -8,9 +8,10 @@ import ctypes
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -81,6 +82,13 @@ def backoff_s(tries: int) -> float:
     """Return the seconds to wait after failed try number `tries`, counted from 0: full jitter under 0.25 * 2^n, at most 8."""
     pause: float = min(8.0, 0.25 * 2 ** min(tries, 5)) * random.random()
     return pause
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the one of the names that this one is probably a misspelling of, or None; case, `-` and `_` do not matter."""
+    names = {each.casefold().replace("_", "-"): each for each in known}
+    near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.7)
+    return names[near[0]] if near else None
 
 
 def require(purpose: str, *names: str, extra: str = "") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyFailuresError, UsageError
 from ..system import package_version
 from . import catalog, evaluate, export, filter, logs, match, match_table, score, serve, train
+from .examples import add_epilogs
 from .parser import Parser
 from .relay import relayed_stderr
 from .streams import lenient_streams, lost_output
@@ -43,6 +44,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     for command in (score, filter, evaluate, train, export, serve, match, match_table):
         command.add(commands)
     actions = catalog.add(commands)
+    add_epilogs(commands.choices | actions)
     return parser, {name: found for name, found in commands.choices.items() if name != "catalog"} | actions
 
 

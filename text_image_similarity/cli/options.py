@@ -19,6 +19,15 @@ from .terminal import ProgressBar
 
 MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
+# The groups of options that several commands have.
+INPUT, MODEL, FETCHING, RUN, OUTPUT, LOG = (
+    "input",
+    "model",
+    "fetching and decoding",
+    "run",
+    "output",
+    "progress and log",
+)
 
 # What a page of this package begins with, so that only such pages are replaced.
 PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
@@ -26,39 +35,42 @@ PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity
 
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add the options that choose a model, or several, and how it runs."""
+    group = parser.add_argument_group(MODEL)
     if several:
         text = field_texts(Config).get("model", "").removesuffix(".")
         text = f"{text[:1].lower()}{text[1:]}; may be given again, and each then has its own column, such as `similarity_mini`"
-        parser.add_argument("--model", action=_Again, metavar="MODEL", help=text)
-        parser.add_argument(
+        group.add_argument("--model", action=_Again, metavar="MODEL", help=text)
+        group.add_argument(
             "--ensemble",
             choices=("mean", "probability"),
             help="add a column `similarity` of several models together: the `mean` of their scores, or of the probabilities that "
             "their `calibration.json` give",
         )
     else:
-        add_field(parser, Config, "model", default=None)  # None says that nobody chose one
-    add_field(parser, Config, "revision")
+        add_field(group, Config, "model", default=None)  # None says that nobody chose one
+    add_field(group, Config, "revision")
     add_runtime_options(parser)
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model runs, whichever it is."""
+    group = parser.add_argument_group(MODEL)
     for name in ("device", "precision", "backend", "triton_url", "preprocess"):
-        add_field(parser, Config, name)
-    add_field(parser, Config, "embedding_cache", metavar="PLACE")
-    add_field(parser, Config, "model_cache", metavar="FOLDER")
-    add_field(parser, Config, "batch_size")
+        add_field(group, Config, name)
+    add_field(group, Config, "embedding_cache", metavar="PLACE")
+    add_field(group, Config, "model_cache", metavar="FOLDER")
+    add_field(group, Config, "batch_size")
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how images are fetched."""
-    add_field(parser, Config, "timeout_s")
-    add_field(parser, Config, "retries")
-    add_field(parser, Config, "proxy", metavar="URL")
-    add_field(parser, Config, "ca_file", metavar="FILE")
-    add_field(parser, Config, "headers_file", metavar="FILE")
-    parser.add_argument(
+    group = parser.add_argument_group(FETCHING)
+    add_field(group, Config, "timeout_s")
+    add_field(group, Config, "retries")
+    add_field(group, Config, "proxy", metavar="URL")
+    add_field(group, Config, "ca_file", metavar="FILE")
+    add_field(group, Config, "headers_file", metavar="FILE")
+    group.add_argument(
         "--limit",
         dest="limits",
         metavar="NAME=VALUE",
@@ -73,8 +85,9 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 def add_base_dir(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where relative references start, and which folder files must be in."""
-    add_field(parser, Config, "base_dir", metavar="FOLDER", type=_folder)
-    add_field(parser, Config, "files_under", metavar="FOLDER", type=_folder)
+    group = parser.add_argument_group(INPUT)
+    add_field(group, Config, "base_dir", metavar="FOLDER", type=_folder)
+    add_field(group, Config, "files_under", metavar="FOLDER", type=_folder)
 
 
 def _folder(text: str) -> Path:
@@ -86,8 +99,9 @@ def _folder(text: str) -> Path:
 
 def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:
     """Add the options that say where images are fetched and decoded."""
-    add_field(parser, Config, "io_workers", default=io_workers)
-    add_field(parser, Config, "isolate_decoder")
+    group = parser.add_argument_group(FETCHING)
+    add_field(group, Config, "io_workers", default=io_workers)
+    add_field(group, Config, "isolate_decoder")
 
 
 def limit(text: str) -> tuple[str, object]:
@@ -130,7 +144,8 @@ _READERS: dict[Any, tuple[Callable[[str], object], str]] = {
 
 def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Add the options that name a table's columns; of captions there may be several."""
-    add = parser.add_argument
+    group = parser.add_argument_group(INPUT)
+    add = group.add_argument
     add(
         "--url-col",
         metavar="COLUMN",
@@ -172,8 +187,9 @@ def columns_given(options: argparse.Namespace) -> dict[str, str]:
 
 def add_dialect(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how CSV and TSV files are written."""
+    group = parser.add_argument_group(INPUT)
     for field in fields(Dialect):
-        add_field(parser, Dialect, field.name)
+        add_field(group, Dialect, field.name)
 
 
 def dialect_of(options: argparse.Namespace) -> Dialect:
@@ -183,7 +199,8 @@ def dialect_of(options: argparse.Namespace) -> Dialect:
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a job reports its progress."""
-    add = parser.add_argument
+    group = parser.add_argument_group(LOG)
+    add = group.add_argument
     add_log_format(parser)
     add(
         "--heartbeat",
@@ -197,8 +214,9 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 
 def add_log_format(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what stderr gets."""
+    group = parser.add_argument_group(LOG)
     text = "what stderr gets: `text`, or `json`, one object a line, see docs/command_line.md#log-lines"
-    parser.add_argument("--log-format", default="text", choices=LOG_FORMATS, help=text)
+    group.add_argument("--log-format", default="text", choices=LOG_FORMATS, help=text)
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
@@ -221,13 +239,15 @@ def setting(text: str) -> tuple[str, str]:
 
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add the option that lets a command replace any file."""
+    group = parser.add_argument_group(OUTPUT)
     text = "replace a file that this command did not write, which is refused without it"
-    parser.add_argument("--force", action="store_true", help=text)
+    group.add_argument("--force", action="store_true", help=text)
 
 
 def add_drop_columns(parser: argparse.ArgumentParser) -> None:
     """Add the option that leaves columns out."""
-    parser.add_argument(
+    group = parser.add_argument_group(OUTPUT)
+    group.add_argument(
         "--drop-col",
         metavar="NAME",
         action="append",

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import cache
 from inspect import cleandoc
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from ..system import closest
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose help shows defaults, and texts without the backticks that the documentation has.
+    """A parser with a short usage line and short errors, whose help shows defaults.
 
+    Help texts come without the backticks that the documentation has.
     A number is spelled as in a table: Python would also take `1_0` for 10, and the digits of other scripts.
     """
 
@@ -24,6 +28,33 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _HelpFormatter, **given})
         self.register("type", int, lambda text: int(plain_number(text)))
         self.register("type", float, lambda text: float(plain_number(text)))
+
+    def add_argument_group(self, title: str | None = None, *given: Any, **more: Any) -> argparse._ArgumentGroup:
+        """Return the group with this title, which is made the first time."""
+        for group in self._action_groups:  # argparse has no public way to find one
+            if title is not None and group.title == title:
+                return group
+        return super().add_argument_group(title, *given, **more)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and report an unknown option as this command's mistake, where argparse would report it as the program's."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self._subparsers is None:
+            known = [name for action in self._actions for name in action.option_strings]
+            near = [closest(word.partition("=")[0], known) for word in unknown if word.startswith("--")]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{_did_you_mean(near)}")
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and a message of two lines, without the usage."""
+        if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            message += _did_you_mean([closest(wrong[1], re.findall(r"[\w-]+", wrong[2]))])
+        self.exit(2, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")
+
+
+def _did_you_mean(names: Iterable[str | None]) -> str:
+    found = [name for name in names if name]
+    return f"; did you mean {' '.join(found)}?" if found else ""
 
 
 def plain_number(text: str) -> str:
@@ -33,7 +64,22 @@ def plain_number(text: str) -> str:
     return text
 
 
-class _HelpFormatter(argparse.HelpFormatter):
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Write `IN OUT [options]`, not every option."""
+        options = [action for action in actions if action.option_strings]
+        if usage is None and options:
+            actions = [action for action in actions if not action.option_strings or action.required]
+            actions.append(argparse.Action([], "options", metavar="[options]"))
+            groups = []
+        super().add_usage(usage, actions, groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Wrap a text of one line, and keep the lines of others."""
+        if "\n" in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = (action.help or "").replace("`", "").replace("%", "%%"), default_of(action)
         return f"{text} (default: {default})" if default else text

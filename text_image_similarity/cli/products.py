@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..config import Config
 from .options import (
+    INPUT,
     add_base_dir,
     add_dialect,
     add_fetch_options,
@@ -57,7 +58,7 @@ def add_encoding_options(parser: argparse.ArgumentParser) -> None:
 
 def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None:
     """Add the options that name the columns of a table of products."""
-    add = parser.add_argument
+    add = parser.add_argument_group(INPUT).add_argument
     add("--id-col", metavar="COLUMN", default="id", help="column of the products' ids")
     add("--name-col", metavar="COLUMN", help="column of their names; by default `name`, and '' for none")
     add("--image-col", metavar="COLUMN", action="append", default=[], help=images)

@@ -14,6 +14,9 @@ from ..errors import UsageError
 from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
 from .options import (
+    MODEL,
+    OUTPUT,
+    RUN,
     add_base_dir,
     add_column_options,
     add_drop_columns,
@@ -60,15 +63,16 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Add all that the command and the batch script have in common."""
-    add_model_options(parser, several=True)
-    add_field(parser, Config, "score")
     add_column_options(parser, several=True)
     add_base_dir(parser)
+    add_model_options(parser, several=True)
+    add_field(parser.add_argument_group(MODEL), Config, "score")
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
-    add_field(parser, Config, "chunk_size")
+    add_force(parser)
+    add_drop_columns(parser)
     _add_run_options(parser)
-    add = parser.add_argument
+    add = parser.add_argument_group(RUN).add_argument
     add(
         "--engine",
         default="local",
@@ -85,7 +89,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         help="a setting of the engine, such as `spark.master=local[4]` or `concurrency=8`; may be given again",
     )
     add_client_options(parser)
-    add(
+    parser.add_argument_group(OUTPUT).add_argument(
         "--report",
         metavar="FILE",
         type=Path,
@@ -99,7 +103,9 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a run begins, what it may replace, and when it ends early."""
-    start = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group(RUN)
+    add_field(group, Config, "chunk_size")
+    start = group.add_mutually_exclusive_group()
     start.add_argument(
         "--restart",
         dest="start",
@@ -115,10 +121,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         const="retry_failed",
         help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
     )
-    add = parser.add_argument
-    add_force(parser)
-    add("--overwrite-column", action="store_true", help="replace columns `similarity` and `error` that IN has already")
-    add_drop_columns(parser)
+    text = "replace columns `similarity` and `error` that IN has already"
+    parser.add_argument_group(OUTPUT).add_argument("--overwrite-column", action="store_true", help=text)
+    add = group.add_argument
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     add(
         "--max-failures",

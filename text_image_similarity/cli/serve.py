@@ -13,7 +13,16 @@ from ..config import Config
 from ..errors import UsageError
 from ..service.keys import ApiKey, read_keys
 from ..service.settings import AUDIT_VARIABLE, CACHE_VARIABLE, KEYS_VARIABLE, TRACES_VARIABLE, Settings
-from .options import add_fetch_options, add_log_format, add_runtime_options, add_worker_options, config_of, seconds
+from .options import (
+    LOG,
+    MODEL,
+    add_fetch_options,
+    add_log_format,
+    add_runtime_options,
+    add_worker_options,
+    config_of,
+    seconds,
+)
 from .parser import add_field
 
 MAX_PIXELS = (
@@ -26,19 +35,18 @@ _UNITS = {"GiB": 1 << 30, "MiB": 1 << 20, "GB": 10**9, "MB": 10**6}
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Score pairs on request, as an HTTP service."
-    command = commands.add_parser("serve", help=text, description=text)
+    description = "Score pairs on request, as an HTTP service."
+    command = commands.add_parser("serve", help=description, description=description)
     add_service_options(command)
     add_log_format(command)
-    command.add_argument(
-        "--quiet", action="store_true", help="no line for each request; warnings and errors are still shown"
-    )
+    text = "no line for each request; warnings and errors are still shown"
+    command.add_argument_group(LOG).add_argument("--quiet", action="store_true", help=text)
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make the service's settings."""
-    add = parser.add_argument
+    add = parser.add_argument_group("server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` is all addresses of the machine")
     add(
         "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
@@ -51,21 +59,6 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, beside "
         "addresses and `localhost`; may be given again. By default any, or `localhost` alone where `--host` is a loopback address",
     )
-    _add_model_options(parser)
-    add_runtime_options(parser)
-    add_field(parser, Settings, "cache_entries")
-    add(
-        "--max-wait-ms",
-        type=float,
-        metavar="N",
-        default=5.0,
-        help="longest time that a batch which is not full waits for more pairs, in milliseconds",
-    )
-    for name in ("max_queue", "max_inflight", "max_pairs"):
-        add_field(parser, Settings, name)
-    add("--max-body-mb", type=int, metavar="N", default=32, help="longest body of a request, in MiB")
-    add_field(parser, Settings, "request_timeout_s", type=seconds)
-    add_field(parser, Settings, "drain_delay_s", type=seconds)
     add(
         "--api-key-file",
         metavar="FILE",
@@ -87,15 +80,38 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
         f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
+    _add_model_options(parser)
+    add_runtime_options(parser)
+    _add_request_limits(parser)
     _add_picture_limits(parser)
     _add_catalog_options(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=128)
 
 
+def _add_request_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how much work is accepted, and how long it may take."""
+    group = parser.add_argument_group("requests")
+    add = group.add_argument
+    add_field(group, Settings, "cache_entries")
+    add(
+        "--max-wait-ms",
+        type=float,
+        metavar="N",
+        default=5.0,
+        help="longest time that a batch which is not full waits for more pairs, in milliseconds",
+    )
+    for name in ("max_queue", "max_inflight", "max_pairs"):
+        add_field(group, Settings, name)
+    add("--max-body-mb", type=int, metavar="N", default=32, help="longest body of a request, in MiB")
+    add_field(group, Settings, "request_timeout_s", type=seconds)
+    add_field(group, Settings, "drain_delay_s", type=seconds)
+
+
 def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how large a picture may be."""
-    add = parser.add_argument
+    group = parser.add_argument_group("requests")
+    add = group.add_argument
     add(
         "--max-pixels",
         type=int,
@@ -114,7 +130,8 @@ def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which models there are."""
-    add = parser.add_argument
+    group = parser.add_argument_group(MODEL)
+    add = group.add_argument
     add(
         "--model",
         dest="models",
@@ -124,7 +141,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "default. By default `fast`, and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
-    add_field(parser, Settings, "model_memory", metavar="SIZE", type=_memory)
+    add_field(group, Settings, "model_memory", metavar="SIZE", type=_memory)
     add(
         "--split",
         dest="splits",
@@ -133,12 +150,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a name whose requests are shared between models, for canaries; may be given again",
     )
-    add_field(parser, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
+    add_field(group, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
 
 
 def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what is searched, and what is kept of it."""
-    add = parser.add_argument
+    group = parser.add_argument_group("catalogues")
+    add = group.add_argument
     add(
         "--catalog",
         dest="catalogs",
@@ -148,9 +166,9 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, and the "
         "name that requests give it; may be given again, the first is the default",
     )
-    add_field(parser, Settings, "match_log")
-    add_field(parser, Settings, "log_queries")
-    add_field(parser, Settings, "log_place", "--log-to", metavar="PLACE")
+    add_field(group, Settings, "match_log")
+    add_field(group, Settings, "log_queries")
+    add_field(group, Settings, "log_place", "--log-to", metavar="PLACE")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 
 from ..config import DEFAULT_MODEL
 from ..errors import ModelNameError
+from ..system import closest
 
 ALIASES = {"fast": DEFAULT_MODEL, "accurate": "openai/clip-vit-large-patch14"}  # of hub models
 _SHORT = ("mini", *ALIASES)
@@ -95,14 +95,14 @@ def _known_elsewhere(name: str, tidy: str) -> str | None:
 def _closest(name: str) -> str | None:
     """Return the alias, or the neighbour in the folder that a path would be in, whose name is like this one."""
     path = Path(name)
-    if "/" not in name and (found := get_close_matches(name.casefold(), _SHORT, n=1, cutoff=0.7)):
-        return found[0]
+    if "/" not in name and (found := closest(name, _SHORT)):
+        return found
     try:
         neighbours = [at.name for at in path.parent.iterdir() if at.is_dir()]
     except OSError:
         return None
-    near = get_close_matches(path.name, neighbours, n=1, cutoff=0.7)
-    return str(path.parent / near[0]) if near else None
+    near = closest(path.name, neighbours)
+    return str(path.parent / near) if near else None
 
 
 def _plain(name: str) -> str:

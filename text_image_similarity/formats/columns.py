@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from ..errors import UsageError
+from ..system import closest
 from .arrow_types import holds_bytes, may_hold_images
 
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
@@ -135,4 +136,5 @@ def _hint(columns: Sequence[str], name: str, options: str) -> str:
         pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):
             return _add_delimiter(spoken, option)
-    return ""
+    near = closest(name, columns)
+    return f"; did you mean {near!r}?" if near else ""

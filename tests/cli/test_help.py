@@ -1,0 +1,70 @@
+"""What the command line says of itself, and of mistakes in typing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from tests.cli.test_cli import command
+from tests.support.paths import ROOT
+from text_image_similarity import UsageError
+from text_image_similarity.cli.examples import EXAMPLES, EXIT_CODES
+from text_image_similarity.cli.main import make_parser
+from text_image_similarity.formats import check_columns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place", "ending"),
+    [
+        (
+            ["score", "in.csv", "out.csv", "--modl", "mini"],
+            "score",
+            "unrecognized arguments: --modl mini; did you mean --model?",
+        ),
+        (["score", "in.csv", "out.csv", "--zzz"], "score", "unrecognized arguments: --zzz"),
+        (["score", "in.csv", "out.csv", "--score", "clip-score"], "score", "did you mean clip_score?"),
+        (["score", "in.csv", "out.csv", "--batch-size", "abc"], "score", "--batch-size: invalid int value: 'abc'"),
+        (["score", "in.csv"], "score", "the following arguments are required: OUT"),
+        (["scor"], "", "did you mean score?"),
+        (["catalog", "creat", "shop"], "catalog", "did you mean create?"),
+        (["catalog", "add", "shop", "table.csv", "--id-column", "id"], "catalog add", "did you mean --id-col?"),
+        ([], "", "the following arguments are required: COMMAND"),
+    ],
+)
+def test_a_mistake_is_said_in_two_lines(
+    arguments: list[str], place: str, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*arguments) == 2
+    said, see = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"{f'text-image-similarity {place}'.strip()}: error: ")
+    assert said.endswith(ending)
+    assert see == f"see {f'text-image-similarity {place}'.strip()} --help"
+
+
+def test_a_column_is_suggested() -> None:
+    with pytest.raises(UsageError, match="the columns: url, Captions; did you mean 'Captions'\\?"):
+        check_columns(["url", "Captions"], ["url", "caption"], "pairs.csv")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_help_of_each_command_ends_with_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(*name.split(), "--help") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: text-image-similarity {name} ")
+    assert len(shown.partition("\n\n")[0].splitlines()) <= 2
+    for example in EXAMPLES[name]:
+        assert f"  text-image-similarity {example}\n" in shown
+        assert vars(make_parser()[0].parse_args(shlex.split(example)))["run"]
+
+
+def test_every_command_has_examples() -> None:
+    assert set(EXAMPLES) == {*make_parser()[1], "catalog"}
+
+
+def test_the_page_explains_the_same_exit_codes() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    assert {int(code) for code in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)} == set(EXIT_CODES)
+    headings = {heading.lower() for heading in re.findall(r"^## (\S+)$", page, re.MULTILINE)}
+    assert {name.split()[0] for name in EXAMPLES} <= headings

@@ -1,0 +1,63 @@
+"""The end of every command's help: examples, what its exit codes mean, and where more is written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+EXIT_CODES = {
+    0: "done; single rows may have failed",
+    1: "the job failed",
+    2: "wrong usage",
+    3: "another run is writing OUT",
+    4: "no row has a score, or more rows failed than allowed",
+    130: "interrupted with Ctrl-C",
+    143: "ended by SIGTERM",
+}
+_OF_TABLES = ("score", "match-table", "catalog add")  # commands that exit with any of them
+
+EXAMPLES = {
+    "score": (
+        "score pairs.csv scored.csv",
+        "score pairs.parquet scored.parquet --model mini --report scores.html",
+        "score photos/ scored.csv --max-failures 5% --device cuda",
+    ),
+    "filter": (
+        "filter scored.csv --plan",
+        "filter scored.csv kept.csv --min 0.28",
+        "filter scored.csv kept.csv --top 30%",
+    ),
+    "evaluate": ("evaluate captions.parquet --model mini", "evaluate captions.parquet --model mini --against accurate"),
+    "train": ("train photos.parquet my-model", "train photos.parquet my-model --resume"),
+    "export": ("export mini mini-onnx", "export mini-onnx --check-only"),
+    "serve": ("serve --model mini", "serve --host 0.0.0.0 --port 8080 --model mini --api-key-file keys.txt"),
+    "match": ("match shop.catalog 'red shoes'", "match shop.catalog --image shoe.jpg --where 'price <= 90'"),
+    "match-table": ("match-table shop.catalog wishes.csv matched.csv --text-col wish",),
+    "catalog": ("catalog create shop.catalog --fields-from products.csv", "catalog add shop.catalog products.csv"),
+    "catalog create": ("catalog create shop.catalog --fields-from products.csv",),
+    "catalog add": ("catalog add shop.catalog products.csv",),
+    "catalog delete": ("catalog delete shop.catalog 1017",),
+    "catalog show": ("catalog show shop.catalog",),
+    "catalog export": ("catalog export shop.catalog products.csv",),
+    "catalog optimize": ("catalog optimize shop.catalog",),
+    "catalog reindex": ("catalog reindex shop.catalog --model accurate",),
+    "catalog switch": ("catalog switch shop.catalog",),
+    "catalog rollback": ("catalog rollback shop.catalog",),
+    "catalog drop": ("catalog drop shop.catalog",),
+    "catalog check": ("catalog check shop.catalog",),
+    "catalog calibrate": ("catalog calibrate shop.catalog judged.csv",),
+    "catalog log": ("catalog log shop.catalog",),
+}
+
+
+def add_epilogs(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
+    """Give each command's help its end.
+
+    Args:
+        parsers: The parsers by their commands, such as `score` or `catalog add`.
+    """
+    for name, parser in parsers.items():
+        lines = ["examples:", *(f"  text-image-similarity {example}" for example in EXAMPLES[name]), "", "exit codes:"]
+        codes = EXIT_CODES if name in _OF_TABLES else {code: EXIT_CODES[code] for code in (0, 1, 2, 130)}
+        lines += [f"  {code:<4} {meaning}" for code, meaning in codes.items()]
+        parser.epilog = "\n".join([*lines, "", f"documentation: docs/command_line.md#{name.partition(' ')[0]}"])
