@@ -14,13 +14,20 @@ EXIT_CODES = {
     130: "interrupted with Ctrl-C",
     143: "ended by SIGTERM",
 }
-_OF_TABLES = ("score", "match-table", "catalog add")  # commands that exit with any of them
+_OF_TABLES = ("score", "embed", "match-table", "catalog add")  # commands that exit with any of them
 
 EXAMPLES = {
     "score": (
+        "score photo.jpg 'a cat' 'a dog' --model mini",
         "score pairs.csv scored.csv",
         "score pairs.parquet scored.parquet --model mini --report scores.html",
         "score photos/ scored.csv --max-failures 5% --device cuda",
+    ),
+    "report": ("report scored.csv scores.html",),
+    "models": ("models", "models --json"),
+    "embed": (
+        "embed products.csv vectors.parquet --model mini --col image_url",
+        "embed pairs.csv vectors.parquet --of captions --npy vectors.npy",
     ),
     "filter": (
         "filter scored.csv --plan",

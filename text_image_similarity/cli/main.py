@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import BusyError, StoppedError, TextImageSimilarityError, TooManyFailuresError, UsageError
 from ..system import package_version
-from . import catalog, evaluate, export, filter, logs, match, match_table, score, serve, train
+from . import catalog, embed, evaluate, export, filter, logs, match, match_table, models, report, score, serve, train
 from .examples import add_epilogs
 from .parser import Parser
 from .relay import relayed_stderr
@@ -41,7 +41,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     parser = Parser(prog="text-image-similarity", description="Score how well each image matches its caption.")
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (score, filter, evaluate, train, export, serve, match, match_table):
+    for command in (score, report, filter, evaluate, train, export, models, embed, serve, match, match_table):
         command.add(commands)
     actions = catalog.add(commands)
     add_epilogs(commands.choices | actions)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import UsageError
-from ..records import OUT_COLUMNS
 from .client import add_client_options, compare, comparison_table, service_engine
+from .one_off import kind_of, run_one_off
 from .options import (
     MODEL,
     OUTPUT,
+    PAGE,
     RUN,
     add_base_dir,
     add_column_options,
@@ -32,6 +33,7 @@ from .options import (
     setting,
 )
 from .parser import add_field
+from .report import page_of_table
 from .stopping import Stopping
 from .terminal import lay_out, logger
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 
 # What the files begin with that this command writes besides its table.
-_REPORT = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
@@ -56,8 +57,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "pictures with captions; or a data set of the hub, hf:OWNER/NAME@SPLIT",
     )
     command.add_argument(
-        "out_path", metavar="OUT", help="table to write, in the format its name says; or a folder, for a file each"
+        "out_path",
+        metavar="OUT",
+        help="table to write, in the format its name says; or a folder, for a file each. If IN is a picture, such as photo.jpg, this is "
+        "its caption, and its score is printed",
     )
+    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the picture IN")
     add_score_options(command)
 
 
@@ -97,7 +102,10 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     )
     add_log_options(parser)
     parser.set_defaults(
-        run=run, fall_back=False, interrupted="finished parts are kept, and the same command resumes from them"
+        run=run,
+        fall_back=False,
+        captions=[],
+        interrupted="finished parts are kept, and the same command resumes from them",
     )
 
 
@@ -136,6 +144,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if kind_of(options) == "picture":
+        return run_one_off(options)
     _check_files(options)
     config = config_of(options)
     # Here, so that `--help` and a wrong option answer before torch is loaded.
@@ -173,10 +183,12 @@ def run(options: argparse.Namespace) -> int:
             progress=None if options.quiet else bar.show,
         )
     if options.report is not None:
-        _write_report(options, config, summary)
+        columns = (summary.columns[0], (summary.columns[1], *again(options.caption_col)[1:]))
+        tables = (options.in_path, options.out_path, options.in_path)
+        page_of_table(tables, columns, summary.as_dict(), config, options.report)
     if not options.quiet:
-        tables = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
-        sys.stdout.write("\n\n".join(tables) + "\n")
+        shown = [closing_table(summary, options.report), *([comparison_table(comparison)] if comparison else [])]
+        sys.stdout.write("\n\n".join(shown) + "\n")
     if summary.rows and not summary.scored:
         from ..formats import with_base_dir
 
@@ -189,7 +201,7 @@ def run(options: argparse.Namespace) -> int:
 def _check_files(options: argparse.Namespace) -> None:
     """Refuse files beside the table that must not be replaced."""
     out = options.out_path
-    for path, mark, other in ((options.report, _REPORT, None), (options.compare, _COMPARISON, options.report)):
+    for path, mark, other in ((options.report, PAGE, None), (options.compare, _COMPARISON, options.report)):
         if path is not None:
             from ..formats import check_apart
 
@@ -224,23 +236,6 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
     if conf:
         raise UsageError("--engine-conf is for --engine spark and --engine ray")
     return nullcontext()
-
-
-def _write_report(options: argparse.Namespace, config: Config, summary: Summary) -> None:
-    from ..dataset import open_source
-    from ..formats import cells_of, open_output, with_base_dir
-    from ..report import make_report, report_rows
-    from ..tables import scoring
-
-    source = open_source(options.in_path, dialect=config.dialect, max_bytes=config.limits.max_bytes)
-    scored = open_output(options.out_path, source, config.dialect)
-    # The pairs come from the input, because the output may have been asked to leave them out.
-    task = scoring(summary.columns[0], (summary.columns[1], *again(options.caption_col)[1:]))
-    read = (summary.columns[0], *task.captions)
-    found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
-    given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
-    rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
-    make_report(rows, summary.as_dict(), with_base_dir(config, options.in_path), options.report)
 
 
 def _spread(similarity: Mapping[str, float] | None) -> list[tuple[str, str]]:

@@ -7,11 +7,13 @@ heavy libraries, so naming this package costs nothing.
 from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
+from .cached import CachedModel, cached_models
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
 from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
 
 __all__ = [
+    "CachedModel",
     "CutIds",
     "Encoder",
     "Ensemble",
@@ -20,6 +22,7 @@ __all__ = [
     "SeveralEncoders",
     "UnpreparedEncoder",
     "as_preparing",
+    "cached_models",
     "calibrations_of",
     "column_names",
     "dual_encoder_folder",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from .embed import EmbeddedSide, embed_table
 from .failures import explain_failures
 from .filter import FilterPlan, FilterSummary, PlannedThreshold, filter_table, plan_filter
 from .frames import score_frame
+from .matrix_file import write_matrix
 from .options import Start, TableOptions
 from .places import is_folder_output
 from .rules import FilterRule
@@ -13,6 +15,7 @@ from .summary import Summary
 from .task import Task, scoring
 
 __all__ = [
+    "EmbeddedSide",
     "FilterPlan",
     "FilterRule",
     "FilterSummary",
@@ -21,6 +24,7 @@ __all__ = [
     "Summary",
     "TableOptions",
     "Task",
+    "embed_table",
     "explain_failures",
     "filter_table",
     "is_folder_output",
@@ -30,4 +34,5 @@ __all__ = [
     "score_frame",
     "score_table",
     "scoring",
+    "write_matrix",
 ]

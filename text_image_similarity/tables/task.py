@@ -67,7 +67,7 @@ class Task(Generic[R]):
     options: tuple[str, str] = ("--url-col", "--caption-col")
     further: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
-    choose: Callable[[Table], tuple[str, str]] | None = None
+    choose: Callable[[Table], tuple[str | None, str | None]] | None = None
     models: int = 0
     score: Callable[[R], float] | None = None
 

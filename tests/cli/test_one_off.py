@@ -1,0 +1,134 @@
+"""`score PICTURE CAPTION`, `report` and `models`, as their users meet them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import command
+from tests.support.images import make_png
+from tests.support.paths import ROOT
+from text_image_similarity import Config, Record, score_pairs
+from text_image_similarity.encoders import cached_models
+
+CAPTIONS = ("a red square", "a blue square")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    path.write_bytes(make_png())
+    return path
+
+
+def test_a_picture_is_scored_with_each_caption(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(model="mini", score="unit")
+    expected = [f"{found.similarity:.4f}" for found in score_pairs([Record(str(picture), c) for c in CAPTIONS], config)]
+    options = ("--model", "mini", "--score", "unit")
+    assert command("score", picture, CAPTIONS[0], *options) == 0
+    assert capsys.readouterr() == (f"{expected[0]}\n", "")
+    assert command("score", picture, *CAPTIONS, " ", *options) == 1
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [f"{score}  {caption}" for score, caption in zip(expected, CAPTIONS, strict=True)]
+    assert said.err == "error: empty_caption: the caption is empty or missing (caption ' ')\n"
+    assert [path.name for path in picture.parent.iterdir()] == ["red.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["none.jpg", "a cat"], 1, "error: file_not_found: none.jpg: No such file or directory"),
+        (["in.csv", "out.csv", "a cat"], 2, "in.csv is not a picture"),
+        (["red.png", "a cat", "--model", "fast"], 2, "scored in this process by one model"),
+        (["red.png", "a cat", "--service-url", "http://127.0.0.1:1"], 2, "without --engine and --service-url"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(
+    arguments: list[str],
+    exit_code: int,
+    message: str,
+    picture: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(picture.parent)
+    assert command("score", *arguments, "--model", "mini") == exit_code
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.out == ""
+
+
+def test_the_page_shows_what_the_command_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    found = re.search(r"^\$ text-image-similarity (score challenge_set/.*)\n((?:.+\n)+?)```", page, re.MULTILINE)
+    assert found
+    monkeypatch.chdir(ROOT)
+    assert command(*shlex.split(found[1])) == 0
+    printed = [line.partition("  ") for line in capsys.readouterr().out.splitlines()]
+    promised = [line.partition("  ") for line in found[2].splitlines()]
+    assert [caption for *_, caption in printed] == [caption for *_, caption in promised]
+    scores = [[float(score) for score, *_ in lines] for lines in (printed, promised)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.002)
+
+
+def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = picture.parent
+    (folder / "in.csv").write_text("picture,words\nred.png,a red square\nnone.png,a red square\n")
+    scored, page = folder / "deep" / "out.csv", folder / "page.html"
+    scored.parent.mkdir()
+    columns = ("--url-col", "picture", "--caption-col", "words")
+    assert command("score", folder / "in.csv", scored, *columns, "--score", "unit", "--model", "mini", "--quiet") == 0
+    assert command("report", scored, page) == 0
+    assert "page.html" in capsys.readouterr().out
+    html = page.read_text(encoding="utf-8")
+    assert "unit" in html
+    assert "file_not_found" in html
+    assert "data:image/jpeg" in html  # the picture, although the scored table lies elsewhere
+    assert command("score", folder / "in.csv", scored, *columns, "--model", "mini", "--report", page, "--quiet") == 0
+    (folder / "deep" / "out.csv.summary.json").unlink()
+    assert command("report", scored, page) == 2
+    assert "column 'url' is missing" in capsys.readouterr().err
+    assert command("report", scored, page, *columns, "--base-dir", folder) == 0
+    assert "data:image/jpeg" in page.read_text(encoding="utf-8")
+    page.write_text("mine")
+    assert command("report", scored, page) == 2
+    assert page.read_text() == "mine"
+
+
+def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
+    monkeypatch.setattr("text_image_similarity.encoders.cached.scan_cache_dir", lambda: scan(hub))
+    assert command("models", "--json") == 0
+    found = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert list(found) == ["mini", "fast", "accurate"]
+    assert [line["here"] for line in found.values()] == [True, False, False]
+    assert found["mini"]["dimension"] == 256
+    for name, shape in (
+        ("models--me--small", {"model_type": "clip", "projection_dim": 64}),
+        ("models--me--bert", {"model_type": "bert"}),
+        ("models--openai--clip-vit-base-patch32", {"model_type": "clip", "projection_dim": 512}),
+    ):
+        commit = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+        snapshot = hub / name / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (hub / name / "refs").mkdir()
+        (hub / name / "refs" / "main").write_text(commit)
+        (snapshot / "config.json").write_text(json.dumps(shape))
+    assert [model.name for model in cached_models()] == ["me/small", "openai/clip-vit-base-patch32"]
+    assert command("models") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines[1:5]] == ["mini", "fast", "accurate", "me/small"]
+    assert [" yes " in line for line in lines[1:5]] == [True, True, False, True]
+
+
+def scan(hub: Path):  # type: ignore[no-untyped-def]
+    from huggingface_hub import scan_cache_dir
+
+    return scan_cache_dir(hub)

@@ -1,0 +1,50 @@
+"""`score PICTURE CAPTION`: one picture and its captions, without a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Literal
+from urllib.parse import urlsplit
+
+from ..errors import UsageError
+from .logs import tell
+from .options import again, config_of
+
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+Kind = Literal["picture", "table"]
+
+
+def kind_of(options: argparse.Namespace) -> Kind:
+    """Say what IN is: a picture, whose captions follow, or a table.
+
+    Raises:
+        UsageError: Something follows OUT that cannot be a caption.
+    """
+    place = options.in_path
+    path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
+    if path.lower().endswith(_ENDINGS):
+        return "picture"
+    if options.captions:
+        raise UsageError(
+            f"{place} is not a picture ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"
+        )
+    return "table"
+
+
+def run_one_off(options: argparse.Namespace) -> int:
+    """Print the score of each caption, and return the exit code: 1 if one has none."""
+    if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
+        raise UsageError("a single picture is scored in this process by one model, without --engine and --service-url")
+    config = config_of(options)
+    from ..pipeline import score_pairs  # here, so that a wrong option answers before torch is loaded
+    from ..records import Record
+
+    captions = (options.out_path, *options.captions)
+    results = list(score_pairs([Record(options.in_path, caption) for caption in captions], config))
+    for caption, result in zip(captions, results, strict=True):
+        if result.error is None:
+            sys.stdout.write(f"{result.similarity:.4f}{f'  {caption}' if len(captions) > 1 else ''}\n")
+        else:
+            tell(options.log_format, "error", result.error + (f" (caption {caption!r})" if len(captions) > 1 else ""))
+    return 0 if all(result.error is None for result in results) else 1

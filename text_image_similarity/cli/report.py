@@ -1,0 +1,112 @@
+"""`report`: the page about a table that was scored, now or earlier."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import Config
+from ..errors import UsageError
+from ..records import OUT_COLUMNS
+from .options import (
+    PAGE,
+    add_base_dir,
+    add_column_options,
+    add_fetch_options,
+    add_force,
+    add_log_options,
+    again,
+    check_output,
+    config_of,
+)
+from .parser import add_field
+from .terminal import lay_out
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    text = "Write a page about a scored table: scores, failures, pictures."
+    command = commands.add_parser("report", help=text, description=text)
+    command.add_argument("scored", metavar="SCORED", help="a table that `score` wrote")
+    command.add_argument("page", metavar="OUT", type=Path, help="page to write, such as report.html")
+    add_column_options(command, several=True)
+    add_base_dir(command)
+    add_field(command, Config, "score", default=None)
+    add_fetch_options(command)
+    add_force(command)
+    add_log_options(command)
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command and return its exit code."""
+    check_output(options.page, mark=PAGE, force=options.force, besides=(options.scored,))
+    summary = _summary_of(options.scored)
+    settings = (summary.get("job") or {}).get("settings") or {}
+    url = options.url_col or settings.get("col_url") or "url"
+    captions = again(options.caption_col) or (
+        settings.get("col_text") or "caption",
+        *((summary.get("job") or {}).get("captions") or ()),
+    )
+    summary["score"] = options.score or summary.get("score") or Config().score
+    started_from = summary.get("input") or options.scored
+    options.score = None
+    page_of_table(
+        (options.scored, options.scored, started_from), (url, captions), summary, config_of(options), options.page
+    )
+    if not options.quiet:
+        sys.stdout.write(lay_out([("page", options.page)]) + "\n")
+    return 0
+
+
+def _summary_of(scored: str) -> dict[str, Any]:
+    """Return what the run said of the table, or just its name."""
+    path = Path(f"{scored}.summary.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = {"output": scored}
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"{path} cannot be read ({exc}); delete it to go without what it says of the run") from exc
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is not a summary; delete it to go without what it says of the run")
+    return found
+
+
+def page_of_table(
+    tables: tuple[str, str, str],
+    columns: tuple[str, Sequence[str]],
+    summary: Mapping[str, Any],
+    config: Config,
+    page: Path,
+) -> None:
+    """Write the page.
+
+    Args:
+        tables: Where the pairs are, where their scores are, and the table whose folder relative references start from.
+        columns: That of images, and those of captions.
+        summary: What the run's summary file holds.
+        config: The settings of the run.
+        page: The file to write.
+    """
+    from ..dataset import open_source
+    from ..formats import cells_of, check_columns, open_output, with_base_dir
+    from ..report import make_report, report_rows
+    from ..tables import scoring
+
+    source = open_source(tables[0], dialect=config.dialect, max_bytes=config.limits.max_bytes)
+    same = tables[0] == tables[1]
+    scored = source if same else open_output(tables[1], source, config.dialect)
+    # The pairs come from the input of a run, because the output may have been asked to leave them out.
+    task = scoring(columns[0], columns[1])
+    read = (columns[0], *task.captions)
+    found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
+    if same and source.columns:
+        check_columns(source.columns, [*read, *found_in], tables[0])
+    given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
+    rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
+    make_report(rows, summary, with_base_dir(config, tables[2]), page)

@@ -1,0 +1,49 @@
+"""The models of the hub that this machine's cache holds, as far as they can be loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from huggingface_hub import scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+from ..errors import ModelError
+from .kinds import check_type
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A model in the hub's cache.
+
+    Args:
+        name: Its hub id.
+        commit: The commit that is there.
+        dimension: Numbers of an embedding; None if its `config.json` does not say.
+        size: Bytes on disk.
+    """
+
+    name: str
+    commit: str
+    dimension: int | None
+    size: int
+
+
+def cached_models() -> Iterator[CachedModel]:
+    """Yield the models in the cache whose `config.json` names a kind that can be loaded, by name."""
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repository in sorted(repositories, key=lambda each: each.repo_id):
+        if repository.repo_type == "model":
+            for revision in sorted(repository.revisions, key=lambda each: each.commit_hash):
+                try:
+                    shape = json.loads((revision.snapshot_path / "config.json").read_text(encoding="utf-8"))
+                    check_type(repository.repo_id, shape)
+                except (OSError, ValueError, ModelError):
+                    continue
+                dimension = shape.get("projection_dim")
+                commit = revision.commit_hash
+                yield CachedModel(repository.repo_id, commit, dimension, revision.size_on_disk)

@@ -1,0 +1,47 @@
+"""The vectors of a table as one matrix in a `.npy` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Config
+from ..dataset import open_source
+from ..errors import TableError
+from ..formats import cells_of
+
+
+def write_matrix(embedded: str, path: Path, rows: int, config: Config | None = None) -> tuple[int, int]:
+    """Write the column `embedding` of a table as a matrix, a row at a time, complete or not at all.
+
+    Args:
+        embedded: The table, as `embed_table` wrote it.
+        path: The file to write: float32, shape (rows, embed_dim), in the table's order; a row that failed is NaN.
+        rows: Rows of the table.
+        config: Its `dialect` is used.
+
+    Returns:
+        The shape.
+
+    Raises:
+        TableError: No row has a vector, or the file cannot be written.
+    """
+    table = open_source(embedded, dialect=(config or Config()).dialect)
+    first = next((cell for (cell,) in cells_of(table, ("embedding",)) if cell is not None), None)
+    if first is None:
+        raise TableError(f"{embedded} holds no embedding, so {path} was not written")
+    part = path.with_name(f".{path.name}.part")
+    shape = (rows, len(first))
+    try:
+        matrix = np.lib.format.open_memmap(part, mode="w+", dtype=np.float32, shape=shape)
+        for number, (cell,) in enumerate(cells_of(table, ("embedding",))):
+            matrix[number] = np.nan if cell is None else cell
+        matrix.flush()
+        del matrix
+        part.replace(path)
+    except OSError as exc:
+        raise TableError(f"{path} cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        part.unlink(missing_ok=True)
+    return shape
