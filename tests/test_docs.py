@@ -186,7 +186,7 @@ def test_readme_and_contributing_name_make_targets_that_exist() -> None:
 def test_the_tables_of_options_are_those_of_the_commands() -> None:
     page = document_options.PAGE.read_text(encoding="utf-8")
     assert page == document_options.documented(page), "run make docs"
-    assert page.count("| `--limit NAME=VALUE` |") == 9
+    assert page.count("| `--limit NAME=VALUE` |") == 11
     with pytest.raises(
         ValueError,
         match="a mark for each of limits, score, filter, evaluate, train, export, serve, match, match-table, catalog create",
