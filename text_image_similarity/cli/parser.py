@@ -7,6 +7,7 @@ The text is what the class's docstring says of the field under `Args`. `--help` 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import fields
@@ -15,6 +16,7 @@ from inspect import cleandoc
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ..system import closest
+from .environment import arguments_of
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +25,8 @@ class Parser(argparse.ArgumentParser):
     Help texts come without the backticks that the documentation has.
     A number is spelled as in a table: Python would also take `1_0` for 10, and the digits of other scripts.
     """
+
+    reads_environment = False  # whether variables stand for options that are not given
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter, **given})
@@ -38,6 +42,11 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and report an unknown option as this command's mistake, where argparse would report it as the program's."""
+        if self.reads_environment:
+            try:
+                args = [*arguments_of(self._actions, os.environ, args), *args]
+            except ValueError as exc:
+                self.error(str(exc))
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
             known = [name for action in self._actions for name in action.option_strings]

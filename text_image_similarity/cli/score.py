@@ -62,7 +62,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="table to write, in the format its name says; or a folder, for a file each. If IN is a picture, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )
-    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the picture IN")
+    command.add_argument(
+        "captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the picture IN"
+    )
     add_score_options(command)
 
 

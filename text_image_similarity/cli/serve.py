@@ -23,7 +23,7 @@ from .options import (
     config_of,
     seconds,
 )
-from .parser import add_field
+from .parser import Parser, add_field
 
 MAX_PIXELS = (
     25_000_000  # half of what a table's pictures may have: a stranger's picture of a few bytes costs as much as it says
@@ -37,6 +37,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     description = "Score pairs on request, as an HTTP service."
     command = commands.add_parser("serve", help=description, description=description)
+    assert isinstance(command, Parser)
+    command.reads_environment = True
     add_service_options(command)
     add_log_format(command)
     text = "no line for each request; warnings and errors are still shown"
