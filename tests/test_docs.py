@@ -189,7 +189,7 @@ def test_the_tables_of_options_are_those_of_the_commands() -> None:
     assert page.count("| `--limit NAME=VALUE` |") == 11
     with pytest.raises(
         ValueError,
-        match="a mark for each of limits, score, filter, evaluate, train, export, serve, match, match-table, catalog create",
+        match="a mark for each of limits, score, report, filter, evaluate, train, export, models, embed, serve, match, match-table, catalog create",
     ):
         document_options.documented(page.replace("<!-- serve:", "<!-- served:"))
 

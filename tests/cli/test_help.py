@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
 
 import pytest
 
@@ -57,6 +58,15 @@ def test_the_help_of_each_command_ends_with_examples_that_parse(name: str, capsy
     for example in EXAMPLES[name]:
         assert f"  text-image-similarity {example}\n" in shown
         assert vars(make_parser()[0].parse_args(shlex.split(example)))["run"]
+
+
+def test_shtab_finds_the_parser_where_the_page_says() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    found = re.search(r"--prog (\S+) (\S+)\.(\w+)", page)
+    assert found
+    parser = getattr(import_module(found[2]), found[3])()
+    assert parser.prog == found[1]
+    assert parser.parse_args(["models"]).run
 
 
 def test_every_command_has_examples() -> None:

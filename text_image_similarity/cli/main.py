@@ -48,6 +48,11 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
     return parser, {name: found for name, found in commands.choices.items() if name != "catalog"} | actions
 
 
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, as shtab wants it to write a shell's completion."""
+    return make_parser()[0]
+
+
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
     """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
     unavailable.
