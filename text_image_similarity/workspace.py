@@ -241,7 +241,7 @@ class Workspace:
         return self._folder / f"part-{name}.partial"
 
     def _remove(self) -> None:
-        """Leave no trace: the manifest goes first, so that whatever is left is no run to go on from."""
+        """Leave no trace: the manifest goes first, so that whatever is left cannot be taken for a run to resume."""
         self._manifest.unlink(missing_ok=True)
         self._placed.unlink(missing_ok=True)
         self._clear(set())

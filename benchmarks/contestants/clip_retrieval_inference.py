@@ -2,8 +2,8 @@
 
 Its reader, mapper and writer run as in `clip-retrieval inference`; the command's logger is left out, because the process
 it starts takes longer than a small benchmark. Each reading process has a shard of its own, for it fails otherwise. Writing
-the shards is img2dataset's work and does not count. The model is open_clip's; embeddings are stored in float16. The best
-on 2 cores is no reading process and batches of 16. It needs NumPy 1, so it lives in an environment of its own
+the shards is img2dataset's work and does not count. The model is open_clip's; embeddings are stored in float16. On 2
+cores batches of 16 without a reading process are fastest. It needs NumPy 1, so it lives in an environment of its own
 (`--clip-retrieval-python`).
 """
 

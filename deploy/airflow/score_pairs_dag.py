@@ -19,7 +19,7 @@ from airflow.sdk import CronDataIntervalTimetable, Param, dag, get_current_conte
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 SCORING_PYTHON = os.environ.get("SCORING_PYTHON", "/opt/scoring/bin/python")
-AT_ONCE = 4  # files in work at a time, of all runs together
+AT_ONCE = 4  # files in progress at a time, of all runs together
 
 
 class ScoreOperator(BashOperator):
@@ -34,7 +34,7 @@ class ScoreOperator(BashOperator):
             return super().execute(context)
         except AirflowException as error:
             if str(error).endswith("exit code 2."):
-                raise AirflowFailException("the log says what to mend") from error
+                raise AirflowFailException("the log says what to fix") from error
             raise
 
 

@@ -317,7 +317,7 @@ def test_files_that_are_no_database_are_refused(saved: Path, tmp_path: Path) -> 
         ImageDatabase.load(tmp_path / "none")
     with pytest.raises(DatabaseError, match="is a folder"):
         ImageDatabase.load(tmp_path)
-    with pytest.raises(DatabaseError, match="is no database of this version"):
+    with pytest.raises(DatabaseError, match="is not a database of this version"):
         ImageDatabase.load(ROOT / "text_image_similarity" / "weights" / "mini" / "model.safetensors")
     with pytest.raises(DatabaseError, match="a database of images, not of captions"):
         CaptionDatabase.load(saved)
@@ -555,7 +555,7 @@ def test_a_calibrated_model_says_how_likely_a_match_is(photos: Path, tmp_path: P
         predictor.build_caption_database("red")
         assert predictor.search_captions(photos / "red.png")[0].probability == found[0].probability
     (folder / "calibration.json").write_text("{}")
-    with pytest.raises(ModelError, match="is no calibration"):
+    with pytest.raises(ModelError, match="is not a calibration"):
         create_predictor(encoder=encoder)
     (folder / "calibration.json").unlink()
     assert create_predictor(encoder=encoder).rank_images("red", photos)[0].probability is None

@@ -46,7 +46,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--compare",
         metavar="FILE",
         type=Path,
-        help="first time single requests against batch requests, and write a small CSV about it, see "
+        help="before scoring, measure single requests against batch requests, and write the result to a small CSV, see "
         "docs/service.md#single-requests-against-batches",
     )
 

@@ -1,4 +1,4 @@
-"""What goes to stderr: log lines and the command's own last words, as text for people or as JSON for machines.
+"""What goes to stderr: log lines and the command's final message, as text for people or as JSON for machines.
 
 In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, the extra fields of the log
 call, and `exception` if there is one. Wrong options are answered by argparse, in plain text, before this is set up.

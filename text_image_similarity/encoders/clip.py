@@ -146,7 +146,7 @@ def _encoder(name: str, network: Any, processor: Any, tokenizer: Any, config: Co
 
 @contextmanager
 def _explained(name: str, missing: type[ModelError]) -> Iterator[None]:
-    """Raise what transformers trips over as a ModelError, and files that are not to be had as `missing`."""
+    """Raise what transformers trips over as a ModelError, and files that are unavailable as `missing`."""
     try:
         yield
     except OSError as exc:

@@ -1,4 +1,4 @@
-"""Data files of this package where it is no folder but a zip, as which Spark hands a wheel to its workers."""
+"""Data files of this package where it is not a folder but a zip, which is how Spark hands a wheel to its workers."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class CarriedModel:
 
 
 def _bytes_of(image: str | bytes | None) -> bytes | None:
-    """Return a picture's bytes; of a text that is not base64 the text's own, which then are no picture."""
+    """Return a picture's bytes; of a text that is not base64 the text's own, which then are not a picture."""
     try:
         return b64decode(image, validate=True) if isinstance(image, str) else image
     except ValueError:

@@ -74,7 +74,7 @@ def export_model(
         progress: Told what is being done, for people.
 
     Raises:
-        UsageError: There is something at `out` that is no export, or is one and `force` is off.
+        UsageError: `out` exists and is not an export, or it is one and `force` is off.
         ConfigError: The model cannot be exported for that target.
         ModelError: The model cannot be loaded or exported, or its export is too far from it.
         MissingExtraError: A library is missing.

@@ -41,7 +41,7 @@ _DOTS = re.compile("[\u3002\uff0e\uff61]")  # what international names have for 
 def strip_invisible(text: str) -> str:
     """Return a reference without the invisible characters around it: white space, marks of order, zero-width characters.
 
-    At most 1,000 are taken from each end: a megabyte of them is no reference, and would keep a service from answering.
+    At most 1,000 are taken from each end: a megabyte of them is not a reference, and would keep a service from answering.
 
     Example:
         >>> strip_invisible("\\ufeff https://example.org/a.jpg\\u200b")
@@ -80,7 +80,7 @@ def http_url(text: str, base: httpx.URL | None = None) -> httpx.URL:
         raise ValueError("it names no host")
     try:
         url = httpx.URL(text) if base is None else base.join(text)
-        host = url.host  # raises for a host that is no valid international name
+        host = url.host  # raises for a host that is not a valid international name
     except (httpx.InvalidURL, UnicodeError, ValueError) as exc:
         raise ValueError(str(exc)) from exc
     if url.scheme not in ("http", "https"):
@@ -99,7 +99,7 @@ def _check_authority(authority: str) -> None:
     if not parts or _NOT_IN_A_HOST.search(parts.group(1)):
         raise ValueError("it has no valid host")
     if parts.group(2) and not 0 < int(parts.group(2)) < 65536:
-        raise ValueError(f"{parts.group(2)} is no port")
+        raise ValueError(f"{parts.group(2)} is not a port")
     _check_spelling(parts.group(1))
 
 

@@ -39,7 +39,7 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
 
 
 def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
-    """Make sure of the same for a reference whose base folder is known: a path or a `file:` URL; others are no files.
+    """Make sure of the same for a reference whose base folder is known: a path or a `file:` URL; others are not files.
 
     Raises:
         RowError: It leads elsewhere.

@@ -101,7 +101,7 @@ class Calibration:
         except (OSError, ValueError) as exc:
             raise ModelError(f"{path} cannot be read: {exc}") from exc
         if problem := _problem(given):
-            raise ModelError(f"{path} is no calibration: {problem}")
+            raise ModelError(f"{path} is not a calibration: {problem}")
         return cls(**given)
 
 

@@ -1,7 +1,7 @@
 """How well captions find their picture among all pictures, and pictures their captions among all captions.
 
 A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
-us. A picture with several captions is found by the best of them, and its other captions are no competitors, as in
+us. A picture with several captions is found by the best of them, and its other captions are not competitors, as in
 Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
 the share of queries with a rank of at most k, MRR the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
 Track Report"). A caption that also describes another picture word for word still counts for its own picture alone.

@@ -189,7 +189,7 @@ class RayEngine:
             UsageError: There is no room for an actor.
         """
         there = " and ".join(f"{count:g} {name}s" for name, count in _cluster().items())
-        told = f"Ray has {there}, which is no room for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs"
+        told = f"Ray has {there}, too little for a worker with {self._cpus:g} CPUs and {self._gpus:g} GPUs"
         if not (self._joins and self._concurrency):
             raise UsageError(f"{told}; change actor.num_cpus or actor.num_gpus")
         logger.warning("%s; waiting for the cluster to grow", told)

@@ -1,6 +1,6 @@
 """Small pictures for the page: fetched and decoded under the run's own limits, and encoded again by us.
 
-The bytes of an origin never reach the page; what cannot be had in time is left out.
+The bytes of an origin never reach the page; images that cannot be fetched in time are left out.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def make_report(
 
     Raises:
         TableError: The page cannot be written.
-        ConfigError: The summary's `score` is no score kind.
+        ConfigError: The summary's `score` is not a score kind.
     """
     tally = Tally(summary["score"])
     for row in rows:

@@ -166,7 +166,7 @@ class _Saved:
 
 
 def _write(path: Path, kind: _Kind, saved: _Saved) -> None:
-    # ASCII, because a file name that is no Unicode has no UTF-8.
+    # ASCII, because a file name that is not Unicode has no UTF-8.
     contents = json.dumps({"items": saved.items, "failures": dict(saved.failures)}).encode("ascii")
     tensors: dict[str, NDArray[Any]] = {
         "embeddings": np.ascontiguousarray(saved.embeddings, np.float32),
@@ -202,12 +202,12 @@ def _read(path: Path, kind: _Kind) -> _Saved:
     try:
         return _checked(tensors, metadata)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as exc:
-        raise DatabaseError(f"{path} is no usable database: {exc!r}; build it again") from exc
+        raise DatabaseError(f"{path} is not a usable database: {exc!r}; build it again") from exc
 
 
 def _check_kind(path: Path, kind: _Kind, metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != _FORMAT:
-        raise DatabaseError(f"{path} is no database of this version ({metadata.get('format')!r}, not {_FORMAT!r})")
+        raise DatabaseError(f"{path} is not a database of this version ({metadata.get('format')!r}, not {_FORMAT!r})")
     if metadata.get("kind") != kind:
         raise DatabaseError(f"{path} is a database of {metadata.get('kind')}, not of {kind}")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# In a folder, what is offered as a picture: by name here, because a folder's other files are no failures.
+# In a folder, what is offered as a picture: by name here, because a folder's other files are not failures.
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -160,7 +160,7 @@ class Predictor:
                 http(s), `file:` or `data:` URL; or several of them. What is named twice is taken once.
 
         Returns:
-            The database, which this predictor also searches from now on. A picture that cannot be read is no part of it;
+            The database, which this predictor also searches from now on. A picture that cannot be read is not part of it;
             its `failures` says why.
         """
         found, embeddings, failures = self._embedded_images(paths)
@@ -195,7 +195,7 @@ class Predictor:
             captions: Captions. What is given twice is taken once.
 
         Returns:
-            The database, which this predictor also searches from now on. Empty captions are no part of it; its `failures`
+            The database, which this predictor also searches from now on. Empty captions are not part of it; its `failures`
             says so.
         """
         given = checked([captions] if isinstance(captions, str) else captions, "captions", check_text)
@@ -296,7 +296,7 @@ def _located(reference: str, config: Config) -> Path:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a long data: URL is no name
+    except (OSError, ValueError):  # a long data: URL is not a file name
         return False
 
 

@@ -2,7 +2,7 @@
 
 `mobilenet_v2` follows Sandler et al. 2018; `efficientnet_lite0` follows EfficientNet-Lite (Tan and Le 2019 without
 squeeze-and-excitation, with ReLU6). Both have batch norm folded into the convolutions and TensorFlow's SAME padding,
-because the ImageNet weights that can be had for them were trained that way.
+because the ImageNet weights that are published for them were trained that way.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How much of what people looked for is kept in the log.
 
-`hashed` tells equal queries from different ones. It is no secret from those who can guess a query: they hash the guess. The hash has
+`hashed` tells equal queries from different ones. It does not hide a query from somebody who can guess it: they hash the guess. The hash has
 no key, so that the replicas of a service, and its next start, agree without one to keep and to lose; keep nothing with `off` instead.
 """
 

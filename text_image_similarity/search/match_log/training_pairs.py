@@ -48,7 +48,7 @@ def export_training(
 ) -> TrainingExport:
     """Write what was looked for, and the picture of what was then clicked, put into the cart or bought, as a table for `train`.
 
-    Searches count whose only term with a weight above 0 is a text; pictures, hashed texts and vectors are no captions. A row has
+    Searches count whose only term with a weight above 0 is a text; pictures, hashed texts and vectors are not captions. A row has
     the product's first picture by reference (`url`), the text (`caption`), the product's id, and the number of searches
     (`clicks`); texts are the same without regard to case and spaces. A verdict `wrong` leaves a text and a product out, however
     often they were clicked.

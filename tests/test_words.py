@@ -1,0 +1,97 @@
+"""English: the patterns that a native speaker stumbles over most stay out of messages, docstrings, comments and documents."""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# What not to write, and what to write instead. "there is no ..." and "is no longer ..." are plain English.
+PATTERNS = {
+    r"(?<!there )\b(is|are) no (?!longer\b|faster\b|more\b|further\b)": "is not a",
+    r"\b(parts?|files?|pairs?|rows?|pictures?|images?|requests?|are|is) in work\b": "in progress, or current",
+    r"\bcan(not)? be had\b|\bto be had\b": "is unavailable, or cannot be fetched",
+    r"\b(afresh|anew)\b": "again, or from scratch",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\blast words\b": "the final message",
+}
+PLACES = ("text_image_similarity", "docs", "deploy", "benchmarks", "scripts", "examples")
+KINDS = {".py", ".md", ".js", ".html", ".yaml", ".yml", ".sh", ".sql", ".toml"}
+# Lines where a pattern is right, as (file, part of the line): why.
+RIGHT = {("SECURITY.md", "is no proof of"): "an idiom"}
+
+
+def prose(path: Path) -> str:
+    """Return a file's text, of Python its strings and comments alone, with all white space as single spaces."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        kinds = (tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1))
+        text = "\n".join(
+            token.string for token in tokenize.generate_tokens(io.StringIO(text).readline) if token.type in kinds
+        )
+        text = re.sub(r'"\s*\n\s*f?"|\n\s*# ', " ", text)  # a sentence goes on in the next string or comment
+    return " ".join(text.split())
+
+
+def found_in(text: str) -> list[str]:
+    """Return the passages that hold a pattern, each with what to write instead."""
+    return [
+        f"{text[max(0, match.start() - 40) : match.end() + 40]!r}: write {better!r}"
+        for pattern, better in PATTERNS.items()
+        for match in re.finditer(pattern, text, re.IGNORECASE)
+    ]
+
+
+def files() -> list[Path]:
+    inside = (path for place in PLACES for path in (ROOT / place).rglob("*") if path.suffix in KINDS)
+    tops = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))
+    return sorted(path for path in (*inside, *tops) if path.is_file() and "node_modules" not in path.parts)
+
+
+def test_words_are_plain_english() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {passage}"
+        for path in files()
+        for passage in found_in(prose(path))
+        if not any(str(path.relative_to(ROOT)) == file and part in passage for file, part in RIGHT)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_each_exemption_is_still_needed() -> None:
+    for file, part in RIGHT:
+        assert any(part in passage for passage in found_in(prose(ROOT / file))), (file, part)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x is no model",
+        "links are\nno files",
+        "the part in work is lost",
+        "it cannot be had",
+        "score it anew",
+        "mend the row",
+    ],
+)
+def test_patterns_are_found(text: str) -> None:
+    assert len(found_in(" ".join(text.split()))) == 1
+
+
+def test_plain_english_passes() -> None:
+    assert not found_in(
+        "There is no table. It is no longer there. It will work in work places; recommend it. An amendment."
+    )
+
+
+def test_of_python_only_strings_and_comments_count(tmp_path: Path) -> None:
+    path = tmp_path / "example.py"
+    path.write_text(
+        'for each in work:\n    raise ValueError(\n        "x is "\n        f"no model"\n    )  # the row in\n    # work\n'
+    )
+    assert len(found_in(prose(path))) == 2
