@@ -46,7 +46,7 @@ RESERVE_MS = 20_000  # to put a table's parts together and upload them
 GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
     **{
-        "model_cache": "/tmp/cache",  # all else is read-only
+        "model_cache": "/tmp/cache",  # everything else is read-only
         "isolate_decoder": True,  # a picture that crashes the decoder costs its row, not the function
         "chunk_size": 200,  # rows between two looks at the clock
         **GIVEN,

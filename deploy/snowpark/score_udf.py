@@ -190,7 +190,7 @@ def score_table(
 ) -> int:
     """Score the rows of a table whose key is not in the target yet, and append them to it, `rows` in a transaction.
 
-    Whatever ends it, the same call goes on. To try failures again that may pass, delete their rows from the target first.
+    However it ends, the same call resumes it. To try failures again that may pass, delete their rows from the target first.
 
     Args:
         session: A Snowpark session, also that of a stored procedure.

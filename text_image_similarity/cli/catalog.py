@@ -127,7 +127,7 @@ def _add(actions: Subparsers) -> None:
     add_force(parser)
     add_table_options(parser)
     add_encoding_options(parser)
-    parser.set_defaults(interrupted="what is written is kept, and the same command goes on from there")
+    parser.set_defaults(interrupted="what is written is kept, and the same command resumes from there")
 
 
 def run_add(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         help="how many pictures may fail now that the model which answers has vectors of",
     )
     add_encoding_options(parser)
-    parser.set_defaults(interrupted="what is built is kept, and the same command goes on from there")
+    parser.set_defaults(interrupted="what is built is kept, and the same command resumes from there")
     for name, text in (
         ("switch", "Let the model answer that `reindex` has built, from one query to the next, in every process."),
         ("rollback", "Let the model answer again that did so before the last `switch`."),

@@ -120,7 +120,7 @@ class Connection:
 
         Raises:
             TableError: There was no answer in time, or this connection was closed.
-            UsageError: The service wants a key or refuses this one, or is at another place.
+            UsageError: The service requires a key or refuses this one, or is at another place.
         """
         end = time.monotonic() + self.patience_s
         for tries in count():

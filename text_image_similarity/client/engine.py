@@ -40,7 +40,7 @@ class ServiceEngine:
 
     Args:
         url: Where it is, such as `http://host:8000`.
-        api_key: What it wants to be shown, if it does.
+        api_key: The key that it requires, if it requires one.
         model: The name of a model that it serves. None takes `config.model` where that is not the default, and else the
             service's default.
         connections: Requests under way at once.
@@ -97,7 +97,7 @@ class ServiceEngine:
         Raises:
             ConfigError: `config` has settings that belong to the service.
             ModelUnavailableError: There is no model of this name.
-            UsageError: There is no such service at the URL, or it wants a key.
+            UsageError: There is no such service at the URL, or it requires a key.
             TableError: It cannot be reached.
         """
         if theirs := settings_of_the_service(config):

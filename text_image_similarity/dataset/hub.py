@@ -114,7 +114,7 @@ def _require_cached(name: str, cache: Path, problem: Exception) -> None:
         raise UsageError(f"{name} is neither a file or folder here nor a data set available on the hub: {reason}")
     raise TableError(
         f"data set {name} is not in the local cache and the hub is out of reach ({type(problem).__name__}).\n"
-        "Ways out:\n"
+        "Your options:\n"
         "  local files:      a folder with train.parquet, validation.parquet and test.parquet, or one such file\n"
         "  a filled cache:   load the set with the library `datasets` on a machine with network,\n"
         "                    then copy its HF_HOME here\n"

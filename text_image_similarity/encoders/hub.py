@@ -57,7 +57,7 @@ def require_hub(name: str, revision: str | None) -> list[str]:
 
     Raises:
         ModelNameError: It has none, or one of another kind.
-        ModelUnavailableError: It is out of reach; the message names the ways out.
+        ModelUnavailableError: It is out of reach; the message lists the options.
     """
     listed = _listing(name, revision)
     check_listing(name, listed)
@@ -129,7 +129,7 @@ def _reached(name: str, revision: str | None) -> Iterator[None]:
     raise ModelUnavailableError(
         f"model {name} is neither a folder here nor in the local cache, and the model hub is out of reach "
         f"({type(problem).__name__}){_hint(name)}\n"
-        "Ways out:\n"
+        "Your options:\n"
         "  a local folder:   --model path/to/folder\n"
         f"  a filled cache:   hf download {name}{f' --revision {revision}' if revision else ''}\n"
         "                    on a machine with network, then copy its HF_HOME here\n"

@@ -18,7 +18,7 @@ _REMEMBERED = 4096  # hosts with something to remember, beside those that are be
 
 
 class Clock:
-    """A row's time and its current try's; it stands still while the row waits for a host.
+    """A row's time and its current try's; it pauses while the row waits for a host.
 
     Attributes:
         host: The host that was asked last.

@@ -55,7 +55,7 @@ def _cached(name: str, revision: str | None, path: str, problem: Exception) -> s
     if not commit or not snapshot.is_dir():
         raise TableError(
             f"data set {name} is not in the hub's cache and the hub is out of reach ({type(problem).__name__}).\n"
-            "Ways out:\n"
+            "Your options:\n"
             f"  a filled cache:  hf download --repo-type dataset {name} on a machine with network, then copy its HF_HOME here\n"
             "  local files:     name a folder or a pattern of files on this machine"
         ) from problem

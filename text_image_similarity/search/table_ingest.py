@@ -103,7 +103,7 @@ def _within(product: Product | UsageError, config: Config, folder: str | PathLik
 
 def _stopped(source: ProductSource, done: int) -> StoppedError:
     return StoppedError(
-        f"stopped as asked with {done:,} of {source.total:,} rows of {source.place} done; the same command goes on from there"
+        f"stopped as asked with {done:,} of {source.total:,} rows of {source.place} done; the same command resumes from there"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run is: everything that its scores depend on, so that only the same run goes on from its parts."""
+"""What a run is: everything that its scores depend on, so that only the same run resumes from its parts."""
 
 from __future__ import annotations
 

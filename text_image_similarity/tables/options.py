@@ -18,7 +18,7 @@ class TableOptions:
     """How a table's run begins, and what it may replace.
 
     Args:
-        start: `resume` goes on from the finished parts of an earlier run, if there are any; `restart` drops them;
+        start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` drops them;
             `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
         force: Whether an output is replaced that was not written by an earlier run, or was changed since; else it is refused.
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.

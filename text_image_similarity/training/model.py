@@ -37,7 +37,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
 
     Args:
         config: The settings of the run.
-        captions: What the vocabulary is learned from, unless the run goes on from a model that has one.
+        captions: What the vocabulary is learned from, unless the run starts from a model that has one.
 
     Raises:
         ModelError: The weights to start from do not fit.
