@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | rooms | systems | images | check | coverage | wheel | docs | site | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | docs | site | diagram | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems images check coverage lock wheel docs site diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel docs site diagram mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -84,6 +84,10 @@ check: setup
 	$(RUN) -m mypy
 	$(RUN) -m pytest tests/test_architecture.py
 	$(SITE)
+
+# Needs a network: asks osv.dev, or OSV_URL, what is known of the locked versions and of the lowest ones that pyproject.toml admits.
+audit: setup
+	$(RUN) -m scripts.audit
 
 # The fast tests alone, and not in .ci/run: being measured costs them a third more.
 coverage: TEST_OPTIONS += -m "not slow" --cov --cov-report=term-missing:skip-covered

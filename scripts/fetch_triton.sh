@@ -10,7 +10,8 @@ folder=$(cd "$folder" && pwd)
 
 python3 -m venv "$folder/python"
 python=$folder/python/bin/python
-"$python" -m pip download --quiet --no-deps --dest "$folder/wheel" nvidia-pytriton==0.7.0
+echo "nvidia-pytriton==0.7.0 --hash=sha256:21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df" >"$folder/requirements.txt"
+"$python" -m pip download --quiet --no-deps --require-hashes --dest "$folder/wheel" --requirement "$folder/requirements.txt"
 "$python" -m zipfile --extract "$folder"/wheel/nvidia_pytriton-*.whl "$folder/wheel"
 rm "$folder"/wheel/*.whl
 # Its python backend knows NumPy 1 alone; the others have the versions of the lock file, for the same numbers.

@@ -1,8 +1,8 @@
 """Write what the small install needs, with the versions of poetry.lock: `python -m scripts.small_requirements`.
 
 `requirements/small.txt` scores; `small-serve.txt` runs the service, too; `small-search.txt` the service with catalogues; `small-cloud.txt`
-reads and writes buckets, too. They are for `pip install --no-deps`, so each names every package: pip has no other way to leave a
-dependency out.
+reads and writes buckets, too. They are for `pip install --no-deps --require-hashes`, so each names every package: pip has no other way
+to leave a dependency out. `deploy/triton/requirements.txt` has what Triton's python models import, in the same way.
 """
 
 from __future__ import annotations
@@ -26,13 +26,24 @@ FILES = {
 # `mini` and exported models are scored without these: they train, export and evaluate, or only make things faster.
 LEFT_OUT = {"torch", "torchvision", "transformers", "onnx", "onnxscript", "scipy", "pandas", "hf-xet", "uvloop"}
 
-_HEAD = "# Made from poetry.lock by `python -m scripts.small_requirements`, for pip's --no-deps. See docs/small-install.md.\n"
+TRITON = ROOT / "deploy" / "triton" / "requirements.txt"
+_TRITON_NEEDS = ["onnxruntime", "pillow", "safetensors", "sentencepiece", "tokenizers"]
+# Triton's python backend knows NumPy 1 alone, which is not in the lock; of its last version the wheels for NVIDIA's images.
+_TRITON_NUMPY = """numpy==1.26.4 \\
+    --hash=sha256:666dbfb6ec68962c033a450943ded891bed2d54e6755e35e5835d63f4f6931d5 \\
+    --hash=sha256:675d61ffbfa78604709862923189bad94014bef562cc35cf61d3a07bba02a7ed \\
+    --hash=sha256:7ab55401287bfec946ced39700c053796e7cc0e3acbef09993a9ad2adba6ca6e \\
+    --hash=sha256:9fad7dcb1aac3c7f0584a5a8133e3a43eeb2fe127f47e3632d43d677c66c102b
+"""
+
+_HEAD = "# Made from poetry.lock by `python -m scripts.small_requirements`, for pip's --no-deps and --require-hashes. See docs/small-install.md.\n"
 
 
 def main() -> None:
     """Write the files."""
     for name, text in texts().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    TRITON.write_text(triton_text(), encoding="utf-8")
 
 
 def texts() -> dict[str, str]:
@@ -44,8 +55,15 @@ def texts() -> dict[str, str]:
     }
 
 
+def triton_text() -> str:
+    """Return the content of Triton's file; pixels depend on Pillow's version."""
+    lock = tomllib.loads((ROOT / "poetry.lock").read_text(encoding="utf-8"))
+    lines = pins(lock, {"dependencies": _TRITON_NEEDS}, [])
+    return _HEAD + _TRITON_NUMPY + "".join(f"{line}\n" for line in lines if not line.startswith("numpy=="))
+
+
 def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> list[str]:
-    """Return `name==version`, with a marker where it needs one, of all that the project needs but for LEFT_OUT.
+    """Return `name==version` with the hashes of its files, and a marker where it needs one, of all that the project needs but LEFT_OUT.
 
     Args:
         lock: The content of poetry.lock.
@@ -94,12 +112,13 @@ def _once(packages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _pin(package: dict[str, Any], markers: set[str]) -> str:
-    """Return one line: for a package that is locked once for each Python, its own marker; otherwise that of who asks."""
+    """Return one requirement: for a package that is locked once for each Python, its own marker; otherwise that of who asks."""
     own = package.get("markers", "")
     if own and "extra ==" not in own and "python" in own:
         markers = {own}
     marker = "" if "" in markers else " or ".join(sorted(markers))
-    return f"{package['name']}=={package['version']}" + (f" ; {marker}" if marker else "")
+    hashes = "".join(f" \\\n    --hash={found}" for found in sorted({file["hash"] for file in package["files"]}))
+    return f"{package['name']}=={package['version']}" + (f" ; {marker}" if marker else "") + hashes
 
 
 if __name__ == "__main__":

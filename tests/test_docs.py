@@ -21,7 +21,7 @@ import pytest
 
 from scripts import document_options, run_notebook
 from tests.support.pages import fenced as blocks
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.services import process
 from tests.support.shards import write_tar
 from text_image_similarity import Config, ErrorCode, Limits, score_csv
@@ -52,7 +52,7 @@ def _rounded(line: str) -> str:
 def test_the_predictor_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "predictor.md").read_text(encoding="utf-8")
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
-    (tmp_path / "challenge_set").symlink_to(ROOT / "challenge_set")
+    copy_challenge_set(tmp_path)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == promised
 
@@ -68,8 +68,7 @@ def test_the_scoring_page_prints_what_it_says() -> None:
 def test_the_tables_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
     (program,), (promised,) = blocks(page, "python"), blocks(page, "text")
-    for name in ("challenge_set", "challenge_set.csv"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    copy_challenge_set(tmp_path)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == promised
 
@@ -222,8 +221,7 @@ def test_the_evaluation_page_shows_what_comes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
 ) -> None:
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    for name in ("challenge_set", "challenge_set.csv"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    copy_challenge_set(tmp_path)
     (ratings,) = blocks(page, "csv")
     (tmp_path / "ratings.csv").write_text(ratings, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -239,8 +237,7 @@ def test_the_evaluation_page_shows_what_comes_out(
 @pytest.mark.slow
 def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
-    for name in ("challenge_set", "challenge_set.csv"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    copy_challenge_set(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with process("--model", "mini", "--drain-delay", "0") as service:
         for block in blocks(page, "console"):

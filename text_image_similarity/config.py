@@ -5,6 +5,7 @@ Defaults are literals. Nothing here reads the environment, opens a file or loads
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -21,6 +22,7 @@ RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference ca
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+NOWHERE = os.devnull  # a `files_under` that no file is under
 _PROXY = re.compile(
     r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
     re.ASCII,
@@ -165,7 +167,9 @@ class Config:
             which no other host is sent, see docs/images.md#headers-for-single-hosts.
         base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
             there is none.
-        files_under: Folder that local files must be in, wherever `..` leads, for tables of people you do not know; by default any.
+        files_under: Folder that local files must be in, wherever `..` and links lead; `/` allows any. By default the one that a
+            table's relative paths start from; none for a table at a URL or in a database, and any for records that no table holds,
+            see docs/your-data.md#which-files-a-table-may-name.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
         embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share

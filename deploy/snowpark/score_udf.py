@@ -35,16 +35,16 @@ ROWS = 100  # of a batch. Snowflake ends one after 180 s, and here the slowest t
 RESULT = "SCORE_PAIR_RESULT"  # a column while a table is scored
 WHEELS = "text_image_similarity-*.whl"
 PACKAGES = [
-    *("torch>=2.8", "torchvision>=0.23", "transformers>=5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
-    *("safetensors>=0.5", "sentencepiece>=0.2", "protobuf>=5", "pillow>=13,<14", "httpx>=0.28,<0.29"),
+    *("torch>=2.10", "torchvision>=0.25", "transformers>=5.5,<6", "huggingface-hub>=1,<2", "tokenizers>=0.22"),
+    *("safetensors>=0.5", "sentencepiece>=0.2.1", "protobuf>=5.29.6", "pillow>=13,<14", "httpx>=0.28,<0.29"),
     *(
-        "httpcore>=1,<2",
+        "httpcore>=1.0.9,<2",
         "socksio>=1,<2",
         "numpy>=2",
         "pandas>=2.2",
-        "pyarrow>=18",
+        "pyarrow>=23.0.1",
         "scipy>=1.14",
-        "filelock>=3.16",
+        "filelock>=3.20.3",
         "platformdirs>=4.2",
     ),
     *("cloudpickle", "snowflake-snowpark-python"),

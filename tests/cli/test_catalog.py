@@ -35,11 +35,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six products of the sample catalogue, one of them without its picture, and a row without an id."""
     with (SAMPLE / "products.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    place = rows[0].index("image")
-    kept = [rows[0], *([*row[:place], str(SAMPLE / row[place]), *row[place + 1 :]] for row in rows[1:7])]
-    kept[6][place] = "gone.jpg"
+    kept = rows[:7]
+    kept[6][rows[0].index("image")] = "gone.jpg"
     kept.append(["", *kept[1][1:]])
     path = tmp_path_factory.mktemp("shop") / "products.csv"
+    shutil.copytree(SAMPLE / "images", path.with_name("images"))
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(kept)
     return path
@@ -129,7 +129,7 @@ def test_an_export_is_added_again(filled: Path, tmp_path: Path, capsys: pytest.C
     assert [row["price"] for row in rows] == [129, 84.9, 89]
     assert command("catalog", "export", filled, out) == 2
     assert "is there already" in capsys.readouterr().err
-    assert command("catalog", "add", filled, out, "--id-col", "sku") == 0
+    assert command("catalog", "add", filled, out, "--id-col", "sku", "--files-under", filled.parent) == 0
     assert "unchanged                        3" in capsys.readouterr().out
 
 

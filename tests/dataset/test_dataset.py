@@ -31,7 +31,7 @@ from text_image_similarity.dataset import (
     read_dataset,
     split_dataset,
 )
-from text_image_similarity.dataset.read import resolve_reference
+from text_image_similarity.fetch import resolve_reference
 
 RED, GREEN, BLUE = (make_png(colour) for colour in ("red", "green", "blue"))
 
@@ -128,8 +128,12 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_relative_references_start_from_the_folder_of_their_table(form: str, tmp_path: Path) -> None:
     source = write_form(form, tmp_path, [{"url": "a.png", "caption": "one"}, {"url": "b.png", "caption": "two"}])
-    start = {"memory URL": "", "folder": f"{tmp_path}/parts/"}.get(form, f"{tmp_path}/")
-    assert [image.source for image in read_dataset(source)] == [f"{start}a.png", f"{start}b.png"]
+    start = f"{tmp_path}/parts/" if form == "folder" else f"{tmp_path}/"
+    if form == "memory URL":
+        with pytest.raises(TableError, match="--files-under FOLDER"):
+            read_dataset(source)
+    else:
+        assert [image.source for image in read_dataset(source)] == [f"{start}a.png", f"{start}b.png"]
     assert [image.source for image in read_dataset(source, config=Config(base_dir="/base"))] == [
         "/base/a.png",
         "/base/b.png",

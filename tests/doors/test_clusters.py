@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.packages import zip_package
 from tests.support.pages import DOCS, fenced
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.spark_job import CONFIG
 from tests.support.spark_sessions import ENVIRONMENT, faulty_rows, plain
 from text_image_similarity import Record, score_pairs
@@ -120,8 +120,7 @@ print(json.dumps([len(result), sorted(listening), cluster.at_once, told, ray.is_
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
     page = (DOCS / "ray_data.md").read_text(encoding="utf-8")
     (program,), (promised,) = (fenced(page, kind) for kind in ("python", "text"))
-    for name in ("challenge_set", "challenge_set.csv"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    copy_challenge_set(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", LOOPBACK: "0"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.faulty_table import faulty_table
 from tests.support.pages import blocks
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.server import Server
 from tests.support.services import app_of, mini_settings, serving
 from text_image_similarity import Config, Limits, score_csv
@@ -30,7 +30,7 @@ CONFIG = Config(model="mini", retries=0, limits=Limits(allow_private_addresses=T
 def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A Parquet file (id, url, caption) of 700 rows with faults and the challenge set; relative URLs start from its folder."""
     folder = tmp_path_factory.mktemp("doors")
-    (folder / "challenge_set").symlink_to(ROOT / "challenge_set")
+    copy_challenge_set(folder)
     with Server() as server:
         faulty = pq.read_table(faulty_table(folder, 700, server))
         challenge = pyarrow.csv.read_csv(ROOT / "challenge_set.csv")

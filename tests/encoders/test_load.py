@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.clip import load_clip
+from text_image_similarity.encoders.fingerprint import fingerprint
 
 
 @pytest.mark.slow
@@ -117,6 +119,46 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, monkeypatch: py
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_clip(str(tmp_path), Config(backend="torch"), revision=None, trusted=False)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("config.json", "AutoModel"),
+        ("tokenizer_config.json", "AutoTokenizer"),
+        ("preprocessor_config.json", "AutoImageProcessor"),
+    ],
+)
+def test_code_beside_a_known_model_is_neither_asked_about_nor_run(
+    file: str, kind: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(question: str) -> str:
+        raise AssertionError(question)
+
+    monkeypatch.setattr("builtins.input", asked)
+    folder = copy_of(tiny_clip, tmp_path / "model")
+    settings = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**settings, "auto_map": {kind: "own.Own"}}))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    encoder = load_encoder(Config(model=folder, device="cpu", backend="torch"))
+    assert encoder.encode_text(["red"]).shape[0] == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_in_the_hub_s_cache_are_held_to_their_names(tmp_path: Path) -> None:
+    content = b"weights"
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / ("a" * 40)
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    blob = blobs / hashlib.sha256(content).hexdigest()
+    blob.write_bytes(content)
+    (blobs / ("b" * 40)).write_bytes(b"{}")  # of git, by its SHA-1
+    (snapshot / "model.safetensors").symlink_to(f"../../blobs/{blob.name}")
+    (snapshot / "config.json").symlink_to(f"../../blobs/{'b' * 40}")
+    assert len(fingerprint(snapshot)) == 32
+    blob.write_bytes(b"Weights")
+    with pytest.raises(ModelError, match=rf"model.safetensors is not what the hub has: .*, not {blob.name}; delete"):
+        fingerprint(snapshot)
 
 
 def test_an_unknown_folder_says_so(tmp_path: Path) -> None:

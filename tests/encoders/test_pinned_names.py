@@ -1,12 +1,14 @@
-"""A name that is pinned is never a folder of the working directory."""
+"""A name that is pinned is never a folder of the working directory, and no folder takes a hub model's place silently."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from text_image_similarity import Config
 from text_image_similarity.encoders import load_encoder, model_folder, resolve_model
@@ -50,3 +52,24 @@ def test_an_adapter_s_base_is_not_the_folder_either(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("text_image_similarity.encoders.load.is_installed", lambda name: True)
     with pytest.raises(ModelNameError, match=f"name it ./{HUB}"):
         load_encoder(Config(model=adapter, backend="torch"))
+
+
+def test_a_folder_called_like_a_hub_model_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "laion/some-model"
+    shutil.copytree(model_folder("mini"), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for said in (f"./{name}", Path(name)):
+        load_encoder(Config(model=said))
+    assert not caplog.text
+    load_encoder(Config(model=name))
+    assert f"model {name} is the folder ./{name} here, not the hub's {name}" in caplog.text
+    snapshot = tmp_path / "cache" / "models--laion--some-model" / "snapshots" / ("a" * 40)
+    shutil.copytree(model_folder("mini"), snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelNameError, match=rf"name the folder \./{name}, or run elsewhere"):
+        load_encoder(Config(model=name))
+    load_encoder(Config(model=f"./{name}"))

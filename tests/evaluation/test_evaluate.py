@@ -173,8 +173,9 @@ def test_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
         for name, caption, rating in (("red", "red", "4"), ("blue", "magenta", "3"), ("green", "red", "1"))
     ]
     source = write_form(form, tmp_path, rows)
-    assert evaluate(source, Config(), encoder=COLOUR).images == 3
-    rated = evaluate_ratings(source, Config(), encoder=COLOUR)
+    config = Config(files_under=tmp_path)
+    assert evaluate(source, config, encoder=COLOUR).images == 3
+    rated = evaluate_ratings(source, config, encoder=COLOUR)
     assert (rated.rows, rated.agreement.pairs, rated.agreement.kendall_tau_b) == (3, 3, 1.0)
     write_form(form, tmp_path, [{**row, "url": Path(row["url"]).name} for row in rows])
     assert evaluate(source, Config(base_dir=tmp_path), encoder=COLOUR).images == 3

@@ -15,8 +15,7 @@ import pytest
 from tests.support.images import make_png
 from text_image_similarity import Config, Limits, Record, RowError
 from text_image_similarity.client.pairs import Pairs
-from text_image_similarity.dataset.read import resolve_reference
-from text_image_similarity.fetch import Fetcher, is_base64_image, strip_invisible
+from text_image_similarity.fetch import Fetcher, is_base64_image, resolve_reference, strip_invisible
 from text_image_similarity.report.tally import host_of
 
 PICTURE = make_png()

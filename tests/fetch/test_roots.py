@@ -25,6 +25,8 @@ def table(tmp_path: Path) -> Path:
     (tmp_path / "secret.txt").write_bytes(SECRET)
     (folder / "in" / "near.txt").write_bytes(SECRET)
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "near.txt").symlink_to("in/near.txt")
     return folder / "pairs.csv"
 
 
@@ -37,12 +39,14 @@ def references(table: Path) -> list[str]:
         outside.as_uri(),
         "../table/../nothing.txt",
         "../nothing.txt",
+        "link.txt",
+        "out/secret.txt",
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(8))
 def test_a_reference_that_leaves_the_tables_folder_is_refused(table: Path, number: int) -> None:
-    fetcher = Fetcher(with_base_dir(Config(files_under=table.parent), str(table)))
+    fetcher = Fetcher(with_base_dir(Config(), str(table)))
     with pytest.raises(RowError, match="--files-under") as caught:
         fetcher.fetch(references(table)[number])
     assert caught.value.code is ErrorCode.FILE_NOT_FOUND
@@ -50,29 +54,75 @@ def test_a_reference_that_leaves_the_tables_folder_is_refused(table: Path, numbe
 
 
 def test_another_root_allows_them_and_the_folder_itself_is_allowed(table: Path) -> None:
-    fetcher = Fetcher(with_base_dir(Config(files_under=table.parent), str(table)))
+    fetcher = Fetcher(with_base_dir(Config(), str(table)))
     inside = [
         "in/near.txt",
         "in/../in/near.txt",
         str(table.parent / "in" / "near.txt"),
-        "link.txt",
-    ]  # a link is the folder's owner's
+        "near.txt",
+    ]
     assert [fetcher.fetch(each) for each in inside] == [SECRET] * 4
-    elsewhere = Fetcher(with_base_dir(Config(files_under=table.parents[1]), str(table)))
-    assert [elsewhere.fetch(each) for each in references(table)[:4]] == [SECRET] * 4
+    for root in (table.parents[1], "/"):
+        elsewhere = Fetcher(with_base_dir(Config(files_under=root), str(table)))
+        assert [elsewhere.fetch(each) for each in references(table) if "nothing" not in each] == [SECRET] * 6
+
+
+def test_a_base_folder_is_the_root_where_nobody_names_one(table: Path) -> None:
+    fetcher = Fetcher(with_base_dir(Config(base_dir=table.parent / "in"), str(table)))
+    assert fetcher.fetch("near.txt") == SECRET
+    with pytest.raises(RowError, match="--files-under / for any"):
+        fetcher.fetch("../../secret.txt")
+
+
+@pytest.mark.parametrize("named", [{}, {"base_dir": True}, {"files_under": True}])
+def test_a_table_that_is_in_no_folder_names_files_only_where_that_is_said(
+    table: Path, named: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(table.parent)
+    config = Config(**dict.fromkeys(named, table.parent))  # type: ignore[arg-type]
+    fetcher = Fetcher(with_base_dir(config, "s3://bucket/pairs.csv"))
+    if named:
+        assert fetcher.fetch("in/near.txt") == SECRET
+    else:
+        with pytest.raises(RowError, match=r"--files-under FOLDER .* is named by a table that lies in no folder here"):
+            fetcher.fetch("in/near.txt")
+
+
+def test_a_long_path_does_not_hide_the_option(table: Path) -> None:
+    with pytest.raises(RowError, match=r"--files-under FOLDER .*--files-under / for any"):
+        Fetcher(with_base_dir(Config(), str(table))).fetch("/" + "\x1b/" * 900)
+
+
+def test_records_that_no_table_holds_name_any_file(table: Path) -> None:
+    assert Fetcher(Config()).fetch(references(table)[2]) == SECRET
+
+
+def test_files_in_the_hub_s_cache_are_links_to_their_neighbours(tmp_path: Path) -> None:
+    home = tmp_path / "datasets--somebody--photos"
+    snapshot = home / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (home / "blobs").mkdir()
+    (home / "blobs" / "1").write_bytes(SECRET)
+    (tmp_path / "secret.txt").write_bytes(SECRET)
+    (snapshot / "a.jpg").symlink_to("../../blobs/1")
+    (snapshot / "b.jpg").symlink_to("../../../secret.txt")
+    fetcher = Fetcher(with_base_dir(Config(), str(snapshot / "pairs.csv")))
+    assert fetcher.fetch("a.jpg") == SECRET
+    with pytest.raises(RowError, match="--files-under"):
+        fetcher.fetch("b.jpg")
 
 
 def test_content_is_not_quoted_and_goes_to_no_service(table: Path) -> None:
     with pytest.raises(RowError) as caught:
         sniff(SECRET)
     assert "secret" not in str(caught.value)
-    result = Pairs(with_base_dir(Config(files_under=table.parent), str(table))).pair(Record("in/near.txt", "a caption"))
+    result = Pairs(with_base_dir(Config(), str(table))).pair(Record("in/near.txt", "a caption"))
     assert isinstance(result, ScoreResult)
     assert result.error == "not_an_image: the content is text"
 
 
 def test_a_job_whose_first_rows_may_not_be_read_ends(table: Path) -> None:
-    config = with_base_dir(Config(files_under=table.parent), str(table))
+    config = with_base_dir(Config(), str(table))
     results = []
     for reference in references(table):
         with pytest.raises(RowError) as caught:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from tests.support.clock import HANG_S, ending
 from tests.support.images import make_png
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.processes import tool
 from tests.support.server import Server, response
 from text_image_similarity import Config, ConfigError, ErrorCode, Limits, TableError
@@ -650,7 +650,7 @@ def test_the_page_about_the_report_runs(tmp_path: Path, monkeypatch: pytest.Monk
     (program,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(encoding="utf-8"), re.DOTALL
     )
-    (tmp_path / "challenge_set").symlink_to(ROOT / "challenge_set")
+    copy_challenge_set(tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(compile(program, "docs/report.md", "exec"), {})
     assert "data:image/jpeg" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from text_image_similarity import UsageError
+from text_image_similarity import Config, UsageError
 from text_image_similarity.search.judgements import read_judgements
 
 
@@ -50,6 +50,15 @@ def test_judgements_are_read(tmp_path: Path) -> None:
 def test_what_is_no_judgement_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         list(read_judgements(table(tmp_path / "in.jsonl", [row]), ("q", "pic")))
+
+
+def test_a_picture_elsewhere_needs_leave(tmp_path: Path) -> None:
+    rows = [{"pic": "../a.png", "product": "b", "match": "no"}]
+    source = table(tmp_path / "in.jsonl", rows)
+    with pytest.raises(UsageError, match=r"row 1 of .*--files-under FOLDER .* is not under"):
+        list(read_judgements(source, (None, "pic")))
+    (found,) = read_judgements(source, (None, "pic"), config=Config(files_under="/"))
+    assert found.term.image == str(tmp_path / "../a.png")
 
 
 def test_a_column_of_queries_is_needed(tmp_path: Path) -> None:

@@ -404,3 +404,18 @@ def test_tar_shards_are_products(tmp_path: Path) -> None:
     named = ProductTable(str(tmp_path / "shop.tar"), ProductColumns(name="price"))
     assert isinstance(product := next(named.products(()))[1], Product)
     assert product.name == "7.5"
+
+
+def test_a_product_whose_pictures_are_elsewhere_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for path in (tmp_path / "red.png", folder / "red.png"):
+        path.write_bytes(make_png("red"))
+    (folder / "in.csv").write_text("id,name,image\na,A,red.png\nb,B,../red.png\n")
+    with open_catalog(":memory:", fields=[], encoder=ColourEncoder()) as catalog:
+        report = catalog.add_table(folder / "in.csv")
+        assert (report.added, report.refused) == (1, 1)
+        assert "row 2" in report.refusals[0]
+        assert "--files-under FOLDER" in report.refusals[0]
+    with open_catalog(":memory:", fields=[], config=Config(files_under="/"), encoder=ColourEncoder()) as catalog:
+        assert catalog.add_table(folder / "in.csv").added == 2

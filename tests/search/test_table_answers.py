@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.images import inline
+from tests.support.images import inline, make_png
 from tests.support.shop import product, shop
 from text_image_similarity import Catalog, Config, Matches, Query, RowError, StoppedError, Term, UsageError
 from text_image_similarity.search.ledger import Generation
@@ -52,9 +52,11 @@ def answer(
     *,
     stop: Callable[[], bool] = lambda: False,
     start: str = "resume",
+    files_under: str | None = None,
 ) -> Summary:
     task = Task(columns, MATCH_FIELDS, BestMatch.cells, engine.identity("shop"), ("--image-col", "--text-col"))
-    config, options = Config(model="mini", chunk_size=2), TableOptions(start=start)  # type: ignore[arg-type]
+    config = Config(model="mini", chunk_size=2, files_under=files_under)
+    options = TableOptions(start=start)  # type: ignore[arg-type]
     return run_table((table, out), config, task, engine, options=options, stop=stop)
 
 
@@ -96,6 +98,18 @@ def test_a_row_asks_with_its_text_its_picture_or_both(tmp_path: Path, catalog: C
     assert found["similarity"][1].as_py() == pytest.approx(0.5**0.5)
     assert found["error"][3].as_py() == "empty_caption: the row has neither a text nor a picture"
     assert found["error"][4].as_py().startswith(f"file_not_found: {tmp_path / 'gone.png'}")
+
+
+def test_a_picture_elsewhere_needs_leave(tmp_path: Path, catalog: Catalog) -> None:
+    folder, out = tmp_path / "given", tmp_path / "out.csv"
+    folder.mkdir()
+    (tmp_path / "red.png").write_bytes(make_png("red"))
+    (folder / "in.csv").write_text("image\n../red.png\n")
+    engine = MatchEngine(catalog)
+    with pytest.raises(UsageError, match=r"none of the first 1 rows may be read: .*--files-under / for any"):
+        answer(engine, folder / "in.csv", out, ("image", None))
+    answer(engine, folder / "in.csv", out, ("image", None), files_under="/")
+    assert [row["product_id"] for row in rows(out)] == ["red"]
 
 
 def test_filters_and_the_least_similarity_hold_for_every_row(tmp_path: Path, catalog: Catalog) -> None:

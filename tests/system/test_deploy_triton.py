@@ -16,6 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from scripts import small_requirements
 from tests.support.paths import ROOT
 from tests.support.processes import tool
 from text_image_similarity.cli import serve
@@ -51,10 +52,13 @@ def test_hadolint_has_nothing_to_say_about_the_image() -> None:
 
 
 def test_the_image_gets_the_versions_that_are_tested_here() -> None:
-    lines = (TRITON / "requirements.txt").read_text(encoding="utf-8").splitlines()[1:]
-    pinned = dict(line.split("==") for line in lines if "==" in line)
-    assert pinned == {name: version(name) for name in pinned}
-    assert {"pillow", "tokenizers", "safetensors", "onnxruntime", "sentencepiece"} == pinned.keys()
+    text = (TRITON / "requirements.txt").read_text(encoding="utf-8")
+    assert text == small_requirements.triton_text(), "run: python -m scripts.small_requirements"
+    pinned = dict(re.findall(r"^(\S+)==(\S+)", text, re.MULTILINE))
+    for name in ("pillow", "tokenizers", "safetensors", "onnxruntime", "sentencepiece"):
+        assert pinned[name] == version(name)
+    assert pinned["numpy"] == "1.26.4"
+    assert "--require-hashes" in DOCKERFILE
 
 
 @pytest.mark.server

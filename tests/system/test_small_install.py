@@ -98,7 +98,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
         "--no-compile",
         "--no-deps",
     ]
-    subprocess.run([*pip, "-r", ROOT / "requirements" / "small-serve.txt", ROOT], env=clean(), check=True)
+    for what in (["--require-hashes", "-r", ROOT / "requirements" / "small-serve.txt"], [ROOT]):
+        subprocess.run([*pip, *what], env=clean(), check=True)
     packages = Path(found.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     subprocess.run([ROOT / "deploy" / "trim.sh", packages], check=True)
     (packages / "watch_imports.py").write_text(WATCH.format(heavy=WATCHED, log=str(found.log)), encoding="utf-8")

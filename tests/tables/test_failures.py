@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.images import inline
+from tests.support.images import inline, make_png
 from text_image_similarity import (
     Config,
     ConfigError,
@@ -148,3 +148,25 @@ class TestLimit:
     def test_a_limit_that_is_none_is_a_config_error(self, limit: Any) -> None:
         with pytest.raises(ConfigError, match="max_failures"):
             TableOptions(max_failures=limit)
+
+
+def test_a_table_whose_pictures_are_elsewhere_is_told_at_once_how_they_are_allowed(tmp_path: Path) -> None:
+    folder, out = tmp_path / "given", tmp_path / "out.csv"
+    folder.mkdir()
+    (tmp_path / "red.png").write_bytes(make_png("red"))
+    source = write(folder, [("../red.png", "red")] * 3)
+    with pytest.raises(UsageError, match=r"none of the first 2 rows .*--files-under FOLDER .* is not under"):
+        score(source, out, Config(chunk_size=2))
+    assert not out.exists()
+    assert score(source, out, Config(chunk_size=2, files_under="/")).scored == 3
+
+
+def test_no_cell_of_ours_begins_like_a_formula(tmp_path: Path) -> None:
+    """Spreadsheets calculate cells that begin with `= + - @`; whatever a table or a server says stands behind an error's code."""
+    formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "http://=1/", "data:=1", "=1://h", "", "[=1", "http://[=1"]
+    source = write(tmp_path, [*((text, "red") for text in formulas), (RED, "")])
+    summary = score(source, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        errors = [row["error"] for row in csv.DictReader(file)]
+    assert (summary.rows, summary.scored) == (12, 0)
+    assert all(ErrorCode(error.partition(":")[0]).value[0].isalpha() for error in errors)

@@ -270,7 +270,7 @@ def test_photos_as_files_bytes_and_structs_have_equal_scores_and_are_encoded_onc
     captions, found = [photo.stem.replace("_", " ") for photo in photos], {}
     for kind, images in kinds.items():
         source = write(tmp_path, images, captions)
-        config = Config(model="mini", chunk_size=5, embedding_cache=tmp_path / "cache")
+        config = Config(model="mini", chunk_size=5, embedding_cache=tmp_path / "cache", files_under=ROOT)
         summary = score_csv(source, tmp_path / f"{kind}.parquet", config, "image")
         found[kind] = pq.read_table(tmp_path / f"{kind}.parquet")["similarity"].to_pylist()
         encoded = summary.seconds.get("encode_image", 0.0) > 0

@@ -473,7 +473,8 @@ def test_a_resumed_run_needs_nothing_it_started_from(photos: Path, tmp_path: Pat
 @pytest.mark.parametrize("form", FORMS)
 def test_photos_come_from_every_form_that_score_reads(form: str, tmp_path: Path) -> None:
     rows = [{"url": f"/photos/{number}.png", "caption": f"number {number}"} for number in range(20)]
-    splits = load_splits(write_form(form, tmp_path, rows), replace(TINY, splits="auto", batch_size=4))
+    loading = Config(files_under="/photos")
+    splits = load_splits(write_form(form, tmp_path, rows), replace(TINY, splits="auto", batch_size=4, loading=loading))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [12, 4, 4]
     assert {image.source for part in (splits.train, splits.validation, splits.test) for image in part} == {
         row["url"] for row in rows

@@ -132,8 +132,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         (options.text_col, options.image_col),
         product=options.product_col,
         match=options.match_col,
-        dialect=config.dialect,
-        base_dir=options.base_dir,
+        config=config,
     )
     with open_existing(options) as catalog:
         found = catalog.calibrate(judged)

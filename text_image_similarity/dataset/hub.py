@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from ..errors import TableError, UsageError
+from ..formats import folder_of
 from ..system import call_within, require
 from .sources import SplitTable, split_name
 
@@ -41,7 +42,9 @@ def hub_tables(name: str) -> dict[str, SplitTable]:
     except Exception as exc:  # datasets raises what its many readers raise
         raise TableError(f"the data set {name} cannot be read: {exc}") from exc
     return {
-        split_name(split): SplitTable(f"{name} ({split})", lambda: tuple(features), partial(_read_split, name, split))
+        split_name(split): SplitTable(
+            f"{name} ({split})", lambda: tuple(features), partial(_read_split, name, split), folder_of(f"hf:{name}")
+        )
         for split in splits
     }
 

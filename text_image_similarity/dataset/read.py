@@ -11,9 +11,9 @@ from typing import Any
 
 from ..config import Config, Dialect
 from ..errors import ErrorCode, RowError, TableError, UsageError
-from ..fetch import check_reference, strip_invisible
+from ..fetch import locate
 from ..files import path_text
-from ..formats import cells_of, check_columns, ending_of, is_captions_file
+from ..formats import cells_of, check_columns, ending_of, folder_of, is_captions_file, with_folder
 from ..records import caption_of, is_whole
 from .cells import find_image, list_captions
 from .hub_table import HubTable, is_hub
@@ -46,8 +46,8 @@ def read_dataset(
             takes the place of a missing `url`.
         col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too; `text` takes the
             place of a missing `caption`.
-        config: Of the settings, `base_dir` (where relative references start; None is the table's folder, or the working
-            directory for a table at a URL), `dialect`, and `limits` of the local files that are compared to find copies of
+        config: Of the settings, `base_dir` and `files_under` (where relative references start, and which folder files must be
+            in; None is the table's folder), `dialect`, and `limits` of the local files that are compared to find copies of
             an image are used; None takes the defaults.
         left_out: Told how many rows cannot be used, by error code: `empty_caption` or, without an image, `invalid_url`.
 
@@ -159,7 +159,7 @@ def _hub_table(place: str) -> SplitTable:
         for number, cells in enumerate(cells_of(table, columns), 1):
             yield f"row {number} of {place}", cells
 
-    return SplitTable(place, lambda: table.columns, rows)
+    return SplitTable(place, lambda: table.columns, rows, folder_of(place))
 
 
 def _read_images(
@@ -171,12 +171,11 @@ def _read_images(
     if table.images is not None and columns[0] == "url":
         col_image = table.images
     check_columns(names, [*texts, col_image], table.name)
-    folder = table.folder if config.base_dir is None else Path(path_text(config.base_dir, "base_dir"))
-    root = config.files_under
+    config = with_folder(config, table.folder)
     for where, (value, *spoken) in table.rows([col_image, *texts]):
         given = [caption for one in spoken for caption in list_captions(one)]
         captions = tuple(filter(is_whole, given))
-        image = value if isinstance(value, RowError) else _under(root, folder, find_image(value))
+        image = value if isinstance(value, RowError) else _located(find_image(value), config)
         if len(captions) < len(given):
             left.add(where, ErrorCode.ENCODER_ERROR, "has a caption with a lone surrogate, half of a UTF-16 pair")
         elif not captions and not isinstance(value, RowError):  # such as a damaged shard, which has no caption either
@@ -191,24 +190,19 @@ def _read_images(
         if isinstance(image, RowError):
             continue
         path, content = image
-        if isinstance(content, str):
-            yield CaptionedImage(
-                path[:200] if SCHEME.match(path) else path, captions, resolve_reference(content, folder)
-            )
-        else:
-            yield CaptionedImage(path or where, captions, content)
+        if isinstance(content, str) and SCHEME.match(path):
+            path = path[:200]
+        yield CaptionedImage(path or where, captions, content)
 
 
-def _under(
-    root: str | PathLike[str] | None, folder: str | PathLike[str] | None, image: tuple[str, str | bytes] | RowError
-) -> tuple[str, str | bytes] | RowError:
-    """Return a picture, or why it may not be read: it is a file elsewhere than under the root."""
+def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple[str, str | bytes] | RowError:
+    """Return a picture with where its file is, or why that may not be read."""
+    if isinstance(image, RowError) or isinstance(image[1], bytes):
+        return image
     try:
-        if root is not None and not isinstance(image, RowError) and isinstance(image[1], str):
-            check_reference(resolve_reference(image[1], folder), root)
+        return image[0], locate(image[1], config)
     except RowError as error:
         return error
-    return image
 
 
 def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[str, list[str]]:
@@ -218,9 +212,3 @@ def _choose_columns(names: Sequence[str], col_url: str, col_text: str) -> tuple[
     if not texts:
         texts = ["text" if col_text == "caption" and "text" in names else col_text]
     return next((name for name in images if name in names), col_url), texts
-
-
-def resolve_reference(url: str, base_dir: str | PathLike[str] | None) -> str:
-    """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
-    url = strip_invisible(url)
-    return url if base_dir is None or SCHEME.match(url) else str(Path(base_dir).absolute() / url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..files import CALIBRATION
 
 FACTS = "encoder.json"  # beside exported graphs, which change nothing: it names the model's fingerprint itself
 # Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
+_SHA256 = re.compile("[0-9a-f]{64}")  # of other files the cache has the SHA-1 that git has
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -29,16 +31,25 @@ def fingerprint(folder: Path) -> str:
 def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
     """Return the hash of files' names and contents, and of settings that no file holds.
 
+    Large files in the hub's cache are called by the SHA-256 that the hub gave for them, and are held to it.
+
     Raises:
-        ModelError: A file cannot be read.
+        ModelError: A file cannot be read, or is not what the hub has.
     """
     whole = hashlib.sha256(settings.encode())
     for path in files:
         try:
             with path.open("rb") as file:
-                whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            blob = path.resolve()
         except OSError as exc:
             raise ModelError(f"the model's file {path} cannot be read: {exc}") from exc
+        if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) and blob.name != found:
+            raise ModelError(
+                f"the model's file {path} is not what the hub has: its SHA-256 is {found}, not {blob.name}; delete {blob}, "
+                "and it will be fetched again"
+            )
+        whole.update(f"{path.name} {found}\n".encode())
     return whole.hexdigest()[:32]
 
 

@@ -16,7 +16,7 @@ from ..config import DEFAULT_MODEL, Config, require_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
 from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
-from .names import ALIASES, check_name
+from .names import ALIASES, check_name, is_hub_id
 from .open_clip_names import OpenClipName, read_open_clip_name
 from .placement import check_placement, runs_on_onnx
 from .protocols import PreparingEncoder
@@ -82,6 +82,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
     Raises:
         ModelNameError: The folder does not exist, or holds another model.
     """
+    _check_meant(model)
     folder = model_folder(model)
     if not _is_dir(folder):
         check_name(model)
@@ -110,6 +111,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
     """
     require_config(config)
     check_placement(config)
+    _check_meant(config.model)
     name = str(config.model)
     folder = model_folder(config.model)
     if is_export(folder) or config.triton_url is not None:
@@ -130,7 +132,8 @@ def load_encoder(config: Config) -> PreparingEncoder:
 
         with unchanged(folder):
             return _load(name if dual_encoder else str(folder), folder, config, load)
-    _check_meant(config.model)
+    if not (isinstance(config.model, str) and is_pinned(config.model)):
+        check_name(config.model)
     name, revision = resolve_model(config.model, config.revision)
     pinned = _PINNED.get(name)
     from .hub import cached_folder, has_open_clip, require_model
@@ -148,11 +151,24 @@ def load_encoder(config: Config) -> PreparingEncoder:
 
 
 def _check_meant(model: str | PathLike[str]) -> None:
-    """Make sure that a name may be a hub model's, and that no folder here is in a pinned one's place, which libraries would take."""
-    if not (isinstance(model, str) and is_pinned(model)):
-        check_name(model)
-    elif _is_dir(Path(name := ALIASES.get(model, model))):
+    """Make sure that no folder here is in the place of a hub model: of a pinned one, or of one in the hub's cache.
+
+    Any other folder whose name may be a hub id as well, such as `models/ours`, is taken with a warning.
+    """
+    if not isinstance(model, str):  # a path says what it is
+        return
+    name = ALIASES.get(model, model)
+    if not is_hub_id(name) or not _is_dir(Path(name)):
+        return
+    if is_pinned(name):  # libraries would take the folder
         raise ModelNameError(f"the folder {name} here is not the pinned {name}; name it ./{name}, or run elsewhere")
+    from .hub import cached_folder
+
+    if cached_folder(name, None) is not None:
+        raise ModelNameError(
+            f"model {name} is a folder here and a hub model in the cache; name the folder ./{name}, or run elsewhere for the hub's"
+        )
+    logger.warning("model %s is the folder ./%s here, not the hub's %s; ./%s says so", name, name, name, name)
 
 
 def _exported(name: str, folder: Path, config: Config) -> PreparingEncoder:
@@ -202,8 +218,7 @@ def _adapted(name: str, folder: Path, config: Config) -> PreparingEncoder:
     if not is_installed("peft"):  # no extra brings it
         raise MissingExtraError(f"{name}, which holds a PEFT adapter, needs peft: pip install peft")
     named = base_of(name, folder)
-    if is_pinned(named):
-        _check_meant(named)
+    _check_meant(named)
     base, revision = resolve_model(named, None)
     base_folder = Path(base)
     if _is_dir(base_folder):

@@ -29,6 +29,11 @@ _HUB_ID = r"[\w.-]+/[\w.-]+"
 _AROUND = " \t\r\n\f\v\"'`\u00a0\u200b\u200c\u200d\u2060\ufeff"
 
 
+def is_hub_id(name: str) -> bool:
+    """Say whether a name may be a hub model's, `owner/name`; one that begins with a dot or a tilde is a path."""
+    return re.fullmatch(rf"(?![.~]){_HUB_ID}", name) is not None
+
+
 def check_name(model: str | PathLike[str]) -> None:
     """Make sure that a name, which is not a folder's, may be a hub model's.
 

@@ -10,20 +10,21 @@ from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
 from .references import http_url, scheme_of, strip_invisible
 from .responses import body_of, explain_proxy, retry_after_s, user_agent
-from .roots import OPTION, check_reference
+from .roots import REFUSED, locate, resolve_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
 
 __all__ = [
-    "OPTION",
+    "REFUSED",
     "Fetcher",
     "GuardedTransport",
     "body_of",
     "check_files",
-    "check_reference",
     "explain_proxy",
     "http_url",
     "is_base64_image",
+    "locate",
+    "resolve_reference",
     "retry_after_s",
     "row_deadline",
     "scheme_of",

@@ -1,20 +1,23 @@
-"""Which local files references may name: those under one folder.
+"""Which local files a table may name: those under one folder.
 
-What counts is the path as it is spelled, without its `..`; or the place that it leads to. Links in the folder are followed: whoever sets the folder
-up makes them, not the table.
+What counts is the place that a path leads to, through `..` and through links. In the hub's cache, where a data set's files are links
+to its folder `blobs`, that folder counts as well.
 """
 
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
+from ..config import NOWHERE, Config
 from ..errors import ErrorCode, RowError
 from .hints import shorten_path
-from .references import file_url_path, scheme_of
+from .references import file_url_path, scheme_of, strip_invisible
 
-OPTION = "--files-under (files_under)"
+# How the error of a file begins that may not be read; what was named comes last, where a long path may be cut.
+REFUSED = "needs --files-under FOLDER (files_under), or --files-under / for any file"
 
 
 def check_under(path: Path, root: str | PathLike[str] | None) -> None:
@@ -28,24 +31,39 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     if root is None:
         return
     try:
-        spelled, folder = (os.path.abspath(each) for each in (path, root))  # noqa: PTH100 - resolve() follows links
-        inside = Path(spelled).is_relative_to(folder)
-        inside = inside or path.resolve().is_relative_to(Path(root).resolve())
+        found = path.resolve()
+        inside = any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
         inside = False
     if not inside:
-        said = f"{shorten_path(path)} is not under {root}; {OPTION} names the folder that files may be in"
-        raise RowError(ErrorCode.FILE_NOT_FOUND, said)
+        why = (
+            f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that lies in no folder here"
+        )
+        raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
 
 
-def check_reference(reference: str, root: str | PathLike[str] | None) -> None:
-    """Make sure of the same for a reference whose base folder is known: a path or a `file:` URL; others are not files.
+@lru_cache
+def _folders(root: str) -> tuple[Path, ...]:
+    """Return where a folder is; in the hub's cache, also the folder of the files that its links lead to."""
+    found = Path(root).resolve()
+    sets = (each.parent for each in (found, *found.parents) if each.name == "snapshots")
+    return (found, *(each / "blobs" for each in sets if each.name.startswith("datasets--")))
+
+
+def resolve_reference(reference: str, base_dir: str | PathLike[str] | None) -> str:
+    """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
+    reference = strip_invisible(reference)
+    return reference if base_dir is None or scheme_of(reference) else str(Path(base_dir).absolute() / reference)
+
+
+def locate(reference: str, config: Config) -> str:
+    """Return a table's reference so that it needs no base folder any more, as `resolve_reference` does with `base_dir`.
 
     Raises:
-        RowError: It leads elsewhere.
+        RowError: It is a file elsewhere than under `files_under`.
     """
-    if root is None:
-        return
-    scheme = scheme_of(reference)
-    if scheme in ("", "file"):
-        check_under(file_url_path(reference) if scheme else Path(reference), root)
+    found = resolve_reference(reference, config.base_dir)
+    scheme = scheme_of(found)
+    if config.files_under is not None and scheme in ("", "file"):
+        check_under(file_url_path(found) if scheme else Path(found), config.files_under)
+    return found

@@ -27,6 +27,7 @@ from .storage import (
     state_of,
     upload,
     with_base_dir,
+    with_folder,
 )
 from .table import Table, cells_of, check_images, columns_of, list_columns_of, open_files, open_table, read_rows
 
@@ -81,5 +82,6 @@ __all__ = [
     "state_of",
     "upload",
     "with_base_dir",
+    "with_folder",
     "writer_for",
 ]

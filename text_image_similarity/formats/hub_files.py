@@ -20,6 +20,11 @@ PROBE_S = 4.0  # how long the hub may take to say that it is there
 _FILE = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?", re.DOTALL)
 
 
+def hub_home() -> Path:
+    """Return the folder in which the hub's client and `datasets` keep files, unless their own variables say otherwise."""
+    return Path(constants.HF_HOME)
+
+
 def local_or_url(place: str) -> str:
     """Return a place on the hub, or the one in the hub's cache that stands for it while the hub is out of reach.
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from ..config import Config
+from ..config import NOWHERE, Config
 from ..errors import TableError, UsageError
 from ..files import path_text
 from ..system import install_command
@@ -37,9 +38,13 @@ def local_path(place: str) -> Path:
 
 
 def folder_of(place: str) -> Path | None:
-    """Return where relative picture paths of a table start: its folder, or None for a table elsewhere."""
+    """Return where relative picture paths of a table start: its folder, the hub's cache for a data set of the hub, or None for a table elsewhere."""
     if is_url(place):
         return None
+    if place.startswith("hf:"):
+        from .hub_files import hub_home  # here, because it loads the hub's client
+
+        return hub_home()
     path = local_path(place)
     if path.is_dir():
         return path
@@ -52,11 +57,25 @@ def folder_of(place: str) -> Path | None:
 
 
 def with_base_dir(config: Config, place: str) -> Config:
-    """Return the settings with the folder where a table's relative image paths start, unless they name another one."""
-    folder = path_text(config.base_dir, "base_dir") if config.base_dir else folder_of(place) or ""
-    base = Path(folder).resolve()
-    root = Path(path_text(config.files_under, "files_under")).resolve() if config.files_under else None
-    return replace(config, base_dir=base, files_under=root)
+    """Return the settings with the folder of a table, as `with_folder`."""
+    return with_folder(config, folder_of(place))
+
+
+def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
+    """Return the settings with where a table's relative image paths start, and which folder local files must be in.
+
+    Settings that name them keep them.
+
+    Args:
+        config: The settings.
+        folder: The table's; None if it lies in no folder of this machine, and then it may name no local file unless one of both
+            settings is there.
+    """
+    own = path_text(config.base_dir, "base_dir") if config.base_dir else folder
+    root = path_text(config.files_under, "files_under") if config.files_under else own
+    return replace(
+        config, base_dir=Path(own or "").resolve(), files_under=NOWHERE if root is None else Path(root).resolve()
+    )
 
 
 def expand(place: str) -> list[str]:

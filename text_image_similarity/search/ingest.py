@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
-from ..dataset.read import resolve_reference
 from ..errors import InputTypeError, RowError, UsageError
+from ..fetch import resolve_reference
 from ..pipeline import Outcome
 from ..pipeline.rows import DeferredErrors
 from ..records import Progress

@@ -15,10 +15,9 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from ..config import Config
-from ..dataset.read import resolve_reference
 from ..encoders import ModelInfo
 from ..errors import ErrorCode, RowError
-from ..fetch import check_reference
+from ..fetch import locate
 from ..pipeline import RunStats, TaggedRows
 from ..records import Record, ScoreResult, caption_of, image_of, is_missing, is_whole
 from .cursor import digest_of
@@ -98,12 +97,11 @@ class MatchEngine:
         self._catalog = catalog
         self._query = replace(Query() if query is None else query, top_k=1)
         self._away, self._least = tuple(away), min_similarity
-        self._base: Any = None
-        self._root: Any = None
+        self._config = Config()
 
     def start(self, config: Config) -> ModelInfo:
         """Note where relative references start, and say which model answers."""
-        self._base, self._root = config.base_dir, config.files_under
+        self._config = config
         found = self._live().identity
         probes = blake2b(found.probes.tobytes(), digest_size=16).hexdigest()
         return ModelInfo(found.model, found.revision, fingerprint=probes)
@@ -144,13 +142,10 @@ class MatchEngine:
             image = image_of(record.url)
             if isinstance(image, RowError):
                 return image
-            given = image if isinstance(image, bytes) else resolve_reference(image, self._base or ".")
             try:
-                if isinstance(given, str):
-                    check_reference(given, self._root)
+                terms.append(Term(image=image if isinstance(image, bytes) else locate(image, self._config)))
             except RowError as error:
                 return error
-            terms.append(Term(image=given))
         if not terms:
             return RowError(ErrorCode.EMPTY_CAPTION, "the row has neither a text nor a picture")
         return replace(self._query, terms=(*terms, *self._away), min_similarity=self._least)

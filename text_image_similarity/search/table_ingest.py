@@ -8,18 +8,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import blake2b
-from os import PathLike
 from pathlib import Path
 
 from ..config import Config
-from ..dataset.read import resolve_reference
 from ..errors import RowError, StoppedError, UsageError
-from ..fetch import check_reference
-from ..formats import is_url
+from ..fetch import locate
+from ..formats import is_url, with_folder
 from ..records import Progress
 from .ingest import AddReport, Ingest
 from .product_tables import ProductSource
-from .products import Product
+from .products import Product, with_images
 from .session import Session
 
 logger = logging.getLogger("text_image_similarity")
@@ -53,11 +51,12 @@ def add_table(
     if start:
         logger.info("going on at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
     ingest = Ingest(session, base=source.folder or ".")
+    config = with_folder(session.config, source.folder)
     numbers: deque[int] = deque()  # of the rows whose products are on their way
 
     def products() -> Iterator[Product]:
         for number, product in source.products(declared, start):
-            checked = _within(product, session.config, source.folder or ".")
+            checked = _located(product, config)
             if isinstance(checked, UsageError):
                 where = "" if checked is product else f"row {number} of {source.place}: "
                 ingest.report.refuse(f"{where}{checked}")
@@ -88,17 +87,14 @@ def add_table(
     return ingest.report
 
 
-def _within(product: Product | UsageError, config: Config, folder: str | PathLike[str]) -> Product | UsageError:
-    """Return a product, or why its pictures may not be read: one is a file outside the folder that they must be in."""
+def _located(product: Product | UsageError, config: Config) -> Product | UsageError:
+    """Return a product with where the files of its pictures are, or why one may not be read."""
     if isinstance(product, UsageError):
         return product
-    base = config.base_dir or folder
     try:
-        for image in product.images:
-            check_reference(resolve_reference(image, base), config.files_under)
+        return with_images(product, [locate(image, config) for image in product.images])
     except RowError as error:
         return UsageError(error.detail)
-    return product
 
 
 def _stopped(source: ProductSource, done: int) -> StoppedError:

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 from ..config import Config
 from ..errors import ConfigError, ErrorCode, TooManyFailuresError, UsageError
-from ..fetch import OPTION
+from ..fetch import REFUSED
 from .task import RowResult
 
 logger = logging.getLogger("text_image_similarity")
 
+_REFUSED = f"{ErrorCode.FILE_NOT_FOUND.value}: {REFUSED}"
 _UNREACHABLE = "can this machine reach the internet? If it needs a proxy, name it with --proxy"
 _CAUSES = {
-    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name the folder with --base-dir, and the one that they must be in with --files-under",
+    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name the folder with --base-dir, and where any may be with --files-under",
     ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with {opt_url}",
     ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with {opt_url}",
     ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with {opt_text}",
@@ -119,7 +120,7 @@ class FailureWatch:
             UsageError: All of them are files where none may be read.
         """
         failures = Counter(result.code.value for result in results if result.code is not None)
-        if not self._warned and results and all(OPTION in (result.error or "") for result in results):
+        if not self._warned and results and all((result.error or "").startswith(_REFUSED) for result in results):
             raise UsageError(f"none of the first {len(results):,} rows may be read: {results[0].error}")
         if not self._warned and 2 * failures.total() > len(results):
             code = failures.most_common(1)[0][0]

@@ -21,6 +21,7 @@ _UNSCORED_SETTINGS = {
     "io_workers",
     "model_cache",
     "device",
+    "files_under",
     "proxy",
     "ca_file",
     "headers_file",
