@@ -19,7 +19,6 @@ HOLES = {
     "mlflow": "3.9.0",
     "onnx": "1.20.1",
     "protobuf": "5.29.5",
-    "pyarrow": "23.0.0",
     "pyspark": "4.0.0",
     "python-multipart": "0.0.26",
     "sentencepiece": "0.2.0",
