@@ -60,8 +60,9 @@ def test_a_processor_that_does_more_is_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_loaded_says_what_is_missing(
-    config: dict[str, object], said: str, tiny_clip: Path, tmp_path: Path
+    config: dict[str, object], said: str, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("builtins.input", lambda question: "y")  # whoever is asked whether to run its code
     folder = copy_of(tiny_clip, tmp_path / "model")
     (folder / "own.py").write_text("raise SystemExit('it was run')")
     (folder / "config.json").write_text(json.dumps(config))
