@@ -37,7 +37,9 @@ def score(form: str, pairs: int, server: str = "") -> dict[str, Any]:
         words = _make(form, rows, Path(folder), server)
         command = [sys.executable, "-m", "text_image_similarity", "score", words[0], f"{folder}/scored.parquet"]
         with Meter() as meter:
-            subprocess.run([*command, "--model", "mini", "--quiet", *words[1:]], cwd=ROOT, check=True)
+            subprocess.run(
+                [*command, "--model", "mini", "--quiet", "--files-under", "/", *words[1:]], cwd=ROOT, check=True
+            )
         scores = pq.read_table(f"{folder}/scored.parquet", columns=["similarity"])["similarity"]
     if scores.null_count or len(scores) != pairs:
         raise RuntimeError("not every pair was scored")

@@ -41,7 +41,7 @@ def command() -> dict[str, Any]:
         row = read_rows("pairs.csv", 1)[0]
         with source.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows((("url", "caption"), (row.path, row.caption)))
-        words = ["score", str(source), str(target), "--model", "mini", "--quiet"]
+        words = ["score", str(source), str(target), "--model", "mini", "--quiet", "--files-under", str(INPUTS)]
         run = [sys.executable, "-m", "text_image_similarity", *words]
         subprocess.run(run, cwd=ROOT, check=True)
         began = time.perf_counter()
