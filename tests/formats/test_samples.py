@@ -283,6 +283,25 @@ def test_a_folder_of_pictures_is_a_table(tmp_path: Path) -> None:
         open_table(str(root))
 
 
+def test_a_link_out_of_a_folder_of_pictures_is_not_its_text(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("secret")
+    for key in ("a", "b", "c"):
+        (folder / f"{key}.png").write_bytes(RED)
+    (folder / "a.txt").write_text("red")
+    (folder / "b.txt").symlink_to("a.txt")
+    (folder / "c.txt").symlink_to(tmp_path / "secret.txt")
+    table = open_table(str(folder))
+    assert isinstance(table, SampleTable)
+    table.scan()
+    (_, _, first), (_, _, second), (_, image, third) = rows(table)
+    assert (first, second, third) == ("red", "red", None)
+    assert (
+        image == "file_not_found: c.txt is a link out of the folder, whose text is not read; put the text itself there"
+    )
+
+
 def test_columns_are_chosen_where_that_is_unambiguous(tmp_path: Path) -> None:
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     for columns, chosen in (

@@ -180,6 +180,7 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
     Raises:
         OSError: It cannot be read.
     """
+    root = folder.resolve()
     for path, names in _walk(folder):
         sample: Sample | None = None
         for name in sorted(names):
@@ -191,7 +192,7 @@ def read_folder(folder: Path, digest: blake2b | None = None) -> Iterator[Sample]
                 if sample is not None:
                     yield _complete(sample)
                 sample = Sample(_whole(found[0]))
-            _add_file(sample, found[1], file, digest)
+            _add_file(sample, found[1], file, root, digest)
         if sample is not None:
             yield _complete(sample)
 
@@ -207,13 +208,16 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
         yield Path(path), [name for name in names if not name.startswith((".", "_"))]
 
 
-def _add_file(sample: Sample, ending: str, file: Path, digest: blake2b | None) -> None:
+def _add_file(sample: Sample, ending: str, file: Path, root: Path, digest: blake2b | None) -> None:
     name, size = os.fsencode(file.name), file.stat().st_size
     if ending in IMAGE_ENDINGS:
         sample.image = str(file.absolute()) if sample.image is None else sample.image
         data = b""
     elif size > _MOST_TEXT:
         sample.image, data = _too_large(file.name, size, _MOST_TEXT), b""
+    elif file.is_symlink() and not file.resolve().is_relative_to(root):
+        said = f"{file.name} is a link out of the folder, whose text is not read; put the text itself there"
+        sample.image, data = RowError(ErrorCode.FILE_NOT_FOUND, said), b""
     else:
         data = file.read_bytes()
         _add_text(sample, ending, data)
