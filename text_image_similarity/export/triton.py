@@ -22,6 +22,7 @@ _PROGRAMS = Path(__file__).resolve().parent / "triton_models"
 # What the copied programs import, all of it light.
 _ROOMS = (
     "__init__.py",
+    "bounded_json.py",
     "checks.py",
     "config.py",
     "errors.py",
