@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+MOST_PARTS = 1_000_000  # of a row of a table, where lists of numbers may be long
 MOST_DIGITS = 400  # of a whole number: no float has more before its point, and reading takes the square of their count
 _PART = re.compile(r'[,\[{]|"[^"]*"?')
 
@@ -14,7 +15,7 @@ class JsonLimitError(ValueError):
     """A text in JSON is beyond a limit; the message completes a sentence: "it has more than 100 commas and brackets"."""
 
 
-def parse_json(text: str, *, most_parts: int, most_digits: int = MOST_DIGITS, **hooks: Any) -> Any:
+def parse_json(text: str, *, most_parts: int = MOST_PARTS, most_digits: int = MOST_DIGITS, **hooks: Any) -> Any:
     """Return what a text in JSON stands for.
 
     Args:

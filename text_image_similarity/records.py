@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from numbers import Real
 from typing import Any
 from unicodedata import category
 
+from .bounded_json import parse_json
 from .errors import ErrorCode, RowError
 
 _UNSEEN = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})  # Unicode's categories of controls, formats and separators
@@ -142,8 +142,8 @@ def references_of(*cells: object) -> tuple[str, ...]:
 def _items(cell: object) -> Sequence[object]:
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
-            listed = json.loads(cell)
-        except ValueError:  # a text that begins like a list
+            listed = parse_json(cell)
+        except (ValueError, RecursionError):  # a text that begins like a list
             return [cell]
         return listed if all(isinstance(item, str) or item is None for item in listed) else [cell]
     if hasattr(cell, "tolist"):  # an array of NumPy

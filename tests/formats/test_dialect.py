@@ -207,7 +207,11 @@ class TestHints:
             ("in.jsonl", b'{\n"url": "a"\n}', "each object must be on one line"),
             ("in.jsonl", b'{"url": "a"},\n{"url": "b"}\n', "leave out the comma at the end of each line"),
             ("in.jsonl", b"{'url': 'a'}\n", r"is not valid JSON: [^;]*$"),
-            ("in.jsonl", b'{"url": ' + b"7" * 5000 + b"}\n", r"has more digits than can be read; write it as text$"),
+            (
+                "in.jsonl",
+                b'{"url": ' + b"7" * 5000 + b"}\n",
+                r"a number in it has more than 400 digits; write it as text$",
+            ),
             ("in.csv", "url,caption\na,b\n".encode("utf-16-be"), "--encoding utf-16-be"),
             ("in.csv", b"\xff\xd8\xff\xe0" + bytes(60), "is a JPEG image"),
             ("in.jsonl", b"url,caption\na,b\n", "is it a CSV or TSV file"),

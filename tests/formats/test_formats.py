@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import math
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from tests.support.images import make_png
 from text_image_similarity import Config, Dialect, LocalEngine, TableError, UsageError, score_csv
+from text_image_similarity.bounded_json import parse_json
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
 from text_image_similarity.formats import check_columns, check_no_columns, open_table
@@ -561,7 +563,7 @@ class TestSeveralFiles:
         ("in.jsonl", b"", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"\n\n", UsageError, "in.jsonl is empty"),
         ("in.jsonl", b"[" * 100_000, TableError, "row 1 of .* is not valid JSON"),
-        ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* is not valid JSON"),
+        ("in.jsonl", b'{"n": ' + b"9" * 5000 + b"}", TableError, "row 1 of .* cannot be read: a number"),
         ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; name it .csv or .tsv"),
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
@@ -667,6 +669,34 @@ def test_parts_of_long_rows_are_shorter(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption,note\n" + f"red.png,red,{long}\n" * 3)
     table = open_table(str(folder / "in.csv"))
     assert [len(rows) for rows in table.read(0, 100)] == [2, 1]
+
+
+def test_parts_of_rows_with_many_values_are_shorter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short text in JSON may stand for a dictionary."""
+    monkeypatch.setattr("text_image_similarity.formats.text.PART_SIZE", 1000)
+    row = {"url": "red.png", "caption": "red", "note": [{}] * 4}
+    (folder / "in.jsonl").write_text((json.dumps(row) + "\n") * 4)
+    with tarfile.open(folder / "in.tar", "w") as shard:
+        for number in range(4):
+            data = json.dumps(row).encode()
+            member = tarfile.TarInfo(f"{number}.json")
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
+    for name in ("in.jsonl", "in.tar"):
+        table = open_table(str(folder / name))
+        assert [len(rows) for rows in table.read(0, 100)] == [2, 2]
+
+
+def test_a_row_of_json_has_so_many_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse_json, "__kwdefaults__", {**parse_json.__kwdefaults__, "most_parts": 9})
+    row = {"url": "red.png", "caption": "red, red, red, red, red, red, red", "note": [1, 2, 3, 4, 5, 6]}
+    (folder / "in.jsonl").write_text(json.dumps(row) + "\n")
+    assert score(folder / "in.jsonl", folder / "out.csv").rows == 1
+    row["note"] = [{}] * 7
+    with (folder / "in.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(TableError, match=r"row 2 of .*in.jsonl cannot be read: it has more than 9 commas and brackets"):
+        score(folder / "in.jsonl", folder / "again.csv")
 
 
 def test_parts_of_long_rows_are_shorter_in_parquet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

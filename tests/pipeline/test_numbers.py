@@ -228,6 +228,12 @@ def test_references_come_as_lists_json_or_texts() -> None:
     )
 
 
+def test_a_text_that_begins_like_a_list_without_end_is_a_reference() -> None:
+    many = "[" + "{}," * 1_000_000 + "{}]"
+    deep = "[" * 100_000
+    assert references_of(many, deep) == (many, deep)
+
+
 def test_doors_without_references_refuse_ref_clipscore() -> None:
     config = Config(model="mini", score="ref_clipscore")
     for refused in (

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from ..bounded_json import JsonLimitError, parse_json
 from ..errors import TableError
 from .hashing import one_digest
 from .json_text import BLANK, without
-from .rows import JsonRows, ValueKind, json_schema, kind_of, wider
+from .rows import JsonRows, ValueKind, json_schema, kind_of, size_of_json, wider
 from .text import Lines, in_parts, open_text, undecodable
 
 
@@ -65,7 +66,7 @@ class JsonTable:
     def read(self, start: int, most: int) -> Iterator[JsonRows]:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
         first = start + 1
-        for part in in_parts(self._all(), start, most, lambda row: len(row[0])):
+        for part in in_parts(self._all(), start, most, lambda row: size_of_json(row[0])):
             yield JsonRows(
                 range(first, first + len(part)), self.kinds, [line for line, _ in part], [value for _, value in part]
             )
@@ -104,12 +105,11 @@ class JsonTable:
 
     def _value(self, text: str, number: int, place: str) -> dict[str, Any]:
         try:
-            row = json.loads(text)
+            row = parse_json(text)
+        except JsonLimitError as exc:
+            raise TableError(f"row {number} of {place} cannot be read: {exc}") from exc
         except (ValueError, RecursionError) as exc:
-            reason: object = exc
-            if not isinstance(exc, (json.JSONDecodeError, RecursionError)):  # Python's own limit, in its words
-                reason = "a number in it has more digits than can be read; write it as text"
-            raise TableError(f"row {number} of {place} is not valid JSON: {reason}{_hint(text, number, exc)}") from exc
+            raise TableError(f"row {number} of {place} is not valid JSON: {exc}{_hint(text, number, exc)}") from exc
         if not isinstance(row, dict):
             raise TableError(f"row {number} of {place} is not a JSON object but {text[:40]!r}{_hint(text, number)}")
         return row

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import pyarrow as pa
 
+from ..bounded_json import part_count
 from ..errors import TableError
 from ..files import without_nan
 from ..records import is_whole
@@ -20,6 +21,7 @@ from .arrow_types import cell_values, plain_values
 from .json_text import without
 
 PART_SIZE = 16 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
+_VALUE_SIZE = 64  # bytes of a value that JSON has as few characters, on average
 
 # What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
 # holds JSON.
@@ -191,6 +193,11 @@ def json_schema(kinds: dict[str, ValueKind]) -> pa.Schema:
     """Return the schema of columns of JSON values."""
     names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in kinds]
     return pa.schema(list(zip(names, map(_ARROW.__getitem__, kinds.values()), strict=True)))
+
+
+def size_of_json(text: str) -> int:
+    """Return how much of a part a text in JSON takes, together with the values that it stands for."""
+    return len(text) + _VALUE_SIZE * part_count(text)
 
 
 def kind_of(value: object) -> ValueKind:

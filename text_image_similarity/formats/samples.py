@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import ErrorCode, RowError
 from ..records import is_whole
 from .names import IMAGE_ENDINGS, TEXT_ENDINGS
-from .rows import dump
+from .rows import dump, size_of_json
 from .tar import TarStream
 
 _CAPTIONS = ("caption", "text")  # members of .json, in this order
@@ -47,11 +47,13 @@ class Sample:
     caption: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)  # by ending, until the sample is complete
+    fields_size: int = 0  # as `size_of_json` has it
 
     @property
     def size(self) -> int:
         """How much memory it takes, roughly."""
-        return (len(self.image) if isinstance(self.image, bytes | str) else 0) + len(self.caption or "") + 100
+        image = len(self.image) if isinstance(self.image, bytes | str) else 0
+        return image + len(self.caption or "") + self.fields_size + 100
 
 
 def read_tar(
@@ -137,6 +139,7 @@ def _complete(sample: Sample) -> Sample:
     broken = ""
     if text is not None:
         found = _object(text)
+        sample.fields_size = size_of_json(text)
         broken = f"; {sample.key}.json is not a JSON object" if found is None else ""
         sample.fields = found or {}
     members = [sample.fields[name] for name in _CAPTIONS if sample.fields.get(name) is not None]

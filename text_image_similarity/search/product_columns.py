@@ -6,7 +6,6 @@ it, or texts with `|` between them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from decimal import Decimal
 from types import NoneType
 from typing import Any
 
+from ..bounded_json import parse_json
 from ..errors import UsageError
 from ..formats import check_columns
 from ..records import EncodedImage, is_missing
@@ -199,7 +199,7 @@ def json_list(text: str) -> list[str] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None

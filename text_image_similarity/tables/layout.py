@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,6 +9,7 @@ from typing import Any, Generic, Protocol
 
 import pyarrow as pa
 
+from ..bounded_json import parse_json
 from ..errors import ErrorCode, RowError, TableError
 from ..formats import Rows, Table, list_columns_of
 from ..records import Record, ScoreResult, references_of
@@ -120,8 +120,8 @@ def _record(image: Any, text: Any, references: tuple[str, ...]) -> Record | Scor
 def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
     """Return the values of each caption of lists; those of a list of another length count as missing."""
     try:
-        lists = [json.loads(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
-    except ValueError as exc:
+        lists = [parse_json(cell or "[]") if isinstance(cell, str) else cell or [] for cell in cells]
+    except (ValueError, RecursionError) as exc:
         raise _strange(cells) from exc
     if any(len(values) != count for values in lists):
         return [[None] * len(cells)] * count
