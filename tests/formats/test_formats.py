@@ -26,7 +26,7 @@ from text_image_similarity import Config, Dialect, LocalEngine, TableError, Usag
 from text_image_similarity.bounded_json import parse_json
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
-from text_image_similarity.formats import check_columns, check_no_columns, open_table
+from text_image_similarity.formats import check_columns, check_no_columns, open_table, parquet
 from text_image_similarity.formats.json_text import without
 from text_image_similarity.tables import Summary, TableOptions
 
@@ -712,6 +712,65 @@ def test_parts_of_long_rows_are_shorter_in_parquet(folder: Path, monkeypatch: py
         assert lengths == [105, 105, 90]  # of 10,0xx bytes each
         assert [len(part) for part in table.read(105, 1000)] == lengths[1:]
         assert [len(part) for part in table.read(0, 40)] == [40] * 7 + [20]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_text_that_is_stored_once_is_not_made_for_all_rows_at_once(
+    folder: Path, deep: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty texts of 10 kB come from 10 kB of the file, and never are more than what a part may have."""
+    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 100_000)
+    notes: list[Any] = ["x" * 10_000] * 60
+    rows = {
+        "url": ["red.png"] * 60,
+        "caption": ["red"] * 60,
+        "note": [[{"k": note}] for note in notes] if deep else notes,
+    }
+    pq.write_table(pa.table(rows), folder / "in.parquet", store_schema=False)
+    made: list[int] = []
+    kept = parquet.ParquetTable._dense
+
+    def dense(self: parquet.ParquetTable, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
+        assert batch.nbytes < 100_000
+        made.append(kept(self, batch, file).nbytes)
+        return kept(self, batch, file)
+
+    monkeypatch.setattr(parquet.ParquetTable, "_dense", dense)
+    found = [value for part in open_table(str(folder / "in.parquet")).read(0, 60) for value in part.column("note")]
+    assert found == rows["note"]
+    assert max(made) < 101_000
+    assert len(made) < 10
+
+
+def test_texts_that_are_stored_as_changes_are_read_a_few_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"url": ["red.png"] * 9, "caption": ["red"] * 9, "note": [f"{'x' * 10_000}{number}" for number in range(9)]}
+    pq.write_table(
+        pa.table(rows), folder / "in.parquet", use_dictionary=["url"], column_encoding={"note": "DELTA_BYTE_ARRAY"}
+    )
+    read: list[int] = []
+    kept = parquet.ParquetTable._kept
+    monkeypatch.setattr(
+        parquet.ParquetTable, "_kept", lambda self, batch: read.append(batch.num_rows) or kept(self, batch)
+    )
+    (part,) = open_table(str(folder / "in.parquet")).read(0, 9)
+    assert part.column("note") == rows["note"]
+    assert max(read) == 4
+
+
+def test_a_cell_of_parquet_has_so_many_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet._CELL_BYTES", 1000)
+    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 1000)
+    image = make_png("red") + bytes(2000)  # has a limit of its own
+    rows = {"url": [image] * 5, "caption": ["red"] * 5, "note": [["x" * 10] * 3] * 4 + [["x" * 300] * 4]}
+    pq.write_table(pa.table(rows), folder / "in.parquet", row_group_size=3)
+    with pytest.raises(
+        TableError, match=r"column 'note' in row 5 of .*in.parquet has 1,200 bytes, more than 1,000; .*--drop-col"
+    ):
+        score(folder / "in.parquet", folder / "out.parquet")
+    dropped = TableOptions(drop_columns=("note",))
+    assert score(folder / "in.parquet", folder / "less.parquet", options=dropped).scored == 5
 
 
 def test_parquet_without_what_would_hide_the_new_columns(folder: Path) -> None:

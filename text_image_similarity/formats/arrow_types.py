@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import TableError
 
@@ -137,6 +138,26 @@ def may_hold_images(kind: pa.DataType) -> bool:
         wanted = [field for field in kind if field.name in ("bytes", "path")]
         return bool(wanted) and not any(types.is_nested(field.type) for field in wanted)
     return any(test(kind) for test in _BYTES)
+
+
+def dense_size(column: pa.Array) -> int:
+    """Return how many bytes a column takes without dictionaries, roughly, without making it."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return dense_size(column.storage)
+    if pa.types.is_dictionary(kind):
+        if not any(test(kind.value_type) for test in (*_BYTES[:2], pa.types.is_string, pa.types.is_large_string)):
+            return int(column.nbytes)
+        lengths = pc.binary_length(column.dictionary).take(column.indices)
+        return int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return sum(map(dense_size, column.flatten()))
+    if pa.types.is_fixed_size_list(kind):
+        return dense_size(column.flatten())
+    if any(test(kind) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_map)):
+        first, last = (column.offsets[place].as_py() for place in (0, -1))
+        return dense_size(column.values.slice(first, last - first))
+    return int(column.nbytes)
 
 
 def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:

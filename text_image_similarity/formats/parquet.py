@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -11,14 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TableError
-from .arrow_types import common_type, dense, stored
+from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
 from .hashing import Hashed, one_digest
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
-_READ_ROWS = 64  # at once, because a short text in a file may stand for a long one in memory, many times over
+_READ_ROWS = 64  # at once, as they are stored: a text that occurs in many of them is in memory once
+_FEW_ROWS = 4  # where texts are stored in a way that Arrow cannot leave so, such as the changes from one to the next
+_CELL_BYTES = (
+    64 * 1024 * 1024
+)  # of anything but an image, which has a limit of its own; about what a row of texts may have
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
@@ -39,6 +43,7 @@ class ParquetTable:
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
     _fitting: int = field(init=False, default=PART_SIZE)
+    _encodings: _Encodings = field(init=False, default_factory=lambda: _Encodings())
 
     images: ClassVar[str | None] = None
     captions: ClassVar[str | None] = None
@@ -62,6 +67,7 @@ class ParquetTable:
         with _opened(place) as file:
             self._counts.append(file.metadata.num_rows)
             self._fitting = min(self._fitting, _fitting(file.metadata))
+            self._encodings.learn(file.metadata)
             found = file.schema_arrow
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
@@ -82,7 +88,7 @@ class ParquetTable:
         most = min(most, self._fitting)
         part: list[pa.RecordBatch] = []
         rows = size = 0
-        for batch, each in self._batches(start, min(most, _READ_ROWS)):
+        for batch, each in self._batches(start, min(most, self._encodings.at_once)):
             while batch.num_rows:
                 taken = batch.slice(0, min(most - rows, -(-(PART_SIZE - size) // each)))
                 batch = batch.slice(taken.num_rows)
@@ -104,27 +110,37 @@ class ParquetTable:
             if start >= count:
                 start -= count
                 continue
-            with _opened(place) as file:
+            with _opened(place, self._encodings.dictionaries) as file:
+                number = 0
                 for group in range(file.num_row_groups):
                     if start >= (rows := file.metadata.row_group(group).num_rows):
                         start -= rows
+                        number += rows
                         continue
                     for stored_batch in file.iter_batches(most, row_groups=[group]):
-                        batch = self._dense(stored_batch, place)
-                        yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
-                        start -= min(start, batch.num_rows)
+                        for piece in _pieces(self._kept(stored_batch), place, number):
+                            batch = self._dense(piece, place)
+                            yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
+                            start -= min(start, batch.num_rows)
+                            number += batch.num_rows
 
-    def _dense(self, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
+    def _kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the columns that are read, in their order."""
         names = batch.schema.names
         order = [place for place, name in enumerate(names) if name not in self.dropped]
         if [
             names[place] for place in order
         ] != self.schema.names:  # a file in another order, where no name occurs twice
             order = [names.index(name) for name in self.schema.names]
-        kept = [batch.column(place) for place in order]
+        return batch.select(order)
+
+    def _dense(self, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
         wanted = pa.schema([column.with_type(_while_cut(column.type)) for column in self.schema])
         try:
-            columns = [column.cast(other.type) for column, other in zip(kept, wanted, strict=True)]
+            columns = [
+                (column if pa.types.is_dictionary(other.type) else column.cast(dense(column.type))).cast(other.type)
+                for column, other in zip(batch.columns, wanted, strict=True)
+            ]
         except pa.ArrowException as exc:
             raise TableError(f"{file} has a value that the other files' type of its column cannot hold: {exc}") from exc
         return pa.record_batch(columns, schema=wanted)
@@ -187,11 +203,63 @@ def _while_cut(kind: pa.DataType) -> pa.DataType:
     return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
 
 
+@dataclass(slots=True)
+class _Encodings:
+    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds."""
+
+    dictionaries: list[str] = field(default_factory=list)  # the paths of columns that can be read as dictionaries
+    others: set[str] = field(default_factory=set)
+
+    def learn(self, metadata: pq.FileMetaData) -> None:
+        """Add those of a file."""
+        encodings: dict[str, set[str]] = {}
+        for group in range(metadata.num_row_groups):
+            for place in range(metadata.num_columns):
+                column = metadata.row_group(group).column(place)
+                if column.physical_type == "BYTE_ARRAY":
+                    encodings.setdefault(column.path_in_schema, set()).update(column.encodings)
+        for path, found in encodings.items():
+            if found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY")) or any(name[:5] == "DELTA" for name in found):
+                self.others.add(path)
+        self.dictionaries = [*{*self.dictionaries, *encodings} - self.others]
+
+    @property
+    def at_once(self) -> int:
+        """How many rows are read at once."""
+        return _FEW_ROWS if self.others else _READ_ROWS
+
+
+def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.RecordBatch]:
+    """Cut what is stored into pieces that fit into memory without dictionaries.
+
+    Args:
+        batch: Rows as they are stored.
+        file: Where they are.
+        number: How many rows of the file come before them.
+
+    Raises:
+        TableError: A cell alone does not.
+    """
+    sizes = list(map(dense_size, batch.columns))
+    if sum(sizes) > PART_SIZE and batch.num_rows > 1:
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half), file, number)
+        yield from _pieces(batch.slice(half), file, number + half)
+        return
+    for column, size in zip(batch.schema, sizes, strict=True):
+        if size > _CELL_BYTES and batch.num_rows == 1 and not may_hold_images(column.type):
+            raise TableError(
+                f"column {column.name!r} in row {number + 1} of {file} has {size:,} bytes, more than {_CELL_BYTES:,}; shorten it, or leave "
+                "the column out with --drop-col (TableOptions.drop_columns)"
+            )
+    yield batch
+
+
 @contextmanager
-def _opened(place: str) -> Iterator[pq.ParquetFile]:
+def _opened(place: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
     with reading(place), open_bytes(place) as raw:
         try:
-            with pq.ParquetFile(raw) as file:
+            with pq.ParquetFile(raw, read_dictionary=dictionaries) as file:
                 metadata = file.metadata
                 largest = max(
                     (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0
@@ -200,7 +268,9 @@ def _opened(place: str) -> Iterator[pq.ParquetFile]:
                     yield file
                     return
             # By itself Arrow fetches a row group whole before it gives out the first row.
-            with pq.ParquetFile(raw, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER) as file:
+            with pq.ParquetFile(
+                raw, metadata=metadata, read_dictionary=dictionaries, pre_buffer=False, buffer_size=_BUFFER
+            ) as file:
                 yield file
         except pa.ArrowException as exc:
             raw.seek(0)
