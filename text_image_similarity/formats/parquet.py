@@ -249,8 +249,8 @@ def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.Record
     for column, size in zip(batch.schema, sizes, strict=True):
         if size > _CELL_BYTES and batch.num_rows == 1 and not may_hold_images(column.type):
             raise TableError(
-                f"column {column.name!r} in row {number + 1} of {file} has {size:,} bytes, more than {_CELL_BYTES:,}; shorten it, or leave "
-                "the column out with --drop-col (TableOptions.drop_columns)"
+                f"column {column.name!r} in row {number + 1} of {file} has {size:,} bytes, more than {_CELL_BYTES:,}; shorten it, or "
+                "write the file without the column"
             )
     yield batch
 
