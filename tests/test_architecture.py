@@ -96,6 +96,7 @@ FLOORS_WITHIN = {
     "service": {
         "problems": 0,
         "clients": 0,
+        "shares": 0,
         "keys": 0,
         "audit": 0,
         "settings": 1,

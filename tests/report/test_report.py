@@ -398,6 +398,13 @@ def test_pictures_are_small_and_carry_nothing_of_their_origin(server: Server, tm
     assert b"secret" not in made[big]
 
 
+def test_pictures_are_decoded_where_a_crash_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    thumbnailing = import_module("text_image_similarity.report.thumbnails")
+    monkeypatch.setattr(thumbnailing, "decode", lambda *given, **named: pytest.fail("decoded in this process"))
+    red = make_png("red")
+    assert set(thumbnails([red, b"no picture"], Config(isolate_decoder=True))) == {red}
+
+
 def test_the_address_guard_holds_for_pictures(server: Server) -> None:
     server.routes["/a.png"] = response(make_png())
     assert thumbnails([server.url("/a.png")], Config()) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,21 +23,24 @@ from tests.service.test_hostile import status, told
 from tests.service.test_http import problem
 from tests.service.test_search import FIELDS, KEYS, by, ids, products
 from tests.support.clock import HANG_S, wait_for
-from tests.support.images import make_png
+from tests.support.images import inline, make_png
 from tests.support.server import Server, response
 from tests.support.services import MINI, app_of, base64_pair, mini_settings, serving
 from tests.support.shop import product, shop
-from text_image_similarity import ConfigError, DatabaseError, Limits, UsageError
+from text_image_similarity import Config, ConfigError, DatabaseError, Limits, RowError, UsageError
+from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
+from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import catalog as serving_catalog
+from text_image_similarity.service.search import thumbnails as small_pictures
 from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
@@ -292,7 +296,7 @@ def test_slow_hosts_of_pictures_keep_no_search_waiting(service: httpx.Client, mo
 @in_a_loop
 async def test_long_references_are_not_kept(tmp_path: Path) -> None:
     settings = mini_settings()
-    small = Thumbnails(settings.models["mini"])
+    small = Thumbnails(settings.models["mini"], HANG_S)
     reference = "data:image/png;base64," + "A" * 1_000_000
     assert await small.get(reference, 64) is None
     good = "data:image/png;base64," + base64_pair(make_png("red"), "")["image_base64"]
@@ -301,6 +305,108 @@ async def test_long_references_are_not_kept(tmp_path: Path) -> None:
         ((digest, size),) = kept
         assert (len(digest), size) == (32, 64)
     small.close()
+
+
+@in_a_loop
+async def test_pictures_of_products_are_decoded_where_a_crash_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_pictures, "decode", lambda *given, **named: pytest.fail("decoded in this process"))
+    small = Thumbnails(Config(isolate_decoder=True), HANG_S)
+    try:
+        red = await small.get(inline("red"), 64)
+        assert red is not None
+        assert decode(red.content, Limits()).getpixel((0, 0))[0] > 250
+        assert await small.get("data:image/png;base64,AAAA", 64) is None
+    finally:
+        small.close()
+    assert small._isolated is not None
+    with pytest.raises(RowError, match="closed"):
+        small._isolated.decode(make_png("red"))
+
+
+@in_a_loop
+async def test_pictures_that_take_for_ever_keep_no_other_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    going, loaded = Event(), []
+
+    def load(self: Thumbnails, reference: str, size: int) -> bytes:
+        loaded.append(reference)
+        assert reference == "quick" or going.wait(HANG_S)
+        return reference.encode()
+
+    monkeypatch.setattr(Thumbnails, "_load", load)
+    small = Thumbnails(Config(), HANG_S)
+    current.set("attacker")
+    slow = [asyncio.create_task(small.get(f"slow {number}", 64)) for number in range(128)]
+    await asyncio.sleep(0)
+    try:
+        with pytest.raises(ProblemError, match="too many pictures"):
+            await small.get("one more", 64)
+        current.set("somebody")
+        quick = await small.get("quick", 64)
+        assert quick is not None
+        assert quick.content == b"quick"
+        assert sorted(loaded) == ["quick", "slow 0", "slow 1"]
+    finally:
+        going.set()
+        small.close()
+        for task in slow:
+            task.cancel()
+
+
+@in_a_loop
+async def test_a_picture_that_takes_too_long_is_a_problem_and_dropped_where_it_has_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    going, loaded, ended = Event(), [], Semaphore(0)
+
+    def load(self: Thumbnails, reference: str, size: int) -> bytes:
+        loaded.append(reference)
+        assert going.wait(HANG_S)
+        return b"JPEG"
+
+    async def get(reference: str) -> object:
+        try:
+            return await small.get(reference, 64)
+        except ProblemError as problem:
+            return problem.code, problem.detail
+
+    monkeypatch.setattr(Thumbnails, "_load", load)
+    small = Thumbnails(Config(), 0.05)
+    current.set("somebody")
+    try:
+        late = ("catalog_unavailable", "the picture was not read within the service's 0.05 s")
+        assert set(await asyncio.gather(*map(get, "abc"))) == {late}
+        small._timeout_s = HANG_S
+        waits = asyncio.create_task(small.get("d", 64))
+        small._turns.put("somebody", ended.release)
+        await asyncio.sleep(0)
+        going.set()
+        assert await waits is not None
+        await asyncio.to_thread(ended.acquire)
+        assert sorted(loaded) == ["a", "b", "d"]
+    finally:
+        going.set()
+        small.close()
+
+
+@in_a_loop
+async def test_a_picture_that_is_being_read_keeps_no_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+    going, begun = Event(), Event()
+
+    def load(self: Thumbnails, reference: str, size: int) -> bytes:
+        begun.set()
+        assert going.wait(HANG_S)
+        return b"JPEG"
+
+    monkeypatch.setattr(Thumbnails, "_load", load)
+    small = Thumbnails(Config(), HANG_S)
+    waits = asyncio.create_task(small.get("slow", 64))
+    await asyncio.to_thread(begun.wait, HANG_S)
+    try:
+        small.close()  # or this would not return
+        assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("thumbnails"))
+    finally:
+        going.set()
+        waits.cancel()
 
 
 def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from text_image_similarity.service.inference.shares import Client, FairQueue, Turns
+from text_image_similarity.service.shares import Client, FairQueue, Turns
 
 
 class Threads:

@@ -50,12 +50,12 @@ class Loaders:
                 self._queue.put((future, task))
         return future
 
-    def close(self) -> None:
-        """Drop what has not started and wait for what has."""
+    def close(self, *, wait: bool = True) -> None:
+        """Drop what has not started and, unless `wait` is False, wait for what has."""
         with self._lock:
             self._closed.set()
             _end(self._queue, len(self._threads))
-        for thread in self._threads:
+        for thread in self._threads if wait else ():
             if thread is not current_thread():  # where a garbage collection closes the pool
                 thread.join()
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLateError
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -19,7 +19,7 @@ import httpx
 from PIL import Image
 
 from ..config import Config
-from ..decode import decode
+from ..decode import IsolatedDecoder, decode
 from ..fetch import Fetcher
 from ..pipeline import Loaders
 from .tally import MOST_URL
@@ -42,7 +42,7 @@ def thumbnails(
 
     Args:
         sources: Image references, as the run read them, or encoded files.
-        config: The run's settings; limits, address guard and `base_dir` hold here too. Nothing is tried twice.
+        config: The run's settings; limits, address guard, `base_dir` and `isolate_decoder` hold here too. Nothing is tried twice.
         transport: Where http requests go, for tests; None is the network.
         seconds: Time for all of them. What is not there by then is left out.
 
@@ -50,15 +50,21 @@ def thumbnails(
         JPEGs of at most 160 by 160 pixels, by reference or file; pictures that failed are not among them.
     """
     config = replace(config, retries=0)
-    fetcher = Fetcher(config, transport=transport)
-
-    def load(source: Source) -> bytes:
-        content = source if isinstance(source, bytes) else fetcher.fetch(source)
-        return small_jpeg(decode(content, config.limits, shorter_side=SIDE))
-
     wanted = [source for source in dict.fromkeys(sources) if isinstance(source, bytes) or len(source) <= MOST_URL]
+    if not wanted:
+        return {}
     end = time.monotonic() + seconds
-    with closing(Loaders(min(_THREADS, config.io_workers))) as loaders, closing(fetcher):
+    with ExitStack() as stack:
+        loaders = stack.enter_context(closing(Loaders(min(_THREADS, config.io_workers))))
+        fetcher = stack.enter_context(closing(Fetcher(config, transport=transport)))
+        make = partial(decode, limits=config.limits)
+        if config.isolate_decoder:
+            make = stack.enter_context(closing(IsolatedDecoder(config.limits))).decode
+
+        def load(source: Source) -> bytes:
+            content = source if isinstance(source, bytes) else fetcher.fetch(source)
+            return small_jpeg(make(content, shorter_side=SIDE))
+
         futures = {source: loaders.submit(partial(load, source)) for source in wanted}
         return {source: future.result() for source, future in futures.items() if _is_there(future, end)}
 

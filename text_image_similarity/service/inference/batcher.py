@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from threading import Condition, Thread
 
 from ..jobs import Item, Job
-from .shares import Client, Turns
+from ..shares import Client, Turns
 
 IDLE_S = 10.0
 

@@ -14,7 +14,7 @@ from ...fetch import Fetcher
 from ...pipeline import Loaders
 from ...system import usable_cores
 from ..jobs import ImageInput
-from .shares import Client, FairQueue, Task
+from ..shares import Client, FairQueue, Task
 
 _HOSTS = 1000  # whose queues are kept
 _LOOK_S = 1.0  # for the end, after which a decode that waits may never be

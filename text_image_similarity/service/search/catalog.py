@@ -75,7 +75,7 @@ class ServedCatalog:
         self._watching: asyncio.Task[None] | None = None
         # What is read beside searches, such as facets, may take long and must keep none of them waiting.
         self._searching, self._reading = (Threads(name, _THREADS, self._timeout_s) for _ in range(2))
-        self.thumbnails = Thumbnails(config)
+        self.thumbnails = Thumbnails(config, self._timeout_s)
 
     @property
     def log_place(self) -> str | None:

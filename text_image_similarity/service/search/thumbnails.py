@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
+from threading import Lock
+
+from PIL import Image
 
 from ...config import Config
-from ...decode import decode
+from ...decode import IsolatedDecoder, decode
 from ...errors import RowError
 from ...fetch import Fetcher
+from ...pipeline import Loaders
 from ...report import small_jpeg
+from ..clients import current
 from ..problems import ProblemError
+from ..shares import FairQueue
 
 _AT_ONCE = 4
+_AT_ONCE_OF_ONE = 2  # client
+_DECODERS = 3  # processes, of which one client's pictures leave one to the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
+_MOST_WAITING_OF_ONE = 128
 _FAILED_S = 60.0  # how long a picture that failed is not tried again
 _Key = tuple[bytes, int]  # the reference's digest, because a `data:` URL is long, and the size
 
@@ -36,19 +46,35 @@ class Thumbnail:
     etag: str
 
 
+@dataclass(slots=True, eq=False)
+class _Making:
+    """A picture that is being made for one client, and how many requests wait for it."""
+
+    reference: str
+    key: _Key
+    client: str | None
+    waiting: int = 0
+    task: asyncio.Task[Thumbnail | None] | None = None
+
+
 class Thumbnails:
     """Makes small pictures of what a catalogue's products refer to, and keeps the latest in memory.
 
     Args:
-        config: How pictures are fetched. Local files are read besides: only the operator's own products can refer to some.
+        config: How pictures are fetched and decoded. Local files are read besides: only the operator's own products can refer to some.
+        timeout_s: How long a request waits.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, timeout_s: float) -> None:
         self._config = replace(config, retries=0, limits=replace(config.limits, allow_local_files=True))
         self._fetcher = Fetcher(self._config)
-        self._threads = ThreadPoolExecutor(_AT_ONCE, "thumbnails")  # slow hosts keep nothing else waiting
+        self._timeout_s = timeout_s
+        self._threads = Loaders(_AT_ONCE, name="thumbnails")  # slow hosts keep nothing else waiting
+        self._turns = FairQueue(lambda client, task: self._threads.submit(task), _AT_ONCE, most_of_one=_AT_ONCE_OF_ONE)
+        self._isolated: IsolatedDecoder | None = None  # started for the first picture
+        self._starting = Lock()
         self._made: OrderedDict[_Key, Thumbnail] = OrderedDict()
-        self._making: dict[_Key, asyncio.Task[Thumbnail | None]] = {}
+        self._making: dict[tuple[str | None, _Key], _Making] = {}
         self._failed: OrderedDict[_Key, float] = OrderedDict()
         self._held = 0
 
@@ -56,7 +82,7 @@ class Thumbnails:
         """Return a picture whose longer side has at most so many pixels; None if it cannot be read.
 
         Raises:
-            ProblemError: `queue_full`.
+            ProblemError: `queue_full`, or `catalog_unavailable`: it takes too long.
         """
         key = (sha256(reference.encode()).digest(), size)
         if (made := self._made.get(key)) is not None:
@@ -64,29 +90,53 @@ class Thumbnails:
             return made
         if time.monotonic() - self._failed.get(key, -_FAILED_S) < _FAILED_S:
             return None
-        if key not in self._making:
-            if len(self._making) >= _MOST_WAITING:
-                raise ProblemError(
-                    "queue_full", "too many pictures are being read", retry_after_s=2, reason="queue_full"
-                )
-            self._making[key] = asyncio.create_task(self._make(key, reference))
-        return await asyncio.shield(self._making[key])  # also for the others who wait
+        making = self._begin(reference, key)
+        making.waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                assert making.task is not None
+                return await asyncio.shield(making.task)  # also for the others who wait
+        except TimeoutError as exc:
+            detail = f"the picture was not read within the service's {self._timeout_s:g} s"
+            raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
+        finally:
+            making.waiting -= 1
 
     def close(self) -> None:
-        """Close connections, and end the threads."""
+        """Close connections, end the decoder's processes, and let the threads end without waiting for them."""
         self._fetcher.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close(wait=False)
+        with self._starting:
+            if self._isolated is not None:
+                self._isolated.close()
 
-    async def _make(self, key: _Key, reference: str) -> Thumbnail | None:
+    def _begin(self, reference: str, key: _Key) -> _Making:
+        """Return what makes a picture for the client that asks."""
+        client = current.get()
+        if (making := self._making.get((client, key))) is not None:
+            return making
+        of_one = sum(known == client for known, _ in self._making)
+        if len(self._making) >= _MOST_WAITING or (client is not None and of_one >= _MOST_WAITING_OF_ONE):
+            raise ProblemError("queue_full", "too many pictures are being read", retry_after_s=2, reason="queue_full")
+        making = self._making[client, key] = _Making(reference, key, client)
+        making.task = asyncio.create_task(self._make(making))
+        return making
+
+    async def _make(self, making: _Making) -> Thumbnail | None:
+        key = making.key
+        done: Future[bytes] = Future()
+        self._turns.put(making.client, partial(self._load_in_turn, making, done))
         try:
-            content = await asyncio.get_running_loop().run_in_executor(self._threads, self._load, reference, key[1])
+            content = await asyncio.wrap_future(done)
         except RowError:
             self._failed[key] = time.monotonic()
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)
             return None
         finally:
-            del self._making[key]
+            del self._making[making.client, key]
+        if (known := self._made.get(key)) is not None:  # made for another client meanwhile
+            return known
         made = Thumbnail(content, f'"{sha256(content).hexdigest()[:32]}"')
         self._made[key] = made
         self._held += len(content)
@@ -95,6 +145,26 @@ class Thumbnails:
             self._held -= len(oldest.content)
         return made
 
+    def _load_in_turn(self, making: _Making, done: Future[bytes]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
+        try:
+            known = self._made.get(making.key)
+            if not making.waiting:
+                raise TimeoutError  # nobody wants it any more
+            done.set_result(self._load(making.reference, making.key[1]) if known is None else known.content)
+        except BaseException as exc:
+            done.set_exception(exc)
+
     def _load(self, reference: str, size: int) -> bytes:
-        image = decode(self._fetcher.fetch(reference), self._config.limits, shorter_side=size)
+        image = self._decode(self._fetcher.fetch(reference), size)
         return small_jpeg(image, side=size)
+
+    def _decode(self, content: bytes, size: int) -> Image.Image:
+        limits = self._config.limits
+        if not self._config.isolate_decoder:
+            return decode(content, limits, shorter_side=size)
+        with self._starting:
+            if self._isolated is None:
+                self._isolated = IsolatedDecoder(limits, workers=_DECODERS)
+        return self._isolated.decode(content, shorter_side=size)
