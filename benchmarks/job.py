@@ -72,6 +72,42 @@ def run_job(job: Job) -> dict[str, Any]:
     return found | {"peak_mib": round(max(found["peak_mib"], peak))}
 
 
+class Beside:
+    """A function that runs in a process of its own, beside what this one does; `with` ends the process.
+
+    Args:
+        function: `module:function` that returns an object for JSON.
+        arguments: Its keyword arguments.
+    """
+
+    def __init__(self, function: str, **arguments: Any) -> None:
+        self._function, self._arguments = function, arguments
+
+    def __enter__(self) -> Beside:
+        self._folder = tempfile.TemporaryDirectory()
+        self._out = Path(self._folder.name) / "found.json"
+        command = [sys.executable, "-m", "benchmarks.job", self._function, json.dumps(self._arguments), str(self._out)]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=_environment())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._folder.cleanup()
+
+    def found(self, timeout_s: float) -> dict[str, Any]:
+        """Wait for the function's end, and return what it did.
+
+        Raises:
+            RuntimeError: It failed; stderr has said how.
+        """
+        if self.process.wait(timeout_s):
+            raise RuntimeError(f"{self._function} failed")
+        found: dict[str, Any] = json.loads(self._out.read_text(encoding="utf-8"))
+        return found
+
+
 def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in _THREADS} | _ENVIRONMENT
 

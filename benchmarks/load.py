@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import socket
 import time
 from base64 import b64encode
@@ -24,6 +25,7 @@ SCORED = "scored"
 _ANSWERED = (b'"error":null', b'{"match_id"')  # of a request with one pair, and of one for products
 _ASK_S = 10.0
 _PATIENCE_S = 60.0  # for what is out when a schedule ends
+_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._told: Told | None = None
         self._closing = False
         self.usable = False
+        self.retry_after_s = 0.0  # what the last answer said
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
@@ -112,6 +115,8 @@ class Connection(asyncio.Protocol):
         self._status = int(head[9:12])
         self._length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
         self._closing = b"connection: close" in head
+        found = _RETRY_AFTER.search(head)
+        self.retry_after_s = float(found[1]) if found else 0.0
 
     def _tell(self, status: int, body: bytes) -> None:
         told, self._told = self._told, None
@@ -130,13 +135,16 @@ class Address:
         return f"http://{self.host}:{self.port}"
 
 
-def post(body: Any, path: str = PATH) -> bytes:
-    """Return a whole request that posts an object."""
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    )
-    return head.encode() + b"\r\n\r\n" + content
+def address_of(url: str) -> Address:
+    """Return the address in a URL that `str(address)` made."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    return Address(host, int(port))
+
+
+def post(body: Any, path: str = PATH, key: str = "") -> bytes:
+    """Return a whole request that posts an object, or bytes as they are; `key` is an API key."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return head("POST", path, key, Content_Type="application/json", Content_Length=len(content)) + content
 
 
 def post_pair(picture: bytes, caption: str) -> bytes:
@@ -146,13 +154,20 @@ def post_pair(picture: bytes, caption: str) -> bytes:
 
 def get(path: str) -> bytes:
     """Return a whole request that gets something."""
-    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    return head("GET", path)
+
+
+def head(method: str, path: str, key: str = "", **headers: object) -> bytes:
+    """Return a request's head with its empty line; `key` is an API key."""
+    named = {"Host": "localhost", **headers, **({"X_API_Key": key} if key else {})}
+    lines = (f"{name.replace('_', '-')}: {value}" for name, value in named.items())
+    return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode()
 
 
 async def ask(address: Address, request: bytes) -> tuple[int, bytes]:
     """Send one request over a connection of its own and return status and body; (0, b"") where no answer comes."""
     try:
-        connection = await _connected(address)
+        connection = await connect(address)
     except OSError:
         return 0, b""
     try:
@@ -177,7 +192,7 @@ async def _client(address: Address, requests: Iterator[bytes], found: list[Outco
             due = time.perf_counter()
             if not connection.usable:
                 try:
-                    connection = await _connected(address)
+                    connection = await connect(address)
                 except OSError:
                     found.append(Outcome(due, due, time.perf_counter(), "refused"))
                     await asyncio.sleep(0.01)
@@ -264,7 +279,7 @@ class _Crowd:
 
     async def _connect(self) -> None:
         try:
-            connection = await _connected(self._address)
+            connection = await connect(self._address)
         except OSError:
             self._open -= 1
             if self._waiting:
@@ -299,10 +314,27 @@ class _Crowd:
             self._none_out.set()
 
 
-async def _connected(address: Address) -> Connection:
+async def connect(address: Address, source: str | None = None) -> Connection:
+    """Open a connection, from one of this machine's own addresses such as 127.0.0.9 if one is named."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(Connection, address.host, address.port, family=socket.AF_INET)
+    local = None if source is None else (source, 0)
+    _, connection = await loop.create_connection(
+        Connection, address.host, address.port, family=socket.AF_INET, local_addr=local
+    )
     return connection
+
+
+async def probe(address: Address, end: float, every_s: float = 0.05) -> list[float]:
+    """Ask for /livez, each time over a connection of its own, until a moment of `time.perf_counter`; return the seconds.
+
+    A probe that was not answered counts as the longest that anybody waits.
+    """
+    found = []
+    while (began := time.perf_counter()) < end:
+        status, _ = await ask(address, get("/livez"))
+        found.append(time.perf_counter() - began if status == 200 else _ASK_S)
+        await asyncio.sleep(every_s)
+    return found
 
 
 def _kind(status: int, body: bytes) -> str:

@@ -10,8 +10,8 @@ import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from .inputs import INPUTS, ROOT
 
@@ -22,7 +22,7 @@ class Connection(asyncio.Protocol):
     """One client's connection: each request is answered `delay` seconds after its head is in.
 
     Args:
-        answers: Path -> the whole answer.
+        answers: Path, without its query -> the whole answer.
         delay: Seconds.
     """
 
@@ -36,12 +36,31 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         *heads, self._received = (self._received + data).split(b"\r\n\r\n")
         for head in heads:
-            answer = self._answers.get(head.split(b" ", 2)[1], _MISSING)
+            answer = self._answers.get(head.split(b" ", 2)[1].partition(b"?")[0], _MISSING)
             asyncio.get_running_loop().call_later(self._delay, self._answer, answer)
 
     def _answer(self, answer: bytes) -> None:
         if not self._transport.is_closing():
             self._transport.write(answer)  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def answering(answers: dict[bytes, bytes], delay: float = 0.0) -> AsyncIterator[str]:
+    """Serve some answers on this loop and give the address; an empty answer is none."""
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(answers, delay), "127.0.0.1", 0, backlog=1024
+    )
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+def response(body: bytes, status: str = "200 OK", **headers: str) -> bytes:
+    """Spell out an answer."""
+    named = {"Content_Length": str(len(body)), **headers}
+    lines = (f"{name.replace('_', '-')}: {value}" for name, value in named.items())
+    return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
 
 
 def serving(delay_ms: float | None) -> AbstractContextManager[str]:
@@ -61,18 +80,15 @@ def _served(delay_ms: float) -> Iterator[str]:
 
 
 async def serve(delay: float) -> None:
-    loop = asyncio.get_running_loop()
-    answers = dict(_answers())
-    server = await loop.create_server(lambda: Connection(answers, delay), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    async with answering(dict(_answers()), delay) as address:
+        print(address.rpartition(":")[2], flush=True)
+        await asyncio.Event().wait()
 
 
 def _answers() -> Iterator[tuple[bytes, bytes]]:
     for photo in sorted((INPUTS / "photos").glob("*.jpg")):
         body = photo.read_bytes()
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
-        yield f"/photos/{photo.name}".encode(), head.encode() + body
+        yield f"/photos/{photo.name}".encode(), response(body, Content_Type="image/jpeg")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ NAMES = (
     "service",
     "overload",
     "hostile",
+    "liveness",
     "restarts",
     "startup",
 )

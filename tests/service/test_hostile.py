@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.attacks import WORST, long_texts
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.server import Server, exchange, response
@@ -158,27 +159,10 @@ def test_a_reference_of_a_whole_body_costs_one_pair(client: httpx.Client) -> Non
         assert results[1]["error"] is None
 
 
-@pytest.mark.parametrize("worst", ["\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b"])
+@pytest.mark.parametrize("worst", WORST)
 def test_a_megabyte_in_any_text_keeps_nobody_waiting(client: httpx.Client, running: Process, worst: str) -> None:
     """What takes time by the square of a text would stop the service for minutes, and `/livez` with it."""
-    text = worst * (MIB // len(worst.encode()))
-    good = base64_pair(make_png("red"), "a red square")
-    references = [
-        f"http://a{text}/",
-        f"http://127.0.0.1:1111/{text}",
-        f"data:{text}",
-        f"data:;base64,{text}",
-        f"a{text}a",
-    ]
-    pairs = [{"image_url": reference, "caption": "a"} for reference in references] + [{**good, "caption": f"a{text}"}]
-    legacy = {"image_input": f"{text}a", "text_prompt": f"a{text}", "model_config_name": f"a{text}"}
-    bodies: list[tuple[str, dict[str, Any]]] = [
-        ("/v1/similarity", {"pairs": pairs}),
-        ("/v1/similarity", {"pairs": [good], "model": f"a{text}"}),
-        ("/v1/embeddings", {"input": [f"a{text}"], "model": "mini"}),
-        ("/evaluator/v1/evaluation/single", legacy),
-        ("/evaluator/v1/evaluation/batch", {"evaluations": [legacy]}),
-    ]
+    bodies = list(long_texts(worst))
     longest, over = 0.0, threading.Event()
 
     def watch() -> None:

@@ -1,0 +1,39 @@
+"""Pictures: small ones that differ, and some that say another size than they have."""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+from functools import cache
+
+from PIL import Image
+
+
+def picture(number: int) -> bytes:
+    """Return a small JPEG, always the same for its number, and another one for another number."""
+    out = io.BytesIO()
+    noise = Image.frombytes("RGB", (16, 16), random.Random(number).randbytes(768))
+    noise.resize((224, 224)).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def webp(side: int) -> bytes:
+    """Return a WebP of a few bytes, of one colour: a small one, with another size in its head (RFC 9649, 3.4)."""
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "WEBP", lossless=True)
+    made = bytearray(out.getvalue())
+    assert made[12:16] == b"VP8L"
+    sides = (side - 1) | (side - 1) << 14
+    made[21:25] = (int.from_bytes(made[21:25], "little") & ~0xFFFFFFF | sides).to_bytes(4, "little")
+    return bytes(made)
+
+
+@cache
+def lying_avif() -> bytes:
+    """Return an AVIF that says 64 x 64 and is coded as 4 megapixels."""
+    out = io.BytesIO()
+    Image.new("RGB", (2048, 2048)).save(out, "AVIF", speed=10)
+    made = out.getvalue()
+    at = made.index(b"ispe") + 8
+    return made[:at] + struct.pack(">II", 64, 64) + made[at + 8 :]

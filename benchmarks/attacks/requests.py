@@ -1,0 +1,137 @@
+"""Requests whose work costs more than it seems to."""
+
+from __future__ import annotations
+
+import gzip
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+from ..load import PATH, connect, head, post
+from ..server import answering, response
+from .pictures import lying_avif, picture, webp
+from .target import Target, score, send
+
+OLD_BATCH = "/evaluator/v1/evaluation/batch"
+WORST = ("\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b")  # characters for texts that are too long
+_MIB = 1 << 20
+_SIDE = 4990  # of a picture of 25 megapixels, the most that a service decodes by default
+
+
+@asynccontextmanager
+async def hostile_host() -> AsyncIterator[str]:
+    """Run a web server that never answers, sends bombs, and redirects to names that take long to tidy; yield its address."""
+    bomb = gzip.compress(bytes(32 * _MIB))
+    async with answering(
+        {
+            b"/silent": b"",
+            b"/bomb": response(bomb, Content_Type="image/png", Content_Encoding="gzip"),
+            b"/redirect": response(b"", "302 Found", Location=f"http://{_slow_name(4000)}/"),
+        }
+    ) as address:
+        yield address
+
+
+async def slow_host_names(target: Target, number: int) -> int:
+    """Let names be normalised, which takes time by the square of their length."""
+    return await score(target, [f"http://{_slow_name(80_000)}/{number}", f"{target.host}/redirect?{number}"])
+
+
+async def megabytes(target: Target, number: int) -> int:
+    """Send a megabyte of one character in each field."""
+    status = 0
+    for path, body in long_texts(WORST[number % len(WORST)]):
+        status = await send(target, post(body, path, target.key))
+    return status
+
+
+def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Return a megabyte of some characters in every text that a request may have, as paths and bodies."""
+    text = worst * (_MIB // len(worst.encode()))
+    good = {"image_base64": b64encode(picture(0)).decode()}
+    references = [
+        f"http://a{text}/",
+        f"http://127.0.0.1:1111/{text}",
+        f"data:{text}",
+        f"data:;base64,{text}",
+        f"a{text}a",
+    ]
+    pairs = [{"image_url": reference, "caption": "a"} for reference in references] + [{**good, "caption": f"a{text}"}]
+    old = {"image_input": f"{text}a", "text_prompt": f"a{text}", "model_config_name": f"a{text}"}
+    return [
+        (PATH, {"pairs": pairs}),
+        (PATH, {"pairs": [{**good, "caption": "a"}], "model": f"a{text}"}),
+        ("/v1/embeddings", {"input": [f"a{text}"], "model": "mini"}),
+        ("/evaluator/v1/evaluation/single", old),
+        (OLD_BATCH, {"evaluations": [old]}),
+    ]
+
+
+async def large_pictures(target: Target, number: int) -> int:
+    """Let pictures of a few bytes be decoded, no two alike, to 25 megapixels each."""
+    pictures = (webp(_SIDE - (number * target.size + n) % 2000) for n in range(target.size))
+    return await score(target, pictures, f"a {number}")
+
+
+async def one_large_picture(target: Target, number: int) -> int:
+    picture = webp(_SIDE - number % 2000)
+    pairs = [{"image_base64": b64encode(picture).decode(), "caption": f"a {number} {n}"} for n in range(target.size)]
+    return await send(target, post({"pairs": pairs}, PATH, target.key))
+
+
+async def old_batch(target: Target, number: int) -> int:
+    """Ask for 24 requests' work in one."""
+    pictures = [b64encode(webp(_SIDE - n)).decode() for n in range(target.size)]
+    asked = [
+        {"image_input": pictures[n % len(pictures)], "text_prompt": f"a {number} {n}", "model_config_name": name}
+        for n, name in zip(range(24 * target.size), _names(), strict=False)
+    ]
+    return await send(target, post({"evaluations": asked}, OLD_BATCH, target.key))
+
+
+def _names() -> Iterable[str | None]:
+    """Return names of models, of which every third one does not exist."""
+    return (f"model {number}" if number % 3 == 0 else None for number in count(1))
+
+
+async def silent_hosts(target: Target, number: int) -> int:
+    return await score(target, [f"{target.host}/silent?{number}.{n}" for n in range(target.size)])
+
+
+async def lying_avifs(target: Target, number: int) -> int:
+    """Let pictures be decoded that say 64 x 64 and are coded as 4 megapixels."""
+    return await score(target, [lying_avif()] * target.size, f"a {number}")
+
+
+async def emoji(target: Target, number: int) -> int:
+    """Send half of the longest body in characters of which each takes Python four times its share of memory."""
+    caption = "\N{GRINNING FACE}" * (target.size * _MIB // 16)
+    body = f'{{"pairs":[{{"image_url":"{target.host}/silent","caption":"a{caption}"}}]}}'
+    return await send(target, post(body.encode(), PATH, target.key))
+
+
+async def gzip_bombs(target: Target, number: int) -> int:
+    """Send a body, and let pictures be fetched, of which each expands to a thousand times its length."""
+    body = gzip.compress(b'{"pairs":[' + b" " * (target.size * _MIB // 4))
+    start = head(
+        "POST", PATH, target.key, Content_Type="application/json", Content_Encoding="gzip", Content_Length=len(body)
+    )
+    await send(target, start + body)
+    return await score(target, [f"{target.host}/bomb?{number}.{n}" for n in range(max(1, target.size // 4))])
+
+
+async def wrong_keys(target: Target, number: int) -> int:
+    """Try keys by the hundred."""
+    status, connection = 0, await connect(target.address, target.source)
+    for n in range(16 * target.size):
+        if not connection.usable:
+            break
+        status, _ = await connection.answer(head("POST", PATH, f"guess-{number}-{n}", Content_Length=0))
+    connection.close()
+    return status
+
+
+def _slow_name(characters: int) -> str:
+    return "a" + "\u0315\u0300" * (characters // 2)

@@ -1,0 +1,57 @@
+"""How soon `/livez` answers while somebody keeps the service from it: the looks come from a process with nothing else to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from ..job import Beside, Job
+from ..load import Address, percentiles, probe
+from ..replica import model_arguments, replicas
+from ..results import Options, Rounds, Section, markdown
+from ..scoring import MINI
+
+_SECONDS = 20.0
+_WARM_S = 3.0  # until the attackers' process is there
+_LOADS = ("nothing", "heads without end", "a megabyte in each field", "answers that nobody reads")
+
+
+def measure(load: str) -> dict[str, Any]:
+    """Look at a service, alone or while one client does a thing over and over."""
+    with replicas(1, *model_arguments(MINI), "--drain-delay", "0") as (replica,):
+        if load == "nothing":
+            return _look(replica.address)
+        given: dict[str, Any] = {"seconds": _SECONDS + 3 * _WARM_S, "pause_s": 0.0, "names": [load]}
+        with Beside("benchmarks.attacks:attack", url=str(replica.address), **given):
+            time.sleep(_WARM_S)
+            return _look(replica.address)
+
+
+def _look(address: Address) -> dict[str, Any]:
+    probes = asyncio.run(probe(address, time.perf_counter() + _SECONDS, 0.02))
+    return {"livez_s": percentiles(probes), "probes": len(probes), "seconds": _SECONDS}
+
+
+def jobs(options: Options) -> list[Job]:
+    return [Job(f"liveness: {load}", f"{__name__}:measure", {"load": load}) for load in _LOADS]
+
+
+def table(rounds: Rounds) -> str:
+    lines = []
+    for load in _LOADS:
+        if found := rounds.get(f"liveness: {load}"):
+            last = found[-1]["livez_s"]
+            lines.append([load, *(f"{1000 * last[name]:,.0f}" for name in ("p50", "p99", "max"))])
+    return markdown(["beside", "/livez p50, ms", "p99", "longest"], lines)
+
+
+SECTION = Section("liveness", jobs, table)
+
+if __name__ == "__main__":
+    import sys
+
+    for load in _LOADS:
+        if not sys.argv[1:] or sys.argv[1] in load:
+            print(load, json.dumps(measure(load)), flush=True)

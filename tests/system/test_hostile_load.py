@@ -1,0 +1,110 @@
+"""Honest clients beside hostile ones, on a service with its decoders in processes: nothing is lost, nothing grows, and it answers.
+
+Two minutes here; `make endurance` goes on for an hour. The attacks are those of the benchmarks (`benchmarks/attacks.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import honest
+from benchmarks.attacks import ATTACKS
+from benchmarks.job import Beside
+from benchmarks.load import percentiles, probe
+from benchmarks.meter import Family, family
+from benchmarks.replica import Replica, model_arguments
+
+SECONDS = float(os.environ.get("HOSTILE_S", "120"))
+IS_LONG = SECONDS > 600
+# So many pairs a request, and so many seconds between two blows of one kind. In two minutes each kind must come several
+# times and cost little: other tests share the cores.
+SIZE, PAUSE_S = (16, 20.0) if IS_LONG else (4, 15.0)
+# What a look at /livez may take. With a machine to itself a service keeps the first; in CI it waits for the cores as well,
+# which four processes of tests share, and what it must not do is to stop for as long as an attack takes where one works.
+P99_S = 0.2 if IS_LONG else 1.0
+CLIENTS, CLIENT_PAUSE_S = 4, 1.0
+LEARNING = 0.25  # of the time, in which threads, pools and caches come to their sizes
+WINDOWS = 6 if IS_LONG else 2
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a service: the seconds that /livez took, and what its processes had at which second."""
+
+    probes: list[float]
+    looks: list[tuple[float, Family]]
+
+    def growth(self, of: Callable[[Family], float]) -> tuple[list[float], float]:
+        """Return the least that was there in each window of time, and by how much that grew on the whole."""
+        start, end = LEARNING * SECONDS, SECONDS
+        lows = []
+        for number in range(WINDOWS):
+            first, last = (start + (end - start) * (number + each) / WINDOWS for each in (0, 1))
+            lows.append(min(of(look) for at, look in self.looks if first <= at < last))
+        slope = statistics.linear_regression(range(WINDOWS), lows).slope
+        return lows, slope * (WINDOWS - 1)
+
+
+async def watch(replica: Replica) -> Watched:
+    """Look at a service from a process that has nothing else to do."""
+    began, looks = time.perf_counter(), []
+    probing = asyncio.create_task(probe(replica.address, began + SECONDS, 0.1))
+    while not probing.done():
+        looks.append((time.perf_counter() - began, family(replica.pid)))
+        await asyncio.wait([probing], timeout=1.0)
+    return Watched(await probing, looks)
+
+
+@pytest.mark.slow
+def test_honest_clients_lose_nothing_beside_hostile_ones(tmp_path: Path) -> None:
+    names = [f"client-{number}" for number in range(CLIENTS)]
+    keys = tmp_path / "keys"
+    others = [f"attacker-{number}" for number in range(len(ATTACKS))]
+    keys.write_text("\n".join([*names, *others]))
+    log = tmp_path / "log"
+    options = [*model_arguments("mini"), "--isolate-decoder", "--api-key-file", str(keys), "--drain-delay", "0"]
+    replica = Replica([*options, "--limit", "allow_private_addresses=true"], log)
+    replica.start()
+    try:
+        replica.wait_until_ready()
+        known = honest.learn(replica.address, names[0])
+        assert len(set(known)) > honest.PICTURES // 2
+        place: dict[str, Any] = {"url": str(replica.address), "seconds": SECONDS}
+        with (
+            Beside("benchmarks.attacks:attack", **place, pause_s=PAUSE_S, keys=others, size=SIZE) as attackers,
+            Beside("benchmarks.honest:ask", **place, pause_s=CLIENT_PAUSE_S, keys=names, known=known) as clients,
+        ):
+            seen = asyncio.run(watch(replica))
+            used = [family(each).cpu_s for each in (attackers.process.pid, clients.process.pid, replica.pid)]
+            harm, found = attackers.found(120), clients.found(240)
+        livez, kinds = percentiles(seen.probes), found["kinds"]
+        growth = {name: seen.growth(attrgetter(name)) for name in ("mib", "files", "threads")}
+        sys.stdout.write(
+            f"{SECONDS:.0f} s: /livez {livez}, honest {found}, (least in each window, growth) {growth}, most MiB "
+            f"{max(look.mib for _, look in seen.looks):.0f}, CPU seconds of attackers, clients, service {used}\n{harm}\n"
+        )
+        assert replica.end() == 0
+    finally:
+        replica.kill()
+    assert [name for name in ATTACKS if sum(harm[name].values()) < 2] == [], "each came at least twice"
+    assert set(kinds) <= {"scored", "later"}
+    assert kinds["scored"] > CLIENTS * SECONDS / 10
+    assert livez["p99"] <= P99_S
+    for name, bound in (("mib", 0.05), ("files", 0.25), ("threads", 0.25)):
+        lows, more = growth[name]
+        assert more <= bound * lows[0], f"{name} grew by {more:.0f}: {lows}"
+    said = log.read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert "answers that nobody reads" in harm
+    assert "200" not in harm["answers that nobody reads"], "a connection that did not read was kept"
