@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,6 +21,8 @@ from ..workspace import Part, Workspace, digest_of
 from .failures import FailureWatch
 from .layout import RowLayout
 from .task import R, RowResult, TableEngine
+
+logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
@@ -65,6 +68,8 @@ class TableJob(Generic[R]):
         """
         stats = RunStats()
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
+        if counter.done:
+            logger.info("resuming: %s of %s rows done", f"{counter.done:,}", f"{counter.total:,}")
         parts = self._parts(counter.done, chunk_size)
         with closing(engine.score_parts(parts, stats)) as results:
             while counter.done < counter.total:

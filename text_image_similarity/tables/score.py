@@ -196,12 +196,9 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         earlier, kept = _earlier(identity, options, work, partial(open_output, target, table, config.dialect), target)
         run, used = {**identity, "format": format_of(target).kind, **kept}, versions()
         work.begin(run, used, restart=options.start == "restart")
-        if done_before := sum(part.rows for part in work.parts):
-            logger.info("resuming: %s of %s rows done", f"{done_before:,}", f"{table.row_count:,}")
         watch = FailureWatch(config, columns_there(table.columns, task.columns), options.max_failures, task.options)
-        TableJob(table, layout, output, work, watch, earlier, dropped, config.score).score(
-            config.chunk_size, engine, progress, stop
-        )
+        job = TableJob(table, layout, output, work, watch, earlier, dropped, config.score)
+        job.score(config.chunk_size, engine, progress, stop)
         _check_complete(source, table, states, work)
         summary = Summary(
             input=source,
