@@ -107,12 +107,13 @@ class _Client:
                 self._connection = await connect(self.address, self.source)
             status, body = await self._connection.answer(request)
             if status not in (429, 503) or time.perf_counter() > late:
-                return _kind(status, body, known)
+                return kind_of(status, body, known)
             self.kinds["later"] += 1
             await asyncio.sleep(max(_LEAST_PAUSE_S, self._connection.retry_after_s))
 
 
-def _kind(status: int, body: bytes, known: list[float]) -> str:
+def kind_of(status: int, body: bytes, known: list[float]) -> str:
+    """Say what became of a request, see `ask`."""
     if not status:
         return "lost"
     if status != 200:

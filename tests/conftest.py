@@ -36,6 +36,7 @@ from tests.support.server import Server  # noqa: E402 - after the environment is
 # processes and such as compute.
 _LONG = (
     "tests/system/test_images.py",
+    "tests/system/test_hostile_load.py",
     "tests/system/test_spark_recipe.py",
     "tests/training/test_train.py",
     "tests/ray_data/test_dataset.py",

