@@ -61,7 +61,7 @@ def ending(function: Callable[[], T]) -> T:
     return call_within(HANG_S, function, name="test")
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = HANG_S) -> Any:
     """Return what a condition gives as soon as it is true."""
     end = time.monotonic() + seconds
     pause = threading.Event()

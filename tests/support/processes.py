@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.clock import HANG_S
 from tests.support.paths import ROOT
 
 _TOOLS = ROOT / "build" / "tools" / "bin"
@@ -53,7 +54,7 @@ class Running:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def wait_for(self, ready: Callable[[], Any], seconds: float = 60) -> Any:
+    def wait_for(self, ready: Callable[[], Any], seconds: float = HANG_S) -> Any:
         """Return what comes about while the process runs."""
         until = time.monotonic() + seconds
         while not (found := ready()):
