@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.clock import wait_for
+from tests.support.clock import HANG_S, wait_for
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from tests.support.ray_services import Load, deploy, family, kill_one, pairs_of_colours, ray_serve
@@ -61,7 +61,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def service(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=HANG_S, trust_env=False) as client:  # the first answer waits for replicas
         wait_for(lambda: client.get("/readyz").status_code == 200)
         yield client
 
@@ -185,7 +185,7 @@ def test_a_killed_replica_loses_no_request(
 ) -> None:
     with Load(url, requests) as load:
         wait_for(load.answered(50))
-        kill_one("model-mini")
+        kill_one("model-mini", load)
         wait_for(load.answered(100))
     assert load.lost == {}
 
@@ -209,7 +209,7 @@ def test_a_killed_gateway_loses_what_it_had(
 ) -> None:
     with Load(url, requests) as load:
         wait_for(load.answered(50))
-        kill_one("gateway")
+        kill_one("gateway", load)
         wait_for(load.answered(100))
     assert sum(load.lost.values()) <= load.clients
     assert set(load.lost) <= {"500 Internal Server Error"}
