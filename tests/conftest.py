@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
+import pickle
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from text_image_similarity import ExportSummary
 
 # Before transformers is imported anywhere: nothing under test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,6 +34,7 @@ _CACHE = None
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="text-image-similarity-tests-")
     os.environ["XDG_CACHE_HOME"] = _CACHE.name
+_SHARED = Path(os.environ["XDG_CACHE_HOME"])
 
 from tests.support.server import Server  # noqa: E402 - after the environment is set
 
@@ -41,30 +47,30 @@ _LONG = (
     "tests/training/test_train.py",
     "tests/ray_data/test_dataset.py",
     "tests/encoders/test_backends.py",
-    "tests/system/test_recipes.py",
-    "tests/search/stores/test_contract.py",
+    "tests/doors/test_parity.py",
+    "tests/system/test_page.py",
     "tests/system/test_ray_serve.py",
     "tests/spark/test_dataframe.py",
     "tests/spark/test_engine.py",
     "tests/decode/test_corpus.py",
     "tests/doors/test_clusters.py",
-    "tests/formats/test_formats.py",
-    "tests/doors/test_parity.py",
-    "tests/system/test_full_size.py",
+    "tests/system/test_recipes.py",
+    "tests/search/stores/test_contract.py",
+    "tests/system/test_new_model.py",
     "tests/tables/test_resume.py",
     "tests/search/test_crash.py",
     "tests/test_docs.py",
-    "tests/system/test_new_model.py",
+    "tests/encoders/test_mini.py",
     "tests/encoders/test_neighbours.py",
+    "tests/encoders/test_open_clip.py",
     "tests/tables/test_score.py",
     "tests/system/test_endurance.py",
     "tests/search/test_predictor.py",
+    "tests/system/test_full_size.py",
     "tests/test_gate.py",
-    "tests/encoders/test_mini.py",
-    "tests/encoders/test_open_clip.py",
+    "tests/formats/test_formats.py",
     "tests/report/test_report.py",
     "tests/service/test_fuzz.py",
-    "tests/system/test_page.py",
     "tests/fetch/test_faults.py",
 )
 
@@ -115,6 +121,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Any:
     return scheduler
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for garbage in nothing that is imported now, neither while it is, which would take 3 s, nor later."""
+    gc.disable()
+    atexit.register(gc.unfreeze)  # or bindings would report what is never looked at as leaked
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with what takes longest: the files named above, then slow tests and those that start Spark or Ray."""
@@ -146,17 +164,45 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.support.models import save_clip
+def made_once() -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return what gives a folder of this session that the first of its processes to ask for it makes; nobody changes it."""
 
-    return save_clip(tmp_path_factory.mktemp("tiny_clip"))
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder = _SHARED / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                make(folder.with_name(f"{name}.partial"))
+                folder.with_name(f"{name}.partial").rename(folder)
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_clip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    from tests.support.models import save_clip
+
+    return made_once("tiny_clip", save_clip)
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     from tests.support.models import save_siglip
 
-    return save_siglip(tmp_path_factory.mktemp("tiny_siglip"))
+    return made_once("tiny_siglip", save_siglip)
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_clip: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> tuple[Path, ExportSummary]:
+    """The tiny CLIP, exported for ONNX Runtime, and what `export_model` said; whoever changes it takes a copy."""
+    from text_image_similarity import Config, export_model
+
+    def export(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "summary.pickle").write_bytes(pickle.dumps(export_model(Config(model=tiny_clip), folder / "tiny")))
+
+    place = made_once("exported", export)
+    return place / "tiny", pickle.loads((place / "summary.pickle").read_bytes())
 
 
 @pytest.fixture

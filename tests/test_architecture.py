@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,7 @@ def parts_of(path: Path) -> tuple[str, ...]:
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
+@cache  # to read them all takes a second, and each is asked for more than once
 def imports(path: Path) -> set[tuple[str, ...]]:
     """Return the files of this package that a file imports anywhere in it, also for types alone, as their parts."""
     package = parts_of(path)[:-1]
@@ -176,6 +178,7 @@ def _file(base: tuple[str, ...], name: str) -> tuple[str, ...] | None:
     return None
 
 
+@cache
 def libraries(path: Path) -> set[str]:
     """Return the top-level libraries that a file imports anywhere in it."""
     found: set[str] = set()
@@ -188,7 +191,10 @@ def libraries(path: Path) -> set[str]:
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-IMPORTS = {parts_of(path): imports(path) for path in MODULES}
+
+
+def all_imports() -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    return {parts_of(path): imports(path) for path in MODULES}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -206,16 +212,17 @@ def test_imports_point_strictly_downward(path: Path) -> None:
 
 def test_no_files_import_each_other_in_a_circle() -> None:
     done: set[tuple[str, ...]] = set()
+    found = all_imports()
 
     def visit(name: tuple[str, ...], above: tuple[tuple[str, ...], ...]) -> None:
         if name in above:
             raise AssertionError(" imports ".join("/".join(part) for part in (*above[above.index(name) :], name)))
         if name not in done:
-            for other in sorted(IMPORTS[name]):
+            for other in sorted(found[name]):
                 visit(other, (*above, name))
             done.add(name)
 
-    for name in IMPORTS:
+    for name in found:
         visit(name, ())
 
 
@@ -254,10 +261,11 @@ def test_the_documents_show_these_floors() -> None:
 
 
 def test_the_layering_test_sees_imports() -> None:
-    assert ("errors",) in IMPORTS["fetch", "transport"]
-    assert ("encoders", "__init__") in IMPORTS["pipeline", "score"]
-    assert ("fetch", "fetcher") in IMPORTS["fetch", "__init__"]
-    assert ("service", "settings") in IMPORTS["service", "http", "app"]
+    found = all_imports()
+    assert ("errors",) in found["fetch", "transport"]
+    assert ("encoders", "__init__") in found["pipeline", "score"]
+    assert ("fetch", "fetcher") in found["fetch", "__init__"]
+    assert ("service", "settings") in found["service", "http", "app"]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -283,15 +283,18 @@ def bombs() -> dict[str, Callable[[], bytes]]:
     """Return what makes files that ask for far more than they give: time, memory, or patience with their parts."""
     red = Image.new("RGB", (64, 64), "red")
     jpg, plain, gif = saved(red, "JPEG"), saved(red, "PNG"), saved(red, "GIF")
-    scans = saved(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
     header, rest = plain[:33], plain[33:]
     frame = max(i for i in range(len(gif) - 9) if gif[i : i + 5] == b",\0\0\0\0")
     huge = struct.pack("<HH", 65_535, 65_535)
     disposed = gif[:frame] + b"!\xf9\4\x09\0\0\0\0" + gif[frame : frame + 5] + huge + gif[frame + 9 :]
     canvas = saved(red.convert("RGBA"), "WEBP", save_all=True, append_images=[Image.new("RGBA", red.size)])
-    zeros = zlib.compress(bytes(300 * MIB), 9)
+
+    def scans() -> bytes:
+        black = saved(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
+        return black[:-2] + black[black.rindex(b"\xff\xc4") : -2] * 1000 + b"\xff\xd9"
 
     def tile(compression: int) -> bytes:
+        zeros = zlib.compress(bytes(300 * MIB), 9)
         tags = {256: (16,), 257: (16,), 258: (8,), 259: (compression,), 262: (1,), 277: (1,), 322: (30_000,),
                 323: (10_000,), 324: (0,), 325: (len(zeros),)}  # fmt: skip
         return tiff(tags | {324: (len(tiff(tags, b"")),)}, zeros)
@@ -312,7 +315,7 @@ def bombs() -> dict[str, Callable[[], bytes]]:
         "jpeg fill": lambda: jpg[:20] + b"\xff" * 20 * MIB + jpg[20:],
         "jpeg segments": lambda: jpg[:20] + b"\xff\xfe\0\2" * 5 * MIB + jpg[20:],
         "jpeg exif": lambda: jpg[:2] + b"\xff\xe1\0\x09Exif\0\0x" * 2 * MIB + jpg[2:],
-        "jpeg scans": lambda: scans[:-2] + scans[scans.rindex(b"\xff\xc4") : -2] * 1000 + b"\xff\xd9",
+        "jpeg scans": scans,
         "png chunks": lambda: header + chunk(b"abCd", b"") * 1_500_000 + rest,
         "png empty data": lambda: header + chunk(b"IDAT", b"") * 1_500_000 + rest,
         "png profiles": lambda: header + chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(MIB), 9)) * 18_000 + rest,

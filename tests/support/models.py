@@ -1,4 +1,8 @@
-"""Models made on the spot: random weights, saved to a folder and loaded through the same path as real ones."""
+"""Models made on the spot: random weights, saved to a folder and loaded through the same path as real ones.
+
+Those of CLIP's and SigLIP's families have one layer a tower, for each costs an export a second; `tests/system/test_full_size.py`
+has more.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +31,20 @@ from transformers import (
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-def save_clip(folder: Path, *, full_size: bool = False) -> Path:
-    """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32 with CLIP's own vocabulary."""
+def save_clip(folder: Path, *, full_size: bool = False, layers: int = 12) -> Path:
+    """Save a CLIP with random weights: a tiny one with a letter vocabulary, or ViT-B/32, with so many layers and its own."""
     vocab, merges = _clip_vocabulary() if full_size else _letter_vocabulary()
     # Its annotation wants texts; what it hands them to takes pairs alone.
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)  # type: ignore[arg-type]
     special = {"bos_token_id": vocab[START], "eos_token_id": vocab[END], "pad_token_id": vocab[END]}
     text: dict[str, int] = {"vocab_size": len(vocab), **special}
     vision: dict[str, int] = {}
-    if not full_size:
-        text |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if full_size:
+        text["num_hidden_layers"] = vision["num_hidden_layers"] = layers
+    else:
+        text |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
         vision = {**text, "image_size": 32, "patch_size": 8}
-    side = vision.get("image_size", 224)
+    side = 224 if full_size else 32
     dim = 512 if full_size else 16
     torch.manual_seed(7)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
@@ -78,7 +84,7 @@ def save_siglip2(folder: Path, kind: type[TokenizersBackend] = GemmaTokenizer, *
 
 
 def _save_siglip(folder: Path, tokenizer: PreTrainedTokenizerBase, *, size: int) -> Path:
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
     torch.manual_seed(7)
     model = SiglipModel(
         SiglipConfig(

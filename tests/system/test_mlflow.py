@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.images import make_png
 from tests.support.processes import free_port, running
-from text_image_similarity import Config, export_model, score_images
+from text_image_similarity import Config, ExportSummary, score_images
 from text_image_similarity.export.mlflow import save_model
 
 
@@ -20,11 +20,10 @@ from text_image_similarity.export.mlflow import save_model
 @pytest.mark.server
 @pytest.mark.slow
 def test_mlflows_server_answers_with_our_numbers(
-    tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: tuple[Path, ExportSummary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    export_model(Config(model=tiny_clip), export := tmp_path / "export")
-    save_model(export, model := tmp_path / "model")
+    save_model(exported[0], model := tmp_path / "model")
     monkeypatch.delenv("PYTHONPATH", raising=False)  # so that the server finds the model's own copy of the code
     # MLflow starts `uvicorn` by its bare name, as in an environment that is active.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -40,7 +39,7 @@ def test_mlflows_server_answers_with_our_numbers(
         answer = httpx.post(server.url("/invocations"), json={"dataframe_records": rows}, timeout=60)
     assert answer.status_code == 200, answer.text
     found = answer.json()["predictions"]
-    (expected,) = score_images([make_png("red")], ["a red wall"], Config(model=export))
+    (expected,) = score_images([make_png("red")], ["a red wall"], Config(model=exported[0]))
     assert [row["similarity"] for row in found] == [pytest.approx(expected.similarity, abs=1e-7), None, None]
     assert found[0]["error"] is None
     assert [str(row["error"]).partition(":")[0] for row in found[1:]] == ["not_an_image", "unsupported_scheme"]

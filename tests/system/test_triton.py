@@ -21,6 +21,7 @@ from tests.support.processes import Running, free_port, running, tool
 from text_image_similarity import (
     Config,
     ExportOptions,
+    ExportSummary,
     Limits,
     ModelError,
     export_model,
@@ -163,10 +164,9 @@ def test_the_library_can_use_the_towers_of_a_server(
     assert (info.backend, info.device) == ("triton", "remote")
 
 
-def test_towers_of_another_model_are_refused(server: tuple[Running, int], tiny_clip: Path, tmp_path: Path) -> None:
-    export_model(Config(model=tiny_clip), tmp_path / "tiny")
+def test_towers_of_another_model_are_refused(server: tuple[Running, int], exported: tuple[Path, ExportSummary]) -> None:
     with pytest.raises(ModelError, match=r"refuses model 'image'|instead of"):
-        load_encoder(Config(model=tmp_path / "tiny", triton_url=server[0].url("")))
+        load_encoder(Config(model=exported[0], triton_url=server[0].url("")))
 
 
 def test_configurations_are_tritons_own_format(repository: Path, tiny_clip: Path, tmp_path: Path) -> None:
