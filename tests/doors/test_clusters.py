@@ -1,4 +1,4 @@
-"""Spark and Ray as a process starts them for itself, and a cluster of Spark's with two workers on this machine."""
+"""Spark and Ray as a process starts them for itself."""
 
 from __future__ import annotations
 
@@ -7,80 +7,30 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import pyspark
 import pytest
 
-from tests.support.packages import zip_package
 from tests.support.pages import DOCS, fenced
 from tests.support.paths import ROOT, copy_challenge_set
-from tests.support.spark_job import CONFIG
-from tests.support.spark_sessions import ENVIRONMENT, faulty_rows, plain
-from text_image_similarity import Record, score_pairs
+from tests.support.spark_job import check_job, run_job, start_job
 
-RECORDS = [Record.of(url, caption) for _, url, caption in faulty_rows(60)]
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @pytest.mark.spark
 def test_spark_that_cannot_start_is_a_wrong_setting() -> None:
-    done = run_job({"spark.master": "nonsense"})
+    done = start_job({"spark.master": "nonsense"})
     assert done.returncode == 1
     assert "ConfigError: Spark cannot be started: " in done.stderr
     assert "Master must either be" in done.stderr  # Spark's own message
 
 
-def run_job(conf: dict[str, str], **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.support.spark_job", json.dumps(conf)],
-        cwd=ROOT,
-        env={**os.environ, **ENVIRONMENT, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def check(said: dict[str, Any]) -> None:
-    assert said["part"] == plain(score_pairs(RECORDS, CONFIG))
-    red = [score for score, _ in said["part, killed"]["found"]]
-    assert len(red) == 80
-    assert said["part, killed"]["tries"] == said["frame, killed"]["tries"] == 2
-    assert said["frame, killed"]["found"] == [[i, score, None] for i, score in enumerate(red)]
-    assert "1 rows could not be scored on Spark" in said["left"]
-    assert said["stopped"]
-
-
 @pytest.mark.spark
 def test_alone_it_starts_a_session_of_its_own_and_stops_it() -> None:
-    done = run_job({})
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = run_job({})
     assert said["master"] == "local[*,4]"
     assert said["auto"] == "cpu"
-    check(said)
-
-
-@pytest.mark.spark
-def test_on_a_cluster_workers_use_the_wheel_they_were_sent_and_the_gpu_they_were_given(tmp_path: Path) -> None:
-    script = tmp_path / "gpus.sh"
-    script.write_text('#!/bin/sh\necho \'{"name": "gpu", "addresses": ["5"]}\'\n')
-    script.chmod(0o755)
-    resources = {f"spark.{who}.resource.gpu.amount": "1" for who in ("worker", "executor", "task")}
-    scripts = {f"spark.{who}.resource.gpu.discoveryScript": str(script) for who in ("worker", "executor")}
-    conf = {"spark.master": "local-cluster[2,1,1024]", "spark.submit.pyFiles": str(zip_package(tmp_path))}
-    cache = tmp_path / "cache"
-    spark = {"SPARK_HOME": str(Path(pyspark.__file__).parent), "XDG_CACHE_HOME": str(cache)}
-    done = run_job({**conf, **resources, **scripts}, **spark)
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert (
-        said["auto"]
-        == "ConfigError: device='cuda:5' needs an NVIDIA or AMD GPU, and this process sees none; use auto or cpu"
-    )
-    assert (cache / "text-image-similarity" / "packaged").is_dir()  # copied out of the zip
-    check(said)
+    check_job(said)
 
 
 @pytest.mark.ray

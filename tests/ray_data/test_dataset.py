@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import logging
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.faulty_table import faulty_and_challenge_set, outcome
 from tests.support.images import make_png
 from tests.support.paths import ROOT
+from tests.support.ray_services import start_ray
 from tests.support.server import Server, response
-from text_image_similarity import Config, Limits, ModelUnavailableError, Record, UsageError, load_encoder, score_pairs
+from text_image_similarity import (
+    Config,
+    Limits,
+    ModelUnavailableError,
+    Record,
+    UsageError,
+    load_encoder,
+    score_csv,
+    score_pairs,
+)
 from text_image_similarity.errors import ConfigError, InputTypeError, TableError
-from text_image_similarity.pipeline import portable
 from text_image_similarity.ray_data import RayEngine, engine, score_dataset
 from text_image_similarity.records import ScoreResult
 
@@ -60,7 +69,7 @@ def ray() -> Iterator[Any]:
         import ray.data
 
         earlier = signal.getsignal(signal.SIGTERM)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        start_ray(2)
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield ray
         ray.shutdown()
@@ -160,21 +169,24 @@ def test_another_kind_of_table_is_named() -> None:
         score_dataset(pa.table({"url": ["a"], "caption": ["b"]}), MINI)
 
 
-def test_parquet_in_parquet_out(ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").symlink_to(ROOT)
+def test_parquet_in_parquet_out(ray: Any, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `score_csv` scores the table of `tests/doors/test_parity.py`, which has the other doors."""
+    (tmp_path / "there").mkdir()
+    source = faulty_and_challenge_set(tmp_path / "there", server)
+    config = Config(model="mini", base_dir="there", retries=0, limits=LOCAL)
     monkeypatch.chdir(tmp_path)  # where relative paths start from; workers have another folder
-    given = table(rows()[:80]).rename_columns({"url": "picture", "caption": "words"})
+    score_csv(source, tmp_path / "here.parquet", config)
+    given = pq.read_table(source)
     (tmp_path / "in").mkdir()
-    for number, part in enumerate(cut(given, 3)):
+    for number, part in enumerate(cut(given.rename_columns({"url": "picture", "caption": "words"}), 3)):
         pq.write_table(part, tmp_path / "in" / f"{number}.parquet")
     ds = ray.data.read_parquet(str(tmp_path / "in"))
-    config = Config(model="mini", base_dir="here")
-    scored = score_dataset(ds, config, col_url="picture", col_text="words", concurrency=1)
+    scored = score_dataset(ds, config, col_url="picture", col_text="words", concurrency=1, batch_size=60)
     scored.write_parquet(str(tmp_path / "out"), min_rows_per_file=1000)
-    found = pq.read_table(tmp_path / "out").sort_by("id")
-    assert len(list((tmp_path / "out").iterdir())) == 1
-    assert scores(found) == expected(rows()[:80], portable(config))
-    assert found.select(["id", "picture", "words", "day"]) == given.select(["id", "picture", "words", "day"])
+    (out,) = (tmp_path / "out").iterdir()
+    assert outcome(out) == outcome(tmp_path / "here.parquet")
+    found = pq.read_table(out).sort_by("id").rename_columns({"picture": "url", "words": "caption"})
+    assert found.select(given.column_names) == given
 
 
 def test_rows_come_out_while_others_are_still_to_be_read(ray: Any, server: Server) -> None:

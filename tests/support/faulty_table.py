@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import io
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from PIL import Image
 
+from tests.support.paths import ROOT, copy_challenge_set
 from tests.support.server import Server, response
+
+Outcome = tuple[float | None, str | None]
 
 _WORDS = [
     "a",
@@ -78,6 +83,23 @@ def faulty_table(folder: Path, rows: int, server: Server) -> Path:
     path = folder / "pairs.parquet"
     pq.write_table(pa.table({"id": pa.array(range(rows), pa.int64()), "url": urls, "caption": captions}), path)
     return path
+
+
+def faulty_and_challenge_set(folder: Path, server: Server) -> Path:
+    """Write a Parquet table (id, url, caption) of 700 rows with faults and the challenge set; relative URLs start from its folder."""
+    copy_challenge_set(folder)
+    faulty = pq.read_table(faulty_table(folder, 700, server))
+    challenge = pyarrow.csv.read_csv(ROOT / "challenge_set.csv")
+    challenge = challenge.add_column(0, "id", pa.array(range(700, 700 + len(challenge)), pa.int64()))
+    pq.write_table(pa.concat_tables([faulty, challenge]), folder / "both.parquet")
+    return folder / "both.parquet"
+
+
+def outcome(path: Path) -> dict[int, Outcome]:
+    """Return similarity and error code of a scored table by row, each of which is there once."""
+    found = pq.read_table(path, columns=["id", "similarity", "error"]).to_pylist()
+    assert max(Counter(row["id"] for row in found).values()) == 1
+    return {row["id"]: (row["similarity"], row["error"] and row["error"].partition(":")[0]) for row in found}
 
 
 def _encoded(picture: Image.Image, kind: str) -> bytes:
