@@ -110,8 +110,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     log = tmp_path_factory.mktemp("log") / "matches.sqlite"
     catalog = ("--catalog", "sample=sample_catalog/products.csv", "--log-to", str(log))
     options = ("--max-inflight", "8", "--limit", "allow_private_addresses=true", "--retries", "0", "--drain-delay", "0")
-    mini = ("--model", "mini", "--backend", "torch")
-    with process(*mini, *options, *catalog, environment={"OMP_NUM_THREADS": "1"}) as found:
+    with process("--model", "mini", *options, *catalog, environment={"OMP_NUM_THREADS": "1"}) as found:
         yield found
 
 

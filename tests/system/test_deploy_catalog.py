@@ -310,7 +310,7 @@ def test_the_commands_work_on_a_postgresql(place: str, built: Built, tmp_path: P
     commands = list(catalog_commands())
     assert [words[1] for words in commands] == ["create", "add"]
     for command in commands:
-        run([given.get(word, word) for word in [*command, "--backend", "torch", "--quiet"]])
+        run([given.get(word, word) for word in [*command, "--quiet"]])
     keys = tmp_path / "api-keys.txt"
     (line,) = [line for line in DEPLOY.splitlines() if line.startswith("echo '{")]
     made = subprocess.run(["bash", "-c", line.partition(" > ")[0]], capture_output=True, text=True, check=True)
@@ -318,8 +318,7 @@ def test_the_commands_work_on_a_postgresql(place: str, built: Built, tmp_path: P
     key = json.loads(made.stdout)["key"]
     given |= {f"shop={PLACE}": f"shop={place}", "/run/secrets/api-keys": str(keys)}
     arguments = [given.get(word, word) for word in SERVICES["scorer-1"]["command"]]
-    quick = ("--backend", "torch", "--drain-delay", "0")
-    with process(*arguments, *quick, environment={"OMP_NUM_THREADS": "1"}) as service:
+    with process(*arguments, "--drain-delay", "0", environment={"OMP_NUM_THREADS": "1"}) as service:
         asked, headers = {"text": "a red shoe", "top_k": 3}, {"X-API-Key": key}
         assert httpx.post(f"{service.url}/match-text", json=asked, timeout=HANG_S).status_code == 401
         answer = httpx.post(f"{service.url}/match-text", json=asked, headers=headers, timeout=HANG_S)

@@ -98,7 +98,7 @@ def replicas(shop: Path) -> Iterator[list[Process]]:
 
 def scorer(shop: Path, port: int = 0) -> AbstractContextManager[Process]:
     """Run a service with mini and a catalogue, without the delay at its end: nginx must cope alone."""
-    options = ("--model", "mini", "--backend", "torch", "--drain-delay", "0", "--log-format", "json")
+    options = ("--model", "mini", "--drain-delay", "0", "--log-format", "json")
     catalog = ("--catalog", f"shop={shop}")
     return process(*options, *catalog, "--port", str(port), environment={"OMP_NUM_THREADS": "1"})
 

@@ -32,11 +32,7 @@ from text_image_similarity import Config, StoppedError, score_csv, score_images
 
 DEPLOY = ROOT / "deploy"
 SHARDS = DEPLOY / "kubernetes" / "shards.py"
-MINI: dict[str, Any] = {
-    "model": "mini",
-    "backend": "torch",
-    "chunk_size": 10,
-}  # needs no export, which takes half a minute
+MINI: dict[str, Any] = {"model": "mini", "chunk_size": 10}
 COLOURS = ("red", "green", "blue", "white")
 T = TypeVar("T")
 
@@ -435,10 +431,16 @@ def environment(name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return what runs the DAG for a folder's tables, once for each set of parameters; the first try of an a.csv is killed."""
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run the DAG for four days, in one process; return the folder and what was said. The first try of an a.csv is killed."""
     python = environment("airflow")
-    home = tmp_path_factory.mktemp("airflow")
+    home, folder = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("days")
+    for day in ("2026-01-02", "2026-01-03", "2026-01-05"):
+        (folder / "in" / day).mkdir(parents=True)
+    write_table(folder / "in" / "2026-01-02" / "b.csv", 9)
+    (folder / "in" / "2026-01-03" / "b.csv").write_text("id,picture\n1,red.png\n")
+    write_table(folder / "in" / "2026-01-05" / "a.csv", 90)
+    write_table(folder / "in" / "2026-01-05" / "b.csv", 7)
     scoring = home / "scoring_python"
     scoring.write_text(KILLED_ONCE.replace("PYTHON", sys.executable))
     scoring.chmod(0o755)
@@ -452,20 +454,22 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
     }
     migrate: list[str | Path] = [python.with_name("airflow"), "db", "migrate"]
     subprocess.run(migrate, env=settings, capture_output=True, check=True)
-
-    def run(folder: Path, *runs: dict[str, object]) -> subprocess.CompletedProcess[str]:
-        places = {"input": f"{folder}/in/{{day}}/*.csv", "output": f"{folder}/out/{{day}}", "model": "mini"}
-        script = ROOT / "tests" / "system" / "recipes" / "airflow_run.py"
-        params = [json.dumps({**places, **changes}) for changes in runs]
-        command: list[str | Path] = [python, script, DEPLOY / "airflow", *params]
-        return subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-
-    return run
+    places = {"input": f"{folder}/in/{{day}}/*.csv", "output": f"{folder}/out/{{day}}", "model": "mini"}
+    days: list[dict[str, object]] = [
+        {},  # the day before the run's; in one process, `dag.test` keeps each parameter for the runs that follow
+        {"day": "2026-01-03"},
+        {"day": "2026-01-04"},
+        {"day": "2026-01-05", "max_failure_share": 0.2},
+    ]
+    script = ROOT / "tests" / "system" / "recipes" / "airflow_run.py"
+    command: list[str | Path] = [python, script, DEPLOY / "airflow", *(json.dumps({**places, **day}) for day in days)]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    return folder, done.stdout
 
 
 KILLED_ONCE = """#!/bin/sh
 case "$*" in
-  *" score "*) set -- "$@" --backend torch --chunk-size 5;;
+  *" score "*) set -- "$@" --chunk-size 5;;
 esac
 case "$OUT" in
   */a.csv) if [ ! -e "$OUT.killed" ]; then
@@ -480,21 +484,15 @@ exec "PYTHON" "$@"
 """
 
 
-def ended_runs(done: subprocess.CompletedProcess[str]) -> list[tuple[str, list[tuple[str, int, str, int]]]]:
+def ended_runs(said: str) -> list[tuple[str, list[tuple[str, int, str, int]]]]:
     """Return what airflow_run.py says of each run: its state, and its tasks with state and tries."""
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(('["success', '["failed'))]
+    return [json.loads(line) for line in said.splitlines() if line.startswith(('["success', '["failed'))]
 
 
-def test_airflow_scores_a_day_and_goes_on_after_a_kill(
-    airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    day = tmp_path / "in" / "2026-01-02"
-    day.mkdir(parents=True)
-    write_table(day / "a.csv", 90)
-    write_table(day / "b.csv", 7)
-    done = airflow(tmp_path, {"max_failure_share": 0.2})
-    ((state, tasks),) = ended_runs(done)
-    assert state == "success", done.stdout
+def test_airflow_scores_a_day_and_goes_on_after_a_kill(airflow: tuple[Path, str], tmp_path: Path) -> None:
+    folder, said = airflow
+    state, tasks = ended_runs(said)[3]
+    assert state == "success", said
     assert {(task, number): tries for task, number, found, tries in tasks if found == "success"} == {
         ("places", -1): 1,
         ("list_files", -1): 1,
@@ -503,27 +501,20 @@ def test_airflow_scores_a_day_and_goes_on_after_a_kill(
         ("read_summaries", -1): 1,
         ("check", -1): 1,
     }
-    assert "'rows': 97, 'scored': 87, 'failures': {'file_not_found': 10}" in done.stdout
-    out = tmp_path / "out" / "2026-01-02"
+    assert "'rows': 97, 'scored': 87, 'failures': {'file_not_found': 10}" in said
+    day, out = folder / "in" / "2026-01-05", folder / "out" / "2026-01-05"
     assert int((out / "a.csv.killed").read_text()) >= 3
     for name in ("a.csv", "b.csv"):
-        score_csv(day / name, tmp_path / name, Config(model="mini", backend="torch", chunk_size=5))
+        score_csv(day / name, tmp_path / name, Config(model="mini", chunk_size=5))
         assert (out / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(
-    airflow: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    bad_rows, no_captions = (tmp_path / "in" / day for day in ("2026-01-02", "2026-01-03"))
-    for day in (bad_rows, no_captions):
-        day.mkdir(parents=True)
-    write_table(bad_rows / "b.csv", 9)
-    (no_captions / "b.csv").write_text("id,picture\n1,red.png\n")
-    done = airflow(tmp_path, {}, {"day": no_captions.name}, {"day": "2026-01-04"})
-    first, second, third = ended_runs(done)
+def test_airflow_fails_a_day_of_bad_rows_and_a_table_of_none(airflow: tuple[Path, str]) -> None:
+    _, said = airflow
+    first, second, third, _ = ended_runs(said)
     assert [first[0], second[0], third[0]] == ["failed"] * 3
     assert [task for task, _, found, _ in first[1] if found == "failed"] == ["check"]
-    assert "11.1% of 9 rows failed, more than 5.0%" in done.stdout
+    assert "11.1% of 9 rows failed, more than 5.0%" in said
     assert [(task, tries) for task, _, found, tries in second[1] if found == "failed"] == [
         ("score", 1)
     ]  # not tried again

@@ -22,7 +22,6 @@ def main(folder: str, wheel: str, pictures: str, sites: str) -> None:
     import score_udf
     from snowflake.snowpark import Session
 
-    score_udf.SETTINGS["backend"] = "torch"  # needs no export, which takes half a minute
     assert find_spec("text_image_similarity") is None, "so it comes from the wheel"
     session = Session.builder.config("local_testing", True).create()
     session.file.put(wheel, "@code", auto_compress=False)
