@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 import warnings
@@ -271,6 +272,8 @@ def test_a_damaged_length_is_no_early_end() -> None:
     assert outcome(b"MM\0+" + bytes(60)) == "unsupported_format"
 
 
+# More of them: MUTATIONS=20000 python -m pytest tests/decode/test_corpus.py
+MUTATIONS = int(os.environ.get("MUTATIONS", "2000"))
 SEEDS = [case.data for case in CASES if len(case.data) < 8000]
 
 
@@ -305,7 +308,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTATIONS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mutated())
 def test_mutations_give_a_picture_or_a_code_after_few_reads(sources: list[Source], data: bytes) -> None:
     sources.clear()

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import math
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,9 @@ CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
 QUOTED = replace(CONFIG, dialect=Dialect(quoting="minimal"))
 ENCODER = ColourEncoder()
 DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
-ROUND = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# More of them: ROUNDS=1000 python -m pytest tests/formats/test_formats.py
+ROUNDS = int(os.environ.get("ROUNDS", "50"))
+ROUND = settings(max_examples=ROUNDS, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.fixture

@@ -66,4 +66,4 @@ def test_what_was_found_and_clicked_over_http_is_what_a_model_trains_on(
         tracking="none",
     )
     assert train(tmp_path / "clicks.csv", tmp_path / "model", learning).history
-    assert load_encoder(Config(model=str(tmp_path / "model"))).embed_dim == 16
+    assert load_encoder(Config(model=str(tmp_path / "model"), backend="torch")).embed_dim == 16

@@ -8,34 +8,57 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from qdrant_client import QdrantClient
 
-from tests.support.edge import EdgeClient
 from tests.support.filters import FIELDS
-from tests.support.postgres import schema_at
 from text_image_similarity.search.fields import BUILT_IN, Field, Value
 from text_image_similarity.search.filters import Compare, Filter, matches
 from text_image_similarity.search.stores import Changes, Hits, MemoryStore, Store
-from text_image_similarity.search.stores.lancedb import LanceStore
-from text_image_similarity.search.stores.pgvector import PgVectorStore
-from text_image_similarity.search.stores.qdrant import QdrantStore
 from text_image_similarity.similarity import Embeddings, cosine
 
 ALL_FIELDS = (*BUILT_IN, *FIELDS)
 WIDTH = 16
 
+# Each imports what it needs, no more: a process that opens one must not take seconds to import them all.
+
+
+def _pgvector(folder: Path, fields: Sequence[Field], embed_dim: int) -> Store:
+    from tests.support.postgres import schema_at
+    from text_image_similarity.search.stores.pgvector import PgVectorStore
+
+    return PgVectorStore(schema_at(folder), 1, fields, embed_dim)
+
+
+def _lancedb(folder: Path, fields: Sequence[Field], embed_dim: int) -> Store:
+    from text_image_similarity.search.stores.lancedb import LanceStore
+
+    return LanceStore(str(folder / "vectors"), fields, embed_dim)
+
+
+def _qdrant(folder: Path, fields: Sequence[Field], embed_dim: int) -> Store:
+    from qdrant_client import QdrantClient
+
+    from text_image_similarity.search.stores.qdrant import QdrantStore
+
+    return QdrantStore(QdrantClient(path=str(folder / "qdrant")), "shop-1", fields, embed_dim)
+
+
+def _qdrant_edge(folder: Path, fields: Sequence[Field], embed_dim: int) -> Store:
+    from qdrant_client import QdrantClient
+
+    from tests.support.edge import EdgeClient
+    from text_image_similarity.search.stores.qdrant import QdrantStore
+
+    return QdrantStore(cast(QdrantClient, EdgeClient(folder / "edge")), "shop-1", fields, embed_dim)
+
+
 # Opens what an earlier call with the same folder has left there.
 OpenStore = Callable[[Path, Sequence[Field], int], Store]
 STORES: dict[str, OpenStore] = {
     "memory": lambda folder, fields, embed_dim: MemoryStore(fields, embed_dim),
-    "pgvector": lambda folder, fields, embed_dim: PgVectorStore(schema_at(folder), 1, fields, embed_dim),
-    "lancedb": lambda folder, fields, embed_dim: LanceStore(str(folder / "vectors"), fields, embed_dim),
-    "qdrant": lambda folder, fields, embed_dim: QdrantStore(
-        QdrantClient(path=str(folder / "qdrant")), "shop-1", fields, embed_dim
-    ),
-    "qdrant-edge": lambda folder, fields, embed_dim: QdrantStore(
-        cast(QdrantClient, EdgeClient(folder / "edge")), "shop-1", fields, embed_dim
-    ),
+    "pgvector": _pgvector,
+    "lancedb": _lancedb,
+    "qdrant": _qdrant,
+    "qdrant-edge": _qdrant_edge,
 }
 KEPT = tuple(kind for kind in STORES if kind != "memory")  # what was applied is there for whoever opens the store again
 SHARED = tuple(kind for kind in KEPT if not kind.startswith("qdrant"))  # Qdrant in files admits one process

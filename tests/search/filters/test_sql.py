@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,6 +17,8 @@ from text_image_similarity.search.filters import Compare, Exists, OneOf, matches
 from text_image_similarity.search.filters.sql import column_names, compile_sql, with_nul, without_nul
 from text_image_similarity.search.filters.sqlite import SqliteWriter, sqlite_value
 
+# More of them: FILTERS=10000 python -m pytest tests/search/filters/test_sql.py
+FILTER_COUNT = int(os.environ.get("FILTERS", "3000"))
 Products = Sequence[dict[str, Value | None]]
 
 
@@ -35,9 +38,9 @@ def database(products: Products) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def test_ten_thousand_filters_agree_with_the_reference(database: sqlite3.Connection, products: Products) -> None:
+def test_many_filters_agree_with_the_reference(database: sqlite3.Connection, products: Products) -> None:
     block, outcomes = 40, set()
-    for number, where in enumerate(random_filters(18, 10_000)):
+    for number, where in enumerate(random_filters(18, FILTER_COUNT)):
         first = number * block % len(products)
         writer = SqliteWriter(FIELDS, "product")
         statement = f"SELECT row FROM product WHERE row > ? AND row <= ? AND {compile_sql(where, writer)} ORDER BY row"
