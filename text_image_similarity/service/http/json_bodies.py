@@ -18,6 +18,7 @@ from pydantic_core import from_json, to_json
 from ..problems import ProblemError
 
 _MOST_PARTS = 100_000  # of a body: values and members take far more memory and time than their text does
+_MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # in JSON of so many parts: around each value, and each member's name
 _GZIP = b"\x1f\x8b"
 _TEXT = re.compile(rb'"([^"]*)"\s*+(:?)')  # where no quotation mark is escaped
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -42,6 +43,8 @@ def text_bytes(body: bytes | bytearray) -> int:
     """Return how many bytes the texts of some JSON take at most once they are Python's."""
     if body.isascii() and not _has_escapes(body):
         return len(body)
+    if _without_escapes(body).count(b'"') > _MOST_QUOTES:
+        return _WIDEST * len(body)
     widths = ((len(text), 1 if text.isascii() and not _has_escapes(text) else _WIDEST) for text, _ in _texts(body))
     return sum(length * width for length, width in widths)
 
@@ -55,7 +58,7 @@ def read_json(body: bytes | bytearray) -> Any:
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > _MOST_PARTS:
         raise ProblemError("invalid_request", f"the body has more than {_MOST_PARTS:,} commas and brackets")
-    if len(body) > _LARGE and _LONG_NUMBER in body.translate(_DIGITS):
+    if len(body) > _LARGE and _has_long_number(body):
         raise ProblemError("invalid_json", "the body is not valid JSON: a number in it is too long")
     if body.startswith(_GZIP):
         raise compressed("the body is compressed with gzip")
@@ -77,9 +80,22 @@ def compressed(said: str) -> ProblemError:
 
 def _texts(body: bytes | bytearray) -> Iterator[tuple[bytes, bool]]:
     """Yield the texts in some JSON, without what is escaped in them, and whether each is a member's name."""
-    if b"\\" in body:
-        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return ((found[1], bool(found[2])) for found in _TEXT.finditer(body))
+    return ((found[1], bool(found[2])) for found in _TEXT.finditer(_without_escapes(body)))
+
+
+def _without_escapes(body: bytes | bytearray) -> bytes | bytearray:
+    """Return some JSON in which quotation marks stand around its texts, and nowhere else."""
+    return body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+
+
+def _has_long_number(body: bytes | bytearray) -> bool:
+    """Say whether there is a number of many digits in a body, outside of its texts."""
+    if _LONG_NUMBER not in body.translate(_DIGITS):
+        return False
+    plain = _without_escapes(body)
+    if plain.count(b'"') > _MOST_QUOTES:
+        return True  # which is no JSON in any case
+    return _LONG_NUMBER in _TEXT.sub(b" ", plain).translate(_DIGITS)
 
 
 def _check_members(found: Any, body: bytes | bytearray) -> None:
