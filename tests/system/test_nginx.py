@@ -75,6 +75,12 @@ def test_its_limits_are_those_of_the_service(
     monkeypatch.setattr(LocalModelPool, "load", lambda pool: None)
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: kept.append(server.config.timeout_keep_alive))
     serve(Settings(models={"mini": Config(model="mini")}), port=0)
+    at_once = dict(parsed["limit_conn"])
+    (folder,) = COMPOSE["services"]["nginx"]["tmpfs"]
+    assert folder == "/tmp:size=1g"
+    assert int(at_once["all_large_bodies"]) * int(limits["--max-body-mb"]) < 1000
+    assert parsed["client_body_buffer_size"] == [["1m"]]  # what has up to six digits of bytes is not written there
+    assert parsed["proxy_max_temp_file_size"] == [["0"]]
     (shut,) = parsed["keepalive_timeout"][0]
     assert float(shut.removesuffix("s")) < kept[0]
 
@@ -264,6 +270,29 @@ def test_an_address_has_so_many_connections(tmp_path: Path) -> None:
     assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
 
 
+@pytest.mark.parametrize("limit", ["large_bodies 8", "all_large_bodies 28"])
+@pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+def test_so_many_large_bodies_arrive_at_a_time(limit: str, length: str, tmp_path: Path) -> None:
+    few = {f"limit_conn {limit}": f"limit_conn {limit.partition(' ')[0]} 2"}
+    with Server() as replica:
+        replica.routes = {"/anything": response(), "/livez": response()}
+        with running_nginx(tmp_path, [replica.port] * 2, **few) as limited:
+
+            def post(size: int) -> int:
+                return httpx.post(limited.url("/anything"), content=bytes(size), timeout=HANG_S).status_code
+
+            assert post(1_000_000) == 200
+            address = ("127.0.0.1", int(limited.url("").rpartition(":")[2].strip("/")))
+            slow = [socket.create_connection(address) for _ in range(2)]
+            for each in slow:
+                each.sendall(f"POST /anything HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
+            assert limited.wait_for(lambda: post(1_000_000) == 429)
+            assert post(999_999) == 200
+            for each in slow:
+                each.close()
+            assert limited.wait_for(lambda: post(1_000_000) == 200)
+
+
 def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_path: Path) -> None:
     ports = [port_of(replica) for replica in replicas]
     with running_nginx(tmp_path, ports, **{"burst=100": "burst=3"}) as limited, httpx.Client() as client:
@@ -271,9 +300,11 @@ def test_an_address_that_asks_too_much_hears_so(replicas: list[Process], tmp_pat
         found = [client.post(limited.url("/match-text"), json={"text": "red"}) for _ in range(12)]
         pages = [client.get(limited.url("/search")) for _ in range(12)]
         small = [client.get(limited.url(PICTURE)) for _ in range(12)]
+        written = [client.put(limited.url(PICTURE), json={}) for _ in range(12)]  # a product whose id ends so
     assert {answer.status_code for answer in answers} == {200, 429}
     assert {answer.status_code for answer in found} >= {429}
     assert {answer.status_code for answer in pages} >= {429}
+    assert {answer.status_code for answer in written} >= {429}
     assert {answer.status_code for answer in small} == {200}  # a page shows many of them
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["content-type"] == "application/problem+json"
