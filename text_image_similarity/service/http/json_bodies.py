@@ -94,7 +94,7 @@ def _has_long_number(body: bytes | bytearray) -> bool:
         return False
     plain = _without_escapes(body)
     if plain.count(b'"') > _MOST_QUOTES:
-        return True  # which is no JSON in any case
+        return True  # which is not JSON in any case
     return _LONG_NUMBER in _TEXT.sub(b" ", plain).translate(_DIGITS)
 
 
