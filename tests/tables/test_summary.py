@@ -41,8 +41,7 @@ def test_the_scores_of_all_parts_have_a_mean_and_quantiles(kind: str, scale: flo
     parts = []
     for number, some in enumerate(np.array_split(scores, 3)):
         counted = Histogram(kind)
-        for score in some.tolist():
-            counted.add(score)
+        counted.add_all(some.tolist())
         parts.append(
             Part(number, len(some), "x", len(some), {}, 0, {"total": 1.0}, json.loads(json.dumps(counted.kept())))
         )
@@ -88,7 +87,8 @@ def test_a_run_that_goes_on_says_so_and_counts_all_parts(table: Path, caplog: py
     assert found.captions_cut == 9
     with table.with_name("out.csv").open(newline="") as file:
         scores = [float(row["similarity"]) for row in csv.DictReader(file) if row["similarity"]]
-    assert found.similarity == whole.similarity is not None
+    assert found.similarity is not None
+    assert found.similarity == whole.similarity
     assert found.similarity["mean"] == pytest.approx(sum(scores) / len(scores), abs=1e-6)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # kind -> (lowest score, highest score, width of a fine bin); a width is a power of ten, so that merged bins are round
@@ -26,8 +26,7 @@ class Histogram:
 
     Example:
         >>> scores = Histogram("cosine")
-        >>> for score in (0.1, 0.3, 0.2):
-        ...     scores.add(score)
+        >>> scores.add_all([0.1, 0.3, 0.2])
         >>> scores.count, scores.quantile(0.5)
         (3, 0.2)
     """
@@ -48,6 +47,11 @@ class Histogram:
             (score - self.low) / self.width + 1e-6
         )  # a score on an edge belongs above it, whatever its last bit says
         self.bins[min(max(place, 0), len(self.bins) - 1)] += 1
+
+    def add_all(self, scores: Iterable[float]) -> None:
+        """Count more scores, which are finite."""
+        for score in scores:
+            self.add(score)
 
     def mean(self) -> float | None:
         """The mean score; None without scores."""

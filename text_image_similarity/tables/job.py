@@ -108,9 +108,8 @@ class TableJob(Generic[R]):
             # A row counts as failed if one of its captions has no score.
             found.append(next((result for result in answers if result.code is not None), answers[0]))
             cells.append(self.layout.cells(answers, counts))
-            for result in answers if score is not None else ():
-                if result.code is None:
-                    scores.add(score(result))
+            if score is not None:
+                scores.add_all(score(result) for result in answers if result.code is None)
             counter.count(found[-1])
         kept = rows.without(self.dropped) if self.dropped else rows
         data = self.output.part(kept, cells)
