@@ -87,7 +87,7 @@ def backoff_s(tries: int) -> float:
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the one of the names that this one is probably a misspelling of, or None; case, `-` and `_` do not matter."""
     names = {each.casefold().replace("_", "-"): each for each in known}
-    near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.7)
+    near = get_close_matches(name.casefold().replace("_", "-"), names, n=1, cutoff=0.66)
     return names[near[0]] if near else None
 
 

@@ -47,6 +47,13 @@ def test_a_mistake_is_said_in_two_lines(
 def test_a_column_is_suggested() -> None:
     with pytest.raises(UsageError, match="the columns: url, Captions; did you mean 'Captions'\\?"):
         check_columns(["url", "Captions"], ["url", "caption"], "pairs.csv")
+    with pytest.raises(UsageError, match="did you mean 'url'\\?"):
+        check_columns(["url", "caption"], ["ulr"], "pairs.csv")
+
+
+def test_two_models_of_one_name_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("serve", "--model", "mini", "--model", "small=mini", "--model", "mini@v2") == 2
+    assert "--model mini@v2: there are two models called mini; write NAME=mini" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -55,6 +62,7 @@ def test_the_help_of_each_command_ends_with_examples_that_parse(name: str, capsy
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: text-image-similarity {name} ")
     assert len(shown.partition("\n\n")[0].splitlines()) <= 2
+    assert shown.partition("\n\n")[0].endswith("[options]")
     for example in EXAMPLES[name]:
         assert f"  text-image-similarity {example}\n" in shown
         assert vars(make_parser()[0].parse_args(shlex.split(example)))["run"]

@@ -124,6 +124,7 @@ def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert [model.name for model in cached_models()] == ["me/small", "openai/clip-vit-base-patch32"]
     assert command("models") == 0
     lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7  # head, four models, each once, and where to read on
     assert [line.split()[2] for line in lines[1:5]] == ["mini", "fast", "accurate", "me/small"]
     assert [" yes " in line for line in lines[1:5]] == [True, True, False, True]
 

@@ -195,7 +195,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     base = config_of(options)
     if base.embedding_cache is None and (cache := environment.get(CACHE_VARIABLE)):
         base = replace(base, embedding_cache=cache)
-    models = dict(_model(text, base) for text in options.models or ("fast", "accurate"))
+    models = _models(options.models or ("fast", "accurate"), base)
     lazy = options.lazy or not options.models
     return Settings(
         models=models,
@@ -236,6 +236,17 @@ def _memory(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 6GiB or 800MB (GiB, MiB, GB or MB)")
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
+    """Read each `[NAME=]MODEL[@REVISION]`."""
+    found: dict[str, Config] = {}
+    for text in texts:
+        name, config = _model(text, base)
+        if name in found:
+            raise UsageError(f"--model {text}: there are two models called {name}; write NAME={config.model}")
+        found[name] = config
+    return found
 
 
 def _model(text: str, base: Config) -> tuple[str, Config]:
