@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from text_image_similarity import bounded_json
 from text_image_similarity.bounded_json import JsonLimitError, parse_json
 
 
@@ -41,7 +40,7 @@ def _without_signs(value: Any) -> Any:
     "text", ['[{"":1},{"":1},{"":1}]', "[[],[],[],[]]", '["a"' + '"a"' * 30 + ",,,,]", "[,,,,,,,,"]
 )
 def test_nothing_is_made_of_a_text_with_too_many(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounded_json.json, "loads", lambda *args, **hooks: pytest.fail("it was read"))
+    monkeypatch.setattr(json, "loads", lambda *args, **hooks: pytest.fail("it was read"))
     with pytest.raises(JsonLimitError):
         parse_json(text, most_parts=4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from tests.support.images import make_png
 from text_image_similarity import Config, Dialect, TableError, UsageError, evaluate
 from text_image_similarity.dataset import load_image, own_splits, read_dataset
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.formats import read_captions
 
 COLOURS = ("red", "green", "blue")
 
@@ -118,6 +120,16 @@ def test_a_captions_file(content: str, captions: tuple[str, ...], inside: str, t
         assert (red.name, red.captions, blue.name) == ("red.png", captions, "blue.png")
         assert load_image(red, Config()).getpixel((0, 0)) == (255, 0, 0)
         assert own_splits(source) == ()
+
+
+def test_a_line_of_a_captions_file_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text._ROW_CHARACTERS", 100)
+    file = tmp_path / "captions.txt"
+    file.write_text("image,caption\n" + f"a.jpg,{'x' * 90}\n" * 3 + f"a.jpg,{'x' * 100}\n", encoding="utf-8")
+    found = read_captions(str(file))
+    assert [caption for _, (_, caption) in islice(found, 3)] == ["x" * 90] * 3
+    with pytest.raises(TableError, match="a row of more than 100 characters"):
+        next(found)
 
 
 def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from text_image_similarity import Config, Dialect, LocalEngine, TableError, Usag
 from text_image_similarity.bounded_json import parse_json
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.files import without_nan
-from text_image_similarity.formats import check_columns, check_no_columns, open_table, parquet
+from text_image_similarity.formats import check_columns, check_no_columns, each_value, open_table, parquet
 from text_image_similarity.formats.json_text import without
 from text_image_similarity.tables import Summary, TableOptions
 
@@ -691,7 +691,7 @@ def test_parts_of_rows_with_many_values_are_shorter(folder: Path, monkeypatch: p
 
 
 def test_a_row_of_json_has_so_many_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parse_json, "__kwdefaults__", {**parse_json.__kwdefaults__, "most_parts": 9})
+    monkeypatch.setattr(parse_json, "__kwdefaults__", {**(parse_json.__kwdefaults__ or {}), "most_parts": 9})
     row = {"url": "red.png", "caption": "red, red, red, red, red, red, red", "note": [1, 2, 3, 4, 5, 6]}
     (folder / "in.jsonl").write_text(json.dumps(row) + "\n")
     assert score(folder / "in.jsonl", folder / "out.csv").rows == 1
@@ -754,12 +754,22 @@ def test_texts_that_are_stored_as_changes_are_read_a_few_at_a_time(
     )
     read: list[int] = []
     kept = parquet.ParquetTable._kept
-    monkeypatch.setattr(
-        parquet.ParquetTable, "_kept", lambda self, batch: read.append(batch.num_rows) or kept(self, batch)
-    )
+
+    def count(self: parquet.ParquetTable, batch: pa.RecordBatch) -> pa.RecordBatch:
+        read.append(batch.num_rows)
+        return kept(self, batch)
+
+    monkeypatch.setattr(parquet.ParquetTable, "_kept", count)
     (part,) = open_table(str(folder / "in.parquet")).read(0, 9)
     assert part.column("note") == rows["note"]
     assert max(read) == 4
+
+
+def test_a_text_that_occurs_in_many_cells_is_in_memory_once() -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([1, 0, None, 1, 1], pa.int8()), pa.array(["a b", "c d"]))
+    found = list(each_value(pa.chunked_array([column.slice(1), column])))
+    assert found == ["a b", None, "c d", "c d", "c d", "a b", None, "c d", "c d"]
+    assert found[2] is found[3]
 
 
 def test_a_cell_of_parquet_has_so_many_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,6 +171,10 @@ def cell_values(column: pa.Array) -> list[Any]:
     """Return a column as Python values; images are their bytes or their mapping, whatever a type of an extension makes of them."""
     while isinstance(column, pa.ExtensionArray) and may_hold_images(column.type):
         column = column.storage
+    if pa.types.is_dictionary(column.type):  # a long text that occurs in many cells is made once
+        places = column.indices.to_pylist()
+        known = {place: column.dictionary[place].as_py() for place in {*places} - {None}}
+        return [known.get(place) for place in places]
     values: list[Any] = column.to_pylist()
     return values
 

@@ -15,6 +15,7 @@ from ..config import Dialect
 from ..errors import TableError, UsageError
 from .names import ending_of
 from .storage import open_bytes, reading
+from .text import Lines
 
 _IMAGE_NAMES = ("image", "image_name", "file_name", "filename")
 _CAPTION_NAMES = ("caption", "comment", "text")
@@ -49,10 +50,11 @@ def read_captions(place: str, dialect: Dialect | None = None) -> Iterator[tuple[
     """
     dialect = dialect or Dialect()
     encoding = dialect.encoding or "utf-8-sig"
-    with reading(place), io.TextIOWrapper(io.BufferedReader(open_bytes(place)), encoding) as file:  # type: ignore[type-var]
+    with reading(place), Lines(io.BufferedReader(open_bytes(place)), encoding) as file:  # type: ignore[type-var]
+        file.place = place
         layout: _Layout | None = None
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(file.lines(), 1):
                 text = line.rstrip("\r\n")
                 if not text.strip():
                     continue

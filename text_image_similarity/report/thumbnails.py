@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLateError
 from contextlib import ExitStack, closing
@@ -57,7 +57,7 @@ def thumbnails(
     with ExitStack() as stack:
         loaders = stack.enter_context(closing(Loaders(min(_THREADS, config.io_workers))))
         fetcher = stack.enter_context(closing(Fetcher(config, transport=transport)))
-        make = partial(decode, limits=config.limits)
+        make: Callable[..., Image.Image] = partial(decode, limits=config.limits)
         if config.isolate_decoder:
             make = stack.enter_context(closing(IsolatedDecoder(config.limits))).decode
 
