@@ -162,9 +162,15 @@ def test_the_readme_commands_run(tmp_path: Path) -> None:
         words = shlex.split(command)[1:]
         words = [str(tmp_path / "scored.csv") if word == "scored.csv" else word for word in words]
         done = subprocess.run(
-            [sys.executable, "-m", "text_image_similarity", *words], cwd=ROOT, capture_output=True, check=False
+            [sys.executable, "-m", "text_image_similarity", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, command
+        if words[1].endswith(".jpg"):
+            assert _rounded(f"$ {command}\n{done.stdout}") in _rounded(README)
 
 
 def test_the_readme_shows_rows_as_they_are(tmp_path: Path) -> None:
