@@ -133,6 +133,8 @@ class Thumbnails:
             while len(self._failed) > 10_000:
                 self._failed.popitem(last=False)
             return None
+        except TimeoutError:  # nobody waited any more
+            return None
         finally:
             del self._making[making.client, key]
         if (known := self._made.get(key)) is not None:  # made for another client meanwhile
