@@ -731,13 +731,17 @@ def test_a_text_that_is_stored_once_is_not_made_for_all_rows_at_once(
     }
     pq.write_table(pa.table(rows), folder / "in.parquet", store_schema=False)
     made: list[int] = []
-    kept = parquet.ParquetTable._dense
+    kept, whole = parquet.ParquetTable._kept, parquet.ParquetTable._dense
+
+    def as_stored(self: parquet.ParquetTable, batch: pa.RecordBatch) -> pa.RecordBatch:
+        assert batch.nbytes < 100_000
+        return kept(self, batch)
 
     def dense(self: parquet.ParquetTable, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
-        assert batch.nbytes < 100_000
-        made.append(kept(self, batch, file).nbytes)
-        return kept(self, batch, file)
+        made.append((found := whole(self, batch, file)).nbytes)
+        return found
 
+    monkeypatch.setattr(parquet.ParquetTable, "_kept", as_stored)
     monkeypatch.setattr(parquet.ParquetTable, "_dense", dense)
     found = [value for part in open_table(str(folder / "in.parquet")).read(0, 60) for value in part.column("note")]
     assert found == rows["note"]
