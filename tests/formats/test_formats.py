@@ -374,7 +374,7 @@ class TestSeveralFiles:
             (folder / "t" / f"{i}.csv").write_text("url,caption\n" + f"../{'red' if i else 'none'}.png,red\n" * 4)
         (folder / "t" / "_SUCCESS").write_text("")
         (folder / "t" / ".crc").write_text("")
-        summary = score(folder / "t", folder / "out.csv")
+        summary = score(folder / "t", folder / "out.csv", replace(CONFIG, files_under=folder))
         assert (summary.rows, summary.scored) == (12, 8)
 
     def test_a_pattern_is_one_table(self, folder: Path) -> None:
@@ -432,7 +432,7 @@ class TestSeveralFiles:
             values = ["x" if name == "some" else None] * 2
             frame = pd.DataFrame({"url": ["../red.png"] * 2, "caption": ["red"] * 2, "note": values})
             frame.to_parquet(folder / "t" / f"{'a' if name == first else 'b'}.parquet")
-        score(folder / "t", folder / "out.parquet")
+        score(folder / "t", folder / "out.parquet", replace(CONFIG, files_under=folder))
         notes = pq.read_table(folder / "out.parquet")["note"].to_pylist()
         assert notes == ([None, None, "x", "x"] if first == "none" else ["x", "x", None, None])
 
@@ -442,7 +442,7 @@ class TestSeveralFiles:
             image = {"path": path, "tags": [path], "size": 1}
             row: dict[str, Any] = {"url": "../red.png", "caption": "red", "image": image}
             pq.write_table(pa.Table.from_pylist([row]), folder / "t" / f"{name}.parquet")
-        score(folder / "t", folder / "out.parquet")
+        score(folder / "t", folder / "out.parquet", replace(CONFIG, files_under=folder))
         found = pq.read_table(folder / "out.parquet")["image"].to_pylist()
         assert found == [{"path": path, "tags": [path], "size": 1} for path in (None, "x", None)]
         row["image"]["size"] = "1"
