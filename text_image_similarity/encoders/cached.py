@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-
 from ..errors import ModelError
+from ..system import is_installed
 from .kinds import check_type
 
 
@@ -31,7 +29,12 @@ class CachedModel:
 
 
 def cached_models() -> Iterator[CachedModel]:
-    """Yield the models in the cache whose `config.json` names a kind that can be loaded, by name."""
+    """Yield the models in the cache whose `config.json` names a kind that can be loaded, by name; none where the hub's client is not installed."""
+    if not is_installed("huggingface_hub"):
+        return
+    from huggingface_hub import scan_cache_dir  # here, because exported models need no hub
+    from huggingface_hub.errors import CacheNotFound
+
     try:
         repositories = scan_cache_dir().repos
     except CacheNotFound:

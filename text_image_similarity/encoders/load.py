@@ -162,12 +162,13 @@ def _check_meant(model: str | PathLike[str]) -> None:
         return
     if is_pinned(name):  # libraries would take the folder
         raise ModelNameError(f"the folder {name} here is not the pinned {name}; name it ./{name}, or run elsewhere")
-    from .hub import cached_folder
+    if is_installed("huggingface_hub"):
+        from .hub import cached_folder
 
-    if cached_folder(name, None) is not None:
-        raise ModelNameError(
-            f"model {name} is a folder here and a hub model in the cache; name the folder ./{name}, or run elsewhere for the hub's"
-        )
+        if cached_folder(name, None) is not None:
+            raise ModelNameError(
+                f"model {name} is a folder here and a hub model in the cache; name the folder ./{name}, or run elsewhere for the hub's"
+            )
     logger.warning("model %s is the folder ./%s here, not the hub's %s; ./%s says so", name, name, name, name)
 
 
