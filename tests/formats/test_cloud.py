@@ -19,7 +19,9 @@ from text_image_similarity import Config, LocalEngine, TableError, UsageError, s
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
 
-CONFIG = Config(batch_size=4, io_workers=2, retries=0, chunk_size=3)
+CONFIG = Config(
+    batch_size=4, io_workers=2, retries=0, chunk_size=3, files_under="/"
+)  # the pictures lie here, the tables do not
 
 
 @pytest.fixture(scope="module")

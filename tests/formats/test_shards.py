@@ -19,7 +19,7 @@ RED, BLUE = inline("red"), inline("blue")
 
 
 def score(source: Path, target: Path) -> Summary:
-    return score_csv(source, target, Config(), engine=LocalEngine(encoder=ColourEncoder()))
+    return score_csv(source, target, Config(files_under=source.parent), engine=LocalEngine(encoder=ColourEncoder()))
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,7 @@ def test_names_that_do_not_fit_are_refused(saved: Path, spoil: Callable[[dict[st
     contents = json.loads(tensors["contents"].tobytes())
     spoil(contents)
     _forge(saved, {**tensors, "contents": np.frombuffer(json.dumps(contents).encode(), np.uint8)})
-    with pytest.raises(DatabaseError, match="no usable database"):
+    with pytest.raises(DatabaseError, match="not a usable database"):
         ImageDatabase.load(saved)
 
 
@@ -357,7 +357,7 @@ def test_names_that_do_not_fit_are_refused(saved: Path, spoil: Callable[[dict[st
 )
 def test_vectors_that_do_not_fit_are_refused(saved: Path, forged: dict[str, np.ndarray]) -> None:
     _forge(saved, {**load_file(saved), **forged})
-    with pytest.raises(DatabaseError, match="no usable database"):
+    with pytest.raises(DatabaseError, match="not a usable database"):
         ImageDatabase.load(saved)
 
 

@@ -51,7 +51,7 @@ def islice_cycle(rows: list[dict[str, str]], count: int) -> Iterator[dict[str, s
 def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
     """Start the command, as a user would."""
     command = [sys.executable, "-m", "text_image_similarity", "score", "in.csv", name]
-    options = ["--model", "mini", "--chunk-size", "10", "--quiet"]
+    options = ["--model", "mini", "--chunk-size", "10", "--quiet", "--files-under", str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen([*command, *options], cwd=folder, env=environment, stderr=subprocess.PIPE)
 

@@ -37,8 +37,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     description = "Score pairs on request, as an HTTP service."
     command = commands.add_parser("serve", help=description, description=description)
-    assert isinstance(command, Parser)
-    command.reads_environment = True
+    if isinstance(command, Parser):  # and not argparse's own, which others may bring
+        command.reads_environment = True
     add_service_options(command)
     add_log_format(command)
     text = "no line for each request; warnings and errors are still shown"

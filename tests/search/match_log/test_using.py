@@ -299,6 +299,7 @@ def test_a_shop_teaches_its_model_the_words_of_its_customers(tmp_path: Path) -> 
                 augment=False,
                 device="cpu",
                 tracking="none",
+                loading=Config(files_under="/"),
             )
             losses = [row["loss"] for row in train(tmp_path / "clicks.jsonl", tmp_path / "model", learning).history]
             assert losses[-1] < 0.5 * losses[0]
