@@ -426,7 +426,7 @@ def test_a_little_that_is_compressed_is_not_expanded_beyond_what_an_answer_may_h
     folder: Path, service: FakeService, coding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("text_image_similarity.client.connection.MOST_ANSWER", 1_000_000)
-    body = gzip.compress(bytes(64 * 1024 * 1024), 1)
+    body = gzip.compress(bytes(256 * 1024 * 1024), 1)
     body = body if coding == "gzip" else gzip.compress(body)
     service.faults.append(once(httpx.Response(200, stream=Streamed(body), headers={"content-encoding": coding})))
     expected = "answered with more than 1,000,000 bytes" if coding == "gzip" else "compressed as gzip, gzip"
@@ -435,7 +435,7 @@ def test_a_little_that_is_compressed_is_not_expanded_beyond_what_an_answer_may_h
         through(service, folder, patience_s=0.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 32 * 1024 * 1024
+    assert peak < 128 * 1024 * 1024  # with what else is imported and run meanwhile
 
 
 def test_what_a_service_says_does_nothing_to_a_terminal_or_a_table(folder: Path, service: FakeService) -> None:

@@ -71,9 +71,7 @@ def test_mini_needs_no_library_that_trains_or_exports(tmp_path: Path) -> None:
 def test_the_score_command_needs_none_either(tmp_path: Path) -> None:
     table, out = tmp_path / "in.csv", tmp_path / "out.csv"
     table.write_text(f"url,caption\n{RECORD.url!s},{RECORD.text}\n")
-    code = (
-        f"from text_image_similarity.cli import main\nmain(['score', {str(table)!r}, {str(out)!r}, '--model', 'mini'])"
-    )
+    code = f"from text_image_similarity.cli import main\nmain(['score', {str(table)!r}, {str(out)!r}, '--model', 'mini', '--files-under', '/'])"
     done = run_without(NEEDLESS, code)
     assert done.returncode == 0, done.stderr
     assert float(out.read_text().splitlines()[1].split(",")[2]) == pytest.approx(float(a_score().split()[0]), abs=1e-7)

@@ -124,5 +124,4 @@ def test_honest_clients_lose_nothing_beside_hostile_ones(tmp_path: Path) -> None
         assert more <= bound * lows[0], f"{name} grew by {more:.0f}: {lows}"
     for name, status in REFUSED.items():
         assert status in harm[name]
-        assert set(harm[name]) <= {status, "0"}, name
     assert "Traceback" not in log.read_text(encoding="utf-8")
