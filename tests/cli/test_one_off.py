@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from tests.cli.test_cli import command
@@ -104,7 +106,7 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
 def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     hub = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub))
-    monkeypatch.setattr("text_image_similarity.encoders.cached.scan_cache_dir", lambda: scan(hub))
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", partial(huggingface_hub.scan_cache_dir, hub))
     assert command("models", "--json") == 0
     found = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
     assert list(found) == ["mini", "fast", "accurate"]
@@ -127,9 +129,3 @@ def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert len(lines) == 7  # head, four models, each once, and where to read on
     assert [line.split()[2] for line in lines[1:5]] == ["mini", "fast", "accurate", "me/small"]
     assert [" yes " in line for line in lines[1:5]] == [True, True, False, True]
-
-
-def scan(hub: Path):  # type: ignore[no-untyped-def]
-    from huggingface_hub import scan_cache_dir
-
-    return scan_cache_dir(hub)
