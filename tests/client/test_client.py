@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ from tests.support.clock import HANG_S
 from tests.support.fake_service import ENCODER, FakeService, Fault, problem, running
 from tests.support.faults import Certificates
 from tests.support.images import make_png
-from tests.support.server import Server, response
+from tests.support.server import Server, Streamed, response
 from text_image_similarity import Config, Limits, LocalEngine, Record, TableError, TableOptions, score_csv, score_pairs
 from text_image_similarity.cli import main
 from text_image_similarity.client import ServiceEngine, compare_table, settings_of_the_service
@@ -409,16 +409,6 @@ def test_an_answer_has_so_many_bytes(
         through(service, folder)
     through(service, folder)
     assert same(folder)
-
-
-class Streamed(httpx.SyncByteStream):
-    """A body as the network gives it."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._body
 
 
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from tests.support.server import Streamed
 from text_image_similarity.encoders import kserve
 from text_image_similarity.encoders.kserve import connect
 from text_image_similarity.errors import DeviceLostError, ModelError
@@ -74,16 +74,6 @@ def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: http
 def test_a_wrong_answer_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, said: str) -> None:
     with pytest.raises(ModelError, match=said):
         asked(monkeypatch, answer)
-
-
-class Streamed(httpx.SyncByteStream):
-    """A body as the network gives it."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._body
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip", "gzip, gzip"])

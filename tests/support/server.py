@@ -6,8 +6,10 @@ import contextlib
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
+
+import httpx
 
 from tests.support.clock import HANG_S
 
@@ -19,6 +21,16 @@ def response(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes
     fields = {"content_length": str(len(body)), **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     return "\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body
+
+
+class Streamed(httpx.SyncByteStream):
+    """A body as the network gives it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body
 
 
 class Server:

@@ -1,6 +1,6 @@
 """A run of the command line's engine in a process of its own: settings of Spark as JSON in, what happened as JSON out.
 
-A Python worker is killed under a part, then under a DataFrame, and the engine is left while a part is in work. Where a table
+A Python worker is killed under a part, then under a DataFrame, and the engine is left while a part is in progress. Where a table
 is named, it is scored first. Nothing of `conftest` is imported here, which would give this process a cache folder of its own.
 """
 

@@ -15,7 +15,7 @@ import httpx
 
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError, TableError, UsageError, printable
-from ..fetch import GuardedTransport, body_of, explain_proxy, http_url, retry_after_s, row_deadline, user_agent
+from ..fetch import GuardedTransport, explain_proxy, http_url, read_response, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
 MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
@@ -174,15 +174,13 @@ class Connection:
     def _whole(self, response: httpx.Response) -> httpx.Response:
         """Return an answer with its body."""
         try:
-            body = b"".join(body_of(response, MOST_ANSWER))
+            return read_response(response, MOST_ANSWER)
         except RowError as exc:
             if exc.code is not ErrorCode.TOO_MANY_BYTES:
                 raise
             raise TableError(
                 f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is something else in its place?"
             ) from exc
-        headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
-        return httpx.Response(response.status_code, headers=headers, content=body, extensions=_reason(response))
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
         """Return an answer, unless it is about the way and not about what was asked."""
@@ -197,10 +195,6 @@ class Connection:
                 f"the service at {self.url} is elsewhere: {path_to(response)}; give the URL that it answers at itself"
             )
         return _answer(response)
-
-
-def _reason(response: httpx.Response) -> dict[str, Any]:
-    return {name: value for name, value in response.extensions.items() if name == "reason_phrase"}
 
 
 def _said(problem: Exception) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceLostError, ModelError, RowError
-from ..fetch import body_of
+from ..fetch import read_response
 from ..system import backoff_s, require
 
 _TYPES = {"uint8": "UINT8", "int64": "INT64"}
@@ -121,9 +121,7 @@ class _Http:
     def _post(self, url: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
         headers = {**headers, "Accept-Encoding": "identity"}
         with self._client_here().stream("POST", url, content=content, headers=headers) as answer:
-            body = b"".join(body_of(answer, _MOST_ANSWER))
-        found = [(name, value) for name, value in answer.headers.multi_items() if name != "content-encoding"]
-        return httpx.Response(answer.status_code, headers=found, content=body)
+            return read_response(answer, _MOST_ANSWER)
 
     def _read(self, model: str, answer: httpx.Response, wanted: str) -> NDArray[np.float32]:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
 from .references import http_url, scheme_of, strip_invisible
-from .responses import body_of, explain_proxy, retry_after_s, user_agent
+from .responses import explain_proxy, read_response, retry_after_s, user_agent
 from .roots import REFUSED, locate, resolve_reference
 from .stream import row_deadline
 from .transport import GuardedTransport
@@ -18,12 +18,12 @@ __all__ = [
     "REFUSED",
     "Fetcher",
     "GuardedTransport",
-    "body_of",
     "check_files",
     "explain_proxy",
     "http_url",
     "is_base64_image",
     "locate",
+    "read_response",
     "resolve_reference",
     "retry_after_s",
     "row_deadline",

@@ -121,6 +121,18 @@ def body_of(response: httpx.Response, most: int) -> Iterator[bytes]:
     yield response.content
 
 
+def read_response(response: httpx.Response, most: int) -> httpx.Response:
+    """Return a response that was asked for as a stream with its body, of at most `most` bytes; see `body_of`.
+
+    Raises:
+        RowError: As by `body_of`.
+    """
+    body = b"".join(body_of(response, most))
+    headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
+    reason = {name: value for name, value in response.extensions.items() if name == "reason_phrase"}
+    return httpx.Response(response.status_code, headers=headers, content=body, extensions=reason)
+
+
 def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
     """Yield what a chunk expands to, in steps; what follows the stream's end is left out."""
     piece = b"" if unzip.eof else unzip.decompress(chunk, _STEP)
