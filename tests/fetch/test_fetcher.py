@@ -25,6 +25,7 @@ from tests.support.images import make_png
 from tests.support.server import Answer, Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
 from text_image_similarity.fetch import Fetcher, responses, stream
+from text_image_similarity.fetch.host_headers import HostHeaders
 
 pytestmark = pytest.mark.usefixtures("few_authorities")
 
@@ -297,6 +298,20 @@ def test_waiting_for_a_place_ends_with_the_run(server: Server) -> None:
         server.wait_for("/x?", 1)
         fetcher.close()
         assert {row.result(HANG_S).code for row in rows} == {ErrorCode.CONNECT_ERROR}
+
+
+@pytest.mark.parametrize("when", ["before a place", "with a place"])
+def test_a_row_that_comes_as_the_run_ends_says_so(server: Server, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    server.routes["/x"] = response(b"x")
+    fetcher = Fetcher(PATIENT)
+    prepare = HostHeaders.headers_for
+    if when == "with a place":  # and closed before it sends its request
+        monkeypatch.setattr(HostHeaders, "headers_for", lambda *a, **k: (fetcher.close(), prepare(*a, **k))[1])
+    else:
+        fetcher.close()
+    error = failure(fetcher, server.url("/x"))
+    assert (error.code, error.detail) == ("connect_error", "the run was closed")
+    assert not server.heads
 
 
 def test_hosts_are_forgotten() -> None:

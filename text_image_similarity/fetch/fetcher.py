@@ -163,7 +163,11 @@ class Fetcher:
         """Send a request, follow its redirects, read the body."""
         first = url
         for _ in range(_MOST_REDIRECTS + 1):
-            with self._hosts.slot(url.host.removesuffix("."), clock), _as_row_error(clock), row_deadline(clock.end):
+            with (
+                self._hosts.slot(url.host.removesuffix("."), clock),
+                self._as_row_error(clock),
+                row_deadline(clock.end),
+            ):
                 headers = httpx.Headers({"User-Agent": user_agent()})
                 headers.update(self._headers.headers_for(url, first=first))
                 response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
@@ -174,6 +178,28 @@ class Fetcher:
                     response.close()
             url = _redirected(url, response.headers.get_list("location"))
         raise RowError(ErrorCode.REDIRECT_ERROR, f"more than {_MOST_REDIRECTS} redirects")
+
+    @contextmanager
+    def _as_row_error(self, clock: Clock) -> Iterator[None]:
+        """Map what httpx raises to a row's code, once, here."""
+        try:
+            yield
+        except httpx.TimeoutException as exc:
+            raise RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})") from exc
+        except httpx.ConnectError as exc:
+            tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
+            raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
+        except httpx.ProxyError as exc:
+            raise RowError(ErrorCode.CONNECT_ERROR, explain_proxy(str(exc))) from exc
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
+            raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
+        except httpx.RemoteProtocolError as exc:
+            code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
+            raise RowError(code, str(exc)) from exc
+        except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
+            if self._closing.is_set():  # and so the client, under this thread
+                raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed") from exc
+            raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc
 
     def _read(self, response: httpx.Response, clock: Clock) -> bytes:
         try:
@@ -221,24 +247,3 @@ def _redirected(url: httpx.URL, locations: list[str]) -> httpx.URL:
         return http_url(locations[0], url)
     except ValueError as exc:
         raise RowError(ErrorCode.REDIRECT_ERROR, f"redirected to {', '.join(locations)[:200]!r}: {exc}") from exc
-
-
-@contextmanager
-def _as_row_error(clock: Clock) -> Iterator[None]:
-    """Map what httpx raises to a row's code, once, here."""
-    try:
-        yield
-    except httpx.TimeoutException as exc:
-        raise RowError(ErrorCode.TIMEOUT, f"no answer within {clock.spent():.1f} s ({type(exc).__name__})") from exc
-    except httpx.ConnectError as exc:
-        tls = isinstance(exc.__cause__, ssl.SSLError) or isinstance(exc.__context__, ssl.SSLError)
-        raise RowError(ErrorCode.TLS_ERROR if tls else ErrorCode.CONNECT_ERROR, str(exc)) from exc
-    except httpx.ProxyError as exc:
-        raise RowError(ErrorCode.CONNECT_ERROR, explain_proxy(str(exc))) from exc
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as exc:
-        raise RowError(ErrorCode.REDIRECT_ERROR, str(exc)) from exc
-    except httpx.RemoteProtocolError as exc:
-        code = ErrorCode.REDIRECT_ERROR if "location header" in str(exc) else ErrorCode.BAD_RESPONSE
-        raise RowError(code, str(exc)) from exc
-    except (httpx.HTTPError, httpx.StreamError, RuntimeError, zlib.error) as exc:
-        raise RowError(ErrorCode.BAD_RESPONSE, str(exc) or type(exc).__name__) from exc

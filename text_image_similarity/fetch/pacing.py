@@ -74,8 +74,7 @@ class Hosts:
         clock.host = host
         with clock.standing(), self._changed:
             while self._must_wait(self._known.get(host), clock):
-                if self._closing.is_set():
-                    raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
+                pass
             known = self._known.pop(host, _Host())
             self._known[host] = known  # last, as the latest asked
             known.busy += 1
@@ -90,6 +89,8 @@ class Hosts:
 
     def _must_wait(self, known: _Host | None, clock: Clock) -> bool:
         """Wait a moment, not longer than to see that the run is closing; say no if there is nothing to wait for."""
+        if self._closing.is_set():
+            raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
         if known is None:
             return False
         pause = min(known.ready_at.get(clock.client, 0.0) - time.monotonic(), clock.patience)
