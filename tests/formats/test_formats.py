@@ -749,13 +749,17 @@ def test_a_text_that_is_stored_once_is_not_made_for_all_rows_at_once(
     assert len(made) < 10
 
 
-def test_texts_that_are_stored_as_changes_are_read_a_few_at_a_time(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "a large dictionary"])
+def test_texts_of_unknown_length_are_read_a_few_at_a_time(
+    folder: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = {"url": ["red.png"] * 9, "caption": ["red"] * 9, "note": [f"{'x' * 10_000}{number}" for number in range(9)]}
-    pq.write_table(
-        pa.table(rows), folder / "in.parquet", use_dictionary=["url"], column_encoding={"note": "DELTA_BYTE_ARRAY"}
-    )
+    if encoding == "DELTA_BYTE_ARRAY":
+        options: dict[str, Any] = {"use_dictionary": ["url"], "column_encoding": {"note": encoding}}
+    else:
+        options = {"compression": "none"}
+        monkeypatch.setattr(parquet, "_LOOKED_AT", 80_000)
+    pq.write_table(pa.table(rows), folder / "in.parquet", **options)
     read: list[int] = []
     kept = parquet.ParquetTable._kept
 

@@ -160,6 +160,18 @@ def dense_size(column: pa.Array) -> int:
     return int(column.nbytes)
 
 
+def longest_value(column: pa.Array) -> int:
+    """Return the bytes of the longest value in a column's dictionary, or in the dictionaries of its fields."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return longest_value(column.storage)
+    if pa.types.is_struct(kind):
+        return sum(map(longest_value, column.flatten()))
+    if not pa.types.is_dictionary(kind):
+        return 0
+    return int(pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
+
+
 def each_value(column: pa.Array | pa.ChunkedArray) -> Iterator[Any]:
     """Yield a column's values as `cell_values` has them, a few at a time in memory."""
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:

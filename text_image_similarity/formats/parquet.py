@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TableError
-from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
+from .arrow_types import common_type, dense, dense_size, longest_value, may_hold_images, stored
 from .hashing import Hashed, one_digest
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
-_READ_ROWS = 64  # at once, as they are stored: a text that occurs in many of them is in memory once
-_FEW_ROWS = 4  # where texts are stored in a way that Arrow cannot leave so, such as the changes from one to the next
+_LOOK_BUFFER = 64 * 1024  # the same, where only the first row is read
+_READ_ROWS = 64  # at once, at most
+_FEW_ROWS = 4  # where nothing tells how long a text may be, as when they are stored as the changes from one to the next
+_LOOKED_AT = 1024 * 1024  # bytes that a dictionary may take in the file for its longest text to be looked for
 _CELL_BYTES = (
     64 * 1024 * 1024
 )  # of anything but an image, which has a limit of its own; about what a row of texts may have
@@ -88,7 +90,7 @@ class ParquetTable:
         most = min(most, self._fitting)
         part: list[pa.RecordBatch] = []
         rows = size = 0
-        for batch, each in self._batches(start, min(most, self._encodings.at_once)):
+        for batch, each in self._batches(start, most):
             while batch.num_rows:
                 taken = batch.slice(0, min(most - rows, -(-(PART_SIZE - size) // each)))
                 batch = batch.slice(taken.num_rows)
@@ -110,14 +112,18 @@ class ParquetTable:
             if start >= count:
                 start -= count
                 continue
-            with _opened(place, self._encodings.dictionaries) as file:
+            with (
+                _opened(place, self._encodings.repeated) as file,
+                _opened(place, self._encodings.single, look=True) as first,
+            ):
                 number = 0
                 for group in range(file.num_row_groups):
                     if start >= (rows := file.metadata.row_group(group).num_rows):
                         start -= rows
                         number += rows
                         continue
-                    for stored_batch in file.iter_batches(most, row_groups=[group]):
+                    at_once = min(most, self._encodings.at_once(first, group))
+                    for stored_batch in file.iter_batches(at_once, row_groups=[group]):
                         for piece in _pieces(self._kept(stored_batch), place, number):
                             batch = self._dense(piece, place)
                             yield batch.slice(start), max(1, batch.nbytes // max(1, batch.num_rows))
@@ -205,28 +211,61 @@ def _while_cut(kind: pa.DataType) -> pa.DataType:
 
 @dataclass(slots=True)
 class _Encodings:
-    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds."""
+    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds.
 
-    dictionaries: list[str] = field(default_factory=list)  # the paths of columns that can be read as dictionaries
-    others: set[str] = field(default_factory=set)
+    A text that occurs in many rows is often stored once, in a dictionary. Where a row has one value of a column, the
+    longest one tells how many rows are read at once. Where it has any number of them, in a list, the column is read as its
+    dictionary, which is slow, and cut before it is more.
+
+    Attributes:
+        single: The paths of columns with dictionaries and one value a row.
+        repeated: The paths of the others that can be read as dictionaries.
+    """
+
+    single: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    _few: set[str] = field(default_factory=set)
 
     def learn(self, metadata: pq.FileMetaData) -> None:
         """Add those of a file."""
         encodings: dict[str, set[str]] = {}
-        for group in range(metadata.num_row_groups):
-            for place in range(metadata.num_columns):
-                column = metadata.row_group(group).column(place)
-                if column.physical_type == "BYTE_ARRAY":
-                    encodings.setdefault(column.path_in_schema, set()).update(column.encodings)
+        lists: set[str] = set()
+        for place in range(metadata.num_columns):
+            column = metadata.schema.column(place)
+            if column.physical_type == "BYTE_ARRAY":
+                found = encodings.setdefault(column.path, set())
+                for group in range(metadata.num_row_groups):
+                    found.update(metadata.row_group(group).column(place).encodings)
+                if column.max_repetition_level:
+                    lists.add(column.path)
         for path, found in encodings.items():
-            if found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY")) or any(name[:5] == "DELTA" for name in found):
-                self.others.add(path)
-        self.dictionaries = [*{*self.dictionaries, *encodings} - self.others]
+            has_dictionary = not found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
+            if any(name[:5] == "DELTA" for name in found) or (path in lists and not has_dictionary):
+                self._few.add(path)
+            elif has_dictionary:
+                known = self.repeated if path in lists else self.single
+                known += [path] * (path not in known)
 
-    @property
-    def at_once(self) -> int:
-        """How many rows are read at once."""
-        return _FEW_ROWS if self.others else _READ_ROWS
+    def at_once(self, first: pq.ParquetFile, group: int) -> int:
+        """Return how many rows of a row group are read at once.
+
+        Args:
+            first: The file, where the columns of `single` are read as dictionaries.
+            group: The row group's number.
+        """
+        if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(first.metadata.row_group(group))):
+            return _FEW_ROWS
+        if not self.single:
+            return _READ_ROWS
+        row = next(first.iter_batches(1, row_groups=[group], columns=self.single), None)
+        longest = 0 if row is None else sum(map(longest_value, row.columns))
+        return max(1, min(_READ_ROWS, PART_SIZE // max(1, longest)))
+
+    def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
+        """Yield the bytes of the dictionaries of `single` in the file, as far as it tells them."""
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in self.single and column.dictionary_page_offset is not None:
+                yield column.data_page_offset - column.dictionary_page_offset
 
 
 def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.RecordBatch]:
@@ -256,7 +295,14 @@ def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.Record
 
 
 @contextmanager
-def _opened(place: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+def _opened(place: str, dictionaries: Sequence[str] = (), *, look: bool = False) -> Iterator[pq.ParquetFile]:
+    """Open a file.
+
+    Args:
+        place: Where it is.
+        dictionaries: The paths of columns that are read as dictionaries.
+        look: Whether only first rows are read.
+    """
     with reading(place), open_bytes(place) as raw:
         try:
             with pq.ParquetFile(raw, read_dictionary=dictionaries) as file:
@@ -264,12 +310,16 @@ def _opened(place: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.Parquet
                 largest = max(
                     (metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)), default=0
                 )
-                if largest <= PART_SIZE:
+                if largest <= PART_SIZE and not look:
                     yield file
                     return
             # By itself Arrow fetches a row group whole before it gives out the first row.
             with pq.ParquetFile(
-                raw, metadata=metadata, read_dictionary=dictionaries, pre_buffer=False, buffer_size=_BUFFER
+                raw,
+                metadata=metadata,
+                read_dictionary=dictionaries,
+                pre_buffer=False,
+                buffer_size=_LOOK_BUFFER if look else _BUFFER,
             ) as file:
                 yield file
         except pa.ArrowException as exc:
