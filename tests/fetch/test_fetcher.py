@@ -304,11 +304,14 @@ def test_waiting_for_a_place_ends_with_the_run(server: Server) -> None:
 def test_a_row_that_comes_as_the_run_ends_says_so(server: Server, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     server.routes["/x"] = response(b"x")
     fetcher = Fetcher(PATIENT)
-    prepare = HostHeaders.headers_for
-    if when == "with a place":  # and closed before it sends its request
-        monkeypatch.setattr(HostHeaders, "headers_for", lambda *a, **k: (fetcher.close(), prepare(*a, **k))[1])
-    else:
+    if when == "before a place":
         fetcher.close()
+
+    def headers(*_: object, **__: object) -> dict[str, str]:
+        fetcher.close()
+        return {}
+
+    monkeypatch.setattr(HostHeaders, "headers_for", headers)
     error = failure(fetcher, server.url("/x"))
     assert (error.code, error.detail) == ("connect_error", "the run was closed")
     assert not server.heads

@@ -24,7 +24,7 @@ from text_image_similarity import (
     score_csv,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.tables import write_matrix
+from text_image_similarity.tables import EmbeddedSide, write_matrix
 
 ENCODER = ColourEncoder()
 CONFIG = Config(chunk_size=2, batch_size=2, retries=0)
@@ -58,6 +58,17 @@ def test_vectors_are_those_that_scores_compare(table: Path) -> None:
             assert row["error"] in (image["error"], caption["error"])
     assert sum(row["error"] is None for row in scored) == 2
     assert [row["embedding"] is None for row in left] == [row["error"] is not None for row in left]
+
+
+@pytest.mark.parametrize("side", ["images", "captions"])
+def test_large_rows_are_embedded_a_few_at_a_time(
+    table: Path, side: EmbeddedSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, by_part = table.with_name("whole.jsonl"), table.with_name("by_part.jsonl")
+    embed_table(table, whole, CONFIG, side=side, encoder=ENCODER)
+    monkeypatch.setattr("text_image_similarity.tables.job._UNDER_WAY", 1)
+    embed_table(table, by_part, CONFIG, side=side, encoder=ENCODER)
+    assert by_part.read_bytes() == whole.read_bytes()
 
 
 def test_a_stopped_run_resumes(table: Path) -> None:

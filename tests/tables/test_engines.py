@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Barrier, Event, Lock
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,10 @@ from text_image_similarity import (
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import ModelUnavailableError, StoppedError
+from text_image_similarity.formats import Rows
 from text_image_similarity.formats.delimited import DelimitedTable
 from text_image_similarity.pipeline import RunStats, Tag, TaggedRows, score_concurrently
-from text_image_similarity.tables import TableOptions
+from text_image_similarity.tables import TableOptions, job
 
 CONFIG = Config(batch_size=4, io_workers=4, retries=0, chunk_size=10)
 ENCODER = ColourEncoder()
@@ -89,6 +91,36 @@ def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:
             return super().score(records)
 
     assert score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=Busy(3)).rows == 95
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_an_engine_has_so_many_bytes_at_once(folder: Path, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of parts of about 100 bytes, it gets the third when the first is kept."""
+    monkeypatch.setattr(job, "_UNDER_WAY", 150)
+    under_way: set[int] = set()
+    most: list[int] = []
+
+    def watched(kept: Callable[..., Generator[tuple[Rows, ScoreResult]]]) -> Any:
+        def score_parts(engine: Any, parts: Iterable[TaggedRows[Rows]], stats: RunStats) -> Any:
+            def noted() -> Iterator[TaggedRows[Rows]]:
+                for part in parts:
+                    rows = list(part)
+                    under_way.add(id(rows[0][0]))
+                    most.append(len(under_way))
+                    yield rows
+
+            for rows, result in kept(engine, noted(), stats):
+                yield rows, result
+                under_way.discard(id(rows))
+
+        return score_parts
+
+    engine = LocalEngine(encoder=ENCODER) if local else Pool(9)
+    monkeypatch.setattr(type(engine), "score_parts", watched(type(engine).score_parts))
+    score_csv(folder / "in.csv", folder / "out.csv", CONFIG, engine=engine)
+    assert (folder / "out.csv").read_bytes() == (folder / "here.csv").read_bytes()
+    assert len(most) == 10
+    assert max(most) == 2
 
 
 def test_a_part_is_read_while_the_one_before_it_is_scored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,10 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of memory they take, roughly."""
+
     def column(self, name: str) -> list[Any]:
         """Return a column's values as Python objects."""
 
@@ -70,6 +74,10 @@ class TextRows:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(value) for row in self.values for value in row)
 
     def column(self, name: str) -> list[Any]:
         place = self.columns.index(name)
@@ -105,6 +113,10 @@ class JsonRows:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * sum(map(len, self.lines))  # and the values that they stand for
 
     def column(self, name: str) -> list[Any]:
         return [row.get(name) for row in self.values]
@@ -156,6 +168,10 @@ class ArrowRows:
 
     def __len__(self) -> int:
         return int(self.batch.num_rows)
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.batch.nbytes)
 
     def column(self, name: str) -> list[Any]:
         return cell_values(self.batch.column(name))

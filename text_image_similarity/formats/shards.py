@@ -31,6 +31,10 @@ class SampleRows(JsonRows):
 
     images: Sequence[Any] = ()
 
+    @property
+    def nbytes(self) -> int:
+        return super(SampleRows, self).nbytes + sum(len(image) for image in self.images if isinstance(image, bytes))
+
     def column(self, name: str) -> list[Any]:
         return list(self.images) if name == IMAGE else JsonRows.column(self, name)
 

@@ -38,7 +38,7 @@ class Engine(Protocol):
         """
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, and yield each row's tag with its result, in order.
+        """Score parts, and yield each row's tag with its result, in order; may be called again when it has ended.
 
         Args:
             parts: Each to be used up before the next one is asked for.
@@ -60,6 +60,7 @@ class LocalEngine:
     def __init__(self, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._encoder, self._transport = encoder, transport
         self._scorer: Scorer | None = None
+        self._used = False
 
     def start(self, config: Config) -> ModelInfo:
         """Load the model, or keep that of an earlier table with the same settings; see `Engine`."""
@@ -67,7 +68,7 @@ class LocalEngine:
         if self._scorer is not None:  # of an earlier table
             self._scorer.close()
             encoder = encoder or (self._scorer.encoder if self._scorer.config == config else None)
-        self._scorer = Scorer(config, encoder=encoder, transport=self._transport)
+        self._scorer, self._used = Scorer(config, encoder=encoder, transport=self._transport), False
         encoder = self._scorer.encoder
         known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
         return replace(encoder.info, fingerprint=known)
@@ -76,6 +77,9 @@ class LocalEngine:
         """Score parts, downloads of the next one while this one is encoded; see `Engine`."""
         if self._scorer is None:
             raise UsageError("call start() before score_parts()")
+        if self._used:  # and so closed
+            self._scorer = Scorer(self._scorer.config, encoder=self._scorer.encoder, transport=self._transport)
+        self._used = True
         with self._scorer as scorer:
             yield from scorer.score_parts(parts, stats=stats)
 

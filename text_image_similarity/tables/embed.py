@@ -59,10 +59,11 @@ class EmbeddingEngine:
     def __init__(self, side: EmbeddedSide, *, encoder: Encoder | None = None) -> None:
         self._side, self._encoder = side, encoder
         self._scorer: Scorer | None = None
+        self._used = False
 
     def start(self, config: Config) -> ModelInfo:
         """Load the model, and say what it is."""
-        self._scorer = Scorer(config, encoder=self._encoder)
+        self._scorer, self._used = Scorer(config, encoder=self._encoder), False
         return self._scorer.encoder.info
 
     def score_parts(
@@ -71,6 +72,9 @@ class EmbeddingEngine:
         """Yield each row's tag with its vector, in order; the next parts are fetched meanwhile."""
         if self._scorer is None:
             raise UsageError("call start() before score_parts()")
+        if self._used:  # and so closed
+            self._scorer = Scorer(self._scorer.config, encoder=self._scorer.encoder)
+        self._used = True
         waiting: deque[tuple[Rows, RowError | None]] = deque()
 
         def sources() -> Iterator[Any]:

@@ -26,6 +26,8 @@ logger = logging.getLogger("text_image_similarity")
 
 T = TypeVar("T")
 
+_UNDER_WAY = 512 * 1024 * 1024  # bytes of rows that an engine has at once, more than it takes ahead by itself
+
 
 @dataclass(frozen=True, slots=True)
 class TableJob(Generic[R]):
@@ -70,28 +72,30 @@ class TableJob(Generic[R]):
         counter = _ProgressCounter(self.work.parts, self.table.row_count, progress)
         if counter.done:
             logger.info("resuming: %s of %s rows done", f"{counter.done:,}", f"{counter.total:,}")
-        parts = self._parts(counter.done, chunk_size)
-        with closing(engine.score_parts(parts, stats)) as results:
-            while counter.done < counter.total:
-                kept = counter.done
-                self.watch.check(counter.failures, kept)
-                if stop():
-                    raise _stopped(kept, counter.total)
-                try:
-                    self._score_part(results, stats, counter)
-                except TableError as exc:  # whatever ends this process may have ended the engine's as well
+        parts = _Window(self._parts(counter.done, chunk_size))
+        begun = -1
+        while begun < counter.done < counter.total:  # else no results are left; `score_table` finds out why
+            begun = counter.done
+            with closing(engine.score_parts(parts.open(), stats)) as results:
+                kept = -1
+                while kept < counter.done < counter.total:
+                    kept = counter.done
+                    self.watch.check(counter.failures, kept)
                     if stop():
-                        raise _stopped(kept, counter.total) from exc
-                    raise
-                if counter.done == kept:  # no results are left; `score_table` finds out why
-                    break
+                        raise _stopped(kept, counter.total)
+                    try:
+                        parts.answered += self._score_part(results, stats, counter)
+                    except TableError as exc:  # whatever ends this process may have ended the engine's as well
+                        if stop():
+                            raise _stopped(kept, counter.total) from exc
+                        raise
         self.watch.check(counter.failures, counter.done)
 
-    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> None:
-        """Take the results of the next part, and keep it."""
+    def _score_part(self, results: Generator[tuple[Rows, R]], stats: RunStats, counter: _ProgressCounter) -> int:
+        """Take the results of the next part, and keep it; return its bytes, 0 if there is none."""
         began, before, cut = time.perf_counter(), stats.spent(), stats.captions_cut
         if (head := next(results, None)) is None:
-            return
+            return 0
         rows = head[0]
         found, cells = list[R](), list[Sequence[Any]]()
         scores, score = Histogram(self.kind), self.layout.task.score
@@ -127,14 +131,15 @@ class TableJob(Generic[R]):
         )
         self.watch.look_at(found)
         self.work.commit(part, data)
+        return rows.nbytes
 
-    def _parts(self, start: int, most: int) -> Iterator[TaggedRows[Rows]]:
-        """Yield parts from a row on: each row's part, with its record, or with its result from the earlier output."""
+    def _parts(self, start: int, most: int) -> Iterator[tuple[int, TaggedRows[Rows]]]:
+        """Yield parts from a row on, with their bytes: each row's part, with its record, or with its earlier result."""
         earlier = None if self.earlier is None else self._earlier(self.earlier, start, most)
         for rows in _ahead(self.table.read(start, most)):
             records = self.layout.records(rows)
             if earlier is None:
-                yield [(rows, record) for row in records for record in row]
+                yield rows.nbytes, [(rows, record) for row in records for record in row]
                 continue
             counts = self.layout.counts(rows)
             known = [self.layout.kept(*each) for each in zip(islice(earlier, len(rows)), counts, strict=False)]
@@ -142,15 +147,40 @@ class TableJob(Generic[R]):
                 raise TableError(
                     "the earlier output has fewer rows than the input; score it from scratch, without --retry-failed"
                 )
-            yield [
-                (rows, result or record)
-                for row, results in zip(records, known, strict=True)
-                for record, result in zip(row, results, strict=True)
-            ]
+            yield (
+                rows.nbytes,
+                [
+                    (rows, result or record)
+                    for row, results in zip(records, known, strict=True)
+                    for record, result in zip(row, results, strict=True)
+                ],
+            )
 
     def _earlier(self, output: Table, start: int, most: int) -> Iterator[tuple[Any, ...]]:
         for rows in output.read(start, most):
             yield from self.layout.earlier(rows)
+
+
+class _Window:
+    """Gives out parts, and ends when those that wait for their answers fill it; then it is opened again.
+
+    An engine may have any number of rows under way, of which one may be a thousand times as large as another.
+
+    Args:
+        parts: Each with its bytes.
+    """
+
+    def __init__(self, parts: Iterator[tuple[int, TaggedRows[Rows]]]) -> None:
+        self._parts = parts
+        self._given = 0
+        self.answered = 0  # bytes
+
+    def open(self) -> Iterator[TaggedRows[Rows]]:
+        """Yield further parts."""
+        while self._given - self.answered < _UNDER_WAY and (found := next(self._parts, None)) is not None:
+            size, part = found
+            self._given += size
+            yield part
 
 
 def _ahead(parts: Iterator[T]) -> Iterator[T]:

@@ -40,7 +40,7 @@ class TableEngine(Protocol[R_co]):
         """Load the model, and say what it is."""
 
     def score_parts(self, parts: Iterable[TaggedRows[Rows]], stats: RunStats) -> Generator[tuple[Rows, R_co]]:
-        """Yield each row's tag with its result, in order."""
+        """Yield each row's tag with its result, in order; may be called again when it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
