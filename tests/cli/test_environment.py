@@ -38,7 +38,7 @@ def test_variables_stand_for_options_that_are_not_given(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("PORT", "tcp", "argument --port: invalid int value: 'tcp'"),
+        ("PORT", "tcp", "argument --port: 'tcp' is not a port, which is a whole number from 0 to 65535"),
         ("LAZY", "maybe", "TEXT_IMAGE_SIMILARITY_SERVE_LAZY must be true or false, not 'maybe'"),
         ("MODEL", "'mini", "TEXT_IMAGE_SIMILARITY_SERVE_MODEL cannot be read: No closing quotation"),
     ],

@@ -842,7 +842,10 @@ def test_columns_are_there_once() -> None:
     check_columns(["url", "caption", "x", "x"], ["url", "caption"], "in.csv")
     for columns, message in (
         ([], "^in.csv is empty: it has no rows, and so no columns$"),
-        (["url"], "^column 'caption' is missing in in.csv; it has the columns: url$"),
+        (
+            ["url"],
+            "^column 'caption' is missing in in.csv; it has the columns: url; name another one with --url-col or --caption-col ",
+        ),
         (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
         (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Literal
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from .logs import tell
 from .options import again, config_of
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+_TABLE = re.compile(r"\S+\.(csv|tsv|jsonl|ndjson|parquet)(\.gz|\.zst)?", re.ASCII | re.IGNORECASE)
 Kind = Literal["picture", "table"]
 
 
@@ -22,14 +24,25 @@ def kind_of(options: argparse.Namespace) -> Kind:
         UsageError: Something follows OUT that cannot be a caption.
     """
     place = options.in_path
-    path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
-    if path.lower().endswith(_ENDINGS):
+    if _is_picture(place):
+        if _TABLE.fullmatch(options.out_path):
+            raise UsageError(
+                f"{place} is one image, so what follows is its caption, and {options.out_path} looks like a table; write "
+                f"the caption, or score a table that names {place}"
+            )
         return "picture"
+    if _is_picture(options.out_path):
+        raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
     if options.captions:
         raise UsageError(
             f"{place} is not a picture ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"
         )
     return "table"
+
+
+def _is_picture(place: str) -> bool:
+    path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
+    return path.lower().endswith(_ENDINGS)
 
 
 def run_one_off(options: argparse.Namespace) -> int:

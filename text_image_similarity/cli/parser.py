@@ -18,6 +18,23 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from ..system import closest
 from .environment import arguments_of
 
+_NUMBERS = {"int": "a whole number", "float": "a number"}
+# Options that people try because other programs have them, and what they mean here.
+ADVICE = {
+    "--resume": "a run resumes by itself when the same command is given again",
+    "--threshold": "`filter --min` keeps the rows from a score on",
+    "--min-score": "`filter --min` keeps the rows from a score on",
+    "--output": "OUT has no option: it follows IN",
+    "--model-engine": "--backend chooses what runs a model",
+    "--gpu": "write --device cuda",
+    "--fp16": "write --precision fp16",
+    "--url-list": "write a table with a column of captions too",
+    "--input-format": "the name of a file says its format",
+    "--output-format": "the name of a file says its format",
+    "--num-workers": "write --io-workers",
+    "--workers": "write --io-workers",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """A parser with a short usage line and short errors, whose help shows defaults.
@@ -50,12 +67,17 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(args, namespace)
         if unknown and self._subparsers is None:
             known = [name for action in self._actions for name in action.option_strings]
-            near = [closest(word.partition("=")[0], known) for word in unknown if word.startswith("--")]
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{_did_you_mean(near)}")
+            names = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+            hints = [ADVICE[name] for name in names if name in ADVICE]
+            near = _did_you_mean(closest(name, known) for name in names if name not in ADVICE)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{near}{'; '.join(['', *hints])}")
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and a message of two lines, without the usage."""
+        message = re.sub(
+            r"invalid (int|float) value: (.*)", lambda wrong: f"{wrong[2]} is not {_NUMBERS[wrong[1]]}", message
+        )
         if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             message += _did_you_mean([closest(wrong[1], re.findall(r"[\w-]+", wrong[2]))])
         self.exit(2, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")

@@ -106,7 +106,8 @@ def page_of_table(
     read = (columns[0], *task.captions)
     found_in = [name for names in task.named(OUT_COLUMNS) for name in names]
     if same and source.columns:
-        check_columns(source.columns, [*read, *found_in], tables[0])
+        check_columns(source.columns, read, tables[0])
+        check_columns(source.columns, found_in, tables[0], options="")
     given, found = (cells_of(table, names) for table, names in ((source, read), (scored, found_in)))
     rows = report_rows((row[0], row[1:], result) for row, result in zip(given, found, strict=True))
     make_report(rows, summary, with_base_dir(config, tables[2]), page)

@@ -58,7 +58,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     command.add_argument(
         "out_path",
-        metavar="OUT",
+        metavar="OUT|CAPTION",
         help="table to write, in the format its name says; or a folder, for a file each. If IN is a picture, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )

@@ -46,12 +46,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
 
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a whole number from 0 to 65535")
+    return int(text)
+
+
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make the service's settings."""
     add = parser.add_argument_group("server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` is all addresses of the machine")
     add(
-        "--port", type=int, metavar="N", default=8000, help="port to listen on; 0 takes a free one, which the log names"
+        "--port",
+        type=_port,
+        metavar="N",
+        default=8000,
+        help="port to listen on; 0 takes a free one, which the log names",
     )
     add(
         "--allowed-host",

@@ -207,7 +207,7 @@ def _check_complete(name: str, files: set[str]) -> None:
             ", as a Trainer's checkpoint does that was not given the processor" if "trainer_state.json" in files else ""
         )
         raise ModelNameError(
-            f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model it was made from there: "
+            f"{name} lacks {' and '.join(lacking)}{cause}; save those of the model that it was made from: "
             f"AutoProcessor.from_pretrained(base).save_pretrained({name!r})"
         )
 

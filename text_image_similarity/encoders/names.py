@@ -75,6 +75,8 @@ def _rewritten(name: str, tidy: str) -> str | None:
         return url[1]
     if tidy.startswith("file://"):
         return tidy.removeprefix("file://")
+    if pair := re.fullmatch(r"(?:open_clip:)?([\w.-]+)::([\w.-]+)", tidy):  # as clip-retrieval and others write them
+        return f"open_clip:{pair[1]}/{pair[2]}"
     if tidy != name and (tidy in _SHORT or _exists(Path(tidy)) or re.fullmatch(_HUB_ID, tidy)):
         return tidy
     if tidy.endswith("/") and re.fullmatch(_HUB_ID, tidy[:-1]):

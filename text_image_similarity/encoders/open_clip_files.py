@@ -145,7 +145,7 @@ def _folder_weights(name: str, folder: Path) -> Path:
         )
     pickled = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
     if not pickled:
-        raise ModelNameError(f"{name} has an {CONFIG} but no weights")
+        raise ModelNameError(f"{name} has an {CONFIG} but no weights; add open_clip_model.safetensors")
     _check_pickle(name, folder / pickled[0])
     return folder / pickled[0]
 

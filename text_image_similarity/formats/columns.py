@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from ..errors import UsageError
+from ..records import OUT_COLUMNS
 from ..system import closest
 from .arrow_types import holds_bytes, may_hold_images
 
@@ -137,4 +138,6 @@ def _hint(columns: Sequence[str], name: str, options: str) -> str:
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):
             return _add_delimiter(spoken, option)
     near = closest(name, columns)
-    return f"; did you mean {near!r}?" if near else ""
+    if name == OUT_COLUMNS[0] and not near:
+        return f"; score the table first{f', or name another column with {options}' if options else ''}"
+    return f"; did you mean {near!r}?" if near else f"; name another one with {options}"

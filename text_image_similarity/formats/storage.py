@@ -98,7 +98,7 @@ def expand(place: str) -> list[str]:
             file for name in names for file in (_expand_url(name) if is_url(name) else _expand_path(local_path(name)))
         ]
     if not files:
-        raise UsageError(f"{place} holds no table")
+        raise UsageError(f"{place} holds no table; name a table, or a folder of tables, shards or images")
     return files
 
 

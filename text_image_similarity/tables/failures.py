@@ -18,7 +18,7 @@ logger = logging.getLogger("text_image_similarity")
 _REFUSED = f"{ErrorCode.FILE_NOT_FOUND.value}: {REFUSED}"
 _UNREACHABLE = "can this machine reach the internet? If it needs a proxy, name it with --proxy"
 _CAUSES = {
-    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name the folder with --base-dir, and where any may be with --files-under",
+    ErrorCode.FILE_NOT_FOUND: "relative paths start from {base_dir}; if the files are elsewhere, name their folder with --base-dir, or allow another one with --files-under",
     ErrorCode.INVALID_URL: "does {col_url!r} hold the references? Another column is named with {opt_url}",
     ErrorCode.UNSUPPORTED_SCHEME: "does {col_url!r} hold the references? Another column is named with {opt_url}",
     ErrorCode.EMPTY_CAPTION: "does {col_text!r} hold the captions? Another column is named with {opt_text}",

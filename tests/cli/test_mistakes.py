@@ -1,0 +1,109 @@
+"""Typical mistakes of newcomers: each is answered by what is wrong and what to do, before torch is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import make_png
+
+# A command, and what its answer must say: the cause, and the cure.
+MISTAKES = {
+    "score": "required: IN, OUT|CAPTION",
+    "scor in.csv out.csv": "did you mean score?",
+    "score in.csv out.csv --modl mini": "--modl mini; did you mean --model?",
+    "score in.csv out.csv --resume": "unrecognized arguments: --resume; a run resumes by itself",
+    "score in.csv out.csv --threshold 0.2": "`filter --min` keeps the rows",
+    "score in.csv out.csv --model-engine onnx": "--backend chooses",
+    "score in.csv out.csv --batch-size abc": "--batch-size: 'abc' is not a whole number",
+    "score in.csv out.csv --timeout soon": "--timeout: 'soon' is not a number",
+    "score in.csv out.csv --score clip-score": "did you mean clip_score?",
+    "score red.png": "required: OUT|CAPTION",
+    "score red.png out.csv": "red.png is one image, so what follows is its caption, and out.csv looks like a table",
+    "score words red.png": "the image comes first: score red.png 'words'",
+    "score none.csv out.csv": "none.csv does not exist",
+    "score folder out.csv": "folder holds no table; name a table, or a folder of",
+    "score in.csv out": "cannot tell the format of out; give it one of the extensions .csv",
+    "score in.csv in.csv": "in.csv is the input too and would be overwritten; name another output",
+    "score in.csv mine.csv": "mine.csv was not written by this command; name another output, or replace it with --force",
+    "score in.csv none/out.csv": "the folder none does not exist",
+    "score captions.csv out.csv": "did you mean 'captions'?",
+    "score in.csv out.csv --url-col image": "it has the columns: url, caption; name another one with --url-col",
+    "score semicolons.csv out.csv": "add --delimiter ';'",
+    "score latin.csv out.csv": "name its encoding, e.g. --encoding cp1252",
+    "score book.csv out.csv": "an Excel workbook or another ZIP archive; save the sheet as CSV UTF-8",
+    "score ragged.csv out.csv": "quote fields that hold commas, or fix the row",
+    "score in.csv out.csv --model minni": "did you mean 'mini'?",
+    "score in.csv out.csv --model ViT-B-32::openai": "did you mean 'open_clip:ViT-B-32/openai'?",
+    "score in.csv out.csv --model bert": "bert is a bert model; this package loads CLIP and SigLIP models",
+    "score in.csv out.csv --model weightless": "open_clip_config.json but no weights; add open_clip_model.safetensors",
+    "score in.csv out.csv --device gpu": "device='gpu' is not one of auto, cpu, mps, cuda",
+    "score in.csv out.csv --precision fp16 --device cpu": "precision='fp16' needs a GPU",
+    "filter in.csv out.csv --min 0.2": "score the table first, or name another column with --score-col",
+    "report in.csv out.html": "column 'similarity' is missing in in.csv; it has the columns: url, caption; score the table first",
+    "serve --port 99999": "--port: '99999' is not a port, which is a whole number from 0 to 65535",
+}
+PROGRAM = """
+import io, json, shlex, sys
+from contextlib import redirect_stderr
+from text_image_similarity.cli import main
+answers = {}
+for command in json.load(sys.stdin):
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            main(shlex.split(command))
+    except SystemExit as ended:
+        answers[command] = ended.code, said.getvalue(), "torch" in sys.modules
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, bool]]:
+    """What one process answers to all of them, in which nothing else has loaded torch."""
+    folder: Path = tmp_path_factory.mktemp("mistakes")
+    (folder / "red.png").write_bytes(make_png())
+    for name, content in {
+        "in": "url,caption\nred.png,a red square\n",
+        "captions": "url,captions\nred.png,a red square\n",
+        "semicolons": "url;caption\nred.png;a red square\n",
+        "ragged": "url,caption\nred.png,a red square, and a cow\n",
+        "mine": "precious\n",
+    }.items():
+        (folder / f"{name}.csv").write_text(content)
+    (folder / "latin.csv").write_bytes("url,caption\nred.png,un café\n".encode("latin-1"))
+    with zipfile.ZipFile(folder / "book.csv", "w") as book:
+        book.writestr("xl/workbook.xml", "<workbook/>")
+    for name, file, content in (
+        ("bert", "config.json", '{"model_type": "bert"}'),
+        ("weightless", "open_clip_config.json", '{"model_cfg": {}}'),
+        ("folder", ".keep", ""),
+    ):
+        (folder / name).mkdir()
+        (folder / name / file).write_text(content)
+    (folder / "bert" / "model.safetensors").write_bytes(bytes(64))
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=folder,
+        input=json.dumps(list(MISTAKES)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {command: tuple(answer) for command, answer in json.loads(done.stdout).items()}
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_answered_before_torch_is_loaded(command: str, answers: dict[str, tuple[int, str, bool]]) -> None:
+    code, said, torch_loaded = answers[command]
+    lines = [line for line in said.splitlines() if not line.startswith("see text-image-similarity ")]
+    assert code in (1, 2)
+    assert len(lines) == 1
+    assert MISTAKES[command] in lines[0]
+    assert not torch_loaded
