@@ -17,7 +17,7 @@ from .system import lazy_names, package_version
 if TYPE_CHECKING:
     from .config import Config, Dialect, Limits
     from .dataset import CaptionedImage, read_dataset, split_dataset
-    from .encoders import Encoder, ModelInfo, load_encoder, load_encoders
+    from .encoders import Encoder, ModelInfo, load_calibration, load_encoder, load_encoders
     from .errors import (
         BusyError,
         ConfigError,
@@ -159,6 +159,7 @@ __all__ = [
     "export_model",
     "filter_table",
     "image_similarity",
+    "load_calibration",
     "load_encoder",
     "load_encoders",
     "open_catalog",
@@ -179,7 +180,7 @@ __all__ = [
 _HOMES = {
     "config": ("Config", "Dialect", "Limits"),
     "dataset": ("CaptionedImage", "read_dataset", "split_dataset"),
-    "encoders": ("Encoder", "ModelInfo", "load_encoder", "load_encoders"),
+    "encoders": ("Encoder", "ModelInfo", "load_calibration", "load_encoder", "load_encoders"),
     "errors": (
         "BusyError",
         "ConfigError",

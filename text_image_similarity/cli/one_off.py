@@ -50,14 +50,19 @@ def run_one_off(options: argparse.Namespace) -> int:
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
         raise UsageError("a single picture is scored in this process by one model, without --engine and --service-url")
     config = config_of(options)
-    from ..pipeline import score_pairs  # here, so that a wrong option answers before torch is loaded
+    # Here, so that a wrong option answers before torch is loaded.
+    from ..pipeline import score_pairs
     from ..records import Record
+    from ..tables import TableOptions, calibration_of
 
+    curve = calibration_of(config, TableOptions(probability=options.probability, calibration=options.calibration))
     captions = (options.out_path, *options.captions)
     results = list(score_pairs([Record(options.in_path, caption) for caption in captions], config))
     for caption, result in zip(captions, results, strict=True):
         if result.error is None:
-            sys.stdout.write(f"{result.similarity:.4f}{f'  {caption}' if len(captions) > 1 else ''}\n")
+            cells = [f"{result.similarity:.4f}"]
+            cells += [] if curve is None else [f"{float(curve.probability(result.similarity)):.4f}"]
+            sys.stdout.write("  ".join([*cells, *([caption] if len(captions) > 1 else [])]) + "\n")
         else:
             tell(options.log_format, "error", result.error + (f" (caption {caption!r})" if len(captions) > 1 else ""))
     return 0 if all(result.error is None for result in results) else 1

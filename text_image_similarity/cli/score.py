@@ -133,6 +133,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     text = "replace columns `similarity` and `error` that IN has already"
     parser.add_argument_group(OUTPUT).add_argument("--overwrite-column", action="store_true", help=text)
+    _add_probability(parser.add_argument_group(OUTPUT))
     add = group.add_argument
     add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
     add(
@@ -142,6 +143,20 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         "part, finished parts are kept, and the same command with another value resumes",
     )
     add("--strict", action="store_true", help="exit with 4 if any row has no score; without it only if no row has one")
+
+
+def _add_probability(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--probability",
+        action="store_true",
+        help="add a column `probability`, 0 to 1: how likely each pair matches, by the model's `calibration.json`, see "
+        "docs/evaluation.md#what-a-score-means",
+    )
+    group.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="folder with the `calibration.json` that `evaluate --calibrate` wrote; by default that of the model",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -158,7 +173,7 @@ def run(options: argparse.Namespace) -> int:
     models = again(options.model)
     if len(models) > 1 or options.ensemble:
         _check_several(options)
-    falls_back = options.fall_back and options.model is None and options.service_url is None
+    fixed = options.model is not None or options.service_url is not None or options.probability
     how = TableOptions(
         start=options.start,
         overwrite_column=options.overwrite_column,
@@ -166,7 +181,9 @@ def run(options: argparse.Namespace) -> int:
         work_dir=options.work_dir,
         max_failures=options.max_failures,
         drop_columns=tuple(options.drop_col),
-        fallback_model="mini" if falls_back else None,
+        probability=options.probability,
+        calibration=options.calibration,
+        fallback_model="mini" if options.fall_back and not fixed else None,
     )
     with Stopping() as stopping, closing(progress_bar(options, "pairs")) as bar, _engine(options, config) as engine:
         comparison = compare(options, config, engine)
@@ -258,6 +275,7 @@ def closing_table(summary: Summary, report: Path | None = None) -> str:
             ("pairs/s", f"{summary.pairs_per_second:,.1f}"),
             ("score", summary.score),
             *_spread(summary.similarity),
+            *([("mean probability", f"{summary.probability['mean']:.3f}")] if summary.probability else []),
             ("model", summary.info.model),
             ("device", ", ".join(filter(None, (summary.info.device, summary.info.precision, summary.info.backend)))),
             ("output", summary.output),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .adapter import UnpreparedEncoder, as_preparing
 from .cached import CachedModel, cached_models
+from .calibrated import load_calibration
 from .load import dual_encoder_folder, load_encoder, model_folder, resolve_model
 from .protocols import CutIds, Encoder, ModelInfo, PreparingEncoder
 from .several import Ensemble, SeveralEncoders, calibrations_of, column_names, load_encoders
@@ -26,6 +27,7 @@ __all__ = [
     "calibrations_of",
     "column_names",
     "dual_encoder_folder",
+    "load_calibration",
     "load_encoder",
     "load_encoders",
     "model_folder",

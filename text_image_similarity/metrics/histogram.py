@@ -79,11 +79,20 @@ class Histogram:
             start, end = (round(self.low + place * self.width, 6) for place in (first, first + step))
             yield start, end, sum(self.bins[first : first + step])
 
+    def coarse(self) -> Iterator[tuple[float, int]]:
+        """Yield the middle of each bin that is twenty times as wide, and how many scores it holds, where it holds any."""
+        for place, count in self._coarse():
+            yield self.low + (place + _COARSE / 2) * self.width, count
+
+    def _coarse(self) -> Iterator[tuple[int, int]]:
+        for place in range(0, len(self.bins), _COARSE):
+            if count := sum(self.bins[place : place + _COARSE]):
+                yield place, count
+
     def kept(self) -> dict[str, Any]:
         """Return what `take` adds to another one, in a few hundred characters of JSON: the scores in bins twenty times as wide."""
-        bins = {place: sum(self.bins[place : place + _COARSE]) for place in range(0, len(self.bins), _COARSE)}
         return {
-            "bins": " ".join(f"{place}:{count}" for place, count in bins.items() if count),
+            "bins": " ".join(f"{place}:{count}" for place, count in self._coarse()),
             "total": self.total,
             "extremes": [self.smallest, self.largest] if self.count else None,
         }

@@ -9,6 +9,7 @@ from .frames import score_frame
 from .matrix_file import write_matrix
 from .options import Start, TableOptions
 from .places import is_folder_output
+from .probability import calibration_of
 from .rules import FilterRule
 from .score import run_table, score_csv, score_table
 from .summary import Summary
@@ -24,6 +25,7 @@ __all__ = [
     "Summary",
     "TableOptions",
     "Task",
+    "calibration_of",
     "embed_table",
     "explain_failures",
     "filter_table",

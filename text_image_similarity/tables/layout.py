@@ -92,7 +92,7 @@ class RowLayout(Generic[R]):
         width = len(self.task.added)
         groups = [cells[at : at + width] for at in range(0, len(cells), width)]
         return [
-            _still_valid(each, self.task.models)
+            _still_valid(each, self.task.models, self.task.derived)
             for column, count, group in zip(self._columns, counts, groups, strict=True)
             for each in (_listed(group, count) if column in self.listed else [group])
         ]
@@ -128,9 +128,9 @@ def _listed(cells: Sequence[Any], count: int) -> list[Sequence[Any]]:
     return list(zip(*lists, strict=True))
 
 
-def _still_valid(cells: Sequence[Any], models: int) -> ScoreResult | None:
+def _still_valid(cells: Sequence[Any], models: int, derived: int) -> ScoreResult | None:
     """Return an earlier result, or None if the same caption may have another one now."""
-    *scores, error = cells
+    scores, error = cells[: len(cells) - 1 - derived], cells[-1]
     try:
         if not error:
             if all(score is None for score in scores):

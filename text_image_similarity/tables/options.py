@@ -26,6 +26,9 @@ class TableOptions:
         max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so
             far, such as `5%`; it is looked at after every part. None for no limit.
         drop_columns: Columns of the input that the output comes without; the column of images or captions may be among them.
+        probability: Whether a column `probability` is added, from 0 to 1: how likely each pair matches, where half of all pairs do. It needs
+            `score="cosine"` and a calibration.
+        calibration: Folder with the `calibration.json` for `probability`; None is that of the model.
         fallback_model: The model to take, with a warning in the log and in the summary, if the one that the run's `Config`
             names is unavailable; None raises then.
 
@@ -39,6 +42,8 @@ class TableOptions:
     work_dir: str | PathLike[str] | None = None
     max_failures: int | str | None = None
     drop_columns: tuple[str, ...] = ()
+    probability: bool = False
+    calibration: str | PathLike[str] | None = None
     fallback_model: str | None = None
 
     def __post_init__(self) -> None:
@@ -46,3 +51,7 @@ class TableOptions:
         most_failures(self.max_failures, 0)
         if not isinstance(self.drop_columns, tuple):
             raise ConfigError(f"drop_columns={self.drop_columns!r} must be a tuple of names, such as ('image',)")
+        if self.calibration is not None and not self.probability:
+            raise ConfigError("a calibration is for --probability (probability=True)")
+        if self.probability and self.fallback_model is not None:
+            raise ConfigError("probability=True is for one model, without a fallback_model")

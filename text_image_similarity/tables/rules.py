@@ -166,6 +166,13 @@ def least_of(curve: Calibration, probability: float) -> float:
     Raises:
         UsageError: The probability does not rise with the score.
     """
-    if curve.slope <= 0:
-        raise UsageError(f"by this calibration of {curve.model} a higher score does not mean a likelier match")
+    check_rising(curve)
     return curve.cosine(probability)
+
+
+def check_rising(curve: Calibration) -> None:
+    """Raise a `UsageError` unless the probability rises with the score."""
+    if curve.slope <= 0:
+        raise UsageError(
+            f"by this calibration of {curve.model} a higher score does not mean a likelier match; calibrate on pairs that match"
+        )

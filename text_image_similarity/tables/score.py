@@ -30,6 +30,7 @@ from .job import TableJob
 from .layout import RowLayout
 from .options import TableOptions
 from .places import check_places, is_folder_output, make_folder, outputs_in, put_together, work_folder
+from .probability import calibration_of, with_probability
 from .summary import Summary, after, outcome, together, versions
 from .task import R, TableEngine, Task, by_several, scoring
 
@@ -100,8 +101,13 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     if models or ensemble:
         if engine is not None or (options is not None and options.fallback_model is not None):
             raise UsageError("several models score in this process, without an engine and without a fallback_model")
+        if options is not None and options.probability:
+            raise UsageError(
+                "--probability (probability=True) is for one model; with several use ensemble='probability'"
+            )
         used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
         task = by_several(task, models, ensemble)
+    task = with_probability(task, calibration_of(config, options or TableOptions()))
     run = run_files if is_folder_output(path_text(out_path, "out_path")) else run_table
     return run((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
 
@@ -204,7 +210,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             input=source,
             output=target,
             info=info,
-            **outcome(work.parts, config.score, kept["captions_cut"]),
+            **outcome(work.parts, config.score, kept["captions_cut"], task.identity.get("calibration")),
             score=config.score,
             versions=used,
             job=identity,

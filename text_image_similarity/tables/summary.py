@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
@@ -16,6 +16,7 @@ from ..records import Progress
 from ..system import package_version
 from ..workspace import Part
 from .failures import columns_there
+from .probability import summary_of
 
 _POINTS = 300
 
@@ -36,6 +37,7 @@ class Summary:
         output_content: Hash of the output's file.
         similarity: The `mean`, `min`, `p5`, `p25`, `median`, `p75`, `p95` and `max` of the scores, quantiles to a thousandth of the
             range of `score`; None where there are none, or several of each pair.
+        probability: The same of the column `probability`, if there is one.
     """
 
     input: str
@@ -54,6 +56,7 @@ class Summary:
     output_content: str
     warnings: list[str] = field(default_factory=list)
     similarity: dict[str, float] | None = None
+    probability: dict[str, float] | None = None
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -73,13 +76,16 @@ class Summary:
         return {"input": self.input, "output": self.output, **self.info.as_dict(), **values}
 
 
-def outcome(parts: Sequence[Part], kind: str, captions_cut: int | None = 0) -> dict[str, Any]:
-    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput, similarity.
+def outcome(
+    parts: Sequence[Part], kind: str, captions_cut: int | None = 0, calibration: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what the parts come to: rows, scored, captions cut, failures, seconds, pairs per second, throughput, similarity, probability.
 
     Args:
         parts: All parts of a run.
         kind: The score kind.
         captions_cut: How many captions were cut in rows that a run took over from an earlier one; None if that is unknown.
+        calibration: By which rows got a probability, as the identity of a run holds it; None if they got none.
     """
     failures: Counter[str] = Counter()
     seconds: Counter[str] = Counter({"total": 0})
@@ -100,18 +106,19 @@ def outcome(parts: Sequence[Part], kind: str, captions_cut: int | None = 0) -> d
         "seconds": {stage: round(s, 3) for stage, s in sorted(seconds.items())},
         "pairs_per_second": round(rows / max(seconds["total"], 1e-6), 2),
         "throughput": [(round(at, 3), done) for at, done in dict.fromkeys([*shown, *points[-1:]])],
-        "similarity": _similarity(parts, kind),
+        "similarity": None if (scores := _scores(parts, kind)) is None else scores.summary(),
+        "probability": summary_of(scores, calibration),
     }
 
 
-def _similarity(parts: Sequence[Part], kind: str) -> dict[str, float] | None:
-    """Return what the scores of all parts come to, unless there is one that did not count them."""
+def _scores(parts: Sequence[Part], kind: str) -> Histogram | None:
+    """Return the scores of all parts, unless there is one that did not count them."""
     scores = Histogram(kind)
     for part in parts:
         if part.scores is None:
             return None
         scores.take(part.scores)
-    return scores.summary()
+    return scores
 
 
 def versions() -> dict[str, str]:
@@ -146,6 +153,7 @@ def together(summaries: Sequence[Summary], source: str, folder: str) -> Summary:
         pairs_per_second=round(rows / max(seconds["total"], 1e-6), 2),
         throughput=[],
         similarity=None,
+        probability=None,
         warnings=list(dict.fromkeys(text for one in summaries for text in one.warnings)),
         output_content="",
     )

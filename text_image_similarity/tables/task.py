@@ -58,6 +58,7 @@ class Task(Generic[R]):
         choose: Finds the columns in a table where `columns` are not what was asked for; None if they are.
         models: How many of the columns that are added hold scores of single models; 0 where there is one model.
         score: Returns the score of a result without an error; None where a result has not just one.
+        derived: How many of the columns that are added follow from the score, and stand between it and the error.
     """
 
     columns: tuple[str | None, str | None]
@@ -70,6 +71,7 @@ class Task(Generic[R]):
     choose: Callable[[Table], tuple[str | None, str | None]] | None = None
     models: int = 0
     score: Callable[[R], float] | None = None
+    derived: int = 0
 
     def of_table(self, table: Table) -> Task[R]:
         """Return the task with the columns that a table has."""
