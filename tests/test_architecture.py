@@ -134,7 +134,7 @@ DOORS = {
     "datasets": {"dataset"},
     "scipy": {"metrics"},
     "fsspec": {"formats"},
-    "tqdm": {"cli", "tables"},  # the latter for frames in notebooks
+    "tqdm": {"cli", "pipeline"},  # the latter for notebooks
     "pyspark": {"spark"},
     "ray": {"ray_data", "service"},
     "fastapi": {"service"},

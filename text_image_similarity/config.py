@@ -249,6 +249,9 @@ class Config:
             raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
 
 
+ConfigLike = Config | str | PathLike[str] | None  # a model's name stands for the defaults with that model
+
+
 def _check_cache(place: str | PathLike[str] | None) -> None:
     """Raise a `ConfigError` where an embedding cache's place begins like a Redis's address and is not one."""
     if not is_redis(place):
@@ -286,6 +289,21 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
 def is_redis(place: str | PathLike[str] | None) -> bool:
     """Say whether an embedding cache's place is a Redis and not a file."""
     return isinstance(place, str) and place.startswith(("redis://", "rediss://"))
+
+
+def as_config(config: ConfigLike) -> Config:
+    """Return settings: those given, the defaults for None, and for a text or a path the defaults with that model.
+
+    Raises:
+        ConfigError: The text is empty.
+        InputTypeError: It is something else.
+    """
+    if config is None:
+        return Config()
+    if isinstance(config, (str, PathLike)):
+        return Config(model=config)
+    require_config(config)
+    return config
 
 
 def require_config(config: object) -> None:

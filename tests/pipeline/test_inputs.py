@@ -20,9 +20,11 @@ from text_image_similarity import (
     Config,
     InputTypeError,
     LocalEngine,
+    ModelNameError,
     Record,
     Scorer,
     ScoreResult,
+    TableOptions,
     TrainConfig,
     UsageError,
     create_predictor,
@@ -32,12 +34,14 @@ from text_image_similarity import (
     evaluate_ratings,
     load_encoder,
     read_dataset,
+    score,
     score_csv,
     score_images,
     score_pairs,
     score_table,
     train,
 )
+from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
 
@@ -137,11 +141,80 @@ def test_what_is_no_image_raises_at_once(given: Any, named: str) -> None:
             assert f"not {named}" in str(caught.value)
 
 
+def test_a_record_may_be_a_tuple_or_a_mapping(red: Path) -> None:
+    url = str(red)
+    given: list[Any] = [
+        (url, "red"),
+        [red.as_uri(), "red"],
+        {"url": url, "text": "red"},
+        {"image": url, "caption": "red"},
+        Record(url, "red"),
+    ]
+    for records in (given, iter(given), tuple(given)):
+        assert [result.similarity for result in pairs(records)] == [1.0] * len(given)
+    with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
+        assert len(list(scorer.score_pairs(given))) == len(given)
+    both = Config(score="ref_clipscore")
+    for row in ((url, "red", ["a red dot"]), {"url": url, "text": "red", "references": ["a red dot"]}):
+        (found,) = score_pairs([row], both, encoder=ColourEncoder())
+        assert found == next(score_pairs([Record(url, "red", ("a red dot",))], both, encoder=ColourEncoder()))
+
+
+def test_scores_come_as_an_array(red: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = ColourEncoder()
+    assert score([red, RED], ["red", "blue"], CONFIG, encoder=encoder).tolist() == [1.0, 0.0]
+    assert score(RED, ["red", "blue"], encoder=encoder).tolist() == [1.0, 0.0]
+    assert score([str(red), RED], "red", encoder=encoder).tolist() == [1.0, 1.0]
+    assert score(red, "red", Config(score="unit"), encoder=encoder).tolist() == [1.0]
+    assert score([], [], encoder=encoder).shape == (0,)
+    assert score(iter([RED]), (text for text in ("red", "red")), encoder=encoder).dtype == np.float32
+    assert not caplog.messages
+    found = score([red, "none.png", "none.png"], ["red", "red", "red"], encoder=encoder)
+    assert found[0] == 1.0
+    assert np.isnan(found[1:]).all()
+    assert caplog.messages == [
+        "2 of 3 pairs have no score; the first of them is pair 1: file_not_found: none.png: No such file or directory"
+    ]
+    with pytest.raises(ValueError, match="there are 2 images and 3 texts"):
+        score([red, red], ["red"] * 3, encoder=encoder)
+    with pytest.raises(InputTypeError, match=r"images\[0\] must be a PIL image, .* not a torch Tensor"):
+        score([torch.zeros(3, 8, 8)], "red", encoder=encoder)  # type: ignore[list-item]
+
+
+def test_a_models_name_stands_for_its_settings(red: Path) -> None:
+    expected = [next(score_pairs([Record(str(red), "red")], Config(model="mini"))).similarity]
+    assert score(red, "red", "mini").tolist() == pytest.approx(expected)
+    for config in ("mini", model_folder("mini")):
+        with Scorer(config) as scorer:
+            assert scorer.config == Config(model=config)
+    assert Scorer(encoder=ColourEncoder()).config == Config()
+    with pytest.raises(ModelNameError, match="did you mean 'mini'"):
+        score(red, "red", "minni")
+
+
+def test_a_bar_shows_how_far_the_work_is(red: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [(str(red), "red")] * 3
+    assert [result.similarity for result in score_pairs(rows, encoder=ColourEncoder(), progress=True)] == [1.0] * 3
+    assert "3/3" in capsys.readouterr().err
+    score([red] * 3, "red", encoder=ColourEncoder(), progress=True)
+    assert "3/3" in capsys.readouterr().err
+    table = red.parent / "in.csv"
+    table.write_text("url,caption\nred.png,red\nnone.png,red\n")
+    for progress, shown in ((True, True), (None, False), (False, False)):
+        engine, options = LocalEngine(encoder=ColourEncoder()), TableOptions(start="restart")
+        score_table(table, red.parent / "out.csv", engine=engine, options=options, progress=progress)
+        said = capsys.readouterr().err
+        assert ("2/2" in said, "failed=1" in said) == (shown, shown)
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (("a.png", "red"), r"records\[1\] must be a Record, not a tuple; name its parts: Record\(url=..., text=...\)"),
-        ({"url": "a.png", "caption": "red"}, r"records\[1\] must be a Record, not a dict; name its parts"),
+        (("a.png",), r"records\[1\] must be a Record, not a tuple; give Record\(image, text\) or \(image, text\)"),
+        (
+            {"file": "a.png", "text": "red"},
+            r"records\[1\] must be a Record, not a dict; its keys must be 'url' and 'text'",
+        ),
         ("a.png", r"records\[1\] must be a Record, not a str"),
         (None, r"records\[1\] must be a Record, not None"),
         (Record(Image.fromarray(RED), "red"), r"records\[1\].url must be a path, a URL or an encoded file's bytes, not a PIL image; score images"),  # type: ignore[arg-type]
@@ -248,13 +321,13 @@ def test_a_search_takes_references_and_texts_alone(red: Path) -> None:
 
 
 CALLS: list[tuple[Callable[[], object], str]] = [
-    (lambda: Scorer("mini"), "config must be a Config, such as Config(model='mini'), not a str"),  # type: ignore[arg-type]
-    (lambda: load_encoder("mini"), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: Scorer(7), "config must be a Config, such as Config(model='mini'), not an int"),  # type: ignore[arg-type]
+    (lambda: load_encoder(7), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: score_pairs([], {}), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: evaluate("a.csv", {}), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: evaluate_ratings("a.csv", {}), "config must be a Config"),  # type: ignore[arg-type]
-    (lambda: score_table("a.csv", "b.csv", "mini"), "config must be a Config"),  # type: ignore[arg-type]
-    (lambda: create_predictor(config="mini"), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: score_table("a.csv", "b.csv", 7), "config must be a Config"),  # type: ignore[arg-type]
+    (lambda: create_predictor(config=7), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: portable({}), "config must be a Config"),  # type: ignore[arg-type]
     (lambda: train("a.csv", "b", CONFIG), "config must be a TrainConfig"),  # type: ignore[arg-type]
     (lambda: score_pairs([], CONFIG, encoder="mini"), "encoder must be an Encoder, as load_encoder"),  # type: ignore[arg-type]

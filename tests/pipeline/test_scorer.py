@@ -32,9 +32,11 @@ from text_image_similarity import (
     ScoreResult,
     TableError,
     UsageError,
+    create_predictor,
     score_csv,
     score_images,
     score_pairs,
+    score_table,
 )
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.fetch import Fetcher
@@ -421,3 +423,20 @@ def test_parts_before_a_broken_source_are_answered() -> None:
     assert [next(results)[0] for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(OSError, match="the source broke"):
         next(results)
+
+
+def test_what_a_notebook_shows_is_short(tmp_path: Path) -> None:
+    (tmp_path / "red.png").write_bytes(make_png())
+    (tmp_path / "in.csv").write_text("url,caption\nred.png,red\n<none>.png,red\n")
+    summary = score_table(tmp_path / "in.csv", tmp_path / "out.csv", engine=LocalEngine(encoder=ColourEncoder()))
+    assert repr(summary).startswith("Summary(1 of 2 rows scored, model='colour")
+    assert len(repr(summary)) < 250
+    assert "<tr><th>failed: file_not_found</th><td>1</td></tr>" in summary._repr_html_()
+    assert "<td>1.0000</td>" in summary._repr_html_()
+    with create_predictor(encoder=ColourEncoder()) as predictor:
+        database = predictor.build_image_database([tmp_path / "red.png"])
+        captions = predictor.build_caption_database(["red", "blue"])
+        assert repr(database).startswith("ImageDatabase(1 images by ")
+        assert repr(captions).startswith("CaptionDatabase(2 captions by ")
+        assert repr(database) in repr(predictor)
+    assert repr(Scorer(encoder=ColourEncoder())).startswith("Scorer(colour")

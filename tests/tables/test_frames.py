@@ -244,7 +244,7 @@ def test_columns_that_are_missing_or_twice_there_are_named(kind: str) -> None:
     with pytest.raises(UsageError, match=r"column 'URL' is missing in the frame; .*; is 'url' meant"):
         score(FRAMES[kind], "URL")
     with pytest.raises(InputTypeError, match="config must be a Config"):
-        score_frame(FRAMES[kind], None)  # type: ignore[arg-type]
+        score_frame(FRAMES[kind], 7)  # type: ignore[arg-type]
 
 
 def test_names_may_be_twice_there_and_need_not_be_texts() -> None:

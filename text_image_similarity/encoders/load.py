@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import DEFAULT_MODEL, Config, require_config
+from ..config import DEFAULT_MODEL, Config, ConfigLike, as_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
 from .kinds import ADAPTER, OPEN_CLIP, OWN, check_folder, check_type, is_export
@@ -94,11 +94,11 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
     return folder
 
 
-def load_encoder(config: Config) -> PreparingEncoder:
+def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
     """Load the model that `config` names onto its device.
 
     Args:
-        config: `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `model_cache` are used.
+        config: A model's name, or settings, of which `model`, `revision`, `device`, `precision`, `backend`, `preprocess` and `model_cache` are used.
 
     Returns:
         An encoder that may be shared between calls and threads.
@@ -109,7 +109,7 @@ def load_encoder(config: Config) -> PreparingEncoder:
         ModelError: The model is there but cannot be used.
         ConfigError: The device, backend or precision is not available here, or not for this model.
     """
-    require_config(config)
+    config = as_config(config)
     check_placement(config)
     _check_meant(config.model)
     name = str(config.model)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config, require_config
+from ..config import Config, ConfigLike, as_config
 from ..dataset import read_dataset
 from ..encoders import Encoder, SeveralEncoders, as_preparing, load_encoder, resolve_model
 from ..errors import UsageError
@@ -39,8 +39,8 @@ _Numbers = NDArray[np.floating]
 
 def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller may inject; settings are in Config
     source: str | PathLike[str],
-    config: Config,
-    against: Config,
+    config: ConfigLike,
+    against: ConfigLike,
     *,
     split: str | None = None,
     col_url: str = "url",
@@ -52,8 +52,8 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
 
     Args:
         source: A data set, as for `evaluate`, and so are `split`, `col_url`, `col_text` and `progress`.
-        config: The settings of the run and of the first model.
-        against: The settings of the second model; those of fetching are the first one's.
+        config: The settings of the run and of the first model, or that model's name.
+        against: The settings of the second model, or its name; those of fetching are the first one's.
         encoders: Two loaded encoders to use; None loads those that `config` and `against` name.
 
     Returns:
@@ -65,8 +65,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     Example:
         compare_models("pairs.csv", Config(model="mini"), Config(model="fast")).differences["AUC"]
     """
-    require_config(config)
-    require_config(against)
+    config, against = as_config(config), as_config(against)
     if encoders is None and _same_model(config, against):
         raise UsageError(f"{config.model} cannot be compared with itself; name another model with --against (against)")
     left_out: Counter[str] = Counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config, require_config
+from ..config import Config, ConfigLike, as_config
 from ..dataset import read_dataset
 from ..encoders import Encoder
 from ..errors import ModelError, UsageError
@@ -35,7 +35,7 @@ _CALIBRATED_ON = 200_000  # mismatching pairs are plenty for a curve of two numb
 
 def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may inject; settings are in Config
     source: str | PathLike[str],
-    config: Config,
+    config: ConfigLike = None,
     *,
     split: str | None = None,
     col_url: str = "url",
@@ -48,7 +48,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     Args:
         source: A table of any format that `score_csv` reads, a folder of tables named after splits, or the id of a set on
             the hub; see `read_dataset`.
-        config: The settings of the run, those of fetching included. Relative references start from the table's folder
+        config: The settings of the run, or a model's name; None is `Config()`. Those of fetching count too. Relative references start from the table's folder
             unless `base_dir` is set.
         split: Which of the source's own splits; None measures all of it as one set.
         col_url: The column of image references, where the table does not hold the pictures themselves.
@@ -61,7 +61,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         TableError: The source cannot be read, or nothing in it could be encoded.
         ConfigError, ModelError: The model cannot be used.
     """
-    require_config(config)
+    config = as_config(config)
     columns = {"col_url": col_url, "col_text": col_text}
     left_out: Counter[str] = Counter()
     images = read_dataset(source, split=split, **columns, config=config, left_out=left_out)

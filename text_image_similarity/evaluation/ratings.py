@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 
-from ..config import Config, require_config
+from ..config import ConfigLike, as_config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
 from ..files import path_text
@@ -21,7 +21,7 @@ from .report import RatingEvaluation, count_failure, list_failures, sort_failure
 
 def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a caller may inject; settings are in Config
     table: str | PathLike[str],
-    config: Config,
+    config: ConfigLike = None,
     col_rating: str | Sequence[str] = "rating",
     *,
     col_url: str = "url",
@@ -35,7 +35,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
 
     Args:
         table: A table of any format that `score_csv` reads, with one pair a row.
-        config: The settings of the run, those of fetching included; the score is the cosine whatever `config.score` says.
+        config: The settings of the run, those of fetching included, or a model's name; None is `Config()`; the score is the cosine whatever `config.score` says.
             Relative references start from the table's folder unless `base_dir` is set.
         col_rating: The column of ratings, higher is better, or several: each rating of a row then counts as a pair of
             its own, as papers count the three experts of Flickr8k-Expert. Empty cells are left out.
@@ -52,7 +52,7 @@ def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a calle
     names = (col_rating,) if isinstance(col_rating, str) else tuple(col_rating)
     if not names:
         raise UsageError("col_rating names no column; give at least one")
-    require_config(config)
+    config = as_config(config)
     place = path_text(table, "table")
     opened, columns = open_table(place, dialect=config.dialect), (col_url, col_text, *names)
     check_columns(columns_of(opened), columns, place)

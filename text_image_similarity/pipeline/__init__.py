@@ -12,7 +12,7 @@ from .engine import Engine, LocalEngine, ScoredPart, TaggedRows, portable, score
 from .loaders import Loaders
 from .matrix import Tile, similarity_matrix, similarity_tiles
 from .rows import LoadedImage, Outcome, Tag
-from .score import score_images, score_pairs
+from .score import score, score_images, score_pairs
 from .scorer import Scorer
 from .sources import ImageSource
 from .stages import Stages, cut_among, open_cache, vectors_of
@@ -41,6 +41,7 @@ __all__ = [
     "image_similarity",
     "open_cache",
     "portable",
+    "score",
     "score_concurrently",
     "score_images",
     "score_pairs",

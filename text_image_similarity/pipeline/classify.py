@@ -14,11 +14,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config
+from ..config import ConfigLike
 from ..encoders import Encoder
 from ..errors import ConfigError, InputTypeError, RowError, UsageError
 from ..similarity import Embeddings, cosine
-from .inputs import check_image, checked
+from .inputs import images_of
 from .rows import Outcome
 from .scorer import Scorer
 from .session import through
@@ -56,7 +56,7 @@ class Classification:
 def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tests inject
     images: Iterable[ImageSource],
     labels: Sequence[str],
-    config: Config | Scorer,
+    config: ConfigLike | Scorer = None,
     *,
     templates: Sequence[str] = ("a photo of a {}.",),
     logit_scale: float | None = None,
@@ -68,7 +68,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
     Args:
         images: Images, as for `embed_images`; any number.
         labels: At least one; what they have in common is better said in `templates`.
-        config: The settings of the call, or an open `Scorer`; its score kind does not matter.
+        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`. The score kind does not matter.
         templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
             seven of OpenAI's.
         logit_scale: What cosines are multiplied with before the softmax; None takes the model's own.
@@ -91,7 +91,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
         >>> found.label, round(found.probability, 4)
         ('red', 0.8808)
     """
-    images = checked(images, "images", check_image)
+    images = images_of(images)
     _check_texts("labels", labels)
     _check_texts("templates", templates)
     if bare := [template for template in templates if "{}" not in template]:

@@ -11,7 +11,7 @@ from contextlib import closing
 
 import httpx
 
-from ..config import Config, ScoreKind, pair_score
+from ..config import ConfigLike, ScoreKind, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import RowError
 from ..records import ScoreResult
@@ -27,7 +27,7 @@ from .stages import vectors_of
 def image_similarity(
     images: Iterable[ImageSource],
     others: Iterable[ImageSource],
-    config: Config | Scorer,
+    config: ConfigLike | Scorer = None,
     *,
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
@@ -37,7 +37,7 @@ def image_similarity(
     Args:
         images: Images, as for `embed_images`.
         others: What each is compared with, equally many.
-        config: The settings of the call, or an open `Scorer`.
+        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
 
@@ -66,14 +66,14 @@ def image_similarity(
 
 
 def text_similarity(
-    texts: Iterable[str], others: Iterable[str], config: Config | Scorer, *, encoder: Encoder | None = None
+    texts: Iterable[str], others: Iterable[str], config: ConfigLike | Scorer = None, *, encoder: Encoder | None = None
 ) -> Generator[ScoreResult]:
     """Score how similar each text is to another one, as the model's text tower sees them.
 
     Args:
         texts: Texts.
         others: What each is compared with, equally many.
-        config: The settings of the call, or an open `Scorer`.
+        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: As for `image_similarity`.
 
     Returns:
@@ -101,7 +101,7 @@ def text_similarity(
 def _pairwise(
     items: Iterable[Item],
     others: Iterable[Item],
-    config: Config | Scorer,
+    config: ConfigLike | Scorer,
     embed: Callable[[Scorer, Iterable[Item]], Generator[Outcome]],
 ) -> Callable[[Scorer], Generator[ScoreResult]]:
     """Return what scores pairs in a session.
@@ -111,7 +111,9 @@ def _pairwise(
     """
     if isinstance(items, Sized) and isinstance(others, Sized) and len(items) != len(others):
         raise ValueError(f"{len(items):,} cannot be compared with {len(others):,} others; give one for each")
-    kind = pair_score(config.config if isinstance(config, Scorer) else config, "a comparison of two of a kind")
+    kind = pair_score(
+        config.config if isinstance(config, Scorer) else as_config(config), "a comparison of two of a kind"
+    )
 
     def results(scorer: Scorer) -> Generator[ScoreResult]:
         # In turns, so that one pass encodes both, and what occurs on both sides once.

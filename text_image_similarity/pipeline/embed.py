@@ -6,9 +6,9 @@ from collections.abc import Generator, Iterable
 
 import httpx
 
-from ..config import Config
+from ..config import ConfigLike
 from ..encoders import Encoder
-from .inputs import check_caption, check_image, checked
+from .inputs import images_of, texts_of
 from .loaders import closing_after
 from .rows import Outcome
 from .scorer import Scorer
@@ -17,7 +17,7 @@ from .sources import ImageSource
 
 def embed_images(
     images: Iterable[ImageSource],
-    config: Config,
+    config: ConfigLike = None,
     *,
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
@@ -26,7 +26,7 @@ def embed_images(
 
     Args:
         images: References (paths, http(s), `file:` and `data:` URLs), pictures in memory or encoded files.
-        config: The settings of the run.
+        config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
 
@@ -37,17 +37,19 @@ def embed_images(
         ConfigError, ModelError: At once, before a picture is read.
         InputTypeError: As from `score_images`.
     """
-    images = checked(images, "images", check_image)  # before a model is loaded
+    images = images_of(images)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder, transport=transport)
     return closing_after(scorer, scorer.embed_images(images))
 
 
-def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None = None) -> Generator[Outcome]:
+def embed_texts(
+    texts: Iterable[str], config: ConfigLike = None, *, encoder: Encoder | None = None
+) -> Generator[Outcome]:
     """Encode captions in batches of `config.batch_size`.
 
     Args:
         texts: Captions.
-        config: The settings of the run.
+        config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
 
     Returns:
@@ -57,6 +59,6 @@ def embed_texts(texts: Iterable[str], config: Config, *, encoder: Encoder | None
         ConfigError, ModelError: At once.
         InputTypeError: At once: `texts` is a single text, or nothing to iterate over.
     """
-    texts = checked(texts, "texts", check_caption)
+    texts = texts_of(texts)
     scorer = Scorer(config, encoder=encoder)
     return closing_after(scorer, scorer.embed_texts(texts))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,9 @@ from ..records import EncodedImage, Record, is_missing
 Item = TypeVar("Item")
 Check = Callable[[object, str], None]
 
+RecordLike = Record | tuple[Any, ...] | Mapping[str, Any]
+
+_NAMES = ("url", "image"), ("text", "caption")  # what mappings call the two parts of a record
 _IMAGES = "a PIL image, an array (h, w, 3) uint8, an encoded file's bytes, a path or a URL"
 
 
@@ -56,10 +59,49 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[It
         yield item
 
 
+def images_of(images: Iterable[Item]) -> Iterable[Item]:
+    """Return images to iterate over, checked as `checked` does."""
+    return checked(images, "images", check_image)
+
+
+def texts_of(texts: Iterable[Item]) -> Iterable[Item]:
+    """Return captions to iterate over, checked as `checked` does."""
+    return checked(texts, "texts", check_caption)
+
+
+def records_of(records: Iterable[RecordLike]) -> Iterable[Record]:
+    """Return records to iterate over, checked as `checked` does; a tuple or a mapping that can only mean a record becomes one."""
+    if isinstance(records, (list, tuple)):
+        return checked([as_record(each) for each in records], "records", check_record)
+    return map(as_record, checked(records, "records", lambda each, name: check_record(as_record(each), name)))
+
+
+def as_record(record: Any) -> Any:
+    """Return `(image, text)` or `(image, text, references)`, or a mapping of these names, as a `Record`; and anything else as it is.
+
+    Example:
+        >>> as_record(("a.jpg", "a dog")) == as_record({"image": "a.jpg", "caption": "a dog"}) == Record("a.jpg", "a dog")
+        True
+    """
+    if hasattr(record, "url") and hasattr(record, "text"):  # such as a named tuple
+        return record
+    if isinstance(record, (tuple, list)) and len(record) in (2, 3):
+        return Record(record[0], record[1], tuple(record[2]) if len(record) == 3 else ())
+    if isinstance(record, Mapping):
+        image, text = (next((name for name in names if name in record), None) for names in _NAMES)
+        if image and text:
+            return Record(record[image], record[text], tuple(record.get("references") or ()))
+    return record
+
+
 def check_record(record: object, name: str) -> None:
     """Raise an `InputTypeError` unless something is a record, with a reference or an encoded image in it."""
     if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
-        hint = "name its parts: Record(url=..., text=...)" if isinstance(record, (tuple, list, Mapping)) else ""
+        hint = (
+            "its keys must be 'url' and 'text'"
+            if isinstance(record, Mapping)
+            else "give Record(image, text) or (image, text)"
+        )
         raise InputTypeError.of(name, "a Record", record, hint)
     if is_content(record.url) and not isinstance(record.url, EncodedImage):
         wanted = "a path, a URL or an encoded file's bytes"

@@ -10,12 +10,12 @@ import httpx
 import numpy as np
 
 from ..checks import at_least
-from ..config import Config, ScoreKind, pair_score
+from ..config import ConfigLike, ScoreKind, as_config, pair_score
 from ..embeddings import Vector
 from ..encoders import Encoder
 from ..errors import RowError
 from ..similarity import Embeddings, score_all
-from .inputs import check_caption, check_image, checked
+from .inputs import images_of, texts_of
 from .rows import Outcome
 from .scorer import Scorer
 from .session import through
@@ -44,7 +44,7 @@ class Tile:
 def similarity_matrix(
     images: Iterable[ImageSource],
     texts: Iterable[str],
-    config: Config,
+    config: ConfigLike = None,
     *,
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
@@ -54,7 +54,7 @@ def similarity_matrix(
     Args:
         images: Images, as for `embed_images`.
         texts: Captions.
-        config: The settings of the call.
+        config: The settings of the call, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
 
@@ -65,7 +65,8 @@ def similarity_matrix(
         ConfigError, ModelError: The model cannot be used, or the score kind needs references.
         InputTypeError: An image or a caption is something else.
     """
-    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
+    images, texts = images_of(images), texts_of(texts)
+    config = as_config(config)
     pair_score(config, "a matrix")
     with Scorer(config, encoder=encoder, transport=transport) as scorer:
         return scorer.similarity_matrix(images, texts)
@@ -74,7 +75,7 @@ def similarity_matrix(
 def similarity_tiles(
     images: Iterable[ImageSource],
     texts: Iterable[str],
-    config: Config | Scorer,
+    config: ConfigLike | Scorer = None,
     *,
     side: int = 1024,
     encoder: Encoder | None = None,
@@ -88,7 +89,7 @@ def similarity_tiles(
     Args:
         images: Images, as for `embed_images`.
         texts: Captions.
-        config: The settings of the call, or an open `Scorer`.
+        config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         side: Most images and most captions of a tile.
         encoder: As for `similarity_matrix`, and so is `transport`.
 
@@ -106,9 +107,9 @@ def similarity_tiles(
         >>> [(tile.row, tile.column, tile.scores.tolist()) for tile in tiles]
         [(0, 0, [[1.0]]), (0, 1, [[0.0]])]
     """
-    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
+    images, texts = images_of(images), texts_of(texts)
     at_least("side", side, 1)
-    kind = pair_score(config.config if isinstance(config, Scorer) else config, "a matrix")
+    kind = pair_score(config.config if isinstance(config, Scorer) else as_config(config), "a matrix")
     return through(
         config,
         lambda scorer: _tiles(scorer, images, texts, (kind, side)),

@@ -1,31 +1,93 @@
-"""Records in, scores out: `score_pairs` for references, `score_images` for images in memory.
+"""Records in, scores out: `score` for an array, `score_pairs` for references, `score_images` for images in memory.
 
 Each call opens a `Scorer` of its own and closes it at the end; to make many calls, keep one open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import logging
+import os
+from collections.abc import Generator, Iterable, Mapping
+from typing import cast
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from ..config import Config
+from ..config import ConfigLike
 from ..encoders import Encoder
-from ..records import Record, ScoreResult
-from .inputs import check_pairs, check_record, checked
+from ..records import EncodedImage, ScoreResult
+from .inputs import RecordLike, check_pairs, images_of, records_of, texts_of
 from .loaders import closing_after
+from .progress import length_of, watched
 from .scorer import Scorer
 from .sources import ImageSource
 from .stats import RunStats
 
+logger = logging.getLogger("text_image_similarity")
+
+
+def score(
+    images: ImageSource | Iterable[ImageSource],
+    texts: str | Iterable[str],
+    model: ConfigLike = None,
+    *,
+    encoder: Encoder | None = None,
+    progress: bool | None = None,
+) -> NDArray[np.float32]:
+    """Score images with texts, and return the scores as an array.
+
+    Args:
+        images: One for each text, as for `score_images`: paths, URLs, PIL images, arrays, encoded files. A single one is scored with
+            every text.
+        texts: One for each image. A single one is scored with every image.
+        model: A model's name, or a `Config`; None is `Config()`.
+        encoder: A loaded encoder to use and share; None loads the one that `model` names.
+        progress: Whether a bar shows how far the work is; None shows one in notebooks alone.
+
+    Returns:
+        Shape (n,), float32, in the score kind of the settings: cosines from -1 to 1. A pair that failed is NaN, and a warning in the
+        log says why; `score_pairs` and `score_images` return the error of each.
+
+    Raises:
+        ConfigError, ModelError: The model cannot be used.
+        InputTypeError: An image or a text is something else.
+        ValueError: There are several of both, and more of one than of the other.
+
+    Example:
+        >>> from text_image_similarity.encoders.testing import ColourEncoder
+        >>> dot = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+        >>> score(dot, ["a red dot", "a magenta dot"], encoder=ColourEncoder()).round(4)
+        array([1.    , 0.7071], dtype=float32)
+    """
+    if _is_single(images):
+        images = [cast(ImageSource, images)]
+    given = list(images_of(cast(Iterable[ImageSource], images)))
+    captions = [texts] if isinstance(texts, str) else list(texts_of(texts))
+    if min(len(given), len(captions)) == 1:
+        given, captions = given * len(captions), captions * len(given)
+    results = list(score_images(given, captions, model, encoder=encoder, progress=progress))
+    failed = [(number, result.error) for number, result in enumerate(results) if result.error is not None]
+    if failed:
+        said = "%s of %s pairs have no score; the first of them is pair %s: %s"
+        logger.warning(said, f"{len(failed):,}", f"{len(results):,}", *failed[0])
+    return np.array([result.similarity for result in results], np.float32)
+
+
+def _is_single(images: object) -> bool:
+    is_array = getattr(images, "ndim", 0) == 3 and getattr(images, "dtype", None) == np.uint8
+    return is_array or isinstance(images, str | os.PathLike | Image.Image | EncodedImage | Mapping)
+
 
 def score_pairs(
-    records: Iterable[Record],
-    config: Config,
+    records: Iterable[RecordLike],
+    config: ConfigLike = None,
     *,
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
     stats: RunStats | None = None,
+    progress: bool | None = False,
 ) -> Generator[ScoreResult]:
     """Score how well each record's picture matches its text.
 
@@ -33,11 +95,13 @@ def score_pairs(
     iterator stops its threads.
 
     Args:
-        records: Pictures and captions.
-        config: The settings of the run.
+        records: Images with their captions: a `Record`, a tuple `(image, text)`, or a mapping with the keys `url` (or `image`) and
+            `text` (or `caption`) each.
+        config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
         stats: Counters to update while the run goes.
+        progress: Whether a bar shows how many results were read; None shows one in notebooks alone.
 
     Returns:
         One result per record. A row that fails carries its error and never raises.
@@ -48,21 +112,22 @@ def score_pairs(
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
-        >>> dot = Record("data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs=", "a red dot")
-        >>> [result.similarity for result in score_pairs([dot], Config(), encoder=ColourEncoder())]
+        >>> dot = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
+        >>> [result.similarity for result in score_pairs([(dot, "a red dot")], encoder=ColourEncoder())]
         [1.0]
     """
-    records = checked(records, "records", check_record)  # before a model is loaded
+    given = records_of(records)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder, transport=transport)
-    return closing_after(scorer, scorer.score_pairs(records, stats=stats))
+    return watched(closing_after(scorer, scorer.score_pairs(given, stats=stats)), length_of(records), progress=progress)
 
 
 def score_images(
     images: Iterable[ImageSource],
     texts: Iterable[str],
-    config: Config,
+    config: ConfigLike = None,
     *,
     encoder: Encoder | None = None,
+    progress: bool | None = False,
 ) -> Generator[ScoreResult]:
     """Score pictures that are in memory already, with the same numbers as from their files.
 
@@ -73,8 +138,9 @@ def score_images(
             uint8, encoded files (bytes; the fastest, because they are decoded on several threads), mappings
             `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
         texts: One caption for each.
-        config: The settings of the run.
+        config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
+        progress: As for `score_pairs`.
 
     Returns:
         One result per pair, in order, as from `score_pairs`.
@@ -86,4 +152,4 @@ def score_images(
     """
     images, texts = check_pairs(images, texts)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder)
-    return closing_after(scorer, scorer.score_images(images, texts))
+    return watched(closing_after(scorer, scorer.score_images(images, texts)), length_of(images), progress=progress)

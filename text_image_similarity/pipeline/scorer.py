@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from ..config import Config, pair_score, require_config
+from ..config import ConfigLike, as_config, pair_score
 from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory, Vector
 from ..encoders import Encoder, as_preparing, load_encoder
@@ -26,7 +26,7 @@ from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, image_of, required
 from ..similarity import Embeddings, score_all
-from .inputs import check_caption, check_encoder, check_image, check_pairs, check_record, check_tagged, checked
+from .inputs import RecordLike, check_encoder, check_pairs, check_tagged, checked, images_of, records_of, texts_of
 from .loaders import Loaders, in_one_process
 from .rows import Item, Outcome, Tag, Work, untagged
 from .run import Run, RunContext
@@ -43,7 +43,7 @@ class Scorer:
     have queued, so give a long run over a table a session of its own.
 
     Args:
-        config: The settings of all calls.
+        config: The settings of all calls, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
         known: Gives the embedding that somebody has for a content's key, or None; called on many threads.
@@ -61,15 +61,14 @@ class Scorer:
 
     def __init__(
         self,
-        config: Config,
+        config: ConfigLike = None,
         *,
         encoder: Encoder | None = None,
         transport: httpx.BaseTransport | None = None,
         known: Callable[[bytes], Vector | None] | None = None,
     ) -> None:
-        require_config(config)
+        self.config = config = as_config(config)
         check_files(config)
-        self.config = config
         self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
         self._transport, self._known = transport, known
         self._closed = False
@@ -87,6 +86,9 @@ class Scorer:
         self._made_context: RunContext | None = None
         # An image that Image.open left unread may be given twice, and two threads must not read it.
         self._reading = Lock()
+
+    def __repr__(self) -> str:
+        return f"Scorer({self.encoder.info.model})"
 
     def __enter__(self) -> Scorer:
         return self
@@ -113,15 +115,14 @@ class Scorer:
             self._made_context.tokenizer.close()
         self._memory.close()
 
-    def score_pairs(self, records: Iterable[Record], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
+    def score_pairs(self, records: Iterable[RecordLike], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
         """Score records as the function `score_pairs` does.
 
         Args:
             records: Images and captions.
             stats: Counters to update while the call goes on.
         """
-        given = checked(records, "records", check_record)
-        return untagged(self.score_tagged(((None, record) for record in given), stats=stats))
+        return untagged(self.score_tagged(((None, record) for record in records_of(records)), stats=stats))
 
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
@@ -177,7 +178,7 @@ class Scorer:
         Returns:
             For each image, in order, its unit vector, (embed_dim,) float32, or a `RowError`, which is not raised.
         """
-        given = checked(images, "images", check_image)
+        given = images_of(images)
         return untagged(self.embed_tagged((None, image) for image in given))
 
     def embed_tagged(
@@ -207,7 +208,7 @@ class Scorer:
             For each caption, in order, its unit vector or a `RowError`, as `embed_images` does.
         """
         self._check_open()
-        rest = iter(checked(texts, "texts", check_caption))
+        rest = iter(texts_of(texts))
 
         def outcomes() -> Generator[Outcome]:
             while chunk := list(islice(rest, self.config.batch_size)):

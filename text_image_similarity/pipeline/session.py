@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import httpx
 
-from ..config import Config
+from ..config import ConfigLike
 from ..encoders import Encoder
 from .loaders import closing_after
 from .scorer import Scorer
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def through(
-    given: Config | Scorer,
+    given: ConfigLike | Scorer,
     results: Callable[[Scorer], Generator[Result]],
     *,
     encoder: Encoder | None,

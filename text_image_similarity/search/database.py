@@ -95,6 +95,9 @@ class ImageDatabase:
     model: ModelIdentity
     failures: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"ImageDatabase({len(self):,} images by {self.model.model}, {len(self.failures):,} failures)"
+
     def __len__(self) -> int:
         return len(self.paths)
 
@@ -132,6 +135,9 @@ class CaptionDatabase:
     embeddings: Embeddings
     model: ModelIdentity
     failures: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"CaptionDatabase({len(self):,} captions by {self.model.model}, {len(self.failures):,} failures)"
 
     def __len__(self) -> int:
         return len(self.captions)

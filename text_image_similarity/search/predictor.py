@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import Config, pair_score, require_config
+from ..config import Config, ConfigLike, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import DatabaseError, InputTypeError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, Scorer
@@ -59,7 +59,7 @@ class ItemMatch:
 
 
 def create_predictor(
-    model: str | PathLike[str] | None = None, *, config: Config | None = None, encoder: Encoder | None = None
+    model: str | PathLike[str] | None = None, *, config: ConfigLike = None, encoder: Encoder | None = None
 ) -> Predictor:
     """Load a model to search with.
 
@@ -83,8 +83,7 @@ def create_predictor(
         >>> [(match.item, round(match.similarity, 4)) for match in predictor.search_captions(red, top_k=2)]
         [('a red dot', 1.0), ('a magenta dot', 0.7071)]
     """
-    config = Config(model="mini") if config is None else config
-    require_config(config)
+    config = as_config("mini" if config is None else config)
     pair_score(config, "a predictor")
     if model is not None:
         config = replace(config, model=model)
@@ -114,6 +113,9 @@ class Predictor:
         self.calibration = load_calibration(scorer.encoder.info.model)
         self.image_database: ImageDatabase | None = None
         self.caption_database: CaptionDatabase | None = None
+
+    def __repr__(self) -> str:
+        return f"Predictor({self._scorer!r}, {self.image_database}, {self.caption_database})"
 
     def __enter__(self) -> Predictor:
         return self

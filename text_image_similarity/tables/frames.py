@@ -6,8 +6,7 @@ what `score_table` is for.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -15,13 +14,14 @@ from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
-from ..config import Config, pair_score, require_config
+from ..config import ConfigLike, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import ConfigError, UsageError
 from ..formats import SCORE_FIELDS, check_columns, check_no_columns, check_types, holds_texts
 from ..pipeline import Scorer
 from ..pipeline.arrow import score_batches
 from ..pipeline.loaders import closing_after
+from ..pipeline.progress import watched
 from ..records import OUT_COLUMNS, Record, ScoreResult
 from .frame_kinds import AnyFrame, ArrowFrame, open_frame, plain_list, without
 from .layout import RowLayout
@@ -34,7 +34,7 @@ _ROWS = 256  # whose cells are in memory as Python's values
 
 def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     df: Frame,
-    config: Config,
+    config: ConfigLike = None,
     col_url: str = "url",
     col_text: str | Sequence[str] = "caption",
     *,
@@ -51,7 +51,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
         df: A DataFrame of pandas or polars, a `Dataset` of Hugging Face, or a `Table`, `RecordBatch` or `RecordBatchReader` of Arrow;
             a reader is scored as its result is read. Anything else with `__arrow_c_stream__`, `__arrow_c_array__` or `__dataframe__`
             comes back as an Arrow `Table`.
-        config: The settings of the run. Relative image paths start from the working folder unless `base_dir` is set.
+        config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the working folder unless `base_dir` is set.
         col_url: The column of images: references, the bytes of encoded files, or structs of `bytes` and `path`.
         col_text: The column of captions; of several, each has its own `similarity_<column>` and `error_<column>`. A reader takes one. A list of
             captions in a cell gives a list of scores.
@@ -78,8 +78,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
         >>> float(score_frame(df, Config(), encoder=ColourEncoder()).loc["first", "similarity"])
         1.0
     """
-    require_config(config)
-    task = scoring(col_url, col_text, col_references)
+    task, config = scoring(col_url, col_text, col_references), as_config(config)
     if not task.references:
         pair_score(config, "score_frame without col_references")
     elif config.score != "ref_clipscore":
@@ -98,9 +97,8 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     counts: list[list[int]] = []  # of results, for each column of captions of each row
     scorer = Scorer(config, encoder=encoder)
     with closing(closing_after(scorer, scorer.score_pairs(_records(frame, layout, counts)))) as found:
-        shown = _in_notebook() if progress is None else progress
         total = None if layout.listed else len(task.captions) * frame.count
-        results = iter(list(_watched(found, total, shown=shown)))
+        results = iter(list(watched(found, total, progress=progress)))
     rows = [[list(islice(results, count)) for count in row] for row in counts]
     scored: Any = df
     for place, (column, names) in enumerate(zip(task.captions, task.named(), strict=True)):
@@ -170,17 +168,3 @@ def _streamed(reader: pa.RecordBatchReader, columns: tuple[str, str], scorer: Sc
 
 def _without_scores(table: Any) -> Any:
     return without(table, OUT_COLUMNS)
-
-
-def _watched(results: Iterable[ScoreResult], count: int | None, *, shown: bool) -> Generator[ScoreResult]:
-    from tqdm.auto import tqdm
-
-    with tqdm(total=count, unit=" pairs", dynamic_ncols=True, disable=not shown) as bar:
-        for result in results:
-            yield result
-            bar.update()
-
-
-def _in_notebook() -> bool:
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(shell, "kernel")

@@ -14,13 +14,14 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
-from ..config import Config, require_config
+from ..config import Config, ConfigLike, as_config, require_config
 from ..dataset import open_source
 from ..encoders import Ensemble, ModelInfo, load_encoders
 from ..errors import InputTypeError, ModelUnavailableError, StoppedError, TableError, UsageError
 from ..files import path_text
 from ..formats import Table, format_of, open_output, output_for, part_ending_of, state_of, with_base_dir
 from ..pipeline import Engine, LocalEngine
+from ..pipeline.progress import reported
 from ..records import Progress
 from ..workspace import Workspace
 from .check import check_table
@@ -40,7 +41,7 @@ logger = logging.getLogger("text_image_similarity")
 def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings are in Config and TableOptions
     in_path: str | PathLike[str],
     out_path: str | PathLike[str],
-    config: Config,
+    config: ConfigLike = None,
     col_url: str | None = None,
     col_text: str | Sequence[str] | None = None,
     *,
@@ -49,7 +50,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     ensemble: Ensemble | None = None,
     options: TableOptions | None = None,
     engine: Engine | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
@@ -62,7 +63,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             or a folder of pictures with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
         out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
             that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
-        config: The settings of the run. Relative image paths start from the table's folder unless `base_dir` is set.
+        config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the table's folder unless
+            `base_dir` is set.
         col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
             type (`image`, `jpg` ...), or the images of shards.
         col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one. Of
@@ -76,7 +78,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         options: How the run begins, and what it may replace.
         engine: Where rows are scored: a `LocalEngine` with an encoder of your own, `SparkEngine`, `RayEngine` or
             `ServiceEngine`; None is this process, with the model that `config` names.
-        progress: Called before the first row and after every row with rows done, rows failed and rows in all.
+        progress: Called before the first row and after every row with rows done, rows failed and rows in all; or whether a bar shows
+            them. None shows one in notebooks alone.
         stop: Asked before every part; once it says yes the run ends there, with a `StoppedError`.
 
     Returns:
@@ -91,8 +94,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         TooManyFailuresError: More rows failed than `options.max_failures` allows; the same call with another limit resumes.
         ConfigError, ModelError: Before the first row.
     """
-    task = scoring(col_url, col_text, col_references)
-    require_config(config)
+    task, config = scoring(col_url, col_text, col_references), as_config(config)
     if (config.score == "ref_clipscore") != bool(task.references):
         raise UsageError(
             "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) need each other"
@@ -109,7 +111,8 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
         task = by_several(task, models, ensemble)
     task = with_probability(task, calibration_of(config, options or TableOptions()))
     run = run_files if is_folder_output(path_text(out_path, "out_path")) else run_table
-    return run((in_path, out_path), config, task, used, options=options, progress=progress, stop=stop)
+    with reported(progress, "pairs") as told:
+        return run((in_path, out_path), config, task, used, options=options, progress=told, stop=stop)
 
 
 def run_files(  # noqa: PLR0913 - as `run_table`

@@ -6,6 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any
@@ -21,7 +22,7 @@ from .probability import summary_of
 _POINTS = 300
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """What a run did, all of its attempts together.
 
@@ -57,6 +58,21 @@ class Summary:
     warnings: list[str] = field(default_factory=list)
     similarity: dict[str, float] | None = None
     probability: dict[str, float] | None = None
+
+    def __repr__(self) -> str:
+        said = "".join(f", {name}={text!r}" for name, text in self._shown()[2:])
+        return f"Summary({self.scored:,} of {self.rows:,} rows scored{said})"
+
+    def _repr_html_(self) -> str:
+        rows = (f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in self._shown())
+        return f"<table>{''.join(rows)}</table>"
+
+    def _shown(self) -> list[tuple[str, str]]:
+        """Return what a short text says of the run."""
+        found = [("rows", f"{self.rows:,}"), ("scored", f"{self.scored:,}"), ("model", self.info.model)]
+        found += [(name, f"{values['mean']:.4f}") for name, values in (("mean", self.similarity),) if values]
+        found += [(f"failed: {code}", f"{count:,}") for code, count in self.failures.items()]
+        return [*found, ("output", self.output)]
 
     @property
     def columns(self) -> tuple[str, str]:
