@@ -87,7 +87,7 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
         >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
-        >>> (found,) = classify([red], ["red", "blue"], Config(), logit_scale=2, encoder=ColourEncoder())
+        >>> (found,) = classify([red], ["red", "blue"], logit_scale=2, encoder=ColourEncoder())
         >>> found.label, round(found.probability, 4)
         ('red', 0.8808)
     """

@@ -53,7 +53,7 @@ def image_similarity(
         >>> from text_image_similarity.encoders.testing import ColourEncoder
         >>> import numpy as np
         >>> red, yellow = (np.zeros((8, 8, 3), np.uint8) + np.uint8(colour) for colour in ([255, 0, 0], [255, 255, 0]))
-        >>> [result.similarity for result in image_similarity([red], [yellow], Config(), encoder=ColourEncoder())]
+        >>> [result.similarity for result in image_similarity([red], [yellow], encoder=ColourEncoder())]
         [0.70710677]
     """
     images, others = checked(images, "images", check_image), checked(others, "others", check_image)
@@ -86,7 +86,7 @@ def text_similarity(
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
-        >>> [result.similarity for result in text_similarity(["red"], ["yellow"], Config(), encoder=ColourEncoder())]
+        >>> [result.similarity for result in text_similarity(["red"], ["yellow"], encoder=ColourEncoder())]
         [0.70710677]
     """
     texts, others = checked(texts, "texts", check_caption), checked(others, "others", check_caption)

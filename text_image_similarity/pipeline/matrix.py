@@ -103,7 +103,7 @@ def similarity_tiles(
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
         >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
-        >>> tiles = similarity_tiles([red], ["red", "blue"], Config(), side=1, encoder=ColourEncoder())
+        >>> tiles = similarity_tiles([red], ["red", "blue"], side=1, encoder=ColourEncoder())
         >>> [(tile.row, tile.column, tile.scores.tolist()) for tile in tiles]
         [(0, 0, [[1.0]]), (0, 1, [[0.0]])]
     """

@@ -54,7 +54,7 @@ class Scorer:
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
         >>> red = np.zeros((8, 8, 3), np.uint8) + np.uint8([255, 0, 0])
-        >>> with Scorer(Config(), encoder=ColourEncoder()) as scorer:
+        >>> with Scorer(encoder=ColourEncoder()) as scorer:
         ...     scorer.similarity_matrix([red], ["a red dot", "a magenta dot"]).round(4)
         array([[1.    , 0.7071]], dtype=float32)
     """
