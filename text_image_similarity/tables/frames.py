@@ -75,7 +75,7 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
         >>> from text_image_similarity.encoders.testing import ColourEncoder
         >>> dot = "data:image/gif;base64,R0lGODlhAQABAIAAAP8AAP///ywAAAAAAQABAAACAkQBADs="
         >>> df = pd.DataFrame({"url": [dot], "caption": ["a red dot"]}, index=["first"])
-        >>> float(score_frame(df, Config(), encoder=ColourEncoder()).loc["first", "similarity"])
+        >>> float(score_frame(df, encoder=ColourEncoder()).loc["first", "similarity"])
         1.0
     """
     task, config = scoring(col_url, col_text, col_references), as_config(config)
