@@ -1,4 +1,4 @@
-"""Results -> the text between the markers of docs/performance.md, and a plot beside it.
+"""Results -> the text between the markers of docs/performance.md and the pages beside it, and a plot.
 
 A marker is `<!-- benchmark:NAME -->` ... `<!-- /benchmark:NAME -->`; NAME is a section, `machine` or `missing`.
 """
@@ -19,13 +19,14 @@ _OURS, _PEER = "#1b6ca8", "#b8bec6"
 
 
 def render(results: Results, page: Path) -> None:
-    """Rewrite what stands between the markers of a page, and draw the plot beside it."""
+    """Rewrite what stands between the markers of a page and of those whose names begin like its own, and draw the plot beside it."""
     texts = {
         section.name: section.table(found) for section in all_sections() if (found := results.rounds.get(section.name))
     }
     texts |= {"machine": _machine(results), "missing": _missing(results)}
-    text = page.read_text(encoding="utf-8")
-    page.write_text(_MARKED.sub(lambda match: _filled(match, texts), text), encoding="utf-8")
+    for path in page.parent.glob(f"{page.stem}*{page.suffix}"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(_MARKED.sub(lambda match: _filled(match, texts), text), encoding="utf-8")
     if peers := results.rounds.get("peers"):
         plot(peers, page.with_suffix(".svg"))
 

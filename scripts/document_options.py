@@ -1,10 +1,10 @@
-"""Write the tables of options and limits in docs/command_line.md from the parsers: `make docs`."""
+"""Write the tables of options and limits in docs/command_line*.md from the parsers: `make docs`."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,16 +13,23 @@ from text_image_similarity.cli.main import make_parser
 from text_image_similarity.cli.options import MULTIPLES
 from text_image_similarity.cli.parser import default_of, field_texts
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "command_line.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 MARKED = re.compile(r"(<!-- ([\w -]+): written by make docs -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
-def documented(page: str) -> str:
-    """Return a page with the tables of today between its marks."""
+def pages() -> dict[Path, str]:
+    """Return the pages about the command line, with their texts."""
+    return {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("command_line*.md"))}
+
+
+def documented(texts: Mapping[Path, str]) -> dict[Path, str]:
+    """Return pages with the tables of today between their marks."""
     tables = {"limits": _limits()} | {name: _options(parser) for name, parser in make_parser()[1].items()}
-    if sorted(name for _, name, _ in MARKED.findall(page)) != sorted(tables):
-        raise ValueError(f"the page must have a mark for each of {', '.join(tables)}")
-    return MARKED.sub(lambda found: f"{found[1]}{tables[found[2]]}{found[3]}", page)
+    if sorted(name for text in texts.values() for _, name, _ in MARKED.findall(text)) != sorted(tables):
+        raise ValueError(f"the pages must have one mark for each of {', '.join(tables)}")
+    return {
+        path: MARKED.sub(lambda found: f"{found[1]}{tables[found[2]]}{found[3]}", text) for path, text in texts.items()
+    }
 
 
 def _options(parser: argparse.ArgumentParser) -> str:
@@ -66,12 +73,13 @@ def _linked(text: str) -> str:
     """Make links of what a text says to see in the documentation."""
 
     def link(found: re.Match[str]) -> str:
-        page, heading = found[1] if found[1] != PAGE.name else "", found[2] or ""
+        page, heading = found[1], found[2] or ""
         name = heading.removeprefix("#") or page.removesuffix(".md")
         return f"[{re.sub('[-_]', ' ', name)}]({page}{heading})"
 
-    return re.sub(r"docs/(\w+\.md)(#[\w-]+)?", link, text)
+    return re.sub(r"docs/([\w-]+\.md)(#[\w-]+)?", link, text)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(documented(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, text in documented(pages()).items():
+        path.write_text(text, encoding="utf-8")

@@ -35,6 +35,11 @@ DOCS = sorted(
 )
 
 
+def together(*names: str) -> str:
+    """Return the text of several pages, one after the other."""
+    return "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
+
+
 def test_the_readme_python_prints_what_the_readme_says() -> None:
     program = "\n".join(blocks(README, "python"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -98,7 +103,7 @@ def test_the_page_about_your_data_runs_and_prints_what_it_says(tmp_path: Path, m
             "INSERT INTO product VALUES (?, ?, ?)", [(7, contents["farm"], captions["farm"]), (8, None, "a boat")]
         )
         db.commit()
-    page = (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8")
+    page = together("your-data.md", "images-in-tables.md")
     monkeypatch.chdir(tmp_path)
     for command in (line[2:] for block in blocks(page, "console") for line in block.splitlines()):
         words = shlex.split(command)[1:]
@@ -132,7 +137,7 @@ def printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_catalogue_page_prints_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
 ) -> None:
-    page = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
+    page = together("catalog.md", "match-log.md")
     (tmp_path / "sample_catalog").symlink_to(ROOT / "sample_catalog")
     for program, promised in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
         done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -189,24 +194,24 @@ def test_readme_and_contributing_name_make_targets_that_exist() -> None:
 
 
 def test_the_tables_of_options_are_those_of_the_commands() -> None:
-    page = document_options.PAGE.read_text(encoding="utf-8")
-    assert page == document_options.documented(page), "run make docs"
-    assert page.count("| `--limit NAME=VALUE` |") == 11
+    pages = document_options.pages()
+    assert pages == document_options.documented(pages), "run make docs"
+    assert sum(page.count("| `--limit NAME=VALUE` |") for page in pages.values()) == 11
     with pytest.raises(
         ValueError,
-        match="a mark for each of limits, score, report, filter, evaluate, train, export, models, embed, serve, match, match-table, catalog create",
+        match="one mark for each of limits, score, report, filter, evaluate, train, export, models, embed, serve, match, match-table, catalog create",
     ):
-        document_options.documented(page.replace("<!-- serve:", "<!-- served:"))
+        document_options.documented({path: page.replace("<!-- serve:", "<!-- served:") for path, page in pages.items()})
 
 
 def test_every_limit_is_documented_as_it_is_read() -> None:
-    page = document_options.PAGE.read_text(encoding="utf-8").split("\n## Limits\n")[1]
+    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8").split("\n## Limits\n")[1]
     shown = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", page, re.MULTILINE)
     assert dict(limit(f"{name}={value}") for name, value in shown) == asdict(Limits())
 
 
 def test_every_command_is_documented() -> None:
-    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    page = "".join(document_options.pages().values())
     shown = subprocess.run(
         [sys.executable, "-m", "text_image_similarity", "--help"], capture_output=True, text=True, check=True
     )
@@ -226,7 +231,7 @@ def _masked(text: str) -> list[str]:
 def test_the_evaluation_page_shows_what_comes_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
 ) -> None:
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = together("evaluation.md", "thresholds.md")
     copy_challenge_set(tmp_path)
     (ratings,) = blocks(page, "csv")
     (tmp_path / "ratings.csv").write_text(ratings, encoding="utf-8")
@@ -242,7 +247,7 @@ def test_the_evaluation_page_shows_what_comes_out(
 
 @pytest.mark.slow
 def test_the_service_page_shows_what_comes_out(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    page = together("service.md", "service-tables.md")
     copy_challenge_set(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with process("--model", "mini", "--drain-delay", "0") as service:
@@ -316,3 +321,29 @@ def test_nobody_is_told_to_install_a_name_that_is_on_no_index() -> None:
         if "pip" in line and by_name.search(line)
     ]
     assert found == []
+
+
+GENERATED = sorted((ROOT / "docs").glob("command_line_*.md"))  # tables of options, to look things up in
+OLDER = {
+    "operating.md",
+    "deploy-a-model.md",
+    "deploy-openvino.md",
+    "deploy-tensorrt.md",
+    "triton.md",
+}  # written before the rule
+PAGES = [path for path in sorted((ROOT / "docs").glob("**/*.md")) if path not in GENERATED]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_can_be_read_in_one_sitting(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= 215 or path.name == "operating.md", f"{lines} lines; move a part of it to a page of its own"
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.name not in OLDER], ids=lambda path: path.name)
+def test_a_source_line_has_one_sentence(path: Path) -> None:
+    text = re.sub(r"^( *)```.*?^\1```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = (re.sub(r"^\d+\. ", "", line) for line in text.splitlines() if not line.startswith(("|", "#", "    ")))
+    lines = [re.sub(r"`[^`]*`|\([^()]*\)", "x", line) for line in prose]
+    ends = re.compile(r"(?<!et al)(?<!vs)[a-z0-9)*][.?!] (?=[A-Z])")
+    assert [line for line in lines if ends.search(line)] == []

@@ -66,6 +66,8 @@ def test_the_help_of_each_command_ends_with_examples_that_parse(name: str, capsy
     for example in EXAMPLES[name]:
         assert f"  text-image-similarity {example}\n" in shown
         assert vars(make_parser()[0].parse_args(shlex.split(example)))["run"]
+    page, heading = re.findall(r"documentation: (docs/\S+)#(\S+)", shown)[0]
+    assert f"\n## {heading}\n" in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_shtab_finds_the_parser_where_the_page_says() -> None:
@@ -84,5 +86,6 @@ def test_every_command_has_examples() -> None:
 def test_the_page_explains_the_same_exit_codes() -> None:
     page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
     assert {int(code) for code in re.findall(r"^\| (\d+) \| ", page, re.MULTILINE)} == set(EXIT_CODES)
-    headings = {heading.lower() for heading in re.findall(r"^## (\S+)$", page, re.MULTILINE)}
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("command_line*.md"))
+    headings = {heading.lower() for heading in re.findall(r"^## (\S+)$", pages, re.MULTILINE)}
     assert {name.split()[0] for name in EXAMPLES} <= headings

@@ -67,7 +67,7 @@ def test_what_cannot_be_scored_is_said(
 def test_the_page_shows_what_the_command_prints(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "command_line_score.md").read_text(encoding="utf-8")
     found = re.search(r"^\$ text-image-similarity (score challenge_set/.*)\n((?:.+\n)+?)```", page, re.MULTILINE)
     assert found
     monkeypatch.chdir(ROOT)

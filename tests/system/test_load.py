@@ -28,7 +28,7 @@ def service() -> Iterator[Process]:
 
 def command(profile: str) -> list[str]:
     """Return the words of the page's command for a profile, without its host."""
-    (block,) = blocks("performance.md", "### Load by hand and in CI", "sh")
+    (block,) = blocks("performance-service.md", "### Load by hand and in CI", "sh")
     (line,) = (line for line in block.splitlines() if f"/{profile}.conf" in line)
     words = shlex.split(line, comments=True)
     assert words[0] == "locust"

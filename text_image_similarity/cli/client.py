@@ -27,7 +27,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         "--service-url",
         metavar="URL",
         help="let the service there score the rows, such as `http://host:8000`; `--model` then names one of its models, "
-        "and how images are fetched and encoded is its own, see docs/service.md#a-table-through-a-service",
+        "and how images are fetched and encoded is its own, see docs/service-tables.md",
     )
     add(
         "--service-connections",
@@ -47,7 +47,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         type=Path,
         help="before scoring, measure single requests against batch requests, and write the result to a small CSV, see "
-        "docs/service.md#single-requests-against-batches",
+        "docs/service-tables.md#single-requests-against-batches",
     )
 
 

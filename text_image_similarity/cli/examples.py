@@ -16,6 +16,14 @@ EXIT_CODES = {
 }
 _OF_TABLES = ("score", "embed", "match-table", "catalog add")  # commands that exit with any of them
 
+_PAGES = {
+    "score": ("score", "report", "embed", "filter"),
+    "models": ("models", "evaluate", "train", "export"),
+    "catalog": ("catalog",),
+    "search": ("match", "match-table"),
+    "serve": ("serve",),
+}
+
 EXAMPLES = {
     "score": (
         "score photo.jpg 'a cat' 'a dog' --model mini",
@@ -67,4 +75,6 @@ def add_epilogs(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
         lines = ["examples:", *(f"  text-image-similarity {example}" for example in EXAMPLES[name]), "", "exit codes:"]
         codes = EXIT_CODES if name in _OF_TABLES else {code: EXIT_CODES[code] for code in (0, 1, 2, 130)}
         lines += [f"  {code:<4} {meaning}" for code, meaning in codes.items()]
-        parser.epilog = "\n".join([*lines, "", f"documentation: docs/command_line.md#{name.partition(' ')[0]}"])
+        command = name.partition(" ")[0]
+        page = next(page for page, commands in _PAGES.items() if command in commands)
+        parser.epilog = "\n".join([*lines, "", f"documentation: docs/command_line_{page}.md#{command}"])

@@ -35,7 +35,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="P",
         type=float,
         help="keep rows that match at least this probably: by the column `probability` if there is one, else by a calibration, see "
-        "docs/evaluation.md#choosing-a-threshold",
+        "docs/thresholds.md",
     )
     rule.add_argument("--drop-failed", action="store_true", help="keep all rows that have a score")
     option("--score-col", metavar="COLUMN", default="similarity", help="column of scores")

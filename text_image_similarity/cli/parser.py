@@ -1,7 +1,7 @@
 """Parsers whose options come from settings: a field's name, type, default and text are written once, where it is defined.
 
 The text is what the class's docstring says of the field under `Args`. `--help` shows it as plain text, and
-`scripts/document_options.py` writes it into docs/command_line.md.
+`scripts/document_options.py` writes it into docs/command_line*.md.
 """
 
 from __future__ import annotations
