@@ -1,4 +1,4 @@
-# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | docs | site | diagram | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | docs | site | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel docs site diagram mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel docs site mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -107,9 +107,6 @@ docs: setup
 # The documentation as a site, in build/site.
 site: setup
 	$(SITE)
-
-diagram:
-	dot -Tsvg docs/data_flow.dot -o docs/data_flow.svg
 
 mini: setup
 	$(TRAINING_ENV) $(RUN) -m scripts.train_mini $(DATA)
