@@ -1,4 +1,4 @@
-"""Catalogues to search over HTTP: many products with drawn vectors, and some with pictures that another model can encode."""
+"""Catalogues to search over HTTP: many products with drawn vectors, and some with images that another model can encode."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def drawn_catalog(rows: int) -> Path:
 
 
 def pictured_catalog(place: Path, rows: int) -> Path:
-    """Make a catalogue of `mini` whose products have pictures, of a photo each in columns of colour."""
+    """Make a catalogue of `mini` whose products have images, of a photo each in columns of colour."""
     from tests.support.images import inline
 
     rng = np.random.default_rng(3)

@@ -28,7 +28,7 @@ def ask(*, url: str, seconds: float, pause_s: float, keys: Sequence[str], known:
         seconds: How long.
         pause_s: Seconds between a client's requests.
         keys: Of the clients.
-        known: The pictures' scores, see `learn`.
+        known: The images' scores, see `learn`.
 
     Returns:
         `kinds`, how many requests were `scored`, `wrong` (another score than the known one), `failed` (with the status or
@@ -39,7 +39,7 @@ def ask(*, url: str, seconds: float, pause_s: float, keys: Sequence[str], known:
 
 
 def learn(address: Address, key: str = "") -> list[float]:
-    """Return the scores of all pictures, asked for while nobody else is there."""
+    """Return the scores of all images, asked for while nobody else is there."""
     return asyncio.run(_learn(address, key))
 
 
@@ -73,7 +73,7 @@ class _Client:
         address: Of the service.
         source: The client's own address.
         key: Its key.
-        host: Where pictures are fetched from.
+        host: Where images are fetched from.
         known: Their scores.
     """
 
@@ -87,7 +87,7 @@ class _Client:
     _connection: Connection = field(default_factory=Connection)
 
     async def go_on(self, number: int, end: float, pause_s: float) -> None:
-        """Ask about one picture that is sent and one that is fetched, over and over."""
+        """Ask about one image that is sent and one that is fetched, over and over."""
         while (began := time.perf_counter()) < end:
             sent, fetched = number % PICTURES, (number + 1) % PICTURES
             pairs = [_sent(sent), {"image_url": f"{self.host}/{fetched}?{number}", "caption": _caption(fetched)}]

@@ -1,7 +1,7 @@
 """Make what the benchmark reads: 2,000 JPEG files of 512x512, tables of captions, and a ViT-B/32 with random weights.
 
 Photos and captions come from Flickr8k where the data folder holds it; elsewhere they are drawn. Photos are enlarged to
-512x512, a usual size of web pictures, because decoding and resizing are part of the work. Speed does not depend on the
+512x512, a usual size of web images, because decoding and resizing are part of the work. Speed does not depend on the
 values of weights, so random ones of the exact shape will do.
 """
 
@@ -49,14 +49,14 @@ _PLACES = ["on the grass", "by the water", "in front of a house", "on a busy str
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a table: a picture, as a path from `INPUTS` or a URL, and its caption."""
+    """One row of a table: an image, as a path from `INPUTS` or a URL, and its caption."""
 
     url: str
     caption: str
 
     @property
     def path(self) -> str:
-        """Where the picture lies on this machine."""
+        """Where the image lies on this machine."""
         return str(INPUTS / self.url)
 
 
@@ -74,7 +74,7 @@ def read_rows(table: str, count: int, skip: int = 0) -> list[Row]:
 
 
 def warm(rows: list[Row]) -> None:
-    """Read the pictures once, so that every contestant finds them in the page cache."""
+    """Read the images once, so that every contestant finds them in the page cache."""
     for row in rows:
         Path(row.path).read_bytes()
 

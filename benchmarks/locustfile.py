@@ -1,7 +1,7 @@
 """Load on a running service with Locust, by hand or in CI: `locust --config benchmarks/locust/PROFILE.conf --host URL`.
 
 Profiles: `light` (three users), `ci` (short; fails when a request does or the p95 is over its bound) and `web-ui` (Locust's
-own page). Pictures are drawn for each request, so that the service has seen none of them before.
+own page). Images are drawn for each request, so that the service has seen none of them before.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ events.quitting.add_listener(judge)
 
 
 class Client(FastHttpUser):
-    """Asks mostly about one picture at a time, sometimes about eight, and now and then for captions' embeddings."""
+    """Asks mostly about one image at a time, sometimes about eight, and now and then for captions' embeddings."""
 
     wait_time = between(0.1, 0.5)
 

@@ -1,7 +1,7 @@
 """How long the predictor takes to answer: `python benchmarks/predictor.py [--model mini] [--pictures 10000]`.
 
 The database holds random unit vectors, because the time does not depend on what they stand for; model, captions and the
-picture read from disk are real. One warm-up, then the times of `--repeats` runs in milliseconds.
+image read from disk are real. One warm-up, then the times of `--repeats` runs in milliseconds.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def main() -> None:
     print(f"{identity}, {predictor.encoder.info.device}, {torch.get_num_threads()} threads, {platform.machine()}")
     print(f"{'milliseconds':<58}{'min':>9}{'median':>9}{'max':>9}")
     actions: dict[str, Callable[[], object]] = {
-        f"search {given.pictures} pictures, once the query is encoded": partial(nearest, query, rows, 10),
+        f"search {given.pictures} images, once the query is encoded": partial(nearest, query, rows, 10),
         "encode a text": partial(predictor.encoder.encode_text, [QUERY]),
         "search_database: encode and search": partial(predictor.search_database, QUERY, 10, pictures),
-        "search_captions: read, decode, encode a picture and search": partial(
+        "search_captions: read, decode, encode an image and search": partial(
             predictor.search_captions, PICTURE, 10, captions
         ),
-        "rank_images: a text and one cold picture": partial(predictor.rank_images, QUERY, PICTURE, 1),
+        "rank_images: a text and one cold image": partial(predictor.rank_images, QUERY, PICTURE, 1),
     }
     for what, action in actions.items():
         times = milliseconds(action, given.repeats)

@@ -1,4 +1,4 @@
-"""Vectors as a shop's pictures have them, in clusters of uneven size, and queries like pictures and like texts.
+"""Vectors as a shop's images have them, in clusters of uneven size, and queries like images and like texts.
 
 Made in blocks, so that a million need no memory, and the same for each number of rows.
 """
@@ -80,7 +80,7 @@ class Shop:
             yield Rows(start, vectors, categories, rng.random(number))
 
     def asks(self, number: int) -> dict[str, list[Ask]]:
-        """Return queries under each filter, half of them like pictures and half like texts."""
+        """Return queries under each filter, half of them like images and half like texts."""
         rng = np.random.default_rng(19)
         vectors, categories = self._draw(rng, number)
         kinds = ["picture" if place % 2 else "text" for place in range(number)]

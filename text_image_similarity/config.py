@@ -172,7 +172,7 @@ class Config:
             see docs/your-data.md#which-files-a-table-may-name.
         model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
             it is in the user's cache folder.
-        embedding_cache: File that keeps embeddings from run to run, made if it does not exist; runs and processes may share
+        embedding_cache: File that keeps embeddings from run to run, created if it does not exist; runs and processes may share
             it. Or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password), which
             machines may share, see docs/operating.md#an-embedding-cache-for-all-replicas. By default they are kept in memory
             only, see docs/scoring.md#many-calls-one-session.

@@ -107,7 +107,7 @@ class ModelNameError(ModelUnavailableError, UsageError):
 
 
 class DeviceLostError(ModelError):
-    """A model's device stopped working and cannot be used by this process any more."""
+    """A model's device stopped working and cannot be used by this process any longer."""
 
 
 class TableError(TextImageSimilarityError):

@@ -22,25 +22,25 @@ _ANTIALIASED = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: 
 # A JPEG reduced to this many times the model's size, or more, leaves the ranking of scores as it is; at the size itself
 # (512 pixels reduced to 256 for a model of 224) the rank correlation falls to 0.998.
 _SPARE = 1.5
-_MAX_ASPECT = 32  # beyond it a picture is cropped before it is resized; up to it, results equal the reference
+_MAX_ASPECT = 32  # beyond it an image is cropped before it is resized; up to it, results equal the reference
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How one model wants its pictures.
+    """How one model wants its images.
 
     Args:
-        size: Side in pixels that the shorter edge is resized to, or (height, width) to fit the picture to.
+        size: Side in pixels that the shorter edge is resized to, or (height, width) to fit the image to.
         crop: Height and width of the centre crop, or None for none.
         mean: Mean of each channel, of pixels scaled to 0..1.
         std: Standard deviation of each channel.
         resample: Pillow's resampling filter.
-        fast: Whether pictures may be reduced while they are decoded, and resized with torch instead of Pillow. Scores
+        fast: Whether images may be reduced while they are decoded, and resized with torch instead of Pillow. Scores
             move a little; docs/performance.md says by how much.
-        fit: How a picture comes to a (height, width): squeezed, or in its own shape `inside` it with a border around, or
+        fit: How an image comes to a (height, width): squeezed, or in its own shape `inside` it with a border around, or
             as small as will `cover` it. The last two are cut or filled to `crop`.
         fill: Value of the border, 0..255.
-        patches: Side of a patch and the most patches of a picture, for models that take pictures of any shape as patches
+        patches: Side of a patch and the most patches of an image, for models that take images of any shape as patches
             (NaFlex); `size` and `crop` then count for nothing.
         rounded: Whether half a pixel before a crop counts as torchvision has it, to the even one, instead of not at all.
     """
@@ -57,7 +57,7 @@ class Preprocess:
     patches: tuple[int, int] | None = None
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Resize and crop an RGB picture to the model's size, shape (h, w, 3) uint8.
+        """Resize and crop an RGB image to the model's size, shape (h, w, 3) uint8.
 
         Patches are a row each, below a row that holds how many there are from top to bottom and from left to right:
         (1 + most, side * side, 3).
@@ -87,7 +87,7 @@ class Preprocess:
 
     @property
     def side(self) -> tuple[int, int]:
-        """Height and width of the pictures that the model takes, in pixels."""
+        """Height and width of the images that the model takes, in pixels."""
         wanted = self.crop or self.size
         return (wanted, wanted) if isinstance(wanted, int) else wanted
 
@@ -99,7 +99,7 @@ class Preprocess:
 
     @property
     def decode_side(self) -> int | None:
-        """Shorter side, in pixels, that a picture may be reduced to while it is decoded; None: it is decoded whole."""
+        """Shorter side, in pixels, that an image may be reduced to while it is decoded; None: it is decoded whole."""
         if not self.fast or self.patches is not None:
             return None
         return math.ceil(_SPARE * (self.size if isinstance(self.size, int) else max(self.size)))
@@ -137,7 +137,7 @@ def _patched(image: Image.Image, side: int, most: int, resample: Image.Resamplin
 
 
 def _patches_that_fit(height: int, width: int, side: int, most: int) -> tuple[int, int]:
-    """Return the most patches, down and across, that a picture of this shape may have: SigLIP 2's search, to the same digit."""
+    """Return the most patches, down and across, that an image of this shape may have: SigLIP 2's search, to the same digit."""
 
     def patches(scale: float) -> tuple[int, int]:
         return max(1, math.ceil(height * scale / side)), max(1, math.ceil(width * scale / side))

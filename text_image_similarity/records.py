@@ -29,13 +29,13 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A picture and the text it is compared with.
+    """An image and the text it is compared with.
 
     Args:
-        url: Where the picture is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the picture itself: the bytes of its encoded
+        url: Where the image is: an http(s) URL, a path, a `file:` or a `data:` URL. Or the image itself: the bytes of its encoded
             file, or a mapping `{"bytes": ..., "path": ...}`, whose path counts where it has no bytes.
         text: The caption.
-        references: Captions that people wrote for the picture; `score="ref_clipscore"` compares the caption with them.
+        references: Captions that people wrote for the image; `score="ref_clipscore"` compares the caption with them.
     """
 
     url: ImageCell
@@ -82,7 +82,7 @@ class ScoreResult:
 
 
 def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowError:
-    """Return a record's picture, as a reference or as an encoded file, its caption and its references; or why it has no score."""
+    """Return a record's image, as a reference or as an encoded file, its caption and its references; or why it has no score."""
     caption = caption_of(record.text)
     if isinstance(caption, RowError):
         return caption
@@ -93,7 +93,7 @@ def parts_of(record: Record) -> tuple[str | bytes, str, tuple[str, ...]] | RowEr
 
 
 def image_of(value: object) -> str | bytes | RowError:
-    """Return a cell's picture, as a reference or as an encoded file, or why it has none.
+    """Return a cell's image, as a reference or as an encoded file, or why it has none.
 
     Example:
         >>> image_of({"bytes": None, "path": "a.jpg"}), str(image_of(b"a.jpg"))
@@ -116,7 +116,7 @@ def image_of(value: object) -> str | bytes | RowError:
 def text_in(content: bytes) -> str:
     """Return how bytes begin that are text on one line, such as a reference in a column of binary; empty for any others.
 
-    No picture that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
+    No image that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
     """
     try:
         begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # which may end within a character

@@ -48,7 +48,7 @@ def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
 
     Args:
         seconds: The longest wait.
-        function: Goes on in the background when the time is over: a system call that hangs can be neither ended nor joined.
+        function: Continues in the background when the time is up: a system call that hangs can be neither ended nor joined.
         name: The thread's name.
 
     Raises:

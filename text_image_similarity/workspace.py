@@ -1,4 +1,4 @@
-"""Where a run keeps its finished parts until the output is put together, so that it may stop and go on.
+"""Where a run keeps its finished parts until the output is put together, so that it may stop and resume.
 
     out.csv.parts/
         manifest.jsonl      what the run is, then a line for each finished part
@@ -35,7 +35,7 @@ from .files import move_durably, open_own
 logger = logging.getLogger("text_image_similarity")
 
 _OURS = re.compile(r"part-(\d{6,}\.[a-z]+(\.partial)?|.*\.partial)")  # names of files that a run may remove
-_LAYOUT = 1  # of the folder; a run does not go on from another one's
+_LAYOUT = 1  # of the folder; a run does not resume from another one's
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class FolderLock:
     """A lock that one process at a time holds while it writes into a folder, with a note of who that is.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         output: What the process writes, for messages.
     """
 
@@ -124,7 +124,7 @@ class Workspace:
     """The folder of a run's parts; one process at a time may be in it.
 
     Args:
-        folder: Made if it is not there, removed when nothing in it is worth keeping.
+        folder: Created if it does not exist, removed when nothing in it is worth keeping.
         output: The table that the run writes, for messages.
         ending: What the names of parts end in.
     """
@@ -155,8 +155,8 @@ class Workspace:
         """Go on from the parts of an earlier run, or start from nothing; `parts` then says what is done.
 
         Args:
-            run: What the run is; only an equal one may go on.
-            versions: Of what scores depend on; with others it may go on, with a warning.
+            run: What the run is; only an equal one may continue.
+            versions: Of what scores depend on; with others it may continue, with a warning.
             restart: Drop the parts of an earlier run.
 
         Raises:

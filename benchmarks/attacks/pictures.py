@@ -1,4 +1,4 @@
-"""Pictures: small ones that differ, and some that say another size than they have."""
+"""Images: small ones that differ, and some that say another size than they have."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .target import Target, score, send
 OLD_BATCH = "/evaluator/v1/evaluation/batch"
 WORST = ("\u0315\u0300", ".", '"', "\\", "9", "[", " ", "\u200b")  # characters for texts that are too long
 _MIB = 1 << 20
-_SIDE = 4990  # of a picture of 25 megapixels, the most that a service decodes by default
+_SIDE = 4990  # of an image of 25 megapixels, the most that a service decodes by default
 
 
 @asynccontextmanager
@@ -70,7 +70,7 @@ def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 async def large_pictures(target: Target, number: int) -> int:
-    """Let pictures of a few bytes be decoded, no two alike, to 25 megapixels each."""
+    """Let images of a few bytes be decoded, no two alike, to 25 megapixels each."""
     pictures = (webp(_SIDE - (number * target.size + n) % 2000) for n in range(target.size))
     return await score(target, pictures, f"a {number}")
 
@@ -101,7 +101,7 @@ async def silent_hosts(target: Target, number: int) -> int:
 
 
 async def lying_avifs(target: Target, number: int) -> int:
-    """Let pictures be decoded that say 64 x 64 and are coded as 4 megapixels."""
+    """Let images be decoded that say 64 x 64 and are coded as 4 megapixels."""
     return await score(target, [lying_avif()] * target.size, f"a {number}")
 
 
@@ -113,7 +113,7 @@ async def emoji(target: Target, number: int) -> int:
 
 
 async def gzip_bombs(target: Target, number: int) -> int:
-    """Send a body, and let pictures be fetched, of which each expands to a thousand times its length."""
+    """Send a body, and let images be fetched, of which each expands to a thousand times its length."""
     body = gzip.compress(b'{"pairs":[' + b" " * (target.size * _MIB // 4))
     start = head(
         "POST", PATH, target.key, Content_Type="application/json", Content_Encoding="gzip", Content_Length=len(body)

@@ -61,7 +61,7 @@ def load(*, batch_size: int, readers: int) -> Score:
 
 
 def write_shards(folder: Path, rows: list[Row], count: int) -> list[str]:
-    """Write pictures and captions to tar files and return their paths."""
+    """Write images and captions to tar files and return their paths."""
     shards = [folder / f"{shard}.tar" for shard in range(count)]
     for shard, path in enumerate(shards):
         with tarfile.open(path, "w") as tar:

@@ -1,4 +1,4 @@
-"""infinity-emb's engine in this process: pictures as bytes and captions go in, unit vectors come out.
+"""infinity-emb's engine in this process: images as bytes and captions go in, unit vectors come out.
 
 It cuts captions at 20 tokens, because it takes transformers' default length of generated text for the model's limit; scores
 of longer ones differ. It needs transformers 4 and NumPy 1, so it lives in an environment of its own (`--infinity-python`).

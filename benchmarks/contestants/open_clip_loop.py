@@ -64,7 +64,7 @@ def build() -> tuple[open_clip.CLIP, open_clip.transform.Compose, open_clip.Simp
 
 
 def cosines(model: open_clip.CLIP, images: Tensor, texts: Tensor) -> Tensor:
-    """Encode pictures (n, 3, h, w) and tokens (n, 77) and return their cosines (n,)."""
+    """Encode images (n, 3, h, w) and tokens (n, 77) and return their cosines (n,)."""
     image, text = model.encode_image(images, normalize=True), model.encode_text(texts, normalize=True)
     products: Tensor = image * text
     return products.sum(dim=-1)

@@ -1,4 +1,4 @@
-"""sentence-transformers over a CLIP folder: `encode` the pictures, `encode` the captions, take the cosine.
+"""sentence-transformers over a CLIP folder: `encode` the images, `encode` the captions, take the cosine.
 
 It batches by 32 and sorts captions by length itself; the best setting on 2 cores is batches of 16. Its ONNX backend needs
 optimum-onnx, which does not go with transformers 5.

@@ -1,6 +1,6 @@
 """A plain loop over `transformers`' CLIPModel, as its documentation shows it, and the fastest one we found.
 
-The documented loop opens the files of a batch, calls the processor and the model on pictures and captions together, and
+The documented loop opens the files of a batch, calls the processor and the model on images and captions together, and
 takes the cosine. Since transformers 5 the processor resizes with torchvision by default; with the Pillow processor the
 same loop follows OpenAI's original preprocessing and is the reference for everyone's scores.
 

@@ -100,7 +100,7 @@ def table(rounds: Rounds) -> str:
         parts.append(markdown(["fast, JPEG of", "pairs", "mean move", "greatest move", "rank correlation"], lines))
     if lines := [[n.removeprefix("int8 "), *_cells(found)] for n, found in latest.items() if n.startswith("int8")]:
         parts.append(markdown(["int8", "pairs", "mean move", "greatest move", "rank correlation"], lines))
-        header = ["int8", "cosine to FP32, pictures: mean, least", "captions: mean, least"]
+        header = ["int8", "cosine to FP32, images: mean, least", "captions: mean, least"]
         lines = [[n.removeprefix("int8 "), *_cosines(found)] for n, found in latest.items() if n.startswith("int8")]
         parts.append(markdown(header, lines))
     if mini := latest.get("int8 mini"):

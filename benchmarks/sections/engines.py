@@ -1,4 +1,4 @@
-"""The same pictures through `score_pairs`, Spark and Ray Data: what an engine on one machine costs.
+"""The same images through `score_pairs`, Spark and Ray Data: what an engine on one machine costs.
 
 Engines are warm: their workers are up, with the model loaded, before the time counts. Ray Data starts its actors again
 for every dataset, so there the time counts from when the first actor began its first part.

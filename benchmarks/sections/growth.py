@@ -1,4 +1,4 @@
-"""How time and memory grow with the table: `score_csv` with a fake encoder and tiny pictures, up to a million rows."""
+"""How time and memory grow with the table: `score_csv` with a fake encoder and tiny images, up to a million rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def grow(rows: int) -> dict[str, Any]:
-    """Time `score_csv` on a table of `rows` rows, no two pictures alike."""
+    """Time `score_csv` on a table of `rows` rows, no two images alike."""
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         source, target = Path(folder) / "rows.csv", Path(folder) / "scored.csv"
         _write(source, rows)

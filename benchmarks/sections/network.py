@@ -1,4 +1,4 @@
-"""Pictures from a server that answers after 50 ms, against the same pictures from local files."""
+"""Images from a server that answers after 50 ms, against the same images from local files."""
 
 from __future__ import annotations
 

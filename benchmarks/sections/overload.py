@@ -24,7 +24,7 @@ from ..serving import MAX_WAIT_S, NAMES, encoded, full_batch, read_pairs, reques
 
 TIMES = 10
 CLIENTS = 32  # that find out what the service can do
-SIDE = 224  # of the pictures, so that the clients have cores left for the service
+SIDE = 224  # of the images, so that the clients have cores left for the service
 _PAIRS = 1000
 _CAPACITY_S = 20.0
 _SINGLES = 20

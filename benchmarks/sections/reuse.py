@@ -1,4 +1,4 @@
-"""What is not computed twice: five captions a picture, and a second run over a filled embedding cache."""
+"""What is not computed twice: five captions an image, and a second run over a filled embedding cache."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def table(rounds: Rounds) -> str:
     distinct, five, cache = (rounds.get(name, []) for name in ("distinct", "five captions", "cache"))
     again = [one["again"] for one in cache]
     labels = {
-        "a picture and a caption a row": distinct,
-        f"{CAPTIONS} captions a picture": five,
+        "an image and a caption a row": distinct,
+        f"{CAPTIONS} captions an image": five,
         "first run, filling an embedding cache": cache,
         "second run, all in the cache": again,
     }

@@ -1,4 +1,4 @@
-"""The service beside `score_pairs`: the same pictures through HTTP, from many clients that send a pair each."""
+"""The service beside `score_pairs`: the same images through HTTP, from many clients that send a pair each."""
 
 from __future__ import annotations
 

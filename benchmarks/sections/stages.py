@@ -26,7 +26,7 @@ from ..scoring import MINI, VIT, config_of
 STAGES = ("fetch", "decode", "tokenize", "encode_image", "encode_text")
 _ENCODERS = ("encode_image", "encode_text")
 _NAMES = {VIT: "ViT-B/32", MINI: "mini"}
-_PRODUCT = (1600, 768, 3072)  # of the feed-forward layers, for 32 pictures of 50 patches
+_PRODUCT = (1600, 768, 3072)  # of the feed-forward layers, for 32 images of 50 patches
 _GFLOP_A_PICTURE = 8.73  # ViT-B/32 at 224x224, multiplications and additions
 _LAYERS, _WIDTH = 12, 512  # of the text tower
 

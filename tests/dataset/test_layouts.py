@@ -151,7 +151,7 @@ def test_a_captions_file_away_from_its_images(tmp_path: Path) -> None:
         (b"red.png,red\n", UsageError, "cannot tell the format"),
         (b'image,caption\nred.png,"red\nand more"\n', TableError, "line 2 of .*captions.txt opens a quote"),
         (b"image,caption\nred.png,caf\xe9\n", TableError, "captions.txt is not UTF-8"),
-        (b"", TableError, "holds no picture with a caption"),
+        (b"", TableError, "holds no image with a caption"),
     ],
 )
 def test_a_captions_file_of_another_kind_is_named(

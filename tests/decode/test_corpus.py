@@ -137,9 +137,9 @@ ENDS = {
     "webp canvas": "too_many_pixels: 16777216 x 16777216 is over",
     "tiff tile": "too_many_pixels: tiles of 30000 x 10000",
     "tiff raw tile": "too_many_pixels: tiles of 30000 x 10000",
-    "tiff shared tiles": "too_many_pixels: tiles of 16 x 65536 in a picture of (1600, 16), 100 of them",
+    "tiff shared tiles": "too_many_pixels: tiles of 16 x 65536 in an image of (1600, 16), 100 of them",
     "tiff few shared tiles": (1600, 16),
-    "tiff strips": "corrupt: the picture falls into more than 125,000 pieces",
+    "tiff strips": "corrupt: the image falls into more than 125,000 pieces",
     "bmp runs": "too_many_pixels: a run-length BMP of 7000 x 7000",
 }
 

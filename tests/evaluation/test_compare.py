@@ -81,7 +81,7 @@ def test_both_are_measured_as_alone_on_pictures_that_are_encoded_once(pairs: Pat
         assert ours.pairs.auc == alone.pairs.auc
         assert ours.pairs.matching.mean == pytest.approx(alone.pairs.matching.mean, abs=1e-6)
     # Red and cyan name the same either way; the confused model finds their pictures only.
-    recall = found.differences["recall@1, caption to picture"]
+    recall = found.differences["recall@1, caption to image"]
     assert recall.difference == pytest.approx(2 / 6 - 1)
     assert recall.excludes_zero
     assert found.differences["AUC"].difference == pytest.approx(found.second.pairs.auc - found.first.pairs.auc)
@@ -134,9 +134,9 @@ def test_the_command_writes_json_and_a_page(pairs: Path, capsys: pytest.CaptureF
     assert (said["model"], said["against"]["model"]) == ("mini", str(other))
     assert set(said["differences"]["AUC"]) == {"difference", "low", "high"}
     assert said["correlation"]["matching"] == pytest.approx(1)
-    assert "recall@1, caption to picture" in capsys.readouterr().out
+    assert "recall@1, caption to image" in capsys.readouterr().out
     text = page.read_text()
-    assert "recall@1, caption to picture" in text
+    assert "recall@1, caption to image" in text
     assert "They rank all pairs alike." in text
     assert command(*given) == 0  # may replace its own
     for wrong in (("--report", page), ("--against", "mini", "--calibrate"), ("--against", "mini", "--rating-col", "r")):
@@ -163,7 +163,7 @@ def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="nothing in"):
         compare_models(tmp_path / "in.csv", Config(), Config(), encoders=(COLOUR, COLOUR))
     (tmp_path / "in.csv").write_text(f"url,caption\n\"{inline('red')}\",red\nnone.png,red\n")
-    with pytest.raises(UsageError, match="has 1 usable picture"):
+    with pytest.raises(UsageError, match="has 1 usable image"):
         compare_models(tmp_path / "in.csv", Config(), Config(), encoders=(COLOUR, COLOUR))
     with pytest.raises(UsageError, match="mini cannot be compared with itself"):
         compare_models(tmp_path / "in.csv", Config(model="mini"), Config(model=model_folder("mini")))

@@ -249,9 +249,7 @@ def test_a_caption_is_encoded_once(tmp_path: Path) -> None:
 
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("url,caption\nnone.png,red\nnor this.png,blue\n")
-    with pytest.raises(
-        TableError, match=r"nothing in .* could be encoded: 2 file_not_found; its first picture is none"
-    ):
+    with pytest.raises(TableError, match=r"nothing in .* could be encoded: 2 file_not_found; its first image is none"):
         evaluate(tmp_path / "in.csv", Config(), encoder=COLOUR)
 
 

@@ -193,7 +193,7 @@ def test_an_export_for_browsers_is_scored_and_checked_in_python(models: Models, 
     [
         ({"tokens": {"kind": "sentencepiece"}}, r"only form that transformers\.js reads"),
         ({"tokens": {"clean": "lower"}}, r"only form that transformers\.js reads"),
-        ({"preprocess": {"fit": "inside"}}, r"does not prepare pictures"),
+        ({"preprocess": {"fit": "inside"}}, r"does not prepare images"),
     ],
 )
 def test_what_a_browser_cannot_do_is_refused(

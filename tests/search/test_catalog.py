@@ -250,10 +250,10 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: Product(""), "Product.id is empty"),
         (lambda: Product(7), "Product.id must be a text, not an int"),  # type: ignore[arg-type]
         (lambda: Product("a", images=[None]), r"Product.images\[0\] must be a path, a URL or an encoded"),  # type: ignore[list-item]
-        (lambda: Product("a", images=["x"] * 9), "at most 8 pictures, not 9"),
+        (lambda: Product("a", images=["x"] * 9), "at most 8 images, not 9"),
         (lambda: Product(" "), "Product.id is empty"),
-        (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which names no picture; leave it out"),
-        (lambda: Product("a", images=""), r"Product.images\[0\] is '', which names no picture"),
+        (lambda: Product("a", images=[""]), r"Product.images\[0\] is '', which names no image; leave it out"),
+        (lambda: Product("a", images=""), r"Product.images\[0\] is '', which names no image"),
         (lambda: Product("a", images=[5]), r"Product.images\[0\] must be a path, a URL or an encoded file's bytes, not an int"),  # type: ignore[list-item]
         (lambda: Product("a", images=7), "Product.images must be a path, a URL, or several, not an int"),  # type: ignore[arg-type]
         (lambda: ProductColumns(id=5), "ProductColumns.id must be the name of a column, not an int"),  # type: ignore[arg-type]
@@ -261,8 +261,8 @@ def test_a_text_that_was_a_number_is_found_by_any_equal_one(kind: object) -> Non
         (lambda: ProductColumns(images=5), "ProductColumns.images must be the name of a column, or several"),  # type: ignore[arg-type]
         (lambda: ProductColumns(fields=["a"]), "ProductColumns.fields must be a mapping from fields to columns"),  # type: ignore[arg-type]
         (lambda: ProductColumns(fields={"a": 5}), r"ProductColumns.fields\[0\] must be a text"),  # type: ignore[dict-item]
-        (lambda: Judgement("a", "b", True), "Judgement.term must be a Term of one text or one picture"),  # type: ignore[arg-type]
-        (lambda: Judgement(Term(product="a"), "b", True), "Judgement.term is a product; judge a text or a picture"),
+        (lambda: Judgement("a", "b", True), "Judgement.term must be a Term of one text or one image"),  # type: ignore[arg-type]
+        (lambda: Judgement(Term(product="a"), "b", True), "Judgement.term is a product; judge a text or an image"),
         (lambda: Judgement(Term("a"), 5, True), "Judgement.product must be a product's id"),  # type: ignore[arg-type]
         (lambda: Judgement(Term("a"), "b", "yes"), "Judgement.match must be True or False, not 'yes'"),  # type: ignore[arg-type]
         (lambda: Product("a", fields=[1]), "Product.fields must be a mapping"),  # type: ignore[arg-type]

@@ -154,7 +154,7 @@ def test_a_generation_that_lost_pictures_is_not_ready_and_tries_them_again(tmp_p
     with shop() as catalog:
         catalog.add([Product("a", images=[str(tmp_path / "a.png"), inline("blue")]), product("b", "green")])
         (tmp_path / "a.png").rename(tmp_path / "away.png")
-        with pytest.raises(DatabaseError, match=r"no vector of 1 pictures .* \(file_not_found 1\); .* --allow-lost 1"):
+        with pytest.raises(DatabaseError, match=r"no vector of 1 images .* \(file_not_found 1\); .* --allow-lost 1"):
             catalog.reindex("dim", encoder=DimEncoder())
         with pytest.raises(DatabaseError, match="no generation to switch to"):
             catalog.switch()

@@ -611,4 +611,4 @@ def test_the_benchmark_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setattr(sys, "argv", ["predictor.py", "--pictures", "200", "--repeats", "2"])
     runpy.run_path(str(ROOT / "benchmarks" / "predictor.py"), run_name="__main__")
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("min", "median", "max", "search 200 pictures", "encode a text"))
+    assert all(word in printed for word in ("min", "median", "max", "search 200 images", "encode a text"))

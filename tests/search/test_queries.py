@@ -365,8 +365,8 @@ def test_awkward_ids_and_values_round_trip() -> None:
         (lambda: Term(vector=[[1, 2], [1]]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
         (lambda: Term(vector=np.array([1j])), "Term.vector must be a finite vector"),
         (lambda: Term(vector=[]), "Term.vector must be a finite vector"),  # type: ignore[arg-type]
-        (lambda: Term(image=""), "Term.image is '', which names no picture"),
-        (lambda: Term(image=float("nan")), "Term.image is nan, which names no picture"),  # type: ignore[arg-type]
+        (lambda: Term(image=""), "Term.image is '', which names no image"),
+        (lambda: Term(image=float("nan")), "Term.image is nan, which names no image"),  # type: ignore[arg-type]
         (lambda: Term("a\ud800"), "Term.text holds a lone surrogate"),
         (lambda: Term(product="a\ud800"), "Term.product holds a lone surrogate"),
         (lambda: Term(product=5), "Term.product must be a product's id, which is a text, not an int"),  # type: ignore[arg-type]
@@ -393,7 +393,7 @@ def test_queries_that_cannot_be_asked(make: object, message: str) -> None:
         (Query("a", sort="tags"), "products cannot be sorted by 'tags', which holds lists"),
         (Query("a", sort="-colour"), "there is no field 'colour'"),
         (Query(Term(product="nobody")), "there is no product 'nobody'"),
-        (Query(Term(product="p00")), "product 'p00' has no picture with a vector"),
+        (Query(Term(product="p00")), "product 'p00' has no image with a vector"),
         (Query(Term(vector=np.ones(4))), "has 4 values, and the catalogue's model 3"),
         (Query(Term(vector=np.zeros(3))), "a vector of zeros has no direction"),
         (Query([Term("red"), Term("red", weight=-1)]), "cancel each other out"),

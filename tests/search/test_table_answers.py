@@ -96,7 +96,7 @@ def test_a_row_asks_with_its_text_its_picture_or_both(tmp_path: Path, catalog: C
     assert found["product_id"].to_pylist()[2:] == ["green", None, None]
     assert found["similarity"].to_pylist()[::2] == [1.0, 1.0, None]
     assert found["similarity"][1].as_py() == pytest.approx(0.5**0.5)
-    assert found["error"][3].as_py() == "empty_caption: the row has neither a text nor a picture"
+    assert found["error"][3].as_py() == "empty_caption: the row has neither a text nor an image"
     assert found["error"][4].as_py().startswith(f"file_not_found: {tmp_path / 'gone.png'}")
 
 

@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from ..search import AddReport, Catalog
 
 Subparsers = Any
-_MOST_FAILURES = 1000  # products with a picture that failed, on a report's page
+_MOST_FAILURES = 1000  # products with an image that failed, on a report's page
 _TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
 
 
 def add(commands: Subparsers) -> dict[str, argparse.ArgumentParser]:
     """Add the command to the parser, and return the parsers of its own commands by their names."""
-    text = "Make a catalogue of products that are found by picture, by text or by both, and look after it."
+    text = "Make a catalogue of products that are found by image, by text or by both, and look after it."
     command = commands.add_parser("catalog", help=text, description=text)
     actions = command.add_subparsers(required=True, metavar="ACTION")
     for each in (_create, _add, _delete, _show, _export, _optimize):
@@ -66,7 +66,7 @@ def _create(actions: Subparsers) -> None:
         metavar="NAME[:KIND]",
         action="append",
         default=[],
-        help="declare a field that products have beside name and pictures, of the kind `text` (without KIND), `number`, `bool`, `date`, "
+        help="declare a field that products have beside name and images, of the kind `text` (without KIND), `number`, `bool`, `date`, "
         "or `texts` for lists; may be given again",
     )
     parser.add_argument("--fields-from", metavar="TABLE", help="declare the other columns of a table, by their values")
@@ -116,10 +116,10 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="read pictures again that failed, afterwards, or without TABLE nothing else",
+        help="read images that failed again, after TABLE or without one",
     )
     parser.add_argument(
-        "--strict", action="store_true", help="exit with 4 if any product was refused or any picture failed"
+        "--strict", action="store_true", help="exit with 4 if any product was refused or any image failed"
     )
     parser.add_argument(
         "--report", metavar="PAGE", type=Path, help="page to write about what was added, refused, and failed"
@@ -133,7 +133,7 @@ def _add(actions: Subparsers) -> None:
 def run_add(options: argparse.Namespace) -> int:
     """Add products, and return the exit code: 4 if none could be added."""
     if options.table is None and not options.retry:
-        raise UsageError("name a table of products, or retry the pictures that failed with --retry")
+        raise UsageError("name a table of products, or retry the images that failed with --retry")
     if options.report is not None:
         check_output(options.report, mark=PAGE, force=options.force, besides=(options.table,))
     from ..search import open_source
@@ -240,7 +240,7 @@ def _summary(catalog: Catalog, place: str) -> str:
         [
             ("catalogue", place),
             ("products", f"{found['products']:,}"),
-            *((f"pictures failed: {code}", f"{count:,}") for code, count in found["failures"].items()),
+            *((f"images failed: {code}", f"{count:,}") for code, count in found["failures"].items()),
             ("fields", shown(fields, 2000)),
             ("store", found["store"]),
             *(
@@ -258,7 +258,7 @@ def _export(actions: Subparsers) -> None:
     parser = _reading(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
     parser.add_argument("out", metavar="OUT", help="table to write, in the format its name says")
     parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
-    add_product_columns(parser, images="column for the references to pictures; by default `images`")
+    add_product_columns(parser, images="column for the references to images; by default `images`")
     add_force(parser)
 
 

@@ -36,7 +36,7 @@ _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Measure a model on pictures with captions: retrieval, matching against mismatching pairs, calibration."
+    text = "Measure a model on images with captions: retrieval, matching against mismatching pairs, calibration."
     command = commands.add_parser("evaluate", help=text, description=text)
     option = command.add_argument
     option(
@@ -66,11 +66,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--against",
         metavar="MODEL",
-        help="measure this model on the same pictures too, and say how sure the differences are, how alike both rank pairs, and "
+        help="measure this model on the same images too, and say how sure the differences are, how alike both rank pairs, and "
         "which pairs they rank most differently",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
-    option("--report", metavar="PAGE", type=Path, help="page to write about two models, with the pairs' pictures")
+    option("--report", metavar="PAGE", type=Path, help="page to write about two models, with the pairs' images")
     add_force(command)
     add_log_options(command)
     command.set_defaults(run=run)
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
         else calibration_folder(config, options.calibrate or None, force=options.force)
     )
     columns: dict[str, Any] = columns_given(options)
-    with closing(progress_bar(options, "pictures" if not options.rating_col else "pairs")) as bar:
+    with closing(progress_bar(options, "images" if not options.rating_col else "pairs")) as bar:
         progress = None if options.quiet else bar.show
         report: Evaluation | RatingEvaluation
         if options.rating_col:
@@ -131,7 +131,7 @@ def _compare(options: argparse.Namespace, config: Config) -> int:
 
     against = replace(config, model=options.against, revision=None)
     columns: dict[str, Any] = columns_given(options)
-    with closing(progress_bar(options, "pictures")) as bar:
+    with closing(progress_bar(options, "images")) as bar:
         progress = None if options.quiet else bar.show
         found = compare_models(options.source, config, against, split=options.split, **columns, progress=progress)
     saved: list[tuple[str, object]] = []

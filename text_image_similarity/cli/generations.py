@@ -24,7 +24,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         metavar="N",
         type=int,
         default=0,
-        help="how many pictures may fail now that the model which answers has vectors of",
+        help="how many images may fail now that the model which answers has vectors of",
     )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="what is built is kept, and the same command resumes from there")
@@ -47,7 +47,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     parser.add_argument("pairs", metavar="PAIRS", help="a table of queries, products, and whether they match")
     add = parser.add_argument
     add("--text-col", metavar="COLUMN", help="column of texts that were looked for")
-    add("--image-col", metavar="COLUMN", help="column of references to pictures that were looked for")
+    add("--image-col", metavar="COLUMN", help="column of references to images that were looked for")
     add("--product-col", metavar="COLUMN", default="product", help="column of the products' ids")
     add(
         "--match-col",
@@ -69,9 +69,9 @@ def run_reindex(options: argparse.Namespace) -> int:
         lines: list[tuple[str, object]] = [
             ("generation", report.generation),
             ("products encoded", f"{report.products:,}"),
-            ("pictures", f"{report.pictures:,}"),
-            *((f"pictures failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
-            *([("pictures lost", f"{report.lost:,}")] if report.lost else []),
+            ("images", f"{report.pictures:,}"),
+            *((f"images failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
+            *([("images lost", f"{report.lost:,}")] if report.lost else []),
             *(
                 [("recall", f"{report.recall.mean:.4f}, worst query {report.recall.worst:.2f}")]
                 if report.recall

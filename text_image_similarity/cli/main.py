@@ -62,7 +62,7 @@ def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = 
         out_path: The default output.
         arguments: The command line; None is this process's own.
     """
-    parser = Parser(description=f"Score {in_path.name}, or any table of pictures and captions.")
+    parser = Parser(description=f"Score {in_path.name}, or any table of images and captions.")
     parser.add_argument("in_path", metavar="IN", nargs="?", default=str(in_path), help="the table to score")
     parser.add_argument("out_path", metavar="OUT", nargs="?", default=str(out_path), help="the table to write")
     score.add_score_options(parser)

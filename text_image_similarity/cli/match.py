@@ -1,4 +1,4 @@
-"""`match`: the products of a catalogue, or of a table, that fit words, pictures, or both."""
+"""`match`: the products of a catalogue, or of a table, that fit words, images, or both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MOST_FIELDS = 3  # in a table on a terminal
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Find the products that fit words, pictures, or both, under filters on their fields."
+    text = "Find the products that fit words, images, or both, under filters on their fields."
     command = commands.add_parser("match", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")
@@ -39,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="a picture to look for, a path or a URL; may be given again",
+        help="an image to look for, a path or a URL; may be given again",
     )
     option(
         "--like",
@@ -61,7 +61,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option("--group", action="store_true", help="show only the best one of the variants of a product")
     option("--after", metavar="CURSOR", help="show the next page, whose cursor the page before it names")
     option("--json", action="store_true", help="write one JSON object")
-    option("--html", metavar="OUT", type=Path, help="page to write about what was found, with pictures")
+    option("--html", metavar="OUT", type=Path, help="page to write about what was found, with images")
     add_force(command)
     option("--model", metavar="MODEL", help="model for a table, by default `mini`; a catalogue has one of its own")
     add_table_options(command)
@@ -83,7 +83,7 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
         "--fusion",
         choices=("sum", "rrf"),
         help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
-        "with words in names and descriptions as one list more; by default `sum`, or `rrf` where no product that counts has a picture",
+        "with words in names and descriptions as one list more; by default `sum`, or `rrf` where no product that counts has an image",
     )
 
 
@@ -142,12 +142,12 @@ def _open(options: argparse.Namespace, config: Config) -> Catalog:
     for reason in report.refusals:
         logger.warning("%s", reason)
     for code, count in report.failures.items():
-        logger.warning("pictures that cannot be read: %s, %s", code, f"{count:,}")
+        logger.warning("images that cannot be read: %s, %s", code, f"{count:,}")
     return catalog
 
 
 def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]) -> list[str]:
-    """Lay out matches, facets, and how to go on."""
+    """Lay out matches, facets, and how to continue."""
     asked = [name.removeprefix("-") for name in (options.sort or "", *options.facet)]
     names = list(dict.fromkeys([*filter(None, asked), *(field.name for field in fields)]))
     names = [name for name in names if not name.startswith("_")][:_MOST_FIELDS]

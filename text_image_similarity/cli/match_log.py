@@ -37,13 +37,13 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
     chosen.add_argument(
         "--summary",
         action="store_true",
-        help="show how many searches there were, how many in vain, how fast, and how many led to a click",
+        help="show how many searches there were, how many found nothing, how fast, and how many led to a click",
     )
     chosen.add_argument("--export", metavar="OUT", help="write the entries with their events, as .jsonl or .parquet")
     chosen.add_argument(
         "--train",
         metavar="OUT",
-        help="write what was looked for, and the picture of what was clicked, as a table that `train` reads",
+        help="write what was looked for, and the image of what was clicked, as a table that `train` reads",
     )
     chosen.add_argument("--prune", metavar="DAYS", type=_days, help="remove entries that are older, with their events")
     parser.add_argument(
@@ -108,7 +108,7 @@ def _train(log: MatchLog, options: argparse.Namespace) -> _Answer:
         ("products", f"{found.products:,}"),
         ("searches", f"{found.clicks:,}"),
         ("left out: wrong", f"{found.wrong:,}"),
-        ("left out: no picture", f"{found.missing:,}"),
+        ("left out: no image", f"{found.missing:,}"),
         ("output", options.train),
     ]
     counts = {name: getattr(found, name) for name in ("pairs", "products", "clicks", "wrong", "missing")}

@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option("in_path", metavar="IN", help="a table that `score` reads")
     option("out_path", metavar="OUT", help="table to write, in the format its name says")
     option("--text-col", metavar="COLUMN", help="column of texts to look for")
-    option("--image-col", metavar="COLUMN", help="column of references to pictures to look for")
+    option("--image-col", metavar="COLUMN", help="column of references to images to look for")
     add_ranking_options(command)
     add_dialect(command)
     add_field(command, Config, "chunk_size")
@@ -49,7 +49,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.text_col is None and options.image_col is None:
-        raise UsageError("name the column of texts with --text-col, that of pictures with --image-col, or both")
+        raise UsageError("name the column of texts with --text-col, that of images with --image-col, or both")
     config = replace(config_of(options), model="mini")
     from ..search import AWAY, Query, Term, open_catalog
     from ..search.filters import parse_filter

@@ -1,4 +1,4 @@
-"""`score PICTURE CAPTION`: one picture and its captions, without a table."""
+"""`score IMAGE CAPTION`: one image and its captions, without a table."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from .options import again, config_of
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 _TABLE = re.compile(r"\S+\.(csv|tsv|jsonl|ndjson|parquet)(\.gz|\.zst)?", re.ASCII | re.IGNORECASE)
-Kind = Literal["picture", "table"]
+Kind = Literal["image", "table"]
 
 
 def kind_of(options: argparse.Namespace) -> Kind:
-    """Say what IN is: a picture, whose captions follow, or a table.
+    """Say what IN is: an image, whose captions follow, or a table.
 
     Raises:
         UsageError: Something follows OUT that cannot be a caption.
     """
     place = options.in_path
-    if _is_picture(place):
+    if _is_image(place):
         if _TABLE.fullmatch(options.out_path):
             raise UsageError(
                 f"{place} is one image, so what follows is its caption, and {options.out_path} looks like a table; write "
                 f"the caption, or score a table that names {place}"
             )
-        return "picture"
-    if _is_picture(options.out_path):
+        return "image"
+    if _is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
     if options.captions:
         raise UsageError(
-            f"{place} is not a picture ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"
+            f"{place} is not an image ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"
         )
     return "table"
 
 
-def _is_picture(place: str) -> bool:
+def _is_image(place: str) -> bool:
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
     return path.lower().endswith(_ENDINGS)
 
@@ -48,7 +48,7 @@ def _is_picture(place: str) -> bool:
 def run_one_off(options: argparse.Namespace) -> int:
     """Print the score of each caption, and return the exit code: 1 if one has none."""
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
-        raise UsageError("a single picture is scored in this process by one model, without --engine and --service-url")
+        raise UsageError("a single image is scored in this process by one model, without --engine and --service-url")
     config = config_of(options)
     # Here, so that a wrong option answers before torch is loaded.
     from ..pipeline import score_pairs

@@ -48,7 +48,7 @@ def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how pictures are fetched and encoded, by the model that a catalogue has."""
+    """Add the options that say how images are fetched and encoded, by the model that a catalogue has."""
     add_runtime_options(parser)
     add_base_dir(parser)
     add_fetch_options(parser)
@@ -78,7 +78,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a table of products is read."""
     add_product_columns(
         parser,
-        images="column of references to pictures; may be given again, and '' is for products without pictures; by default the first of "
+        images="column of references to images; may be given again, and '' is for products without images; by default the first of "
         "`images`, `image`, `image_url` and `url`",
     )
     add_dialect(parser)
@@ -118,7 +118,7 @@ def create_command(place: str, fields: Sequence[Field]) -> str:
 
 
 def declared_field(text: str) -> Field:
-    """Read `NAME` or `NAME:KIND`; what stands behind the last colon and is not a kind belongs to the name."""
+    """Read `NAME` or `NAME:KIND`; what follows the last colon and is not a kind belongs to the name."""
     from ..search import Field
 
     name, _, kind = text.rpartition(":")
@@ -145,7 +145,7 @@ def added_counts(report: AddReport) -> list[tuple[str, str]]:
         ("added", f"{report.added:,}"),
         ("updated", f"{report.updated:,}"),
         ("unchanged", f"{report.unchanged:,}"),
-        ("pictures encoded", f"{report.encoded:,}"),
-        *((f"pictures failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
+        ("images encoded", f"{report.encoded:,}"),
+        *((f"images failed: {code}", f"{count:,}") for code, count in sorted(report.failures.items())),
         *([("refused", f"{report.refused:,}")] if report.refused else []),
     ]

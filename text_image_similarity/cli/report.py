@@ -29,7 +29,7 @@ from .terminal import lay_out
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Write a page about a scored table: scores, failures, pictures."
+    text = "Write a page about a scored table: scores, failures, images."
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument("scored", metavar="SCORED", help="a table that `score` wrote")
     command.add_argument("page", metavar="OUT", type=Path, help="page to write, such as report.html")

@@ -54,17 +54,15 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "in_path",
         metavar="IN",
         help=".csv, .tsv, .jsonl (also .gz, .zst), .parquet or .tar: a file, a folder, a pattern, or an fsspec URL such as s3://...; a folder of "
-        "pictures with captions; or a data set of the hub, hf:OWNER/NAME@SPLIT",
+        "images with captions; or a data set of the hub, hf:OWNER/NAME@SPLIT",
     )
     command.add_argument(
         "out_path",
         metavar="OUT|CAPTION",
-        help="table to write, in the format its name says; or a folder, for a file each. If IN is a picture, such as photo.jpg, this is "
+        help="table to write, in the format its name says; or a folder, for a file each. If IN is an image, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )
-    command.add_argument(
-        "captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the picture IN"
-    )
+    command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the image IN")
     add_score_options(command)
 
 
@@ -100,7 +98,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--report",
         metavar="FILE",
         type=Path,
-        help="page to write about the scored table: scores, failures, throughput, pictures, see docs/report.md",
+        help="page to write about the scored table: scores, failures, throughput, images, see docs/report.md",
     )
     add_log_options(parser)
     parser.set_defaults(
@@ -161,7 +159,7 @@ def _add_probability(group: argparse._ArgumentGroup) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if kind_of(options) == "picture":
+    if kind_of(options) == "image":
         return run_one_off(options)
     _check_files(options)
     config = config_of(options)

@@ -26,7 +26,7 @@ from .options import (
 from .parser import Parser, add_field
 
 MAX_PIXELS = (
-    25_000_000  # half of what a table's pictures may have: a stranger's picture of a few bytes costs as much as it says
+    25_000_000  # half of what a table's images may have: a stranger's image of a few bytes costs as much as it says
 )
 MAX_BYTES = 10 << 20
 _MEGABYTE = 1 << 20
@@ -121,7 +121,7 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how large a picture may be."""
+    """Add the options that say how large an image may be."""
     group = parser.add_argument_group("requests")
     add = group.add_argument
     add(
@@ -129,14 +129,14 @@ def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         default=MAX_PIXELS,
-        help="largest picture of a request, in pixels; `--limit max_pixels=...` is the same",
+        help="largest image of a request, in pixels; `--limit max_pixels=...` is the same",
     )
     add(
         "--max-bytes",
         type=int,
         metavar="N",
         default=MAX_BYTES,
-        help="largest file of a picture, in bytes; `--limit max_bytes=...` is the same",
+        help="largest file of an image, in bytes; `--limit max_bytes=...` is the same",
     )
 
 

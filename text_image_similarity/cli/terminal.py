@@ -18,10 +18,10 @@ class ProgressBar:
     It starts with the first call, once the model is loaded. The rows that are done by then do not count towards the rate.
 
     Args:
-        unit: What is counted: pairs, pictures.
+        unit: What is counted: pairs, images.
         heartbeat_s: Seconds between two log lines; 0 logs none.
         bar: Whether to draw a bar instead.
-        clock: Tells seconds, for tests.
+        clock: Returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Heartbeat:
     Args:
         unit: What is counted.
         every_s: Seconds between two lines; 0 logs none.
-        clock: Tells seconds, for tests.
+        clock: Returns seconds; tests pass their own.
     """
 
     def __init__(self, unit: str, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:

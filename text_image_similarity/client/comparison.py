@@ -1,7 +1,7 @@
 """Single requests against batch requests: how much faster a service is when it is sent many pairs at once.
 
 The first rows of a table that the service is asked about are dealt out in turn, one to a single request, the next one to
-a batch, so that no picture is sent twice and the service's cache helps neither side. Blocks of both take turns, and so
+a batch, so that no image is sent twice and the service's cache helps neither side. Blocks of both take turns, and so
 does which of them comes first, so that a service that warms up, or gets busy, slows down both. One request is under way
 at a time, and the seconds are this client's: reading of files and HTTP included.
 """

@@ -25,7 +25,7 @@ from .pairs import Pairs
 
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
-_MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one picture has more
+_MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one image has more
 _LONGEST_FACT = 4096  # characters of what a service says of a model, a path for instance
 _LONGEST_REQUEST_S = 86_400.0  # that a service may have for one request
 _REPLICAS = 20  # that may have to load a model, each on its own
@@ -158,7 +158,7 @@ class ServiceEngine:
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
-        """Score a few records on this thread, with one request unless their pictures are large.
+        """Score a few records on this thread, with one request unless their images are large.
 
         Raises:
             TableError: As `score` does.

@@ -1,7 +1,7 @@
 """Records as the pairs of a request.
 
 http(s) references go to the service as they are. All others are read here, because a service reads no local paths, with
-the same code as in a local run, and so with the same errors; so do pictures that are in the table itself. What no request can
+the same code as in a local run, and so with the same errors; so do images that are in the table itself. What no request can
 carry is answered here, too.
 """
 

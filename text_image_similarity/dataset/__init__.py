@@ -1,4 +1,4 @@
-"""Pictures with their captions, for training and evaluation.
+"""Images with their captions, for training and evaluation.
 
 Sources are the tables that `formats` reads, folders of tables named after splits, and sets on the hub. A table has either
 the columns of the hub set jxie/flickr8k (`image` with the bytes, `caption_0` ...) or references and captions. A photo is one

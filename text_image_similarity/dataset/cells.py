@@ -10,7 +10,7 @@ from ..records import caption_of, image_of
 
 
 def find_image(value: object) -> tuple[str, bytes | str] | RowError:
-    """Return a cell's picture as (path, bytes) or (reference, reference), or why it has none."""
+    """Return a cell's image as (path, bytes) or (reference, reference), or why it has none."""
     found = image_of(value)
     if isinstance(found, RowError):
         return found

@@ -1,4 +1,4 @@
-"""A picture and its captions, and how its pixels are loaded."""
+"""An image and its captions, and how its pixels are loaded."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """A picture and the captions that describe it.
+    """An image and the captions that describe it.
 
     Args:
-        name: Path, URL or row of the picture, for messages.
+        name: Path, URL or row of the image, for messages.
         captions: At least one; none is blank.
         source: The encoded file itself, or a reference that the fetcher reads.
     """
@@ -35,7 +35,7 @@ class CaptionedImage:
 
     @property
     def key(self) -> bytes:
-        """What stands for the picture itself: a digest of its bytes, or of its reference as the table spells it."""
+        """What stands for the image itself: a digest of its bytes, or of its reference as the table spells it."""
         if isinstance(self.source, bytes):
             return digest(self.source)
         spelled = self.source if SCHEME.match(self.source) else self.name
@@ -73,7 +73,7 @@ class ImageLoader:
                 self._fetcher = None
 
     def load(self, image: CaptionedImage) -> Image.Image:
-        """Return a picture in mode RGB, upright.
+        """Return an image in mode RGB, upright.
 
         Raises:
             RowError: It cannot be fetched or decoded.
@@ -82,7 +82,7 @@ class ImageLoader:
         return decode(content, self._config.limits) if self._isolated is None else self._isolated.decode(content)
 
     def read(self, image: CaptionedImage) -> bytes:
-        """Return a picture's encoded file.
+        """Return an image's encoded file.
 
         Raises:
             RowError: It cannot be fetched, or is larger than a run takes.
@@ -98,7 +98,7 @@ class ImageLoader:
 
 
 def load_image(image: CaptionedImage, config: Config) -> Image.Image:
-    """Return one picture in mode RGB, upright; `ImageLoader` loads many of them faster.
+    """Return one image in mode RGB, upright; `ImageLoader` loads many of them faster.
 
     Raises:
         RowError: It cannot be fetched or decoded.

@@ -2,7 +2,7 @@
 
 In this order: tables named after splits (`train.parquet`, `test-00000-of-00002.csv`); imagefolder, as the library
 `datasets` calls a `metadata.jsonl`, `.csv` or `.parquet` beside its images, in a folder for each split or one for all; a
-`captions.txt` as the Flickr sets have it; else the files are the pieces of one table, which may be tar shards, or pictures with
+`captions.txt` as the Flickr sets have it; else the files are the pieces of one table, which may be tar shards, or images with
 captions of the same names.
 """
 

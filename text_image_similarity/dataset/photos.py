@@ -31,7 +31,7 @@ def merge_photos(
         splits: The rows of each split.
         limits: Of the local files that are compared.
         names: Those of the splits, for the log.
-        wanted: The splits whose left out photos are logged.
+        wanted: The splits whose left-out photos are logged.
         source: What the log calls them together.
     """
     rows = [(number, image) for number, split in enumerate(splits) for image in split]
@@ -85,7 +85,7 @@ def _merge(keyed: Iterable[tuple[Hashable, CaptionedImage]]) -> dict[Hashable, C
 
 
 def _size(image: CaptionedImage) -> int | None:
-    """Return the size in bytes of a picture that is here, as bytes or as a local file, else None."""
+    """Return the size in bytes of an image that is here, as bytes or as a local file, else None."""
     if isinstance(image.source, bytes):
         return len(image.source)
     if SCHEME.match(image.source):

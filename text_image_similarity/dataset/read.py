@@ -1,4 +1,4 @@
-"""Read pictures with their captions from a table, from the splits of a folder, or from the hub."""
+"""Read images with their captions from a table, from the splits of a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def read_dataset(
     config: Config | None = None,
     left_out: Counter[str] | None = None,
 ) -> list[CaptionedImage]:
-    """Read pictures with their captions.
+    """Read images with their captions.
 
     Args:
         source: A table of any format that `score_csv` reads (a file, a folder or a pattern, as a path or an fsspec URL), a
             folder of tables named after splits, an imagefolder (`metadata.jsonl`, `metadata.csv`), a `captions.txt` or its
             folder, or the id of a set on the hub.
         split: Which of the source's own splits; None reads all of them as one.
-        col_url: The column of references, where the table has no column `image` with the pictures themselves; `file_name`
+        col_url: The column of references, where the table has no column `image` with the images themselves; `file_name`
             takes the place of a missing `url`.
         col_text: The column of captions; `caption_0`, `caption_1` ... and a column of lists count too; `text` takes the
             place of a missing `caption`.
@@ -57,7 +57,7 @@ def read_dataset(
 
     Raises:
         UsageError: There is no such source, split or column, or the extra for hub sets is not installed.
-        TableError: The source cannot be read, or holds no picture with a caption.
+        TableError: The source cannot be read, or holds no image with a caption.
     """
     columns, config = (col_url, col_text), config or Config()
     left = LeftOut(left_out)
@@ -68,7 +68,7 @@ def read_dataset(
         rows = (image for table in tables for image in _read_images(table, columns, config, left))
         (found,) = merge_photos([rows], config.limits)
         if not found:
-            raise TableError(f"{source} holds no picture with a caption{left.example()}")
+            raise TableError(f"{source} holds no image with a caption{left.example()}")
     left.warn(source)
     return found
 
@@ -120,7 +120,7 @@ def _read_splits(
     found = {wanted[name]: part for name, part in zip(read, parts, strict=True) if name in wanted}
     for name, part in found.items():
         if not part:
-            raise TableError(f"{source} holds no picture with a caption in the split {name}{left.example()}")
+            raise TableError(f"{source} holds no image with a caption in the split {name}{left.example()}")
     return found
 
 
@@ -165,7 +165,7 @@ def _hub_table(place: str) -> SplitTable:
 def _read_images(
     table: SplitTable, columns: tuple[str, str], config: Config, left: LeftOut
 ) -> Iterator[CaptionedImage]:
-    """Yield the picture of each row of a table with its captions, which may be none; a row without a picture is left out."""
+    """Yield the image of each row of a table with its captions, which may be none; a row without an image is left out."""
     names = table.columns()
     col_image, texts = _choose_columns(names, *columns)
     if table.images is not None and columns[0] == "url":
@@ -196,7 +196,7 @@ def _read_images(
 
 
 def _located(image: tuple[str, str | bytes] | RowError, config: Config) -> tuple[str, str | bytes] | RowError:
-    """Return a picture with where its file is, or why that may not be read."""
+    """Return an image with where its file is, or why that may not be read."""
     if isinstance(image, RowError) or isinstance(image[1], bytes):
         return image
     try:

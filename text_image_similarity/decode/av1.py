@@ -1,7 +1,7 @@
-"""How large the pictures inside an AVIF are, read from the AV1 stream and not from the boxes around it.
+"""How large the images inside an AVIF are, read from the AV1 stream and not from the boxes around it.
 
 An AVIF's boxes claim a size, and its stream is coded in one of its own, which is what the decoder allocates. This follows the
-boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first picture of each track, and reads the headers there
+boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first image of each track, and reads the headers there
 (AV1 Bitstream Specification, 5.3 to 5.9). It makes no pixel.
 """
 
@@ -94,7 +94,7 @@ class _Bits:
 
 @dataclass(slots=True)
 class _Sequence:
-    """What a sequence header says of the frames behind it."""
+    """What a sequence header says of the frames after it."""
 
     reduced: bool
     width: int = 0
@@ -169,7 +169,7 @@ def _locations(iloc: memoryview, budget: _Budget) -> Iterator[tuple[int, bool, l
 
 
 def _first_sample(data: memoryview, table: dict[bytes, memoryview], budget: _Budget) -> Iterator[memoryview]:
-    """Yield the AV1 stream of a track's first picture."""
+    """Yield the AV1 stream of a track's first image."""
     none = memoryview(b"")
     sizes = table.get(b"stsz", none)
     wide, starts = (4, table[b"stco"]) if b"stco" in table else (8, table.get(b"co64", none))
@@ -206,7 +206,7 @@ def _leb128(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _sequence(bits: _Bits) -> _Sequence:
-    bits.take(4)  # profile, still picture
+    bits.take(4)  # profile, still image
     sequence = _Sequence(bool(bits.take(1)))
     if sequence.reduced:
         bits.take(5)

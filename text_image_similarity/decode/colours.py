@@ -1,4 +1,4 @@
-"""Pictures of any mode -> upright RGB, 8 bits a channel, with little more memory than the two of them."""
+"""Images of any mode -> upright RGB, 8 bits a channel, with little more memory than the two of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import ORIENTATION, exif_orientation
 
-# EXIF orientation -> what turns the picture upright (EXIF 2.32, tag 0x0112).
+# EXIF orientation -> what turns the image upright (EXIF 2.32, tag 0x0112).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,10 +27,10 @@ _AT_ONCE = 1 << 20  # values brought to 8 bits at once; in float64 they take 8 M
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB: alpha on white, 16-bit grey scaled, CMYK and palettes resolved.
+    """Convert an image of any mode to RGB: alpha on white, 16-bit grey scaled, CMYK and palettes resolved.
 
     Raises:
-        ValueError: Pillow has no conversion from the picture's mode.
+        ValueError: Pillow has no conversion from the image's mode.
     """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         return _from_grey(image, full=65535.0)
@@ -46,7 +46,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns a picture upright by its EXIF, XMP or TIFF orientation; None if nothing, or nothing readable, does."""
+    """Return what turns an image upright by its EXIF, XMP or TIFF orientation; None if nothing, or nothing readable, does."""
     try:
         return _TURNS.get(_orientation(image))
     except Exception:  # whatever broken EXIF trips over says nothing about the pixels
@@ -82,7 +82,7 @@ def _from_grey(image: Image.Image, *, full: float) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield a picture's values strip by strip, with the rows that each is of: as a whole they would take three times its memory."""
+    """Yield an image's values strip by strip, with the rows that each is of: as a whole they would take three times its memory."""
     step = max(1, _AT_ONCE // image.width)
     for top in range(0, image.height, step):
         box = (0, top, image.width, min(top + step, image.height))

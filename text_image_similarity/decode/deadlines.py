@@ -10,7 +10,7 @@ from threading import Condition, Thread
 class Deadlines:
     """Calls for each wait that is not over in time; safe to share between threads.
 
-    Its thread starts with the first wait: a `threading.Timer` each would cost a picture as much as handing it over does.
+    Its thread starts with the first wait: a `threading.Timer` each would cost an image as much as handing it over does.
     """
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from .variants import unread_variant
 
 
 def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> Image.Image:
-    """Decode a picture file to RGB.
+    """Decode an image file to RGB.
 
     Args:
         data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF where its plug-in is installed.
@@ -26,7 +26,7 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
             this; None decodes it whole.
 
     Returns:
-        A picture in mode RGB, upright, 8 bits a channel.
+        An image in mode RGB, upright, 8 bits a channel.
 
     Raises:
         RowError: `empty_body`, `not_an_image`, `unsupported_format`, `truncated`, `corrupt`, `too_many_pixels` or
@@ -47,7 +47,7 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
 
 
 def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
-    """Bring a picture in memory to RGB.
+    """Bring an image in memory to RGB.
 
     One that comes straight from `Image.open` is treated as `decode` treats its file, EXIF orientation included. One that
     was made from another keeps its pixels as they are: nobody knows whether it was turned already.
@@ -55,7 +55,7 @@ def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
     Raises:
         RowError: `truncated`, `corrupt`, `too_many_pixels` or `decoder_crash`.
     """
-    with _as_row_error(image.format or "picture", b""):
+    with _as_row_error(image.format or "image", b""):
         check_size(image.size, limits)
         image.load()
         return to_rgb(image) if image.format is None else _upright_rgb(image)

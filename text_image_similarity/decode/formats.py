@@ -99,7 +99,7 @@ def _iso_brand(data: bytes) -> str:
 
 
 def _jpeg_ends_early(data: bytes) -> bool:
-    """Say whether a JPEG ends before its first scan, or without an end marker behind it."""
+    """Say whether a JPEG ends before its first scan, or without an end marker after it."""
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
@@ -122,7 +122,7 @@ def _png_ends_early(data: bytes) -> bool:
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """Say whether the first directory of a TIFF, or a strip or tile it names, lies behind the end."""
+    """Say whether the first directory of a TIFF, or a strip or tile it names, lies beyond the end."""
     try:
         found = read_directory(data, (STRIPS, STRIP_BYTES, TILES, TILE_BYTES), cut_off=True)
     except EOFError:
@@ -140,12 +140,12 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
     Args:
         data: The structure, classic or BigTIFF; anything else gives nothing.
         tags: What to look for; of a tag that occurs again the first counts.
-        cut_off: Raise EOFError if anything lies behind the end, of other tags too, instead of leaving it out.
+        cut_off: Raise EOFError if anything lies beyond the end, of other tags too, instead of leaving it out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return {}
-    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then what it points to is behind the end
+    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then what it points to is beyond the end
     big = struct.unpack(order + "H", data[2:4])[0] == 43
     head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)

@@ -1,8 +1,8 @@
-"""The parent's side of isolated decoding: a picture that crashes or hangs the decoder costs its row and nothing else.
+"""The parent's side of isolated decoding: an image that crashes or hangs the decoder costs its row and nothing else.
 
-Each picture goes to a worker process (`worker`), one at a time, and comes back as pixels, both through memory that the two
+Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through memory that the two
 processes share (`area`); only a few bytes go through pipes. Workers live as long as the decoder. One that dies, answers
-nonsense or takes too long is killed and replaced; no other picture is in it. Workers are started as programs of their own
+nonsense or takes too long is killed and replaced; no other image is in it. Workers are started as programs of their own
 and not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
 """
 
@@ -46,7 +46,7 @@ _NONSENSE = "the decoder process answered nonsense"
 _CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc would keep what a large picture took, within a limited address space; what usual ones take it is to keep, for
+    # glibc would keep what a large image took, within a limited address space; what usual ones take it is to keep, for
     # fetching it from the system again for each of them takes as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 25),
@@ -69,10 +69,10 @@ def worker_command(limits: Limits) -> list[str]:
 
 
 class IsolatedDecoder:
-    """Worker processes that decode, one picture each at a time; safe to share between threads.
+    """Worker processes that decode, one image each at a time; safe to share between threads.
 
     Args:
-        limits: Caps on pixels and sides, and what one picture may take: `decode_s` and `decode_memory`.
+        limits: Caps on pixels and sides, and what one image may take: `decode_s` and `decode_memory`.
         workers: Processes at most; None is one a core.
         command: What starts a worker, without its area's handle and size, for tests; None starts the real one.
 
@@ -98,7 +98,7 @@ class IsolatedDecoder:
             raise ConfigError(f"isolate_decoder=True, but {error.detail}") from error
 
     def decode(self, data: bytes, *, shorter_side: int | None = None) -> Image.Image:
-        """Decode a picture file as `decode` does, in a worker.
+        """Decode an image file as `decode` does, in a worker.
 
         Raises:
             RowError: As `decode`; `decoder_crash` also if the worker died, ran out of memory or took too long.
@@ -173,7 +173,7 @@ class _Worker:
             raise
 
     def ask(self, data: bytes, shorter_side: int) -> Image.Image:
-        """Have a picture decoded."""
+        """Have an image decoded."""
         if len(data) > self._area.size:
             raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._limits.max_bytes:,} bytes")
         self._area.memory[: len(data)] = data
@@ -203,7 +203,7 @@ class _Worker:
         self._area.close()
 
     def _within(self, seconds: float, request: bytes = b"") -> tuple[bytes, tuple[int, int], int]:
-        """Send a request and return the answer; the process is killed when the time is over."""
+        """Send a request and return the answer; the process is killed when the time is up."""
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None

@@ -48,17 +48,17 @@ from .variants import variant_error
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
-_MOST_READS = 1_000_000  # of one file, a second or so; real pictures take a few thousand
+_MOST_READS = 1_000_000  # of one file, a second or so; real images take a few thousand
 # More of them for a run-length BMP, which Pillow unpacks in Python, slowly.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
-_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest picture, where programs write 10
+_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest image, where programs write 10
 _SCAN_COST = 4096  # pixels that a scan costs at least
 _MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
 _ANCILLARY = 0x20  # the bit of a chunk's first letter that says so (PNG 1.2, section 3.3)
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
-_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have over those of the picture
+_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have over those of the image
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
 
 
@@ -77,7 +77,7 @@ class Source(io.BytesIO):
 
 
 def check_size(size: tuple[int, int], limits: Limits) -> None:
-    """Hold a picture's size against the caps.
+    """Hold an image's size against the caps.
 
     Raises:
         RowError: `too_many_pixels`.
@@ -156,7 +156,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
 
 class _Chunks(PngImagePlugin.PngStream):
-    """Chunks of a PNG, of which those that are not needed for the pixels never cost the picture.
+    """Chunks of a PNG, of which those that are not needed for the pixels never cost the image.
 
     One with a wrong checksum is passed over, as libpng does; so is one whose content is not as the specification has it.
     """
@@ -213,19 +213,19 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
     def _setup(self) -> None:
         pieces = max(len(self.tag.tagdata.get(tag, b"")) for tag in (STRIPS, TILES)) // 2
         if pieces > _MOST_PIECES * 4:  # of up to 8 bytes each
-            raise RowError(ErrorCode.CORRUPT, f"the picture falls into more than {_MOST_PIECES:,} pieces")
+            raise RowError(ErrorCode.CORRUPT, f"the image falls into more than {_MOST_PIECES:,} pieces")
         super()._setup()
         if variant := self._misread_variant():
             raise variant_error("TIFF", variant)
         self._check_tiles()
 
     def _check_tiles(self) -> None:
-        """Refuse tiles with far more pixels than the picture, one of them or all: those that lie at one place in the file cost as if they were many."""
+        """Refuse tiles with far more pixels than the image, one of them or all: those that lie at one place in the file cost as if they were many."""
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
         if width > 0 and height > 0:
             across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
             if across * down * width * height > self.width * self.height + _SPARE_TILE:
-                detail = f"tiles of {width} x {height} in a picture of {self.size}, {across * down:,} of them"
+                detail = f"tiles of {width} x {height} in an image of {self.size}, {across * down:,} of them"
                 raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _misread_variant(self) -> str:
@@ -247,7 +247,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 
 class _WebP(WebPImagePlugin.WebPImageFile):
-    """A WebP that lets go of its decoder, which holds two canvases, before the picture is allocated."""
+    """A WebP that lets go of its decoder, which holds two canvases, before the image is allocated."""
 
     def load_prepare(self) -> None:
         self._decoder = None
@@ -255,7 +255,7 @@ class _WebP(WebPImagePlugin.WebPImageFile):
 
 
 class _Avif(AvifImagePlugin.AvifImageFile):
-    """An AVIF that lets go of its decoder before the picture is allocated."""
+    """An AVIF that lets go of its decoder before the image is allocated."""
 
     def load_prepare(self) -> None:
         self._decoder = None

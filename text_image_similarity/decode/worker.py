@@ -1,4 +1,4 @@
-"""The child's side of isolated decoding: pictures in, pixels out, within limits that cannot be raised again.
+"""The child's side of isolated decoding: images in, pixels out, within limits that cannot be raised again.
 
 Both lie at the beginning of memory that the processes share (`area`). A request, through standard input, is (shorter side or
 0, length) of a file there; an answer, through standard output, is (kind, width, height, length) of what has taken its
@@ -62,7 +62,7 @@ def serve(settings: dict[str, Any], handle: str, size: str) -> None:
 def _answer(
     area: mmap.mmap, length: int, limits: Limits, shorter_side: int | None
 ) -> tuple[bytes, tuple[int, int], int]:
-    """Decode one picture; nothing of it is kept while the next one is waited for."""
+    """Decode one image; nothing of it is kept while the next one is waited for."""
     try:
         image = decode(area[:length], limits, shorter_side=shorter_side)
         size, content = image.size, image.tobytes()
@@ -71,7 +71,7 @@ def _answer(
     except RowError as error:
         return _failure(area, error)
     except (MemoryError, ValueError, IndexError):  # of the pixels as bytes, or of an area that they do not fit in
-        return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the picture's pixels"))
+        return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the image's pixels"))
 
 
 def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], int]:
@@ -104,7 +104,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End the process (SIGXCPU) if the next picture takes more processor time; the parent watches the clock."""
+    """End the process (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1  # in whole seconds

@@ -1,4 +1,4 @@
-"""Embeddings kept in a file from run to run, by content: the same picture or caption is encoded once.
+"""Embeddings kept in a file from run to run, by content: the same image or caption is encoded once.
 
 The file is an SQLite database in write-ahead mode, so many runs and processes of one machine may read and write it at
 once, and a killed one leaves it whole. It grows by about 4 bytes a value and embedding, unless it is told where to end; to
@@ -32,7 +32,7 @@ class EmbeddingCache:
     """Embeddings by the content of what they stand for. Safe to share between threads.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; created if it does not exist.
         embed_dim: Values of an embedding; one of another width counts as not there.
         max_entries: Most embeddings that are kept, those of all models together; the oldest go. None keeps all.
 
@@ -88,7 +88,7 @@ class EmbeddingCache:
         """Go on without the file: a full disk or a broken cache costs time, not rows."""
         if not self._broken:
             self._broken = True
-            logger.warning("the embedding cache cannot be used any more, the run goes on without it: %s", exc)
+            logger.warning("the embedding cache cannot be used any longer, the run continues without it: %s", exc)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -127,7 +127,7 @@ def _set_up(file: sqlite3.Connection) -> None:
 
 
 def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes) -> bytes:
-    """Return the key, 20 bytes, of what a model makes of a picture's file or a caption's UTF-8.
+    """Return the key, 20 bytes, of what a model makes of an image's file or a caption's UTF-8.
 
     Args:
         fingerprint: What the embedding depends on besides the content.

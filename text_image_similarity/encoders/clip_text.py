@@ -84,7 +84,7 @@ def _end_token(name: str, tokenizer: Tokenizer) -> int:
 
 
 def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
-    # No attention mask: the tower is causal, so the first end token never sees what is behind it.
+    # No attention mask: the tower is causal, so the first end token never sees what follows it.
     hidden = network.text_model(input_ids=ids).last_hidden_state  # (n, t, width)
     ends = (ids == end).int().argmax(dim=-1)  # (n,)
     features: Tensor = network.text_projection(hidden[torch.arange(ids.shape[0], device=ids.device), ends])

@@ -1,4 +1,4 @@
-"""Pairs for the gate where the caller brings none: drawn pictures, and captions that say what is on them.
+"""Pairs for the gate where the caller brings none: drawn images, and captions that say what is on them.
 
 They are the same on every machine with the same major version of Pillow, so an export can be checked where its source is
 not.
@@ -35,7 +35,7 @@ _SIZES = ((320, 240), (240, 320), (256, 256), (400, 224), (500, 200), (200, 460)
 
 
 def drawn_pairs(count: int) -> Iterator[tuple[Image.Image, str]]:
-    """Yield pictures in mode RGB with their captions, all of them different; always the same ones."""
+    """Yield images in mode RGB with their captions, all of them different; always the same ones."""
     rng, seen = random.Random(0), set[str]()
     while len(seen) < count:
         ground, first, second = rng.sample(sorted(_COLOURS), 3)

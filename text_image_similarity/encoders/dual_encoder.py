@@ -29,7 +29,7 @@ from .towers import PAD, UNK, DualEncoder, DualEncoderConfig
 from .two_tower import TwoTowerEncoder
 from .weights import SCALE, read_weights
 
-# Pictures at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
+# Images at once on a CPU: activations of more than a few are memory fresh from the kernel, which takes as long to hand
 # out as a mobile network takes to compute with it. On 2 cores 32 at once take twice the time of 4.
 _IMAGES_PER_THREAD = 2
 _CAPTIONS = 8  # at once on a CPU
@@ -97,7 +97,7 @@ def write_dual_encoder(folder: Path, towers: DualEncoder, tokenizer: Tokenizer, 
     """Write a dual encoder's three files, each of them whole; `config.json` last, because with it a folder is a model.
 
     Args:
-        folder: Where to; made if it is not there.
+        folder: Where to; created if it does not exist.
         towers: The model.
         tokenizer: Its tokenizer.
         int8: Store matrices as int8 and the rest as float16; otherwise all is stored as float32.
@@ -128,10 +128,10 @@ def as_encoder(
     Args:
         towers: The model.
         tokenizer: Its tokenizer, as `set_up` leaves it.
-        name: What the encoder is called.
-        fast: Whether pictures are prepared the fast way.
+        name: Name of the encoder.
+        fast: Whether images are prepared the fast way.
         weights: Fingerprint of the files that the towers were read from.
-        at_once: Pictures or captions that a GPU takes at once; None is as many as are given.
+        at_once: Images or captions that a GPU takes at once; None is as many as are given.
     """
     weight = next(towers.parameters())
     placement = Placement(weight.device, weight.dtype)

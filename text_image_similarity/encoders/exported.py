@@ -53,7 +53,7 @@ def load_exported(name: str, folder: Path, config: Config) -> TwoTowerEncoder:
     """Open an export.
 
     Args:
-        name: What the encoder is called.
+        name: Name of the encoder.
         folder: Where it is.
         config: `device`, `precision`, `backend`, `preprocess` and `revision` must suit what it is.
 

@@ -1,4 +1,4 @@
-"""What a model is, and how it takes its pictures, as JSON."""
+"""What a model is, and how it takes its images, as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def preprocess_facts(how: Preprocess) -> dict[str, Any]:
 def preprocess_from(facts: Mapping[str, Any], *, fast: bool) -> Preprocess:
     """Return the preprocessing that `preprocess_facts` described."""
     if fast:
-        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first picture
+        import torch  # noqa: F401 - which resizes then; loaded here, not within the time of the first image
     size, crop, patches = facts["size"], facts["crop"], facts["patches"]
     return Preprocess(
         size=size if isinstance(size, int) else (size[0], size[1]),
@@ -68,6 +68,6 @@ def check_pillow(name: str, facts: Mapping[str, Any]) -> None:
     made, here = facts["pillow"], int(PIL.__version__.partition(".")[0])
     if made != here:
         raise ModelError(
-            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some pictures to other "
+            f"{name} was exported with Pillow {made}, and this is Pillow {PIL.__version__}, which resizes some images to other "
             f"pixels; install Pillow {made}, or export the model again"
         )

@@ -1,4 +1,4 @@
-"""Image towers that take pictures of any shape as patches (SigLIP 2's NaFlex), from the rows that `Preprocess` makes of them."""
+"""Image towers that take images of any shape as patches (SigLIP 2's NaFlex), from the rows that `Preprocess` makes of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Export a model to ONNX for this machine, once: two graphs, its tokenizer and its facts in one folder of the user's cache.
 
-The folder appears only after its graphs were run against the model on the same pictures and captions. A folder for other
+The folder appears only after its graphs were run against the model on the same images and captions. A folder for other
 machines, which says where it came from, is what the room `export` writes.
 """
 
@@ -60,7 +60,7 @@ def _write_facts(encoder: TwoTowerEncoder, folder: Path) -> None:
 
 
 def _check(encoder: TwoTowerEncoder, folder: Path, *, int8: bool) -> None:
-    """Run both forms of the model on the same pictures and captions.
+    """Run both forms of the model on the same images and captions.
 
     Raises:
         ModelError: They differ.

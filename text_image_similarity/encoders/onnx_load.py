@@ -40,7 +40,7 @@ def load_onnx(
     """Open a model's exported form, which is made first if there is none.
 
     Args:
-        name: What the encoder is called.
+        name: Name of the encoder.
         folder: Where the model's files are, as far as they are here.
         config: `precision`, `preprocess`, `backend` and `model_cache` are used.
         load_torch: Loads the model itself.

@@ -85,7 +85,7 @@ def check_architecture(name: str, architecture: str) -> None:
     """Make sure that open_clip has an architecture, by its files: to import it takes seconds.
 
     Raises:
-        ModelNameError: It has not.
+        ModelNameError: It does not.
     """
     found = None if "open_clip" in sys.modules else find_spec("open_clip")  # once imported, it may know more
     places = found.submodule_search_locations if found is not None else None

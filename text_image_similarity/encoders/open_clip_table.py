@@ -19,7 +19,7 @@ _QUICK_WORDS = ("openai", "quickgelu", "metaclip", "dfn2b", "dfn5b")
 
 
 def architecture_settings(name: str, architecture: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return an architecture's settings, and how pictures are prepared where all its published weights agree on it.
+    """Return an architecture's settings, and how images are prepared where all its published weights agree on it.
 
     open_clip itself takes OpenAI's preprocessing for any file, which is wrong for SigLIP, MobileCLIP and others.
 

@@ -1,6 +1,6 @@
 """Models of other families in `transformers` that have `get_image_features` and `get_text_features`.
 
-Nothing is known of such a family but what its processor and tokenizer say. So a model is tried when it is loaded: pictures
+Nothing is known of such a family but what its processor and tokenizer say. So a model is tried when it is loaded: images
 and captions go through this package's batches and, one by one, through the model's own processor, and must come out alike.
 """
 
@@ -68,7 +68,7 @@ def masked_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
 
 @torch.inference_mode()
 def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenizer: Any) -> None:
-    """Run a few pictures and captions through both ways.
+    """Run a few images and captions through both ways.
 
     Raises:
         ModelError: They come out differently; the message says which.
@@ -96,7 +96,7 @@ def check_alike(encoder: TwoTowerEncoder, network: Any, processor: Any, tokenize
         keys = ("input_ids",) if whole else ("input_ids", "attention_mask")
         read.append(pooled(network.get_text_features(**{key: found[key].to(weight.device) for key in keys})))
     pairs = (
-        ("pictures", encoder.encode_image(pictures), torch.cat(theirs)),
+        ("images", encoder.encode_image(pictures), torch.cat(theirs)),
         ("captions", encoder.encode_text(_CAPTIONS), torch.cat(read)),
     )
     for what, ours, features in pairs:

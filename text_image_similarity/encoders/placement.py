@@ -20,7 +20,7 @@ def check_placement(config: Config) -> None:
     """Make sure that this machine has the device, precision and backend that `config` asks for, whatever the model is.
 
     Raises:
-        ConfigError: It has not.
+        ConfigError: It does not.
     """
     device = config.device
     if device in ("auto", "cpu") and config.precision != "fp16":

@@ -1,6 +1,6 @@
 """An encoder for tests and dry runs whose every score a person can predict.
 
-A picture's vector is its mean colour, a caption's the sum of the colours it names: "red" against a red picture is 1,
+An image's vector is its mean colour, a caption's the sum of the colours it names: "red" against a red image is 1,
 against a green one 0, and "yellow", which is red and green, against a red one 0.7071. It needs no model and no torch.
 """
 
@@ -32,7 +32,7 @@ COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class ColourEncoder:
-    """Encodes pictures and captions by their colours; a black picture or a caption with no colour counts as white.
+    """Encodes images and captions by their colours; a black image or a caption with no colour counts as white.
 
     Example:
         >>> encoder = ColourEncoder()

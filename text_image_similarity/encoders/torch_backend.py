@@ -1,10 +1,10 @@
 """torch as a backend: a device, a precision, and batches that fit.
 
-Pictures go to the device as bytes, from pinned memory where it is a GPU, and become numbers there: a quarter of the
+Images go to the device as bytes, from pinned memory where it is a GPU, and become numbers there: a quarter of the
 transfer of float32. Nothing waits for the device before the last batch of a call is queued.
 
 All batches have the same number of items, the last one filled up with copies, because the kernels that a library picks,
-and with them the last digits, depend on the shape. So a vector depends on its picture or caption alone, as long as the
+and with them the last digits, depend on the shape. So a vector depends on its image or caption alone, as long as the
 device, the number of threads and `batch_size` are the same and nothing runs out of memory.
 """
 
@@ -91,7 +91,7 @@ class Tower(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """An image tower that takes pictures as bytes and normalises them, always in float32.
+    """An image tower that takes images as bytes and normalises them, always in float32.
 
     Args:
         tower: Normalised pixels (n, 3, h, w) -> features (n, embed_dim).
@@ -123,7 +123,7 @@ class BackendMemory:
     """What a backend learns while it runs.
 
     Args:
-        pictures, captions: How many of them fit.
+        images, captions: How many of them fit.
     """
 
     def __init__(self) -> None:
@@ -154,7 +154,7 @@ class TorchBackend:
         image_tower: Bytes (n, h, w, 3) on the device -> features (n, embed_dim).
         text_tower: Padded token ids (n, t) on the device -> features (n, embed_dim).
         tokens: What pads the ids.
-        pictures: How many pictures it takes at once, or None for as many as are given.
+        images: How many images it takes at once, or None for as many as are given.
         captions: The same of captions.
         learned: What it finds out on its way.
     """
@@ -211,7 +211,7 @@ class TorchBackend:
     def _run(
         self, batches: Callable[[Sequence[T]], Iterable[NDArray[Any]]], items: Sequence[T], *, of: int
     ) -> Embeddings:
-        """Encode items with the tower of pictures (`of` 0) or of captions (1)."""
+        """Encode items with the tower of images (`of` 0) or of captions (1)."""
         adapt_to_fork(self.placement.device)
         if self.learned.lost is not None:
             raise self._lost(self.learned.lost)
@@ -262,7 +262,7 @@ class TorchBackend:
 
     def _lost(self, said: str) -> DeviceLostError:
         return DeviceLostError(
-            f"the device {self.device} has failed ({said}) and this process cannot use it any more; start again in a new"
+            f"the device {self.device} has failed ({said}) and this process cannot use it any longer; start again in a new"
             " process, or with device='cpu'"
         )
 

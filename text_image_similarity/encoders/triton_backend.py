@@ -94,7 +94,7 @@ def open_triton(url: str, folder: Path, tokens: Tokens, preprocess: Preprocess, 
         url: Where it is: `http://host:8000` or `grpc://host:8001`.
         folder: The export.
         tokens: How it reads captions.
-        preprocess: How it takes pictures.
+        preprocess: How it takes images.
         precision: What it computes in.
 
     Raises:

@@ -64,7 +64,7 @@ class TwoTowerEncoder:
         embed_dim: Width of the shared space.
         context_length: Longest caption in tokens; longer ones are cut.
         logit_scale: What cosines are multiplied with before a softmax or sigmoid.
-        preprocess: How the model wants its pictures.
+        preprocess: How the model wants its images.
         tokens: How it reads captions.
         backend: What runs it.
         weights: Fingerprint of the model's files, or None for a model that is still learning.

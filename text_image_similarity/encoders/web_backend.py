@@ -1,4 +1,4 @@
-"""Open the graphs of an export for browsers, which take normalised pictures, so that it can be checked and scored here too."""
+"""Open the graphs of an export for browsers, which take normalised images, so that it can be checked and scored here too."""
 
 from __future__ import annotations
 

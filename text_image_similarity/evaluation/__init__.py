@@ -1,6 +1,6 @@
 """How good a model is on a data set: retrieval, matching against mismatching pairs, agreement with people's ratings.
 
-Pictures that cannot be read are counted by error code and left out with their captions; the figures are those of the
+Images that cannot be read are counted by error code and left out with their captions; the figures are those of the
 others. What each figure means, and whose definition it follows, is in `metrics`.
 """
 

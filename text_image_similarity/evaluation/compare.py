@@ -48,7 +48,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
     encoders: tuple[Encoder, Encoder] | None = None,
     progress: Progress | None = None,
 ) -> ModelComparison:
-    """Measure two models on the same pictures and captions, each fetched and decoded once.
+    """Measure two models on the same images and captions, each fetched and decoded once.
 
     Args:
         source: A data set, as for `evaluate`, and so are `split`, `col_url`, `col_text` and `progress`.
@@ -77,7 +77,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
         encoded = encode_dataset(str(source), images, scorer, left_out, progress)
     if len(encoded.image) < 2:
         raise UsageError(
-            f"{source} has {len(encoded.image)} usable picture with captions, and a comparison of models needs two or more"
+            f"{source} has {len(encoded.image)} usable image with captions, and a comparison of models needs two or more"
         )
     one, other = (encoded.of_member(both, place) for place in (0, 1))
     where = (str(source), split)
@@ -108,7 +108,7 @@ class _Measured:
         vectors = (encoded.image, encoded.text, encoded.owner)
         self.owner, self.count = encoded.owner, len(encoded.image)
         self.text_ranks, image_ranks = ranks(*vectors)
-        self.asking = np.flatnonzero(image_ranks)  # pictures with a caption
+        self.asking = np.flatnonzero(image_ranks)  # images with a caption
         self.image_ranks = image_ranks[self.asking]
         self.matching = matching_scores(*vectors)
         self.mismatching = mismatching_scores(*vectors, most=_PAIRS)  # drawn by seed: the other's pairs too
@@ -117,11 +117,11 @@ class _Measured:
 
 
 def _differences(first: _Measured, second: _Measured) -> dict[str, Interval]:
-    """Return the second's figures minus the first's, with intervals from draws of pictures."""
+    """Return the second's figures minus the first's, with intervals from draws of images."""
     found: dict[str, tuple[_Numbers, NDArray[np.integer]]] = {}
     ways: list[tuple[str, Callable[[_Measured], Any], NDArray[np.integer]]] = [
-        ("caption to picture", lambda each: each.text_ranks, first.owner),
-        ("picture to caption", lambda each: each.image_ranks, first.asking),
+        ("caption to image", lambda each: each.text_ranks, first.owner),
+        ("image to caption", lambda each: each.image_ranks, first.asking),
     ]
     for way, ranks_of, groups in ways:
         one, other = ranks_of(first), ranks_of(second)

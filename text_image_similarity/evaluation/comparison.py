@@ -20,8 +20,8 @@ class Correlation:
     """Spearman's rank correlation of two models' cosines, -1 to 1; NaN where one side does not vary.
 
     Args:
-        matching: Over each caption with its own picture.
-        mismatching: Over captions with other pictures, the same pairs for both models.
+        matching: Over each caption with its own image.
+        mismatching: Over captions with other images, the same pairs for both models.
     """
 
     matching: float
@@ -30,15 +30,15 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """A caption and its picture, which one model ranks far above where the other does.
+    """A caption and its image, which one model ranks far above where the other does.
 
     Args:
-        image: The picture's name.
+        image: The image's name.
         caption: The caption.
         cosines: Each model's cosine.
         places: Which share of all matching pairs this one is above, with each model, 0..1: cosines of two models cannot be
             compared, their places can.
-        source: The picture, encoded, or its reference.
+        source: The image, encoded, or its reference.
     """
 
     image: str
@@ -112,7 +112,7 @@ class ModelComparison:
         """Return what was compared and how alike the two rank pairs, as texts."""
         return {
             "source": self.source + (f", {self.split}" if self.split else ""),
-            "pictures": f"{self.first.images:,}",
+            "images": f"{self.first.images:,}",
             "captions": f"{self.first.captions:,}",
             **{f"left out: {code}": f"{count:,}" for code, count in self.first.failures.items()},
             "rank correlation of matching pairs": f"{self.correlation.matching:.4f}",
@@ -136,8 +136,8 @@ def _flat(report: Evaluation) -> dict[str, float]:
     """Return an evaluation's figures under the names that differences have."""
     found: dict[str, float] = {}
     ways = (
-        ("caption to picture", report.retrieval.text_to_image),
-        ("picture to caption", report.retrieval.image_to_text),
+        ("caption to image", report.retrieval.text_to_image),
+        ("image to caption", report.retrieval.image_to_text),
     )
     for way, direction in ways:
         found |= {f"recall@{k}, {way}": share for k, share in direction.recall.items()}

@@ -1,4 +1,4 @@
-"""A data set becomes embeddings: every picture and every caption once."""
+"""A data set becomes embeddings: every image and every caption once."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .report import count_failure, list_failures
 
 @dataclass(frozen=True, slots=True)
 class EncodedDataset:
-    """Pictures and captions that could be encoded.
+    """Images and captions that could be encoded.
 
     Args:
-        images: The pictures, n of them.
+        images: The images, n of them.
         captions: The captions, m of them.
-        image: The pictures' vectors, shape (n, d).
+        image: The images' vectors, shape (n, d).
         text: The captions' vectors, shape (m, d).
-        owner: Which picture each caption belongs to, shape (m,).
+        owner: Which image each caption belongs to, shape (m,).
         failures: What was left out, by error code.
-        seconds: Spent on pictures and on captions.
+        seconds: Spent on images and on captions.
     """
 
     images: Sequence[CaptionedImage]
@@ -54,11 +54,11 @@ def encode_dataset(
     left_out: Counter[str],
     progress: Progress | None,
 ) -> EncodedDataset:
-    """Encode all pictures and captions of a data set; what cannot be encoded is counted and left out.
+    """Encode all images and captions of a data set; what cannot be encoded is counted and left out.
 
     Args:
         source: What messages call the data set.
-        images: Its pictures.
+        images: Its images.
         scorer: What encodes them.
         left_out: What was left out before.
         progress: As for `evaluate`.
@@ -77,7 +77,7 @@ def encode_dataset(
     kept = [(place, text) for place, text in owned if text in row_of]
     if not kept:
         raise TableError(
-            f"nothing in {source} could be encoded: {list_failures(failures)}; its first picture is {images[0].name}"
+            f"nothing in {source} could be encoded: {list_failures(failures)}; its first image is {images[0].name}"
         )
     return EncodedDataset(
         images=[images[number] for number in numbers],

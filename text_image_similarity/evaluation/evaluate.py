@@ -1,4 +1,4 @@
-"""Measure a model on pictures with captions: retrieval, matching against mismatching pairs, calibration."""
+"""Measure a model on images with captions: retrieval, matching against mismatching pairs, calibration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
     encoder: Encoder | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a model on pictures with captions.
+    """Measure a model on images with captions.
 
     Args:
         source: A table of any format that `score_csv` reads, a folder of tables named after splits, or the id of a set on
@@ -51,10 +51,10 @@ def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may i
         config: The settings of the run, or a model's name; None is `Config()`. Those of fetching count too. Relative references start from the table's folder
             unless `base_dir` is set.
         split: Which of the source's own splits; None measures all of it as one set.
-        col_url: The column of image references, where the table does not hold the pictures themselves.
+        col_url: The column of image references, where the table does not hold the images themselves.
         col_text: The column of captions.
         encoder: A loaded encoder to use; None loads the one that `config` names.
-        progress: Called before the first picture and after every one with pictures done, failed and in all.
+        progress: Called before the first image and after every one with images done, failed and in all.
 
     Raises:
         UsageError: There is no such source, split or column.

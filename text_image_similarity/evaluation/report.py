@@ -31,8 +31,8 @@ class Evaluation:
         images: Images that were measured.
         captions: Their captions.
         captions_cut: Those that are longer than the model reads, so that their end does not count.
-        failures: Pictures, captions, and rows without one or the other, that were left out, by error code.
-        seconds: Spent on pictures, on captions and on the figures.
+        failures: Images, captions, and rows without one or the other, that were left out, by error code.
+        seconds: Spent on images, on captions and on the figures.
         calibration: What a cosine of this model means on this data; None where there is too little to tell.
     """
 
@@ -64,7 +64,7 @@ class Evaluation:
         """Lay the report out for a person."""
         there, back = self.retrieval.text_to_image, self.retrieval.image_to_text
         ways: list[tuple[str, ...]] = [
-            ("", "caption to picture", "picture to caption"),
+            ("", "caption to image", "image to caption"),
             *((f"recall@{k}", _percent(there.recall[k]), _percent(back.recall[k])) for k in there.recall),
             ("mean rank", f"{there.mean_rank:,.1f}", f"{back.mean_rank:,.1f}"),
             ("median rank", f"{there.median_rank:,.1f}", f"{back.median_rank:,.1f}"),
@@ -80,7 +80,7 @@ class Evaluation:
             ("AUC", f"{self.pairs.auc:.4f}", ""),
         ]
         cut = [("captions cut", self.captions_cut)] if self.captions_cut else []
-        parts = [_list_facts(self, ("pictures", self.images), ("captions", self.captions), *cut), ways, kinds]
+        parts = [_list_facts(self, ("images", self.images), ("captions", self.captions), *cut), ways, kinds]
         if self.calibration is not None:
             parts.append(_describe_curve(self.calibration))
         return "\n\n".join(lay_out(part) for part in parts)

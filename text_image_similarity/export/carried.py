@@ -101,7 +101,7 @@ class CarriedModel:
         self.encoder = encoder
 
     def predict(self, rows: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Score each row's picture, `image` or else `url`, with its `caption`.
+        """Score each row's image, `image` or else `url`, with its `caption`.
 
         Args:
             rows: The pairs. An image is a file's bytes, or as text, as JSON holds it, its base64. A cell without a value holds
@@ -125,7 +125,7 @@ class CarriedModel:
 
 
 def _bytes_of(image: str | bytes | None) -> bytes | None:
-    """Return a picture's bytes; of a text that is not base64 the text's own, which then are not a picture."""
+    """Return an image's bytes; of a text that is not base64 the text's own, which then are not an image."""
     try:
         return b64decode(image, validate=True) if isinstance(image, str) else image
     except ValueError:

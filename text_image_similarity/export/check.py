@@ -33,7 +33,7 @@ def check_export(
         The comparison on drawn pairs, and that on the table.
 
     Raises:
-        ModelError: The export is damaged, or this machine makes other pictures of the drawn pairs.
+        ModelError: The export is damaged, or this machine makes other images of the drawn pairs.
         TableError: The table cannot be read.
     """
     place, config = Path(path_text(folder, "folder")), replace(config or Config(), model=str(folder))
@@ -58,7 +58,7 @@ def _reference(place: Path, pairs: CheckPairs) -> EncodedPairs:
         raise ModelError(f"the export in {place} cannot be checked: {REFERENCE}: {exc}") from exc
     if made_of != pairs.digest:
         raise ModelError(
-            f"the export in {place} cannot be checked here: this machine's Pillow draws other pictures; check it on a table of "
+            f"the export in {place} cannot be checked here: this machine's Pillow draws other images; check it on a table of "
             "your own, with its source at hand"
         )
     nothing = np.empty((0, image.shape[1]), np.float32)

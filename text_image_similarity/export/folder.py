@@ -145,5 +145,5 @@ _IDS = {
 
 
 def side(manifest: Mapping[str, Any]) -> tuple[int, int]:
-    """Return the height and width of the pictures that a model takes."""
+    """Return the height and width of the images that a model takes."""
     return preprocess_from(manifest["preprocess"], fast=False).side

@@ -46,7 +46,7 @@ class EncodedPairs:
     """What one model made of the pairs.
 
     Args:
-        image: The pictures' vectors, shape (n, d).
+        image: The images' vectors, shape (n, d).
         text: The captions' vectors, shape (n, d).
         image_alone, text_alone: Those of the first few, each encoded by itself.
         image_ms, text_ms: Milliseconds for each.
@@ -90,7 +90,7 @@ class Parity:
         image, text: The towers.
         score_max, score_mean: Differences of the pairs' cosines.
         rank_correlation: Spearman's rho of the pairs' scores; None where they do not vary.
-        recall_source, recall_export: Share of captions whose picture is among the ten best of all, for each model.
+        recall_source, recall_export: Share of captions whose image is among the ten best of all, for each model.
         failures: The bounds that it does not keep, in words.
     """
 

@@ -31,11 +31,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckPairs:
-    """Pairs, with the pictures as the model takes them.
+    """Pairs, with the images as the model takes them.
 
     Args:
         name: Where they come from.
-        pixels: n pictures.
+        pixels: n images.
         captions: n captions.
     """
 
@@ -59,15 +59,15 @@ def drawn(encoder: PreparingEncoder) -> CheckPairs:
 
 
 def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEncoder) -> CheckPairs:
-    """Return the first pictures of a table, each with its first caption.
+    """Return the first images of a table, each with its first caption.
 
     Args:
         source: A data set, as `read_dataset` takes it.
         config: The settings of fetching and decoding.
-        encoder: What prepares the pictures.
+        encoder: What prepares the images.
 
     Raises:
-        UsageError, TableError: It cannot be read, or fewer than two of its pictures can.
+        UsageError, TableError: It cannot be read, or fewer than two of its images can.
     """
     pixels, captions, failed = [], [], 0
     with ImageLoader(config) as loader:
@@ -80,9 +80,7 @@ def pairs_of(source: str | PathLike[str], config: Config, encoder: PreparingEnco
             if len(captions) == _MOST:
                 break
     if len(captions) < 2:
-        raise TableError(
-            f"{source} has {len(captions)} pictures that can be loaded, and {failed} that cannot; give more"
-        )
+        raise TableError(f"{source} has {len(captions)} images that can be loaded, and {failed} that cannot; give more")
     return CheckPairs(str(source), pixels, captions)
 
 

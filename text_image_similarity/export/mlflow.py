@@ -60,7 +60,7 @@ def log_model(
 
     Args:
         folder: The export, for ONNX Runtime.
-        name: What the model is called in the run.
+        name: Name of the model in the run.
         settings: As for `save_model`.
         options: For `mlflow.pyfunc.log_model`, such as `registered_model_name`.
 
@@ -93,7 +93,7 @@ def _arguments(
     place = Path(path_text(folder, "folder"))
     manifest = checked_export(place)
     carried_config(place, settings)
-    # Not `binary`, for which MLflow refuses whole requests in which a row has no picture of its own.
+    # Not `binary`, for which MLflow refuses whole requests in which a row has no image of its own.
     image = ColSpec(AnyType(), "image", required=False)  # type: ignore[no-untyped-call]
     signature = ModelSignature(
         Schema([ColSpec("string", "url", required=False), image, ColSpec("string", "caption", required=False)]),

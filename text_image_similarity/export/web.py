@@ -1,7 +1,7 @@
 """Write a folder that transformers.js loads, in a browser or under Node.
 
 It reads neither our manifest nor our preprocessing: both graphs, the tokenizer and the image processor's settings stand where
-its own models have them. Its pictures differ from Pillow's all the same, because browsers resize in their own way.
+its own models have them. Its images differ from Pillow's anyway, because browsers resize in their own way.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def write_web(onnx_folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
         facts: What the manifest will say.
 
     Raises:
-        ModelError: transformers.js cannot read such captions or prepare such pictures, or a graph is too large for it.
+        ModelError: transformers.js cannot read such captions or prepare such images, or a graph is too large for it.
     """
     source = facts["source"]["model"]
     if lack := _lack(onnx_folder, facts):
@@ -59,7 +59,7 @@ def _lack(onnx_folder: Path, facts: Mapping[str, Any]) -> str | None:
     if tokens["kind"] != "tokenizers" or tokens.get("clean") is not None:
         return "its tokenizer cannot be written as tokenizer.json alone, the only form that transformers.js reads"
     if how["patches"] or how["fit"] != "squash":
-        return "transformers.js does not prepare pictures as it needs them"
+        return "transformers.js does not prepare images as it needs them"
     if list(onnx_folder.glob("*.data")):
         return "a tower of more than 2 GB does not fit into a browser's memory; try precision fp16 or int8"
     return None

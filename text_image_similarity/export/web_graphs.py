@@ -1,6 +1,6 @@
 """Change the two graphs of an export into those that transformers.js runs.
 
-It normalises pictures itself, so the image graph begins behind that. It cuts captions without keeping the end token, at
+It normalises images itself, so the image graph begins behind that. It cuts captions without keeping the end token, at
 which towers read the caption's vector, so the text graph puts it back where it is missing.
 """
 
@@ -23,7 +23,7 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
 
     Args:
         path: `image.onnx` of an export.
-        output: What the vectors are called.
+        output: Name of the output that holds the vectors.
 
     Raises:
         ModelError: The graph does not begin with normalising, as those of `export` do.
@@ -41,7 +41,7 @@ def vision_graph(path: Path, output: str) -> onnx.ModelProto:
         graph.node.remove(node)
     for node in graph.node:
         if bytes_in.name in node.input and not _asks_for_batch(node):
-            raise ModelError(f"{path} cannot be made a graph for browsers: it uses its pictures twice")
+            raise ModelError(f"{path} cannot be made a graph for browsers: it uses its images twice")
         for at, name in enumerate(node.input):
             if name in (value, bytes_in.name):
                 node.input[at] = "pixel_values"
@@ -58,7 +58,7 @@ def text_graph(path: Path, output: str, end: int | None) -> onnx.ModelProto:
 
     Args:
         path: `text.onnx` of an export.
-        output: What the vectors are called.
+        output: Name of the output that holds the vectors.
         end: The token that ends every caption; it is put last in rows that do not hold it. None for tokenizers without one.
     """
     model = onnx.load(path)
@@ -101,7 +101,7 @@ def _with_end(graph: Any, ids: str, end: int) -> list[Any]:
 
 
 def _asks_for_batch(node: Any) -> bool:
-    """Tell whether a node asks how many pictures there are, which both kinds of input hold in the same place."""
+    """Tell whether a node asks how many images there are, which both kinds of input hold in the same place."""
     given = {attribute.name: attribute.i for attribute in node.attribute}
     return node.op_type == "Shape" and given.get("start", 0) == 0 and given.get("end") == 1
 

@@ -29,11 +29,11 @@ from .stream import row_deadline
 from .transport import GuardedTransport
 from .trust import create_ssl_context
 
-_MOST_REDIRECTS = 5  # of one picture
+_MOST_REDIRECTS = 5  # of one image
 
 
 class Fetcher:
-    """Fetches pictures for one run; safe to call from many threads, each of which keeps its connections.
+    """Fetches images for one run; safe to call from many threads, each of which keeps its connections.
 
     Args:
         config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `files_under`, `proxy`, `ca_file`, `headers_file` and `limits` are used.

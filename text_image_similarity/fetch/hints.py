@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from ..errors import ErrorCode, RowError
 
 _READ = 2000  # characters of a reference that is explained: nobody waits while a pattern goes over a long one
-_MOST_CHARACTERS = 150  # of a path in an error, so that its reason and a hint fit behind it
+_MOST_CHARACTERS = 150  # of a path in an error, so that its reason and a hint fit after it
 _INSIDE = re.compile(r"https?:/+[^/]", re.IGNORECASE)
 _HOST = re.compile(
     r"(?:[\w-]+\.)+([a-z]{2,24})(?::\d+)?/.|www\.[\w-]+\.|(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?/.", re.IGNORECASE
@@ -69,7 +69,7 @@ def missing_error(reference: Path, path: Path, problem: OSError | ValueError) ->
 
 
 def join_hint(said: str, hint: str) -> str:
-    """Return a reason with a hint behind it, if there is one."""
+    """Return a reason with a hint after it, if there is one."""
     return f"{said}; {hint}" if hint else said
 
 
@@ -131,7 +131,7 @@ def _shown(path: Path) -> str:
 
 
 def _split_at_missing(path: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the last folder of a path that exists and the names behind it; None if all of it does."""
+    """Return the last folder of a path that exists and the names after it; None if all of it does."""
     folder = Path(path.anchor or ".")
     parts = path.parts[1:] if path.anchor else path.parts
     for number, name in enumerate(parts):

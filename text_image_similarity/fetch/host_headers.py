@@ -53,7 +53,7 @@ class HostHeaders:
 
     Args:
         path: A JSON file: by host, the headers and their values. A host is a name, `*.name` for all names below one, or
-            either with a scheme before it or a port behind it, which it then must have. None if there is none.
+            either with a scheme before it or a port after it, which it then must have. None if there is none.
 
     Raises:
         ConfigError: The file cannot be read, or says something else.

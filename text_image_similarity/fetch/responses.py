@@ -72,7 +72,7 @@ def retry_after_s(retry_after: str | None) -> float | None:
 
 
 def check_opt_out(response: httpx.Response) -> None:
-    """Raise unless the origin lets programs use the picture, as far as its X-Robots-Tag headers speak to all or to us."""
+    """Raise unless the origin lets programs use the image, as far as its X-Robots-Tag headers speak to all or to us."""
     for line in response.headers.get_list("x-robots-tag"):
         ours = True
         for part in line.lower().split(","):
@@ -86,7 +86,7 @@ def check_opt_out(response: httpx.Response) -> None:
 def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes]:
     """Yield the content of a body as it arrives, its content encoding undone; of a bomb a little more than `most` bytes.
 
-    Identity was asked for. A server that compresses all the same is understood if it uses gzip once; words that name no
+    Identity was asked for. A server that compresses anyway is understood if it uses gzip once; words that name no
     compression, as mislabelled files in object stores carry, change nothing.
 
     Raises:
@@ -143,6 +143,6 @@ def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
 
 
 def check_bytes(count: int, most: int) -> None:
-    """Raise if a picture has more bytes than it may."""
+    """Raise if an image has more bytes than it may."""
     if count > most:
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")

@@ -51,13 +51,13 @@ def _folders(root: str) -> tuple[Path, ...]:
 
 
 def resolve_reference(reference: str, base_dir: str | PathLike[str] | None) -> str:
-    """Return a reference that needs no base folder any more: URLs stay, a relative path starts from `base_dir`."""
+    """Return a reference that needs no base folder any longer: URLs stay, a relative path starts from `base_dir`."""
     reference = strip_invisible(reference)
     return reference if base_dir is None or scheme_of(reference) else str(Path(base_dir).absolute() / reference)
 
 
 def locate(reference: str, config: Config) -> str:
-    """Return a table's reference so that it needs no base folder any more, as `resolve_reference` does with `base_dir`.
+    """Return a table's reference so that it needs no base folder any longer, as `resolve_reference` does with `base_dir`.
 
     Raises:
         RowError: It is a file elsewhere than under `files_under`.

@@ -1,4 +1,4 @@
-"""Folders that hold pictures rather than tables, and what img2dataset writes beside its shards."""
+"""Folders that hold images rather than tables, and what img2dataset writes beside its shards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATS = re.compile(r"(\d+)_stats\.json")
 
 
 def holds_pictures(folder: Path) -> bool:
-    """Whether a folder holds pictures with captions of the same names, directly or in its folders, but no table of them.
+    """Whether a folder holds images with captions of the same names, directly or in its folders, but no table of them.
 
     A table of img2dataset, such as `00000.parquet` beside the folder `00000`, does not count: it repeats what lies there.
     """

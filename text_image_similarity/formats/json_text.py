@@ -25,7 +25,7 @@ def without(text: str, dropped: frozenset[str]) -> str:
 
 
 def extended(text: str, members: str) -> str:
-    """Put members behind those of an object's text."""
+    """Put members after those of an object's text."""
     inner = text[:-1].rstrip(BLANK)
     return f"{inner}{'' if inner == '{' else ', '}{members}}}"
 

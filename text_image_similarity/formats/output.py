@@ -197,7 +197,7 @@ class JsonOutput:
 
 
 def _output_dialect(place: str, table: Table, dialect: Dialect) -> Dialect:
-    given = table.files[0] if table.files else ""  # of the hub; and a folder of pictures has no ending
+    given = table.files[0] if table.files else ""  # of the hub; and a folder of images has no ending
     if not ending_of(given) or format_of(place).kind != format_of(given).kind:
         return Dialect()
     return replace(dialect, encoding=None, quoting="minimal" if dialect.quoting == "backslash" else dialect.quoting)

@@ -1,6 +1,6 @@
 """Samples: files that share a name up to its first dot, such as `0001.jpg`, `0001.txt` and `0001.json`.
 
-That is how WebDataset's tar shards hold them, img2dataset's layout `files`, and a plain folder of pictures with captions beside
+That is how WebDataset's tar shards hold them, img2dataset's layout `files`, and a plain folder of images with captions beside
 them. A sample's image is the first member with the ending of one. Its caption is `.txt`, else `.caption`, else what its `.json` holds
 under `caption`, else under `text`.
 """
@@ -33,7 +33,7 @@ _STATS = re.compile(r"\d+_stats\.json")  # what img2dataset writes beside its fo
 
 @dataclass(slots=True)
 class Sample:
-    """One picture with its caption.
+    """One image with its caption.
 
     Args:
         key: The name that its files share; None for what stands for the rest of a damaged shard.

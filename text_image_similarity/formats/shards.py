@@ -1,4 +1,4 @@
-"""Tar shards and folders of pictures as a table: a row for each sample, with its key, its caption and the fields of its JSON.
+"""Tar shards and folders of images as a table: a row for each sample, with its key, its caption and the fields of its JSON.
 
 The images are a column of their own that no output gets. A shard is read as a stream: what is in memory is a part of rows.
 """
@@ -143,7 +143,7 @@ class SampleTable:
 
 
 def is_picture_folder(place: str) -> bool:
-    """Whether a place is a folder of pictures with captions of the same names."""
+    """Whether a place is a folder of images with captions of the same names."""
     return _is_folder(place) and holds_pictures(local_path(place))
 
 

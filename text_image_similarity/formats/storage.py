@@ -38,7 +38,7 @@ def local_path(place: str) -> Path:
 
 
 def folder_of(place: str) -> Path | None:
-    """Return where relative picture paths of a table start: its folder, the hub's cache for a data set of the hub, or None for a table elsewhere."""
+    """Return where relative image paths of a table start: its folder, the hub's cache for a data set of the hub, or None for a table elsewhere."""
     if is_url(place):
         return None
     if place.startswith("hf:"):
@@ -81,7 +81,7 @@ def with_folder(config: Config, folder: str | PathLike[str] | None) -> Config:
 def expand(place: str) -> list[str]:
     """Return the files a place stands for, in order: one file, the files of a folder, or those a pattern matches.
 
-    A pattern may hold braces, and a folder of pictures stands for itself. Names that start with a dot or an underscore are
+    A pattern may hold braces, and a folder of images stands for itself. Names that start with a dot or an underscore are
     passed over in a folder, as Spark and Hive do.
 
     Raises:

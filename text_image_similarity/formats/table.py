@@ -111,7 +111,7 @@ def open_files(
         UsageError: The names do not say one format, or `dialect` is for another one.
         TableError: They cannot be read, or do not belong together.
     """
-    if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of pictures
+    if len(files) == 1 and not is_url(files[0]) and local_path(files[0]).is_dir():  # of images
         return SampleTable(files, dropped, max_bytes)
     others = [file for file in files if not ending_of(file)]
     if others and len(files) > 1:

@@ -2,7 +2,7 @@
 
 The area under the ROC curve is the probability that a random matching pair scores higher than a random mismatching one,
 a tie counting half: the Mann-Whitney U statistic divided by the number of comparisons (Hanley and McNeil 1982).
-A pair mismatches if the picture is not the caption's own; that it may describe it all the same is not known.
+A pair mismatches if the image is not the caption's own; that it may describe it anyway is not known.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class PairStatistics:
     """Scores of matching and mismatching pairs.
 
     Args:
-        matching: Every caption with its own picture.
-        mismatching: Every caption with every other picture, or a sample of these pairs.
+        matching: Every caption with its own image.
+        mismatching: Every caption with every other image, or a sample of these pairs.
         sampled: Whether it is a sample.
         auc: Probability that a matching pair scores above a mismatching one; NaN if there is no mismatching pair.
     """
@@ -60,7 +60,7 @@ def pair_statistics(
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
-        owner: Which picture each caption belongs to, shape (m,), 0 to n - 1.
+        owner: Which image each caption belongs to, shape (m,), 0 to n - 1.
         most: How many mismatching pairs are looked at before a sample of as many is drawn.
         seed: Of the sample.
 
@@ -74,7 +74,7 @@ def pair_statistics(
 
 
 def matching_scores(image: Vectors, text: Vectors, owner: NDArray[np.integer]) -> Vectors:
-    """Return the cosine of each caption with its own picture, shape (m,)."""
+    """Return the cosine of each caption with its own image, shape (m,)."""
     check_embeddings(image, text, owner)
     return own_cosines(image, text, owner)
 
@@ -82,7 +82,7 @@ def matching_scores(image: Vectors, text: Vectors, owner: NDArray[np.integer]) -
 def mismatching_scores(
     image: Vectors, text: Vectors, owner: NDArray[np.integer], *, most: int = MOST, seed: int = 0
 ) -> Vectors:
-    """Return cosines of captions with pictures that are not their own.
+    """Return cosines of captions with images that are not their own.
 
     Returns:
         All m * (n - 1) of them if these are at most `most`, else `most` drawn by seed, with replacement.
@@ -94,7 +94,7 @@ def mismatching_scores(
         draw = np.random.default_rng(seed)
         captions = draw.integers(len(text), size=most)
         pictures = draw.integers(others, size=most)
-        pictures += pictures >= owner[captions]  # steps over the own picture
+        pictures += pictures >= owner[captions]  # steps over the own image
         scores = np.empty(most, np.result_type(image, text))
         for start in range(0, most, 4096):
             rows = slice(start, start + 4096)
@@ -105,7 +105,7 @@ def mismatching_scores(
     for start in range(0, len(text), 1024):
         rows = slice(start, start + 1024)
         tile = text[rows] @ image.T  # (captions, n)
-        keep = columns[None] + (columns[None] >= owner[rows, None])  # (captions, n - 1): all but the own picture
+        keep = columns[None] + (columns[None] >= owner[rows, None])  # (captions, n - 1): all but the own image
         scores[rows] = np.take_along_axis(tile, keep, axis=1)
     return scores.ravel()
 

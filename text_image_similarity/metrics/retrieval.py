@@ -1,10 +1,10 @@
-"""How well captions find their picture among all pictures, and pictures their captions among all captions.
+"""How well captions find their image among all images, and images their captions among all captions.
 
 A query's rank is 1 plus the number of wrong candidates that score at least as high as the right one: ties count against
-us. A picture with several captions is found by the best of them, and its other captions are not competitors, as in
+us. An image with several captions is found by the best of them, and its other captions are not competitors, as in
 Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image Descriptions", section 4.2. Recall@k is
 the share of queries with a rank of at most k, MRR the mean of 1 / rank (Voorhees 1999, "The TREC-8 Question Answering
-Track Report"). A caption that also describes another picture word for word still counts for its own picture alone.
+Track Report"). A caption that also describes another image word for word still counts for its own image alone.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Retrieval:
     """Retrieval in both directions.
 
     Args:
-        text_to_image: Captions look for their picture.
-        image_to_text: Pictures look for any of their captions; those without a caption do not ask.
+        text_to_image: Captions look for their image.
+        image_to_text: Images look for any of their captions; those without a caption do not ask.
     """
 
     text_to_image: Direction
@@ -58,15 +58,15 @@ class Retrieval:
 def retrieval(
     image: Vectors, text: Vectors, owner: NDArray[np.integer], *, ks: Sequence[int] = (1, 5, 10), block: int = 1024
 ) -> Retrieval:
-    """Return recall@k, ranks and MRR of captions and pictures.
+    """Return recall@k, ranks and MRR of captions and images.
 
-    Cosines are taken in tiles of `block` captions by `block` pictures; there is no n x m matrix. Memory beyond the
-    embeddings is a few tiles, and some numbers a caption and a picture.
+    Cosines are taken in tiles of `block` captions by `block` images; there is no n x m matrix. Memory beyond the
+    embeddings is a few tiles, and some numbers a caption and an image.
 
     Args:
         image: Unit vectors, shape (n, d).
         text: Unit vectors, shape (m, d).
-        owner: Which picture each caption belongs to, shape (m,), 0 to n - 1.
+        owner: Which image each caption belongs to, shape (m,), 0 to n - 1.
         ks: For how many places recall is given.
         block: Side of a tile.
 
@@ -90,10 +90,10 @@ def retrieval(
 def ranks(
     image: Vectors, text: Vectors, owner: NDArray[np.integer], *, block: int = 1024
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rank of each caption's picture and of each picture's best caption, from 1; see `retrieval`.
+    """Return the rank of each caption's image and of each image's best caption, from 1; see `retrieval`.
 
     Returns:
-        Shapes (m,) and (n,); 0 for a picture without a caption.
+        Shapes (m,) and (n,); 0 for an image without a caption.
 
     Raises:
         ValueError: As `retrieval`.
@@ -102,7 +102,7 @@ def ranks(
     if block < 1:
         raise ValueError("block must be at least 1")
     own = own_cosines(image, text, owner)  # (m,)
-    best = np.full(len(image), -np.inf, own.dtype)  # (n,): of each picture's own captions
+    best = np.full(len(image), -np.inf, own.dtype)  # (n,): of each image's own captions
     np.maximum.at(best, owner, own)
     text_ranks = np.ones(len(text), np.int64)
     image_ranks = np.ones(len(image), np.int64)
@@ -110,7 +110,7 @@ def ranks(
         captions = slice(start, start + block)
         for first in range(0, len(image), block):
             pictures = slice(first, first + block)
-            tile = text[captions] @ image[pictures].T  # (captions, pictures)
+            tile = text[captions] @ image[pictures].T  # (captions, images)
             inside = np.flatnonzero((owner[captions] >= first) & (owner[captions] < first + block))
             tile[inside, owner[captions][inside] - first] = -np.inf  # an own pair competes with nobody
             text_ranks[captions] += np.count_nonzero(tile >= own[captions, None] - TIE, axis=1)
@@ -119,7 +119,7 @@ def ranks(
 
 
 def own_cosines(image: Vectors, text: Vectors, owner: NDArray[np.integer], block: int = 1024) -> Vectors:
-    """Return the cosine of each caption with its own picture, shape (m,)."""
+    """Return the cosine of each caption with its own image, shape (m,)."""
     own = np.empty(len(text), np.result_type(image, text))
     for start in range(0, len(text), block):
         rows = slice(start, start + block)
@@ -138,8 +138,8 @@ def check_embeddings(image: Vectors, text: Vectors, owner: NDArray[np.integer]) 
     if not len(text):
         raise ValueError("there is no caption to measure")
     if owner.min() < 0 or owner.max() >= len(image):
-        raise ValueError(f"owner must name pictures from 0 to {len(image) - 1}")
-    for name, vectors in (("picture", image), ("caption", text)):
+        raise ValueError(f"owner must name images from 0 to {len(image) - 1}")
+    for name, vectors in (("image", image), ("caption", text)):
         with np.errstate(invalid="ignore"):  # infinities of both signs add up to NaN
             sums = vectors.sum(
                 axis=1, dtype=np.float64

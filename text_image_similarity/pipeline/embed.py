@@ -22,19 +22,19 @@ def embed_images(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[Outcome]:
-    """Encode pictures as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+    """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
 
     Args:
-        images: References (paths, http(s), `file:` and `data:` URLs), pictures in memory or encoded files.
+        images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         transport: Where http requests go, for tests; None is the network.
 
     Returns:
-        For each picture, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
+        For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
 
     Raises:
-        ConfigError, ModelError: At once, before a picture is read.
+        ConfigError, ModelError: At once, before an image is read.
         InputTypeError: As from `score_images`.
     """
     images = images_of(images)  # before a model is loaded

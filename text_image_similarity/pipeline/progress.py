@@ -1,4 +1,4 @@
-"""How far a run is, for whoever watches: a bar in a terminal or a notebook, or a function that is told."""
+"""How far a run is, for the user: a bar in a terminal or a notebook, or a function that is told."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def score_pairs(
     stats: RunStats | None = None,
     progress: bool | None = False,
 ) -> Generator[ScoreResult]:
-    """Score how well each record's picture matches its text.
+    """Score how well each record's image matches its text.
 
     Lazy and streaming: results come in input order, look-ahead is bounded, and an endless iterable is fine. Closing the
     iterator stops its threads.
@@ -129,9 +129,9 @@ def score_images(
     encoder: Encoder | None = None,
     progress: bool | None = False,
 ) -> Generator[ScoreResult]:
-    """Score pictures that are in memory already, with the same numbers as from their files.
+    """Score images that are in memory already, with the same numbers as from their files.
 
-    With `preprocess="fast"` that holds for encoded files: a picture that is open already is decoded whole.
+    With `preprocess="fast"` that holds for encoded files: an image that is open already is decoded whole.
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)

@@ -120,7 +120,7 @@ class Scorer:
 
         Args:
             records: Images and captions.
-            stats: Counters to update while the call goes on.
+            stats: Counters to update while the call resumes.
         """
         return untagged(self.score_tagged(((None, record) for record in records_of(records)), stats=stats))
 
@@ -131,7 +131,7 @@ class Scorer:
 
         Args:
             rows: A tag and a record each; or a tag and a result that is known already, which comes back in its place.
-            stats: Counters to update while the call goes on.
+            stats: Counters to update while the call resumes.
 
         Returns:
             Each tag with its result, in order.
@@ -143,11 +143,11 @@ class Scorer:
     ) -> Generator[tuple[Tag, ScoreResult]]:
         """Score tagged records part by part; what a part's numbers are does not depend on other parts.
 
-        So a job that keeps its finished parts may go on later and get the numbers of one that never stopped.
+        So a job that keeps its finished parts may resume later and get the numbers of one that never stopped.
 
         Args:
             parts: Rows as for `score_tagged`, in parts that end with the iterable that holds them.
-            stats: Counters to update while the call goes on.
+            stats: Counters to update while the call resumes.
         """
         stats = stats or RunStats()
 

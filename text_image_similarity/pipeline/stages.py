@@ -1,4 +1,4 @@
-"""What is done with one encoder to a picture, a batch and a pair: the steps that a run over a table and the service share.
+"""What is done with one encoder to an image, a batch and a pair: the steps that a run over a table and the service share.
 
 So both give the same numbers. Steps may be called from any thread; who calls them, when and in which batches is not
 decided here.
@@ -39,7 +39,7 @@ class Stages:
     """The steps of scoring with one encoder.
 
     Args:
-        find: Gives the embedding that is kept for a picture's content key, or None; called on loading threads.
+        find: Gives the embedding that is kept for an image's content key, or None; called on loading threads.
     """
 
     def __init__(self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None]) -> None:
@@ -49,7 +49,7 @@ class Stages:
         self.prepares = self._encoder is encoder  # if not, images wait at their full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
-        # What is known of a picture's content holds for these caps alone.
+        # What is known of an image's content holds for these caps alone.
         self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self._most_bytes = config.limits.max_bytes
         # Large images are decoded a few at a time; where others do it, they decode the next ones as these are resized.
@@ -69,10 +69,10 @@ class Stages:
             self._isolated.close()
 
     def load(self, read: Callable[[], bytes | Image.Image]) -> LoadedImage | RowError:
-        """Read, decode and resize one picture; never raises.
+        """Read, decode and resize one image; never raises.
 
         Args:
-            read: Gives the picture's encoded bytes, or the picture in RGB.
+            read: Gives the image's encoded bytes, or the image in RGB.
         """
         try:
             content = read()
@@ -90,7 +90,7 @@ class Stages:
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
-            logger.debug("a picture could not be loaded", exc_info=True)
+            logger.debug("an image could not be loaded", exc_info=True)
             return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
 
     def caption_key(self, text: str) -> bytes:

@@ -147,6 +147,6 @@ def _pool_size(concurrency: object) -> dict[str, int]:
         return {}
     if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes) or sizes[0] > sizes[1]:
         raise ConfigError(
-            f"concurrency={concurrency!r} is neither a number of actors, from 1, nor the fewest and the most"
+            f"concurrency={concurrency!r} must be a number of actors, at least 1, or a pair of the fewest and the most"
         )
     return {"min_size": sizes[0], "max_size": sizes[1]}

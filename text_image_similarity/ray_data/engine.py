@@ -243,7 +243,7 @@ def _answer(reference: Any, failure: str) -> Any:
     except RayError as exc:
         reason = " ".join(str(exc).split())
         raise TableError(
-            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if pictures crash the workers, isolate the decoder"
+            f"{failure}: Ray gave up after {_RETRIES} tries ({reason[:500]}); if images crash the workers, isolate the decoder"
         ) from exc
 
 

@@ -1,8 +1,8 @@
-"""A finished table as one page to look at: scores, failures, throughput, and the rows worth a look with their pictures.
+"""A finished table as one page to look at: scores, failures, throughput, and the rows worth a look with their images.
 
 The page is one HTML file. It opens from disk, asks no network for anything, and shows what strangers wrote as text.
-It does not edit, filter or compare tables; and it holds small copies of the pictures it shows, so pass it on as you would
-the pictures.
+It does not edit, filter or compare tables; and it holds small copies of the images it shows, so pass it on as you would
+the images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What became of products that were added to a catalogue, as a page to look at: counts, refusals, pictures that failed."""
+"""What became of products that were added to a catalogue, as a page to look at: counts, refusals, images that failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write_additions(
         catalog: Where the catalogue is.
         counts: What there is to count, in words and numbers.
         refusals: Why products could not be added, as far as that was kept.
-        failed: Products of the catalogue with a picture that failed: id, name, first picture, error.
+        failed: Products of the catalogue with an image that failed: id, name, first image, error.
 
     Raises:
         TableError: It cannot be written.
@@ -40,7 +40,7 @@ def write_additions(
             f"<tr><td><code>{escape(id[:200])}</code></td><td>{fold(name)}</td><td>{reference(image)}</td><td>{fold(error)}</td></tr>"
             for id, name, image, error in failed
         )
-        heads = [("id", ""), ("name", ""), ("picture", ""), ("error", "")]
-        parts.append(section("Pictures that failed", table("Products with such a picture", heads, listed), "failed"))
-    lede = "What became of the products of one command. Products with a picture that failed are kept."
+        heads = [("id", ""), ("name", ""), ("image", ""), ("error", "")]
+        parts.append(section("Images that failed", table("Products with such an image", heads, listed), "failed"))
+    lede = "What became of the products of one command. Products with an image that failed are kept."
     write_whole(Path(path), document(f"{catalog}: products added", catalog, lede, "\n".join(parts)))

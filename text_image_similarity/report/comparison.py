@@ -14,14 +14,14 @@ from .markup import escape, fold
 
 @dataclass(frozen=True, slots=True)
 class ComparedPair:
-    """A caption and its picture, with what two models say of them.
+    """A caption and its image, with what two models say of them.
 
     Args:
-        image: What the picture is called.
+        image: Name of the image.
         caption: The caption.
         cosines: Each model's cosine.
         places: Which share of all matching pairs it is above, with each model, 0..1.
-        picture: A small JPEG of it, or None.
+        image: A small JPEG of it, or None.
     """
 
     image: str
@@ -59,7 +59,7 @@ def write_comparison(
     )
     heads = [("", ""), *((name, "n") for name in names), ("difference", "n"), ("95 % interval", "n")]
     note = (
-        '<p class="note">Second minus first. Intervals are bootstrap intervals over pictures; one that holds 0 says that '
+        '<p class="note">Second minus first. Intervals are bootstrap intervals over images; one that holds 0 says that '
         "this set cannot tell the two apart.</p>"
     )
     known = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
@@ -68,7 +68,7 @@ def write_comparison(
         section("Pairs that they rank most differently", _pairs(pairs, names), "pairs"),
         section("The comparison", f'<dl class="facts">{known}</dl>', "facts"),
     ]
-    lede = f"<b>{names[0]}</b> and <b>{names[1]}</b> on the same pictures and captions."
+    lede = f"<b>{names[0]}</b> and <b>{names[1]}</b> on the same images and captions."
     title = f"{models[0]} and {models[1]} compared"
     links = [("figures", "figures"), ("pairs", "pairs"), ("facts", "comparison")]
     write_whole(Path(path), document(title, source, lede, "\n".join(parts), links))
@@ -83,7 +83,7 @@ def _pairs(pairs: Sequence[ComparedPair], names: Sequence[str]) -> str:
         f'<td class="caption">{fold(pair.caption)}</td><td class="url">{fold(pair.image)}</td></tr>'
         for pair in pairs
     )
-    heads = [("picture", "fixed"), *((name, "n") for name in names), ("caption", ""), ("name", "")]
+    heads = [("image", "fixed"), *((name, "n") for name in names), ("caption", ""), ("name", "")]
     note = '<p class="note">A number is the share of all matching pairs that this one is above; beside it is the cosine.</p>'
     return note + table("Matching pairs, by model", heads, body, kind="rows")
 

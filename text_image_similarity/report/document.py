@@ -65,7 +65,7 @@ def table(
 def picture_cell(jpeg: bytes | None, description: str) -> str:
     """Return a table's cell with a small JPEG, or with a gap."""
     if jpeg is None:
-        return '<td class="picture"><span class="none">no picture</span></td>'
+        return '<td class="picture"><span class="none">no image</span></td>'
     data = b64encode(jpeg).decode("ascii")
     return f'<td class="picture"><img src="data:image/jpeg;base64,{data}" alt="{escape(description)}"></td>'
 

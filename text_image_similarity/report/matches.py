@@ -1,4 +1,4 @@
-"""What a search has found, as a page to look at: pictures with similarities, names and fields, in a table that can be sorted."""
+"""What a search has found, as a page to look at: images with similarities, names and fields, in a table that can be sorted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FoundItem:
         id: What machines call it.
         name: What people call it.
         description: More words.
-        image: The reference of its picture; None without one.
+        image: The reference of its image; None without one.
         similarity: Its cosine; None where there is none.
         probability: What that means, 0..1; None where that is unknown.
         fields: Names and values.
@@ -56,7 +56,7 @@ def write_matches(
         asked: What was asked for, one text for each part of the query.
         total: How many there are in all.
         facets: For each field how many have each value.
-        pictures: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a gap.
+        images: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a gap.
 
     Raises:
         TableError: It cannot be written.
@@ -74,7 +74,7 @@ def write_matches(
 def _items(items: Sequence[FoundItem], pictures: Mapping[str, bytes]) -> str:
     heads = [
         ("rank", "n"),
-        ("picture", "fixed"),
+        ("image", "fixed"),
         ("similarity", "n"),
         ("product", ""),
         ("fields", "fixed"),

@@ -30,7 +30,7 @@ def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]
     Args:
         tally: The rows, counted.
         summary: What the run's summary file holds, and perhaps `throughput`.
-        pictures: Small JPEGs by reference.
+        images: Small JPEGs by reference.
     """
     name = PureWindowsPath(str(summary.get("input") or "a table")).name[:200]  # either slash parts folders
     links = [(place, place) for place in ("lowest", "highest", "failed")] + [("run", "the run")]
@@ -153,7 +153,7 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[A
         f'<td class="url">{reference(row.url)}</td></tr>'
         for row in rows
     )
-    heads = [("row", "n"), ("picture", "fixed"), ("code", ""), ("detail", ""), ("caption", ""), ("reference", "")]
+    heads = [("row", "n"), ("image", "fixed"), ("code", ""), ("detail", ""), ("caption", ""), ("reference", "")]
     return section("Failed rows", note + table("Rows without a score", heads, body, kind="rows failed"), "failed")
 
 
@@ -166,7 +166,7 @@ def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[Any, bytes], capt
         f'<td class="url">{reference(row.url)}</td></tr>'
         for row in rows
     )
-    heads = [("row", "n"), ("picture", "fixed"), ("score", "n"), ("caption", ""), ("reference", "")]
+    heads = [("row", "n"), ("image", "fixed"), ("score", "n"), ("caption", ""), ("reference", "")]
     return table(caption, heads, body, kind="rows")
 
 
@@ -186,11 +186,11 @@ def _row_number(row: ReportRow) -> str:
 
 
 def _picture(row: ReportRow, pictures: Mapping[Any, bytes]) -> str:
-    return picture_cell(pictures.get(row.source), f"picture of row {row.number}")
+    return picture_cell(pictures.get(row.source), f"image of row {row.number}")
 
 
 def _detail(row: ReportRow) -> str:
-    """Return what an error says behind its code."""
+    """Return what an error says after its code."""
     error = row.error or "neither a score nor an error"
     return error if row.code == OTHER else error.partition(":")[2].strip()
 

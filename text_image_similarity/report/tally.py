@@ -26,8 +26,8 @@ FAILED_PER_CODE = 25
 FAILED_SHOWN = 100
 MOST_HOSTS = 10_000
 MOST_TEXT = 2000  # characters of a caption or an error that the page can show
-MOST_IMAGE = 4 * 1024 * 1024  # bytes of an image in the table that is kept for its picture
-MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch its picture
+MOST_IMAGE = 4 * 1024 * 1024  # bytes of an image in the table that is kept for its image
+MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch its image
 
 OTHER = "other"
 LOCAL, DATA, NO_HOST, IN_TABLE = "(local files)", "(data: URLs)", "(no host)", "(in the table)"
@@ -58,7 +58,7 @@ class ReportRow:
 
     @property
     def source(self) -> str | bytes:
-        """Where the page gets the picture from: its file, or its reference."""
+        """Where the page gets the image from: its file, or its reference."""
         return self.url if self.image is None else self.image
 
     @property

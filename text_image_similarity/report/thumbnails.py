@@ -1,4 +1,4 @@
-"""Small pictures for the page: fetched and decoded under the run's own limits, and encoded again by us.
+"""Small images for the page: fetched and decoded under the run's own limits, and encoded again by us.
 
 The bytes of an origin never reach the page; images that cannot be fetched in time are left out.
 """
@@ -38,7 +38,7 @@ def thumbnails(
     transport: httpx.BaseTransport | None = None,
     seconds: float = 30.0,
 ) -> dict[Source, bytes]:
-    """Fetch pictures and make small JPEGs of them.
+    """Fetch images and make small JPEGs of them.
 
     Args:
         sources: Image references, as the run read them, or encoded files.
@@ -47,7 +47,7 @@ def thumbnails(
         seconds: Time for all of them. What is not there by then is left out.
 
     Returns:
-        JPEGs of at most 160 by 160 pixels, by reference or file; pictures that failed are not among them.
+        JPEGs of at most 160 by 160 pixels, by reference or file; images that failed are not among them.
     """
     config = replace(config, retries=0)
     wanted = [source for source in dict.fromkeys(sources) if isinstance(source, bytes) or len(source) <= MOST_URL]
@@ -70,9 +70,9 @@ def thumbnails(
 
 
 def small_jpeg(image: Image.Image, *, side: int = SIDE) -> bytes:
-    """Return an RGB picture as a JPEG of at most `side` by `side` pixels, which carries its pixels and nothing else."""
+    """Return an RGB image as a JPEG of at most `side` by `side` pixels, which carries its pixels and nothing else."""
     image.thumbnail((side, side))
-    bare = Image.new("RGB", image.size)  # without the comments and profiles that came with the picture
+    bare = Image.new("RGB", image.size)  # without the comments and profiles that came with the image
     bare.paste(image)
     for quality in (80, 60, 40, 20):
         out = io.BytesIO()

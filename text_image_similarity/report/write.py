@@ -18,7 +18,7 @@ from .page import page
 from .tally import IN_TABLE, ReportRow, Tally
 from .thumbnails import thumbnails
 
-# Failures of rows whose pictures could be read all the same.
+# Failures of rows whose images could be read anyway.
 _IMAGE_IS_FINE = frozenset({ErrorCode.EMPTY_CAPTION.value, ErrorCode.ENCODER_ERROR.value, ErrorCode.NON_FINITE.value})
 
 
@@ -37,7 +37,7 @@ def make_report(
         summary: What the run's summary file holds; see `write_report`.
         config: The run's settings, with the `base_dir` that its relative references started from.
         path: The page to write.
-        transport: Where http requests for pictures go, for tests; None is the network.
+        transport: Where http requests for images go, for tests; None is the network.
 
     Raises:
         TableError: The page cannot be written.
@@ -76,7 +76,7 @@ def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _shown(cell: object) -> tuple[str, bytes | None]:
-    """Return what stands for a cell's picture, and the picture itself if the cell holds it."""
+    """Return what stands for a cell's image, and the image itself if the cell holds it."""
     if isinstance(cell, RowError):  # why a shard has none
         return IN_TABLE, None
     found = image_of(cell)
@@ -89,7 +89,7 @@ def _shown(cell: object) -> tuple[str, bytes | None]:
 
 
 def wanted_images(tally: Tally) -> list[str | bytes]:
-    """Return the pictures that the page shows, by their references unless the table holds them."""
+    """Return the images that the page shows, by their references unless the table holds them."""
     failed = (row for row in tally.failed() if row.code in _IMAGE_IS_FINE)
     return [row.source for row in (*tally.lowest(), *tally.highest(), *failed)]
 
@@ -105,7 +105,7 @@ def write_report(
         summary: What the run's summary file holds: `input`, `output`, `model`, `revision`, `device`, `precision`,
             `backend`, `preprocess`, `seconds`, `pairs_per_second`, `versions`, `warnings`. `throughput`, a list of
             [seconds since the start, rows done], is drawn where there is one. What is missing is left out.
-        pictures: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a gap.
+        images: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a gap.
 
     Raises:
         TableError: It cannot be written.

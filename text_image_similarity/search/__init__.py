@@ -1,4 +1,4 @@
-"""Rank pictures by words and captions by pictures, at once or against a database.
+"""Rank images by words and captions by images, at once or against a database.
 
     from text_image_similarity import create_predictor
     predictor = create_predictor("mini")
@@ -6,7 +6,7 @@
     for match in predictor.search_database("a dog on grass", top_k=5):
         print(match.similarity, match.item)
 
-Pictures take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
+Images take the same way as in `score_pairs`: the same references, limits, decoding and batches, and so the same
 similarities. The search is exact.
 """
 

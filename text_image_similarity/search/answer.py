@@ -131,7 +131,7 @@ def _key_types(session: Session, query: Query) -> tuple[type, ...]:
 
 
 def _fusion(query: Query, passing: int) -> FusionKind:
-    """Return what makes one ranking of a query's terms: where no product has a picture, only words can find any."""
+    """Return what makes one ranking of a query's terms: where no product has an image, only words can find any."""
     if query.fusion is not None:
         return query.fusion
     words = any(term.text is not None and term.weight > 0 for term in query.parts)
@@ -207,7 +207,7 @@ def _page(ask: Ask, ranking: _Ranking, meaning: Meaning) -> Matches:
 def _match(
     ask: Ask, found: Candidate, pictures: Sequence[Picture], rank_: int, meaning: Meaning, fused: Fused | None
 ) -> Match:
-    """Describe a product that was found: its best picture, and what each term contributed."""
+    """Describe a product that was found: its best image, and what each term contributed."""
     slot = found.slot if found.slot is not None else _best_slot(ask.encoded, pictures)
     vector = pictures[slot].vector if slot is not None and slot < len(pictures) else None
     similarity: float | None = None
@@ -240,7 +240,7 @@ def _without(ask: Ask) -> Filter | None:
 
 
 def _best_slot(encoded: Encoded, pictures: Sequence[Picture]) -> int | None:
-    """Return the picture that is nearest to a query, or the first one where nothing is asked to be similar."""
+    """Return the image that is nearest to a query, or the first one where nothing is asked to be similar."""
     there = {slot: picture.vector for slot, picture in enumerate(pictures) if picture.vector is not None}
     if not there or not len(encoded.fused):
         return next(iter(there), None)

@@ -28,7 +28,7 @@ class Judgement:
     """What somebody said of a query and a product.
 
     Args:
-        term: The query: one text or one picture.
+        term: The query: one text or one image.
         product: The product's id.
         match: Whether the product is what the query looks for.
 
@@ -41,9 +41,9 @@ class Judgement:
     match: bool
 
     def __post_init__(self) -> None:
-        check_type("Judgement.term", self.term, Term, "a Term of one text or one picture")
+        check_type("Judgement.term", self.term, Term, "a Term of one text or one image")
         if self.term.kind not in ("text", "image"):
-            raise UsageError(f"Judgement.term is a {self.term.kind}; judge a text or a picture")
+            raise UsageError(f"Judgement.term is a {self.term.kind}; judge a text or an image")
         object.__setattr__(self, "product", checked_id(self.product, "Judgement.product"))
         object.__setattr__(self, "match", bool(self.match) if isinstance(self.match, np.bool_) else self.match)
         true_or_false("Judgement.match", self.match)
@@ -56,7 +56,7 @@ class CatalogCalibration:
     Args:
         curve: From cosine to probability, where half of all pairs match.
         prevalence: Share of matching pairs among those judged, which moves the curve, 0..1.
-        left_out: Judgements whose query, product or picture could not be used.
+        left_out: Judgements whose query, product or image could not be used.
     """
 
     curve: Calibration
@@ -108,7 +108,7 @@ def calibrate(session: Session, judgements: Iterable[Judgement]) -> dict[str, Ca
 
 
 def _similarities(session: Session, generation: Generation, part: Sequence[Judgement]) -> list[float | None]:
-    """Return the similarity of each query with its product's best picture; None where one of them has no vector."""
+    """Return the similarity of each query with its product's best image; None where one of them has no vector."""
     queries = [Query(judged.term) for judged in part]
     encoded = encode(queries, session.scorer(generation), session.ledger, generation)
     products = session.ledger.get([judged.product for judged in part])

@@ -1,4 +1,4 @@
-"""A catalogue: products that are found by picture, by text or by both, under filters on their fields.
+"""A catalogue: products that are found by image, by text or by both, under filters on their fields.
 
 with open_catalog("shop.catalog", fields=[Field("category"), Field("price", "number")]) as catalog:
     catalog.add([Product("boots-7", "Brown boots", "boots.jpg", fields={"category": "Footwear", "price": 79.99})])
@@ -54,7 +54,7 @@ def open_catalog(
 
     Args:
         place: A folder, `postgresql://...` for a database, or `:memory:` for one that ends with this object.
-        fields: What products carry besides names and pictures; makes the catalogue if it is not there, and has to be what it was
+        fields: What products carry besides names and images; makes the catalogue if it does not exist, and has to be what it was
             made with if it is. None only opens.
         store: What searches, of a new catalogue: `sqlite`, `lancedb`, `lancedb:<URI>`, `qdrant://host:port` or `pgvector`; see
             docs/catalog.md#stores. None takes `sqlite` in a folder and `pgvector` in PostgreSQL, and of one that is there its own.
@@ -88,7 +88,7 @@ class Catalog:
         session: Its open parts; they are closed with the catalogue.
 
     Attributes:
-        searcher: The steps of `match_many`, for whoever encodes elsewhere.
+        searcher: The steps of `match_many`, for callers that encode elsewhere.
     """
 
     def __init__(self, session: Session) -> None:
@@ -127,7 +127,7 @@ class Catalog:
     ) -> AddReport:
         """Add products, or replace those with the same id. What is written is there for all others within a second.
 
-        Pictures whose content is known are not encoded again. One that cannot be read keeps no product out: that is found by its
+        Images whose content is known are not encoded again. One that cannot be read keeps no product out: that is found by its
         words and fields, its error is in the field `_error`, and `retry` tries again.
 
         Args:
@@ -156,14 +156,14 @@ class Catalog:
     ) -> AddReport:
         """Add the products of a table or of a MongoDB collection, one a row, as `add` does.
 
-        The same call goes on where one was interrupted, or killed; after one that ended it looks at every row again. Relative
+        The same call resumes where one was interrupted, or killed; after one that ended it looks at every row again. Relative
         references start from `Config.base_dir`, else from the table's folder.
 
         Args:
             table: A table of any format that `score_table` reads, or `mongodb://host/database/collection`.
             columns: Which column holds what, and which are called otherwise; see `ProductColumns`.
             progress: Called first and after each batch with (rows done, of these failed or refused, rows in all).
-            stop: Asked after each batch whether to stop; the same call goes on later.
+            stop: Asked after each batch whether to stop; the same call resumes later.
 
         Raises:
             UsageError: There is no such table, or a column is missing.
@@ -197,7 +197,7 @@ class Catalog:
         return export_table(self.products(where), self.fields, path_text(out, "out"), columns, force=force)
 
     def retry(self, *, progress: Progress | None = None) -> AddReport:
-        """Read the pictures again of all products with one that failed."""
+        """Read the images again of all products with one that failed."""
         check_calls(progress=progress)
         return retry_failures(self._session, progress=progress)
 
@@ -214,7 +214,7 @@ class Catalog:
         return every_product(self._session, parse_filter(where, self.fields))
 
     def failures(self) -> Iterator[tuple[Product, str]]:
-        """Yield the products with a picture that failed, by id, each with the first one's `"<code>: <detail>"`."""
+        """Yield the products with an image that failed, by id, each with the first one's `"<code>: <detail>"`."""
         return failures(self._session)
 
     def match(self, query: str | Query) -> Matches:
@@ -228,7 +228,7 @@ class Catalog:
 
         Raises:
             UsageError: The query cannot be answered as it is; the message says what to change.
-            RowError: One of its pictures or texts cannot be read or encoded.
+            RowError: One of its images or texts cannot be read or encoded.
         """
         (found,) = self.searcher.match_many([query], [""])
         if isinstance(found, RowError):
@@ -260,21 +260,21 @@ class Catalog:
         stop: Callable[[], bool] = lambda: False,
         allow_lost: int = 0,
     ) -> ReindexReport:
-        """Build the vectors of another model beside those that answer, or go on building them; then `switch` can be called.
+        """Build the vectors of another model beside those that answer, or continue building them; then `switch` can be called.
 
         The generation that could be rolled back to is dropped first.
 
         Args:
             model: A hub id, a folder or an alias.
             encoder: That model, loaded; None loads it.
-            progress: Called after each batch with (products of this call, pictures of them that failed, products to do).
-            stop: Asked after each batch whether to stop; the same call goes on later.
-            allow_lost: How many pictures may be without a vector in the new generation that have one in the live one.
+            progress: Called after each batch with (products of this call, images of them that failed, products to do).
+            stop: Asked after each batch whether to stop; the same call resumes later.
+            allow_lost: How many images may be without a vector in the new generation that have one in the live one.
 
         Raises:
             ModelError: The model cannot be loaded.
             DatabaseError: The catalogue answers with it already, another generation is being built, the new one's store finds too
-                little, or more pictures are lost; the same call then tries these again.
+                little, or more images are lost; the same call then tries these again.
             StoppedError: `stop` said yes.
         """
         place = path_text(model, "model")
@@ -318,7 +318,7 @@ class Catalog:
         searches find, not a choice of good ones.
 
         Args:
-            judgements: Queries of one text or one picture, each with a product and whether it is what was looked for.
+            judgements: Queries of one text or one image, each with a product and whether it is what was looked for.
 
         Returns:
             For each kind of query that there is, `text` and `image`, its calibration, which is kept with the generation.

@@ -57,7 +57,7 @@ def write_cursor(query: Query, cursor: Cursor) -> str:
 
 
 def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Cursor | None:
-    """Return the cursor that a query goes on from, or None for the first page.
+    """Return the cursor that a query resumes from, or None for the first page.
 
     Args:
         query: The query.
@@ -113,7 +113,7 @@ def digest_of(query: Query) -> str:
 
 
 def _content(term: Term) -> str:
-    """Return what stands for a picture or a vector."""
+    """Return what stands for an image or a vector."""
     value = term.vector if term.image is None else term.image
     if value is None or isinstance(value, (str, os.PathLike)):
         return "" if value is None else os.fspath(value)

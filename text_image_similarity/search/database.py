@@ -3,7 +3,7 @@
 A database on disk is one safetensors file (https://github.com/huggingface/safetensors), which cannot carry code:
 
     embeddings  float32 (n, embed_dim)   unit vectors
-    probes      float32 (4, embed_dim)   what the model makes of two captions and two pictures that never change
+    probes      float32 (4, embed_dim)   what the model makes of two captions and two images that never change
     contents    uint8 (bytes,)           JSON: {"items": [n names], "failures": {name: "<code>: <detail>"}}
 
 with the kind, the model's name and revision and a checksum in its metadata.
@@ -45,7 +45,7 @@ class ModelIdentity:
     Args:
         model: Hub id, folder or alias.
         revision: Commit of a hub model, or None.
-        probes: What the model makes of two captions and two pictures that never change, shape (4, embed_dim), float32.
+        probes: What the model makes of two captions and two images that never change, shape (4, embed_dim), float32.
     """
 
     model: str
@@ -54,7 +54,7 @@ class ModelIdentity:
 
     @classmethod
     def of(cls, encoder: Encoder) -> ModelIdentity:
-        """Probe a loaded model; takes as long as encoding two captions and two pictures."""
+        """Probe a loaded model; takes as long as encoding two captions and two images."""
         yellow_to_blue = np.linspace((250, 220, 0), (0, 30, 250), 64).astype(np.uint8)  # (64, 3)
         stripes = np.tile(yellow_to_blue, (64, 1, 1))  # (64, 64, 3)
         squares = np.kron(np.indices((8, 8)).sum(axis=0) % 2, np.ones((8, 8), np.int64)).astype(np.uint8)  # (64, 64)
@@ -81,10 +81,10 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageDatabase:
-    """Pictures that can be searched with words.
+    """Images that can be searched with words.
 
     Args:
-        paths: The references of the pictures, in the order given, each once.
+        paths: The references of the images, in the order given, each once.
         embeddings: Their unit vectors, shape (n, embed_dim), float32.
         model: The model that made them.
         failures: References that could not be read, with `"<code>: <detail>"` as in a scored table.
@@ -111,10 +111,10 @@ class ImageDatabase:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> ImageDatabase:
-        """Read a database that `save` wrote. The pictures themselves are not needed.
+        """Read a database that `save` wrote. The images themselves are not needed.
 
         Raises:
-            DatabaseError: The file is missing, truncated, damaged, or no database of pictures.
+            DatabaseError: The file is missing, truncated, damaged, or no database of images.
         """
         saved = _read(Path(path), "images")
         return cls(saved.items, saved.embeddings, saved.model, saved.failures)
@@ -122,7 +122,7 @@ class ImageDatabase:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CaptionDatabase:
-    """Captions that can be searched with a picture.
+    """Captions that can be searched with an image.
 
     Args:
         captions: The captions, in the order given, each once.

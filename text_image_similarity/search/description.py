@@ -48,7 +48,7 @@ def every_product(session: Session, where: Filter | None) -> Iterator[Product]:
 
 
 def failures(session: Session) -> Iterator[tuple[Product, str]]:
-    """Yield the products with a picture that failed, by id, each with its error."""
+    """Yield the products with an image that failed, by id, each with its error."""
     after: tuple[None, str] | None = None
     while chunk := session.ledger.browse(Exists(ERROR), None, after, 1000):
         errors = session.ledger.column(ERROR, [found.number for found, _ in chunk])

@@ -1,4 +1,4 @@
-"""What a catalogue's products may carry besides name and pictures: declared fields, each of one kind.
+"""What a catalogue's products may carry besides name and images: declared fields, each of one kind.
 
 Filters, facets and sorting work on *stored values*, which every store holds alike:
 
@@ -167,7 +167,7 @@ class Field:
         return moment.isoformat().removesuffix("T00:00:00+00:00")
 
 
-# Comparable like any other: `_error exists` finds the products with a picture that failed.
+# Comparable like any other: `_error exists` finds the products with an image that failed.
 BUILT_IN = (Field(ID), Field(GROUP), Field(ERROR))
 
 
@@ -219,7 +219,7 @@ def named(fields: Iterable[Field], name: str) -> Field:
     """Return a field by its name.
 
     Raises:
-        UsageError: There is none; the message names those that there are.
+        UsageError: There is no such field; the message lists those that exist.
     """
     known = {field.name: field for field in fields}
     if name not in known:

@@ -1,6 +1,6 @@
-"""Products on their way into a catalogue: their pictures through the pipeline, then all of it into the ledger.
+"""Products on their way into a catalogue: their images through the pipeline, then all of it into the ledger.
 
-The pipeline fetches and decodes ahead across products. A picture that the live generation knows by its content is fetched
+The pipeline fetches and decodes ahead across products. An image that the live generation knows by its content is fetched
 and not encoded again; one that fails is kept with its error, and the product is found by its name and fields.
 """
 
@@ -51,9 +51,9 @@ class AddReport:
     Args:
         added: Products that were not there before.
         updated: Products that replaced an earlier one.
-        unchanged: Products that were there with the same words, fields and pictures.
-        encoded: Pictures that were not known by their content.
-        failures: Pictures that could not be read or encoded, by error code; their products are kept.
+        unchanged: Products that were there with the same words, fields and images.
+        encoded: Images that were not known by their content.
+        failures: Images that could not be read or encoded, by error code; their products are kept.
         refused: Products that could not be added: a field that is not declared, or a value of another kind.
         refusals: Why, of the first 20.
     """
@@ -80,13 +80,13 @@ class AddReport:
 
 @dataclass(slots=True)
 class _Pending:
-    """A product whose pictures are on their way.
+    """A product whose images are on their way.
 
     Args:
         product: The product, its references resolved.
         values: Its stored values, without an error.
         fields: Its fields as JSON.
-        outcomes: What came of its pictures so far, each with the key of its content.
+        outcomes: What came of its images so far, each with the key of its content.
     """
 
     product: Product
@@ -96,7 +96,7 @@ class _Pending:
 
     @property
     def complete(self) -> bool:
-        """Whether all its pictures are there."""
+        """Whether all its images are there."""
         return len(self.outcomes) == len(self.product.images)
 
 
@@ -105,7 +105,7 @@ class Ingest:
 
     Args:
         session: The open parts of the catalogue.
-        progress: Called with (products so far, of these with a picture that failed or refused, products in all or 0).
+        progress: Called with (products so far, of these with an image that failed or refused, products in all or 0).
         total: Products in all, where that is known.
         base: Where relative references start, unless `Config.base_dir` says so.
     """
@@ -115,11 +115,11 @@ class Ingest:
     ) -> None:
         self._session, self._ledger = session, session.ledger
         self._progress, self._total = progress, total
-        self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each picture
+        self._base = Path(session.config.base_dir or base).absolute()  # once, and not for each image
         self.report = AddReport()
         self._failed = 0
         self._waiting: deque[_Pending] = deque()
-        self._outstanding = 0  # pictures on their way
+        self._outstanding = 0  # images on their way
         self._ended = False
 
     def add(self, products: Iterable[Product]) -> Generator[int]:
@@ -131,7 +131,7 @@ class Ingest:
             yield from self._add_some(live, given)
 
     def _add_some(self, live: Generation, given: Iterator[tuple[int, Product]]) -> Generator[int]:
-        """Add products until there are no more, or enough without a picture wait that the pipeline knows nothing of."""
+        """Add products until there are no more, or enough without an image wait that the pipeline knows nothing of."""
         batch: list[_Pending] = []
         began = time.monotonic()
         with closing(self._session.scorer(live).embed_tagged(self._pictures(given))) as outcomes:
@@ -139,7 +139,7 @@ class Ingest:
             while (found := source.next()) is not None:
                 (_, key), outcome = found
                 self._outstanding -= 1
-                while self._waiting[0].complete:  # products without pictures
+                while self._waiting[0].complete:  # products without images
                     batch.append(self._waiting.popleft())
                 self._waiting[0].outcomes.append((key, outcome))
                 if self._waiting[0].complete:
@@ -154,7 +154,7 @@ class Ingest:
             raise source.problem
 
     def _pictures(self, given: Iterator[tuple[int, Product]]) -> Iterator[tuple[None, str]]:
-        """Check products as the pipeline asks for their pictures."""
+        """Check products as the pipeline asks for their images."""
         began, waited = time.monotonic(), 0.0
         while True:
             asked = time.monotonic()
@@ -237,7 +237,7 @@ class Ingest:
         before: Mapping[str, Found],
         found: dict[int, dict[str, list[Picture]]],
     ) -> None:
-        """Encode the pictures of changed products for the generations that are not among those found yet.
+        """Encode the images of changed products for the generations that are not among those found yet.
 
         One that is being built sees to it itself, before it is ready.
         """
@@ -251,7 +251,7 @@ class Ingest:
 def known_pictures(
     session: Session, generation: Generation, before: Mapping[Key, Found]
 ) -> dict[Key, dict[str, Picture]]:
-    """Return what a generation knows of products' pictures, by their references."""
+    """Return what a generation knows of products' images, by their references."""
     pictures = session.ledger.pictures(generation.number, [found.number for found in before.values()])
     return {
         key: dict(zip(found.product.images, pictures.get(found.number, []), strict=False))
@@ -265,13 +265,13 @@ def encode_pictures(
     images: Mapping[Key, Sequence[str]],
     earlier: Mapping[Key, Mapping[str, Picture]] = MappingProxyType({}),
 ) -> dict[Key, list[Picture]]:
-    """Return what a generation's model makes of pictures, by the same keys as their references.
+    """Return what a generation's model makes of images, by the same keys as their references.
 
     Args:
         session: The catalogue.
         generation: The generation.
         images: The references.
-        earlier: What is known of them, by the same keys and by reference: a picture that fails now keeps its vector.
+        earlier: What is known of them, by the same keys and by reference: an image that fails now keeps its vector.
     """
     found: dict[Key, list[Picture]] = {key: [] for key in images}
     tagged = [(key, image) for key, group in images.items() for image in group]
@@ -285,7 +285,7 @@ def encode_pictures(
 
 
 def retry_failures(session: Session, *, progress: Progress | None = None) -> AddReport:
-    """Read the pictures again of products with one that failed; products that were changed or deleted meanwhile stay as they are."""
+    """Read the images again of products with one that failed; products that were changed or deleted meanwhile stay as they are."""
     report, after = AddReport(), None
     total = session.ledger.count(Exists(ERROR))
     while chunk := session.ledger.browse(Exists(ERROR), None, after, _BATCH):
@@ -313,7 +313,7 @@ def retry_failures(session: Session, *, progress: Progress | None = None) -> Add
 
 
 def _picture(content: bytes | None, outcome: Outcome, before: Picture | None) -> Picture:
-    """Return what is kept of a picture; one that fails now keeps the vector that it had."""
+    """Return what is kept of an image; one that fails now keeps the vector that it had."""
     if not isinstance(outcome, RowError):
         return Picture(content, outcome)
     error = str(outcome).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -23,11 +23,11 @@ def read_judgements(
     match: str = "match",
     config: Config | None = None,
 ) -> Iterator[Judgement]:
-    """Yield the judgements of a table; each row has a text or a picture.
+    """Yield the judgements of a table; each row has a text or an image.
 
     Args:
         place: A table of any format that `score_table` reads.
-        columns: Those of texts and of references to pictures; None where there is none.
+        columns: Those of texts and of references to images; None where there is none.
         product: The column of the products' ids.
         match: The column that says whether they match: true or false, yes or no, 1 or 0.
         config: Of the settings, `base_dir` and `files_under` (where relative references start, and which folder files must be in;
@@ -49,7 +49,7 @@ def read_judgements(
         words, reference = (str(row.get(name) or "") if name is not None else "" for name in columns)
         try:
             if bool(words.strip()) == bool(reference.strip()):
-                raise UsageError("a judgement needs a text or a picture, and not both")
+                raise UsageError("a judgement needs a text or an image, and not both")
             term = Term(words) if words.strip() else Term(image=locate(reference, config))
             yield Judgement(term, cell_text(row[product], product), _is_match(match, row[match]))
         except (UsageError, RowError) as problem:

@@ -13,7 +13,7 @@ _AT_ONCE = 1000  # products read at once where groups hide some
 
 
 def list_products(ask: Ask) -> list[Candidate]:
-    """Return the products of a page in the order of `Query.sort`, else of their ids, and one more if there are any behind it."""
+    """Return the products of a page in the order of `Query.sort`, else of their ids, and one more if there are any after it."""
     return take_page(ask, _browse(ask), _comes_after(ask))
 
 

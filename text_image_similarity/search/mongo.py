@@ -1,7 +1,7 @@
 """Products in a MongoDB collection, read and never written.
 
 Documents come in the order of `_id`, which is the products' id. Nothing tells whether a collection has changed, so a run that was
-interrupted begins again; pictures that are known are not encoded again.
+interrupted begins again; images that are known are not encoded again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MongoCollection:
     """The products of a collection.
 
     Args:
-        url: `mongodb://host/database/collection`, with options behind `?` as MongoDB has them.
+        url: `mongodb://host/database/collection`, with MongoDB's options after `?`.
         columns: Which members of a document hold what.
         client: A client to use, for tests; None connects.
 
@@ -57,7 +57,7 @@ class MongoCollection:
             self.total = int(self._collection.count_documents({}))
 
     def check(self, declared: Sequence[Field]) -> None:
-        """Make sure that there are members for ids, names and pictures."""
+        """Make sure that there are members for ids, names and images."""
         self._reader(declared)
 
     def products(self, declared: Sequence[Field], start: int = 0) -> Iterator[NumberedProduct]:
@@ -68,7 +68,7 @@ class MongoCollection:
                 yield number, product_or_reason(reader, _plain(document), number)
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return what the members beside id, name, description, group and pictures hold, by the first documents."""
+        """Return what the members beside id, name, description, group and images hold, by the first documents."""
         known = self._reader(()).columns
         with self._failing():
             documents = [_plain(document) for document in self._documents().limit(_LOOKED_AT)]

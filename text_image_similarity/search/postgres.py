@@ -31,7 +31,7 @@ TYPES: Mapping[FieldKind, str] = {
 
 _PATIENCE_S = 60  # how long another process may be writing
 _CONNECT_S = 10
-_LEAST_PGVECTOR = (0, 8)  # whose searches go on until enough pictures pass the filter
+_LEAST_PGVECTOR = (0, 8)  # whose searches go on until enough images pass the filter
 _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # what was written before its lock was granted is seen

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("text_image_similarity")
 
-# In a folder, what is offered as a picture: by name here, because a folder's other files are not failures.
+# In a folder, what is offered as an image: by name here, because a folder's other files are not failures.
 _SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
@@ -47,7 +47,7 @@ class ItemMatch:
     """One thing found.
 
     Args:
-        item: The picture's reference, or the caption.
+        item: The image's reference, or the caption.
         similarity: In the score kind of the predictor's `Config.score`: a cosine, -1..1, unless set otherwise.
         probability: How often a pair with this cosine is a match where half of all pairs are, 0..1; None if the model's
             folder holds no calibration.
@@ -91,7 +91,7 @@ def create_predictor(
 
 
 class Predictor:
-    """Finds pictures by words and captions by pictures; `create_predictor` makes one.
+    """Finds images by words and captions by images; `create_predictor` makes one.
 
     Threads and connections stay open from search to search; `close`, or a `with` block, ends them.
 
@@ -129,11 +129,11 @@ class Predictor:
 
     @cached_property
     def identity(self) -> ModelIdentity:
-        """Which model this is; the first use encodes two captions and two pictures."""
+        """Which model this is; the first use encodes two captions and two images."""
         return ModelIdentity.of(self.encoder)
 
     def rank_images(self, text_query: str, image_paths: References, top_k: int = 5) -> list[ItemMatch]:
-        """Rank a few pictures by how well they match a text, without a database.
+        """Rank a few images by how well they match a text, without a database.
 
         Args:
             text_query: What to look for.
@@ -155,14 +155,14 @@ class Predictor:
         return self._matches(query, paths, embeddings, top_k)
 
     def build_image_database(self, paths: References) -> ImageDatabase:
-        """Encode pictures once, for many searches; threads read and decode while batches are encoded.
+        """Encode images once, for many searches; threads read and decode while batches are encoded.
 
         Args:
-            paths: A folder, all of whose pictures are taken (subfolders too, in the order of their names); a path, an
+            paths: A folder, all of whose images are taken (subfolders too, in the order of their names); a path, an
                 http(s), `file:` or `data:` URL; or several of them. What is named twice is taken once.
 
         Returns:
-            The database, which this predictor also searches from now on. A picture that cannot be read is not part of it;
+            The database, which this predictor also searches from now on. An image that cannot be read is not part of it;
             its `failures` says why.
         """
         found, embeddings, failures = self._embedded_images(paths)
@@ -170,7 +170,7 @@ class Predictor:
         return self.image_database
 
     def search_database(self, query: str, top_k: int = 10, database: ImageDatabase | None = None) -> list[ItemMatch]:
-        """Find the pictures of a database that match a text best.
+        """Find the images of a database that match a text best.
 
         Args:
             query: What to look for.
@@ -209,7 +209,7 @@ class Predictor:
     def search_captions(
         self, image: ImageSource, top_k: int = 10, database: CaptionDatabase | None = None
     ) -> list[ItemMatch]:
-        """Find the captions of a database that match a picture best.
+        """Find the captions of a database that match an image best.
 
         Args:
             image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
@@ -222,7 +222,7 @@ class Predictor:
         Raises:
             UsageError: `top_k` is less than 1, or there is no database yet.
             DatabaseError: Another model made the database.
-            RowError: The picture cannot be read; its code says why.
+            RowError: The image cannot be read; its code says why.
         """
         database = _chosen(database, self.caption_database, CaptionDatabase)
         _check_top_k(top_k)
@@ -278,7 +278,7 @@ class Predictor:
 
 
 def _references(paths: Iterable[str | PathLike[str]], config: Config) -> Iterator[str]:
-    """Yield references, folders as the pictures in them."""
+    """Yield references, folders as the images in them."""
     for path in paths:
         reference = "" if isinstance(given := reference_of(path), RowError) else given
         if config.limits.allow_local_files and reference.strip() and _is_folder(base := _located(reference, config)):

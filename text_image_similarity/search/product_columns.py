@@ -36,7 +36,7 @@ class ProductColumns:
     Args:
         id: The product's id.
         name: Its name; None takes `name`, else `title`.
-        images: Its pictures, or references to them, in one column or several; () takes the first that is there of `images`, `image`,
+        images: Its images, or references to them, in one column or several; () takes the first that is there of `images`, `image`,
             `image_url` and `url`.
         description: Its description; None takes `description` where that is there.
         group: What its variants have in common; None takes `group` where that is there.
@@ -70,7 +70,7 @@ class RowReader:
     Args:
         columns: The columns that are read, each once.
         roles: For `id`, `name`, `description` and `group` the column that holds it, if there is one.
-        images: The columns of pictures.
+        images: The columns of images.
         fields: The declared fields that have a column, and these columns.
     """
 
@@ -141,8 +141,8 @@ def read_columns(
     if not chosen.images:
         if (column := _first(_IMAGES, there)) is None:
             raise UsageError(
-                f"{place} has none of the columns {', '.join(map(repr, _IMAGES))}; name that of the pictures with --image-col, or add "
-                "products without pictures with --image-col ''"
+                f"{place} has none of the columns {', '.join(map(repr, _IMAGES))}; name that of the images with --image-col, or add "
+                "products without images with --image-col ''"
             )
         images = (column,)
     pairs = [(each, chosen.fields.get(each.name, each.name)) for each in declared]
@@ -206,7 +206,7 @@ def json_list(text: str) -> list[str] | None:
 
 
 def _references(value: object, column: str) -> list[Any]:
-    """Return the pictures in a cell; structs that hold neither bytes nor a path are missing ones."""
+    """Return the images in a cell; structs that hold neither bytes nor a path are missing ones."""
     found = [value] if isinstance(value, str) and value.startswith("data:") else cell_texts(value)
     for each in found:
         if not isinstance(each, str | EncodedImage | Mapping):

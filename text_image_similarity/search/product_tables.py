@@ -53,7 +53,7 @@ class ProductSource(Protocol):
         """
 
     def guess_fields(self) -> tuple[Field, ...]:
-        """Return what the columns beside id, name, description, group and pictures hold, by their values."""
+        """Return what the columns beside id, name, description, group and images hold, by their values."""
 
     def check_unchanged(self) -> None:
         """Make sure that what was read is what it was at first.

@@ -1,4 +1,4 @@
-"""A product as it is given and kept, and what is known of its pictures."""
+"""A product as it is given and kept, and what is known of its images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _MOST_ID, _MOST_TEXT = 1_000, 100_000  # characters
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Something that can be found by its pictures, its name and description, and its fields.
+    """Something that can be found by its images, its name and description, and its fields.
 
     Args:
         id: What it is called by machines, 1 to 1,000 characters, in Unicode's normal form C; a product that is added again under its id replaces the
             earlier one.
         name: What it is called by people; may be empty.
-        images: Up to eight pictures: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. The bytes of an
+        images: Up to eight images: paths, http(s), `file:` and `data:` URLs; a single one may stand by itself. The bytes of an
             encoded file, or a mapping `{"bytes": ..., "path": ...}` that has them, become a `data:` URL, so that the catalogue keeps the
-            picture itself. A product without pictures is found by name, description and fields alone.
+            image itself. A product without images is found by name, description and fields alone.
         description: More words.
         fields: Values of the catalogue's declared fields; those that are left out, None, NaN or empty are missing.
         group: What the variants of one product have in common, for results that show each group once.
@@ -81,10 +81,10 @@ class Product:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What one model made of one picture of a product: a vector, or an error.
+    """What one model made of one image of a product: a vector, or an error.
 
     Args:
-        content: Stands for the picture's bytes and the model, as `embeddings.content_key` makes it; None if it could not be
+        content: Stands for the image's bytes and the model, as `embeddings.content_key` makes it; None if it could not be
             read.
         vector: The unit vector, shape (embed_dim,), float32.
         error: `"<code>: <detail>"` if it failed.
@@ -102,7 +102,7 @@ class Entry:
     Args:
         product: As it was given.
         values: The stored values of the built-in fields and then of the declared ones, in their order.
-        pictures: For each generation what its model made of the product's pictures, in their order.
+        images: For each generation what its model made of the product's images, in their order.
     """
 
     product: Product
@@ -130,7 +130,7 @@ def stored_values(product: Product, declared: Sequence[Field]) -> tuple[Value | 
 
 
 def with_error(values: tuple[Value | None, ...], error: str | None) -> tuple[Value | None, ...]:
-    """Return stored values with what went wrong first with the product's pictures, the third of the built-in fields."""
+    """Return stored values with what went wrong first with the product's images, the third of the built-in fields."""
     return (*values[:2], error, *values[3:])
 
 
@@ -175,7 +175,7 @@ def code_of(error: str) -> str:
 
 
 def first_error(pictures: Sequence[Picture]) -> str | None:
-    """Return what went wrong first with a product's pictures."""
+    """Return what went wrong first with a product's images."""
     return next((picture.error for picture in pictures if picture.error is not None), None)
 
 
@@ -207,7 +207,7 @@ def _check_text(name: str, value: object, most: int) -> None:
 
 
 def _reference(image: object) -> str | RowError:
-    """Return a picture as a reference; one that is a file itself becomes a `data:` URL."""
+    """Return an image as a reference; one that is a file itself becomes a `data:` URL."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path")
     if isinstance(image, EncodedImage):
@@ -224,8 +224,8 @@ def _references(images: object) -> tuple[str, ...]:
         check_type(f"Product.images[{number}]", image, kinds, "a path, a URL or an encoded file's bytes")
         reference = _reference(image)
         if isinstance(reference, RowError):
-            raise UsageError(f"Product.images[{number}] is {image!r}, which names no picture; leave it out")
+            raise UsageError(f"Product.images[{number}] is {image!r}, which names no image; leave it out")
         found.append(reference)
     if len(found) > MOST_IMAGES:
-        raise UsageError(f"a product has at most {MOST_IMAGES} pictures, not {len(found)}")
+        raise UsageError(f"a product has at most {MOST_IMAGES} images, not {len(found)}")
     return tuple(found)

@@ -30,12 +30,12 @@ _MOST_TERMS, _MOST_TEXT, _MOST_FACETS = 16, 10_000, 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One part of what is looked for: exactly one of a text, a picture, a product or a vector.
+    """One part of what is looked for: exactly one of a text, an image, a product or a vector.
 
     Args:
         text: Words.
         image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
-        product: The id of a product in the catalogue, which stands for the mean of its pictures and is itself not found.
+        product: The id of a product in the catalogue, which stands for the mean of its images and is itself not found.
         vector: A vector of the catalogue's model, shape (embed_dim,); its length does not matter.
         weight: How much it counts against the other terms, -10 to 10; below 0 it leads away.
 
@@ -66,7 +66,7 @@ class Term:
         if self.image is not None:
             check_image(self.image, "Term.image")
             if is_missing(self.image) or (isinstance(self.image, str) and not self.image.strip()):
-                raise UsageError(f"Term.image is {self.image!r}, which names no picture; leave it out")
+                raise UsageError(f"Term.image is {self.image!r}, which names no image; leave it out")
         if self.vector is not None and not _is_vector(self.vector):
             raise UsageError("Term.vector must be a finite vector of numbers, shape (embed_dim,)")
 
@@ -112,10 +112,10 @@ class Query:
         group: Show only the best product of each group; a product without one stands for itself.
         sort: A field to order by instead of similarity, the lowest first, or with `-` before it the highest first; products
             without a value come last.
-        fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products by their pictures
+        fusion: How several terms become one ranking: `sum` adds their weighted vectors, and finds products by their images
             alone; `rrf` adds 1 / (60 + rank) over one list for each term and one of products with the words of the text terms
             (reciprocal rank fusion, Cormack et al. 2009), and reaches the first 1,000 products of each list. None takes `sum`, or
-            `rrf` for words where none of the products that count has a picture.
+            `rrf` for words where none of the products that count has an image.
         after: `Matches.next` of the answer before, for the next page.
 
     Raises:
@@ -187,7 +187,7 @@ class Reason:
 
     Args:
         term: What it was, such as `text 'brown boots'`, or `words` for the keyword list of `rrf`.
-        similarity: Cosine of the term and the picture, -1..1; None where there is no picture.
+        similarity: Cosine of the term and the image, -1..1; None where there is no image.
         contribution: Its share of the score; all reasons' shares add up to it.
     """
 
@@ -202,12 +202,12 @@ class Match:
 
     Args:
         product: The product.
-        similarity: Cosine of the query and the product's best picture, -1..1, for a single term as `score_pairs` gives it;
-            None for a product without a picture, and where nothing was asked to be similar.
+        similarity: Cosine of the query and the product's best image, -1..1, for a single term as `score_pairs` gives it;
+            None for a product without an image, and where nothing was asked to be similar.
         probability: How often a product at this similarity is what was looked for, 0..1, see `catalog calibrate`; None if
             that was not measured for this kind of query.
         rank: 1 for the first one, counted over all pages.
-        image: The reference of the picture that is most similar; None without one.
+        image: The reference of the image that is most similar; None without one.
         score: What it is ranked by: the similarity, or the sum of reciprocal ranks.
         why: What the terms contributed to the score.
     """
@@ -280,7 +280,7 @@ class Matches(Sequence[Match]):
 
 
 def options_of(query: Query) -> dict[str, object]:
-    """Return what a query asks besides its terms and its page, for whoever has to tell queries apart."""
+    """Return what a query asks besides its terms and its page, for callers that tell queries apart."""
     return {
         each.name: getattr(query, each.name) for each in fields(Query) if each.name not in ("terms", "after", "top_k")
     }

@@ -27,7 +27,7 @@ class Fused:
     """A ranking by reciprocal ranks.
 
     Args:
-        page: The products of the page in their order, and one more if there are any behind it.
+        page: The products of the page in their order, and one more if there are any after it.
         numbers: All products of the ranking.
         parts: For each of them what each list contributed, by the list's number; the words' list is the last.
         cosines: For each list of a term the cosines of its products.
@@ -68,7 +68,7 @@ def fuse(ask: Ask) -> Fused:
 
 
 def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[int, float]]:
-    """Return for each term that leads away its cosine with the best picture of each product that has one."""
+    """Return for each term that leads away its cosine with the best image of each product that has one."""
     away = [place for place, term in enumerate(ask.query.parts) if term.weight < 0]
     if not away:
         return {}
@@ -86,7 +86,7 @@ def _leading_away(ask: Ask, products: Mapping[int, Product]) -> dict[int, dict[i
 
 
 def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[int, float]:
-    """Return 1 / (60 + rank) for each product, the nearest first; one without a picture counts as the mean of the others."""
+    """Return 1 / (60 + rank) for each product, the nearest first; one without an image counts as the mean of the others."""
     ordered = sorted(near, key=lambda number: (-near[number], products[number].id))
     shares = {number: 1 / (_K + rank) for rank, number in enumerate(ordered, 1)}
     middle = sum(shares.values()) / len(shares) if shares else 0.0
@@ -94,7 +94,7 @@ def _shares(near: Mapping[int, float], products: Mapping[int, Product]) -> dict[
 
 
 def _list_similar(ask: Ask, vector: Embeddings) -> tuple[list[int], list[float], dict[int, int]]:
-    """Return the products nearest to a vector, equal ones by id, with their cosines and their best pictures."""
+    """Return the products nearest to a vector, equal ones by id, with their cosines and their best images."""
     limit = 2 * DEPTH
     while True:
         hits = search(ask, vector, limit, exact=ask.exact)

@@ -1,6 +1,6 @@
 """Rankings of products by similarity: how many of them a store has to be asked for, and exact or not.
 
-A store finds pictures; a product counts with its best one, and a group with its best product. So more may be needed than
+A store finds images; a product counts with its best one, and a group with its best product. So more may be needed than
 were asked for, and they are fetched until a page is full or nothing is left.
 """
 
@@ -23,7 +23,7 @@ from .query import FusionKind, Query
 from .stores import Hits, Store
 from .vectors import Encoded
 
-_SPARE = 16  # pictures asked for beyond those needed: several of one product, and ties
+_SPARE = 16  # images asked for beyond those needed: several of one product, and ties
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +37,7 @@ class Ask:
         generation: The generation that answers.
         store: Its store; None for a query without terms.
         ledger: The products.
-        passing: How many products with a picture pass the filter.
+        passing: How many products with an image pass the filter.
         fusion: How the terms become one ranking.
     """
 
@@ -63,7 +63,7 @@ class Ask:
 
     @property
     def exact(self) -> bool:
-        """Whether every picture that passes is compared."""
+        """Whether every image that passes is compared."""
         return compares_all(self.index, self.passing) or self.query.min_similarity is not None
 
     @property
@@ -95,7 +95,7 @@ class Candidate:
     Args:
         product: The product.
         number: Its number.
-        slot: Its best picture; None where it has none.
+        slot: Its best image; None where it has none.
         key: What it is ranked by: a score, or the value of a field.
     """
 
@@ -106,7 +106,7 @@ class Candidate:
 
 
 def compares_all(store: Store, passing: int) -> bool:
-    """Say whether a store compares all pictures of the products that pass a filter: always, or because they are few."""
+    """Say whether a store compares all images of the products that pass a filter: always, or because they are few."""
     return not store.approximates or passing <= store.exact_up_to
 
 
@@ -120,7 +120,7 @@ class _Key(NamedTuple):
 
 
 def rank(ask: Ask, first: Hits | None = None) -> list[Candidate]:
-    """Return the products of a page in their order, and one more if there are any behind it.
+    """Return the products of a page in their order, and one more if there are any after it.
 
     Args:
         ask: The query.
@@ -147,20 +147,20 @@ def rank_above(ask: Ask) -> tuple[list[Candidate], list[int]]:
 
 
 def first_limit(ask: Ask) -> int:
-    """Return how many pictures to ask a store for at first."""
+    """Return how many images to ask a store for at first."""
     seen = min(ask.seen, ask.passing)  # a cursor may have been meddled with
     return seen + ask.query.top_k + len(ask.encoded.own) + _SPARE
 
 
 def search(ask: Ask, vector: Embeddings, limit: int | None, *, exact: bool) -> Hits:
-    """Return the pictures nearest to a vector, under the query's filter."""
+    """Return the images nearest to a vector, under the query's filter."""
     least = -1.0 if ask.query.min_similarity is None else ask.query.min_similarity
     (hits,) = ask.index.search(vector[None, :], ask.where, limit, least=least, exact=exact)
     return hits
 
 
 def best_pictures(ask: Ask, hits: Hits) -> Hits:
-    """Keep the best picture of each product, and leave out products that are terms of the query."""
+    """Keep the best image of each product, and leave out products that are terms of the query."""
     _, places = np.unique(hits.rows, return_index=True)
     places = np.sort(places)
     if ask.encoded.own:
@@ -171,7 +171,7 @@ def best_pictures(ask: Ask, hits: Hits) -> Hits:
 def take_page(
     ask: Ask, candidates: Iterable[Candidate], behind: Callable[[Candidate, Cursor], bool] = lambda *_: True
 ) -> list[Candidate]:
-    """Take what belongs on a page, and one more, from a ranking: what is behind the cursor, and nothing that was shown.
+    """Take what belongs on a page, and one more, from a ranking: what is after the cursor, and nothing that was shown.
 
     Args:
         ask: The query.

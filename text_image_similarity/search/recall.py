@@ -23,9 +23,9 @@ class RecallReport:
     """Recall of a store at its own settings.
 
     Args:
-        queries: How many were asked: half of them vectors of pictures, the others moved away from them as texts are.
+        queries: How many were asked: half of them vectors of images, the others moved away from them as texts are.
         filters: Under how many filters each was asked.
-        mean: Share of the ten nearest pictures that were found, 0..1.
+        mean: Share of the ten nearest images that were found, 0..1.
         worst: The same for the query that lost most.
         short: Answers with fewer products than there were.
         exact: How many answers the planner had the store compare with everything.
@@ -44,7 +44,7 @@ class RecallReport:
 def measure_recall(
     session: Session, generation: Generation, *, queries: int = 100, filters: Sequence[Filter | None] = (None,)
 ) -> RecallReport:
-    """Ask a generation's store for the ten nearest pictures of queries, as the planner does and exactly, and compare.
+    """Ask a generation's store for the ten nearest images of queries, as the planner does and exactly, and compare.
 
     Args:
         session: The catalogue.
@@ -53,7 +53,7 @@ def measure_recall(
         filters: Those that users have.
 
     Raises:
-        UsageError: There is no picture to search for.
+        UsageError: There is no image to search for.
     """
     store = session.store(generation)
     vectors = _queries(session.ledger.sample_vectors(generation.number, queries, _SEED))
@@ -75,9 +75,9 @@ def measure_recall(
 
 
 def _queries(pictures: Embeddings) -> Embeddings:
-    """Turn pictures' vectors into queries: half of them as they are, half moved off their cone, as texts' vectors are."""
+    """Turn images' vectors into queries: half of them as they are, half moved off their cone, as texts' vectors are."""
     if not len(pictures):
-        raise UsageError("the catalogue has no picture to search for; add products first")
+        raise UsageError("the catalogue has no image to search for; add products first")
     draw = np.random.default_rng(_SEED)
     away = draw.standard_normal(pictures.shape[1], np.float32)
     half = len(pictures) // 2

@@ -1,6 +1,6 @@
 """A new model without downtime: its generation is built beside the live one, checked, and then switched to.
 
-What is built is kept, so the same call goes on after a crash. The live generation answers all the while, and products that
+What is built is kept, so the same call resumes after a crash. The live generation answers all the while, and products that
 are added meanwhile get into both.
 """
 
@@ -30,10 +30,10 @@ class ReindexReport:
 
     Args:
         generation: Its number.
-        products: Products whose pictures were encoded in this call.
-        pictures: Pictures with a vector in the generation, those of earlier calls included.
-        failures: Pictures of this call that failed, by error code.
-        lost: Pictures that have a vector in the live generation and none in this one.
+        products: Products whose images were encoded in this call.
+        images: Images with a vector in the generation, those of earlier calls included.
+        failures: Images of this call that failed, by error code.
+        lost: Images that have a vector in the live generation and none in this one.
         recall: What its store finds of the nearest; None where the store compares with everything.
     """
 
@@ -54,7 +54,7 @@ def reindex(
     stop: Callable[[], bool] = lambda: False,
     allow_lost: int = 0,
 ) -> ReindexReport:
-    """Build the generation of a model, or go on building it, until it is ready to be switched to.
+    """Build the generation of a model, or continue building it, until it is ready to be switched to.
 
     The generation that could be rolled back to is dropped first.
 
@@ -62,13 +62,13 @@ def reindex(
         session: The catalogue.
         model: A hub id, a folder or an alias.
         encoder: The loaded model; None loads it.
-        progress: Called after each batch with (products of this call, of these with a picture that failed, products in all).
+        progress: Called after each batch with (products of this call, of these with an image that failed, products in all).
         stop: Asked after each batch whether to stop.
-        allow_lost: How many pictures may be without a vector in the new generation that have one in the live one.
+        allow_lost: How many images may be without a vector in the new generation that have one in the live one.
 
     Raises:
         ModelError: The model cannot be loaded.
-        DatabaseError: Another generation is being built; or the store of this one finds too little, or more pictures are lost.
+        DatabaseError: Another generation is being built; or the store of this one finds too little, or more images are lost.
         StoppedError: `stop` said yes; what is built is kept.
     """
     generation = _begin(session, model, encoder)
@@ -83,7 +83,7 @@ def reindex(
     report.pictures, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
     if report.lost > allow_lost:
         raise DatabaseError(
-            f"generation {generation.number} has no vector of {report.lost:,} pictures of which the live one has "
+            f"generation {generation.number} has no vector of {report.lost:,} images of which the live one has "
             f"({', '.join(f'{code} {count:,}' for code, count in report.failures.most_common(3))}); the same command tries them "
             f"again, and --allow-lost {report.lost} (allow_lost={report.lost}) does without them"
         )
@@ -93,8 +93,8 @@ def reindex(
         report.recall = measure_recall(session, generation)
         if report.recall.mean < LEAST_RECALL:
             raise DatabaseError(
-                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest pictures, and at least "
-                f"{LEAST_RECALL} are needed; the live generation goes on answering"
+                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest images, and at least "
+                f"{LEAST_RECALL} are needed; the live generation keeps answering"
             )
     session.generations.set_ready(generation.number)
     return report

@@ -1,4 +1,4 @@
-"""Queries in, answers out, in steps: for whoever encodes elsewhere, as a service does whose models are shared."""
+"""Queries in, answers out, in steps: for callers that encode elsewhere, as a service does whose models are shared."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Searcher:
         return self._session.held - {each.number for each in self._session.generations.all()}
 
     def forget(self, number: int) -> None:
-        """Close what is open of a generation that is gone and that no query uses any more."""
+        """Close what is open of a generation that is gone and that no query uses any longer."""
         self._session.forget(number)
 
     @contextmanager
@@ -90,13 +90,13 @@ class Searcher:
         Args:
             asked: The queries.
             texts: What the generation's model made of the texts of all of them, in order, unit vectors (embed_dim,) or errors.
-            images: The same of their pictures.
+            images: The same of their images.
 
         Returns:
             For each query, in order, its answer, or why one of its terms has no vector.
 
         Raises:
-            UsageError: A query names a product that is not there, or a page that cannot be continued.
+            UsageError: A query names a product that does not exist, or a page that cannot be continued.
         """
         if not asked:
             return []

@@ -31,7 +31,7 @@ class Session:
 
     Args:
         ledger: The products.
-        config: How models are loaded and pictures fetched; each generation has a model of its own.
+        config: How models are loaded and images fetched; each generation has a model of its own.
         open_store: Opens a generation's store.
         encoder: A loaded encoder for the generation that is live now; None loads the one that made it.
         identity: Which model that is, where it is known already.

@@ -44,7 +44,7 @@ class BestMatch:
     Args:
         product_id: The product's id.
         product_name: Its name.
-        similarity: Cosine of the row and the product's best picture, -1..1.
+        similarity: Cosine of the row and the product's best image, -1..1.
         probability: What that means in this catalogue, 0..1; None if it was not measured.
         error: `"<code>: <detail>"` if the row failed.
     """
@@ -147,7 +147,7 @@ class MatchEngine:
             except RowError as error:
                 return error
         if not terms:
-            return RowError(ErrorCode.EMPTY_CAPTION, "the row has neither a text nor a picture")
+            return RowError(ErrorCode.EMPTY_CAPTION, "the row has neither a text nor an image")
         return replace(self._query, terms=(*terms, *self._away), min_similarity=self._least)
 
     def _live(self) -> Generation:

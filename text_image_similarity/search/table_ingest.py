@@ -30,7 +30,7 @@ def add_table(
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> AddReport:
-    """Add the products of a table; one that is interrupted goes on behind the last row that was written.
+    """Add the products of a table; one that is interrupted resumes after the last row that was written.
 
     Args:
         session: The open parts of the catalogue.
@@ -88,7 +88,7 @@ def add_table(
 
 
 def _located(product: Product | UsageError, config: Config) -> Product | UsageError:
-    """Return a product with where the files of its pictures are, or why one may not be read."""
+    """Return a product with where the files of its images are, or why one may not be read."""
     if isinstance(product, UsageError):
         return product
     try:

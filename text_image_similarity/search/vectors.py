@@ -49,14 +49,14 @@ def encode(
     *,
     names: Sequence[str] | None = None,
 ) -> list[Encoded | RowError]:
-    """Encode the terms of queries, all texts together and all pictures together; see `join`."""
+    """Encode the terms of queries, all texts together and all images together; see `join`."""
     texts, images = contents(queries)
     outcomes = list(scorer.embed_texts(texts)), list(scorer.embed_images(images))
     return join(queries, outcomes, ledger, generation, names=names)
 
 
 def contents(queries: Sequence[Query]) -> tuple[list[str], list[ImageSource]]:
-    """Return the texts and the pictures of queries, those that have to be encoded."""
+    """Return the texts and the images of queries, those that have to be encoded."""
     terms = [term for query in queries for term in query.parts]
     return [t.text for t in terms if t.text is not None], [t.image for t in terms if t.image is not None]
 
@@ -73,7 +73,7 @@ def join(
 
     Args:
         queries: The queries.
-        outcomes: What the generation's model made of their `contents`, the texts and the pictures.
+        outcomes: What the generation's model made of their `contents`, the texts and the images.
         ledger: The products.
         generation: The generation.
         names: What messages call each query.
@@ -128,7 +128,7 @@ def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tup
     pictures = ledger.pictures(generation.number, [found.number]).get(found.number, [])
     vectors = [picture.vector for picture in pictures if picture.vector is not None]
     if not vectors:
-        raise UsageError(f"product {product[:100]!r} has no picture with a vector; look for its name instead")
+        raise UsageError(f"product {product[:100]!r} has no image with a vector; look for its name instead")
     return found.number, _unit(np.mean(vectors, axis=0)) if len(vectors) > 1 else vectors[0]
 
 

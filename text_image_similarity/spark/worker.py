@@ -168,7 +168,7 @@ def _texts(values: pd.Series[Any]) -> pa.Array:
     """Return a UDF's argument in Arrow, its missing values as nulls.
 
     Raises:
-        UsageError: It holds no texts: pandas would have made floats of whole numbers, so they cannot be told any more.
+        UsageError: It holds no texts: pandas would have made floats of whole numbers, so they cannot be told any longer.
     """
 
     def text(value: Any) -> str | None:

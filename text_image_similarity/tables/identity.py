@@ -14,7 +14,7 @@ from ..formats import Table, content_of, has_content, is_url, open_bytes
 from ..workspace import changes
 from .summary import Summary
 
-# Settings that decide how long rows take and whether they fail, but move no score: a run may go on with others.
+# Settings that decide how long rows take and whether they fail, but move no score: a run may continue with others.
 _UNSCORED_SETTINGS = {
     "timeout_s",
     "retries",

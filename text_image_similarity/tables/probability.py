@@ -52,7 +52,7 @@ def calibration_of(config: Config, options: TableOptions) -> Calibration | None:
 
 
 def with_probability(task: Task[ScoreResult], curve: Calibration | None) -> Task[ScoreResult]:
-    """Return the task with a column of probabilities behind that of scores; the same task without a calibration."""
+    """Return the task with a column of probabilities after that of scores; the same task without a calibration."""
     if curve is None:
         return task
 

@@ -55,12 +55,12 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
 ) -> Summary:
     """Score every row of a table and write it with two more columns, `similarity` and `error`.
 
-    Formats go by names: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and as input tar shards. Columns keep type and text.
+    The format follows from the name: `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`), `.parquet`, and as input tar shards. Columns keep type and text.
     `score_csv` is the same function under a shorter name.
 
     Args:
         in_path: A file, a folder of files or a pattern such as `pairs/*.parquet` or `shards/{00..31}.tar`, as a path or an fsspec URL;
-            or a folder of pictures with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
+            or a folder of images with captions of the same names; or a data set of the hub, `hf:<owner>/<name>[:configuration][@split]`.
         out_path: Where the scored table goes; `<out_path>.summary.json` is written beside it. A folder (one that exists, or a name
             that ends in a slash) gets a file for each file of the input, with its name; those of tar shards are Parquet.
         config: The settings of the run, or a model's name; None is `Config()`. Relative image paths start from the table's folder unless
@@ -127,7 +127,7 @@ def run_files(  # noqa: PLR0913 - as `run_table`
 ) -> Summary:
     """Do a task with each file of a table on its own, and write as many files into a folder.
 
-    Files that an earlier run has finished stay as they are, so the same call goes on with those that are missing.
+    Files that an earlier run has finished stay as they are, so the same call resumes with those that are missing.
 
     Args:
         paths: The table to read, and the folder to write to; it is made.

@@ -149,7 +149,7 @@ def versions() -> dict[str, str]:
 
 
 def together(summaries: Sequence[Summary], source: str, folder: str) -> Summary:
-    """Return the summary of several outputs, at least one, as of one that they are the pieces of."""
+    """Combine the summaries of one or more outputs into one."""
     failures: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
     for one in summaries:

@@ -9,7 +9,7 @@ from PIL import Image, ImageEnhance
 
 
 def augment(image: Image.Image, side: int, rng: random.Random) -> Image.Image:
-    """Crop 50 to 100 % of a image to a square, mirror it half of the time, and change brightness, contrast and colour.
+    """Crop 50 to 100 % of an image to a square, mirror it half of the time, and change brightness, contrast and colour.
 
     Args:
         image: In mode RGB.

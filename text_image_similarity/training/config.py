@@ -38,7 +38,7 @@ class TrainConfig:
         text_width: Width of the text tower; a multiple of 32 for a transformer.
         text_layers: Layers of the text tower.
         vocab_size: Pieces of the vocabulary that is learned from the training captions, at most.
-        context_length: Tokens of a caption; longer ones are cut.
+        context_length: Longest caption, in tokens; longer ones are truncated.
         image_size: Side of the images, in pixels.
         dropout: Share of activations dropped, 0 to 0.9.
         temperature: Where the learned temperature starts.

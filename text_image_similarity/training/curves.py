@@ -1,4 +1,4 @@
-"""The course of a run as pictures: loss, and recall@k both ways, over the epochs."""
+"""The course of a run as images: loss, and recall@k both ways, over the epochs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], folder: Path) -> list[Pa
         folder: Where to.
 
     Returns:
-        The pictures' paths.
+        The images' paths.
     """
     try:
         from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
 """Training data: which photos, in which order, and what is drawn from each by chance.
 
 Everything that is drawn follows from the seed, the epoch and the photo's number alone, never from what came before, so
-that a run can go on from any step and any number of processes may load the pictures.
+that a run can resume from any step and any number of processes may load the images.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def batches(
     Args:
         images: The training photos; what is left over beyond whole batches waits for another epoch.
         config: Batch size, seed, workers, augmentation and loading are used.
-        side: Of the pictures, in pixels.
+        side: Of the images, in pixels.
         epoch: From 0.
         first: The step of the epoch to begin with.
     """

@@ -119,7 +119,7 @@ def train(
 def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
-        raise UsageError(f"{folder} holds a run already; go on with --resume, or name another folder")
+        raise UsageError(f"{folder} holds a run already; continue with --resume, or name another folder")
     if found is None and (folder / "config.json").exists():
         raise UsageError(f"{folder} holds a model, and no checkpoint to resume; name another folder")
     if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
@@ -138,7 +138,7 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
             return run.finish(NoTracker(), progress)
         return _tracked(run, {"source": source, **fixed, **run.facts()}, folder.name, progress)
     except (OSError, SafetensorError) as exc:
-        raise ModelError(f"{folder} cannot be written: {exc}; make room and go on with --resume") from exc
+        raise ModelError(f"{folder} cannot be written: {exc}; make room and continue with --resume") from exc
 
 
 def _check(config: TrainConfig, *, resumes: bool) -> None:

@@ -41,7 +41,7 @@ def start_model(config: TrainConfig, captions: Sequence[str]) -> tuple[DualEncod
 
     Raises:
         ModelError: The weights to start from do not fit.
-        ModelUnavailableError: They are not there.
+        ModelUnavailableError: They do not exist.
     """
     if config.init is not None:
         model, tokenizer = read_dual_encoder(dual_encoder_folder(config.init))

@@ -1,4 +1,4 @@
-"""Experiment tracking with MLflow: parameters, a value per metric and epoch, pictures of the curves."""
+"""Experiment tracking with MLflow: parameters, a value per metric and epoch, images of the curves."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ class MlflowTracker:
 
     Args:
         uri: The store: `sqlite:///path`, or the address of a server.
-        experiment: Made if it is not there.
+        experiment: Created if it does not exist.
         name: The run's name.
         parameters: What to note about a new run.
-        run_id: A run to go on with, if the store still holds it.
+        run_id: A run to continue with, if the store still holds it.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Turn a float32 ONNX file into a half one, from file to file: half weights and products, float32 where half would harm.
 
-Float32 are: normalising pixels, softmax, sums and means, the statistics of layer norms, all behind the last product, and
+Float32 are: normalising pixels, softmax, sums and means, the statistics of layer norms, all after the last product, and
 whatever computes with values near or beyond half's largest (65,504), as some sentence encoders do; a run in float32 finds
 those. Engines that take precision from the file alone, such as TensorRT 11, need no more than this.
 """
@@ -20,7 +20,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 from ...errors import ModelError
 from .arrays import array_of, largest
 
-LARGEST = 65_504 / 4  # of a value that becomes half: other pictures and captions may give larger ones than those tried
+LARGEST = 65_504 / 4  # of a value that becomes half: other images and captions may give larger ones than those tried
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "Gather", "LayerNormalization", "ReduceMax"}
 _FLOAT32 = {"Softmax", "LogSoftmax", "ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"}
 _FLOAT32 |= {"LpNormalization", "Exp", "Log", "Pow", "Resize", "ConstantOfShape", "Range", "InstanceNormalization"}

@@ -49,7 +49,7 @@ def write_towers(
     if not isinstance(backend, TorchBackend) or backend.device != "cpu" or backend.precision != "fp32":
         raise ModelError("only a model that torch runs on the CPU in fp32 can be exported")
     if encoder.preprocess.patches is not None:
-        raise ModelError("a model that takes pictures of any shape, as patches, cannot be exported")
+        raise ModelError("a model that takes images of any shape, as patches, cannot be exported")
     for tower in ("image", "text"):
         path = folder / f"{tower}.onnx"
         graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, opset)
@@ -84,7 +84,7 @@ def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> 
 
 
 def _tried_pixels(encoder: TwoTowerEncoder) -> list[NDArray[Any]]:
-    """Return pictures on which large values are looked for: black, white, noise, coarse and fine, each alone."""
+    """Return images on which large values are looked for: black, white, noise, coarse and fine, each alone."""
     height, width = encoder.preprocess.side
     rng = np.random.default_rng(0)
     found = [np.full((1, height, width, 3), level, np.uint8) for level in (0, 255)]

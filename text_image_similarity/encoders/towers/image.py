@@ -119,10 +119,10 @@ def build_backbone(name: str, image_size: int) -> Backbone:
 
     Args:
         name: As in `DualEncoderConfig.image_tower`.
-        image_size: Side of its pictures, in pixels.
+        image_size: Side of its images, in pixels.
 
     Raises:
-        ConfigError: There is no such network, or it gives no single vector per picture.
+        ConfigError: There is no such network, or it gives no single vector per image.
     """
     if name in _STAGES:
         return Backbone(_mobile(name), _FEATURES, mean=_HALF, std=_HALF)
@@ -180,15 +180,15 @@ def _timm(name: str, image_size: int) -> Backbone:
 
 
 def _width(network: nn.Module, name: str, image_size: int) -> int:
-    """Run one black picture through a network for the width of its features, leaving its statistics as they are."""
+    """Run one black image through a network for the width of its features, leaving its statistics as they are."""
     network.eval()
     try:
         with torch.inference_mode():
             features = network(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError) as exc:
-        raise ConfigError(f"image_tower={name!r} does not take pictures of {image_size} pixels: {exc}") from exc
+        raise ConfigError(f"image_tower={name!r} does not take images of {image_size} pixels: {exc}") from exc
     finally:
         network.train()
     if not isinstance(features, Tensor) or features.ndim not in (2, 4):
-        raise ConfigError(f"image_tower={name!r} gives no single vector per picture; choose another network")
+        raise ConfigError(f"image_tower={name!r} gives no single vector per image; choose another network")
     return features.shape[1]

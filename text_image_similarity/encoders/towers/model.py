@@ -26,7 +26,7 @@ class DualEncoderConfig:
         text_layers: Layers of the text tower.
         dropout: Share of activations dropped in training.
         context_length: Longest caption in tokens; longer ones are cut.
-        image_size: Side of the square picture that the image tower reads, in pixels.
+        image_size: Side of the square image that the image tower reads, in pixels.
     """
 
     vocab_size: int

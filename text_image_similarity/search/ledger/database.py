@@ -31,7 +31,7 @@ class Database(Protocol):
     """An open database with the tables of a ledger; as text, where it is. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method: the database fails, and how to go on.
+        DatabaseError: From every method: the database fails, and how to continue.
     """
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:

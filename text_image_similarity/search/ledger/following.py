@@ -66,7 +66,7 @@ def _count_pictures(database: Database, generation: int) -> int:
 def _vectors(
     database: Database, generation: int, numbers: list[int], *, in_one_piece: bool
 ) -> tuple[Rows, Rows, Embeddings]:
-    """Return the vectors of products' pictures: their products' numbers, their slots, and the vectors themselves."""
+    """Return the vectors of products' images: their products' numbers, their slots, and the vectors themselves."""
     query = (
         f"SELECT number, slot, vector FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND number "
     )

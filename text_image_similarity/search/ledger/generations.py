@@ -34,11 +34,11 @@ class Generation:
     calibration: str | None = None
 
 
-# Products with pictures that a generation has not seen.
+# Products with images that a generation has not seen.
 UNSEEN = (
     "images <> '[]' AND NOT EXISTS (SELECT 1 FROM picture WHERE generation = ? AND picture.number = product.number)"
 )
-# The field `_error`: what went wrong first with a product's pictures in a generation.
+# The field `_error`: what went wrong first with a product's images in a generation.
 _FIRST_ERROR = (
     "(SELECT error FROM picture WHERE generation = ? AND picture.number = product.number AND error IS NOT NULL "
     "ORDER BY slot LIMIT 1)"
@@ -81,7 +81,7 @@ class Generations:
             transaction.run("UPDATE generation SET state = 'ready' WHERE number = ? AND state = 'building'", (number,))
 
     def forget_failures(self, number: int) -> None:
-        """Let a generation see products again of which it could not read or encode a picture."""
+        """Let a generation see products again of which it could not read or encode an image."""
         failed = "SELECT number FROM picture WHERE generation = ? AND error IS NOT NULL"
         with self._database.write() as transaction:
             transaction.run(f"DELETE FROM picture WHERE generation = ? AND number IN ({failed})", (number, number))
@@ -90,7 +90,7 @@ class Generations:
         """Let another generation answer, from one query to the next; the one that answered is kept.
 
         Returns:
-            Whether it was done: not if the generation lacks pictures of products that came while it was built.
+            Whether it was done: not if the generation lacks images of products that came while it was built.
 
         Raises:
             DatabaseError: It is neither ready nor kept.

@@ -1,4 +1,4 @@
-"""The truth of a catalogue: products, what models made of their pictures, and which model answers.
+"""The truth of a catalogue: products, what models made of their images, and which model answers.
 
 Each write is one transaction and gets the next version. A product keeps its number as long as it is there, and no number
 is given twice, so a store can follow by asking what has changed since a version.
@@ -67,7 +67,7 @@ class Ledger:
 
         Returns:
             Whether it was done: not if there is a generation, other than one that is being built, of which an entry has no
-            pictures. It may have come up while they were encoded.
+            images. It may have come up while they were encoded.
         """
         latest = {entry.product.id: entry for entry in entries}
         with self.database.write() as transaction:
@@ -87,7 +87,7 @@ class Ledger:
         return len(gone)
 
     def put_pictures(self, generation: int, found: Mapping[int, tuple[Sequence[str], Sequence[Picture]]]) -> None:
-        """Keep what a generation's model made of pictures, of products that still have these pictures.
+        """Keep what a generation's model made of images, of products that still have these images.
 
         Args:
             generation: The generation.
@@ -128,7 +128,7 @@ class Ledger:
         return dict(zip((row[0] for row in rows), self._values(field, [row[1] for row in rows]), strict=True))
 
     def pictures(self, generation: int, numbers: Sequence[int]) -> dict[int, list[Picture]]:
-        """Return what a generation's model made of the pictures of products, in their order."""
+        """Return what a generation's model made of the images of products, in their order."""
         query = f"SELECT number, content, vector, error FROM picture WHERE generation = {generation:d} AND number IN "
         rows = in_chunks(self.database.read, query, numbers, " ORDER BY number, slot")
         with intact(self.database):
@@ -138,14 +138,14 @@ class Ledger:
             }
 
     def known(self, generation: int, content: bytes) -> Embeddings | None:
-        """Return the vector that a generation's model made of a picture's content, whatever product has it; or None."""
+        """Return the vector that a generation's model made of an image's content, whatever product has it; or None."""
         query = "SELECT vector FROM picture WHERE generation = ? AND content = ? AND vector IS NOT NULL LIMIT 1"
         rows = self.database.read(query, (generation, content))
         with intact(self.database):
             return vector_of(rows[0][0]) if rows else None
 
     def known_contents(self, generation: int, contents: Collection[bytes]) -> set[bytes]:
-        """Return those pictures' contents that a generation has vectors of."""
+        """Return those images' contents that a generation has vectors of."""
         query = f"SELECT content FROM picture WHERE generation = {generation:d} AND vector IS NOT NULL AND content IN "
         return {bytes(row[0]) for row in in_chunks(self.database.read, query, list(contents))}
 
@@ -195,12 +195,12 @@ class Ledger:
         return [int(row[0]) for row in self.database.find_words(text, condition, values, most)]
 
     def pending(self, generation: int, after: int, most: int) -> list[Found]:
-        """Return products behind a number, by number, with pictures that a generation has not seen yet."""
+        """Return products behind a number, by number, with images that a generation has not seen yet."""
         query = f"SELECT {PRODUCT} FROM product WHERE number > ? AND {UNSEEN} ORDER BY number LIMIT ?"
         return self._found(self.database.read(query, (after, generation, most)))
 
     def sample_vectors(self, generation: int, most: int, seed: int) -> Embeddings:
-        """Return the vectors of some pictures, drawn over all products, shape (n, embed_dim)."""
+        """Return the vectors of some images, drawn over all products, shape (n, embed_dim)."""
         last = self._counter("number")
         drawn = np.random.default_rng(seed).integers(1, last + 1, 4 * most).tolist() if last else []
         pictures = self.pictures(generation, sorted(set(drawn)))
@@ -208,16 +208,16 @@ class Ledger:
         return np.stack(found[:: max(1, len(found) // most)][:most]) if found else np.empty((0, 0), np.float32)
 
     def count_pending(self, generation: int) -> int:
-        """Return how many products have pictures that a generation has not seen yet."""
+        """Return how many products have images that a generation has not seen yet."""
         return int(self.database.read(f"SELECT count(*) FROM product WHERE {UNSEEN}", (generation,))[0][0])
 
     def count_seen(self, generation: int) -> int:
-        """Return how many products have a picture that a generation has a vector of."""
+        """Return how many products have an image that a generation has a vector of."""
         query = "SELECT count(DISTINCT number) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         return int(self.database.read(query, (generation,))[0][0])
 
     def compare(self, live: int, other: int) -> tuple[int, int]:
-        """Return how many pictures have a vector in another generation, and how many have one in the live generation alone."""
+        """Return how many images have a vector in another generation, and how many have one in the live generation alone."""
         vectors = "SELECT count(*) FROM picture WHERE generation = ? AND vector IS NOT NULL"
         here = (
             f"{vectors} AND NOT EXISTS (SELECT 1 FROM picture AS other WHERE other.generation = ? AND other.number = picture.number "

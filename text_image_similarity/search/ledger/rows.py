@@ -50,7 +50,7 @@ def values_of(database: Database, kind: FieldKind, column: list[Any]) -> list[Va
 
 
 def put_pictures(transaction: Transaction, pictures: Mapping[int, Mapping[int, Sequence[Picture]]]) -> None:
-    """Write pictures: for a product's number and a generation's, what became of each."""
+    """Write images: for a product's number and a generation's, what became of each."""
     transaction.run_many(
         "INSERT INTO picture (generation, number, slot, content, vector, error) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (generation, number, slot) DO UPDATE SET "

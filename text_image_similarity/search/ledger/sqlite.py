@@ -36,7 +36,7 @@ _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
 
 # The vectors make rows long, and several should fit on a page.
 _PAGE = 16_384
-# What `optimize` works on before others may write, in pages and in pictures; and from which share of pictures on it has to.
+# What `optimize` works on before others may write, in pages and in images; and from which share of images on it has to.
 _STEP, _ROWS, _DENSE = 500, 2000, 0.8
 
 
@@ -84,7 +84,7 @@ class SqliteDatabase:
             _read_ahead(self._path)
         with self._reading, self._failing():
             self._renew()
-        with self._failing(), closing(self._connect()) as file:  # one of its own, so that writers go on meanwhile
+        with self._failing(), closing(self._connect()) as file:  # one of its own, so that writers continue meanwhile
             found = file.execute(sql)
             while rows := found.fetchmany(size):
                 yield rows
@@ -193,7 +193,7 @@ class SqliteDatabase:
             self._reader = self._open()
 
     def _close_gaps(self) -> None:
-        """Write pictures again, one behind the other, where those that are gone have left many pages half empty."""
+        """Write images again, one after the other, where those that are gone have left many pages half empty."""
         first, last, count = self.read(
             "SELECT coalesce(min(rowid), 0), coalesce(max(rowid), 0), count(*) FROM picture"
         )[0]

@@ -59,11 +59,11 @@ class MatchLog:
         return None if found is None else read_entry(found)
 
     def entries(self, since: float | None = None, until: float | None = None) -> Iterator[LogEntry]:
-        """Yield the entries in the order of their ids, which is that of time; writers go on meanwhile.
+        """Yield the entries in the order of their ids, which is that of time; writers continue meanwhile.
 
         Args:
             since: The first time, seconds since the epoch; None starts with the oldest.
-            until: The time before which to stop; None goes on to the newest.
+            until: The time before which to stop; None continues to the newest.
         """
         return map(read_entry, self._bodies("entry", since, until))
 

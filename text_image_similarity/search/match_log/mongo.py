@@ -23,7 +23,7 @@ class MongoStorage:
     """A log's collections; see `LogStorage`.
 
     Args:
-        url: `mongodb://host/database/collection`, with options behind `?` as MongoDB has them. Events are in
+        url: `mongodb://host/database/collection`, with MongoDB's options after `?`. Events are in
             `<collection>_events`.
 
     Raises:

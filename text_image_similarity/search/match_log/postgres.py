@@ -11,7 +11,7 @@ _NAMES: Mapping[Table, str] = {"entry": "match_log", "event": "match_event"}
 
 
 class PostgresStorage:
-    """A log's tables in a schema of a database, which are made if they are not there; see `LogStorage`.
+    """A log's tables in a schema of a database, which are created if they do not exist; see `LogStorage`.
 
     Args:
         url: See `Connections`; the schema is that of the catalogue, or one of its own.

@@ -25,7 +25,7 @@ class SqliteStorage:
     """A log's tables in a file; see `LogStorage`.
 
     Args:
-        path: The file, which is made if it is not there, or `:memory:` for one that ends with this object.
+        path: The file, which is created if it does not exist, or `:memory:` for one that ends with this object.
 
     Raises:
         DatabaseError: It cannot be opened or made, or is something else.

@@ -14,7 +14,7 @@ class LogStorage(Protocol):
     """An open database with the tables of a log. Safe to share between threads.
 
     Raises:
-        DatabaseError: From every method: the database fails, and how to go on.
+        DatabaseError: From every method: the database fails, and how to continue.
     """
 
     def insert(self, rows: Mapping[Table, Sequence[StoredRow]]) -> None:

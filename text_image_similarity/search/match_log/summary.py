@@ -1,4 +1,4 @@
-"""What a log of matches says of a shop's searches: how many, how fast, in vain, and followed by a click."""
+"""What a log of matches says of a shop's searches: how many, how fast, how many found nothing, and how many led to a click."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LogSummary:
         empty: Searches that showed no product.
         empty_queries: The most frequent queries among those, with how often each found nothing.
         asked: The most frequent queries of all searches. A query is what its terms are, without filter and options: texts are
-            compared without case and repeated spaces, pictures and vectors by their SHA-256, all by the first 200 characters.
+            compared without case and repeated spaces, images and vectors by their SHA-256, all by the first 200 characters.
         milliseconds_median: Median of `milliseconds["total"]` of all entries without an error; None if no entry has it.
         milliseconds_p99: Their 99th percentile, interpolated linearly as NumPy does.
         click_through: For k = 1, 3 and 10 the share of searches, those without a result too, with a click, cart or buy

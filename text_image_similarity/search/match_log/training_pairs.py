@@ -1,4 +1,4 @@
-"""What people clicked as captions with pictures, in a table that `train` reads: a shop's own log improves its model."""
+"""What people clicked as captions with images, in a table that `train` reads: a shop's own log improves its model."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class TrainingExport:
     """What became of the clicks of a log.
 
     Args:
-        pairs: Rows that were written: texts with a product's picture, each once.
+        pairs: Rows that were written: texts with a product's image, each once.
         products: Different products in them.
         clicks: Searches behind them.
         wrong: Pairs left out because of a verdict `wrong`.
-        missing: Pairs left out because the product is gone or has no picture.
+        missing: Pairs left out because the product is gone or has no image.
     """
 
     pairs: int
@@ -46,10 +46,10 @@ class TrainingExport:
 def export_training(
     log: MatchLog, catalog: Catalog, out: str | PathLike[str], since: float | None = None, *, force: bool = False
 ) -> TrainingExport:
-    """Write what was looked for, and the picture of what was then clicked, put into the cart or bought, as a table for `train`.
+    """Write what was looked for, and the image of what was then clicked, put into the cart or bought, as a table for `train`.
 
-    Searches count whose only term with a weight above 0 is a text; pictures, hashed texts and vectors are not captions. A row has
-    the product's first picture by reference (`url`), the text (`caption`), the product's id, and the number of searches
+    Searches count whose only term with a weight above 0 is a text; images, hashed texts and vectors are not captions. A row has
+    the product's first image by reference (`url`), the text (`caption`), the product's id, and the number of searches
     (`clicks`); texts are the same without regard to case and spaces. A verdict `wrong` leaves a text and a product out, however
     often they were clicked.
 
@@ -111,7 +111,7 @@ def _weight(term: Mapping[str, Any]) -> float:
 def _parts(
     chosen: Mapping[_Key, int], captions: Mapping[str, str], catalog: Catalog, found: dict[_Key, str]
 ) -> Iterator[Rows]:
-    """Yield the pairs whose product has a picture, which are noted in `found` with its reference."""
+    """Yield the pairs whose product has an image, which are noted in `found` with its reference."""
     waiting = iter(chosen)
     while keys := list(islice(waiting, _AT_ONCE)):
         images = {product: _picture(catalog, product) for product in dict.fromkeys(product for _, product in keys)}

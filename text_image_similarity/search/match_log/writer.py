@@ -80,7 +80,7 @@ class LogWriter:
         Returns:
             A future that has the result None once the record is durable, or else a `DatabaseError`: at once while the database
             fails or too many records wait. The record of a failed future is not tried again; in rare cases, where a
-            connection broke while it committed, it may be there all the same.
+            connection broke while it committed, it may be there anyway.
         """
         future: Future[None] = Future()
         future.set_running_or_notify_cancel()  # whoever gives up cannot stop what is being written

@@ -1,4 +1,4 @@
-"""The best pictures of a stream of vectors: exact, for any number of queries in one pass, in the memory of one block."""
+"""The best images of a stream of vectors: exact, for any number of queries in one pass, in the memory of one block."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .protocol import Hits, Rows
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Some pictures.
+    """Some images.
 
     Args:
         rows: The numbers of their products, shape (n,).
-        slots: Which of its product's pictures each one is, shape (n,).
+        slots: Which of its product's images each one is, shape (n,).
         vectors: Unit vectors, shape (n, embed_dim), float32.
     """
 
@@ -28,10 +28,10 @@ class Block:
 
 
 def best_of(blocks: Iterable[Block], queries: Embeddings, limit: int | None, least: float) -> list[Hits]:
-    """Return the pictures nearest to each query, as `Store.search` does.
+    """Return the images nearest to each query, as `Store.search` does.
 
     Args:
-        blocks: All pictures that count, in any order.
+        blocks: All images that count, in any order.
         queries: Unit vectors, shape (q, embed_dim), float32.
         limit: How many to find for each query; None finds all.
         least: The lowest cosine that counts.
@@ -45,12 +45,12 @@ def best_of(blocks: Iterable[Block], queries: Embeddings, limit: int | None, lea
 
 
 def ranked(query: Embeddings, block: Block, limit: int | None, least: float) -> Hits:
-    """Return the best of some pictures by their exact cosines; more than `limit` where several tie for the last place."""
+    """Return the best of some images by their exact cosines; more than `limit` where several tie for the last place."""
     return _ranked(block.rows, block.slots, cosine(query[None, :], block.vectors), limit, least)
 
 
 class _Kept:
-    """The best pictures for one query so far."""
+    """The best images for one query so far."""
 
     def __init__(self, limit: int | None, least: float) -> None:
         self._limit, self._least = limit, least

@@ -30,7 +30,7 @@ from ..filters.sql import column_names, compile_sql
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-# Above so many pictures an index pays; below, everything is compared.
+# Above so many images an index pays; below, everything is compared.
 INDEXED = 100_000
 # Measured on 200,000 x 512: with one bit for each number, LanceDB's default, recall@10 fell to .84 where a filter excludes what
 # is near the query; with four it was 1.000. Of a million, 100 of 244 partitions found .98 and all of them took a tenth longer.
@@ -38,11 +38,11 @@ _BITS, _PARTITIONS, _REFINED = 4, 400, 5
 # Of 200,000 x 512, 1,000 / 2,000 / 5,000 / 20,000 that pass took 18 / 52 / 97 / 326 ms of CPU to compare, and 18-21 by the index, which
 # found all of the ten nearest.
 _EXACT_UP_TO = 2000
-_SPARE = 16  # pictures asked for besides, because the index's own order differs in the last bits
+_SPARE = 16  # images asked for besides, because the index's own order differs in the last bits
 _SMALL_PARTS = 20  # applied changes, each a file of its own, before they are put together
 _KEPT = timedelta(minutes=5)  # how long another process may still read what was replaced
 _CHUNK = 8192  # numbers in one condition, and rows read at once
-_SLOTS = 256  # pictures that a product may have
+_SLOTS = 256  # images that a product may have
 _TABLE, _APPLIED, _CATALOG, _ALL = "pictures", "applied", "catalog", "TRUE"
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
 _TYPES: dict[FieldKind, pa.DataType] = {
@@ -81,7 +81,7 @@ class LanceStore:
                 pa.field("picture", pa.int64(), nullable=False),  # number and slot in one, to merge by
                 pa.field("number", pa.int64(), nullable=False, metadata={_CATALOG: identity}),
                 pa.field("slot", pa.int64(), nullable=False),
-                pa.field("first", pa.bool_(), nullable=False),  # one picture of each product, for counting
+                pa.field("first", pa.bool_(), nullable=False),  # one image of each product, for counting
                 *(pa.field(column, _TYPES[self._kinds[name]]) for name, column in self._columns.items()),
                 pa.field("vector", pa.list_(pa.float32(), embed_dim), nullable=False),
             ]
@@ -106,7 +106,7 @@ class LanceStore:
             if len(changes.owners) and self._are_new(changes.rows):
                 self._table.add(pictures)
             else:
-                # A reader sees each picture before or after, but none missing.
+                # A reader sees each image before or after, but none missing.
                 if len(changes.owners):
                     merging = self._table.merge_insert("picture").when_matched_update_all()
                     merging.when_not_matched_insert_all().execute(pictures)
@@ -174,7 +174,7 @@ class LanceStore:
         return table
 
     def _pictures(self, changes: Changes) -> pa.Table:
-        """Return changed products' pictures as rows of the table."""
+        """Return changed products' images as rows of the table."""
         order = np.lexsort((changes.slots, changes.owners))
         owners, slots = changes.owners[order], changes.slots[order]
         products = np.argsort(changes.rows, kind="stable")
@@ -191,7 +191,7 @@ class LanceStore:
         return not self._table.count_rows(f"number >= {rows.min()} AND number <= {rows.max()}")
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
-        """Delete the pictures of products that are not among some."""
+        """Delete the images of products that are not among some."""
         for start in range(0, len(rows), _CHUNK):
             some = rows[start : start + _CHUNK]
             among = kept[np.isin(kept // _SLOTS, some)]
@@ -202,7 +202,7 @@ class LanceStore:
         return _ALL if where is None else compile_sql(where, DataFusionWriter(self._declared))
 
     def _blocks(self, condition: str) -> Iterator[Block]:
-        """Yield all pictures that fulfil a condition."""
+        """Yield all images that fulfil a condition."""
         found = self._table.search().where(condition).select(["number", "slot", "vector"])
         for batch in found.to_batches(_CHUNK):
             if batch.num_rows:

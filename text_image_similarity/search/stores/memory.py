@@ -34,7 +34,7 @@ class _State:
     Args:
         vectors: Shape (n, embed_dim).
         numbers: The product of each vector, shape (n,).
-        slots: Which of its pictures it is, shape (n,).
+        slots: Which of its images it is, shape (n,).
         alive: Whether it still counts, shape (n,).
         first: Whether it is the first one of its product, shape (n,).
         columns: The values of its product's fields.
@@ -143,7 +143,7 @@ class MemoryStore:
         self._state = _State(vectors.filled, numbers.filled, slots.filled, self._alive, first.filled, self._columns)
 
     def _extend(self, changes: Changes) -> None:
-        """Add the pictures of changed products."""
+        """Add the images of changed products."""
         self._vectors.reserve(changes.expected)
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]
@@ -160,7 +160,7 @@ class MemoryStore:
             self._first.extend(np.r_[True, owners[1:] != owners[:-1]])
 
     def _compact(self, alive: Mask) -> Mask:
-        """Drop what does not count any more, and return what does, all of it."""
+        """Drop what does not count any longer, and return what does, all of it."""
         kept = np.flatnonzero(alive)
         for name in ("_vectors", "_numbers", "_slots", "_first"):
             before: Growing = getattr(self, name)
@@ -171,7 +171,7 @@ class MemoryStore:
         return np.ones(len(kept), bool)
 
     def _products(self, state: _State, where: Filter | None) -> Mask:
-        """Return which pictures are the first one of a product that passes a filter."""
+        """Return which images are the first one of a product that passes a filter."""
         passing = state.alive & state.first
         return passing if where is None else passing & _mask(where, state.columns, len(passing))
 

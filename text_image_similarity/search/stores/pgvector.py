@@ -1,8 +1,8 @@
 """Vectors in PostgreSQL with pgvector: beside the catalogue's ledger, in a table for each generation.
 
-Exact searches look at all pictures that pass the filter. Approximate ones follow an HNSW graph (Malkov and Yashunin 2016,
+Exact searches look at all images that pass the filter. Approximate ones follow an HNSW graph (Malkov and Yashunin 2016,
 "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs"), which
-`optimize` builds, and go on in it until enough pictures pass the filter.
+`optimize` builds, and go on in it until enough images pass the filter.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .protocol import Alone, Changes, Hits
 _MOST_DIMENSIONS = 2000  # that pgvector's indexes take
 _SLACK = 1e-5  # how far apart PostgreSQL's sums and ours may be
 _EXACT_UP_TO = (
-    50_000  # pictures that pass a filter: to compare them all takes no longer than the graph does, for the same recall
+    50_000  # images that pass a filter: to compare them all takes no longer than the graph does, for the same recall
 )
-_GRAPH = "m = 24, ef_construction = 128"  # pgvector's own 16 and 64 left clusters of 200,000 pictures out of reach: recall .963
+_GRAPH = "m = 24, ef_construction = 128"  # pgvector's own 16 and 64 left clusters of 200,000 images out of reach: recall .963
 _EFFORT = "1000"  # the most that pgvector allows; 400 lost whole clusters now and then
-# Pictures asked for beyond the limit. Under a filter the graph finds better ones late, in particular where what passes is
+# Images asked for beyond the limit. Under a filter the graph finds better ones late, in particular where what passes is
 # unlike the query.
 _MORE, _MORE_FILTERED = 16, 290
 _COPY = {"text": "text", "number": "float8", "bool": "bool", "date": "float8", "texts": "text[]"}
@@ -181,7 +181,7 @@ class PgVectorStore:
         return compile_sql(where, writer), list(writer.parameters)
 
     def _copy(self, transaction: PostgresTransaction, changes: Changes) -> None:
-        """Add the pictures of changed products; the first of each product leads, and stands for it where products count."""
+        """Add the images of changed products; the first of each product leads, and stands for it where products count."""
         order = np.lexsort((changes.slots, changes.owners))
         owners = changes.owners[order]  # (m,)
         products = np.argsort(changes.rows, kind="stable")
@@ -199,7 +199,7 @@ class PgVectorStore:
                 copy.write_row((int(number), slot, bool(leading), *values, vector))
 
     def _is_much(self, transaction: PostgresTransaction, where: tuple[str, list[object]]) -> bool:
-        """Say whether more pictures pass a filter than are worth comparing one by one."""
+        """Say whether more images pass a filter than are worth comparing one by one."""
         condition, values = where
         some = f"SELECT FROM {self._table} WHERE {condition} LIMIT {_EXACT_UP_TO + 1}"
         return int(transaction.run(f"SELECT count(*) FROM ({some})", values)[0][0]) > _EXACT_UP_TO
@@ -207,7 +207,7 @@ class PgVectorStore:
     def _nearest(
         self, transaction: PostgresTransaction, query: Embeddings, where: tuple[str, list[object]], limit: int
     ) -> list[tuple[Any, ...]]:
-        """Return pictures that are near, by the graph once there is one."""
+        """Return images that are near, by the graph once there is one."""
         condition, values = where
         return transaction.run(
             f"SELECT number, slot, embedding FROM {self._table} WHERE {condition} ORDER BY embedding <=> %s LIMIT %s",
@@ -222,7 +222,7 @@ class PgVectorStore:
         limit: int | None,
         least: float,
     ) -> list[tuple[Any, ...]]:
-        """Return all pictures that may be among the best, by comparing with each that passes."""
+        """Return all images that may be among the best, by comparing with each that passes."""
         condition, values = where
         last = "(SELECT far FROM rough ORDER BY far OFFSET %s LIMIT 1)" if limit is not None else "NULL"
         return transaction.run(
@@ -234,7 +234,7 @@ class PgVectorStore:
 
 
 def _hits(query: Embeddings, rows: list[tuple[Any, ...]], limit: int | None, least: float) -> Hits:
-    """Order pictures by their exact cosines, and cut at the limit, behind those that tie for the last place."""
+    """Order images by their exact cosines, and cut at the limit, after those that tie for the last place."""
     numbers = np.array([row[0] for row in rows], np.int64)
     slots = np.array([row[1] for row in rows], np.int64)
     vectors = np.array([row[2].to_numpy() for row in rows], np.float32).reshape(len(rows), len(query))  # (n, d)

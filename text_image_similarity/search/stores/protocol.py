@@ -32,11 +32,11 @@ class Changes:
         rows: The numbers of products that were added or changed, each once, shape (n,).
         columns: For each field, those that every product has included, the stored value of each product, n of them; None
             where it is missing.
-        owners: For each picture with a vector the number of its product, shape (m,).
-        slots: Which of its product's pictures it is, from 0 on, shape (m,).
-        vectors: The pictures' unit vectors, shape (m, embed_dim), float32.
+        owners: For each image with a vector the number of its product, shape (m,).
+        slots: Which of its product's images it is, from 0 on, shape (m,).
+        vectors: The images' unit vectors, shape (m, embed_dim), float32.
         deleted: The numbers of products that are gone, shape (k,).
-        expected: At most how many pictures come in all, where these are a part of everything that there is; else 0.
+        expected: At most how many images come in all, where these are a part of everything that there is; else 0.
     """
 
     version: int
@@ -51,12 +51,12 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hits:
-    """Pictures that were found, best first.
+    """Images that were found, best first.
 
     Args:
-        rows: The numbers of their products, shape (k,); a product with several pictures may be there several times.
-        slots: Which of its product's pictures each one is, shape (k,).
-        cosines: As `similarity.cosine` gives them for query and picture, shape (k,), float32.
+        rows: The numbers of their products, shape (k,); a product with several images may be there several times.
+        slots: Which of its product's images each one is, shape (k,).
+        cosines: As `similarity.cosine` gives them for query and image, shape (k,), float32.
     """
 
     rows: Rows
@@ -68,7 +68,7 @@ class Store(Protocol):
     """The vectors of one generation, searchable under filters.
 
     One writer calls `apply` at a time (the catalogue sees to it); any number of threads and processes may read meanwhile.
-    A product counts where it has at least one picture with a vector.
+    A product counts where it has at least one image with a vector.
     """
 
     @property
@@ -77,7 +77,7 @@ class Store(Protocol):
 
     @property
     def approximates(self) -> bool:
-        """Whether `search` may miss pictures unless it is told to be exact."""
+        """Whether `search` may miss images unless it is told to be exact."""
 
     @property
     def exact_up_to(self) -> int:
@@ -96,18 +96,18 @@ class Store(Protocol):
     def search(
         self, queries: Embeddings, where: Filter | None, limit: int | None, *, least: float = -1.0, exact: bool = False
     ) -> list[Hits]:
-        """Find the pictures that are nearest to each query among the products that pass a filter.
+        """Find the images that are nearest to each query among the products that pass a filter.
 
         Args:
             queries: Unit vectors, shape (q, embed_dim), float32.
             where: Which products count; None for all.
-            limit: How many pictures to find for each query; more are returned where several tie for the last place, as far as
+            limit: How many images to find for each query; more are returned where several tie for the last place, as far as
                 the store can see that. None finds all that reach `least`.
             least: The lowest cosine that counts.
-            exact: Compare with every picture that passes, whatever it takes; a store may do so always.
+            exact: Compare with every image that passes, whatever it takes; a store may do so always.
 
         Returns:
-            For each query the pictures, best first; never fewer than `limit` where `exact` is asked for and so many pass.
+            For each query the images, best first; never fewer than `limit` where `exact` is asked for and so many pass.
         """
 
     def count(self, where: Filter | None) -> int:

@@ -25,11 +25,13 @@ from ..filters.sql import column_names
 from .exact import Block, best_of, ranked
 from .protocol import Alone, Changes, Hits, Rows
 
-_EF = 1024  # the least effort of an approximate search; 128 lost whole clusters of 200,000 pictures: recall .89, now 1.000
-_SPARE = 16  # pictures asked for besides, because Qdrant's own order differs in the last bits
+_EF = (
+    1024  # the least effort of an approximate search; 128 lost whole clusters of 200,000 images: recall .89, now 1.000
+)
+_SPARE = 16  # images asked for besides, because Qdrant's own order differs in the last bits
 _SLACK = 1e-5
 _POINTS = 500  # sent or read at once: 5 MB of JSON with 512 dimensions
-_SLOTS = 256  # pictures that a product may have
+_SLOTS = 256  # images that a product may have
 _MOST_VALUES = 10_000_000
 _PATIENCE_S = 60
 _FIRST, _NUMBER = "first", "number"
@@ -195,7 +197,7 @@ class QdrantStore:
             yield models.PointStruct(id=owner * _SLOTS + slot, vector=vector.tolist(), payload=payload)
 
     def _delete_all_but(self, rows: Rows, kept: Rows) -> None:
-        """Delete the pictures of products that are not among some."""
+        """Delete the images of products that are not among some."""
         for start in range(0, len(rows), _POINTS):
             some = rows[start : start + _POINTS]
             among = kept[np.isin(kept // _SLOTS, some)].tolist()
@@ -232,7 +234,7 @@ class QdrantStore:
         return [self._block(each.points) for each in found]
 
     def _blocks(self, passing: models.Filter | None) -> Iterator[Block]:
-        """Yield all pictures that pass."""
+        """Yield all images that pass."""
         for records in self._pages(passing, with_payload=False, with_vectors=True):
             yield self._block(records)
 
