@@ -109,7 +109,7 @@ def test_captions_that_were_cut_are_counted_with_their_part(engine: SparkEngine)
 def test_what_spark_cannot_get_over_ends_the_run_with_its_reason(engine: SparkEngine, tmp_path: Path) -> None:
     engine.start(Config(model="mini", embedding_cache=tmp_path))  # a folder, which nobody opened yet
     with pytest.raises(
-        TableError, match=rf"a part of 1 rows .*: .*ConfigError: .*{tmp_path}.*run the same again"
+        TableError, match=rf"a part of 1 rows .*: .*ConfigError: .*{tmp_path}.*run the same command again"
     ) as raised:
         engine.score(RECORDS[:1])
     assert raised.value.__cause__ is not None

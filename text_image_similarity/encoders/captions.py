@@ -25,7 +25,7 @@ def cleaner(kind: Cleaning) -> Callable[[str], str]:
         kind: `lower` also lower-cases, `canonicalize` also lower-cases and drops ASCII punctuation, `whitespace` neither.
 
     Raises:
-        MissingExtraError: ftfy is missing, which open_clip brings.
+        MissingExtraError: ftfy, which comes with open_clip, is not installed.
     """
     require("reading captions for an open_clip model", "ftfy", extra="open-clip")
     from ftfy import fix_text

@@ -1,6 +1,6 @@
 """Keeps torch usable in a process that was forked from one where it had run.
 
-A fork copies no threads, and the next computation on several would wait for them for ever, in OpenMP. One thread needs none
+A fork copies no threads, and the next computation on several would wait for them forever, in OpenMP. One thread needs none
 of them: `torch.utils.data.DataLoader` does the same in its workers. A GPU cannot be used in such a process at all.
 """
 

@@ -42,7 +42,7 @@ _KINDS = {
     f"{_LAYOUT}",
     r"encoder\.json": "is the exported form of a model, which is not complete; use the model that it was exported from",
     r"checkpoint\.safetensors": "holds a training that has not finished an epoch; continue it with `train --resume`",
-    r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp.*|.*\.distcp": "is the state of a sharded training; save the model "
+    r"global_step\d+|zero_to_fp32\.py|pytorch_model_fsdp.*|.*\.distcp": "is the state of a sharded training run; save the model "
     "itself with save_pretrained",
     r"reference\.safetensors": "is an export that is not complete: it lacks config.json; copy it again, or export its source again",
     r"refs|snapshots": "is a folder of the hub's cache without the model's files; use the name of the model, and `hf download`",

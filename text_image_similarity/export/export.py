@@ -76,7 +76,7 @@ def export_model(
     Raises:
         UsageError: `out` exists and is not an export, or it is one and `force` is off.
         ConfigError: The model cannot be exported for that target.
-        ModelError: The model cannot be loaded or exported, or its export is too far from it.
+        ModelError: The model cannot be loaded or exported, or its export differs too much from it.
         MissingExtraError: A library is missing.
 
     Example:
@@ -146,6 +146,6 @@ def _refusal(config: Config, options: ExportOptions, parities: list[Parity]) -> 
     said = "; ".join(f"on {parity.data}: {', '.join(parity.failures)}" for parity in parities if parity.failures)
     other = "another precision" if options.precision != "fp32" else "a newer torch or onnxruntime"
     return (
-        f"{config.model} was not exported in {options.precision}, because its export would be too far from it: {said}; try "
+        f"{config.model} was not exported in {options.precision}, because its export would differ too much from it: {said}; try "
         f"{other}, or take it as it is with --allow-drift"
     )

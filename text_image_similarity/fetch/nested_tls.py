@@ -1,4 +1,4 @@
-"""TLS inside of another stream, for an https server behind an https proxy: `SSLContext.wrap_socket` takes sockets only."""
+"""TLS inside another stream, for an https server behind an https proxy: `SSLContext.wrap_socket` takes sockets only."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def read_captions(place: str, dialect: Dialect | None = None) -> Iterator[tuple[
 
     Args:
         place: The file.
-        dialect: Its encoding, and with `quoting` none, quotation marks are text; the delimiter is that of its header.
+        dialect: Its encoding; with `quoting` none, quotation marks are text. The delimiter is read from its header.
 
     Raises:
         UsageError: The file does not exist, or is not a captions file.

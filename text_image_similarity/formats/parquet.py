@@ -148,7 +148,9 @@ class ParquetTable:
                 for column, other in zip(batch.columns, wanted, strict=True)
             ]
         except pa.ArrowException as exc:
-            raise TableError(f"{file} has a value that the other files' type of its column cannot hold: {exc}") from exc
+            raise TableError(
+                f"{file} has a value that does not fit the type which its column has in the other files: {exc}"
+            ) from exc
         return pa.record_batch(columns, schema=wanted)
 
     def _rows(self, part: list[pa.RecordBatch]) -> ArrowRows:

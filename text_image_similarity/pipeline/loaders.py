@@ -64,7 +64,7 @@ def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
     """Yield results that other threads make, as long as this is the process that they run in.
 
     Raises:
-        UsageError: It was forked from that one; a fork copies no threads, and would wait for ever.
+        UsageError: It was forked from that one; a fork copies no threads, and would wait forever.
     """
     process = os.getpid()
     for result in results:

@@ -131,7 +131,7 @@ class Run(Generic[Item, Tag]):
             while self._waiting:
                 yield self._next_batch(source)
         finally:
-            # A fork copies no threads, but the locks that they hold: there, to cancel what they work on might wait for ever.
+            # A fork copies no threads, but the locks that they hold: there, to cancel what they work on might wait forever.
             for row in self._waiting if process == os.getpid() else ():
                 if isinstance(row, PendingRow) and isinstance(row.image, PendingImage):
                     row.image.cancel()

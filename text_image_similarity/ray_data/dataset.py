@@ -132,7 +132,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
 
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:
         logger.warning(
-            "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait for ever: "
+            "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait forever: "
             "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
             actors,
             cpus,

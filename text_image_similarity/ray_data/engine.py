@@ -203,7 +203,7 @@ def _cluster() -> dict[str, float]:
 
 
 class _Worker:
-    """The actor of `RayEngine`: one that cannot load its model says so when it is asked."""
+    """The actor of `RayEngine`: one that cannot load its model reports it when it is asked."""
 
     def __init__(self, config: Config) -> None:
         self._problem: TextImageSimilarityError | None = None

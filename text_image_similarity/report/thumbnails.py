@@ -44,7 +44,7 @@ def thumbnails(
         sources: Image references, as the run read them, or encoded files.
         config: The run's settings; limits, address guard, `base_dir` and `isolate_decoder` hold here too. Nothing is tried twice.
         transport: Where http requests go, for tests; None is the network.
-        seconds: Time for all of them. What is not there by then is left out.
+        seconds: Time for all of them. Images that are missing by then are left out.
 
     Returns:
         JPEGs of at most 160 by 160 pixels, by reference or file; images that failed are not among them.

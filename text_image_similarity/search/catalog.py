@@ -125,7 +125,7 @@ class Catalog:
     def add(
         self, products: Product | Iterable[Product], *, progress: Progress | None = None, total: int = 0
     ) -> AddReport:
-        """Add products, or replace those with the same id. What is written is there for all others within a second.
+        """Add products, or replace those with the same id. Others see what is written within a second.
 
         Images whose content is known are not encoded again. One that cannot be read keeps no product out: that is found by its
         words and fields, its error is in the field `_error`, and `retry` tries again.
@@ -269,7 +269,7 @@ class Catalog:
             encoder: That model, loaded; None loads it.
             progress: Called after each batch with (products of this call, images of them that failed, products to do).
             stop: Asked after each batch whether to stop; the same call resumes later.
-            allow_lost: How many images may be without a vector in the new generation that have one in the live one.
+            allow_lost: How many images with a vector in the live generation may lack one in the new generation.
 
         Raises:
             ModelError: The model cannot be loaded.

@@ -51,7 +51,7 @@ class AddReport:
     Args:
         added: Products that were not there before.
         updated: Products that replaced an earlier one.
-        unchanged: Products that were there with the same words, fields and images.
+        unchanged: Products that already had the same words, fields and images.
         encoded: Images that were not known by their content.
         failures: Images that could not be read or encoded, by error code; their products are kept.
         refused: Products that could not be added: a field that is not declared, or a value of another kind.

@@ -43,10 +43,10 @@ _HINTS = {
     "0A000": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
     "25006": "; this server only reads: name the one that it follows",
     "42501": "; ask the database's administrator for this right",
-    "53100": "; nothing that was acknowledged is lost: make room, and run the same again",
+    "53100": "; nothing that was acknowledged is lost: free some space, and run the same command again",
     "53300": "; close other clients, or allow the server more connections",
     "55P03": f"; another process has been writing for more than {_PATIENCE_S} s",
-    "57P": "; wait until the server is back, and run the same again: what was acknowledged is kept",
+    "57P": "; wait until the server is back, and run the same command again: what was acknowledged is kept",
     "58P01": "; install pgvector on the server, see https://github.com/pgvector/pgvector",
 }
 

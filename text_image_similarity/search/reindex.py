@@ -64,7 +64,7 @@ def reindex(
         encoder: The loaded model; None loads it.
         progress: Called after each batch with (products of this call, of these with an image that failed, products in all).
         stop: Asked after each batch whether to stop.
-        allow_lost: How many images may be without a vector in the new generation that have one in the live one.
+        allow_lost: How many images with a vector in the live generation may lack one in the new generation.
 
     Raises:
         ModelError: The model cannot be loaded.

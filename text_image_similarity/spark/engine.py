@@ -132,7 +132,9 @@ class SparkEngine:
                 self._spark.sparkContext.addJobTag(self._tag)
             yield
         except Exception as exc:  # PySpark's, py4j's and gRPC's, or a connection that is gone
-            raise TableError(f"{failure} on Spark: {_reason(exc)}; {_advice(exc)}, and run the same again") from exc
+            raise TableError(
+                f"{failure} on Spark: {_reason(exc)}; {_advice(exc)}, and run the same command again"
+            ) from exc
 
 
 def _parts_at_once(cores: int, task_cpus: str | None) -> int:

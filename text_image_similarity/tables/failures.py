@@ -61,7 +61,7 @@ def most_failures(limit: int | str | None, rows: int) -> float:
 
 
 def columns_there(columns: Sequence[str], wanted: tuple[str | None, str | None]) -> tuple[str | None, str | None]:
-    """Return names of columns, None in the place of one that a table has not: shards have no column of references."""
+    """Return names of columns, None in place of one that the table lacks: shards have no column of references."""
     first, second = wanted
     return first if first in columns else None, second if second in columns else None
 

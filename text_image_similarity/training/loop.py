@@ -138,7 +138,7 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
             return run.finish(NoTracker(), progress)
         return _tracked(run, {"source": source, **fixed, **run.facts()}, folder.name, progress)
     except (OSError, SafetensorError) as exc:
-        raise ModelError(f"{folder} cannot be written: {exc}; make room and continue with --resume") from exc
+        raise ModelError(f"{folder} cannot be written: {exc}; free some space and continue with --resume") from exc
 
 
 def _check(config: TrainConfig, *, resumes: bool) -> None:
@@ -210,7 +210,7 @@ class _Run:
         return {**asdict(self._model.config), **parts}
 
     def finish(self, tracker: Tracker, progress: OnStep | None) -> TrainResult:
-        """Train what is left, and measure the weights that were kept."""
+        """Train the remaining steps, and measure the weights that were kept."""
         state, config = self.state, self.config
         state.run_id = tracker.run_id
         if state.step == 0:

@@ -77,7 +77,7 @@ def make_catalog(url: str, fields: Sequence[Field], begin: Callable[[Transaction
         begin: What belongs to the same transaction.
 
     Raises:
-        DatabaseError: The database cannot be reached, or refuses.
+        DatabaseError: The database cannot be reached, or refuses the connection.
     """
     types = [TYPES[field.kind] for field in (*BUILT_IN, *fields)]
     columns = ", ".join(f"{name} {kind}" for name, kind in zip(column_names(fields).values(), types, strict=True))

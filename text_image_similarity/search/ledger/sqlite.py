@@ -282,7 +282,7 @@ class SqliteDatabase:
 
 _READ_ONLY = "; here it can only be read: its folder, its file or the file system cannot be written by this user"
 _HINTS = {
-    "full": "; nothing that was acknowledged is lost: make room, and run the same again",
+    "full": "; nothing that was acknowledged is lost: free some space, and run the same command again",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
     **dict.fromkeys(
         ("malformed", "not a database", "no such", "vtable"),

@@ -17,7 +17,7 @@ class PostgresStorage:
         url: See `Connections`; the schema is that of the catalogue, or one of its own.
 
     Raises:
-        DatabaseError: The database cannot be reached, or refuses.
+        DatabaseError: The database cannot be reached, or refuses the connection.
     """
 
     def __init__(self, url: str) -> None:

@@ -128,7 +128,7 @@ class SqliteStorage:
 
 
 _HINTS = {
-    "full": "; nothing that was acknowledged is lost: make room",
+    "full": "; nothing that was acknowledged is lost: free some space",
     "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
     "malformed": "; restore it from a backup, or begin another one",
     "not a database": "; name another file",
