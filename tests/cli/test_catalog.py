@@ -66,7 +66,7 @@ def test_a_catalogue_is_made_filled_shown_and_emptied(
     for line in (
         "products                       7",
         "added                          6",
-        "refused                          1",
+        "refused                        1",
     ):
         assert line in said
     assert "images failed: file_not_found  1" in said
@@ -305,4 +305,4 @@ def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
         assert len(catalog) == count
         # The position is written after the products, so a kill between the two leads back by one batch at most.
         assert first is None or int(first[1].replace(",", "")) <= kept + 1
-        assert f"catalogue         {place}, {count:,} products" in done.stdout
+        assert f"catalogue       {place}, {count:,} products" in done.stdout

@@ -106,8 +106,8 @@ def test_the_report_is_json_and_can_be_read(photos: Path, tmp_path: Path) -> Non
     assert report["retrieval"]["text_to_image"]["recall"]["1"] == pytest.approx(5 / 6)
     assert report["calibration"]["model"] == "colour"
     lines = found.table().splitlines()
-    assert "recall@1                 83.3 %             100.0 %" in lines
-    assert "pictures  3" in lines
+    assert "recall@1               83.3 %           100.0 %" in lines
+    assert "images    3" in lines
     assert any(line.startswith("AUC") for line in lines)
 
 
@@ -396,7 +396,7 @@ def test_the_command_measures_saves_and_reports(
     out = tmp_path / "report.json"
     assert command("evaluate", photos, "--model", model, "--calibrate", "--out", out) == 0
     said = capsys.readouterr()
-    for line in ("pictures  3\n", "recall@10", "where half of all pairs match", f"report       {out}\n"):
+    for line in ("images    3\n", "recall@10", "where half of all pairs match", f"report       {out}\n"):
         assert line in said.out
     assert f"calibration  {model / 'calibration.json'}\n" in said.out
     assert "3/3" in said.err  # the progress bar

@@ -314,7 +314,7 @@ def test_the_page_tells_of_the_run(tmp_path: Path) -> None:
     assert [row[0] for row in tables.of("Rows with the lowest scores")] == [str(n) for n in range(1, 16)]
     assert [row[2] for row in tables.of("Rows with the highest scores")][:2] == ["0.3000", "0.2900"]
     assert tables.of("Rows without a score") == [
-        ["31", "no picture", "not_an_image", "it is text", "a cat", "https://a.example/x.png"]
+        ["31", "no image", "not_an_image", "it is text", "a cat", "https://a.example/x.png"]
     ]
     assert "Warnings" not in written(tmp_path, tally_of(*rows))
 
@@ -448,7 +448,7 @@ def test_a_report_is_made_from_rows(tmp_path: Path) -> None:
     assert sorted(asked) == ["/fine.png", "/scored.png"]  # what failed to load is not asked for again
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,/9j/") == 2
-    assert 'alt="picture of row 3"' in page
+    assert 'alt="image of row 3"' in page
 
 
 # Strangers
@@ -805,4 +805,4 @@ def test_columns_are_sorted_by_their_buttons(tmp_path: Path) -> None:
     assert order(row, row) == (["descending"], ["1,000", "10", "2"])
     assert order(row, score, score) == (["descending"], ["10", "1,000", "2"])
     assert order(score, score, caption) == (["ascending"], ["10", "2", "1,000"])
-    assert '<th scope="col" data-fixed="">picture</th>' in opened(page, tmp_path / "profile")
+    assert '<th scope="col" data-fixed="">image</th>' in opened(page, tmp_path / "profile")
