@@ -722,7 +722,8 @@ def test_a_text_that_is_stored_once_is_not_made_for_all_rows_at_once(
     folder: Path, deep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sixty texts of 10 kB come from 10 kB of the file, and never are more than what a part may have."""
-    monkeypatch.setattr("text_image_similarity.formats.parquet.PART_SIZE", 100_000)
+    for module in ("parquet", "parquet_encodings"):
+        monkeypatch.setattr(f"text_image_similarity.formats.{module}.PART_SIZE", 100_000)
     notes: list[Any] = ["x" * 10_000] * 60
     rows = {
         "url": ["red.png"] * 60,
@@ -758,7 +759,7 @@ def test_texts_of_unknown_length_are_read_a_few_at_a_time(
         options: dict[str, Any] = {"use_dictionary": ["url"], "column_encoding": {"note": encoding}}
     else:
         options = {"compression": "none"}
-        monkeypatch.setattr(parquet, "_LOOKED_AT", 80_000)
+        monkeypatch.setattr("text_image_similarity.formats.parquet_encodings._LOOKED_AT", 80_000)
     pq.write_table(pa.table(rows), folder / "in.parquet", **options)
     read: list[int] = []
     kept = parquet.ParquetTable._kept

@@ -11,17 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import TableError
-from .arrow_types import common_type, dense, dense_size, longest_value, may_hold_images, stored
+from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
 from .hashing import Hashed, one_digest
+from .parquet_encodings import Encodings
 from .rows import PART_SIZE, ArrowRows
 from .signatures import LONGEST, text_format
 from .storage import open_bytes, reading
 
 _BUFFER = 4 * 1024 * 1024  # bytes of each column that are read at a time from a large row group
 _LOOK_BUFFER = 64 * 1024  # the same, where only the first row is read
-_READ_ROWS = 64  # at once, at most
-_FEW_ROWS = 4  # where nothing tells how long a text may be, as when they are stored as the changes from one to the next
-_LOOKED_AT = 1024 * 1024  # bytes that a dictionary may take in the file for its longest text to be looked for
 _CELL_BYTES = (
     64 * 1024 * 1024
 )  # of anything but an image, which has a limit of its own; about what a row of texts may have
@@ -45,7 +43,7 @@ class ParquetTable:
     digest: str = field(init=False, default="")
     _counts: list[int] = field(init=False, default_factory=list)
     _fitting: int = field(init=False, default=PART_SIZE)
-    _encodings: _Encodings = field(init=False, default_factory=lambda: _Encodings())
+    _encodings: Encodings = field(init=False, default_factory=Encodings)
 
     images: ClassVar[str | None] = None
     captions: ClassVar[str | None] = None
@@ -209,65 +207,6 @@ def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 def _while_cut(kind: pa.DataType) -> pa.DataType:
     """Return the type of a column until parts are whole: without a dictionary, unless its order has a meaning."""
     return kind if pa.types.is_dictionary(kind) and kind.ordered else dense(kind)
-
-
-@dataclass(slots=True)
-class _Encodings:
-    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds.
-
-    A text that occurs in many rows is often stored once, in a dictionary. Where a row has one value of a column, the
-    longest one tells how many rows are read at once. Where it has any number of them, in a list, the column is read as its
-    dictionary, which is slow, and cut before it is more.
-
-    Attributes:
-        single: The paths of columns with dictionaries and one value a row.
-        repeated: The paths of the others that can be read as dictionaries.
-    """
-
-    single: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    _few: set[str] = field(default_factory=set)
-
-    def learn(self, metadata: pq.FileMetaData) -> None:
-        """Add those of a file."""
-        encodings: dict[str, set[str]] = {}
-        lists: set[str] = set()
-        for place in range(metadata.num_columns):
-            column = metadata.schema.column(place)
-            if column.physical_type == "BYTE_ARRAY":
-                found = encodings.setdefault(column.path, set())
-                for group in range(metadata.num_row_groups):
-                    found.update(metadata.row_group(group).column(place).encodings)
-                if column.max_repetition_level:
-                    lists.add(column.path)
-        for path, found in encodings.items():
-            has_dictionary = not found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
-            if any(name[:5] == "DELTA" for name in found) or (path in lists and not has_dictionary):
-                self._few.add(path)
-            elif has_dictionary:
-                known = self.repeated if path in lists else self.single
-                known += [path] * (path not in known)
-
-    def at_once(self, first: pq.ParquetFile, group: int) -> int:
-        """Return how many rows of a row group are read at once.
-
-        Args:
-            first: The file, where the columns of `single` are read as dictionaries.
-            group: The row group's number.
-        """
-        if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(first.metadata.row_group(group))):
-            return _FEW_ROWS
-        if not self.single:
-            return _READ_ROWS
-        row = next(first.iter_batches(1, row_groups=[group], columns=self.single), None)
-        longest = 0 if row is None else sum(map(longest_value, row.columns))
-        return max(1, min(_READ_ROWS, PART_SIZE // max(1, longest)))
-
-    def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
-        """Yield the bytes of the dictionaries of `single` in the file, as far as it tells them."""
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema in self.single and column.dictionary_page_offset is not None:
-                yield column.data_page_offset - column.dictionary_page_offset
 
 
 def _pieces(batch: pa.RecordBatch, file: str, number: int) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,74 @@
+"""How many rows of a Parquet file are read at once: as many as their longest texts allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow.parquet as pq
+
+from .arrow_types import longest_value
+from .rows import PART_SIZE
+
+_READ_ROWS = 64  # at once, at most
+_FEW_ROWS = 4  # where nothing tells how long a text may be, as when they are stored as the changes from one to the next
+_LOOKED_AT = 1024 * 1024  # bytes that a dictionary may take in the file for its longest text to be looked for
+
+
+@dataclass(slots=True)
+class Encodings:
+    """How the texts and bytes of some files are stored: a short file may stand for far more than memory holds.
+
+    A text that occurs in many rows is often stored once, in a dictionary. Where a row has one value of a column, the
+    longest one tells how many rows are read at once. Where it has any number of them, in a list, the column is read as its
+    dictionary, which is slow, and cut before it is more.
+
+    Attributes:
+        single: The paths of columns with dictionaries and one value a row.
+        repeated: The paths of the others that can be read as dictionaries.
+    """
+
+    single: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    _few: set[str] = field(default_factory=set)
+
+    def learn(self, metadata: pq.FileMetaData) -> None:
+        """Add those of a file."""
+        encodings: dict[str, set[str]] = {}
+        lists: set[str] = set()
+        for place in range(metadata.num_columns):
+            column = metadata.schema.column(place)
+            if column.physical_type == "BYTE_ARRAY":
+                found = encodings.setdefault(column.path, set())
+                for group in range(metadata.num_row_groups):
+                    found.update(metadata.row_group(group).column(place).encodings)
+                if column.max_repetition_level:
+                    lists.add(column.path)
+        for path, found in encodings.items():
+            has_dictionary = not found.isdisjoint(("PLAIN_DICTIONARY", "RLE_DICTIONARY"))
+            if any(name[:5] == "DELTA" for name in found) or (path in lists and not has_dictionary):
+                self._few.add(path)
+            elif has_dictionary:
+                known = self.repeated if path in lists else self.single
+                known += [path] * (path not in known)
+
+    def at_once(self, first: pq.ParquetFile, group: int) -> int:
+        """Return how many rows of a row group are read at once.
+
+        Args:
+            first: The file, where the columns of `single` are read as dictionaries.
+            group: The row group's number.
+        """
+        if self._few or any(size > _LOOKED_AT for size in self._dictionary_sizes(first.metadata.row_group(group))):
+            return _FEW_ROWS
+        if not self.single:
+            return _READ_ROWS
+        row = next(first.iter_batches(1, row_groups=[group], columns=self.single), None)
+        longest = 0 if row is None else sum(map(longest_value, row.columns))
+        return max(1, min(_READ_ROWS, PART_SIZE // max(1, longest)))
+
+    def _dictionary_sizes(self, group: pq.RowGroupMetaData) -> Iterator[int]:
+        """Yield the bytes of the dictionaries of `single` in the file, as far as it tells them."""
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in self.single and column.dictionary_page_offset is not None:
+                yield column.data_page_offset - column.dictionary_page_offset
