@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import huggingface_hub
@@ -15,7 +16,8 @@ from tests.cli.test_cli import command
 from tests.support.images import make_png
 from tests.support.paths import ROOT
 from text_image_similarity import Config, Record, score_pairs
-from text_image_similarity.encoders import cached_models
+from text_image_similarity.cli.models import listed_models
+from text_image_similarity.encoders import cached_models, resolve_model
 
 CAPTIONS = ("a red square", "a blue square")
 
@@ -129,3 +131,20 @@ def test_models_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert len(lines) == 7  # head, four models, each once, and where to read on
     assert [line.split()[2] for line in lines[1:5]] == ["mini", "fast", "accurate", "me/small"]
     assert [" yes " in line for line in lines[1:5]] == [True, True, False, True]
+
+
+def test_what_is_said_of_the_pinned_models_is_what_open_clip_says_of_them() -> None:
+    spec = find_spec("open_clip")
+    assert spec is not None
+    assert spec.origin is not None
+    pinned = {model.name: model for model in listed_models()}
+    for name, repository, architecture, parameters in (
+        ("fast", "openai/clip-vit-base-patch32", "ViT-B-32", 151_277_313),
+        ("accurate", "openai/clip-vit-large-patch14", "ViT-L-14", 427_616_513),
+    ):
+        settings = json.loads((Path(spec.origin).parent / "model_configs" / f"{architecture}.json").read_text())
+        assert pinned[name].dimension == settings["embed_dim"]
+        assert pinned[name].size_mb == pytest.approx(4 * parameters / 1e6, abs=1), "32 bits each"
+        assert pinned[name].source == f"hub: {repository}"
+        assert resolve_model(name, None) == (repository, resolve_model(repository, None)[1])
+        assert resolve_model(name, None)[1] is not None
