@@ -542,7 +542,7 @@ def test_an_unreadable_photo_is_left_out_and_named(
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_settings(photos: Path, tmp_path: Path) -> None:
     train(photos, tmp_path / "model", replace(TINY, epochs=1))
-    with pytest.raises(UsageError, match="go on with --resume"):
+    with pytest.raises(UsageError, match="continue with --resume"):
         train(photos, tmp_path / "model", TINY)
     with pytest.raises(UsageError, match=r"lr was 0.001 and is 0.5"):
         train(photos, tmp_path / "model", replace(TINY, epochs=1, lr=0.5), resume=True)
