@@ -243,7 +243,7 @@ def test_workers_end_with_their_parent() -> None:
     worker = Path(f"/proc/{int(done.stdout)}")
     deadline = time.monotonic() + HANG_S
     while worker.exists() and "\nState:\tZ" not in (worker / "status").read_text():
-        assert time.monotonic() < deadline, "the worker goes on without its parent"
+        assert time.monotonic() < deadline, "the worker continues without its parent"
         threading.Event().wait(0.01)
 
 

@@ -79,7 +79,7 @@ def test_a_cache_that_breaks_is_left_aside(tmp_path: Path, caplog: pytest.LogCap
             cache.put({key(number): vector(number)})
         cache.close()
     assert len(caplog.records) == 1
-    assert "goes on without it" in caplog.text
+    assert "continues without it" in caplog.text
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ class TestWarning:
         said = record.getMessage()
         assert said.startswith("2 of the first 3 rows failed, 2 with file_not_found, the first of them: ")
         assert (
-            f"relative paths start from {tmp_path}; if the files are elsewhere, name the folder with --base-dir" in said
+            f"relative paths start from {tmp_path}; if the files are elsewhere, name their folder with --base-dir"
+            in said
         )
 
     def test_half_of_the_rows_failing_is_not(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
