@@ -126,7 +126,8 @@ def test_a_value_that_the_common_type_cannot_hold_is_told_with_its_file(tmp_path
     for name, value in (("a", pa.array([2**60], pa.timestamp("ms"))), ("b", pa.array([1], pa.timestamp("ns")))):
         pq.write_table(pa.table({"url": ["x"], "caption": ["y"], "at": value}), tmp_path / "t" / f"{name}.parquet")
     with pytest.raises(
-        TableError, match=r"a\.parquet has a value that the other files' type of its column cannot hold"
+        TableError,
+        match=r"a\.parquet has a value that that does not fit the type which its column has in the other files",
     ):
         score(tmp_path / "t", tmp_path / "out.parquet")
 
