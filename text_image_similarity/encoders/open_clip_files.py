@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import ModelError, ModelNameError
 from .fingerprint import fingerprint_of
 from .kinds import pickled_advice
-from .open_clip_names import CONFIG, OpenClipName, check_architecture
+from .open_clip_names import CONFIG, OpenClipName, check_architecture, check_tag
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -76,6 +76,8 @@ def find_open_clip(name: str, parsed: OpenClipName, revision: str | None) -> Ope
     commit, beside = None, None
     if parsed.architecture is not None:
         check_architecture(name, parsed.architecture)
+        if parsed.tag is not None:
+            check_tag(name, parsed.architecture, parsed.tag)
     if parsed.architecture is not None and parsed.file is not None:
         from .open_clip_table import architecture_settings, twin_problem
 

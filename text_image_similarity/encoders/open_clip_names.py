@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +93,26 @@ def check_architecture(name: str, architecture: str) -> None:
     known = [path.stem for place in places or () for path in Path(place, "model_configs").glob("*.json")]
     if known and architecture not in known:
         raise no_architecture(name, architecture, known)
+
+
+def check_tag(name: str, architecture: str, tag: str) -> None:
+    """Make sure that a tag is in open_clip's table of weights, by the table's text: to import it takes seconds.
+
+    Raises:
+        ModelNameError: No architecture has weights of this tag.
+    """
+    found = None if "open_clip" in sys.modules else find_spec("open_clip")
+    known = table_tags(Path(found.origin)) if found is not None and found.origin is not None else []
+    if known and tag.lower().replace("-", "_") not in known:
+        near = get_close_matches(tag, known, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ModelNameError(f"model {name}: open_clip knows no weights {tag} of {architecture}{hint}")
+
+
+def table_tags(package: Path) -> list[str]:
+    """Return the tags in the table of weights beside open_clip's `__init__.py`; none where it has no such file."""
+    table = package.with_name("pretrained.py")
+    return re.findall(r"\b(\w+)=\w*(?:cfg|dict)\(", table.read_text(encoding="utf-8")) if table.is_file() else []
 
 
 def no_architecture(name: str, architecture: str, known: Sequence[str]) -> ModelNameError:
