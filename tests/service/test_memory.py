@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from scripts import memory_sum
 from tests.support.images import make_png
@@ -18,9 +20,11 @@ from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import RowError
 from text_image_similarity.fetch.references import data_url_bytes
-from text_image_similarity.service.http import bodies
-from text_image_similarity.service.http.json_bodies import JsonAnswer, read_json, text_bytes
+from text_image_similarity.service.http import json_bodies
+from text_image_similarity.service.http.json_bodies import JsonAnswer, JsonBody, finish
 from text_image_similarity.service.http.middleware import Gate, _Body
+from text_image_similarity.service.http.schema import LegacyEvaluationBatch
+from text_image_similarity.service.http.search_schema import BatchRequest, MatchRequest
 from text_image_similarity.service.problems import ProblemError
 
 LENGTH = 1 << 20
@@ -55,13 +59,29 @@ def body_of(text: str) -> bytearray:
     return bytearray(b'{"a": "' + content.encode() + b'", "b": ":"}')
 
 
+def body_in(*pieces: bytes) -> JsonBody:
+    body = JsonBody()
+    for piece in pieces:
+        body.take(piece)
+    return body
+
+
+def counted(content: bytes) -> int:
+    """Return how many bytes a body's texts count as."""
+    found: list[int] = []
+    finish(body_in(content).read(found.append))
+    (size,) = found
+    return size
+
+
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_body_takes_what_is_counted_and_no_more_than_thrice_its_length_while_it_is_read(text: str) -> None:
-    body = body_of(text)
-    counted = text_bytes(body)
-    with taking(counted + 2 * len(body)) as kept:  # the body itself is there already
-        found = read_json(body)
-        assert kept() <= counted + SLACK
+    content = bytes(body_of(text))
+    size = counted(content)
+    body = body_in(content)
+    with taking(size + 2 * len(content)) as kept:  # the body itself is there already
+        found = finish(body.read())
+        assert kept() <= size + SLACK
     assert found["a"] == text.replace("\\ud83d\\ude00", EMOJI)
 
 
@@ -104,14 +124,14 @@ def test_a_body_is_counted_as_what_its_texts_take() -> None:
 
 
 def test_the_routes_count_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = base64_pair(make_png("red"), "a red square")
+    pair = base64_pair(make_png("red"), "a r\u00e9d square")
     with serving(app_of(mini_settings(), ColourEncoder())) as client:
 
         def ask() -> httpx.Response:
             return client.post("/v1/similarity", json={"pairs": [pair]})
 
         assert ask().status_code == 200
-        monkeypatch.setattr(bodies, "text_bytes", lambda body: 1 << 40)
+        monkeypatch.setattr(json_bodies, "_WIDEST", 1 << 40)
         assert (ask().status_code, ask().json()["code"]) == (413, "too_many_bytes")
 
 
@@ -144,13 +164,78 @@ def test_the_sum_grows_with_its_settings(argument: str, part: int) -> None:
     assert more[part].most > 1.8 * less[part].most
 
 
-def test_a_large_body_of_long_numbers_is_refused_before_they_are_read() -> None:
-    body = b'{"a": [' + b",".join([b"9" * 4000] * 300) + b"]}"
-    with pytest.raises(ProblemError, match="a number in it is too long"):
-        read_json(body)
+def test_long_numbers_are_refused_before_they_are_read() -> None:
+    for zeros in range(60_000, 70_000, 1111):  # before, across and behind the end of a piece
+        content = b'{"a": "' + b"0" * zeros + b'", "b": ' + b"9" * 200 + b"}"
+        with pytest.raises(ProblemError, match="a number in it is too long"):
+            finish(body_in(content).read())
     for text in (b"1234567890 " * 120_000, b"9" * LENGTH, b'\\",' + b"9" * LENGTH):
-        assert read_json(b'{"a": "' + text + b'", "b": 1}')["b"] == 1
-    quotes = b'"' * 2 * LENGTH + EMOJI.encode()
-    assert text_bytes(quotes) == 4 * len(quotes)  # unseen: to look at each would take seconds
-    with pytest.raises(ProblemError, match="not valid JSON"):
-        read_json(quotes + b"9" * 500)
+        assert finish(body_in(b'{"a": "' + text + b'", "b": 1}').read())["b"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b'["' + b"\\u3042" * 3 * LENGTH, "too_many_bytes"),
+        (b'["' + b'\\"' * 3 * LENGTH, "too_many_bytes"),
+        (b'["' + EMOJI.encode() * 4 * LENGTH, "too_many_bytes"),
+        (b'"' * 2 * LENGTH, "invalid_json"),
+        (b"[" * LENGTH, "invalid_request"),
+    ],
+    ids=["escapes", "escaped quotes", "emoji", "quotes", "brackets"],
+)
+def test_what_makes_a_parser_slow_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, code: str
+) -> None:
+    monkeypatch.setattr(json_bodies, "from_json", None)
+    with pytest.raises(ProblemError) as refused:
+        finish(body_in(content).read())
+    assert refused.value.code == code
+
+
+def test_others_have_their_turn_while_a_body_is_read() -> None:
+    for content in (b'["' + b"a" * LENGTH + b'"]', b'["' + b"a" * LENGTH, b'{"a":1,"a":"' + b"a" * LENGTH + b'"}'):
+        pauses, steps = 0, body_in(content).read()
+        try:
+            while True:
+                next(steps)
+                pauses += 1
+        except (StopIteration, ProblemError):
+            pass
+        assert pauses > LENGTH >> 16
+
+
+@pytest.mark.parametrize("piece", range(2, 12))
+def test_a_body_is_the_same_in_whichever_pieces_it_is_looked_at(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    values = [
+        {'a"': "\\", "\\": ['"\\"', 12, -0.5e3, None], ":": {"": "\n\u00e9:,[{"}},
+        "\u3042" * 9,
+        '\\"' * 5,
+        [],
+        {"b": ""},
+    ]
+    for ascii_only in (True, False):
+        content = json.dumps(values, ensure_ascii=ascii_only).encode()
+        size = counted(content)
+        with monkeypatch.context() as patch:
+            patch.setattr(json_bodies, "_PIECE", piece)
+            assert finish(body_in(content).read()) == values
+            assert counted(content) == size
+            with pytest.raises(ProblemError, match="has the member"):
+                finish(body_in(b'[{"c": 1, "d": "\\\\", "c": 2}, ' + content[1:]).read())
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        (BatchRequest, {"products": [dict.fromkeys(map(str, range(90)), 0)] * 1000}),
+        (BatchRequest, {"delete": [0] * 1000}),
+        (MatchRequest, {"queries": [{"terms": [{"vector": ["x"] * 90_000}]}]}),
+        (MatchRequest, {"queries": [{"terms": [dict.fromkeys(map(str, range(90)), 0)] * 16}] * 64}),
+        (LegacyEvaluationBatch, {"evaluations": [{}] * 10_000}),
+    ],
+)
+def test_one_wrong_item_of_many_is_enough(model: type[BaseModel], value: Any) -> None:
+    with pytest.raises(ValidationError) as refused:  # to report a hundred thousand takes a third of a second
+        model.model_validate(value)
+    assert refused.value.error_count() <= 64 * 91

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
-from text_image_similarity.service.shares import Client, FairQueue, Turns
+from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Turns
 
 
 class Threads:
@@ -126,3 +127,28 @@ def test_clients_that_owe_nothing_are_forgotten() -> None:
     for client in range(3000):
         turns.reach(turns.begin(client, 1.0))
     assert len(turns._ends) <= 1001
+
+
+def test_one_after_the_other_by_what_each_costs_and_who_gives_up_is_passed_over() -> None:
+    async def run() -> list[str]:
+        one, found = OneByOne(), list[str]()
+
+        async def go(client: str, cost: float) -> None:
+            async with one.turn(client, cost):
+                found.append(client)
+                await asyncio.sleep(0)
+                assert found[-1] == client  # nobody else was let in meanwhile
+
+        async with one.turn("first", 1):
+            tasks = [asyncio.create_task(go(name, cost)) for name, cost in [("large", 10)] * 5 + [("small", 1)] * 5]
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+        await asyncio.sleep(0)
+        tasks[2].cancel()  # some are let in by now
+        await asyncio.wait(tasks)
+        async with asyncio.timeout(1), one.turn("last", 1):
+            return found
+
+    found = asyncio.run(run())
+    assert found[:7] == ["large", *["small"] * 5, "large"]
+    assert found.count("large") == 3

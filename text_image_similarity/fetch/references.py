@@ -11,6 +11,7 @@ import ipaddress
 import re
 import unicodedata
 from base64 import b64decode
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -155,6 +156,9 @@ def data_url_bytes(url: str, most: int) -> bytes:
     sent = sent[sent.index(b",") + 1 :]
     if len(sent) - 2 * sent.count(b"%") > (2 * most if base64 else most):
         raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {most:,} bytes")
+    if base64 and len(sent) % 4 == 0 and not sent.endswith(b"==="):
+        with suppress(ValueError):  # several times as fast, where there is nothing to forgive
+            return b64decode(sent, validate=True)
     try:
         raw = _unescaped(sent)
         return _forgiving_base64(raw.translate(None, _BLANKS)) if base64 else raw

@@ -6,10 +6,13 @@ stands earliest is next. A client that was idle begins where the others are, so 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
 from functools import partial
+from heapq import heappop, heappush
 from math import inf
 from threading import Lock, Timer
 from typing import Any
@@ -48,6 +51,50 @@ class Turns:
             self._ends = {client: end for client, end in self._ends.items() if end > self._now}
             if len(self._ends) > _MOST_KNOWN:
                 self._ends.clear()
+
+
+class OneByOne:
+    """Lets coroutines of an event loop in one after the other, clients in turn."""
+
+    def __init__(self) -> None:
+        self._turns, self._count, self._busy = Turns(), 0, False
+        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []  # a heap
+
+    @asynccontextmanager
+    async def turn(self, client: Client, cost: float) -> AsyncIterator[None]:
+        """Wait for a client's turn, and have it for the block.
+
+        Args:
+            client: Whose turn.
+            cost: What the block costs, beside others.
+        """
+        due = self._turns.begin(client, cost)
+        if self._busy:
+            self._count += 1
+            entrance = asyncio.get_running_loop().create_future()
+            heappush(self._waiting, (due, self._count, entrance))
+            try:
+                await entrance
+            except asyncio.CancelledError:
+                if not entrance.cancelled():
+                    self._let_in()
+                raise
+        self._busy = True
+        self._turns.reach(due)
+        try:
+            yield
+        finally:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        """Let the next one in whose client still waits."""
+        self._busy = False
+        while self._waiting:
+            entrance = heappop(self._waiting)[2]
+            if not entrance.done():
+                self._busy = True  # until it runs, too
+                entrance.set_result(None)
+                return
 
 
 class FairQueue:

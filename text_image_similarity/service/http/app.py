@@ -22,6 +22,7 @@ from ..search.catalog import ServedCatalog
 from ..search.journal import Journal
 from ..search.upkeep import Upkeep
 from ..settings import Settings
+from ..shares import OneByOne
 from ..telemetry.metrics import Metrics
 from ..telemetry.search import SearchMetrics
 from ..telemetry.tracing import Tracing
@@ -85,7 +86,7 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
     app = _bare_app(lifespan)
     app.state.settings, app.state.pool, app.state.metrics = settings, pool, metrics
     app.state.catalogs, app.state.journal, app.state.upkeep = catalogs, journal, {}
-    app.state.audit = audit
+    app.state.audit, app.state.reading = audit, OneByOne()
     app.state.draining = False  # set when the service is about to end
     app.include_router(make_documentation_router(app))
     documentation = list(app.routes)  # all that there is so far

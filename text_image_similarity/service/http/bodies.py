@@ -19,14 +19,16 @@ from starlette.routing import Match, Route
 from ...errors import RowError
 from ...fetch import strip_invisible
 from ...records import ScoreResult
+from ..clients import current
 from ..jobs import Answer, Call, ClientLeftError, ImageInput, ResultT
 from ..problems import CONTENT_TYPE, ProblemError
 from .auditing import noted_blocks
-from .json_bodies import compressed, read_json, text_bytes
+from .json_bodies import JsonBody, compressed, finish, finish_in_turns
 
 T = TypeVar("T")
 
 _MOST_MEMBERS = 100  # of an object in a body
+_SHORT = 1 << 16  # bytes of a body, or of base64, that is read at once
 FORM = "multipart/form-data"
 _IN_OTHER_WORDS = dict.fromkeys(("model_type", "model_attributes_type"), "Input should be an object")
 _NO_FILE = "Expected UploadFile"  # as the framework says it
@@ -66,12 +68,18 @@ class _WorkRequest(Request):
         return self.asked
 
     async def read_json(self) -> Any:
-        """Read JSON, and keep nothing of the body besides: it counts as what its texts take from then on."""
-        body = bytearray()
+        """Read JSON, and keep nothing of the body besides: it counts as what its texts take from then on.
+
+        Long bodies are read one at a time, and others have their turn between two steps.
+        """
+        body = JsonBody()
         async for piece in self.stream():
-            body += piece
-        self.state.count_body(text_bytes(body))
-        self.asked = read_json(body)
+            body.take(piece)
+        if len(body) <= _SHORT:
+            self.asked = finish(body.read(self.state.count_body))
+        else:
+            async with self.app.state.reading.turn(current.get(), len(body)):
+                self.asked = await finish_in_turns(body.read(self.state.count_body))
         self._body = b"{}"  # the framework looks whether there is one
         return self.asked
 
@@ -96,6 +104,8 @@ class WorkRoute(APIRoute):
                 raise ProblemError("unsupported_media_type", detail)
             _check_encoding(request.headers.get("content-encoding", ""))
             await self.read(request)
+            if await request.is_disconnected():  # before the body costs more than it has
+                raise ClientLeftError
             return await handle(request)
 
         return handle_work
@@ -236,11 +246,13 @@ def decode_base64(text: str) -> ImageInput:
     """Return the file that a text in base64 holds.
 
     A `data:` URL is returned as it is. Other text, such as base64 with line breaks or with errors, becomes a `data:` URL: the
-    fetcher reads it, or reports the pair's error.
+    fetcher reads it, or reports the pair's error. So does long text, which takes a while that the event loop must not wait for.
     """
     text = strip_invisible(text)
     if text[:5].lower() == "data:":
         return text
+    if len(text) > _SHORT:
+        return f"data:;base64,{text}"
     try:
         return b64decode(text, validate=True)
     except ValueError:

@@ -237,7 +237,7 @@ class LegacyEvaluationResult(BaseModel):
 class LegacyEvaluationBatch(BaseModel):
     """Pairs, as the earlier service took them."""
 
-    evaluations: Annotated[list[LegacyEvaluation], Field(min_length=1, max_length=MOST_EVALUATIONS)]
+    evaluations: Annotated[list[LegacyEvaluation], Field(min_length=1, max_length=MOST_EVALUATIONS, fail_fast=True)]
     batch_size: Annotated[Any, Field(description="A number; changes nothing.")] = None
     show_progress: Annotated[Any, Field(description="True or false; changes nothing.")] = None
 

@@ -38,14 +38,16 @@ class TermBody(_Strict):
         None
     )
     product: Annotated[str | None, Field(description="The id of a product of the catalogue.")] = None
-    vector: Annotated[list[Number] | None, Field(description="A vector of the catalogue's model.")] = None
+    vector: Annotated[
+        Annotated[list[Number], Field(fail_fast=True)] | None, Field(description="A vector of the catalogue's model.")
+    ] = None
     weight: Annotated[Weight, Field(description="Below 0 it leads away.")] = 1.0
 
 
 class QueryBody(_Strict):
     """What is looked for, and how much of the answer is wanted; as `Query` of the library."""
 
-    terms: Annotated[list[str | TermBody], Field(max_length=16)] = []
+    terms: Annotated[list[str | TermBody], Field(max_length=16, fail_fast=True)] = []
     where: Where = None
     top_k: TopK = 10
     min_similarity: Similarity | None = None
@@ -219,8 +221,10 @@ class NamedProductBody(ProductBody):
 class BatchRequest(_Strict):
     """Products to add or replace, and ids of those to delete."""
 
-    products: list[NamedProductBody] = []
-    delete: list[str] = []
+    products: Annotated[list[NamedProductBody], Field(fail_fast=True)] = (
+        []
+    )  # to report each wrong one of many takes longest
+    delete: Annotated[list[str], Field(fail_fast=True)] = []
 
 
 class AddAnswer(BaseModel):
