@@ -10,6 +10,7 @@ from functools import cache
 from PIL import Image
 
 
+@cache
 def picture(number: int) -> bytes:
     """Return a small JPEG, always the same for its number, and another one for another number."""
     out = io.BytesIO()

@@ -6,6 +6,7 @@ import gzip
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from itertools import count
 from typing import Any
 
@@ -42,9 +43,14 @@ async def slow_host_names(target: Target, number: int) -> int:
 async def megabytes(target: Target, number: int) -> int:
     """Send a megabyte of one character in each field."""
     status = 0
-    for path, body in long_texts(WORST[number % len(WORST)]):
-        status = await send(target, post(body, path, target.key))
+    for request in _megabytes(WORST[number % len(WORST)], target.key):
+        status = await send(target, request)
     return status
+
+
+@cache
+def _megabytes(worst: str, key: str) -> list[bytes]:
+    return [post(body, path, key) for path, body in long_texts(worst)]
 
 
 def long_texts(worst: str) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -114,12 +120,17 @@ async def emoji(target: Target, number: int) -> int:
 
 async def gzip_bombs(target: Target, number: int) -> int:
     """Send a body, and let images be fetched, of which each expands to a thousand times its length."""
-    body = gzip.compress(b'{"pairs":[' + b" " * (target.size * _MIB // 4))
+    body = _bomb(target.size * _MIB // 4)
     start = head(
         "POST", PATH, target.key, Content_Type="application/json", Content_Encoding="gzip", Content_Length=len(body)
     )
     await send(target, start + body)
     return await score(target, [f"{target.host}/bomb?{number}.{n}" for n in range(max(1, target.size // 4))])
+
+
+@cache
+def _bomb(size: int) -> bytes:
+    return gzip.compress(b'{"pairs":[' + b" " * size)
 
 
 async def long_numbers(target: Target, number: int) -> int:
