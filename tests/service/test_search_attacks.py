@@ -557,9 +557,10 @@ async def test_one_reindex_runs_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", execute)
     upkeep = Upkeep(SimpleNamespace(name="c", place="c.catalog", log_place="c.catalog"))  # type: ignore[arg-type]
-    found = await asyncio.gather(*(upkeep.start_reindex("mini") for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(upkeep.start_reindex("-mini") for _ in range(3)), return_exceptions=True)
     assert [getattr(each, "code", None) for each in found] == [None, "conflict", "conflict"]
-    assert len(started) == 1
+    ((*_, verb, place, model),) = started
+    assert (verb, place, model) == ("reindex", "c.catalog", "--model=-mini")  # which no client can make another option
     assert upkeep._following is not None
     upkeep._following.cancel()
 
@@ -693,3 +694,14 @@ def test_no_picture_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_pat
             for id in "pq":
                 problem(client.get(f"/v1/catalogs/c/products/{id}/image"), 404, "not_found")
         assert host.connections == 0
+
+
+def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:
+    settings = mini_settings(catalogs={"shop": str(place / "shop.catalog")}, max_body_bytes=4000)
+    with serving(app_of(settings, ColourEncoder())) as client:
+        one = client.post(f"{SHOP}/match", json={"queries": [{"terms": ["red"], "top_k": 1}]})
+        assert one.status_code == 200
+        assert len(one.json()["results"][0]["matches"]) == 1
+        many = client.post(f"{SHOP}/match", json={"queries": [{"terms": ["red"], "top_k": 1000}] * 20})
+        assert (many.status_code, many.json()["code"]) == (413, "too_many_bytes")
+        assert "top_k" in many.json()["detail"]

@@ -7,6 +7,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator
+from threading import Lock
 
 import httpx
 
@@ -15,6 +16,7 @@ from ..system import package_version
 
 _AGENT = "text-image-similarity"
 
+_EXPANDING = Lock()  # threads that download are many: those that get bombs would take every core from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 _STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
@@ -135,11 +137,16 @@ def read_response(response: httpx.Response, most: int) -> httpx.Response:
 
 def _unzipped(unzip: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
     """Yield what a chunk expands to, in steps; what follows the stream's end is left out."""
-    piece = b"" if unzip.eof else unzip.decompress(chunk, _STEP)
+    piece = b"" if unzip.eof else _expand(unzip, chunk)
     yield piece  # even if it is empty, so that the reader looks at its clock
     while piece and not unzip.eof:
-        piece = unzip.decompress(unzip.unconsumed_tail, _STEP)
+        piece = _expand(unzip, unzip.unconsumed_tail)
         yield piece
+
+
+def _expand(unzip: zlib._Decompress, chunk: bytes) -> bytes:
+    with _EXPANDING:
+        return unzip.decompress(chunk, _STEP)
 
 
 def check_bytes(count: int, most: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import to_json
 from starlette.datastructures import FormData, UploadFile
 
 from ...errors import RowError, UsageError
@@ -87,15 +89,19 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
         for number, body in enumerate(asked.queries)
     ]
     entries, found = await answer(request, served, queries)
-    results = [
-        (
-            {"match_id": entry, "error": failure_of(each.answer)}
-            if isinstance(each.answer, RowError)
-            else format_matches(served, entry, each.answer)
-        )
-        for entry, each in zip(entries, found, strict=True)
-    ]
-    return JsonAnswer({"catalog": served.name, "results": results})
+    most = request.app.state.settings.max_body_bytes
+    results: list[bytes] = []
+    for entry, each in zip(entries, found, strict=True):
+        if isinstance(each.answer, RowError):
+            results.append(to_json({"match_id": entry, "error": failure_of(each.answer)}))
+        else:
+            results.append(to_json(format_matches(served, entry, each.answer), inf_nan_mode="null"))
+        if (most := most - len(results[-1])) < 0:
+            detail = f"the answer would have more than {request.app.state.settings.max_body_bytes:,} bytes"
+            raise ProblemError("too_many_bytes", f"{detail}; ask fewer queries at a time, or for a smaller top_k")
+        await asyncio.sleep(0)  # others have their turn between two queries: each may have a thousand products
+    head = b'{"catalog":' + to_json(served.name) + b',"results":['
+    return Response(head + b",".join(results) + b"]}", media_type="application/json")
 
 
 async def answer(

@@ -118,7 +118,7 @@ class Upkeep:
             command = [sys.executable, "-m", "text_image_similarity", "catalog", "reindex", self._served.place]
             self._process = await asyncio.create_subprocess_exec(
                 *command,
-                *("--model", model),
+                f"--model={model}",  # in one word, or a name that begins with - would be an option
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
