@@ -16,7 +16,8 @@ import uvicorn
 from tests.support.clock import HANG_S
 from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
-from text_image_similarity.service.http import connections, middleware
+from text_image_similarity.service.http import connections
+from text_image_similarity.service.http import exchange as exchanges
 from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
 from text_image_similarity.service.jobs import Call, ClientLeftError
 
@@ -202,7 +203,7 @@ def test_a_client_is_one_address_or_network(address: str, name: str) -> None:
 
 def test_a_client_that_takes_its_answer_too_slowly_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is nobody's fault, and no error to report."""
-    monkeypatch.setattr(middleware, "_SENDING_S", 0.01)
+    monkeypatch.setattr(exchanges, "_SENDING_S", 0.01)
     held: list[int] = []
 
     async def send(message: Any) -> None:
@@ -210,8 +211,8 @@ def test_a_client_that_takes_its_answer_too_slowly_has_left(monkeypatch: pytest.
             await asyncio.Event().wait()  # nobody reads
 
     async def sending() -> None:
-        gate = cast("Any", SimpleNamespace(hold=lambda client, size: held.append(size)))
-        reply = middleware._Reply(gate, send, Call("an id"), closing=False, log=None)
+        room = cast("Any", SimpleNamespace(hold=lambda client, size: held.append(size)))
+        reply = exchanges.OutgoingAnswer(room, send, Call("an id"), closing=False, log=None)
         await reply.send({"type": "http.response.start", "status": 200})
         with pytest.raises(ClientLeftError):
             await reply.send({"type": "http.response.body", "body": bytes(1 << 20)})

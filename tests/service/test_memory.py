@@ -21,8 +21,8 @@ from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.errors import RowError
 from text_image_similarity.fetch.references import data_url_bytes
 from text_image_similarity.service.http import json_bodies
+from text_image_similarity.service.http.exchange import IncomingBody, Room
 from text_image_similarity.service.http.json_bodies import JsonAnswer, JsonBody, finish
-from text_image_similarity.service.http.middleware import Gate, _Body
 from text_image_similarity.service.http.schema import LegacyEvaluationBatch
 from text_image_similarity.service.http.search_schema import BatchRequest, MatchRequest
 from text_image_similarity.service.problems import ProblemError
@@ -104,23 +104,22 @@ def test_a_data_url_takes_five_times_its_length(content: str, most: int) -> None
 
 
 def test_a_body_is_counted_as_what_its_texts_take() -> None:
-    parts = dict.fromkeys(["app", "pool", "metrics", "tracing", "work_routes", "open_routes", "match_routes"])
     settings = mini_settings(max_body_bytes=1000)
-    gate = Gate(**cast(Any, parts), settings=settings, journal=cast(Any, None), auditor=cast(Any, None))
-    first, second, third = (_Body(gate, cast(Any, None), {}) for _ in range(3))
+    room = Room(settings.max_body_bytes)
+    first, second, third = (IncomingBody(room, settings, cast(Any, None), {}) for _ in range(3))
     for body in (first, second, third):
         body.client = "one"
     first.count(3000)
-    assert (first.held, gate.held["one"]) == (3000, 3000)
+    assert (first.held, room.held["one"]) == (3000, 3000)
     with pytest.raises(ProblemError, match="leave no room") as full:
         second.count(1500)
     assert full.value.code == "queue_full"
-    gate.release("one", second.held)
+    room.release("one", second.held)
     first.count(400)
-    assert gate.held["one"] == 400
+    assert room.held["one"] == 400
     with pytest.raises(ProblemError) as long:
         third.count(4001)  # which would never have room
-    assert (long.value.code, gate.held["one"]) == ("too_many_bytes", 400)
+    assert (long.value.code, room.held["one"]) == ("too_many_bytes", 400)
 
 
 def test_the_routes_count_it(monkeypatch: pytest.MonkeyPatch) -> None:

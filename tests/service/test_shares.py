@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Turns
+from tests.support.images import make_png
+from tests.support.services import app_of, base64_pair, mini_settings, serving
+from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns
 
 
 class Threads:
@@ -152,3 +156,45 @@ def test_one_after_the_other_by_what_each_costs_and_who_gives_up_is_passed_over(
     found = asyncio.run(run())
     assert found[:7] == ["large", *["small"] * 5, "large"]
     assert found.count("large") == 3
+
+
+def test_refusals_take_a_small_share_of_the_time_while_others_are_served() -> None:
+    now = 100.0
+    patience = Patience(lambda: now)
+    assert [patience.pause_s("bad", 0.01) for _ in range(20)] == [0.0] * 20  # alone it may ask for whatever it likes
+    now += 100
+    spent = 0.0
+    while now < 220:
+        patience.note_served("good")
+        assert patience.pause_s("good", 0.0) == 0.0
+        now += patience.pause_s("bad", 0.01)
+        now += 0.01
+        spent += 0.01
+    assert 0.5 < spent < 1.2  # a twentieth of 20 s, after a burst
+    assert patience.pause_s("another", 0.01) == 0.0
+    for _ in range(1000):
+        longest = patience.pause_s("bad", 1.0)
+    assert longest == 5.0
+    now += 10
+    assert patience.pause_s("bad", 1.0) == 0.0  # nobody has been served for a while
+
+
+def test_the_service_lets_who_is_refused_wait_and_notes_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    costs: list[float] = []
+    served: list[Client] = []
+    pair = base64_pair(make_png("red"), "a red square")
+    bodies: list[dict[str, Any]] = [{"pairs": [pair]}, {"pairs": []}, {"pears": "a" * 1_000_000}]
+
+    def pause_s(self: Patience, client: Client, took: float) -> float:
+        costs.append(took)
+        return 0.0
+
+    monkeypatch.setattr(Patience, "pause_s", pause_s)
+    monkeypatch.setattr(Patience, "note_served", lambda self, client: served.append(client))
+    with serving(app_of(mini_settings(), ColourEncoder())) as client:
+        for body in bodies:
+            client.post("/v1/similarity", json=body)
+        client.get("/livez")
+        client.get("/nothing")
+    small, large, nothing = costs
+    assert (len(served), small < 2 * nothing, large > 2 * small) == (1, True, True)

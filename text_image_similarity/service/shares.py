@@ -23,6 +23,8 @@ Task = Callable[[], None]
 _MOST_KNOWN = 1000  # clients
 _LATELY_S = 1.0  # who had a task since then is one of those who share
 _PAUSE_S = 5.0
+_REFUSED_SHARE = 0.05  # of the time may go into what a client is refused
+_BURST_S = 1.0  # of refusals that wait for nothing, as far as their cost goes: a hundred small ones
 
 
 def _call_later(seconds: float, task: Task) -> None:
@@ -51,6 +53,39 @@ class Turns:
             self._ends = {client: end for client, end in self._ends.items() if end > self._now}
             if len(self._ends) > _MOST_KNOWN:
                 self._ends.clear()
+
+
+class Patience:
+    """How long a client waits for an answer that refuses it, so that those it asks for do not take the time of clients who are served.
+
+    While others are served, refusals take a client's share of the time, of which what they cost is a twentieth. Alone it waits for none.
+
+    Args:
+        clock: Seconds; for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._served: dict[Client, float] = {}  # when each last was
+        self._ends: dict[Client, float] = {}  # when each has paid for its refusals
+
+    def note_served(self, client: Client) -> None:
+        """Note that a client got what it asked for."""
+        now = self._clock()
+        if len(self._served) >= _MOST_KNOWN:
+            self._served = {known: at for known, at in self._served.items() if at > now - _LATELY_S}
+        self._served[client] = now
+
+    def pause_s(self, client: Client, took_s: float) -> float:
+        """Return how many seconds a refusal that took so many waits; the first ones of a client do not."""
+        now = self._clock()
+        if len(self._ends) >= _MOST_KNOWN:
+            self._ends.clear()
+        due = max(now - _BURST_S, self._ends.get(client, 0.0))
+        self._ends[client] = min(due, now + _PAUSE_S) + took_s / _REFUSED_SHARE
+        if not any(at > now - _LATELY_S for known, at in self._served.items() if known != client):
+            return 0.0
+        return min(max(0.0, due - now), _PAUSE_S)
 
 
 class OneByOne:

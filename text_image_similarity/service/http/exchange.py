@@ -1,0 +1,184 @@
+"""A request's body on its way in and its answer on the way out, within the limits on how much of them is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from ..audit import Note
+from ..jobs import CLIENT_LEFT, Call, ClientLeftError
+from ..problems import CONTENT_TYPE, ProblemError
+from ..settings import MOST_BODIES, Settings
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Send
+
+Log = Callable[[int, ProblemError | None], Awaitable[None]]
+
+_PIECE = 1 << 16  # of an answer, given to the connection at a time
+_SENDING_S = 60.0  # for a whole answer
+
+
+class Room:
+    """How many bytes of bodies and answers are kept for clients, and whether there is room for more.
+
+    Args:
+        most_bytes: Of one body.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = MOST_BODIES * most_bytes
+        self.held: Counter[str] = Counter()  # by client
+
+    def hold(self, client: str, size: int) -> None:
+        """Count bytes that are kept for a client."""
+        self.held[client] += size
+
+    def release(self, client: str, size: int) -> None:
+        """Count bytes that are kept no more."""
+        self.held[client] -= size
+        if not self.held[client]:
+            del self.held[client]
+
+    def has_room(self, client: str, more: int) -> bool:
+        """Say whether so many bytes more may be kept for a client: one has at most half of the room."""
+        return self.held.total() + more <= self._most and 2 * (self.held[client] + more) <= self._most
+
+
+class IncomingBody:
+    """A request's body on its way in, within the limits.
+
+    Args:
+        room: How much all bodies hold.
+        settings: The limits.
+        receive: Gives its messages.
+        headers: Of the request.
+    """
+
+    def __init__(self, room: Room, settings: Settings, receive: Receive, headers: dict[bytes, bytes]) -> None:
+        self._room, self._receive, self._most = room, receive, settings.max_body_bytes
+        self._longest_s = settings.request_timeout_s
+        length = headers.get(b"content-length", b"")
+        self._declared = int(length) if length.isdigit() else 0
+        self._end: float | None = None
+        self._whole = False
+        self.held, self.client, self.sent = 0, "", 0
+
+    def check(self) -> None:
+        """Refuse a body that is too long or that would not fit now; no room is reserved for it."""
+        if self._declared > self._most:
+            raise self._too_long()
+        if not self._room.has_room(self.client, self._declared):
+            raise self._no_room()
+
+    async def receive(self) -> Message:
+        """Receive the next message; the time for the whole body is limited."""
+        if self._whole:
+            return await self._receive()
+        loop = asyncio.get_running_loop()
+        if self._end is None:
+            self._end = loop.time() + self._longest_s
+        try:
+            async with asyncio.timeout_at(self._end):
+                message = await self._receive()
+        except TimeoutError as exc:
+            raise ProblemError("timeout", "the request's body took too long to arrive") from exc
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        self._hold(size := len(message.get("body", b"")))
+        self.sent += size
+        if self.sent > self._most:
+            raise self._too_long()
+        self._whole = not message.get("more_body", False)
+        return message
+
+    def count(self, size: int) -> None:
+        """Count a body that has arrived as so many bytes, which it takes in memory in the place of those sent."""
+        if 2 * size > MOST_BODIES * self._most:  # more than one client may ever have
+            raise self._too_long()
+        self._hold(size - self.held)
+
+    def _hold(self, size: int) -> None:
+        self.held += size
+        self._room.hold(self.client, size)
+        if not self._room.has_room(self.client, 0):
+            raise self._no_room()
+
+    def _too_long(self) -> ProblemError:
+        return ProblemError("too_many_bytes", f"a request may have {self._most:,} bytes; send fewer pairs at a time")
+
+    def _no_room(self) -> ProblemError:
+        detail = f"the requests in progress leave no room for {max(self._declared, self.held):,} bytes"
+        return ProblemError("queue_full", detail, retry_after_s=1, reason="body_memory")
+
+
+class OutgoingAnswer:
+    """The answer to a request on its way out.
+
+    Args:
+        room: Counts what is kept until it is sent.
+        send: Takes its messages.
+        call: The request.
+        closing: Whether the client is asked to close the connection.
+        log: Writes the entry of the answer before it is sent; None for requests without one.
+    """
+
+    def __init__(self, room: Room, send: Send, call: Call, *, closing: bool, log: Log | None) -> None:
+        self._room, self._send, self._call, self._log = room, send, call, log
+        self.held, self.client = 0, ""
+        self._headers = [(b"x-request-id", call.request_id.encode()), *([(b"connection", b"close")] if closing else [])]
+        self.status = 0  # until it has begun
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on."""
+        if message["type"] == "http.response.start":
+            await self._write_entry(message["status"], None)
+            self.status = message["status"]
+            message = {**message, "headers": [*message.get("headers", ()), *self._headers]}
+        body = message.get("body", b"")
+        if len(body) <= _PIECE:
+            await self._send(message)
+            return
+        self.held += len(body)
+        self._room.hold(self.client, len(body))
+        try:
+            async with asyncio.timeout(_SENDING_S):  # a connection takes the next piece when the client has read
+                for start in range(0, len(body), _PIECE):
+                    more = start + _PIECE < len(body) or message.get("more_body", False)
+                    await self._send({**message, "body": body[start : start + _PIECE], "more_body": more})
+        except TimeoutError as exc:
+            self._call.notes.append(Note("limit_hit", "send_time", f"the answer was not read within {_SENDING_S:g} s"))
+            raise ClientLeftError from exc
+
+    async def refuse(self, problem: ProblemError) -> None:
+        """Answer with a problem, unless an answer has begun."""
+        if self.status:
+            return
+        try:
+            await self._write_entry(problem.status, problem)
+        except ProblemError as unwritten:
+            problem = unwritten
+        body = json.dumps(problem.body(self._call.request_id)).encode()
+        headers = {"content-type": CONTENT_TYPE, "content-length": str(len(body)), **problem.headers}
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def leave(self) -> None:
+        """Note that the client has left before its answer."""
+        if not self.status:
+            await self._write_entry(CLIENT_LEFT, ProblemError("client_left", "the client closed its connection"))
+        self.status = CLIENT_LEFT
+
+    async def _write_entry(self, status: int, problem: ProblemError | None) -> None:
+        """Write the entry of the answer that is about to be sent, once.
+
+        Raises:
+            ProblemError: It is required, and cannot be written.
+        """
+        if (log := self._log) is not None:
+            self._log = None
+            await log(status, problem)
