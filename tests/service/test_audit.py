@@ -255,14 +255,18 @@ def test_it_says_who_was_refused_what_and_who_changed_what(told: list[dict[str, 
     said = [(line["event"], line["reason"], line["client"], line["status"]) for line in told[1:-1]]
     switch, product = "/v1/catalogs/{catalog}:switch", "/v1/catalogs/{catalog}/products/{id:path}"
     blocked = ("address_blocked", "blocked_address")
+    wrong = ("request_refused", "invalid_request", "key 1", 422)
     assert said == [
         ("key_refused", "unauthorized", "127.0.0.1", 401),
         ("key_refused", "unauthorized", "127.0.0.1", 401),
         ("access_refused", "unknown_host", "127.0.0.1", 421),
+        wrong,
         (*blocked, "key 1", 200),
         (*blocked, "key 1", 422),
+        wrong,
         (*blocked, "key 1", 200),
         (*blocked, "key 1", 422),
+        wrong,
         ("limit_hit", "too_many_bytes", "key 1", 413),
         ("access_refused", "forbidden", "key 1", 403),
         ("administration", "switch", "boss", 409),
@@ -276,10 +280,11 @@ def test_it_says_who_was_refused_what_and_who_changed_what(told: list[dict[str, 
     assert {line["address"] for line in told[1:-1]} == {"127.0.0.1"}
     by_place = dict(enumerate(told))
     assert [by_place[place]["detail"] for place in (1, 2)] == ["there is no key", "the key is unknown"]
-    assert (by_place[4]["detail"], by_place[4]["count"]) == ("169.254.169.254, [::1]:8080", 3)
+    assert (by_place[5]["detail"], by_place[5]["count"]) == ("169.254.169.254, [::1]:8080", 3)
+    assert by_place[4]["detail"] == ""
     assert (by_place[1]["route"], by_place[1]["request_id"]) == ("/v1/similarity", "POST-401")
-    assert [by_place[place]["route"] for place in (9, 10, 14)] == [switch, switch, product]
-    assert by_place[11]["detail"] == "shop: 1 to add or replace, 0 to delete"
+    assert [by_place[place]["route"] for place in (12, 13, 17)] == [switch, switch, product]
+    assert by_place[14]["detail"] == "shop: 1 to add or replace, 0 to delete"
 
 
 def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

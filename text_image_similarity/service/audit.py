@@ -34,6 +34,7 @@ Event = Literal[
     "service_stopped",
     "key_refused",
     "access_refused",
+    "request_refused",
     "address_blocked",
     "limit_hit",
     "administration",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _EVENTS: dict[str, Event] = {  # by the problem's code
     "forbidden": "access_refused",
     "unknown_host": "access_refused",
+    "invalid_json": "request_refused",
+    "invalid_request": "request_refused",
+    "unsupported_media_type": "request_refused",
     "queue_full": "limit_hit",
     "too_many_bytes": "limit_hit",
     "timeout": "limit_hit",
@@ -61,11 +64,12 @@ class Auditor:
 
 
 def noted_refusal(problem: ProblemError, key: ApiKey) -> list[Note]:
-    """Return what is noted of a request that is refused: nothing where the client only made a mistake."""
+    """Return what is noted of a request that is refused; what was wrong with it may quote it, and is left out."""
     event = _EVENTS.get(problem.code)
     if (problem.code == "unknown_catalog" and key.catalogs) or (problem.code == "unknown_product" and key.where):
         event = "access_refused"  # it may be there, and kept from this key
-    return [] if event is None else [Note(event, problem.reason or problem.code, problem.detail)]
+    detail = "" if event == "request_refused" else problem.detail
+    return [] if event is None else [Note(event, problem.reason or problem.code, detail)]
 
 
 def note_change(request: Request, reason: str, detail: str) -> None:
