@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 import httpcore
 import httpx
@@ -24,7 +25,7 @@ from tests.support.clock import HANG_S, ending, stop_fetchers_clock
 from tests.support.images import make_png
 from tests.support.server import Answer, Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
-from text_image_similarity.fetch import Fetcher, responses, stream
+from text_image_similarity.fetch import Fetcher, references, responses, stream
 from text_image_similarity.fetch.host_headers import HostHeaders
 
 pytestmark = pytest.mark.usefixtures("few_authorities")
@@ -554,6 +555,23 @@ def test_local_references(tmp_path: Path) -> None:
     assert fetch_once("data:,a%20b") == b"a b"
     assert fetch_once("data:,%5C%ff\\x41%c3%a9é\\") == b"\\\xff\\x41" + "éé\\".encode()
     assert fetch_once("data:;base64, cGlj dHV%79\nZQ=%3d") == b"picture"
+
+
+@pytest.mark.parametrize("piece", [3, 4, 5, 7, 64])
+def test_percent_signs_are_decoded_piece_by_piece(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """What is done to megabytes at once keeps every other thread waiting for a quarter of a second."""
+    monkeypatch.setattr(references, "_PIECE", piece)
+    longest = 0
+
+    class Watched:
+        def search(self, text: bytes) -> None:
+            nonlocal longest
+            longest = max(longest, len(text))
+
+    monkeypatch.setattr(references, "_NO_ESCAPE", Watched())
+    sent = "a%41b%25%ff%5C\\é%%".replace("%%", "%20%21%22") * 20
+    assert fetch_once(f"data:,{sent}") == unquote_to_bytes(sent)
+    assert 0 < longest <= piece
 
 
 @pytest.mark.parametrize("content", ["%41" * 300_000, "%" * 900_000, "x " * 450_000, ";base64," + "QUJD " * 180_000])

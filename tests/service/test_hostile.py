@@ -218,6 +218,8 @@ def test_a_form_cannot_choose_how_its_texts_are_decoded(client: httpx.Client, ch
         kind = f"multipart/form-data; boundary=b; charset={charset}".encode("latin-1")
         answer = client.post(path, content=content, headers={b"content-type": kind})
         problem(answer, 415, "unsupported_media_type")
+    slow = {"content-type": "multipart/form-data; boundary=b" + ";" * 15_000}
+    problem(client.post("/v1/similarity/upload", content=content, headers=slow), 415, "unsupported_media_type")
     headers = {"content-type": 'multipart/form-data; charset="UTF-8"; boundary=b'}
     body = part % (b"caption", "a red café".encode()) + b"--b--"
     assert "/image" in client.post("/v1/similarity/upload", content=body, headers=headers).json()["detail"]

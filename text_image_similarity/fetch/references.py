@@ -29,6 +29,8 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
 _NEVER = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _NOT_IN_A_HOST = re.compile(r"""[\s%"'<>^`{|}]""")
 _NUMBER = re.compile(r"\d+|0[xX][0-9A-Fa-f]*")  # digits of any script
+_PIECE = 1 << 16  # of a data: URL
+_LONGEST_END = 1000  # of its media type, where ;base64 is looked for
 _NO_ESCAPE = re.compile(rb"%(?![0-9a-fA-F]{2}).{0,2}", re.DOTALL)
 _BLANKS = b" \t\n\r\v\f"
 _ENDS_WITH_BASE64 = re.compile(r";\s*base64\s*$", re.IGNORECASE)
@@ -147,7 +149,7 @@ def data_url_bytes(url: str, most: int) -> bytes:
         raise RowError(
             ErrorCode.INVALID_URL, "a data: URL needs a comma before its content, as in data:;base64,iVBORw0..."
         )
-    base64 = _ENDS_WITH_BASE64.search(url, 5, comma)
+    base64 = _ENDS_WITH_BASE64.search(url, max(5, comma - _LONGEST_END), comma)
     if not base64 and is_base64_image(url[comma + 1 : comma + 20_000]):
         raise RowError(ErrorCode.INVALID_URL, "the data: URL holds base64; write ;base64 before its comma")
     if base64 and (len(url) - comma - 1) * 3 // 4 > most:
@@ -185,6 +187,17 @@ def _unescaped(text: bytes) -> bytes:
     """Undo percent-encoding in time and memory that grow with the text, as urllib's does not: it makes each byte an object."""
     if b"%" not in text:
         return text
+    found, start = bytearray(), 0
+    while start < len(text):  # piece by piece: what is done to all of it at once would keep other threads waiting
+        end = start + _PIECE
+        if end < len(text) and (escape := text.rfind(b"%", end - 2, end)) >= 0:
+            end = escape
+        found += _unescaped_piece(text[start:end])
+        start = end
+    return bytes(found)
+
+
+def _unescaped_piece(text: bytes) -> bytes:
     if found := _NO_ESCAPE.search(text):
         raise ValueError(f"{found.group()!r} escapes nothing")
     return text.replace(b"\\", b"%5c").replace(b"%", b"\\x").decode("unicode_escape").encode("latin-1")
