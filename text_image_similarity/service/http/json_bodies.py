@@ -24,10 +24,8 @@ from ..problems import ProblemError
 
 _MOST_PARTS = 100_000  # of a body: values and members take far more memory and time than their text does
 _MOST_QUOTES = 4 * (_MOST_PARTS + 1)  # in JSON of so many parts: around each value, and each member's name
-_MOST_CODED = (
-    12 << 20
-)  # bytes that are not ASCII, and `_ESCAPE` for each escape: they take a parser several times as long
-_ESCAPE = 6
+_MOST_CODED = 12 << 20  # bytes that are not ASCII, and `_ESCAPE` for each escape
+_ESCAPE = 6  # a parser takes several times as long for it
 _LONG_NUMBER = b"0" * 100  # to read one takes the square of its digits
 _GZIP = b"\x1f\x8b"
 _NOT_ASCII = bytes(range(128, 256))
