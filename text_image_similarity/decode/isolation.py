@@ -44,7 +44,7 @@ serve(settings, *sys.argv[2:])
 _START_S = 60.0
 _NONSENSE = "the decoder process answered nonsense"
 _CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
-_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     # glibc would keep what a large image took, within a limited address space; what usual ones take it is to keep, for
     # fetching it from the system again for each of them takes as long as decoding.
@@ -56,16 +56,25 @@ _ENVIRONMENT = {
 
 def worker_command(limits: Limits) -> list[str]:
     """Return the command, all but the handle and the size of its area, of a worker that finds its modules where this process did."""
-    root = str(Path(__file__).parents[2])
     settings = {
-        "path": [root, *(str(Path(entry).absolute()) for entry in sys.path)],
-        "heif": Image.OPEN["HEIF"][0].__module__.partition(".")[0] if "HEIF" in Image.OPEN else None,
+        "path": module_path(),
+        "heif": heif_module(),
         "max_pixels": limits.max_pixels,
         "max_side": limits.max_side,
         "decode_s": limits.decode_s,
         "decode_memory": limits.decode_memory,
     }
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(settings)]
+
+
+def module_path() -> list[str]:
+    """Return where a process finds the modules that this one finds."""
+    return [str(Path(__file__).parents[2]), *(str(Path(entry).absolute()) for entry in sys.path)]
+
+
+def heif_module() -> str | None:
+    """Return the module that registered this process's opener for HEIF, if it has one."""
+    return Image.OPEN["HEIF"][0].__module__.partition(".")[0] if "HEIF" in Image.OPEN else None
 
 
 class IsolatedDecoder:
@@ -159,7 +168,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **WORKER_ENVIRONMENT},
                 pass_fds=self._area.inherited,
             )
         except OSError as exc:

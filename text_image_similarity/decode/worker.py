@@ -44,11 +44,7 @@ def serve(settings: dict[str, Any], handle: str, size: str) -> None:
         handle: Of the area that is shared with the parent.
         size: Its bytes.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    requests, answers = sys.stdin.buffer, _own_output()
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process a core is enough, and stacks of threads take address space
-    if settings["heif"]:
-        import_module(settings["heif"]).register_heif_opener()
+    requests, answers = sys.stdin.buffer, begin_process(settings["heif"])
     limits = Limits(**{name: settings[name] for name in ("max_pixels", "max_side", "decode_s", "decode_memory")})
     area = open_area(handle, int(size))
     _limit_memory(limits.decode_memory)
@@ -80,8 +76,18 @@ def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], 
     return FAILURE, (0, 0), len(said)
 
 
-def _own_output() -> IO[bytes]:
-    """Take standard output for answers alone, so that what a library prints does not come between them."""
+def begin_process(heif: str | None) -> IO[bytes]:
+    """Set up a process that decodes for another one, and return where its answers go.
+
+    That is standard output, which is theirs alone, so that what a library prints does not come between them.
+
+    Args:
+        heif: The module that registers an opener for HEIF, or None.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process a core is enough, and stacks of threads take address space
+    if heif:
+        import_module(heif).register_heif_opener()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return answers

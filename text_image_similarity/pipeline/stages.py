@@ -6,31 +6,25 @@ decided here.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import partial
-from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..config import Config, RowScore, is_redis
-from ..decode import decode
-from ..decode.isolation import IsolatedDecoder
 from ..embeddings import EmbeddingCache, Event, SavedEmbeddings, SharedEmbeddings, Vector, content_key
 from ..encoders import CutIds, Encoder, SeveralEncoders, as_preparing
-from ..errors import ConfigError, ErrorCode, RowError
+from ..errors import ConfigError, RowError
 from ..records import ScoreResult
 from ..similarity import Embeddings, Scores, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
 from .encoding import encode_each
+from .picture_loader import PictureLoader
 from .rows import LoadedImage, Outcome
 from .stats import RunStats
-
-logger = logging.getLogger("text_image_similarity")
 
 _NONE = np.empty((0, 1), np.float32)
 
@@ -43,19 +37,13 @@ class Stages:
     """
 
     def __init__(self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None]) -> None:
-        self._find, self._stats = find, RunStats()
+        self._stats = RunStats()
         self._batch_size = config.batch_size
         self._encoder = as_preparing(encoder)
         self.prepares = self._encoder is encoder  # if not, images wait at their full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
-        # What is known of an image's content holds for these caps alone.
-        self._image_scope = f"{self._fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
-        self._most_bytes = config.limits.max_bytes
-        # Large images are decoded a few at a time; where others do it, they decode the next ones as these are resized.
-        self._decoders = BoundedSemaphore(usable_cores() * (2 if config.isolate_decoder else 1))
-        self._isolated = IsolatedDecoder(config.limits) if config.isolate_decoder else None
-        self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
+        self._pictures = PictureLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
 
     def with_stats(self, stats: RunStats) -> Stages:
         """Return the same steps, with other counters told how long they take."""
@@ -65,8 +53,8 @@ class Stages:
 
     def close(self) -> None:
         """Stop the decoder's processes, if there are any."""
-        if self._isolated is not None and not sys.is_finalizing():
-            self._isolated.close()
+        if not sys.is_finalizing():
+            self._pictures.close()
 
     def load(self, read: Callable[[], bytes | Image.Image]) -> LoadedImage | RowError:
         """Read, decode and resize one image; never raises.
@@ -74,24 +62,7 @@ class Stages:
         Args:
             read: Gives the image's encoded bytes, or the image in RGB.
         """
-        try:
-            content = read()
-            if not isinstance(content, bytes):
-                with self._decoders, self._stats.timed("decode"):
-                    return LoadedImage(None, self._encoder.prepare(content))
-            if len(content) > self._most_bytes:  # in memory already; what is fetched was stopped before
-                raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
-            key = content_key(self._image_scope, "image", content)
-            if (vector := self._find(key)) is not None:
-                return LoadedImage(key, vector=vector)
-            with self._decoders, self._stats.timed("decode"):
-                image = self._decode(content, shorter_side=self._encoder.decode_side)
-                return LoadedImage(key, self._encoder.prepare(image))
-        except RowError as error:
-            return error
-        except Exception as exc:  # a row must never end the run
-            logger.debug("an image could not be loaded", exc_info=True)
-            return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
+        return self._pictures.load(read, self._stats)
 
     def caption_key(self, text: str) -> bytes:
         """Return what a caption's embedding is kept under."""
