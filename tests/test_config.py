@@ -47,6 +47,8 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"backend": "openvino", "precision": "fp16"}, "backend='openvino' runs in fp32 or int8"),
         ({"backend": "onnx", "precision": "fp16"}, "backend='onnx' runs in fp32 or int8"),
         ({"precision": "fp16", "device": "cpu"}, "precision='fp16' needs a GPU; with device='cpu' use auto or fp32"),
+        ({"feeders": "many"}, "feeders='many' must be auto or a whole number of at least 0"),
+        ({"feeders": -1}, "feeders=-1 must be auto or a whole number of at least 0"),
         ({"isolate_decoder": 1}, "isolate_decoder must be True or False, not 1"),
     ],
 )

@@ -20,6 +20,12 @@ def at_least(name: str, value: object, least: int) -> None:
         raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
+def auto_or_at_least(name: str, value: object, least: int) -> None:
+    """Raise a `ConfigError` unless a setting is `auto` or a whole number of at least `least`."""
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ConfigError(f"{name}={value!r} must be auto or a whole number of at least {least}")
+
+
 def true_or_false(name: str, value: object) -> None:
     """Raise a `ConfigError` unless a setting is a bool."""
     if not isinstance(value, bool):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from .checks import at_least, networks_of, one_of, ports_of, seconds, true_or_false
+from .checks import at_least, auto_or_at_least, networks_of, one_of, ports_of, seconds, true_or_false
 from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
@@ -19,6 +19,7 @@ BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
 ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # of an image and a text
 RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference captions
+Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
@@ -153,6 +154,9 @@ class Config:
         timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, ends it earlier.
         retries: Further tries of a download, for failures that may pass.
         io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
+        feeders: Processes that fetch, decode and resize images beside the one that encodes them, at most one for each request that
+            `per_host` allows; 0 is none. `auto` starts them in long runs on a machine with a GPU or more than 8 cores, see
+            docs/scale.md#feeders.
         isolate_decoder: Decode in worker processes with limits of time and memory, where an image that crashes or hangs the
             decoder costs one row; a little slower, see docs/images.md#what-the-decoder-reads.
         chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
@@ -199,6 +203,7 @@ class Config:
     timeout_s: float = 10.0
     retries: int = 2
     io_workers: int = 16
+    feeders: Feeding = "auto"
     isolate_decoder: bool = False
     chunk_size: int = 1000
     proxy: str | None = field(default=None, repr=False)  # it may hold a password
@@ -226,6 +231,7 @@ class Config:
         for name in ("batch_size", "io_workers", "chunk_size"):
             at_least(name, getattr(self, name), 1)
         at_least("retries", self.retries, 0)
+        auto_or_at_least("feeders", self.feeders, 0)
         true_or_false("isolate_decoder", self.isolate_decoder)
         for name in ("base_dir", "files_under", "model_cache", "embedding_cache", "ca_file", "headers_file"):
             value = getattr(self, name)

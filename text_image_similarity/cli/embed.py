@@ -16,6 +16,7 @@ from .options import (
     add_base_dir,
     add_dialect,
     add_drop_columns,
+    add_feeders,
     add_fetch_options,
     add_force,
     add_log_options,
@@ -46,6 +47,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_model_options(command)
     add_fetch_options(command)
     add_worker_options(command, io_workers=Config().io_workers)
+    add_feeders(command)
     add = command.add_argument_group(OUTPUT).add_argument
     text = "file to write the vectors to as well, as one float32 matrix, a row of OUT each; one that failed is NaN"
     add("--npy", metavar="FILE", type=Path, help=text)

@@ -15,6 +15,7 @@ from .options import (
     PAGE,
     add_base_dir,
     add_column_options,
+    add_feeders,
     add_fetch_options,
     add_force,
     add_log_options,
@@ -49,6 +50,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_column_options(command)
     add_fetch_options(command)
     add_worker_options(command, io_workers=Config().io_workers)
+    add_feeders(command)
     add_base_dir(command)
     option(
         "--rating-col",

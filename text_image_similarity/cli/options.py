@@ -104,6 +104,17 @@ def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> N
     add_field(group, Config, "isolate_decoder")
 
 
+def add_feeders(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how many processes load images, for commands that go through a whole table or folder."""
+    add_field(parser.add_argument_group(FETCHING), Config, "feeders", metavar="N", type=_feeders)
+
+
+def _feeders(text: str) -> str | int:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number")
+    return text if text == "auto" else int(text)
+
+
 def limit(text: str) -> tuple[str, object]:
     """Read `NAME=VALUE` for a field of `Limits`."""
     name, _, value = text.partition("=")

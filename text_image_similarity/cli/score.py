@@ -21,6 +21,7 @@ from .options import (
     add_base_dir,
     add_column_options,
     add_drop_columns,
+    add_feeders,
     add_fetch_options,
     add_force,
     add_log_options,
@@ -74,6 +75,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     add_field(parser.add_argument_group(MODEL), Config, "score")
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=Config().io_workers)
+    add_feeders(parser)
     add_force(parser)
     add_drop_columns(parser)
     _add_run_options(parser)

@@ -49,6 +49,11 @@ class ColourEncoder:
     def info(self) -> ModelInfo:
         return ModelInfo(model="colour", device="cpu", precision="fp32", fingerprint=self.fingerprint)
 
+    @property
+    def preparer(self) -> ColourEncoder:
+        """What feeders prepare images with."""
+        return self
+
     def prepare(self, image: Image.Image) -> Pixels:
         return Preprocess(size=(8, 8), crop=None, mean=(0.0,) * 3, std=(1.0,) * 3).pixels(to_rgb(image))
 

@@ -21,7 +21,7 @@ from ..system import backoff_s
 from .backend import Resolver
 from .hints import base64_error, explain_reference, is_base64_image, join_hint, missing_error, shorten_path
 from .host_headers import HostHeaders
-from .pacing import LONGEST_RETRY_AFTER_S, Clock, Hosts
+from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
 from .responses import RefusedError, body_of, check_bytes, check_opt_out, check_status, explain_proxy, user_agent
 from .roots import check_under
@@ -39,13 +39,19 @@ class Fetcher:
         config: `timeout_s`, `retries`, `io_workers`, `base_dir`, `files_under`, `proxy`, `ca_file`, `headers_file` and `limits` are used.
         transport: Where http requests go; None is the network.
         resolve: How the network's host names become addresses; None asks the system.
+        share: Part of a run's downloads that are this fetcher's, where several processes fetch: so much of a host's retries it may use.
 
     Raises:
         ConfigError: `ca_file` or `headers_file` cannot be used.
     """
 
     def __init__(
-        self, config: Config, *, transport: httpx.BaseTransport | None = None, resolve: Resolver | None = None
+        self,
+        config: Config,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        resolve: Resolver | None = None,
+        share: float = 1.0,
     ) -> None:
         self._config = config
         self._limits = config.limits
@@ -62,7 +68,7 @@ class Fetcher:
             trust_env=False,
             event_hooks={"response": [_check_redirect]},
         )
-        self._hosts = Hosts(config.limits.per_host, self._closing)
+        self._hosts = Hosts(config.limits.per_host, self._closing, max(1.0, FREE_RETRIES * share))
 
     def fetch(self, url: str | bytes, client: Hashable = None) -> bytes:
         """Return the bytes that a reference points to; those of an encoded file are checked and returned.

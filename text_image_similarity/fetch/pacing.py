@@ -51,8 +51,8 @@ class Clock:
 
 @dataclass(slots=True)
 class _Host:
+    retries: float
     busy: int = 0
-    retries: float = FREE_RETRIES
     ready_at: dict[Hashable, float] = field(default_factory=dict)  # for each client whom the host asked for patience
 
     def is_awaited(self) -> bool:
@@ -60,11 +60,18 @@ class _Host:
 
 
 class Hosts:
-    """Holds the requests to each host down to a number at a time and its retries to a share; forgets hosts nobody asks."""
+    """Holds the requests to each host down to a number at a time and its retries to a share; forgets hosts nobody asks.
 
-    def __init__(self, per_host: int, closing: Event) -> None:
+    Args:
+        per_host: Requests to a host at a time.
+        closing: Set when the run ends.
+        free_retries: Retries that a host is given before it has earned any, 1 or more.
+    """
+
+    def __init__(self, per_host: int, closing: Event, free_retries: float = FREE_RETRIES) -> None:
         self._per_host = per_host
         self._closing = closing
+        self._free = free_retries
         self._known: dict[str, _Host] = {}
         self._changed = Condition()
 
@@ -75,10 +82,10 @@ class Hosts:
         with clock.standing(), self._changed:
             while self._must_wait(self._known.get(host), clock):
                 pass
-            known = self._known.pop(host, _Host())
+            known = self._known.pop(host, _Host(retries=self._free))
             self._known[host] = known  # last, as the latest asked
             known.busy += 1
-            known.retries = min(FREE_RETRIES, known.retries + EARNED)
+            known.retries = min(self._free, known.retries + EARNED)
         try:
             yield
         finally:
@@ -105,7 +112,7 @@ class Hosts:
         return True
 
     def _forget(self, host: str, known: _Host) -> None:
-        if not known.busy and known.retries == FREE_RETRIES and not known.is_awaited():
+        if not known.busy and known.retries == self._free and not known.is_awaited():
             del self._known[host]
         elif len(self._known) > _REMEMBERED:
             idle = next((name for name, other in self._known.items() if not other.busy), host)
@@ -115,7 +122,7 @@ class Hosts:
     def be_patient(self, host: str, seconds: float, client: Hashable = None) -> None:
         """Let a client's rows that want to ask a host wait, because it asked one of them for that."""
         with self._changed:
-            known = self._known.setdefault(host, _Host())
+            known = self._known.setdefault(host, _Host(retries=self._free))
             now = time.monotonic()
             known.ready_at = {other: at for other, at in known.ready_at.items() if at > now}
             known.ready_at[client] = max(known.ready_at.get(client, 0.0), now + seconds)
@@ -123,7 +130,7 @@ class Hosts:
     def may_retry(self, host: str) -> bool:
         """Take one of a host's retries, if it has any left."""
         with self._changed:
-            known = self._known.setdefault(host, _Host())
+            known = self._known.setdefault(host, _Host(retries=self._free))
             if known.retries < 1:
                 return False
             known.retries -= 1

@@ -81,6 +81,12 @@ def closing_after(session: AbstractContextManager[object], results: Generator[Re
         yield from results
 
 
+def close_in(process: int, close: Callable[[], None]) -> None:
+    """Close what a process opened, unless this one was forked from it, which leaves it open."""
+    if process == os.getpid():
+        close()
+
+
 def _work(queue: _Queue, closed: Event) -> None:
     while (job := queue.get()) is not None:
         future, task = job

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -20,7 +21,8 @@ from PIL import Image
 from ..config import Config
 from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
 from ..errors import ErrorCode, RowError
-from ..records import ScoreResult, caption_of
+from ..records import ScoreResult, caption_of, image_of
+from .feeders import LazyFeeders, look_ahead_of
 from .loaders import Loaders
 from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, PendingRow, Tag, Work
 from .stages import Stages, cut_of, vectors_of
@@ -45,6 +47,7 @@ class RunContext:
         memory: The embeddings that are known.
         loaders: Threads that fetch, decode and resize.
         tokenizer: A thread that turns captions into tokens while images are encoded.
+        feeders: Processes that do what `loaders` do, where there are any.
     """
 
     config: Config
@@ -52,6 +55,7 @@ class RunContext:
     memory: EmbeddingMemory
     loaders: Loaders
     tokenizer: Loaders
+    feeders: LazyFeeders
 
 
 class Run(Generic[Item, Tag]):
@@ -67,12 +71,11 @@ class Run(Generic[Item, Tag]):
 
     def __init__(self, context: RunContext, read: Callable[[Item], bytes | Image.Image], stats: RunStats) -> None:
         self._config, self._read, self._stats = context.config, read, stats
-        self._loaders, self._tokenizer = context.loaders, context.tokenizer
+        self._loaders, self._tokenizer, self._feeders = context.loaders, context.tokenizer, context.feeders
         self._stages = context.stages.with_stats(stats)
         self._embeddings = PartEmbeddings(context.memory)
-        self._look_ahead = max(8 * self._config.batch_size, 4 * self._config.io_workers)
-        if not self._stages.prepares:  # images wait at their full size, so fewer of them
-            self._look_ahead = max(2 * self._config.batch_size, self._config.io_workers)
+        self._look_ahead = self._feeders.look_ahead or look_ahead_of(self._config, self._stages.prepares)
+        self._begun = 0  # images
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._waiting: deque[PendingRow[Tag] | _Mark] = deque()
         self._ahead = 0  # rows waiting that are to be scored
@@ -207,11 +210,18 @@ class Run(Generic[Item, Tag]):
         """Set an image loading, unless one with the same key is within reach."""
         image = self._images.get(work.key)
         if image is None:
-            loading = self._loaders.submit(partial(self._load, work.item))
-            image = self._images.put(work.key, PendingImage(loading))
+            image = self._images.put(work.key, PendingImage(self._loading(work.item)))
         references = work.references if self._config.score == "ref_clipscore" else ()
         size = _size(work.item) + len(text) + sum(map(len, references))
         return PendingRow(tag, image, text, size, references)
+
+    def _loading(self, item: Item) -> Future[LoadedImage | RowError]:
+        """Have one image read, decoded and resized: by a feeder, or on a loader thread."""
+        self._begun += 1
+        feeders = None if isinstance(item, (Image.Image, np.ndarray)) else self._feeders.after(self._begun)
+        if feeders is None or isinstance(found := image_of(item), RowError):
+            return self._loaders.submit(partial(self._load, item))
+        return feeders.load(found, self._stats)
 
     def _load(self, item: Item) -> LoadedImage | RowError:
         """Read, decode and resize one image; runs on a loader thread."""

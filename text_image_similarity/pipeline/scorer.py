@@ -26,8 +26,9 @@ from ..fetch import Fetcher, check_files
 from ..preprocess import as_image
 from ..records import Record, ScoreResult, caption_of, image_of, required
 from ..similarity import Embeddings, score_all
+from .feeders import LazyFeeders, plan_feeders
 from .inputs import RecordLike, check_encoder, check_pairs, check_tagged, checked, images_of, records_of, texts_of
-from .loaders import Loaders, in_one_process
+from .loaders import Loaders, close_in, in_one_process
 from .rows import Item, Outcome, Tag, Work, untagged
 from .run import Run, RunContext
 from .sources import ImageSource, in_parts, key_of, work_of
@@ -45,7 +46,7 @@ class Scorer:
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Where http requests go, for tests; None is the network. With one, there are no feeders.
         known: Gives the embedding that somebody has for a content's key, or None; called on many threads.
 
     Raises:
@@ -71,6 +72,7 @@ class Scorer:
         check_files(config)
         self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
         self._transport, self._known = transport, known
+        self._plan = None if transport else plan_feeders(config, self.encoder, skips=known is not None)
         self._closed = False
         self._begin()
 
@@ -111,6 +113,7 @@ class Scorer:
         if self._made_stages is not None:
             self._made_stages.close()
         if self._made_context is not None:
+            self._made_context.feeders.close()
             self._made_context.loaders.close()
             self._made_context.tokenizer.close()
         self._memory.close()
@@ -303,7 +306,7 @@ class Scorer:
         with self._opening:
             if self._made_stages is None:
                 self._made_stages = Stages(self.config, self.encoder, self._memory.get)
-                finalize(self, _close_in, os.getpid(), self._made_stages.close).atexit = False
+                finalize(self, close_in, os.getpid(), self._made_stages.close).atexit = False
             return self._made_stages
 
     @property
@@ -312,7 +315,7 @@ class Scorer:
         with self._opening:
             if self._made_fetcher is None:
                 self._made_fetcher = Fetcher(self.config, transport=self._transport)
-                finalize(self, _close_in, os.getpid(), self._made_fetcher.close).atexit = False
+                finalize(self, close_in, os.getpid(), self._made_fetcher.close).atexit = False
             return self._made_fetcher
 
     @property
@@ -321,10 +324,6 @@ class Scorer:
         with self._opening:
             if self._made_context is None:
                 loaders, tokenizer = Loaders(self.config.io_workers), Loaders(1, name="score-tokens")
-                self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer)
+                feeders = LazyFeeders(self._plan, self._memory.get)
+                self._made_context = RunContext(self.config, self._stages, self._memory, loaders, tokenizer, feeders)
             return self._made_context
-
-
-def _close_in(process: int, close: Callable[[], None]) -> None:
-    if process == os.getpid():  # a forked process leaves open what its parent opened
-        close()

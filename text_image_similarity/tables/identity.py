@@ -25,6 +25,7 @@ _UNSCORED_SETTINGS = {
     "proxy",
     "ca_file",
     "headers_file",
+    "feeders",
     "isolate_decoder",
     "limits",
 }

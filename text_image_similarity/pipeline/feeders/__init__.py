@@ -1,0 +1,20 @@
+"""Processes that fetch, decode and resize pictures beside the one that encodes them.
+
+The parent (`pool`) hands out references and gets pixels back through memory that all share (`ring`); a feeder (`program`) does for
+each picture what a thread of the run would do, so errors and pixels are the same. `plan` says how many there are, and what each may do.
+"""
+
+from __future__ import annotations
+
+from .plan import FeederPlan, FeederSettings, look_ahead_of, plan_feeders
+from .pool import Feeders
+from .starting import LazyFeeders
+
+__all__ = [
+    "FeederPlan",
+    "FeederSettings",
+    "Feeders",
+    "LazyFeeders",
+    "look_ahead_of",
+    "plan_feeders",
+]

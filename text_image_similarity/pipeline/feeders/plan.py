@@ -1,0 +1,157 @@
+"""How many feeders a session has, and what each of them may do.
+
+Limits hold for all feeders together: they share out threads, the requests that a host gets at a time, and its retries.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...config import Config
+from ...decode.isolation import heif_module
+from ...encoders import Encoder, PreparingEncoder
+from ...errors import ConfigError
+from ...system import usable_cores
+from ..picture_loader import Preparer
+from .preparers import Unchanged, preparer_of
+
+_RING_BYTES = 512 << 20  # of pixels on their way; three batches if those are more
+_MANY_CORES = 8  # more than these keep one process from feeding an encoder on the CPU
+_FEW_CORES = 4  # fewer than these are taken by the process that a GPU waits for
+_LONG_RUN = 512  # pictures of a run after which `auto` starts feeders: to start takes as long as to load a few hundred
+_AHEAD = 64  # pictures on their way, for each feeder at least
+
+
+@dataclass(frozen=True, slots=True)
+class FeederSettings:
+    """What one feeder is told when it starts.
+
+    Args:
+        config: The run's, with this feeder's share of its threads and of the requests to a host.
+        preparer: Makes pictures ready for the encoder.
+        fingerprint: Of the encoder.
+        cores: How many pictures it decodes at the same time.
+        share: Its part of the run's downloads.
+        heif: The module that registers an opener for HEIF, or None.
+    """
+
+    config: Config
+    preparer: Preparer
+    fingerprint: str
+    cores: int
+    share: float
+    heif: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeederPlan:
+    """The feeders of a session.
+
+    Args:
+        settings: Of each feeder.
+        after: How many pictures a run loads by itself before it starts them.
+        look_ahead: Most pictures of a run that are under way.
+        slots: Pictures that the shared memory has room for.
+        slot_bytes: What each of them takes; 0 where pictures are not arrays of one size.
+        patience_s: Seconds for one picture, by the clock, after which its feeder is taken to hang.
+        silence_s: Seconds without a sign of life after which it is.
+    """
+
+    settings: tuple[FeederSettings, ...]
+    after: int
+    look_ahead: int
+    slots: int
+    slot_bytes: int
+    patience_s: float
+    silence_s: float = 30.0
+
+
+def look_ahead_of(config: Config, prepares: bool) -> int:
+    """Return how many rows of a run are under way.
+
+    Args:
+        prepares: Whether the encoder's images wait at the model's size; fewer of them wait at their full size.
+    """
+    if prepares:
+        return max(8 * config.batch_size, 4 * config.io_workers)
+    return max(2 * config.batch_size, config.io_workers)
+
+
+def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> FeederPlan | None:
+    """Return the feeders for a session, or None if this process loads its pictures itself.
+
+    Args:
+        config: The session's settings.
+        encoder: Its encoder.
+        skips: Whether there are embeddings of earlier runs; feeders do not see them, and decode what this process would not have to.
+
+    Raises:
+        ConfigError: `config.feeders` is a number, and the encoder's preparing cannot be sent to another process.
+    """
+    skips = skips or config.embedding_cache is not None
+    count = config.feeders if config.feeders != "auto" else 0 if skips else _automatic(encoder)
+    preparer = preparer_of(encoder) if count else None
+    if count and not _can_be_sent(preparer):
+        if config.feeders == "auto":
+            return None
+        raise ConfigError(
+            f"feeders={count}, but {type(encoder).__name__} cannot prepare pictures in another process: give it an attribute "
+            "`preparer`, a small object that can be pickled, with `decode_side` and `prepare`, or set feeders=0"
+        )
+    count = min(count, config.limits.per_host)
+    if not count or preparer is None:
+        return None
+    slot_bytes = _bytes_of(preparer)
+    look_ahead = max(look_ahead_of(config, isinstance(encoder, PreparingEncoder)), _AHEAD * count)
+    if slot_bytes:
+        look_ahead = min(look_ahead, max(2 * config.batch_size, _RING_BYTES // slot_bytes - config.batch_size))
+    return FeederPlan(
+        tuple(_settings(config, preparer, encoder.info.fingerprint or "", place, count) for place in range(count)),
+        _LONG_RUN if config.feeders == "auto" else 0,
+        look_ahead,
+        look_ahead + config.batch_size,
+        slot_bytes,
+        max(60.0, 6 * config.limits.decode_s),  # an isolated decoder has three times `decode_s`, and says so itself
+    )
+
+
+def _automatic(encoder: Encoder) -> int:
+    """Return how many feeders keep this machine's encoder busy; they have several threads each."""
+    cores = usable_cores()
+    on_gpu = (encoder.info.device or "").startswith(("cuda", "mps"))
+    if not (cores > _MANY_CORES or (on_gpu and cores >= _FEW_CORES)):
+        return 0
+    return 0 if isinstance(preparer_of(encoder), Unchanged) else cores // 2
+
+
+def _settings(config: Config, preparer: Preparer, fingerprint: str, place: int, count: int) -> FeederSettings:
+    limits = replace(config.limits, per_host=_share(config.limits.per_host, place, count))
+    own = replace(config, limits=limits, io_workers=max(1, _share(config.io_workers, place, count)), feeders=0)
+    cores = -(-usable_cores() // count)
+    return FeederSettings(own, preparer, fingerprint, cores, 1 / count, heif_module())
+
+
+def _share(whole: int, place: int, count: int) -> int:
+    return whole // count + (place < whole % count)
+
+
+def _can_be_sent(preparer: Preparer | None) -> bool:
+    if preparer is None or type(preparer).__module__ == "__main__":  # which other processes do not have
+        return False
+    try:
+        pickle.dumps(preparer)
+    except Exception:  # whatever an object raises that refuses
+        return False
+    return True
+
+
+def _bytes_of(preparer: Preparer) -> int:
+    """Return what a prepared picture takes in memory; 0 if it is not made of arrays."""
+    prepared: Any = preparer.prepare(Image.new("RGB", (64, 64)))
+    arrays = prepared if isinstance(prepared, tuple) else (prepared,)
+    return sum(array.nbytes for array in arrays) if all(isinstance(array, np.ndarray) for array in arrays) else 0

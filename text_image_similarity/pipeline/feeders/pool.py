@@ -1,0 +1,280 @@
+"""The parent's side: pictures go out to feeders, and come back as futures that complete in any order.
+
+No picture is lost with a feeder. Those that it had not begun to decode go to another one. Those that it was decoding are suspects:
+each of them is loaded again by a feeder that has nothing else to do, and fails with `decoder_crash` if it ends that one too.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
+from threading import Condition, Event, Thread, current_thread
+
+from ...decode.area import SharedArea
+from ...embeddings import Vector
+from ...errors import ConfigError, ErrorCode, RowError
+from ..rows import LoadedImage
+from ..stats import RunStats
+from .messages import Delivery, Order
+from .plan import FeederPlan
+from .process import FeederProcess, feeder_command
+from .ring import Board, Ring, board_bytes, stride_of
+from .seats import Errand, Seat
+
+logger = logging.getLogger("text_image_similarity")
+
+_AT_ONCE = 16  # orders in a message
+_DEATHS = 3  # of feeders that had a picture, after which it is a suspect too
+_ALONE = 2  # of feeders that had nothing else; not 1, because somebody may have killed it
+_STARTS = 3  # that fail one after the other, after which a place stays empty
+
+
+class Feeders:
+    """Processes that load pictures. Safe to share between threads.
+
+    Args:
+        plan: How many there are, and what they may do.
+        find: Gives the embedding that is kept for a picture's content key, or None.
+        command: What starts one, for tests; None starts the real one.
+
+    Raises:
+        ConfigError: They cannot be started here.
+    """
+
+    def __init__(
+        self, plan: FeederPlan, find: Callable[[bytes], Vector | None], *, command: list[str] | None = None
+    ) -> None:
+        self._find, self._command, self._plan = find, command or feeder_command(), plan
+        threads = max(settings.config.io_workers for settings in plan.settings)
+        begin = board_bytes(len(plan.settings), threads)
+        try:
+            self._area = SharedArea(begin + stride_of(plan.slot_bytes) * plan.slots)
+        except (OSError, ValueError, OverflowError) as exc:
+            raise ConfigError(f"no memory can be shared with feeders: {exc}; set feeders=0") from exc
+        self.ring = Ring(self._area, begin, plan.slot_bytes, plan.slots)
+        shared = [self._area.handle, str(self._area.size), str(threads)]
+        self._arguments = [[*shared, str(place), str(plan.slot_bytes)] for place in range(len(plan.settings))]
+        self._changed = Condition()
+        self._orders = 0
+        self._fresh: deque[Errand] = deque()
+        self._suspects: deque[Errand] = deque()
+        self._closing = Event()
+        self._seats = [
+            Seat(settings, place, Board(self._area.memory, threads, place))
+            for place, settings in enumerate(plan.settings)
+        ]
+        self._open = set(range(len(self._seats)))  # places that are not given up
+        self._problem = ""
+        self._threads = [Thread(target=self._watch, name="score-feeders", daemon=True)]
+        for seat in self._seats:
+            for work in (self._fill, self._hand_out):
+                self._threads.append(Thread(target=work, args=(seat,), name=f"score-feeder-{seat.number}", daemon=True))
+        for thread in self._threads:
+            thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: all(self._has_started(seat) for seat in self._seats))
+        if not self.usable:
+            self.close()
+            raise ConfigError(f"feeders={len(self._seats)}, but {self._problem}; set feeders=0")
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a feeder, or will be one soon."""
+        return bool(self._open)
+
+    def pids(self) -> list[int]:
+        """Return the processes that live."""
+        return [process.pid for seat in self._seats if (process := seat.process) is not None]
+
+    def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
+        """Have a picture loaded, and return where it will be.
+
+        Args:
+            item: Its reference or its file.
+            stats: Told how long it took.
+        """
+        with self._changed:
+            self._orders += 1
+            errand = Errand(self._orders, item, stats)
+            if self._closing.is_set():
+                errand.future.cancel()
+            elif not self._open:
+                errand.future.set_result(RowError(ErrorCode.DECODER_CRASH, self._problem))
+            else:
+                self._fresh.append(errand)
+                self._changed.notify_all()
+        return errand.future
+
+    def close(self) -> None:
+        """End the processes; what they load is wanted no more."""
+        if sys.is_finalizing():  # the threads are dead, and the pipes' ends end the processes
+            return
+        with self._changed:
+            self._closing.set()
+            for seat in self._seats:
+                if seat.process is not None:
+                    seat.process.kill()
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread is not current_thread():
+                thread.join()
+        self._area.close()
+
+    def _has_started(self, seat: Seat) -> bool:
+        return seat.number not in self._open or (seat.process is not None and seat.process.ready)
+
+    def _fill(self, seat: Seat) -> None:
+        """Keep a place filled, and take its answers; runs on a thread of its own."""
+        while not self._closing.is_set() and seat.number in self._open:
+            try:
+                command = [*self._command, *self._arguments[seat.number]]
+                process = FeederProcess(command, self._area.inherited, seat.settings)
+            except OSError as exc:
+                self._note_end(seat, f"a feeder process cannot be started: {exc}")
+                continue
+            with self._changed:
+                seat.process, seat.late, seat.seen = process, "", []
+                if self._closing.is_set():
+                    process.kill()
+            while (answers := process.receive()) is not None:
+                for answer in answers:
+                    self._complete(seat, answer)
+                with self._changed:
+                    seat.failed_starts = 0
+                    self._changed.notify_all()
+            self._note_end(seat, process.finish(), began=process.ready)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _hand_out(self, seat: Seat) -> None:
+        """Send a feeder its orders; runs on a thread of its own."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing.is_set() or self._can_take(seat))
+                if self._closing.is_set():
+                    return
+                errands, process = self._taken(seat), seat.process
+            orders = [self._order(errand) for errand in errands]
+            if process is not None and orders:
+                process.send(orders)
+            # So that nothing is kept until there is more to load.
+            del errands, orders
+
+    def _can_take(self, seat: Seat) -> bool:
+        if seat.process is None or not seat.process.ready or seat.with_suspect:
+            return False
+        if self._suspects and (not seat.under_way or seat.number == min(self._open)):
+            return not seat.under_way  # one place is emptied for them
+        return bool(self._fresh) and len(seat.under_way) < seat.most
+
+    def _taken(self, seat: Seat) -> list[Errand]:
+        """Take a suspect, or a few of the pictures that wait, with what is free of the shared memory."""
+        source = self._suspects if self._suspects and not seat.under_way else self._fresh
+        most = 1 if source is self._suspects else min(_AT_ONCE, seat.most - len(seat.under_way))
+        errands: list[Errand] = []
+        while source and len(errands) < most:
+            errand = source.popleft()
+            if not errand.future.running() and not errand.future.set_running_or_notify_cancel():
+                continue
+            if errand.place is None:
+                errand.place = self.ring.take()
+            seat.under_way[errand.number] = errand
+            errands.append(errand)
+        seat.with_suspect = source is self._suspects and bool(errands)
+        return errands
+
+    def _order(self, errand: Errand) -> Order:
+        item: str | bytes | int = errand.item
+        if errand.place is not None and isinstance(item, bytes) and len(item) <= self.ring.slot_bytes:
+            self.ring.put(errand.place, item)
+            item = len(item)
+        return Order(errand.number, errand.place, item)
+
+    def _complete(self, seat: Seat, answer: Delivery) -> None:
+        """Give a picture to who waits for it."""
+        with self._changed:
+            errand = seat.under_way.pop(answer.number, None)
+            if errand is None:
+                return
+            seat.with_suspect = False
+        with errand.stats.lock:
+            errand.stats.seconds.update(answer.seconds)
+        found: LoadedImage | RowError
+        if isinstance(answer.found, RowError):
+            found = answer.found
+        elif answer.key is not None and (vector := self._find(answer.key)) is not None:
+            found = LoadedImage(answer.key, vector=vector)
+        elif answer.in_slot and errand.place is not None:
+            found, errand.place = LoadedImage(answer.key, self.ring.arrays(errand.place, answer.found)), None
+        else:
+            found = LoadedImage(answer.key, answer.found)
+        self._give(errand, found)
+
+    def _give(self, errand: Errand, found: LoadedImage | RowError) -> None:
+        if errand.place is not None:
+            self.ring.give_back(errand.place)
+            errand.place = None
+        errand.future.set_result(found)
+
+    def _note_end(self, seat: Seat, said: str, *, began: bool = False) -> None:
+        """See to the pictures of a feeder that ended, and to its place."""
+        with self._changed:
+            said = seat.late or said
+            decoding = {number for number in seat.board.read()[1:] if number}
+            seat.board.clear()
+            errands, alone, late = list(seat.under_way.values()), seat.with_suspect, bool(seat.late)
+            seat.under_way.clear()
+            seat.process, seat.with_suspect = None, False
+            if self._closing.is_set():
+                self._drop([*errands, *self._fresh, *self._suspects])
+                self._fresh.clear()
+                self._suspects.clear()
+                return
+            logger.warning("%s; another one takes its place", said)
+            lost = [
+                errand for errand in errands if not self._is_to_be_tried(errand, alone, late, errand.number in decoding)
+            ]
+            seat.failed_starts += not began
+            if seat.failed_starts >= _STARTS:
+                self._open.discard(seat.number)
+                self._problem = said
+            if not self._open:
+                lost += [*self._fresh, *self._suspects]
+                self._fresh.clear()
+                self._suspects.clear()
+            self._changed.notify_all()
+        for errand in lost:
+            self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
+
+    def _is_to_be_tried(self, errand: Errand, alone: bool, late: bool, decoded: bool) -> bool:
+        """Put a picture whose feeder ended to those that wait, unless it is to blame."""
+        errand.deaths += 1
+        errand.alone += alone
+        if alone and (late or errand.alone >= _ALONE):
+            return False
+        if alone or decoded or errand.deaths >= _DEATHS:
+            self._suspects.append(errand)
+        else:
+            self._fresh.appendleft(errand)
+        return True
+
+    def _drop(self, errands: list[Errand]) -> None:
+        for errand in errands:
+            with suppress(InvalidStateError):
+                if not errand.future.cancel():
+                    errand.future.set_exception(CancelledError())
+
+    def _watch(self) -> None:
+        """Kill feeders that hang; runs on a thread of its own."""
+        while not self._closing.wait(min(1.0, self._plan.patience_s / 4)):
+            now = time.monotonic()
+            for seat in self._seats:
+                with self._changed:
+                    if seat.process is not None and not seat.late and (late := seat.lateness(now, self._plan)):
+                        seat.late = late
+                        seat.process.kill()

@@ -1,0 +1,76 @@
+"""All of an encoder that makes pictures ready: what a feeder gets of it, without the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ...decode import to_rgb
+from ...encoders import Encoder, PreparingEncoder, SeveralEncoders
+from ...preprocess import Pixels, Preprocess
+from ..picture_loader import Preparer
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Leaves pictures as they are, for an encoder that prepares nothing."""
+
+    decode_side: int | None = None
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSize:
+    """Brings pictures to the size of one model.
+
+    Args:
+        preprocess: How the model wants its pictures.
+    """
+
+    preprocess: Preprocess
+
+    @property
+    def decode_side(self) -> int | None:
+        return self.preprocess.decode_side
+
+    def prepare(self, image: Image.Image) -> Pixels:
+        return self.preprocess.pixels(to_rgb(image))
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Brings pictures to the sizes of several models.
+
+    Args:
+        members: That of each model.
+        decode_side: As of a `Preparer`.
+    """
+
+    members: tuple[Preparer, ...]
+    decode_side: int | None
+
+    def prepare(self, image: Image.Image) -> tuple[Any, ...]:
+        return tuple(member.prepare(image) for member in self.members)
+
+
+def preparer_of(encoder: Encoder) -> Preparer | None:
+    """Return what prepares pictures as an encoder does and can be sent to another process; None if nothing can.
+
+    An encoder of somebody else's has it in an attribute `preparer`: a small object that can be pickled, with `decode_side` and `prepare`.
+    """
+    from ...encoders.two_tower import TwoTowerEncoder  # here, because tokenizers come with it
+
+    if isinstance(encoder, TwoTowerEncoder):
+        return OwnSize(encoder.preprocess)
+    if isinstance(encoder, SeveralEncoders):
+        members = [preparer_of(member) for member in encoder.members]
+        known = tuple(member for member in members if member is not None)
+        return SideBySide(known, encoder.decode_side) if len(known) == len(members) else None
+    if not isinstance(encoder, PreparingEncoder):
+        return Unchanged()
+    own: Preparer | None = getattr(encoder, "preparer", None)
+    return own

@@ -1,0 +1,105 @@
+"""A feeder's process, as the parent sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from threading import Lock
+from typing import IO, Any
+
+from ...decode.isolation import WORKER_ENVIRONMENT, module_path
+from .messages import Delivery, Order, receive, send
+
+_PROGRAM = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from text_image_similarity.pipeline.feeders.program import serve
+serve(*sys.argv[2:])
+"""
+
+
+def feeder_command() -> list[str]:
+    """Return the command of a feeder, all but what it is to share with its parent.
+
+    It is a program of its own and not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's
+    main module again.
+    """
+    return [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(module_path())]
+
+
+class FeederProcess:
+    """One process, from its start to its end.
+
+    Args:
+        command: What starts it.
+        inherited: File descriptors to be passed on to it.
+        settings: What it is told first.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+
+    def __init__(self, command: list[str], inherited: tuple[int, ...], settings: Any) -> None:
+        self.ready = False  # once it has answered for the first time
+        self.began = time.monotonic()
+        self._sending = Lock()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **WORKER_ENVIRONMENT},
+            pass_fds=inherited,
+        )
+        with suppress(OSError):  # it has ended already, which `receive` finds out
+            send(self._pipe(self._process.stdin), settings)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, orders: list[Order]) -> None:
+        """Send orders, unless the process has ended, which `receive` finds out."""
+        with self._sending, suppress(OSError, ValueError):
+            send(self._pipe(self._process.stdin), orders)
+
+    def receive(self) -> list[Delivery] | None:
+        """Wait for answers; None once the process has ended or talks nonsense."""
+        try:
+            found: list[Delivery] | None = receive(self._pipe(self._process.stdout))
+        except Exception:  # whatever a message that is none raises
+            return None
+        self.ready = self.ready or found is not None
+        return found
+
+    def kill(self) -> None:
+        """Send the process its end; what is written to it fails then, and what is read from it ends."""
+        self._process.kill()
+
+    def finish(self) -> str:
+        """Wait for the end of a process that is to have ended, let go of its pipes, and say how it ended."""
+        try:
+            code = self._process.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            said = "the feeder process answered nonsense"
+        else:
+            said = f"the feeder process ended with exit code {code}"
+            if code < 0:
+                said = f"the feeder process died of signal {-code} ({signal.strsignal(-code)})"
+        with self._sending:
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):  # of what was still to be written
+                    self._pipe(pipe).close()
+        return said
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None
+        return pipe

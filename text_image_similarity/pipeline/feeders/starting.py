@@ -1,0 +1,69 @@
+"""When feeders start: at once, or when a run has shown that it is long enough for them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from threading import Lock
+from weakref import finalize
+
+from ...embeddings import Vector
+from ...errors import ConfigError
+from ..loaders import close_in
+from .plan import FeederPlan
+from .pool import Feeders
+
+logger = logging.getLogger("text_image_similarity")
+
+
+class LazyFeeders:
+    """The feeders of a session, started for the first run that needs them. Safe to share between threads.
+
+    Args:
+        plan: What they are; None for none.
+        find: Gives the embedding that is kept for a picture's content key, or None.
+    """
+
+    def __init__(self, plan: FeederPlan | None, find: Callable[[bytes], Vector | None]) -> None:
+        self._plan, self._find = plan, find
+        self._lock = Lock()
+        self._made: Feeders | None = None
+        self._closed = False
+
+    @property
+    def look_ahead(self) -> int:
+        """Most pictures of a run that are to be under way; 0 if feeders do not matter."""
+        return self._plan.look_ahead if self._plan else 0
+
+    def after(self, pictures: int) -> Feeders | None:
+        """Return the feeders for a run that has begun to load so many pictures; None if it loads the next one itself.
+
+        Raises:
+            ConfigError: They were asked for by their number, and cannot be started.
+        """
+        plan = self._plan
+        if plan is None or pictures <= plan.after:
+            return None
+        with self._lock:
+            if self._closed:
+                return None
+            if self._made is None:
+                try:
+                    self._made = Feeders(plan, self._find)
+                    finalize(self, close_in, os.getpid(), self._made.close).atexit = False
+                except ConfigError as error:
+                    if not plan.after:
+                        raise
+                    logger.warning("pictures are loaded in this process: %s", error)
+                    self._plan = None
+                    return None
+            return self._made if self._made.usable else None
+
+    def close(self) -> None:
+        """Stop the feeders, if there are any."""
+        with self._lock:
+            self._closed = True
+            made = self._made
+        if made is not None:
+            made.close()
