@@ -19,6 +19,7 @@ NAMES = (
     "drift",
     "downloads",
     "growth",
+    "feeders",
     "engines",
     "service",
     "overload",
