@@ -217,7 +217,11 @@ def test_a_feeder_that_stands_still_is_replaced(feeders: Callable[[FeederPlan], 
 
 
 def test_ctrl_c_and_sigterm_of_the_group_are_the_parents_to_answer(feeders: Callable[[FeederPlan], Feeders]) -> None:
-    pool = feeders(a_plan())
+    inherited = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it may be ignored where tests run
+    try:
+        pool = feeders(a_plan())
+    finally:
+        signal.signal(signal.SIGTERM, inherited)
     (pid,) = pool.pids()
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(pid, number)
