@@ -37,12 +37,10 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
         place: This feeder's among them.
         slot_bytes: What a picture may take in its slot.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a process group's is the parent's to answer
     requests = sys.stdin.buffer
     settings: FeederSettings | None = receive(requests)
     if settings is not None:
-        signal.signal(
-            signal.SIGTERM, signal.SIG_IGN
-        )  # of a process group: the parent ends this one when it is ready to
         answers = begin_process(settings.heif)
         memory = open_area(handle, int(size))
         Feeder(settings, memory, Board(memory, int(threads), int(place)), int(slot_bytes)).run(requests, answers)
