@@ -303,7 +303,7 @@ def test_feeders_that_are_killed_again_and_again_lose_no_row() -> None:
         found.append(result)
         if chance.random() < 0.02 and (pids := children()):
             os.kill(chance.choice(pids), signal.SIGKILL)
-    assert found == expected
+    assert [one for one in zip(found, expected, strict=True) if one[0] != one[1]] == []
 
 
 def test_limits_hold_for_all_feeders_together(server: Server) -> None:

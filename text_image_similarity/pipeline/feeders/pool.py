@@ -31,7 +31,8 @@ logger = logging.getLogger("text_image_similarity")
 _AT_ONCE = 16  # orders in a message
 _DEATHS = 3  # of feeders that had a picture, after which it is a suspect too
 _ALONE = 2  # of feeders that had nothing else; not 1, because somebody may have killed it
-_STARTS = 3  # that fail one after the other, after which a place stays empty
+_FAILED = 1 / 3  # a place stays empty after three starts that fail one after the other,
+_KILLED = 1 / 12  # or twelve that somebody ended
 
 
 class Feeders:
@@ -135,7 +136,7 @@ class Feeders:
                 command = [*self._command, *self._arguments[seat.number]]
                 process = FeederProcess(command, self._area.inherited, seat.settings)
             except OSError as exc:
-                self._note_end(seat, f"a feeder process cannot be started: {exc}")
+                self._note_end(seat, f"a feeder process cannot be started: {exc}", _FAILED)
                 continue
             with self._changed:
                 seat.process, seat.late, seat.seen = process, "", []
@@ -145,9 +146,10 @@ class Feeders:
                 for answer in answers:
                     self._complete(seat, answer)
                 with self._changed:
-                    seat.failed_starts = 0
+                    seat.failed_starts = 0.0
                     self._changed.notify_all()
-            self._note_end(seat, process.finish(), began=process.ready)
+            said = process.finish()
+            self._note_end(seat, said, 0 if process.ready else _KILLED if process.killed else _FAILED)
         with self._changed:
             self._changed.notify_all()
 
@@ -221,7 +223,7 @@ class Feeders:
             errand.place = None
         errand.future.set_result(found)
 
-    def _note_end(self, seat: Seat, said: str, *, began: bool = False) -> None:
+    def _note_end(self, seat: Seat, said: str, failed: float) -> None:
         """See to the pictures of a feeder that ended, and to its place."""
         with self._changed:
             said = seat.late or said
@@ -239,8 +241,8 @@ class Feeders:
             lost = [
                 errand for errand in errands if not self._is_to_be_tried(errand, alone, late, errand.number in decoding)
             ]
-            seat.failed_starts += not began
-            if seat.failed_starts >= _STARTS:
+            seat.failed_starts += failed
+            if seat.failed_starts > 0.99:
                 self._open.discard(seat.number)
                 self._problem = said
             if not self._open:

@@ -46,6 +46,7 @@ class FeederProcess:
 
     def __init__(self, command: list[str], inherited: tuple[int, ...], settings: Any) -> None:
         self.ready = False  # once it has answered for the first time
+        self.killed = False  # once a signal has ended it
         self.began = time.monotonic()
         self._sending = Lock()
         self._process = subprocess.Popen(
@@ -91,7 +92,8 @@ class FeederProcess:
             said = "the feeder process answered nonsense"
         else:
             said = f"the feeder process ended with exit code {code}"
-            if code < 0:
+            self.killed = code < 0
+            if self.killed:
                 said = f"the feeder process died of signal {-code} ({signal.strsignal(-code)})"
         with self._sending:
             for pipe in (self._process.stdin, self._process.stdout):

@@ -45,7 +45,7 @@ class Seat:
     under_way: dict[int, Errand] = field(default_factory=dict)
     with_suspect: bool = False
     late: str = ""  # why it was killed
-    failed_starts: int = 0
+    failed_starts: float = 0.0  # a place stays empty at 1
     seen: list[int] = field(default_factory=list)  # what its board said last, and when each cell changed
     changed: list[float] = field(default_factory=list)
 
