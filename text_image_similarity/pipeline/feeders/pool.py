@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from threading import Condition, Event, Thread, current_thread
+from threading import Condition, Event, RLock, Thread, current_thread
 
 from ...decode.area import SharedArea
 from ...embeddings import Vector
@@ -29,6 +29,7 @@ from .seats import Errand, Seat
 logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 16  # orders in a message
+_ROOM = 8  # of them, for which a feeder has room when it gets some
 _DEATHS = 3  # of feeders that had a picture, after which it is a suspect too
 _ALONE = 2  # of feeders that had nothing else; not 1, because somebody may have killed it
 _FAILED = 1 / 3  # a place stays empty after three starts that fail one after the other,
@@ -60,13 +61,14 @@ class Feeders:
         self.ring = Ring(self._area, begin, plan.slot_bytes, plan.slots)
         shared = [self._area.handle, str(self._area.size), str(threads)]
         self._arguments = [[*shared, str(place), str(plan.slot_bytes)] for place in range(len(plan.settings))]
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._orders = 0
         self._fresh: deque[Errand] = deque()
         self._suspects: deque[Errand] = deque()
         self._closing = Event()
         self._seats = [
-            Seat(settings, place, Board(self._area.memory, threads, place))
+            Seat(settings, place, Board(self._area.memory, threads, place), Condition(self._lock))
             for place, settings in enumerate(plan.settings)
         ]
         self._open = set(range(len(self._seats)))  # places that are not given up
@@ -99,7 +101,7 @@ class Feeders:
             item: Its reference or its file.
             stats: Told how long it took.
         """
-        with self._changed:
+        with self._lock:
             self._orders += 1
             errand = Errand(self._orders, item, stats)
             if self._closing.is_set():
@@ -108,23 +110,30 @@ class Feeders:
                 errand.future.set_result(RowError(ErrorCode.DECODER_CRASH, self._problem))
             else:
                 self._fresh.append(errand)
-                self._changed.notify_all()
+                self._wake_one()
         return errand.future
 
     def close(self) -> None:
         """End the processes; what they load is wanted no more."""
         if sys.is_finalizing():  # the threads are dead, and the pipes' ends end the processes
             return
-        with self._changed:
+        with self._lock:
             self._closing.set()
             for seat in self._seats:
                 if seat.process is not None:
                     seat.process.kill()
-            self._changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             if thread is not current_thread():
                 thread.join()
         self._area.close()
+
+    def abandon(self) -> None:
+        """End the processes without a lock and without waiting, for a garbage collection, which any thread may be in the middle of."""
+        self._closing.set()
+        for seat in self._seats:
+            if (process := seat.process) is not None:
+                process.kill()
 
     def _has_started(self, seat: Seat) -> bool:
         return seat.number not in self._open or (seat.process is not None and seat.process.ready)
@@ -138,29 +147,43 @@ class Feeders:
             except OSError as exc:
                 self._note_end(seat, f"a feeder process cannot be started: {exc}", _FAILED)
                 continue
-            with self._changed:
+            with self._lock:
                 seat.process, seat.late, seat.seen = process, "", []
                 if self._closing.is_set():
                     process.kill()
             while (answers := process.receive()) is not None:
                 for answer in answers:
                     self._complete(seat, answer)
-                with self._changed:
-                    seat.failed_starts = 0.0
-                    self._changed.notify_all()
+                with self._lock:
+                    if seat.failed_starts or not answers:  # it has just started
+                        seat.failed_starts = 0.0
+                        self._wake_all()
+                    elif self._can_take(seat):
+                        seat.wake.notify()
             said = process.finish()
             self._note_end(seat, said, 0 if process.ready else _KILLED if process.killed else _FAILED)
-        with self._changed:
-            self._changed.notify_all()
+        with self._lock:
+            self._wake_all()
+
+    def _wake_one(self) -> None:
+        """Let the feeder with the least to do take what waits."""
+        if able := [seat for seat in self._seats if self._can_take(seat)]:
+            min(able, key=lambda seat: len(seat.under_way)).wake.notify()
+
+    def _wake_all(self) -> None:
+        self._changed.notify_all()
+        for seat in self._seats:
+            seat.wake.notify_all()
 
     def _hand_out(self, seat: Seat) -> None:
         """Send a feeder its orders; runs on a thread of its own."""
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closing.is_set() or self._can_take(seat))
+            with self._lock:
+                seat.wake.wait_for(lambda: self._closing.is_set() or self._can_take(seat))
                 if self._closing.is_set():
                     return
                 errands, process = self._taken(seat), seat.process
+                self._wake_one()  # for what it has left
             orders = [self._order(errand) for errand in errands]
             if process is not None and orders:
                 process.send(orders)
@@ -172,7 +195,7 @@ class Feeders:
             return False
         if self._suspects and (not seat.under_way or seat.number == min(self._open)):
             return not seat.under_way  # one place is emptied for them
-        return bool(self._fresh) and len(seat.under_way) < seat.most
+        return bool(self._fresh) and len(seat.under_way) <= seat.most - _ROOM
 
     def _taken(self, seat: Seat) -> list[Errand]:
         """Take a suspect, or a few of the pictures that wait, with what is free of the shared memory."""
@@ -199,23 +222,28 @@ class Feeders:
 
     def _complete(self, seat: Seat, answer: Delivery) -> None:
         """Give a picture to who waits for it."""
-        with self._changed:
+        with self._lock:
             errand = seat.under_way.pop(answer.number, None)
             if errand is None:
                 return
             seat.with_suspect = False
         with errand.stats.lock:
             errand.stats.seconds.update(answer.seconds)
-        found: LoadedImage | RowError
-        if isinstance(answer.found, RowError):
-            found = answer.found
-        elif answer.key is not None and (vector := self._find(answer.key)) is not None:
-            found = LoadedImage(answer.key, vector=vector)
-        elif answer.in_slot and errand.place is not None:
-            found, errand.place = LoadedImage(answer.key, self.ring.arrays(errand.place, answer.found)), None
-        else:
-            found = LoadedImage(answer.key, answer.found)
+        try:
+            found = self._found(errand, answer)
+        except Exception as exc:  # of a store of embeddings; a row must never end the run
+            found = RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
         self._give(errand, found)
+
+    def _found(self, errand: Errand, answer: Delivery) -> LoadedImage | RowError:
+        if isinstance(answer.found, RowError):
+            return answer.found
+        if answer.key is not None and (vector := self._find(answer.key)) is not None:
+            return LoadedImage(answer.key, vector=vector)
+        if not answer.in_slot or errand.place is None:
+            return LoadedImage(answer.key, answer.found)
+        place, errand.place = errand.place, None
+        return LoadedImage(answer.key, self.ring.arrays(place, answer.found))
 
     def _give(self, errand: Errand, found: LoadedImage | RowError) -> None:
         if errand.place is not None:
@@ -225,7 +253,7 @@ class Feeders:
 
     def _note_end(self, seat: Seat, said: str, failed: float) -> None:
         """See to the pictures of a feeder that ended, and to its place."""
-        with self._changed:
+        with self._lock:
             said = seat.late or said
             decoding = {number for number in seat.board.read()[1:] if number}
             seat.board.clear()
@@ -239,7 +267,9 @@ class Feeders:
                 return
             logger.warning("%s; another one takes its place", said)
             lost = [
-                errand for errand in errands if not self._is_to_be_tried(errand, alone, late, errand.number in decoding)
+                errand
+                for errand in reversed(errands)
+                if not self._is_to_be_tried(errand, alone, late, errand.number in decoding)
             ]
             seat.failed_starts += failed
             if seat.failed_starts > 0.99:
@@ -249,7 +279,7 @@ class Feeders:
                 lost += [*self._fresh, *self._suspects]
                 self._fresh.clear()
                 self._suspects.clear()
-            self._changed.notify_all()
+            self._wake_all()
         for errand in lost:
             self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
 
@@ -276,7 +306,7 @@ class Feeders:
         while not self._closing.wait(min(1.0, self._plan.patience_s / 4)):
             now = time.monotonic()
             for seat in self._seats:
-                with self._changed:
+                with self._lock:
                     if seat.process is not None and not seat.late and (late := seat.lateness(now, self._plan)):
                         seat.late = late
                         seat.process.kill()

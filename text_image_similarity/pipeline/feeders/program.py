@@ -25,6 +25,7 @@ from .plan import FeederSettings
 from .ring import Board, layout_of, put_arrays
 
 BEAT_S = 1.0
+GATHER_S = 0.003
 
 
 def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> None:
@@ -128,9 +129,11 @@ class Feeder:
             self._board.end(self._mine.thread)
 
     def _answer(self, answers: IO[bytes]) -> None:
-        """Send what is ready, together."""
+        """Send what is ready, together: a message costs the parent as much as what is in it."""
+        pause = Event()
         while True:
             ready: list[Any] = [self._answers.get()]
+            pause.wait(GATHER_S)
             with suppress(Empty):
                 while len(ready) < 64:
                     ready.append(self._answers.get_nowait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Condition
 
 from ...errors import RowError
 from ..rows import LoadedImage
@@ -41,6 +42,7 @@ class Seat:
     settings: FeederSettings
     number: int
     board: Board
+    wake: Condition
     process: FeederProcess | None = None
     under_way: dict[int, Errand] = field(default_factory=dict)
     with_suspect: bool = False
@@ -52,7 +54,7 @@ class Seat:
     @property
     def most(self) -> int:
         """Pictures that it has at a time: enough that no thread waits for the next one."""
-        return 2 * self.settings.config.io_workers + 8
+        return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:
         """Say why a feeder is taken to hang: it has shown no sign of life, or been at one picture for too long; nothing if all is well."""

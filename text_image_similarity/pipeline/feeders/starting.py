@@ -51,7 +51,7 @@ class LazyFeeders:
             if self._made is None:
                 try:
                     self._made = Feeders(plan, self._find)
-                    finalize(self, close_in, os.getpid(), self._made.close).atexit = False
+                    finalize(self, close_in, os.getpid(), self._made.abandon).atexit = False
                 except ConfigError as error:
                     if not plan.after:
                         raise
