@@ -185,6 +185,8 @@ def required(found: str | bytes | RowError) -> str | bytes:
 
 def _text_of(value: Any) -> Any:
     """Return the text of a finite number; any other value stays as it is."""
+    if type(value) is str:  # at once: to ask whether it is a number takes longer
+        return value
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return value
     try:

@@ -96,6 +96,8 @@ def as_record(record: Any) -> Any:
 
 def check_record(record: object, name: str) -> None:
     """Raise an `InputTypeError` unless something is a record, with a reference or an encoded image in it."""
+    if type(record) is Record and type(record.url) in (str, bytes) and type(record.text) is str:
+        return  # at once, as most are
     if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
         hint = (
             "its keys must be 'url' and 'text'"
