@@ -333,7 +333,7 @@ class Unsendable(ColourEncoder):
 
 
 def test_an_encoder_that_prepares_here_alone_is_refused_or_fed_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="feeders=2, but Unsendable cannot prepare pictures in another process"):
+    with pytest.raises(ConfigError, match="feeders=2, but Unsendable cannot prepare images in another process"):
         Scorer(replace(CONFIG, feeders=2), encoder=Unsendable())
     monkeypatch.setattr(plan, "usable_cores", lambda: 16)
     assert plan_feeders(Config(), Unsendable()) is None
@@ -380,7 +380,7 @@ def test_feeders_that_cannot_be_started_are_an_error_or_a_warning(
     with pytest.raises(ConfigError, match="feeders=1, but the feeder process ended with exit code 5; set feeders=0"):
         next(score_pairs(records, CONFIG, encoder=MoodyEncoder()))
     assert LazyFeeders(replace(a_plan(), after=1), lambda key: None).after(2) is None
-    assert "pictures are loaded in this process: feeders=1, but" in caplog.text
+    assert "images are loaded in this process: feeders=1, but" in caplog.text
 
 
 def test_rows_get_errors_and_later_ones_are_loaded_here_when_no_feeder_can_be_started_any_more(

@@ -22,7 +22,7 @@ from ..records import ScoreResult
 from ..similarity import Embeddings, Scores, as_floats, cosine, ref_clipscore, score
 from ..system import usable_cores
 from .encoding import encode_each
-from .picture_loader import PictureLoader
+from .pixel_loader import PixelLoader
 from .rows import LoadedImage, Outcome
 from .stats import RunStats
 
@@ -43,7 +43,7 @@ class Stages:
         self.prepares = self._encoder is encoder  # if not, images wait at their full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
-        self._pictures = PictureLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
+        self._images = PixelLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
 
     def with_stats(self, stats: RunStats) -> Stages:
         """Return the same steps, with other counters told how long they take."""
@@ -54,7 +54,7 @@ class Stages:
     def close(self) -> None:
         """Stop the decoder's processes, if there are any."""
         if not sys.is_finalizing():
-            self._pictures.close()
+            self._images.close()
 
     def load(self, read: Callable[[], bytes | Image.Image]) -> LoadedImage | RowError:
         """Read, decode and resize one image; never raises.
@@ -62,7 +62,7 @@ class Stages:
         Args:
             read: Gives the image's encoded bytes, or the image in RGB.
         """
-        return self._pictures.load(read, self._stats)
+        return self._images.load(read, self._stats)
 
     def caption_key(self, text: str) -> bytes:
         """Return what a caption's embedding is kept under."""

@@ -1,7 +1,7 @@
-"""Processes that fetch, decode and resize pictures beside the one that encodes them.
+"""Processes that fetch, decode and resize images beside the one that encodes them.
 
 The parent (`pool`) hands out references and gets pixels back through memory that all share (`ring`); a feeder (`program`) does for
-each picture what a thread of the run would do, so errors and pixels are the same. `plan` says how many there are, and what each may do.
+each image what a thread of the run would do, so errors and pixels are the same. `plan` says how many there are, and what each may do.
 """
 
 from __future__ import annotations

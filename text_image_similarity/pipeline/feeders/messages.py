@@ -1,7 +1,7 @@
 """What goes through the pipes between the parent and a feeder: pickled objects, each with its length before it.
 
-Both are the same program on the same machine, and a feeder is trusted as this process is: without it, pictures would be decoded here.
-`isolate_decoder` keeps pictures out of the feeders too.
+Both are the same program on the same machine, and a feeder is trusted as this process is: without it, images would be decoded here.
+`isolate_decoder` keeps images out of the feeders too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LENGTH = struct.Struct(">Q")
 
 
 class Order(NamedTuple):
-    """A picture that a feeder is to load.
+    """An image that a feeder is to load.
 
     Args:
         number: Of the order; 1 or more.
@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
 
     Args:
         number: Of the order.
-        key: Stands for the picture's content.
+        key: Stands for the image's content.
         found: What went wrong, or how the pixels lie in the slot, or the pixels themselves.
         in_slot: Whether they are in the slot.
         seconds: What it took, by stage.

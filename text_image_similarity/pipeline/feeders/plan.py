@@ -17,14 +17,14 @@ from ...decode.isolation import heif_module
 from ...encoders import Encoder, PreparingEncoder
 from ...errors import ConfigError
 from ...system import usable_cores
-from ..picture_loader import Preparer
+from ..pixel_loader import Preparer
 from .preparers import Unchanged, preparer_of
 
 _RING_BYTES = 512 << 20  # of pixels on their way; three batches if those are more
 _MANY_CORES = 8  # more than these keep one process from feeding an encoder on the CPU
 _FEW_CORES = 4  # fewer than these are taken by the process that a GPU waits for
-_LONG_RUN = 512  # pictures of a run after which `auto` starts feeders: to start takes as long as to load a few hundred
-_AHEAD = 64  # pictures on their way, for each feeder at least
+_LONG_RUN = 512  # images of a run after which `auto` starts feeders: to start takes as long as to load a few hundred
+_AHEAD = 64  # images on their way, for each feeder at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class FeederSettings:
 
     Args:
         config: The run's, with this feeder's share of its threads and of the requests to a host.
-        preparer: Makes pictures ready for the encoder.
+        preparer: Makes images ready for the encoder.
         fingerprint: Of the encoder.
-        cores: How many pictures it decodes at the same time.
+        cores: How many images it decodes at the same time.
         share: Its part of the run's downloads.
         heif: The module that registers an opener for HEIF, or None.
     """
@@ -54,11 +54,11 @@ class FeederPlan:
 
     Args:
         settings: Of each feeder.
-        after: How many pictures a run loads by itself before it starts them.
-        look_ahead: Most pictures of a run that are under way.
-        slots: Pictures that the shared memory has room for.
-        slot_bytes: What each of them takes; 0 where pictures are not arrays of one size.
-        patience_s: Seconds for one picture, by the clock, after which its feeder is taken to hang.
+        after: How many images a run loads by itself before it starts them.
+        look_ahead: Most images of a run that are under way.
+        slots: Images that the shared memory has room for.
+        slot_bytes: What each of them takes; 0 where images are not arrays of one size.
+        patience_s: Seconds for one image, by the clock, after which its feeder is taken to hang.
         silence_s: Seconds without a sign of life after which it is.
     """
 
@@ -83,7 +83,7 @@ def look_ahead_of(config: Config, prepares: bool) -> int:
 
 
 def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> FeederPlan | None:
-    """Return the feeders for a session, or None if this process loads its pictures itself.
+    """Return the feeders for a session, or None if this process loads its images itself.
 
     Args:
         config: The session's settings.
@@ -100,7 +100,7 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
         if config.feeders == "auto":
             return None
         raise ConfigError(
-            f"feeders={count}, but {type(encoder).__name__} cannot prepare pictures in another process: give it an attribute "
+            f"feeders={count}, but {type(encoder).__name__} cannot prepare images in another process: give it an attribute "
             "`preparer`, a small object that can be pickled, with `decode_side` and `prepare`, or set feeders=0"
         )
     count = min(count, config.limits.per_host)
@@ -151,7 +151,7 @@ def _can_be_sent(preparer: Preparer | None) -> bool:
 
 
 def _bytes_of(preparer: Preparer) -> int:
-    """Return what a prepared picture takes in memory; 0 if it is not made of arrays."""
+    """Return what a prepared image takes in memory; 0 if it is not made of arrays."""
     prepared: Any = preparer.prepare(Image.new("RGB", (64, 64)))
     arrays = prepared if isinstance(prepared, tuple) else (prepared,)
     return sum(array.nbytes for array in arrays) if all(isinstance(array, np.ndarray) for array in arrays) else 0

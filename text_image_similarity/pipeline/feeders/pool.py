@@ -1,6 +1,6 @@
-"""The parent's side: pictures go out to feeders, and come back as futures that complete in any order.
+"""The parent's side: images go out to feeders, and come back as futures that complete in any order.
 
-No picture is lost with a feeder. Those that it had not begun to decode go to another one. Those that it was decoding are suspects:
+No image is lost with a feeder. Those that it had not begun to decode go to another one. Those that it was decoding are suspects:
 each of them is loaded again by a feeder that has nothing else to do, and fails with `decoder_crash` if it ends that one too.
 """
 
@@ -30,18 +30,18 @@ logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 16  # orders in a message
 _ROOM = 8  # of them, for which a feeder has room when it gets some
-_DEATHS = 3  # of feeders that had a picture, after which it is a suspect too
+_DEATHS = 3  # of feeders that had an image, after which it is a suspect too
 _ALONE = 2  # of feeders that had nothing else; not 1, because somebody may have killed it
 _FAILED = 1 / 3  # a place stays empty after three starts that fail one after the other,
 _KILLED = 1 / 12  # or twelve that somebody ended
 
 
 class Feeders:
-    """Processes that load pictures. Safe to share between threads.
+    """Processes that load images. Safe to share between threads.
 
     Args:
         plan: How many there are, and what they may do.
-        find: Gives the embedding that is kept for a picture's content key, or None.
+        find: Gives the embedding that is kept for an image's content key, or None.
         command: What starts one, for tests; None starts the real one.
 
     Raises:
@@ -95,7 +95,7 @@ class Feeders:
         return [process.pid for seat in self._seats if (process := seat.process) is not None]
 
     def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
-        """Have a picture loaded, and return where it will be.
+        """Have an image loaded, and return where it will be.
 
         Args:
             item: Its reference or its file.
@@ -198,7 +198,7 @@ class Feeders:
         return bool(self._fresh) and len(seat.under_way) <= seat.most - _ROOM
 
     def _taken(self, seat: Seat) -> list[Errand]:
-        """Take a suspect, or a few of the pictures that wait, with what is free of the shared memory."""
+        """Take a suspect, or a few of the images that wait, with what is free of the shared memory."""
         source = self._suspects if self._suspects and not seat.under_way else self._fresh
         most = 1 if source is self._suspects else min(_AT_ONCE, seat.most - len(seat.under_way))
         errands: list[Errand] = []
@@ -221,7 +221,7 @@ class Feeders:
         return Order(errand.number, errand.place, item)
 
     def _complete(self, seat: Seat, answer: Delivery) -> None:
-        """Give a picture to who waits for it."""
+        """Give an image to who waits for it."""
         with self._lock:
             errand = seat.under_way.pop(answer.number, None)
             if errand is None:
@@ -252,7 +252,7 @@ class Feeders:
         errand.future.set_result(found)
 
     def _note_end(self, seat: Seat, said: str, failed: float) -> None:
-        """See to the pictures of a feeder that ended, and to its place."""
+        """See to the images of a feeder that ended, and to its place."""
         with self._lock:
             said = seat.late or said
             decoding = {number for number in seat.board.read()[1:] if number}
@@ -284,7 +284,7 @@ class Feeders:
             self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
 
     def _is_to_be_tried(self, errand: Errand, alone: bool, late: bool, decoded: bool) -> bool:
-        """Put a picture whose feeder ended to those that wait, unless it is to blame."""
+        """Put an image whose feeder ended to those that wait, unless it is to blame."""
         errand.deaths += 1
         errand.alone += alone
         if alone and (late or errand.alone >= _ALONE):

@@ -1,4 +1,4 @@
-"""All of an encoder that makes pictures ready: what a feeder gets of it, without the model."""
+"""All of an encoder that makes images ready: what a feeder gets of it, without the model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from PIL import Image
 from ...decode import to_rgb
 from ...encoders import Encoder, PreparingEncoder, SeveralEncoders
 from ...preprocess import Pixels, Preprocess
-from ..picture_loader import Preparer
+from ..pixel_loader import Preparer
 
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Leaves pictures as they are, for an encoder that prepares nothing."""
+    """Leaves images as they are, for an encoder that prepares nothing."""
 
     decode_side: int | None = None
 
@@ -25,10 +25,10 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class OwnSize:
-    """Brings pictures to the size of one model.
+    """Brings images to the size of one model.
 
     Args:
-        preprocess: How the model wants its pictures.
+        preprocess: How the model wants its images.
     """
 
     preprocess: Preprocess
@@ -43,7 +43,7 @@ class OwnSize:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Brings pictures to the sizes of several models.
+    """Brings images to the sizes of several models.
 
     Args:
         members: That of each model.
@@ -58,7 +58,7 @@ class SideBySide:
 
 
 def preparer_of(encoder: Encoder) -> Preparer | None:
-    """Return what prepares pictures as an encoder does and can be sent to another process; None if nothing can.
+    """Return what prepares images as an encoder does and can be sent to another process; None if nothing can.
 
     An encoder of somebody else's has it in an attribute `preparer`: a small object that can be pickled, with `decode_side` and `prepare`.
     """

@@ -1,4 +1,4 @@
-"""A feeder: loads the pictures that come through standard input and answers through standard output, until its parent is gone."""
+"""A feeder: loads the images that come through standard input and answers through standard output, until its parent is gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...decode.worker import begin_process
 from ...errors import RowError
 from ...fetch import Fetcher
 from ...records import image_of, required
-from ..picture_loader import PictureLoader
+from ..pixel_loader import PixelLoader
 from ..rows import LoadedImage
 from ..stats import RunStats
 from .messages import Delivery, Order, receive, send
@@ -25,18 +25,18 @@ from .plan import FeederSettings
 from .ring import Board, layout_of, put_arrays
 
 BEAT_S = 1.0
-GATHER_S = 0.003
+GATHER_S = 0.01
 
 
 def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> None:
-    """Load pictures until standard input ends.
+    """Load images until standard input ends.
 
     Args:
         handle: Of the memory that is shared with the parent.
         size: Its bytes.
         threads: Of each feeder, at most.
         place: This feeder's among them.
-        slot_bytes: What a picture may take in its slot.
+        slot_bytes: What an image may take in its slot.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a process group's is the parent's to answer
     requests = sys.stdin.buffer
@@ -56,7 +56,7 @@ class Feeder:
         settings: What the parent said.
         memory: What it shares with this process.
         board: Where it sees what this process is at.
-        slot_bytes: What a picture may take in its slot.
+        slot_bytes: What an image may take in its slot.
     """
 
     def __init__(self, settings: FeederSettings, memory: mmap.mmap, board: Board, slot_bytes: int) -> None:
@@ -65,7 +65,7 @@ class Feeder:
         self._answers: SimpleQueue[Delivery] = SimpleQueue()
         self._mine = local()  # a thread's own number, and that of its order
         self._fetcher = Fetcher(settings.config, share=settings.share)
-        self._loader = PictureLoader(
+        self._loader = PixelLoader(
             settings.config,
             settings.preparer,
             settings.fingerprint,
@@ -121,7 +121,7 @@ class Feeder:
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        """Show the parent which picture this thread decodes, so that it knows which one to blame for a crash."""
+        """Show the parent which image this thread decodes, so that it knows which one to blame for a crash."""
         self._board.begin(self._mine.thread, self._mine.order)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Memory that the parent and its feeders share: a slot for each picture on its way, and what each feeder is at.
+"""Memory that the parent and its feeders share: a slot for each image on its way, and what each feeder is at.
 
 A file's bytes go to the feeder in its slot if they fit, and its pixels come back in it. The parent encodes from there without
 a copy: a slot is free again when nothing refers to its arrays any more. What does not fit, or finds no slot free, goes through the
@@ -23,7 +23,7 @@ _CELL = 8
 
 
 class Board:
-    """What a feeder is at: a number that moves as long as it lives, and the picture that each thread has in its decoder.
+    """What a feeder is at: a number that moves as long as it lives, and the image that each thread has in its decoder.
 
     Args:
         memory: The shared memory.
@@ -40,7 +40,7 @@ class Board:
         self._cells[0] += 1
 
     def begin(self, thread: int, number: int) -> None:
-        """Say that a thread has a picture in its decoder."""
+        """Say that a thread has an image in its decoder."""
         self._cells[1 + thread] = number
 
     def end(self, thread: int) -> None:
@@ -48,7 +48,7 @@ class Board:
         self._cells[1 + thread] = 0
 
     def read(self) -> list[int]:
-        """Return the number that moves, then the picture of each thread, or 0."""
+        """Return the number that moves, then the image of each thread, or 0."""
         return list(self._cells)
 
     def clear(self) -> None:
@@ -122,7 +122,7 @@ def arrays_in(flat: Any, layout: Layout) -> Any:
 
 
 def layout_of(prepared: Any, most: int) -> Layout | None:
-    """Return how a prepared picture's arrays lie in a slot of `most` bytes; None if it is not made of arrays, or they do not fit."""
+    """Return how a prepared image's arrays lie in a slot of `most` bytes; None if it is not made of arrays, or they do not fit."""
     arrays = prepared if isinstance(prepared, tuple) else (prepared,)
     if not all(isinstance(array, np.ndarray) and not array.dtype.hasobject for array in arrays):
         return None
@@ -132,7 +132,7 @@ def layout_of(prepared: Any, most: int) -> Layout | None:
 
 
 def put_arrays(memory: mmap.mmap, place: int, prepared: Any) -> None:
-    """Write a prepared picture's arrays into a slot."""
+    """Write a prepared image's arrays into a slot."""
     for array in prepared if isinstance(prepared, tuple) else (prepared,):
         with memoryview(memory) as whole:
             target: Any = np.frombuffer(whole, np.uint8, array.nbytes, place)

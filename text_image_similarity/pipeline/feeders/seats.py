@@ -1,4 +1,4 @@
-"""What the parent knows of each feeder and of each picture on its way."""
+"""What the parent knows of each feeder and of each image on its way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _START_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """A picture on its way.
+    """An image on its way.
 
     Args:
         number: Of its order.
@@ -53,11 +53,11 @@ class Seat:
 
     @property
     def most(self) -> int:
-        """Pictures that it has at a time: enough that no thread waits for the next one."""
+        """Images that it has at a time: enough that no thread waits for the next one."""
         return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:
-        """Say why a feeder is taken to hang: it has shown no sign of life, or been at one picture for too long; nothing if all is well."""
+        """Say why a feeder is taken to hang: it has shown no sign of life, or been at one image for too long; nothing if all is well."""
         cells = self.board.read()
         if len(self.seen) != len(cells):
             self.seen, self.changed = cells, [now] * len(cells)

@@ -22,7 +22,7 @@ class LazyFeeders:
 
     Args:
         plan: What they are; None for none.
-        find: Gives the embedding that is kept for a picture's content key, or None.
+        find: Gives the embedding that is kept for an image's content key, or None.
     """
 
     def __init__(self, plan: FeederPlan | None, find: Callable[[bytes], Vector | None]) -> None:
@@ -33,17 +33,17 @@ class LazyFeeders:
 
     @property
     def look_ahead(self) -> int:
-        """Most pictures of a run that are to be under way; 0 if feeders do not matter."""
+        """Most images of a run that are to be under way; 0 if feeders do not matter."""
         return self._plan.look_ahead if self._plan else 0
 
-    def after(self, pictures: int) -> Feeders | None:
-        """Return the feeders for a run that has begun to load so many pictures; None if it loads the next one itself.
+    def after(self, images: int) -> Feeders | None:
+        """Return the feeders for a run that has begun to load so many images; None if it loads the next one itself.
 
         Raises:
             ConfigError: They were asked for by their number, and cannot be started.
         """
         plan = self._plan
-        if plan is None or pictures <= plan.after:
+        if plan is None or images <= plan.after:
             return None
         with self._lock:
             if self._closed:
@@ -55,7 +55,7 @@ class LazyFeeders:
                 except ConfigError as error:
                     if not plan.after:
                         raise
-                    logger.warning("pictures are loaded in this process: %s", error)
+                    logger.warning("images are loaded in this process: %s", error)
                     self._plan = None
                     return None
             return self._made if self._made.usable else None

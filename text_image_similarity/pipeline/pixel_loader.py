@@ -1,4 +1,4 @@
-"""A picture's way from its reference to what an encoder takes: read, decoded and resized, or why that failed.
+"""An image's way from its reference to what an encoder takes: read, decoded and resized, or why that failed.
 
 The threads of a run, those of the service and those of feeder processes take it, so that all give the same pixels and errors.
 """
@@ -25,26 +25,26 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Preparer(Protocol):
-    """What makes pictures ready for an encoder: the encoder itself, or all of it that this takes."""
+    """What makes images ready for an encoder: the encoder itself, or all of it that this takes."""
 
     @property
     def decode_side(self) -> int | None:
-        """Shorter side, in pixels, that pictures may be reduced to while they are decoded; None: decode them whole."""
+        """Shorter side, in pixels, that images may be reduced to while they are decoded; None: decode them whole."""
 
     def prepare(self, image: Image.Image) -> Any:
-        """Bring one RGB picture to what the encoder takes; called on any thread."""
+        """Bring one RGB image to what the encoder takes; called on any thread."""
 
 
-class PictureLoader:
-    """Reads, decodes and resizes pictures for one encoder. Safe to share between threads.
+class PixelLoader:
+    """Reads, decodes and resizes images for one encoder. Safe to share between threads.
 
     Args:
         config: Its limits and `isolate_decoder` are used.
-        preparer: Makes pictures ready.
+        preparer: Makes images ready.
         fingerprint: Of the encoder.
-        find: Gives the embedding that is kept for a picture's content key, or None.
-        cores: How many pictures are decoded at the same time.
-        decoding: Entered while a picture is decoded and resized.
+        find: Gives the embedding that is kept for an image's content key, or None.
+        cores: How many images are decoded at the same time.
+        decoding: Entered while an image is decoded and resized.
 
     Raises:
         ConfigError: Decoders cannot be isolated here.
@@ -61,7 +61,7 @@ class PictureLoader:
         decoding: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._preparer, self._find, self._decoding = preparer, find, decoding
-        # What is known of a picture's content holds for these caps alone.
+        # What is known of an image's content holds for these caps alone.
         self._scope = f"{fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self._most_bytes = config.limits.max_bytes
         # Large images are decoded a few at a time; where others do it, they decode the next ones as these are resized.
@@ -75,10 +75,10 @@ class PictureLoader:
             self._isolated.close()
 
     def load(self, read: Callable[[], bytes | Image.Image], stats: RunStats) -> LoadedImage | RowError:
-        """Read, decode and resize one picture; never raises.
+        """Read, decode and resize one image; never raises.
 
         Args:
-            read: Gives the picture's encoded bytes, or the picture in RGB.
+            read: Gives the image's encoded bytes, or the image in RGB.
             stats: Told how long decoding takes.
         """
         try:
@@ -97,5 +97,5 @@ class PictureLoader:
         except RowError as error:
             return error
         except Exception as exc:  # a row must never end the run
-            logger.debug("a picture could not be loaded", exc_info=True)
+            logger.debug("an image could not be loaded", exc_info=True)
             return RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
