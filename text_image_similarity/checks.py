@@ -38,6 +38,14 @@ def seconds(name: str, value: object, least: float) -> None:
         raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400, a day")
 
 
+def is_text_encoding(name: object) -> bool:
+    """Say whether something names a character encoding that Python knows."""
+    try:
+        return isinstance(name, str) and isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
+
+
 def networks_of(name: str, given: object) -> tuple[str, ...]:
     """Return networks as they are usually spelled.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from os import PathLike
 from typing import Literal, get_args
 
-from .checks import at_least, auto_or_at_least, networks_of, one_of, ports_of, seconds, true_or_false
+from .checks import at_least, auto_or_at_least, is_text_encoding, networks_of, one_of, ports_of, seconds, true_or_false
 from .errors import ConfigError, InputTypeError
 
 Precision = Literal["auto", "fp32", "fp16", "int8"]
@@ -123,7 +123,7 @@ class Dialect:
                 f"delimiter={self.delimiter!r} must be tab or one character, not a quotation mark or backslash"
             )
         one_of("quoting", self.quoting, get_args(Quoting))
-        if self.encoding is not None and not _is_text_encoding(self.encoding):
+        if self.encoding is not None and not is_text_encoding(self.encoding):
             raise ConfigError(
                 f"encoding={self.encoding!r} is not an encoding that Python knows; try utf-8, cp1252, gb18030 or utf-16"
             )
@@ -268,13 +268,6 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
             "embedding_cache must look like redis://host:port/database or redis://user:password@host:port/database, with "
             "redis or rediss; in a user or a password write %40 for @, %3A for : and %2F for /"
         )
-
-
-def _is_text_encoding(name: object) -> bool:
-    try:
-        return isinstance(name, str) and isinstance("".encode(name), bytes)
-    except (LookupError, ValueError):
-        return False
 
 
 def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
