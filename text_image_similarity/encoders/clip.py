@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from ..config import Config
@@ -27,6 +27,7 @@ from .clip_text import check_tokenizer, clip_text, pooled, siglip_text
 from .fingerprint import fingerprint
 from .hub import cached_folder, require_hub
 from .kinds import NO_OWN_CODE, check_type, check_weights
+from .last_layer import give_one_token
 from .naflex import patch_features
 from .other_families import check_alike, check_features, masked_text
 from .torch_backend import ImageTower, TorchBackend, Tower, choose_placement
@@ -105,10 +106,7 @@ def _load(
     if adapter is not None:
         network = merged(str(adapter), network, adapter)
     if shape.model_type == "clip":
-        # Only the class token leaves the image tower, so its last layer's feed-forward network, a twentieth of the work,
-        # need not see the others: they get the class token's instead, which nobody reads.
-        last = network.vision_model.encoder.layers[-1]
-        last.layer_norm2 = nn.Sequential(_ClassToken(), last.layer_norm2)
+        give_one_token(network.vision_model, 0)
     network = network.to(placement.device).eval().requires_grad_(False)
     encoder = _encoder(name, network, processor, tokenizer, config)
     if shape.model_type not in _KNOWN:
@@ -162,11 +160,6 @@ def _scale(network: Any) -> float:
         return float(scale.exp())
     temperature = getattr(network, "temperature", None)  # ALIGN's
     return 1.0 if temperature is None else 1 / float(temperature)
-
-
-class _ClassToken(nn.Module):
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens[:, :1]  # (n, tokens, width) -> (n, 1, width)
 
 
 def _image_features(network: Any, pixels: Tensor) -> Tensor:

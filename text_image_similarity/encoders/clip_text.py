@@ -16,11 +16,12 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor
+from transformers.masking_utils import create_causal_mask
 
 from ..errors import ModelError
+from .last_layer import at_ends, give_one_token, token_of
 from .piece_rules import AddedPiece, PieceFile, PieceRules
 from .pieces import piece_tokens
 from .tokens import Ids, Tokens, ids_of, tokens_of
@@ -67,9 +68,6 @@ def clip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Features
             f"the tokenizer of {name} has token ids up to {highest}, but its text tower has {known} embeddings; "
             "resize_token_embeddings and train the new ones, or use the tokenizer that the model was trained with"
         )
-    network.text_model.eos_token_id = (
-        end  # its own reading, which is not used, fails where the config has none or several
-    )
     return tokens_of(own, pad=end), partial(_at_end, end)
 
 
@@ -84,10 +82,17 @@ def _end_token(name: str, tokenizer: Tokenizer) -> int:
 
 
 def _at_end(end: int, network: Any, ids: Tensor) -> Tensor:
-    # No attention mask: the tower is causal, so the first end token never sees what follows it.
-    hidden = network.text_model(input_ids=ids).last_hidden_state  # (n, t, width)
-    ends = (ids == end).int().argmax(dim=-1)  # (n,)
-    features: Tensor = network.text_projection(hidden[torch.arange(ids.shape[0], device=ids.device), ends])
+    tower = network.text_model
+    hidden = tower.embeddings(input_ids=ids)  # (n, t, width)
+    # The mask leaves padding out by itself: the tower is causal, so the first end token never sees what follows it.
+    mask = create_causal_mask(
+        config=tower.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
+    )  # None where attention is told that it is causal
+    *first, last = tower.encoder.layers
+    for layer in first:
+        hidden = layer(hidden, mask, is_causal=True)
+    token, seen = at_ends(hidden, (ids == end).int().argmax(dim=-1))
+    features: Tensor = network.text_projection(tower.final_layer_norm(token_of(last, hidden, token, seen))[:, 0])
     return features
 
 
@@ -108,6 +113,7 @@ def siglip_text(name: str, network: Any, tokenizer: Any) -> tuple[Tokens, Featur
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is not None and tokenizer.init_kwargs.get("do_lower_case") is not False:
         fast.normalizer = normalizers.Sequence(list(filter(None, (normalizers.Lowercase(), fast.normalizer))))
+    give_one_token(network.text_model, -1)
     theirs = _their_tokens(tokenizer, length, pad)
     for own in (_fast_tokens(tokenizer, length, pad), _piece_tokens(tokenizer, length, pad)):
         if own is not None and own.encode(_PROBES) == theirs.encode(_PROBES):

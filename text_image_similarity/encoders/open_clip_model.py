@@ -18,6 +18,7 @@ from open_clip.coca_model import CoCa
 from open_clip.factory import load_checkpoint
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from ..config import Config
 from ..errors import ModelError
 from ..preprocess import Preprocess
+from .last_layer import OneTokenBlock, at_ends, token_of_block
 from .open_clip_files import OpenClipFiles
 from .open_clip_names import OpenClipName
 from .open_clip_table import needs_twin, quick_advice
@@ -55,6 +57,7 @@ def load_open_clip(files: OpenClipFiles, parsed: OpenClipName, weights: str | No
         _fill(network, files, parsed)
         tokens, context_length = open_clip_tokens(files)
     network = network.eval().requires_grad_(False)
+    _give_class_token(network.visual)
     preprocess = _preprocess(network, files.preprocess, fast=config.preprocess == "fast")
     if not tokens.whole and not _may_be_narrow(network, context_length):
         tokens = tokens.filled(context_length)
@@ -125,6 +128,15 @@ def text_features(network: Any, ids: Tensor) -> Tensor:
     return features
 
 
+def _give_class_token(tower: Any) -> None:
+    """Make the last layer of an image tower that is read at the class token alone compute that token alone."""
+    if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None or tower.pool_type != "tok":
+        return
+    layers = tower.transformer
+    if layers.batch_first and type(layers.resblocks[-1]) is ResidualAttentionBlock:
+        layers.resblocks[-1] = OneTokenBlock(layers.resblocks[-1])
+
+
 def _text_tower(network: Any) -> Any:
     return network if isinstance(network, CLIP) else network.text
 
@@ -132,9 +144,16 @@ def _text_tower(network: Any) -> Any:
 def _narrow_features(text: Any, ids: Tensor) -> Tensor:
     width = ids.shape[1]
     hidden = text.token_embedding(ids) + text.positional_embedding[:width]  # (n, t, width)
-    hidden = text.ln_final(text.transformer(hidden, attn_mask=text.attn_mask[:width, :width]))
-    ends = ids.argmax(dim=-1)  # (n,), the end token is the highest id
-    features: Tensor = hidden[torch.arange(ids.shape[0], device=ids.device), ends]
+    mask, ends = text.attn_mask[:width, :width], ids.argmax(dim=-1)  # (n,), the end token is the highest id
+    *first, last = text.transformer.resblocks
+    if text.transformer.batch_first and type(last) is ResidualAttentionBlock:
+        for block in first:
+            hidden = block(hidden, attn_mask=mask)
+        hidden = token_of_block(last, hidden, *at_ends(hidden, ends))  # (n, 1, width)
+        features: Tensor = text.ln_final(hidden)[:, 0]
+    else:
+        hidden = text.ln_final(text.transformer(hidden, attn_mask=mask))
+        features = at_ends(hidden, ends)[0][:, 0]
     projection = text.text_projection
     if projection is None:
         return features

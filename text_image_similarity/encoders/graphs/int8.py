@@ -1,13 +1,21 @@
-"""Round the weights of an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too."""
+"""Round an ONNX file to int8, from file to file, so that models beyond 2 GB can be rounded too.
+
+Products are made in integers, of weights with a scale for each output and of activations with a scale for each token. A
+token's scale is the largest of its own values, so nothing that is encoded beside it moves it, and batches may be of any
+size. The graph says so in standard operators (QuantizeLinear, DequantizeLinear), which ONNX Runtime runs as integer
+products. All other weights, such as convolutions', are only stored as int8.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 
 from .arrays import array_of, largest
@@ -16,69 +24,158 @@ _SMALLEST = 4096  # values; smaller weights gain nothing
 _LARGEST = 2**31 - 2**20
 # Along which axis each operator's weights are multiplied out, so that every output has a scale of its own.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
+_STORED = 127
+# Weights of seven bits: with eight, processors without VNNI add two products beyond 16 bits, and give other numbers.
+_MULTIPLIED = 63
+# What rounded products are written with.
+_CONSTANTS = {
+    "int8.last_axis": np.array([-1], np.int64),
+    "int8.tiny": np.array(1e-12, np.float32),
+    "int8.step": np.array(1 / 127, np.float32),
+    "int8.middle": np.array(128, np.uint8),
+}
 
 
-def round_matrices(whole: Path, rounded: Path) -> None:
-    """Make matrix products integer: weights are rounded per output, activations as they come.
+def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
+    """Round a graph's weights and, if asked, what they are multiplied with.
 
-    The activations of all that is encoded together share one range, so such a graph must be run an item at a time.
+    Args:
+        whole: The graph in float32, whose weights may lie beside it.
+        rounded: Where to.
+        activations: Make matrix products of integers; if not, weights are floats again once the graph is loaded.
     """
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    large = whole.stat().st_size > _LARGEST or whole.with_name(f"{whole.name}.data").exists()
-    model = onnx.load(whole, load_external_data=not large)
-    del model.graph.value_info[:]  # shapes that the tool would check with other rules than they were made by
-    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # or it warns on the root logger
-    if large:
-        onnx.save(model, whole)
-    quantize_dynamic(
-        whole if large else model,
-        rounded,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        per_channel=True,
-        reduce_range=True,  # seven bits: with eight, processors without VNNI overflow and give other numbers
-        weight_type=QuantType.QInt8,
-        use_external_data_format=large,
-    )
-
-
-def round_weights(whole: Path, rounded: Path) -> None:
-    """Store weights that are still float32 as int8 with a scale for each output; the graph multiplies them out again."""
     model = onnx.load(whole, load_external_data=False)
-    graph = model.graph
-    axes: dict[str, int | None] = {}
-    for node in graph.node:
-        for name in node.input:
-            matrix = node.op_type in ("MatMul", "Gemm")
-            transposed = any(given.name == "transB" and given.i for given in node.attribute)
-            axes.setdefault(name, (0 if transposed else -1) if matrix else _AXES.get(node.op_type))
-    of_cells = {name for node in graph.node if node.op_type in ("LSTM", "GRU") for name in node.input}
-    restored = []
-    for initializer in list(graph.initializer):
-        axis = axes.get(initializer.name)
-        if axis is None or initializer.data_type != TensorProto.FLOAT or np.prod(initializer.dims) < _SMALLEST:
-            continue
-        value = array_of(initializer, whole.parent)
-        if value.ndim < (3 if initializer.name in of_cells else 2):  # not biases
-            continue
-        axis %= value.ndim
-        small, scale = _round(value, axis)
-        name = initializer.name
-        graph.initializer.remove(initializer)
-        graph.initializer.extend(
-            [numpy_helper.from_array(small, f"{name}.int8"), numpy_helper.from_array(scale, f"{name}.scale")]
-        )
-        restored.append(helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.scale"], [name], axis=axis))
+    _Rounding(model.graph, whole.parent).run(activations=activations)
     load_external_data_for_model(model, str(whole.parent))  # what is left
-    nodes = [*restored, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
     large = model.ByteSize() > _LARGEST
     onnx.save(model, rounded, save_as_external_data=large, location=f"{rounded.name}.data")
 
 
-def _round(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    others = tuple(place for place in range(value.ndim) if place != axis)
-    scale = (largest(value, others, keepdims=True) / 127).clip(min=1e-12).astype(np.float32)
-    scaled = value / scale
-    return np.rint(scaled, out=scaled).astype(np.int8), scale.reshape(-1)
+class _Rounding:
+    """A graph on its way to int8.
+
+    Args:
+        graph: Changed in place; loaded without its external data.
+        folder: Where that is.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, folder: Path) -> None:
+        self.graph, self.folder = graph, folder
+        floats = (each for each in graph.initializer if each.data_type == TensorProto.FLOAT)
+        self.weights = {each.name: each for each in floats if len(each.dims) > 1 and np.prod(each.dims) >= _SMALLEST}
+        self.nodes: list[NodeProto] = []
+        self.made: set[str] = set()  # values and initializers that nodes share
+
+    def run(self, *, activations: bool) -> None:
+        """Change the graph."""
+        for node in self.graph.node:
+            if activations and self._is_product(node):
+                self._multiply(node)
+            elif node.op_type == "Gather" and node.input[0] in self.weights and not _given(node).get("axis"):
+                self._look_up(node)
+            else:
+                self._store(node)
+        if activations:
+            self.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
+        taken = {name for node in self.nodes for name in node.input}
+        for name, weight in self.weights.items():
+            if name not in taken or name in self.made:
+                self.graph.initializer.remove(weight)
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+
+    def _is_product(self, node: NodeProto) -> bool:
+        """Say whether a node multiplies activations with a matrix of weights."""
+        if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in self.weights:
+            return False
+        given = _given(node)
+        plain = given.get("alpha", 1) == given.get("beta", 1) == 1 and not given.get("transA")
+        return plain and len(self.weights[node.input[1]].dims) == 2
+
+    def _multiply(self, node: NodeProto) -> None:
+        """Add a product of integers: what is multiplied, divided by its rows' largest values, times those again."""
+        activation, weight, *bias = node.input
+        (result,) = node.output
+        rows = f"{activation}.rows"
+        if rows not in self.made:
+            self.made.add(rows)
+            self.nodes += self._rounded_rows(activation, rows)
+        transposed = bool(_given(node).get("transB"))
+        matrix = f"{weight}.{'transposed' if transposed else 'matrix'}"
+        if f"{matrix}.int8" not in self.made:
+            value = array_of(self.weights[weight], self.folder)
+            scale = self._add_rounded(value.T if transposed else value, matrix, axis=1, most=_MULTIPLIED)
+            self.graph.initializer.append(numpy_helper.from_array(scale.reshape(-1), f"{matrix}.scale"))
+            names = f"{matrix}.int8", f"{matrix}.scale"
+            self.nodes.append(helper.make_node("DequantizeLinear", names, [f"{matrix}.restored"], axis=1))
+        scaled = f"{result}.without_bias" if bias else result
+        self.nodes += [
+            helper.make_node("MatMul", [f"{rows}.restored", f"{matrix}.restored"], [f"{result}.of_rows"]),
+            helper.make_node("Mul", [f"{result}.of_rows", f"{rows}.largest"], [scaled]),
+        ]
+        if bias:
+            self.nodes.append(helper.make_node("Add", [scaled, *bias], [result]))
+
+    def _rounded_rows(self, value: str, rows: str) -> Iterator[NodeProto]:
+        last, tiny, *grid = _CONSTANTS
+        yield helper.make_node("ReduceMax", [value, last], [f"{rows}.highest"], keepdims=1)
+        yield helper.make_node("ReduceMin", [value, last], [f"{rows}.lowest"], keepdims=1)
+        yield helper.make_node("Neg", [f"{rows}.lowest"], [f"{rows}.depth"])
+        yield helper.make_node("Max", [f"{rows}.highest", f"{rows}.depth", tiny], [f"{rows}.largest"])
+        yield helper.make_node("Reciprocal", [f"{rows}.largest"], [f"{rows}.factor"])
+        yield helper.make_node("Mul", [value, f"{rows}.factor"], [f"{rows}.even"])  # -1..1
+        yield helper.make_node("QuantizeLinear", [f"{rows}.even", *grid], [f"{rows}.uint8"])
+        yield helper.make_node("DequantizeLinear", [f"{rows}.uint8", *grid], [f"{rows}.restored"])
+
+    def _look_up(self, node: NodeProto) -> None:
+        """Add what looks up rows of a table in int8 and scales those: not the whole table each time."""
+        (table, wanted), (found,) = node.input, node.output
+        self._add_stored(table, 0)
+        rows, floats, scales = (f"{found}.{part}" for part in ("int8", "floats", "scale"))
+        self.nodes += [
+            helper.make_node("Gather", [f"{table}.int8", wanted], [rows]),
+            helper.make_node("Gather", [f"{table}.scale", wanted], [scales]),
+            helper.make_node("Cast", [rows], [floats], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [floats, scales], [found]),
+        ]
+
+    def _store(self, node: NodeProto) -> None:
+        """Add a node, whose weights are int8 in the file."""
+        for name in node.input:
+            axis = _axis(node)
+            if name not in self.weights or axis is None or name in self.made:
+                continue
+            if node.op_type in ("LSTM", "GRU") and len(self.weights[name].dims) < 3:  # a bias
+                continue
+            self._add_stored(name, axis)
+            self.made.add(name)
+            floats = f"{name}.floats"  # by a Cast and not by DequantizeLinear, which ONNX Runtime would do in each run
+            self.nodes.append(helper.make_node("Cast", [f"{name}.int8"], [floats], to=TensorProto.FLOAT))
+            self.nodes.append(helper.make_node("Mul", [floats, f"{name}.scale"], [name]))
+        self.nodes.append(node)
+
+    def _add_stored(self, name: str, axis: int) -> None:
+        if f"{name}.int8" not in self.made:
+            scale = self._add_rounded(array_of(self.weights[name], self.folder), name, axis, _STORED)
+            self.graph.initializer.append(numpy_helper.from_array(scale, f"{name}.scale"))
+
+    def _add_rounded(self, value: NDArray[np.float32], name: str, axis: int, most: int) -> NDArray[np.float32]:
+        """Add a weight in int8, and return the scales along an axis, in as many dimensions."""
+        others = tuple(place for place in range(value.ndim) if place != axis % value.ndim)
+        scale = (largest(value, others, keepdims=True) / most).clip(min=1e-12).astype(np.float32)
+        scaled = value / scale
+        small = np.rint(scaled, out=scaled).astype(np.int8)
+        self.graph.initializer.append(numpy_helper.from_array(small, f"{name}.int8"))
+        self.made.add(f"{name}.int8")
+        return scale
+
+
+def _given(node: NodeProto) -> dict[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
+def _axis(node: NodeProto) -> int | None:
+    """Say along which axis of its weights a node's outputs lie."""
+    if node.op_type in ("MatMul", "Gemm"):
+        return 0 if _given(node).get("transB") else -1
+    return _AXES.get(node.op_type)

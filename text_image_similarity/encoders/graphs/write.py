@@ -18,9 +18,9 @@ from ..towers import DualEncoder
 from ..towers.text import RecurrentTower
 from ..two_tower import TwoTowerEncoder
 from .half import to_half
-from .int8 import round_matrices, round_weights
+from .int8 import round_graph
 from .recurrent import recurrent_graph
-from .trace import fold_padding, trace
+from .trace import fold_padding, multiply_patches, trace
 
 OPSET = 23  # the first in which attention is one node, which GPUs run as one kernel
 IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what the graphs take and give
@@ -38,8 +38,8 @@ def write_towers(
         encoder: A model that torch runs on the CPU in float32.
         folder: Where to.
         precision: `fp32`; `fp16`, in which weights and products are half, and float32 is what half would harm; or `int8`.
-        recipe: For int8, `dynamic`: matrices as integers, activations rounded as they come; or `weights`: weights alone,
-            which are brought back to floats when they are used.
+        recipe: For int8, `dynamic` (the default): products of integers, of weights and of activations that are rounded token by
+            token as they come; or `weights`: weights alone, which are floats again once the graph is loaded.
         opset: Version of ONNX's operators.
 
     Raises:
@@ -52,7 +52,11 @@ def write_towers(
         raise ModelError("a model that takes images of any shape, as patches, cannot be exported")
     for tower in ("image", "text"):
         path = folder / f"{tower}.onnx"
-        graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, opset)
+        rounded = precision == "int8" and recipe != "weights"
+        if tower == "image":
+            graph = _image_graph(encoder, backend, opset, as_products=rounded)
+        else:
+            graph = _text_graph(encoder, backend, opset)
         if precision == "fp32":
             _save(graph, path)
             continue
@@ -62,14 +66,13 @@ def write_towers(
             if precision == "fp16":
                 to_half(whole, path, _tried_pixels(encoder) if tower == "image" else _tried_ids(encoder))
                 continue
-            if recipe != "weights":
-                round_matrices(whole, whole := Path(name) / f"rounded-{path.name}")
-            round_weights(whole, path)
+            round_graph(whole, path, activations=rounded)
 
 
-def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
+def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int, *, as_products: bool) -> Any:
     pixels = torch.zeros(2, *encoder.preprocess.side, 3, dtype=torch.uint8)
-    return trace(fold_padding(backend.image_tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
+    tower = fold_padding(backend.image_tower, pixels)
+    return trace(multiply_patches(tower) if as_products else tower, pixels, {0: _batch()}, IMAGE, opset)
 
 
 def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
