@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from text_image_similarity import ModelError
 from text_image_similarity.encoders.graphs.half import to_half
-from text_image_similarity.encoders.graphs.int8 import round_weights
+from text_image_similarity.encoders.graphs.int8 import round_graph
 from text_image_similarity.encoders.graphs.recurrent import recurrent_graph
+from text_image_similarity.encoders.graphs.trace import PatchProduct, multiply_patches
 from text_image_similarity.encoders.graphs.write import TEXT
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 
@@ -164,7 +165,7 @@ def test_weights_as_int8_take_a_quarter_and_move_little(apart: bool, tmp_path: P
     model = recurrent("lstm", text_width=96)
     onnx.save(recurrent_graph(model, TEXT, 20), whole, save_as_external_data=apart, location="whole.onnx.data")
     made.mkdir()
-    round_weights(whole, made / "text.onnx")
+    round_graph(whole, made / "text.onnx", activations=False)
     moved = made.rename(tmp_path / "moved") / "text.onnx"
     ids = np.random.default_rng(0).integers(1, 60, (20, CONTEXT))
     before, after = run(whole, ids), run(moved, ids)
@@ -173,6 +174,71 @@ def test_weights_as_int8_take_a_quarter_and_move_little(apart: bool, tmp_path: P
     assert sum(path.stat().st_size for path in moved.parent.iterdir()) < 0.29 * size
     halves = np.concatenate([run(moved, ids[:7]), run(moved, ids[7:])])
     np.testing.assert_array_equal(halves, after)
+
+
+def products_graph(folder: Path) -> tuple[Path, np.ndarray]:
+    """Write a tower with a table, a product without and one with a bias, a convolution, and ids to try it on."""
+    text = """<ir_version: 10, opset_import: ["": 20]>
+        text (int64[batch, 8] ids) => (float[batch, 48] embeds) {
+            found = Gather (table, ids)
+            hidden = MatMul (found, first)
+            bent = Gelu (hidden)
+            turned = Transpose <perm = [0, 2, 1]> (bent)
+            mixed = Conv <kernel_shape = [1]> (turned, kernel)
+            sum = ReduceMean <keepdims = 0> (mixed, axes)
+            embeds = Gemm <transB = 1> (sum, last, bias)
+        }"""
+    model, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    shapes = {"table": (300, 64), "first": (64, 96), "kernel": (96, 96, 1), "last": (48, 96)}
+    weights = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    weights["table"] *= np.geomspace(0.1, 10, 300, dtype=np.float32)[:, None]  # as captions' tokens differ
+    weights |= {"bias": np.arange(48, dtype=np.float32), "axes": np.array([2])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    onnx.save(model, folder / "whole.onnx", save_as_external_data=True, location="whole.onnx.data")
+    return folder / "whole.onnx", rng.integers(0, 300, (30, 8))
+
+
+def test_products_of_integers_depend_on_each_token_alone(tmp_path: Path) -> None:
+    whole, ids = products_graph(tmp_path)
+    made = tmp_path / "made"
+    made.mkdir()
+    round_graph(whole, made / "text.onnx", activations=True)
+    before, after = run(whole, ids), run(made / "text.onnx", ids)
+    assert 1e-3 < np.linalg.norm(after - before) / np.linalg.norm(before) < 0.03
+    for count in (2, 7):
+        parts = [run(made / "text.onnx", ids[start : start + count]) for start in range(0, 30, count)]
+        np.testing.assert_array_equal(np.concatenate(parts), after)
+
+
+@pytest.mark.parametrize("activations", [True, False])
+def test_what_onnx_runtime_makes_of_int8(activations: bool, tmp_path: Path) -> None:
+    """Products are of integers or, with weights alone, of floats that were restored once; a table is never restored whole."""
+    whole, _ = products_graph(tmp_path)
+    round_graph(whole, tmp_path / "text.onnx", activations=activations)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(tmp_path / "text.onnx", options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(tmp_path / "optimized.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("MatMulIntegerToFloat") == (2 if activations else 0)
+    assert "DequantizeLinear" not in operators
+    kinds = {each.name: each.data_type for each in graph.initializer}
+    tables = [kinds[node.input[0]] for node in graph.node if node.op_type == "Gather"]
+    assert onnx.TensorProto.INT8 in tables
+    assert sum(np.prod(each.dims) for each in graph.initializer if each.data_type == onnx.TensorProto.INT8) >= 300 * 64
+
+
+def test_a_convolution_of_patches_is_a_product() -> None:
+    torch.manual_seed(0)
+    tower = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 20, 4, stride=4),
+        torch.nn.Conv2d(20, 8, 3, padding=1),  # stays
+        torch.nn.Conv2d(8, 5, (2, 1), stride=(2, 1), bias=False, padding="valid"),
+    ).requires_grad_(False)
+    changed, pixels = multiply_patches(tower), torch.randn(2, 3, 19, 14)  # whose remainders are left out
+    assert [isinstance(part, PatchProduct) for part in changed] == [True, False, True]
+    assert not any(isinstance(part, PatchProduct) for part in tower)
+    torch.testing.assert_close(changed(pixels), tower(pixels), atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_reads_weights_that_lie_beside_the_file(tmp_path: Path) -> None:

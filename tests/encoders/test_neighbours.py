@@ -15,7 +15,8 @@ CAPTIONS = [" ".join(["a", "red", "dog", "and", "two", "cats"][: 1 + n % 6] * (1
 
 
 @pytest.fixture(
-    scope="module", params=["mini onnx", "mini torch", "mini int8", "clip onnx", "clip torch", "siglip torch"]
+    scope="module",
+    params=["mini onnx", "mini torch", "mini int8", "clip onnx", "clip int8", "clip torch", "siglip torch"],
 )
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PreparingEncoder:
     model, backend = request.param.split()

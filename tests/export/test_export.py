@@ -130,7 +130,7 @@ def test_any_damage_is_refused_before_a_score(exported: Export, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda facts: facts.update(layout=99), "layout 99, and this version reads 1"),
+        (lambda facts: facts.update(layout=99), "layout 99, and this version reads 2"),
         (lambda facts: facts["preprocess"].update(pillow=12), "was exported with Pillow 12"),
         (lambda facts: facts.update(format="coreml"), "which this version does not run"),
         (lambda facts: facts.update(layout=True), "layout True"),

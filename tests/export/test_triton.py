@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -30,19 +29,6 @@ def configs(made: Path, backend: TritonBackend, **facts: Any) -> dict[str, Any]:
         path.parent.name: parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         for path in made.glob("*/config.pbtxt")
     }
-
-
-@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
-def test_rows_whose_neighbours_would_move_their_scores_are_encoded_alone(
-    tmp_path: Path, backend: TritonBackend
-) -> None:
-    rounded = configs(tmp_path / "dynamic", backend, precision="int8", recipe="dynamic")
-    others = configs(tmp_path / "weights", backend, precision="int8", recipe="weights")
-    assert {config.max_batch_size for config in others.values()} == {64}
-    assert {config.max_batch_size for config in rounded.values()} == {64 if backend == "python" else 1}
-    for tower in ("image", "text"):
-        assert rounded[tower].parameters["alone"].string_value == "true"
-        assert "alone" not in others[tower].parameters
 
 
 def test_what_a_step_takes_is_not_what_the_ensemble_gives(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from .web_backend import open_web
 
 MANIFEST = "config.json"
 PLANS_SCRIPT = "build_plans.sh"  # in an export for TensorRT
-LAYOUT = 1
+LAYOUT = 2  # another one is refused
 _PRECISIONS = ("fp32", "fp16", "int8")
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "format": str,

@@ -2,8 +2,7 @@
 
 A batch is shared out over one thread a core, a few images a call, which keeps activations in the processor's cache. How
 many there are in a call moves no bit of a vector, but for a single caption, which therefore goes with a copy of itself; a
-test holds that. In int8 every image and caption is a call of its own: activations are rounded to the range of what is
-encoded together, and neighbours must not move a score.
+test holds that. In int8 activations are rounded token by token, so neighbours do not matter there either.
 """
 
 from __future__ import annotations
@@ -67,12 +66,11 @@ class OnnxBackend:
         return self._run(self.image_session, "pixels", batches, least=1)
 
     def text(self, rows: Sequence[Ids]) -> Embeddings:
-        alone = self.precision == "int8"
-        batches = self.tokens.batches(rows, most=self._at_once(len(rows), _CAPTIONS), step=1 if alone else _WIDTH)
-        return self._run(self.text_session, "input_ids", list(batches), least=1 if alone else 2)
+        batches = self.tokens.batches(rows, most=self._at_once(len(rows), _CAPTIONS), step=_WIDTH)
+        return self._run(self.text_session, "input_ids", list(batches), least=2)
 
     def _at_once(self, count: int, most: int) -> int:
-        return 1 if self.precision == "int8" else min(most, -(-count // self.workers.count))
+        return min(most, -(-count // self.workers.count))
 
     def _run(self, session: Any, taken: str, batches: list[NDArray[Any]], *, least: int) -> Embeddings:
         def features(batch: NDArray[Any]) -> Embeddings:

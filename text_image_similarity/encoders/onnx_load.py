@@ -26,7 +26,7 @@ from .two_tower import Backend, TwoTowerEncoder
 logger = logging.getLogger("text_image_similarity")
 
 _EXPORTERS = ("torch", "onnx", "onnxscript")
-_LAYOUT = 5  # of the exported folders; another number leaves old ones aside
+_LAYOUT = 6  # of the exported folders; another number leaves old ones aside
 
 
 def load_onnx(

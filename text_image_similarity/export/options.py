@@ -25,7 +25,7 @@ class ExportOptions:
             transformers.js in a browser or under Node.
         precision: `fp32`; `fp16`, half the size, for GPUs; or `int8`, a quarter of the size, for CPUs.
         recipe: How int8 is made: `dynamic` rounds weights and activations, which is faster; `weights` rounds weights alone,
-            which keeps scores closer; `auto` takes the first of them that passes, and for `web` the latter.
+            which keeps scores closer; `auto` takes the first of them that passes.
         opset: Version of ONNX's operators; by default the newest one that all targets read.
         triton_backend: What runs the towers in Triton: its `onnxruntime` backend; `tensorrt`, for plans that are built on the
             GPU that serves them; or `python`, where the server lacks both and its Python environment has onnxruntime.
@@ -76,5 +76,4 @@ class ExportOptions:
             return (None,)
         if self.recipe != "auto":
             return (self.recipe,)
-        # In a browser people encode several at once, which would then share the range that activations are rounded to.
-        return ("weights",) if self.to in ("openvino", "web") else ("dynamic", "weights")
+        return ("weights",) if self.to == "openvino" else ("dynamic", "weights")

@@ -52,16 +52,13 @@ def write_triton(made: Path, facts: Mapping[str, Any], backend: TritonBackend, m
         max_batch: Most items of a batch.
     """
     height, width = side(facts)
-    alone = facts["precision"] == "int8" and facts["recipe"] == "dynamic"  # neighbours would move its scores
-    if alone and backend != "python":  # whose own loop takes them one by one
-        max_batch = 1
     pixels = {"pixels": ("uint8", (height, width, 3))}
     ids = {"input_ids": ("int64", (_width(facts),))}
     embeds = {tower: {f"{tower}_embeds": ("float32", (facts["embed_dim"],))} for tower in ("image", "text")}
     similarity = {"similarity": ("float32", (1,))}
     asked = {"image": ("bytes", (1,)), "caption": ("bytes", (1,))}
     for tower, taken in (("image", pixels), ("text", ids)):
-        _write_tower(made, tower, backend, _config(tower, taken, embeds[tower], max_batch, backend, alone=alone))
+        _write_tower(made, tower, backend, _config(tower, taken, embeds[tower], max_batch, backend))
     _write_preprocess(made, facts, _config("preprocess", asked, {**pixels, **ids}, max_batch, "python"))
     both = {**embeds["image"], **embeds["text"]}
     vectors = {f"{tower}_vector": ("float32", (facts["embed_dim"],)) for tower in ("image", "text")}
@@ -136,9 +133,7 @@ def _copy_package(folder: Path) -> None:
         shutil.copytree(_PACKAGE / room, target / room, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-def _config(
-    name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None, *, alone: bool = False
-) -> str:
+def _config(name: str, taken: Tensors, given: Tensors, max_batch: int, backend: str | None) -> str:
     """Return a model's `config.pbtxt`; without a backend it is an ensemble."""
     kind = {None: 'platform: "ensemble"', "tensorrt": 'platform: "tensorrt_plan"'}.get(backend, f'backend: "{backend}"')
     lines = [
@@ -151,8 +146,6 @@ def _config(
     if backend is not None:
         where = "KIND_CPU" if backend == "python" or name in ("preprocess", "similarity") else "KIND_AUTO"
         lines += [f"instance_group [ {{ count: 1 kind: {where} }} ]", _BATCHING]
-    if alone:
-        lines.append('parameters { key: "alone" value { string_value: "true" } }')
     if name in ("image", "text"):
         lines.append(_warm_up(taken))
     return "\n".join(lines) + "\n"

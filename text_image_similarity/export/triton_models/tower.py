@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ class TowerModel:
         graph = Path(__file__).with_name("model.onnx")
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.takes, self.gives = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.alone = "alone" in json.loads(args["model_config"])["parameters"]
         self.workers = Workers(usable_cores())
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -45,12 +43,12 @@ class TowerModel:
         return answers
 
     def _features(self, batch: Any) -> Any:
-        at_once = 1 if self.alone else min(_AT_ONCE, -(-len(batch) // self.workers.count))
+        at_once = min(_AT_ONCE, -(-len(batch) // self.workers.count))
         parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
 
         def features(part: Any) -> Any:
             # A single caption goes with a copy of itself, for the same bits as in company.
-            filled = part if self.alone or part.ndim > 2 or len(part) > 1 else part.repeat(2, axis=0)
+            filled = part if part.ndim > 2 or len(part) > 1 else part.repeat(2, axis=0)
             return self.session.run(None, {self.takes: filled})[0][: len(part)]
 
         return np.concatenate(self.workers.map(features, parts))
