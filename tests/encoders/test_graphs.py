@@ -16,7 +16,6 @@ from text_image_similarity import ModelError
 from text_image_similarity.encoders.graphs.half import to_half
 from text_image_similarity.encoders.graphs.int8 import round_graph
 from text_image_similarity.encoders.graphs.recurrent import recurrent_graph
-from text_image_similarity.encoders.graphs.trace import PatchProduct, multiply_patches
 from text_image_similarity.encoders.graphs.write import TEXT
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 
@@ -226,19 +225,6 @@ def test_what_onnx_runtime_makes_of_int8(activations: bool, tmp_path: Path) -> N
     tables = [kinds[node.input[0]] for node in graph.node if node.op_type == "Gather"]
     assert onnx.TensorProto.INT8 in tables
     assert sum(np.prod(each.dims) for each in graph.initializer if each.data_type == onnx.TensorProto.INT8) >= 300 * 64
-
-
-def test_a_convolution_of_patches_is_a_product() -> None:
-    torch.manual_seed(0)
-    tower = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 20, 4, stride=4),
-        torch.nn.Conv2d(20, 8, 3, padding=1),  # stays
-        torch.nn.Conv2d(8, 5, (2, 1), stride=(2, 1), bias=False, padding="valid"),
-    ).requires_grad_(False)
-    changed, pixels = multiply_patches(tower), torch.randn(2, 3, 19, 14)  # whose remainders are left out
-    assert [isinstance(part, PatchProduct) for part in changed] == [True, False, True]
-    assert not any(isinstance(part, PatchProduct) for part in tower)
-    torch.testing.assert_close(changed(pixels), tower(pixels), atol=1e-6, rtol=1e-5)
 
 
 def test_half_precision_reads_weights_that_lie_beside_the_file(tmp_path: Path) -> None:

@@ -28,11 +28,15 @@ _STORED = 127
 # Weights of seven bits: with eight, processors without VNNI add two products beyond 16 bits, and give other numbers.
 _MULTIPLIED = 63
 # What rounded products are written with.
-_CONSTANTS = {
+_CONSTANTS: dict[str, NDArray[Any]] = {
     "int8.last_axis": np.array([-1], np.int64),
     "int8.tiny": np.array(1e-12, np.float32),
     "int8.step": np.array(1 / 127, np.float32),
-    "int8.middle": np.array(128, np.uint8),
+    "int8.zero": np.array(128, np.uint8),
+    # What comes out of a GELU is hardly below zero, so most of the 256 steps are above.
+    "int8.gelu_share": np.array(223 / 32, np.float32),
+    "int8.gelu_step": np.array(1 / 223, np.float32),
+    "int8.gelu_zero": np.array(32, np.uint8),
 }
 
 
@@ -65,6 +69,16 @@ class _Rounding:
         self.weights = {each.name: each for each in floats if len(each.dims) > 1 and np.prod(each.dims) >= _SMALLEST}
         self.nodes: list[NodeProto] = []
         self.made: set[str] = set()  # values and initializers that nodes share
+        makers = {name: node for node in graph.node for name in node.output}
+        self.from_gelu = {
+            name
+            for name, node in makers.items()
+            if node.op_type == "Gelu"
+            or (
+                node.op_type == "Mul"
+                and any(makers[each].op_type == "Sigmoid" for each in node.input if each in makers)
+            )
+        }
 
     def run(self, *, activations: bool) -> None:
         """Change the graph."""
@@ -118,10 +132,14 @@ class _Rounding:
 
     def _rounded_rows(self, value: str, rows: str) -> Iterator[NodeProto]:
         last, tiny, *grid = _CONSTANTS
+        gelu = value in self.from_gelu
+        share, *grid = grid[2:] if gelu else ["", *grid[:2]]
         yield helper.make_node("ReduceMax", [value, last], [f"{rows}.highest"], keepdims=1)
         yield helper.make_node("ReduceMin", [value, last], [f"{rows}.lowest"], keepdims=1)
-        yield helper.make_node("Neg", [f"{rows}.lowest"], [f"{rows}.depth"])
-        yield helper.make_node("Max", [f"{rows}.highest", f"{rows}.depth", tiny], [f"{rows}.largest"])
+        yield helper.make_node("Neg", [f"{rows}.lowest"], [lowest := f"{rows}.depth"])
+        if gelu:
+            yield helper.make_node("Mul", [lowest, share], [lowest := f"{rows}.share"])
+        yield helper.make_node("Max", [f"{rows}.highest", lowest, tiny], [f"{rows}.largest"])
         yield helper.make_node("Reciprocal", [f"{rows}.largest"], [f"{rows}.factor"])
         yield helper.make_node("Mul", [value, f"{rows}.factor"], [f"{rows}.even"])  # -1..1
         yield helper.make_node("QuantizeLinear", [f"{rows}.even", *grid], [f"{rows}.uint8"])

@@ -61,7 +61,8 @@ def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
     """Return a tower whose SAME-padded convolutions have their padding in the kernel: ONNX Runtime fuses it wrongly."""
     if not any(isinstance(module, SameConv2d) for module in tower.modules()):
         return tower
-    tower = _modules_copied(tower)
+    shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}
+    tower = copy.deepcopy(tower, shared)  # of its modules, not of its weights, which may be another tower's too
     seen: dict[nn.Module, Tensor] = {}
     for convolution in (module for module in tower.modules() if isinstance(module, SameConv2d)):
         convolution.register_forward_pre_hook(lambda module, inputs: seen.__setitem__(module, inputs[0]))
@@ -72,59 +73,6 @@ def fold_padding(tower: nn.Module, example: Tensor) -> nn.Module:
             if isinstance(child, SameConv2d):
                 setattr(parent, name, child.folded(seen[child]))
     return tower
-
-
-class PatchProduct(nn.Module):
-    """A convolution that steps from patch to patch, as a product of matrices, which can be made in integers.
-
-    Args:
-        convolution: Its kernel is as large as its steps, and nothing is padded.
-    """
-
-    def __init__(self, convolution: nn.Conv2d):
-        super().__init__()
-        self.kernel = convolution.kernel_size
-        self.weight = nn.Parameter(convolution.weight.flatten(1), requires_grad=False)  # (out, c * p * q)
-        self.bias = convolution.bias
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        count, channels, height, width = pixels.shape
-        p, q = self.kernel
-        rows, columns = height // p, width // q
-        patches = pixels[:, :, : rows * p, : columns * q].reshape(count, channels, rows, p, columns, q)
-        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, channels * p * q)
-        found = F.linear(patches, self.weight, self.bias)  # (n, rows * columns, out)
-        return found.transpose(1, 2).reshape(count, -1, rows, columns)
-
-
-def multiply_patches(tower: nn.Module) -> nn.Module:
-    """Return a tower whose convolutions of patches are products of matrices."""
-    if not any(map(_is_of_patches, tower.modules())):
-        return tower
-    tower = _modules_copied(tower)
-    for parent in list(tower.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and _is_of_patches(child):
-                setattr(parent, name, PatchProduct(child))
-    return tower
-
-
-def _is_of_patches(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Conv2d)
-        and not isinstance(module, SameConv2d)
-        and module.kernel_size == module.stride
-        and module.kernel_size > (1, 1)
-        and module.padding in ("valid", (0, 0))
-        and module.dilation == (1, 1)
-        and module.groups == 1
-    )
-
-
-def _modules_copied(tower: nn.Module) -> nn.Module:
-    """Return a copy of a tower's modules, not of its weights, which may be another tower's too."""
-    shared = {id(weight): weight for weight in (*tower.parameters(), *tower.buffers())}
-    return copy.deepcopy(tower, shared)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ..two_tower import TwoTowerEncoder
 from .half import to_half
 from .int8 import round_graph
 from .recurrent import recurrent_graph
-from .trace import fold_padding, multiply_patches, trace
+from .trace import fold_padding, trace
 
 OPSET = 23  # the first in which attention is one node, which GPUs run as one kernel
 IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what the graphs take and give
@@ -52,11 +52,7 @@ def write_towers(
         raise ModelError("a model that takes images of any shape, as patches, cannot be exported")
     for tower in ("image", "text"):
         path = folder / f"{tower}.onnx"
-        rounded = precision == "int8" and recipe != "weights"
-        if tower == "image":
-            graph = _image_graph(encoder, backend, opset, as_products=rounded)
-        else:
-            graph = _text_graph(encoder, backend, opset)
+        graph = (_image_graph if tower == "image" else _text_graph)(encoder, backend, opset)
         if precision == "fp32":
             _save(graph, path)
             continue
@@ -66,13 +62,12 @@ def write_towers(
             if precision == "fp16":
                 to_half(whole, path, _tried_pixels(encoder) if tower == "image" else _tried_ids(encoder))
                 continue
-            round_graph(whole, path, activations=rounded)
+            round_graph(whole, path, activations=recipe != "weights")
 
 
-def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int, *, as_products: bool) -> Any:
+def _image_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
     pixels = torch.zeros(2, *encoder.preprocess.side, 3, dtype=torch.uint8)
-    tower = fold_padding(backend.image_tower, pixels)
-    return trace(multiply_patches(tower) if as_products else tower, pixels, {0: _batch()}, IMAGE, opset)
+    return trace(fold_padding(backend.image_tower, pixels), pixels, {0: _batch()}, IMAGE, opset)
 
 
 def _text_graph(encoder: TwoTowerEncoder, backend: TorchBackend, opset: int) -> Any:
