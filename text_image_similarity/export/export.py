@@ -131,7 +131,10 @@ def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:
     encoder = load_encoder(replace(config, device="cpu", precision="fp32", backend="torch", preprocess="exact"))
     if not isinstance(encoder, TwoTowerEncoder):
         raise ModelError(f"{config.model} is not a model that can be exported")
-    return encoder, folder if folder.is_dir() else cached_folder(*resolve_model(config.model, config.revision))
+    if folder.is_dir():
+        return encoder, folder
+    named = str(config.model).startswith("open_clip:")  # by architecture and weights, not by a repository of the hub
+    return encoder, None if named else cached_folder(*resolve_model(config.model, config.revision))
 
 
 def _compared(made: Path, checks: list[CheckPairs], before: list[EncodedPairs], bounds: Bounds) -> list[Parity]:
