@@ -557,6 +557,27 @@ def test_local_references(tmp_path: Path) -> None:
     assert fetch_once("data:;base64, cGlj dHV%79\nZQ=%3d") == b"picture"
 
 
+def test_one_thread_expands_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bombs for every thread that downloads would take every core from those that decode."""
+    locked: list[bool] = []
+
+    class Watched:
+        eof, unconsumed_tail = True, b""
+
+        def __init__(self, bits: int) -> None:
+            self.eof = False
+
+        def decompress(self, chunk: bytes, most: int) -> bytes:
+            locked.append(responses._EXPANDING.locked())
+            self.eof = True
+            return chunk
+
+    monkeypatch.setattr(responses.zlib, "decompressobj", Watched)
+    assert list(responses.expanded([b"a", b"b"], "gzip", 10))[0] == b"a"
+    assert locked == [True]
+    assert not responses._EXPANDING.locked()
+
+
 @pytest.mark.parametrize("piece", [3, 4, 5, 7, 64])
 def test_percent_signs_are_decoded_piece_by_piece(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     """What is done to megabytes at once keeps every other thread waiting for a quarter of a second."""

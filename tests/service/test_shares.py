@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.support.images import make_png
 from tests.support.services import app_of, base64_pair, mini_settings, serving
 from text_image_similarity.encoders.testing import ColourEncoder
+from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.shares import Client, FairQueue, OneByOne, Patience, Turns
 
 
@@ -198,3 +200,30 @@ def test_the_service_lets_who_is_refused_wait_and_notes_who_is_served(monkeypatc
         client.get("/nothing")
     small, large, nothing = costs
     assert (len(served), small < 2 * nothing, large > 2 * small) == (1, True, True)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_request_that_was_left_makes_no_work(monkeypatch: pytest.MonkeyPatch, leaves: bool) -> None:
+    asked: list[Any] = []
+    app = app_of(mini_settings(), ColourEncoder())
+
+    async def score(*given: Any) -> Any:
+        asked.append(given)
+        raise ProblemError("queue_full", "for this test")
+
+    monkeypatch.setattr(app.state.pool, "score", score)
+    body = json.dumps({"pairs": [base64_pair(make_png("red"), "a red square")]}).encode()
+    messages: list[Any] = [{"type": "http.request", "body": body}, *[{"type": "http.disconnect"}] * leaves]
+
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        assert not leaves, "nobody is there"
+
+    headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/similarity", "query_string": b"", "headers": headers}
+    asyncio.run(app({**scope, "client": ("127.0.0.1", 1)}, receive, send))
+    assert len(asked) == (not leaves)
