@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -572,8 +573,8 @@ def test_one_thread_expands_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
             self.eof = True
             return chunk
 
-    monkeypatch.setattr(responses.zlib, "decompressobj", Watched)
-    assert list(responses.expanded([b"a", b"b"], "gzip", 10))[0] == b"a"
+    monkeypatch.setattr(zlib, "decompressobj", Watched)
+    assert next(iter(responses.expanded([b"a", b"b"], "gzip", 10))) == b"a"
     assert locked == [True]
     assert not responses._EXPANDING.locked()
 
