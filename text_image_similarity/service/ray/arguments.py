@@ -88,6 +88,7 @@ _SHARED = (_field_names(Config) | _field_names(Replicas)) - {
     "base_dir",
     "files_under",
     "dialect",
+    "feeders",  # of a run over many rows
 }
 _OWN = _SHARED - {"limits"} | {"model", "revision"}
 
