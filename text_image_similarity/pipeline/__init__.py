@@ -14,6 +14,7 @@ from .matrix import Tile, similarity_matrix, similarity_tiles
 from .rows import LoadedImage, Outcome, Tag
 from .score import score, score_images, score_pairs
 from .scorer import Scorer
+from .session import Sessions
 from .sources import ImageSource
 from .stages import Stages, cut_among, open_cache, vectors_of
 from .stats import RunStats
@@ -30,6 +31,7 @@ __all__ = [
     "RunStats",
     "ScoredPart",
     "Scorer",
+    "Sessions",
     "Stages",
     "Tag",
     "TaggedRows",

@@ -21,6 +21,7 @@ from ..errors import TableError, UsageError
 from ..records import Record, ScoreResult
 from .rows import DeferredErrors, Tag
 from .scorer import Scorer
+from .session import Sessions
 from .stats import RunStats
 
 # Rows of a part: a tag and a record each, or a tag and a result that is known already.
@@ -59,28 +60,26 @@ class LocalEngine:
 
     def __init__(self, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self._encoder, self._transport = encoder, transport
-        self._scorer: Scorer | None = None
-        self._used = False
+        self._sessions: Sessions | None = None
 
     def start(self, config: Config) -> ModelInfo:
         """Load the model, or keep that of an earlier table with the same settings; see `Engine`."""
         encoder = self._encoder
-        if self._scorer is not None:  # of an earlier table
-            self._scorer.close()
-            encoder = encoder or (self._scorer.encoder if self._scorer.config == config else None)
-        self._scorer, self._used = Scorer(config, encoder=encoder, transport=self._transport), False
-        encoder = self._scorer.encoder
+        if self._sessions is not None:  # of an earlier table
+            earlier = self._sessions.latest
+            earlier.close()
+            encoder = encoder or (earlier.encoder if earlier.config == config else None)
+        scorer = Scorer(config, encoder=encoder, transport=self._transport)
+        self._sessions = Sessions(scorer, transport=self._transport)
+        encoder = scorer.encoder
         known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
         return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
         """Score parts, downloads of the next one while this one is encoded; see `Engine`."""
-        if self._scorer is None:
+        if self._sessions is None:
             raise UsageError("call start() before score_parts()")
-        if self._used:  # and so closed
-            self._scorer = Scorer(self._scorer.config, encoder=self._scorer.encoder, transport=self._transport)
-        self._used = True
-        with self._scorer as scorer:
+        with self._sessions.next() as scorer:
             yield from scorer.score_parts(parts, stats=stats)
 
 

@@ -46,7 +46,7 @@ class Scorer:
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network. With one, there are no feeders.
+        transport: Where http requests go, for tests; None is the network. With one, no feeders start.
         known: Gives the embedding that somebody has for a content's key, or None; called on many threads.
 
     Raises:

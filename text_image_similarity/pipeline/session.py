@@ -1,4 +1,4 @@
-"""The session of a single call: one that the caller keeps open, or one that is opened and closed for it."""
+"""Sessions of calls: one that the caller keeps open, one that is opened and closed for a call, or one after the other."""
 
 from __future__ import annotations
 
@@ -36,3 +36,24 @@ def through(
         return results(given)
     scorer = Scorer(given, encoder=encoder, transport=transport)
     return closing_after(scorer, results(scorer))
+
+
+class Sessions:
+    """Sessions one after the other, with the same settings and model.
+
+    Args:
+        first: The first one.
+        transport: As for `Scorer`; of those after it.
+    """
+
+    def __init__(self, first: Scorer, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.latest = first
+        self._transport = transport
+        self._used = False
+
+    def next(self) -> Scorer:
+        """Return a session that nobody has used; the caller closes it."""
+        if self._used:
+            self.latest = Scorer(self.latest.config, encoder=self.latest.encoder, transport=self._transport)
+        self._used = True
+        return self.latest

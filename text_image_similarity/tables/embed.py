@@ -15,7 +15,7 @@ from ..config import Config
 from ..encoders import Encoder, ModelInfo
 from ..errors import ConfigError, ErrorCode, RowError, UsageError
 from ..formats import Rows, Table, choose_columns
-from ..pipeline import Outcome, RunStats, Scorer, TaggedRows
+from ..pipeline import Outcome, RunStats, Scorer, Sessions, TaggedRows
 from ..records import Progress, Record, ScoreResult, caption_of, image_of
 from .options import TableOptions
 from .score import run_table
@@ -58,23 +58,20 @@ class EmbeddingEngine:
 
     def __init__(self, side: EmbeddedSide, *, encoder: Encoder | None = None) -> None:
         self._side, self._encoder = side, encoder
-        self._scorer: Scorer | None = None
-        self._used = False
+        self._sessions: Sessions | None = None
 
     def start(self, config: Config) -> ModelInfo:
         """Load the model, and say what it is."""
-        self._scorer, self._used = Scorer(config, encoder=self._encoder), False
-        return self._scorer.encoder.info
+        scorer = Scorer(config, encoder=self._encoder)
+        self._sessions = Sessions(scorer)
+        return scorer.encoder.info
 
     def score_parts(
         self, parts: Iterable[TaggedRows[Rows]], stats: RunStats
     ) -> Generator[tuple[Rows, EmbeddingResult]]:
         """Yield each row's tag with its vector, in order; the next parts are fetched meanwhile."""
-        if self._scorer is None:
+        if self._sessions is None:
             raise UsageError("call start() before score_parts()")
-        if self._used:  # and so closed
-            self._scorer = Scorer(self._scorer.config, encoder=self._scorer.encoder)
-        self._used = True
         waiting: deque[tuple[Rows, RowError | None]] = deque()
 
         def sources() -> Iterator[Any]:
@@ -85,7 +82,7 @@ class EmbeddingEngine:
                     if not isinstance(source, RowError):
                         yield source
 
-        with self._scorer as scorer:
+        with self._sessions.next() as scorer:
             encode: Callable[[Iterable[Any]], Generator[Outcome]]
             encode = scorer.embed_images if self._side == "images" else scorer.embed_texts
             for outcome in encode(sources()):
