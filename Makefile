@@ -1,10 +1,11 @@
-# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | docs | site | mini | baseline | benchmark | endurance
+# make score | verify-models | quick | test | rooms | systems | images | check | audit | coverage | wheel | dist | docs | site | mini | baseline | benchmark | endurance
 # Needs Python >= 3.11, make and git; Poetry is fetched into .poetry/, the environment into .venv/, and what only tests need into build/.
 
 PYTHON ?= python3
 # Tests start hundreds of processes, and each would compile all that it imports (torch alone: 2 s).
 unexport PYTHONDONTWRITEBYTECODE
 POETRY_PACKAGES := poetry==2.5.1 poetry-plugin-pypi-mirror==0.6.5
+RELEASE_PACKAGES := twine==7.0.0 check-wheel-contents==0.6.3
 RUN := .venv/bin/python
 POETRY := .poetry/bin/poetry
 # Poetry would install into an environment that happens to be active.
@@ -21,7 +22,7 @@ DATA ?= ../shared/data
 # Freed memory is kept instead of given back, which costs training on a CPU half its speed; threads that wait, sleep.
 TRAINING_ENV := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=268435456 MALLOC_ARENA_MAX=1 OMP_WAIT_POLICY=passive
 
-.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel docs site mini baseline benchmark endurance tools recipes clean
+.PHONY: score verify-models setup quick test rooms systems images check audit coverage lock wheel dist docs site mini baseline benchmark endurance tools recipes clean
 .DELETE_ON_ERROR:
 
 # Needs a network: downloads published models, 9 GB, and compares their scores with published figures.
@@ -96,8 +97,22 @@ coverage: rooms
 lock: .poetry/installed
 	$(POETRY_ENV) $(POETRY) lock
 
-wheel: setup
+wheel: .poetry/installed
 	$(POETRY) build --clean --format wheel
+
+# What a release publishes, checked: the wheel that pip builds from the archive of the sources is ours to the last byte.
+dist: .poetry/installed build/release/installed
+	$(POETRY) build --clean
+	build/release/bin/python -m twine check --strict dist/*
+	build/release/bin/check-wheel-contents dist/*.whl
+	rm -rf build/release/wheel
+	build/release/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/release/wheel dist/*.tar.gz
+	cmp build/release/wheel/*.whl dist/*.whl
+
+build/release/installed:
+	$(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet $(RELEASE_PACKAGES)
+	touch $@
 
 docs: setup
 	$(RUN) -m scripts.document_options
