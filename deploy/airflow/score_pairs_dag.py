@@ -60,7 +60,7 @@ class ScoreOperator(BashOperator):
     tags=["text-image-similarity"],
 )
 def score_pairs() -> None:
-    """Score the pictures and captions of a day."""
+    """Score the images and captions of a day."""
 
     @task
     def places() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Score pictures and captions in AWS Lambda: the handler of a container image.
+"""Score images and captions in AWS Lambda: the handler of a container image.
 
 It takes four kinds of events:
 
@@ -47,7 +47,7 @@ GIVEN = json.loads(os.environ.get("SCORE_CONFIG", "{}"))
 CONFIG = Config(
     **{
         "model_cache": "/tmp/cache",  # everything else is read-only
-        "isolate_decoder": True,  # a picture that crashes the decoder costs its row, not the function
+        "isolate_decoder": True,  # an image that crashes the decoder costs its row, not the function
         "chunk_size": 200,  # rows between two looks at the clock
         **GIVEN,
         # A message must not read the container's files.

@@ -28,7 +28,7 @@ SNOWFLAKES = ("numpy", "pandas")  # its own library brings them, in versions tha
 
 
 class PairScores(custom_model.CustomModel):  # type: ignore[misc]  # snowflake-ml-python is not installed with this package
-    """Scores of pictures and captions, as Snowflake calls them.
+    """Scores of images and captions, as Snowflake calls them.
 
     Args:
         context: Holds the export's folder as `export`, and a file with settings as `settings`.

@@ -1,4 +1,4 @@
-"""Score pictures and captions inside Snowflake: two vectorised UDFs, and a loop that fills a table with their results.
+"""Score images and captions inside Snowflake: two vectorised UDFs, and a loop that fills a table with their results.
 
     from score_udf import register, score_table
     (wheel,) = session.file.put("dist/text_image_similarity-*.whl", "@ml.code", auto_compress=False)  # once, as the next line
@@ -9,7 +9,7 @@
     select score_staged_file(build_scoped_file_url(@photos, path), caption) from pairs;
 
 Both functions return `{"similarity": 0.31, "error": null}`, or no similarity and the error. `score_pair` needs an external
-access integration that names the hosts of the pictures, `score_staged_file` nothing. The library comes as its wheel from a
+access integration that names the hosts of the images, `score_staged_file` nothing. The library comes as its wheel from a
 stage, its dependencies from PyPI through Snowflake's artifact repository.
 """
 
@@ -63,7 +63,7 @@ def score_pair(urls: pd.Series, captions: pd.Series) -> pd.Series:
 
 
 def score_staged_file(files: pd.Series, captions: pd.Series) -> pd.Series:
-    """Return a result for each scoped URL of a staged picture and caption."""
+    """Return a result for each scoped URL of a staged image and caption."""
     if not isinstance(files, pd.Series):
         return score_staged_file(pd.Series([files], dtype=object), pd.Series([captions], dtype=object))[0]
     config, encoder = loaded()
@@ -153,7 +153,7 @@ def register(session: Any, stage: str, *, wheel: str, access: Sequence[str] = ()
         session: A Snowpark session.
         stage: Where the wheel is (and model.zip, if there is one), and this file goes to.
         wheel: The wheel's name there.
-        access: External access integrations that name the hosts of the pictures.
+        access: External access integrations that name the hosts of the images.
         permanent: Whether the functions outlive the session.
     """
     from snowflake.snowpark.types import PandasSeriesType, StringType, VariantType

@@ -40,7 +40,7 @@ NEVER = {
     "POST /v1/catalogs/{catalog}:rollback",
     "POST /v1/matches/{match_id}/events",
 }
-PICTURES = ["data:image/png;base64," + b64encode(make_png(colour)).decode() for colour in ("red", "blue")]
+IMAGES = ["data:image/png;base64," + b64encode(make_png(colour)).decode() for colour in ("red", "blue")]
 
 
 @dataclass
@@ -65,7 +65,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr(Upkeep, "start_reindex", start)
     with open_catalog(tmp_path / "shop", fields=[Field("category"), Field("price", "number")], model="mini") as catalog:
-        catalog.add([Product(id, id, PICTURES[:1], fields={"category": "Shoes", "price": 1}) for id in PRODUCTS])
+        catalog.add([Product(id, id, IMAGES[:1], fields={"category": "Shoes", "price": 1}) for id in PRODUCTS])
     return {"shop": str(tmp_path / "shop")}
 
 
@@ -94,7 +94,7 @@ def run(client: httpx.Client, examples: int, **config: Any) -> Found:
         "phases": {"stateful": {"enabled": False}},
         "checks": {"negative_data_rejection": negative, "positive_data_acceptance": positive},
         "operations": [
-            {  # any text may be a picture as far as a schema can tell, and what is none cannot be embedded
+            {  # any text may be an image as far as a schema can tell, and what is none cannot be embedded
                 "include-path": "/v1/embeddings",
                 "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "404", "422"]}},
             },
@@ -137,7 +137,7 @@ def run(client: httpx.Client, examples: int, **config: Any) -> Found:
 
 
 def map_body(context: Any, body: Any) -> Any:
-    """Let a share of the texts and nulls that stand for pictures be pictures, so that more than refusals is seen."""
+    """Let a share of the texts and nulls that stand for images be images, so that more than refusals is seen."""
     pairs = (
         [pair for value in body.values() if isinstance(value, list) for pair in value] if isinstance(body, dict) else []
     )
@@ -145,9 +145,9 @@ def map_body(context: Any, body: Any) -> Any:
         for name in ("image_url", "image_base64", "image_input"):
             if isinstance(pair, dict) and isinstance(text := pair.get(name, 0), str | None):
                 number = crc32(repr(pair).encode("utf-8", "replace"))
-                picture = PICTURES[number % 2]
+                image = IMAGES[number % 2]
                 url = f"http://pictures.test/{number % 9}.png"
-                pair[name] = [text, picture, picture if name == "image_base64" else url][number % 3]
+                pair[name] = [text, image, image if name == "image_base64" else url][number % 3]
     return body
 
 
@@ -197,7 +197,7 @@ def test_every_answer_is_as_the_document_says(shop: dict[str, str]) -> None:
         assert any(found.statuses[operation, status] for status in (200, 202, 204)), operation
     refused = {operation.partition(" ")[2] for operation, status in found.statuses if status == 405}
     assert refused == {operation.partition(" ")[2] for operation, _ in found.statuses}
-    assert asked["pictures.test"], "no request had a picture to fetch"
+    assert asked["pictures.test"], "no request had an image to fetch"
 
 
 def test_keys_are_as_the_document_says(shop: dict[str, str]) -> None:
@@ -223,7 +223,7 @@ def test_the_document_tells_of_this_services_limits() -> None:
 @pytest.mark.parametrize("path", ["/v1/similarity", "/v1/embeddings"])
 def test_as_many_items_are_taken_as_the_document_says(path: str) -> None:
     with isolated(max_pairs=3) as (client, _):
-        pair = {"image_url": PICTURES[0], "caption": "a"}
+        pair = {"image_url": IMAGES[0], "caption": "a"}
         for count, status in ((0, 422), (1, 200), (3, 200), (4, 422)):
             body = {"input": ["a"] * count} if path.endswith("embeddings") else {"pairs": [pair] * count}
             assert client.post(path, json=body).status_code == status

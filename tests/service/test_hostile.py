@@ -424,7 +424,7 @@ def test_downloads_wait_for_the_decoder(server: Server) -> None:
 
     encoder = Slow()
     encoder.go.set()
-    room = 2  # half of the threads, each of which waits until its picture is decoded
+    room = 2  # half of the threads, each of which waits until its image is decoded
     settings = mini_settings(models={"mini": replace(MINI, io_workers=4, limits=replace(MINI.limits, per_host=4))})
     server.routes["/red"] = response(make_png("red"))
     with serving(app_of(settings, encoder)) as client:

@@ -46,7 +46,7 @@ def test_pairs_get_their_scores_and_their_errors(service: httpx.Client) -> None:
         base64_pair(red, "a red square", id="r"),
         {"image_url": "/etc/passwd", "caption": "a file", "id": 7},
         base64_pair(blue, " "),
-        base64_pair(b"GIF89a", "half a picture"),
+        base64_pair(b"GIF89a", "half an image"),
     ]
     answer = service.post("/v1/similarity", json={"pairs": pairs})
     assert answer.status_code == 200, answer.text
@@ -83,14 +83,14 @@ def test_every_score_kind_is_that_of_the_library(service: httpx.Client, kind: An
 
 
 def test_an_upload_gets_the_same_score(service: httpx.Client) -> None:
-    picture = make_png("green")
-    expected = service.post("/v1/similarity", json={"pairs": [base64_pair(picture, "a green field")]}).json()
+    image = make_png("green")
+    expected = service.post("/v1/similarity", json={"pairs": [base64_pair(image, "a green field")]}).json()
     form = {"caption": "a green field", "score": "cosine"}
-    found = service.post("/v1/similarity/upload", data=form, files={"image": ("a.png", picture)}).json()
+    found = service.post("/v1/similarity/upload", data=form, files={"image": ("a.png", image)}).json()
     assert found["similarity"] == expected["results"][0]["similarity"]
     empty = service.post("/v1/similarity/upload", data=form, files={"image": ("a.png", b"")}).json()
     assert (empty["similarity"], empty["error"]["code"]) == (None, "empty_body")
-    problem(service.post("/v1/similarity/upload", files={"image": ("a.png", picture)}), 422, "invalid_request")
+    problem(service.post("/v1/similarity/upload", files={"image": ("a.png", image)}), 422, "invalid_request")
 
 
 @pytest.fixture(scope="module")
@@ -231,12 +231,12 @@ def test_what_the_routers_say_of_a_route_is_all_that_is_needed(monkeypatch: pyte
 
 
 def test_embeddings_are_the_encoders_in_both_formats(service: httpx.Client) -> None:
-    picture = make_png("green")
-    (image,) = embed_images([picture], MINI)
+    encoded = make_png("green")
+    (image,) = embed_images([encoded], MINI)
     (text,) = embed_texts(["a green field"], MINI)
     for modality, given, vector in (
-        ("image", b64encode(picture).decode(), image),
-        ("image", f"data:image/png;base64,{b64encode(picture).decode()}", image),
+        ("image", b64encode(encoded).decode(), image),
+        ("image", f"data:image/png;base64,{b64encode(encoded).decode()}", image),
         ("text", "a green field", text),
     ):
         asked = {"input": [given, given], "modality": modality, "user": "somebody"}

@@ -311,16 +311,16 @@ def test_pairs_in_download_count_too() -> None:
 # ---- what is done once, or not at all
 
 
-def test_a_picture_is_fetched_once_for_all_captions_of_a_request_and_encoded_once_for_all_requests() -> None:
+def test_an_image_is_fetched_once_for_all_captions_of_a_request_and_encoded_once_for_all_requests() -> None:
     async def check() -> None:
         hits: list[str] = []
 
-        def picture(request: httpx.Request) -> httpx.Response:
+        def answer(request: httpx.Request) -> httpx.Response:
             hits.append(request.url.path)
             return httpx.Response(200, content=make_png("red"))
 
         encoder = Watched()
-        async with pool(settings(), encoder, picture) as running:
+        async with pool(settings(), encoder, answer) as running:
             encoder.batches.clear()
             pairs = [Pair("http://pictures.example/a.png", caption) for caption in ("red", "blue", "yellow")]
             first = await running.score("mini", pairs, "cosine")
@@ -379,7 +379,7 @@ def test_work_of_clients_that_left_is_dropped() -> None:
             last = asyncio.create_task(running.score("mini", [pair(size=11)], "cosine"))
             encoder.go.set()
             assert similarities((await stays).results) == similarities((await last).results) == [1.0]
-            assert encoder.batches == [1, 1], "two of four pictures"
+            assert encoder.batches == [1, 1], "two of four images"
             await until(lambda: metric(running, "tis_inflight_pairs") == 0)
             assert metric(running, "tis_pairs_total", model="mini", result="dropped", error_code="") == 2
 
@@ -418,7 +418,7 @@ def test_what_is_not_done_in_time_is_answered_with_timeout_beside_what_is(deadli
 def test_one_bad_item_of_a_batch_fails_alone() -> None:
     class Choosy(Watched):
         def encode_pixels(self, pixels: Sequence[Any]) -> Any:
-            if any(picture[0, 0, 2] == 255 for picture in pixels):
+            if any(image[0, 0, 2] == 255 for image in pixels):
                 raise ValueError("no blue")
             return super().encode_pixels(pixels)
 

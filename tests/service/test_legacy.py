@@ -50,7 +50,7 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
+def encoded() -> list[bytes]:
     rng = np.random.default_rng(1)
     return [saved(Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)), "PNG") for _ in range(10)]
 
@@ -102,22 +102,22 @@ def expected(references: list[str], captions: list[str]) -> list[float]:
     return found
 
 
-def inline(picture: bytes) -> str:
-    return "data:image/png;base64," + b64encode(picture).decode()
+def inline(image: bytes) -> str:
+    return "data:image/png;base64," + b64encode(image).decode()
 
 
-def test_one_pair_in_every_way_a_picture_may_come(url: str, server: Server) -> None:
-    picture = make_png("red")
-    server.routes["/red.png"] = response(picture)
-    (score,) = expected([inline(picture)], ["a red square"])
-    for image in (server.url("/red.png"), inline(picture), b64encode(picture).decode()):
+def test_one_pair_in_every_way_an_image_may_come(url: str, server: Server) -> None:
+    encoded = make_png("red")
+    server.routes["/red.png"] = response(encoded)
+    (score,) = expected([inline(encoded)], ["a red square"])
+    for image in (server.url("/red.png"), inline(encoded), b64encode(encoded).decode()):
         for model in ({"model_config_name": "fast"}, {}, {"model_config_name": None}):
             found = asked(url + SINGLE, {"image_input": image, "text_prompt": "a red square", **model})
             check(found, FIELDS)
             assert (found["image_input"], found["text_prompt"]) == (image, "a red square")
             assert (found["clip_score"], found["model_used"], found["error"]) == (score, "fast", None)
             assert 0 < found["processing_time_ms"] < 60_000
-    found = asked(url + SINGLE, {"image_input": inline(picture), "text_prompt": "a", "model_config_name": "accurate"})
+    found = asked(url + SINGLE, {"image_input": inline(encoded), "text_prompt": "a", "model_config_name": "accurate"})
     assert found["model_used"] == "accurate"
 
 
@@ -146,7 +146,7 @@ def test_the_documented_call_as_a_shell_has_it(url: str) -> None:
         ("http://127.0.0.1:1111/dog.jpg", "connect_error"),
     ],
 )
-def test_a_picture_that_cannot_be_had_is_the_pairs_error(url: str, image: str, code: str) -> None:
+def test_an_image_that_cannot_be_had_is_the_pairs_error(url: str, image: str, code: str) -> None:
     found = asked(url + SINGLE, {"image_input": image, "text_prompt": "a dog"})
     check(found, FIELDS)
     assert found["clip_score"] is None
@@ -155,10 +155,10 @@ def test_a_picture_that_cannot_be_had_is_the_pairs_error(url: str, image: str, c
         assert found["error"] == "unsupported_scheme: local files are not allowed here"
 
 
-def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, pictures: list[bytes], server: Server) -> None:
-    server.routes["/picture"] = response(pictures[0])
-    images = [inline(picture) for picture in pictures]
-    evaluations = [{"image_input": images[n % 10], "text_prompt": f"picture {n % 7}"} for n in range(150)]
+def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, encoded: list[bytes], server: Server) -> None:
+    server.routes["/image"] = response(encoded[0])
+    images = [inline(image) for image in encoded]
+    evaluations = [{"image_input": images[n % 10], "text_prompt": f"image {n % 7}"} for n in range(150)]
     scores = expected(
         [evaluation["image_input"] for evaluation in evaluations],
         [evaluation["text_prompt"] for evaluation in evaluations],
@@ -168,10 +168,10 @@ def test_a_batch_of_more_than_a_request_may_have_otherwise(url: str, pictures: l
     evaluations[7] |= {"image_input": "/etc/passwd"}
     evaluations[8] |= {"text_prompt": " "}
     evaluations[9] |= {"model_config_name": "huge"}
-    evaluations[10] |= {"image_input": server.url("/picture"), "text_prompt": "picture 3"}
+    evaluations[10] |= {"image_input": server.url("/image"), "text_prompt": "image 3"}
     evaluations[20] |= {"image_input": images[0].partition(",")[2]}
-    (scores[10],) = expected([images[0]], ["picture 3"])
-    scores[20] = expected([images[0]], ["picture 6"])[0]
+    (scores[10],) = expected([images[0]], ["image 3"])
+    scores[20] = expected([images[0]], ["image 6"])[0]
     found = asked(url + BATCH, {"evaluations": evaluations, "batch_size": 16, "show_progress": True})
     check(found, TOTALS)
     assert (found["total_processed"], found["total_successful"], found["total_failed"]) == (150, 147, 3)

@@ -335,8 +335,8 @@ def test_many_requests_at_once_across_models_all_succeed_and_leave_no_more_than_
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
 def test_real_weights_leave_memory_and_come_back_with_the_library_s_scores(backend: Literal["onnx", "torch"]) -> None:
     mini = replace(MINI, backend=backend, device="cpu")
-    pictures = [make_png(colour, (40, 30)) for colour in ("red", "blue")]
-    pairs = [Pair(picture, caption) for picture in pictures for caption in ("a red flag", "the sea")]
+    images = [make_png(colour, (40, 30)) for colour in ("red", "blue")]
+    pairs = [Pair(image, caption) for image in images for caption in ("a red flag", "the sea")]
     urls = ["data:image/png;base64," + b64encode(pair.image).decode() for pair in pairs]  # type: ignore[arg-type]
     records = [Record(url, pair.caption) for url, pair in zip(urls, pairs, strict=True)]
     expected = [result.similarity for result in score_pairs(records, mini)]

@@ -65,15 +65,15 @@ CONTRACT = {
 }
 
 
-def wave(service: Process, pictures: Server, colour: str) -> None:
+def wave(service: Process, images: Server, colour: str) -> None:
     """Send what succeeds, what fails, what is in the cache the second time, and what is turned away."""
     new = base64.b64encode(make_png(colour)).decode()
     pairs = [
-        {"image_url": pictures.url("/red.png"), "caption": "a red square"},
+        {"image_url": images.url("/red.png"), "caption": "a red square"},
         {"image_base64": new, "caption": f"a {colour} square"},
-        {"image_url": pictures.url("/none.png"), "caption": "a cat"},
+        {"image_url": images.url("/none.png"), "caption": "a cat"},
         {"image_url": "data:,hello", "caption": "a dog"},
-        {"image_url": pictures.url("/red.png"), "caption": ""},
+        {"image_url": images.url("/red.png"), "caption": ""},
     ]
     answer = httpx.post(f"{service.url}/v1/similarity", json={"pairs": pairs}, timeout=HANG_S)
     errors = [result["error"] and result["error"]["code"] for result in answer.json()["results"]]
@@ -85,8 +85,8 @@ def wave(service: Process, pictures: Server, colour: str) -> None:
         released.wait(HANG_S)
         connection.sendall(response(status="404 Not Found"))
 
-    pictures.routes["/held.png"] = hold
-    url = pictures.url("/held.png")
+    images.routes["/held.png"] = hold
+    url = images.url("/held.png")
     full = {"pairs": [{"image_url": f"{url}?{i}", "caption": "a cat"} for i in range(8)]}
     with ThreadPoolExecutor() as pool:
         first = pool.submit(httpx.post, f"{service.url}/v1/similarity", json=full, timeout=HANG_S)
@@ -132,15 +132,15 @@ def prometheus(service: Process, tmp_path_factory: pytest.TempPathFactory) -> It
         f"--storage.tsdb.path={folder / 'data'}",
     ]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
-    pictures = Server()
-    pictures.routes["/red.png"] = response(make_png("red"))
+    images = Server()
+    images.routes["/red.png"] = response(make_png("red"))
 
     def has_read(found: Running, sent: int) -> bool:
         return count(found, 'tis_requests_total{route="/v1/models"}') > sent
 
-    with pictures, running(command, port, folder / "prometheus.log", probe="/-/ready") as found:
+    with images, running(command, port, folder / "prometheus.log", probe="/-/ready") as found:
         for sent, colour in enumerate(("green", "blue")):
-            wave(service, pictures, colour)
+            wave(service, images, colour)
             httpx.get(f"{service.url}/v1/models")
             found.wait_for(partial(has_read, found, sent))
         yield found

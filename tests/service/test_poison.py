@@ -1,4 +1,4 @@
-"""A picture that is poison costs itself alone: its neighbours' scores are those without it, and the service stays ready."""
+"""An image that is poison costs itself alone: its neighbours' scores are those without it, and the service stays ready."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SLOW_BOMBS = {"jpeg exif", "png chunks", "tiff many strips", "bigtiff tags", "bm
 
 @contextmanager
 def service(config: Config = MINI, **changes: Any) -> Iterator[httpx.Client]:
-    """Serve `mini` with room for all, and with no memory of pictures; whatever was done, it works afterwards."""
+    """Serve `mini` with room for all, and with no memory of images; whatever was done, it works afterwards."""
     settings = mini_settings(models={"mini": config}, max_queue=10_000, max_inflight=10_000, cache_entries=1, **changes)
     with serving(app_of(settings)) as client:
         yield client
@@ -78,7 +78,7 @@ class Ready:
 
 @pytest.fixture(scope="module")
 def good() -> list[bytes]:
-    """Pictures that differ from each other."""
+    """Images that differ from each other."""
     rng = np.random.default_rng(0)
     return [saved(Image.fromarray(rng.integers(0, 256, (24, 32, 3), np.uint8)), "PNG") for _ in range(128)]
 
@@ -86,17 +86,17 @@ def good() -> list[bytes]:
 @pytest.fixture(scope="module")
 def alone(good: list[bytes]) -> list[float]:
     """Their scores where there is no poison."""
-    return [result.similarity for result in score_pairs((Record(inline(picture), "noise") for picture in good), MINI)]
+    return [result.similarity for result in score_pairs((Record(inline(image), "noise") for image in good), MINI)]
 
 
-def inline(picture: bytes) -> str:
-    return "data:;base64," + b64encode(picture).decode()
+def inline(image: bytes) -> str:
+    return "data:;base64," + b64encode(image).decode()
 
 
-def code_alone(picture: bytes) -> str | None:
-    """Return the code of a picture, or None if it is one after all."""
+def code_alone(image: bytes) -> str | None:
+    """Return the code of an image, or None if it is one after all."""
     try:
-        decode(picture, Limits())
+        decode(image, Limits())
     except RowError as error:
         return error.code.value
     return None
@@ -144,7 +144,7 @@ def mix(
     return [scores[place] for place in range(len(good))], codes
 
 
-def broken_pictures() -> list[bytes]:
+def broken_images() -> list[bytes]:
     """Make files of every format and mode that end early, and files that were changed somewhere."""
     cases, chance = corpus.pictures(), random.Random(0)
     cut = [case.data[: int(len(case.data) * 0.4)] for case in cases]
@@ -158,13 +158,13 @@ def broken_pictures() -> list[bytes]:
                 [b"\0\0\0\0", b"\xff\xff\xff\x7f", chance.randbytes(3)]
             )
         changed.append(bytes(data))
-    return [make_png("red", (1, 1)), b"x", b"<html>no picture</html>", b"GIF89a", *cut, *changed]
+    return [make_png("red", (1, 1)), b"x", b"<html>no image</html>", b"GIF89a", *cut, *changed]
 
 
 @pytest.mark.slow
-def test_broken_pictures_move_no_score(good: list[bytes], alone: list[float]) -> None:
-    broken = broken_pictures()
-    poison = [(base64_pair(picture, "noise"), code_alone(picture)) for picture in broken]
+def test_broken_images_move_no_score(good: list[bytes], alone: list[float]) -> None:
+    broken = broken_images()
+    poison = [(base64_pair(image, "noise"), code_alone(image)) for image in broken]
     poison += [
         ({"image_base64": "", "caption": "noise"}, "empty_body"),
         ({"image_base64": "?", "caption": "noise"}, "invalid_url"),
@@ -174,7 +174,7 @@ def test_broken_pictures_move_no_score(good: list[bytes], alone: list[float]) ->
         (base64_pair(good[0], " \n"), "empty_caption"),
     ]
     with service() as client:
-        scores, codes = mix(client, [base64_pair(picture, "noise") for picture in good], poison)
+        scores, codes = mix(client, [base64_pair(image, "noise") for image in good], poison)
         metrics = client.get("/metrics").text
     assert scores == alone
     assert {"truncated", "corrupt", "not_an_image", "empty_caption", None} <= set(codes)
@@ -194,7 +194,7 @@ def test_bombs_move_no_score(good: list[bytes], alone: list[float], server: Serv
             poison.append(({"image_url": server.url(f"/{number}"), "caption": "noise"}, code))
     assert {"too_many_pixels", "too_many_bytes", "corrupt", None} <= {code for _, code in poison}
     with service() as client:
-        pairs = [base64_pair(picture, "noise") for picture in good[: len(poison)]]
+        pairs = [base64_pair(image, "noise") for image in good[: len(poison)]]
         assert mix(client, pairs, poison)[0] == alone[: len(poison)]
 
 
@@ -207,8 +207,8 @@ def test_servers_that_misbehave_move_no_score(good: list[bytes], alone: list[flo
         path = "/x" if name == "a redirect to itself" else f"/bad{number}"
         server.routes[path] = fault.answer
         poison.append(({"image_url": server.url(path), "caption": "noise"}, fault.code))
-    for number, picture in enumerate(good):
-        server.routes[f"/good{number}"] = response(picture)
+    for number, image in enumerate(good):
+        server.routes[f"/good{number}"] = response(image)
         url = server.url(f"/good{number}").replace("127.0.0.1", "localhost")
         pairs.append({"image_url": url, "caption": "noise"})
     config = replace(HASTY, limits=replace(HASTY.limits, max_bytes=MANY), io_workers=32)
@@ -243,19 +243,19 @@ def test_addresses_that_are_not_public_are_never_dialled(
     poison = [({"image_url": url, "caption": "noise"}, "blocked_address") for url in urls]
     config = Config(model="mini", retries=0)
     with service(config) as client:
-        assert mix(client, [base64_pair(picture, "noise") for picture in good], poison)[0] == alone
+        assert mix(client, [base64_pair(image, "noise") for image in good], poison)[0] == alone
     assert dialled == {public}
     assert "/secret" not in server.hits
 
 
 @pytest.mark.slow
 def test_an_isolated_decoder_gives_the_same(good: list[bytes], alone: list[float]) -> None:
-    poison = [(base64_pair(picture, "noise"), code_alone(picture)) for picture in broken_pictures()[:64]]
+    poison = [(base64_pair(image, "noise"), code_alone(image)) for image in broken_images()[:64]]
     with service(replace(MINI, isolate_decoder=True)) as client:
-        assert mix(client, [base64_pair(picture, "noise") for picture in good], poison)[0] == alone
+        assert mix(client, [base64_pair(image, "noise") for image in good], poison)[0] == alone
 
 
-def test_a_decoder_that_crashes_costs_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_crashes_costs_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation_module, "worker_command", lambda _: COMMAND)
     let_hangs_end(monkeypatch, b"hang", b"half")
     config = replace(MINI, isolate_decoder=True)

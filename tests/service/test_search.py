@@ -37,10 +37,10 @@ KEYS = (
 def products(folder: Path) -> list[Product]:
     found = []
     for number, colour in enumerate(COLOURS):
-        picture = folder / f"{colour}.png"
-        picture.write_bytes(make_png(colour))
+        image = folder / f"{colour}.png"
+        image.write_bytes(make_png(colour))
         fields = {"shop": "acme" if number % 2 else "best", "price": 10.0 * number, "added": f"2026-01-0{number + 1}"}
-        found.append(Product(f"{colour}/1", f"A {colour} thing", str(picture), fields=fields))
+        found.append(Product(f"{colour}/1", f"A {colour} thing", str(image), fields=fields))
     return [*found, Product("bare", "Nothing to see", fields={"shop": "acme"})]
 
 
@@ -87,11 +87,11 @@ def test_the_short_routes_answer_as_the_library_does(service: httpx.Client, cata
     more = service.post("/match-text", json={**asked, "page": found["next"]}).json()
     assert [match["rank"] for match in more["matches"]] == [4, 5]
 
-    picture = make_png("blue")
-    query = Query([Term(image=picture), Term("blue")], top_k=2)
+    image = make_png("blue")
+    query = Query([Term(image=image), Term("blue")], top_k=2)
     form = {"text": "blue", "top_k": "2"}
-    by_form = service.post("/match-image", files={"image": ("a.png", picture)}, data=form).json()
-    encoded = base64_pair(picture, "")["image_base64"]
+    by_form = service.post("/match-image", files={"image": ("a.png", image)}, data=form).json()
+    encoded = base64_pair(image, "")["image_base64"]
     by_json = service.post("/match-image", json={"image_base64": encoded, "text": "blue", "top_k": 2}).json()
     assert as_library(by_form) == as_library(by_json) == of_library(catalog, query)
 
@@ -158,15 +158,15 @@ def test_what_cannot_be_asked_is_refused_in_words(service: httpx.Client) -> None
     )
 
 
-def test_products_and_their_pictures_are_shown_without_where_they_are(service: httpx.Client, place: Path) -> None:
+def test_products_and_their_images_are_shown_without_where_they_are(service: httpx.Client, place: Path) -> None:
     found = service.get("/v1/catalogs/shop/products/red%2F1").json()
     assert (found["name"], found["fields"]["price"]) == ("A red thing", 0)
     everything = [service.post("/match-text", json={"text": "red"}).text, json.dumps(found)]
     assert not any(str(place.parent) in text for text in everything)
     path = service.post("/match-text", json={"text": "red"}).json()["matches"][0]["thumbnail"]
-    picture = service.get(path)
-    assert (picture.headers["content-type"], picture.content[:2]) == ("image/jpeg", b"\xff\xd8")
-    again = service.get(path, headers={"if-none-match": picture.headers["etag"]})
+    image = service.get(path)
+    assert (image.headers["content-type"], image.content[:2]) == ("image/jpeg", b"\xff\xd8")
+    again = service.get(path, headers={"if-none-match": image.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     problem(service.get("/v1/catalogs/shop/products/bare/image"), 404, "not_found")
     problem(service.get("/v1/catalogs/shop/products/gone/image"), 404, "unknown_product")
@@ -291,8 +291,8 @@ def test_what_is_written_is_found_at_once_and_what_is_deleted_never(shop: httpx.
     asked = {"text": "red", "top_k": 1}
     first = shop.post("/match-text", json=asked, headers=writer).json()
     assert first["matches"][0]["product"]["id"] == "red/1"
-    picture = f"data:image/png;base64,{base64_pair(make_png('red'), '')['image_base64']}"
-    body = {"name": "Red", "images": [picture], "fields": {"shop": "best", "price": 3}}
+    image = f"data:image/png;base64,{base64_pair(make_png('red'), '')['image_base64']}"
+    body = {"name": "Red", "images": [image], "fields": {"shop": "best", "price": 3}}
     assert shop.put(f"{url}/products/a-red-one", json=body, headers=writer).json()["added"] == 1
     assert shop.put(f"{url}/products/a-red-one", json=body, headers=writer).json()["unchanged"] == 1
     assert shop.post("/match-text", json=asked, headers=writer).json()["matches"][0]["product"]["id"] == "a-red-one"

@@ -41,7 +41,7 @@ from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import catalog as serving_catalog
-from text_image_similarity.service.search import thumbnails as small_pictures
+from text_image_similarity.service.search import thumbnails as small_images
 from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
@@ -91,7 +91,7 @@ def raw(service: httpx.Client, method: str, path: str, body: bytes = b"", key: s
 # ---- what a key sees
 
 
-def test_where_the_shops_pictures_are_is_told_to_nobody_who_only_searches(service: httpx.Client) -> None:
+def test_where_the_shops_images_are_is_told_to_nobody_who_only_searches(service: httpx.Client) -> None:
     for key in ("reader", "writer"):
         asked: list[httpx.Response] = [
             service.get(f"{SHOP}/facets", params={"field": ["shop", "_error"]}, headers=by(key)),
@@ -265,7 +265,7 @@ def test_an_event_that_is_lost_is_not_acknowledged(tmp_path: Path) -> None:
 # ---- what is slow, long, or breaks
 
 
-def test_slow_hosts_of_pictures_keep_no_search_waiting(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_hosts_of_images_keep_no_search_waiting(service: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     going = Event()
 
     def wait(self: Thumbnails, reference: str, size: int) -> bytes:
@@ -309,8 +309,8 @@ async def test_long_references_are_not_kept(tmp_path: Path) -> None:
 
 
 @in_a_loop
-async def test_pictures_of_products_are_decoded_where_a_crash_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_pictures, "decode", lambda *given, **named: pytest.fail("decoded in this process"))
+async def test_images_of_products_are_decoded_where_a_crash_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_images, "decode", lambda *given, **named: pytest.fail("decoded in this process"))
     small = Thumbnails(Config(isolate_decoder=True), HANG_S)
     try:
         red = await small.get(inline("red"), 64)
@@ -325,7 +325,7 @@ async def test_pictures_of_products_are_decoded_where_a_crash_costs_nothing(monk
 
 
 @in_a_loop
-async def test_pictures_that_take_for_ever_keep_no_other_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_images_that_take_for_ever_keep_no_other_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     going, loaded = Event(), []
 
     def load(self: Thumbnails, reference: str, size: int) -> bytes:
@@ -339,7 +339,7 @@ async def test_pictures_that_take_for_ever_keep_no_other_client_waiting(monkeypa
     slow = [asyncio.create_task(small.get(f"slow {number}", 64)) for number in range(128)]
     await asyncio.sleep(0)
     try:
-        with pytest.raises(ProblemError, match="too many pictures"):
+        with pytest.raises(ProblemError, match="too many images"):
             await small.get("one more", 64)
         current.set("somebody")
         quick = await small.get("quick", 64)
@@ -354,7 +354,7 @@ async def test_pictures_that_take_for_ever_keep_no_other_client_waiting(monkeypa
 
 
 @in_a_loop
-async def test_a_picture_that_takes_too_long_is_a_problem_and_dropped_where_it_has_not_begun(
+async def test_an_image_that_takes_too_long_is_a_problem_and_dropped_where_it_has_not_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     going, loaded, ended = Event(), [], Semaphore(0)
@@ -374,7 +374,7 @@ async def test_a_picture_that_takes_too_long_is_a_problem_and_dropped_where_it_h
     small = Thumbnails(Config(), 0.05)
     current.set("somebody")
     try:
-        late = ("catalog_unavailable", "the picture was not read within the service's 0.05 s")
+        late = ("catalog_unavailable", "the image was not read within the service's 0.05 s")
         assert set(await asyncio.gather(*map(get, "abc"))) == {late}
         small._timeout_s = HANG_S
         waits = asyncio.create_task(small.get("d", 64))
@@ -390,7 +390,7 @@ async def test_a_picture_that_takes_too_long_is_a_problem_and_dropped_where_it_h
 
 
 @in_a_loop
-async def test_a_picture_that_is_being_read_keeps_no_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_image_that_is_being_read_keeps_no_service_from_ending(monkeypatch: pytest.MonkeyPatch) -> None:
     going, begun = Event(), Event()
 
     def load(self: Thumbnails, reference: str, size: int) -> bytes:
@@ -670,7 +670,7 @@ def test_a_database_that_hangs_holds_up_nobody_else(tmp_path: Path, monkeypatch:
         assert found.status_code == 200
 
 
-def test_no_picture_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path: Path) -> None:
+def test_no_image_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path: Path) -> None:
     """As the fetcher's guard has it; here with every route that takes a reference, and with none that is read later."""
     with shop(tmp_path / "c"):
         pass

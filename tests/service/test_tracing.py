@@ -87,7 +87,7 @@ def collector() -> Iterator[Collector]:
 
 
 def ask(client: httpx.Client, server: Server, headers: dict[str, str] | None = None) -> httpx.Response:
-    """Ask about a picture of a server, one that is in the request, and one that there is not."""
+    """Ask about an image of a server, one that is in the request, and one that there is not."""
     server.routes["/secret-path.png"] = response(make_png("red"))
     pairs = [
         {"image_url": server.url("/secret-path.png?secret-query"), "caption": "red secret-caption"},

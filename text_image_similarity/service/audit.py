@@ -1,6 +1,6 @@
 """The audit log: who was refused what, and who changed what. One JSON object a line, for a SIEM.
 
-A line holds no secret and nothing of what requests are about: no key, caption, URL or picture. How much one client can have written is
+A line holds no secret and nothing of what requests are about: no key, caption, URL or image. How much one client can have written is
 limited, and how much all of them can; what goes beyond that is counted, and so is what a full disk does not take. Lines with the
 event `left_out` have these counts, so that the sum over all lines is what happened.
 

@@ -44,12 +44,12 @@ class Settings:
         lazy: Names of the models that are loaded on their first request instead of at the start.
         model_memory: Most bytes that the weights of loaded models may take, such as `6GiB` or `800MB`. Beyond it models are
             unloaded, the least recently used first, and loaded again when requests name them; the default model and models
-            that requests need at the moment stay. Beside weights a process needs memory for pictures, for encoding (as much
+            that requests need at the moment stay. Beside weights a process needs memory for images, for encoding (as much
             again with large batches), for `cache_entries` and for its libraries (about 1 GB with torch), which are not
             counted. By default all models stay.
         splits: Names that stand for several models, each with its weight, such as `{"fast": {"old": 95, "new": 5}}`.
         ensemble: Serves all models together under one more name, `ensemble`: the `mean` of their scores, or of the probabilities
-            that their `calibration.json` give (`probability`). A picture is fetched and decoded once.
+            that their `calibration.json` give (`probability`). An image is fetched and decoded once.
         max_wait_s: Longest time that a pair which is ready waits for others to share its batch, in seconds.
         max_queue: Further requests are refused while this many pairs wait for a model, or for a client that has its share of
             them waiting. One batch keeps the model busy; each

@@ -135,7 +135,7 @@ class OneByOne:
 class FairQueue:
     """Gives tasks to threads, so that no client's keep the others' waiting. Safe to share between threads.
 
-    A task costs its client the time that it takes, so that pictures count by their pixels and bytes, and downloads by their
+    A task costs its client the time that it takes, so that images count by their pixels and bytes, and downloads by their
     waits. A client without a name (None) is many, as far as anybody knows, and limited by none of that.
 
     Args:

@@ -39,7 +39,7 @@ Errors of whole requests are RFC 9457 problem details with a `code`; a pair's ow
 scores. Every answer carries `X-Request-Id`."""
 
 
-_MATCHING = (search_routes.work, search_routes.pictures, catalog_routes.similar)
+_MATCHING = (search_routes.work, search_routes.images, catalog_routes.similar)
 _KEEPING = (
     catalog_routes.admin,
     catalog_routes.writes,

@@ -82,7 +82,7 @@ def noted_blocks(images: Sequence[object], results: Sequence[object]) -> list[No
     """Return what is noted of the addresses that the fetch guard refused; of a redirect the address that led there.
 
     Args:
-        images: The references of a request; others are pictures themselves.
+        images: The references of a request; others are images themselves.
         results: What became of each.
     """
     refused = [image for image, result in zip(images, results, strict=True) if is_blocked(result)]

@@ -139,7 +139,7 @@ class FormRoute(WorkRoute):
                 raise ProblemError("invalid_request", detail)
 
 
-class PictureRoute(WorkRoute):
+class ImageRoute(WorkRoute):
     """A route that takes JSON, or a form with a file; the endpoint reads the form, or the JSON that is read already."""
 
     media_types = ("application/json", FORM)

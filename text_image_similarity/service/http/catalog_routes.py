@@ -1,4 +1,4 @@
-"""The routes around catalogues: what there is, products and their pictures, and what administrators do."""
+"""The routes around catalogues: what there is, products and their images, and what administrators do."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _PROBED_S = 5.0  # whoever asks how a service is does not wait long
 
 
 class ProductRoute(APIRoute):
-    """A route to a product, or to something of one: `/x%2Fimage` is a product, and `/x/image` is the picture of another one."""
+    """A route to a product, or to something of one: `/x%2Fimage` is a product, and `/x/image` is the image of another one."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Say whether a request is for it, by the path as it was sent."""
@@ -143,14 +143,14 @@ async def image(
     picture: Annotated[int, Query(ge=0, le=7)] = 0,
     size: Annotated[int, Query(ge=_SIZES[0], le=_SIZES[1], description="Pixels of the longer side.")] = 256,
 ) -> Response:
-    """Show a picture of a product: a JPEG of our own, never the shop's file."""
+    """Show an image of a product: a JPEG of our own, never the shop's file."""
     served = catalog_of(request, catalog)
     product = await product_of(request, served, id)
     if picture >= len(product.images):
-        raise ProblemError("not_found", f"product {id[:100]!r} has {len(product.images)} pictures")
+        raise ProblemError("not_found", f"product {id[:100]!r} has {len(product.images)} images")
     small = await served.thumbnails.get(product.images[picture], size)
     if small is None:
-        raise ProblemError("not_found", f"picture {picture} of product {id[:100]!r} cannot be read")
+        raise ProblemError("not_found", f"image {picture} of product {id[:100]!r} cannot be read")
     headers = {"ETag": small.etag, "Cache-Control": "private, max-age=300", "X-Content-Type-Options": "nosniff"}
     headers["Content-Security-Policy"] = "default-src 'none'"
     if small.etag in request.headers.get("if-none-match", ""):
@@ -178,7 +178,7 @@ async def similar_products(
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)
 async def product(catalog: str, id: Id, request: Request) -> Response:
-    """Return a product; with the role `write` also the references to its pictures."""
+    """Return a product; with the role `write` also the references to its images."""
     served = catalog_of(request, catalog)
     found = await product_of(request, served, id)
     return JsonAnswer(found.as_dict() if key_of(request).may("write") else format_product(found))

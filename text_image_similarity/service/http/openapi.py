@@ -44,7 +44,7 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
             document = made()
             components = document["components"]
             components["schemas"]["Problem"] = Problem.model_json_schema()
-            components["schemas"] |= _picture_schemas()
+            components["schemas"] |= _image_schemas()
             components["headers"] = _HEADERS
             for name, property_ in _LISTS:
                 for part in _arrays(components["schemas"][name]["properties"][property_]):
@@ -59,10 +59,10 @@ def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[s
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _picture_schemas() -> dict[str, Any]:
-    """Return the schemas of a request for a picture: as JSON, and as a form with the file."""
+def _image_schemas() -> dict[str, Any]:
+    """Return the schemas of a request for an image: as JSON, and as a form with the file."""
     asked = MatchImageRequest.model_json_schema()
-    file = {"type": "string", "format": "binary", "description": "The picture's file."}
+    file = {"type": "string", "format": "binary", "description": "The image's file."}
     others = {name: each for name, each in asked["properties"].items() if name not in ("image_url", "image_base64")}
     form = {**asked, "title": "MatchImageForm", "properties": {"image": file, **others}, "required": ["image"]}
     return {"MatchImageRequest": asked, "MatchImageForm": form}

@@ -45,8 +45,8 @@ def short_query_of(
     return replace(query, after=body.page)
 
 
-def picture_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term:
-    """Return the term of a picture that is a URL, or a file in base64.
+def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term:
+    """Return the term of an image that is a URL, or a file in base64.
 
     Raises:
         UsageError: It is neither, or both.
@@ -98,9 +98,9 @@ def format_product(product: Product) -> dict[str, Any]:
     }
 
 
-def thumbnail_path(catalog: ServedCatalog, product: Product, picture: int = 0) -> str:
-    """Return the path of a small picture of a product."""
-    return f"/v1/catalogs/{catalog.name}/products/{quote(product.id, safe='')}/image?picture={picture}&size={_SIZE}"
+def thumbnail_path(catalog: ServedCatalog, product: Product, image: int = 0) -> str:
+    """Return the path of a small image of a product."""
+    return f"/v1/catalogs/{catalog.name}/products/{quote(product.id, safe='')}/image?picture={image}&size={_SIZE}"
 
 
 def _query(
@@ -129,8 +129,8 @@ def _term(body: str | TermBody) -> Term:
         return Term(body)
     if body.image_url is not None or body.image_base64 is not None:
         if body.text is not None or body.product is not None or body.vector is not None:
-            raise UsageError("a term has a text, a picture, a product or a vector, and exactly one")
-        return picture_term(body.image_url, body.image_base64, body.weight)
+            raise UsageError("a term has a text, an image, a product or a vector, and exactly one")
+        return image_term(body.image_url, body.image_base64, body.weight)
     vector: Any = body.vector
     return Term(text=body.text, product=body.product, vector=vector, weight=body.weight)
 

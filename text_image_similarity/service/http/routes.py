@@ -60,12 +60,12 @@ async def similarity(asked: SimilarityRequest, request: Request) -> Response:
 @uploads.post("/v1/similarity/upload", response_model=UploadAnswer, tags=["scores"])
 async def upload(
     request: Request,
-    image: Annotated[UploadFile, File(description="The picture's file.")],
+    image: Annotated[UploadFile, File(description="The image's file.")],
     caption: Annotated[str, Form(min_length=1)],
     model: Annotated[str | None, Form()] = None,
     score: Annotated[ScoreKind, Form()] = "cosine",
 ) -> Response:
-    """Score one picture, sent as a file of a form, with its caption."""
+    """Score one image, sent as a file of a form, with its caption."""
     pool: ModelPool = request.app.state.pool
     answer = await ask(request, pool.score(model, [Pair(await image.read(), caption)], score))
     return JsonAnswer(
@@ -75,7 +75,7 @@ async def upload(
 
 @work.post("/v1/embeddings", response_model=EmbeddingsAnswer, tags=["embeddings"])
 async def embeddings(asked: EmbeddingsRequest, request: Request) -> Response:
-    """Embed captions or pictures, in the shape of OpenAI's embeddings API."""
+    """Embed captions or images, in the shape of OpenAI's embeddings API."""
     pool: ModelPool = request.app.state.pool
     inputs = [asked.input] if isinstance(asked.input, str) else asked.input
     if asked.modality == "image":

@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class UrlPair(_Strict):
-    """A caption and a picture that the service fetches."""
+    """A caption and an image that the service fetches."""
 
     image_url: Annotated[
         str | None, Field(description="An http(s) or data: URL.", examples=["https://example.com/dog.jpg"])
@@ -37,10 +37,10 @@ class UrlPair(_Strict):
 
 
 class Base64Pair(_Strict):
-    """A caption and a picture that comes with the request."""
+    """A caption and an image that comes with the request."""
 
     image_base64: Annotated[
-        str | None, Field(description="The picture's file in standard base64, or as a data: URL.", examples=[_DOT])
+        str | None, Field(description="The image's file in standard base64, or as a data: URL.", examples=[_DOT])
     ]
     caption: Caption
     id: Id = None
@@ -104,7 +104,7 @@ class SimilarityAnswer(BaseModel):
 
 
 class UploadAnswer(BaseModel):
-    """The score of an uploaded picture and its caption, or why there is none."""
+    """The score of an uploaded image and its caption, or why there is none."""
 
     model: str
     score: ScoreKind
@@ -129,11 +129,11 @@ def _check_texts(value: Any) -> Any:
 
 
 class EmbeddingsRequest(BaseModel):
-    """Captions or pictures to embed, in the shape of OpenAI's embeddings API."""
+    """Captions or images to embed, in the shape of OpenAI's embeddings API."""
 
     input: Annotated[
         str | Annotated[list[str], Field(min_length=1)],
-        Field(description="Captions; or pictures: http(s) or data: URLs, or files in standard base64."),
+        Field(description="Captions; or images: http(s) or data: URLs, or files in standard base64."),
         BeforeValidator(_check_texts),
     ]
     model: ModelName | None = None

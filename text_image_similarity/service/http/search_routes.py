@@ -21,9 +21,9 @@ from ..search.errors import refused
 from ..search.journal import Asked
 from .access import catalog_of, check_fields, check_products, checked
 from .auditing import is_blocked, noted_hosts
-from .bodies import PROBLEMS, PictureRoute, WorkRoute, while_connected
+from .bodies import PROBLEMS, ImageRoute, WorkRoute, while_connected
 from .json_bodies import JsonAnswer
-from .queries import format_matches, picture_term, query_of, short_query_of
+from .queries import format_matches, image_term, query_of, short_query_of
 from .schema import failure_of
 from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
 
@@ -48,7 +48,7 @@ _FORM_VALUES: dict[str, Any] = {
 }
 
 work = APIRouter(route_class=WorkRoute, responses=PROBLEMS, tags=["search"])
-pictures = APIRouter(route_class=PictureRoute, responses=PROBLEMS, tags=["search"])
+images = APIRouter(route_class=ImageRoute, responses=PROBLEMS, tags=["search"])
 
 
 @work.post("/match-text", response_model=MatchAnswer)
@@ -59,7 +59,7 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     return JsonAnswer(await answer_one(request, catalog, query))
 
 
-@pictures.post(
+@images.post(
     "/match-image",
     response_model=MatchAnswer,
     openapi_extra={
@@ -73,10 +73,10 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     },
 )
 async def match_image(request: Request) -> Response:
-    """Find the products that fit a picture, and words beside it, in the default catalogue."""
+    """Find the products that fit an image, and words beside it, in the default catalogue."""
     catalog = catalog_of(request)
-    body, upload = await _read_picture(request)
-    query = checked(lambda: short_query_of(request, catalog, body, _picture_terms(body, upload)))
+    body, upload = await _read_image(request)
+    query = checked(lambda: short_query_of(request, catalog, body, _image_terms(body, upload)))
     return JsonAnswer(await answer_one(request, catalog, query))
 
 
@@ -134,7 +134,7 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
     """Answer one query.
 
     Raises:
-        ProblemError: The request is refused, or a picture or text of the query cannot be encoded.
+        ProblemError: The request is refused, or an image or text of the query cannot be encoded.
     """
     (entry,), (found,) = await answer(request, catalog, [query])
     if isinstance(found.answer, RowError):
@@ -142,8 +142,8 @@ async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> 
     return format_matches(catalog, entry, found.answer)
 
 
-async def _read_picture(request: Request) -> tuple[MatchImageRequest, bytes | None]:
-    """Return what a request for a picture says, and the picture's file if it is a form."""
+async def _read_image(request: Request) -> tuple[MatchImageRequest, bytes | None]:
+    """Return what a request for an image says, and the image's file if it is a form."""
     form: FormData | None = getattr(request.state, "form", None)
     if form is None:
         return _validated(request.state.json), None
@@ -177,11 +177,11 @@ def _validated(given: object) -> MatchImageRequest:
         raise RequestValidationError([{**error, "loc": ("body", *error["loc"])} for error in exc.errors()]) from None
 
 
-def _picture_terms(body: MatchImageRequest, upload: bytes | None) -> list[Term]:
+def _image_terms(body: MatchImageRequest, upload: bytes | None) -> list[Term]:
     if upload is None:
-        picture = picture_term(body.image_url, body.image_base64)
+        image = image_term(body.image_url, body.image_base64)
     elif body.image_url is None and body.image_base64 is None:
-        picture = Term(image=upload)
+        image = Term(image=upload)
     else:
-        raise UsageError("the form has a file, and image_url or image_base64 besides; send one picture")
-    return [picture, *([] if body.text is None else [Term(body.text)])]
+        raise UsageError("the form has a file, and image_url or image_base64 besides; send one image")
+    return [image, *([] if body.text is None else [Term(body.text)])]

@@ -30,11 +30,11 @@ class _Strict(BaseModel):
 
 
 class TermBody(_Strict):
-    """One part of what is looked for: exactly one of a text, a picture, a product or a vector."""
+    """One part of what is looked for: exactly one of a text, an image, a product or a vector."""
 
     text: Annotated[str | None, Field(max_length=10_000, examples=["brown boots"])] = None
     image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
-    image_base64: Annotated[str | None, Field(description="A picture's file in standard base64.", examples=[_DOT])] = (
+    image_base64: Annotated[str | None, Field(description="An image's file in standard base64.", examples=[_DOT])] = (
         None
     )
     product: Annotated[str | None, Field(description="The id of a product of the catalogue.")] = None
@@ -82,17 +82,17 @@ class MatchTextRequest(_Short):
 
 
 class MatchImageRequest(_Short):
-    """A picture to look for, and words beside it."""
+    """An image to look for, and words beside it."""
 
     image_url: Annotated[str | None, Field(description="An http(s) or data: URL.")] = None
-    image_base64: Annotated[str | None, Field(description="A picture's file in standard base64.", examples=[_DOT])] = (
+    image_base64: Annotated[str | None, Field(description="An image's file in standard base64.", examples=[_DOT])] = (
         None
     )
     text: Annotated[str | None, Field(max_length=10_000)] = None
 
 
 class ProductFacts(BaseModel):
-    """A product as it is shown; the shop's own references to its pictures are not."""
+    """A product as it is shown; the shop's own references to its images are not."""
 
     id: str
     name: str
@@ -116,7 +116,7 @@ class MatchFacts(BaseModel):
     similarity: float | None
     probability: float | None
     score: float | None
-    thumbnail: Annotated[str | None, Field(description="The path of a small picture of its most similar picture.")]
+    thumbnail: Annotated[str | None, Field(description="The path of a small image of its most similar image.")]
     product: ProductFacts
     why: list[ReasonFacts]
 

@@ -319,7 +319,7 @@ def _check_caption(caption: str | None) -> RowError | None:
 def _self_test(name: str, encoder: Encoder) -> None:
     """Encode something, so that a broken model is known before requests come."""
     try:
-        vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["a picture"])]
+        vectors = [*encoder.encode_image([np.zeros((8, 8, 3), np.uint8)]), *encoder.encode_text(["an image"])]
     except ModelError:
         raise
     except Exception as exc:

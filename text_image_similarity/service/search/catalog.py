@@ -56,12 +56,12 @@ class ServedCatalog:
     Args:
         name: What requests call it.
         place: A folder, `postgresql://...`, or a table, which is read into memory.
-        settings: The default model's say how pictures are fetched and encoded that clients add.
+        settings: The default model's say how images are fetched and encoded that clients add.
         pool: Encodes queries.
         metrics: Records what happens.
 
     Attributes:
-        thumbnails: Small pictures of its products.
+        thumbnails: Small images of its products.
     """
 
     def __init__(self, name: str, place: str, settings: Settings, pool: ModelPool, metrics: SearchMetrics) -> None:
@@ -97,7 +97,7 @@ class ServedCatalog:
         if self._catalog is not None:
             return
         if is_source(self.place):
-            limits = replace(self._config.limits, allow_local_files=True)  # the pictures of the operator's own table
+            limits = replace(self._config.limits, allow_local_files=True)  # the images of the operator's own table
             self._catalog, report = open_table_catalog(self.place, config=replace(self._config, limits=limits))
             logger.info("%s: %s of %s products read", self.name, f"{len(self._catalog):,}", f"{report.products:,}")
             for reason in report.refusals:

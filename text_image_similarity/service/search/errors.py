@@ -32,7 +32,7 @@ def translated(catalog: str) -> Iterator[None]:
 
 
 def refused(error: RowError) -> ProblemError:
-    """Return the problem of a query whose picture or text cannot be encoded."""
+    """Return the problem of a query whose image or text cannot be encoded."""
     if error.code is ErrorCode.TIMEOUT:
         return ProblemError("busy", error.detail, retry_after_s=1)
     return ProblemError(

@@ -201,7 +201,7 @@ def _answered(matches: Matches) -> dict[str, Any]:
 
 
 def _query(query: Query) -> dict[str, Any]:
-    """Return a query as the log keeps it: pictures and vectors as the SHA-256 of their content."""
+    """Return a query as the log keeps it: images and vectors as the SHA-256 of their content."""
     members = {name: getattr(query, name) for name in ("top_k", "min_similarity", "group", "sort", "fusion", "after")}
     return {"terms": [_term(term) for term in query.parts], **members, "facets": list(query.facets)}
 

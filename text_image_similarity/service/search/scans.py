@@ -26,7 +26,7 @@ _MOST_WAITING = 256
 
 @dataclass(slots=True, eq=False)
 class _Scan:
-    """The queries of one request, with what the model made of their texts and pictures."""
+    """The queries of one request, with what the model made of their texts and images."""
 
     asked: Sequence[Checked]
     texts: Sequence[Outcome]

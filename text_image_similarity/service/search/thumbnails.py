@@ -1,4 +1,4 @@
-"""Small pictures of products: fetched and decoded under the service's own limits, and encoded again by us."""
+"""Small images of products: fetched and decoded under the service's own limits, and encoded again by us."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from ..shares import FairQueue
 
 _AT_ONCE = 4
 _AT_ONCE_OF_ONE = 2  # client
-_DECODERS = 3  # processes, of which one client's pictures leave one to the others
+_DECODERS = 3  # processes, of which one client's images leave one to the others
 _MOST_BYTES = 64 << 20
 _MOST_WAITING = 256
 _MOST_WAITING_OF_ONE = 128
-_FAILED_S = 60.0  # how long a picture that failed is not tried again
+_FAILED_S = 60.0  # how long an image that failed is not tried again
 _Key = tuple[bytes, int]  # the reference's digest, because a `data:` URL is long, and the size
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small picture.
+    """A small image.
 
     Args:
         content: A JPEG.
@@ -48,7 +48,7 @@ class Thumbnail:
 
 @dataclass(slots=True, eq=False)
 class _Making:
-    """A picture that is being made for one client, and how many requests wait for it."""
+    """An image that is being made for one client, and how many requests wait for it."""
 
     reference: str
     key: _Key
@@ -58,10 +58,10 @@ class _Making:
 
 
 class Thumbnails:
-    """Makes small pictures of what a catalogue's products refer to, and keeps the latest in memory.
+    """Makes small images of what a catalogue's products refer to, and keeps the latest in memory.
 
     Args:
-        config: How pictures are fetched and decoded. Local files are read besides: only the operator's own products can refer to some.
+        config: How images are fetched and decoded. Local files are read besides: only the operator's own products can refer to some.
         timeout_s: How long a request waits.
     """
 
@@ -71,7 +71,7 @@ class Thumbnails:
         self._timeout_s = timeout_s
         self._threads = Loaders(_AT_ONCE, name="thumbnails")  # slow hosts keep nothing else waiting
         self._turns = FairQueue(lambda client, task: self._threads.submit(task), _AT_ONCE, most_of_one=_AT_ONCE_OF_ONE)
-        self._isolated: IsolatedDecoder | None = None  # started for the first picture
+        self._isolated: IsolatedDecoder | None = None  # started for the first image
         self._starting = Lock()
         self._made: OrderedDict[_Key, Thumbnail] = OrderedDict()
         self._making: dict[tuple[str | None, _Key], _Making] = {}
@@ -79,7 +79,7 @@ class Thumbnails:
         self._held = 0
 
     async def get(self, reference: str, size: int) -> Thumbnail | None:
-        """Return a picture whose longer side has at most so many pixels; None if it cannot be read.
+        """Return an image whose longer side has at most so many pixels; None if it cannot be read.
 
         Raises:
             ProblemError: `queue_full`, or `catalog_unavailable`: it takes too long.
@@ -97,7 +97,7 @@ class Thumbnails:
                 assert making.task is not None
                 return await asyncio.shield(making.task)  # also for the others who wait
         except TimeoutError as exc:
-            detail = f"the picture was not read within the service's {self._timeout_s:g} s"
+            detail = f"the image was not read within the service's {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=2) from exc
         finally:
             making.waiting -= 1
@@ -111,13 +111,13 @@ class Thumbnails:
                 self._isolated.close()
 
     def _begin(self, reference: str, key: _Key) -> _Making:
-        """Return what makes a picture for the client that asks."""
+        """Return what makes an image for the client that asks."""
         client = current.get()
         if (making := self._making.get((client, key))) is not None:
             return making
         of_one = sum(known == client for known, _ in self._making)
         if len(self._making) >= _MOST_WAITING or (client is not None and of_one >= _MOST_WAITING_OF_ONE):
-            raise ProblemError("queue_full", "too many pictures are being read", retry_after_s=2, reason="queue_full")
+            raise ProblemError("queue_full", "too many images are being read", retry_after_s=2, reason="queue_full")
         making = self._making[client, key] = _Making(reference, key, client)
         making.task = asyncio.create_task(self._make(making))
         return making

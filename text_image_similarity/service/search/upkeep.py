@@ -37,7 +37,7 @@ class Upkeep:
     def __init__(self, served: ServedCatalog) -> None:
         self._served = served
         self._writing, self._starting = asyncio.Lock(), asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, "write")  # slow hosts of pictures keep no search waiting
+        self._thread = ThreadPoolExecutor(1, "write")  # slow hosts of images keep no search waiting
         self._waiting = 0
         self._process: Process | None = None
         self._state: dict[str, Any] | None = None

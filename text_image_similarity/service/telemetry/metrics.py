@@ -46,7 +46,7 @@ class Metrics:
         )
         self._stage_seconds = Histogram(
             "tis_stage_duration_seconds",
-            "Time of a picture's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
+            "Time of an image's fetch and decode, of a pair's wait in the queue, and of a batch's encoding.",
             ("stage", "model"),
             buckets=SECONDS,
             registry=registry,
