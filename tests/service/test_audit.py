@@ -297,13 +297,15 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
         with connect(port) as connection:
             connection.sendall(b"G")
             read(connection)
-        monkeypatch.setattr(connections, "MOST_OF_ONE", 0)
-        with connect(port) as connection:
-            assert b" 503 " in read(connection)
+        for name in ("NEW_AT_ONCE", "MOST_OF_ONE"):
+            monkeypatch.setattr(connections, name, 0)
+            with connect(port) as connection:
+                assert b" 503 " in read(connection)
     log.close()
     found = [(line["event"], line["reason"], line["client"], line["address"]) for line in lines(path)]
     assert found == [
-        ("limit_hit", each, "127.0.0.1", "127.0.0.1") for each in ("head_bytes", "head_time", "connections")
+        ("limit_hit", each, "127.0.0.1", "127.0.0.1")
+        for each in ("head_bytes", "head_time", "new_connections", "connections")
     ]
 
 
@@ -314,7 +316,8 @@ def test_the_page_has_every_event_and_an_example_of_each(told: list[dict[str, An
     assert list(reasons) == [*get_args(Event), "left_out"]
     for line in told[1:-1]:
         assert line["reason"] in reasons[line["event"]]
-    for name in re.findall(r'_note\("(\w+)"|_abort, "(\w+)"', Path(connections.__file__).read_text(encoding="utf-8")):
+    noted = r'_note\("(\w+)"|_abort, "(\w+)"|return "(\w+)", f"'
+    for name in re.findall(noted, Path(connections.__file__).read_text(encoding="utf-8")):
         assert "".join(name) in reasons["limit_hit"]
     (block,) = fenced(PAGE, "json")
     examples = [json.loads(line) for line in block.splitlines()]

@@ -18,7 +18,7 @@ from tests.support.server import exchange
 from text_image_similarity.service.clients import peer_name
 from text_image_similarity.service.http import connections
 from text_image_similarity.service.http import exchange as exchanges
-from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol
+from text_image_similarity.service.http.connections import HEAD_BYTES, LimitedProtocol, Peers
 from text_image_similarity.service.jobs import Call, ClientLeftError
 
 MIB = 1 << 20
@@ -186,6 +186,36 @@ def test_one_address_has_a_share_of_the_connections(monkeypatch: pytest.MonkeyPa
             assert read(too_many).startswith(b"HTTP/1.1 503")
         for each in mine:
             each.close()
+
+
+def test_one_address_opens_so_many_connections_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "NEW_A_SECOND", 0.001)
+    monkeypatch.setattr(connections, "NEW_AT_ONCE", 3)
+    ask = b"GET /0 HTTP/1.1\r\nConnection: close\r\n\r\n"
+    with listening() as (_, port):
+        assert [sent(port, iter([ask]))[1][9:12] for _ in range(3)] == [b"200"] * 3
+        with connect(port) as more, connect(port, "127.0.0.2") as another:
+            assert read(more).startswith(b"HTTP/1.1 503")
+            assert exchange(another, iter([ask]))[1].startswith(b"HTTP/1.1 200")
+
+
+def test_an_address_may_open_connections_again_as_time_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "NEW_A_SECOND", 10)
+    monkeypatch.setattr(connections, "NEW_AT_ONCE", 20)
+    monkeypatch.setattr(connections, "_MOST_KNOWN", 50)
+    now = 100.0
+    peers = Peers(lambda: now)
+
+    def opened(peer: str, times: int) -> int:
+        return sum(peers.refusal(peer) is None for _ in range(times))
+
+    assert opened("a", 100) == 20
+    now += 0.5
+    assert (opened("a", 100), opened("b", 7)) == (5, 7)
+    now += 60
+    assert opened("a", 100) == 20
+    assert sum(opened(str(number), 1) for number in range(500)) == 500
+    assert len(peers._whole_at) <= 50
 
 
 @pytest.mark.parametrize(

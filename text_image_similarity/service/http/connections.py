@@ -1,4 +1,4 @@
-"""What a client may do to a connection: limits on heads, silence, requests ahead, unread answers, and connections.
+"""What a client may do to a connection: limits on heads, silence, requests ahead, unread answers, connections, and new ones a second.
 
 Uvicorn's protocol limits none of these. The service is safe with this where no proxy stands before it.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -18,15 +20,56 @@ from ..clients import peer_name
 
 MOST_CONNECTIONS = 2048
 MOST_OF_ONE = 1024  # connections from one address, such as a proxy's
+NEW_A_SECOND = 500  # connections that one address opens in the long run
+NEW_AT_ONCE = 1024  # and after a pause
 HEAD_BYTES = 16 * 1024
 HEAD_S = 10.0  # from a head's first byte to its end, and for what of a refused body is still on its way
 SEND_S = 30.0  # until a client has taken what waits to be sent
 _REQUESTS_AHEAD = 16  # requests that a client sends before their turn
 _FILES = 512  # beside those of connections
+_MOST_KNOWN = 1000  # addresses that have opened connections lately
 _PIECES, _PIECE_BYTES = 8192, 64  # a body in more pieces (chunks) than this must have as many bytes in each, on average
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Peers:
+    """The addresses that have connections to a server, and how many they open a second.
+
+    Args:
+        clock: Seconds; for tests.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.connections: Counter[str] = Counter()
+        self._whole_at: dict[str, float] = {}  # when each may open `NEW_AT_ONCE` again
+
+    def refusal(self, peer: str) -> tuple[str, str] | None:
+        """Return why an address may not have one more connection, as the audit log says it, or count that as opened."""
+        if self.connections[peer] >= MOST_OF_ONE:
+            return "connections", f"{self.connections[peer]} connections from this address"
+        now = self._clock()
+        whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
+        if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
+            return "new_connections", f"this address opens more than {NEW_A_SECOND} connections a second"
+        if len(self._whole_at) >= _MOST_KNOWN:
+            self._whole_at = {known: at for known, at in self._whole_at.items() if at > now}
+            if len(self._whole_at) >= _MOST_KNOWN:
+                self._whole_at.clear()
+        self._whole_at[peer] = whole_at
+        return None
+
+    def add(self, peer: str) -> None:
+        """Count a connection."""
+        self.connections[peer] += 1
+
+    def remove(self, peer: str) -> None:
+        """Count a connection no more."""
+        self.connections[peer] -= 1
+        if not self.connections[peer]:
+            del self.connections[peer]
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -52,22 +95,22 @@ class LimitedProtocol(HttpToolsProtocol):
         peers = _peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
-        if len(self.connections) > MOST_CONNECTIONS or peers[peer] >= MOST_OF_ONE:
-            self._note("connections", f"{len(self.connections) - 1} connections, {peers[peer]} from this address")
+        refusal = peers.refusal(peer)
+        if refusal is None and len(self.connections) > MOST_CONNECTIONS:
+            refusal = "connections", f"{len(self.connections) - 1} connections"
+        if refusal is not None:
+            self._note(*refusal)
             transport.write(_BUSY)
             transport.close()
             return
         self._peer = peer
-        peers[peer] += 1
+        peers.add(peer)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         if self._peer is not None:
-            peers = _peers_of(self.server_state)
-            peers[self._peer] -= 1
-            if not peers[self._peer]:
-                del peers[self._peer]
+            _peers_of(self.server_state).remove(self._peer)
             self._peer = None
         self._stop_waiting()
         self.resume_writing()
@@ -209,10 +252,10 @@ def allow_open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _peers_of(state: uvicorn.server.ServerState) -> Counter[str]:
-    """Return how many connections each address has to a server."""
+def _peers_of(state: uvicorn.server.ServerState) -> Peers:
+    """Return the addresses that have connections to a server."""
     kept: Any = state
     if not hasattr(kept, "peers"):
-        kept.peers = Counter()
-    found: Counter[str] = kept.peers
+        kept.peers = Peers()
+    found: Peers = kept.peers
     return found
