@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import socket
 import time
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -29,6 +31,7 @@ from text_image_similarity.service.http import routes
 from text_image_similarity.service.jobs import Pair
 from text_image_similarity.service.pool import inflight_problem
 from text_image_similarity.service.problems import ProblemError
+from text_image_similarity.service.telemetry import metrics as service_metrics
 
 SMALL = replace(MINI, limits=replace(MINI.limits, max_bytes=1000))  # what an image may have
 HEAD = b"POST /v1/similarity HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -246,6 +249,46 @@ def test_embeddings_are_the_encoders_in_both_formats(service: httpx.Client) -> N
         assert np.array(found["data"][1]["embedding"], np.float32).tolist() == np.asarray(vector).tolist()
         coded = service.post("/v1/embeddings", json=asked | {"encoding_format": "base64"}).json()
         assert np.frombuffer(b64decode(coded["data"][0]["embedding"]), "<f4").tolist() == np.asarray(vector).tolist()
+
+
+def test_what_everybody_may_ask_for_is_not_made_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = app_of(mini_settings(), ColourEncoder())
+    with serving(app) as client:
+        document = client.get("/openapi.json")
+        assert document.json() == app.openapi()
+        assert document.headers["content-type"] == "application/json"
+        with monkeypatch.context() as patch:
+            patch.setattr(app, "openapi", lambda: pytest.fail("made again"))
+            assert client.get("/openapi.json").content == document.content
+        count = 'tis_requests_total{method="GET",route="/livez",status="200"} '
+        for number in (1, 2):
+            client.get("/livez")
+            assert f"{count}{number}.0" in client.get("/metrics").text
+        monkeypatch.setattr(service_metrics, "_BURST_S", 0.0)
+        monkeypatch.setattr(service_metrics, "_SHARE", 1e-9)
+        known = client.get("/metrics").text
+        client.get("/livez")
+        assert client.get("/metrics").text == known
+
+
+def test_the_document_says_where_a_service_stands() -> None:
+    async def ask(scope: dict[str, Any]) -> bytes:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        found = next(route for route in app.routes if getattr(route, "path", "") == "/openapi.json")
+        await cast("Any", found).handle({"type": "http", "method": "GET", "headers": [], **scope}, receive, send)
+        return cast("bytes", sent[1]["body"])
+
+    app = app_of(mini_settings(), ColourEncoder())
+    roots = ("", "/a", "/b", "")
+    found = [json.loads(asyncio.run(ask({"path": "/openapi.json", "root_path": root}))) for root in roots]
+    assert [each.get("servers") for each in found] == [None, [{"url": "/a"}], [{"url": "/b"}], None]
 
 
 def test_a_bad_embedding_input_is_named(service: httpx.Client) -> None:

@@ -13,7 +13,7 @@ from functools import wraps
 from pathlib import Path
 from threading import Event, Semaphore
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -31,12 +31,13 @@ from tests.support.shop import product, shop
 from text_image_similarity import Config, ConfigError, DatabaseError, Limits, RowError, UsageError
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
-from text_image_similarity.search import Catalog, Field, Product, Query, Term, open_catalog
+from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
 from text_image_similarity.service.http.access import check_keys
+from text_image_similarity.service.http.queries import write_matches
 from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
@@ -697,7 +698,7 @@ def test_no_image_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path:
 
 
 def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:
-    settings = mini_settings(catalogs={"shop": str(place / "shop.catalog")}, max_body_bytes=4000)
+    settings = mini_settings(catalogs={"shop": str(place / "shop.catalog")}, max_body_bytes=1500)
     with serving(app_of(settings, ColourEncoder())) as client:
         one = client.post(f"{SHOP}/match", json={"queries": [{"terms": ["red"], "top_k": 1}]})
         assert one.status_code == 200
@@ -705,3 +706,28 @@ def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:
         many = client.post(f"{SHOP}/match", json={"queries": [{"terms": ["red"], "top_k": 1000}] * 20})
         assert (many.status_code, many.json()["code"]) == (413, "too_many_bytes")
         assert "top_k" in many.json()["detail"]
+        for top_k, status_ in ((1, 200), (1000, 413)):
+            assert client.post("/match-text", json={"text": "red", "top_k": top_k}).status_code == status_
+            assert client.get(f"{SHOP}/products/red%2F1/similar?top_k={top_k}").status_code == status_
+
+
+def test_an_answer_that_is_too_long_is_not_written_to_its_end(place: Path) -> None:
+    looked: list[int] = []
+
+    class Watched(tuple[Match, ...]):
+        def __iter__(self) -> Iterator[Match]:
+            for number, each in enumerate(super().__iter__()):
+                looked.append(number)
+                yield each
+
+    with open_catalog(place / "shop.catalog", encoder=ColourEncoder()) as catalog:
+        found = catalog.match(Query("red", top_k=3, facets=["shop"]))
+        served = cast("Any", SimpleNamespace(name="shop"))
+        most = len(write_matches(served, "a", found, 1 << 20))
+        many = replace(found, matches=Watched(found.matches * 1000))
+        with pytest.raises(ProblemError, match="top_k"):
+            write_matches(served, "a", many, most)
+        assert len(looked) < 10
+        values: dict[Any, int] = {f"value {number}": number for number in range(500)}
+        with pytest.raises(ProblemError, match="facets"):
+            write_matches(served, "a", replace(found, facets={str(number): values for number in range(9)}), 50_000)

@@ -31,7 +31,7 @@ from .access import check_keys
 from .auditing import Auditor
 from .bodies import WorkRoute, add_problems
 from .middleware import Gate
-from .openapi import complete_document
+from .openapi import add_document_route, complete_document
 
 _ABOUT = """Score how well images match their captions, and embed both.
 
@@ -116,16 +116,19 @@ def create_app(settings: Settings, *, pool: ModelPool | None = None, metrics: Me
 
 def _bare_app(lifespan: Lifespan[FastAPI]) -> FastAPI:
     """Return an application without routes."""
-    return FastAPI(
+    app = FastAPI(
         title="text_image_similarity",
         description=_ABOUT,
         version=package_version(),
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
     )
+    add_document_route(app)
+    return app
 
 
 def open_catalogs(app: FastAPI) -> None:

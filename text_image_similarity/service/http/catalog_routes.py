@@ -173,7 +173,7 @@ async def similar_products(
     query = checked(
         lambda: search.Query(Term(product=id), where=bound(request, served, where), top_k=top_k, after=page)
     )
-    return JsonAnswer(await answer_one(request, served, query))
+    return await answer_one(request, served, query)
 
 
 @products.get("/v1/catalogs/{catalog}/products/{id:path}", response_model=ProductFacts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from pydantic_core import to_json
 
 from ..settings import Settings
 from .schema import Problem
@@ -27,6 +28,21 @@ _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
+
+
+def add_document_route(app: FastAPI) -> None:
+    """Add `/openapi.json` to an application; its bytes are made once for each path that the service stands under."""
+    app.openapi_url = "/openapi.json"
+    made: dict[str, bytes] = {}
+
+    async def document(request: Request) -> Response:
+        root = request.scope.get("root_path", "").rstrip("/")  # of the server, never of a header
+        if root not in made:
+            servers = {"servers": [{"url": root}]} if root else {}
+            made[root] = to_json({**app.openapi(), **servers})
+        return Response(made[root], media_type="application/json")
+
+    app.add_route(app.openapi_url, document, include_in_schema=False)
 
 
 def complete_document(app: FastAPI, settings: Settings, open_paths: Collection[str]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fastapi import Request
+from pydantic_core import to_json
 
 from ...errors import UsageError
 from ...search import AWAY, Match, Matches, Product, Query, Term
+from ..problems import ProblemError
 from ..search.catalog import ServedCatalog
 from .access import bound
 from .bodies import decode_base64, is_fetchable
@@ -56,34 +58,57 @@ def image_term(url: str | None, base64: str | None, weight: float = 1.0) -> Term
     return Term(image=_url(url) if base64 is None else decode_base64(base64), weight=weight)
 
 
-def format_matches(catalog: ServedCatalog, match_id: str, found: Matches) -> dict[str, Any]:
-    """Return an answer as it is sent."""
+def write_matches(catalog: ServedCatalog, match_id: str, found: Matches, most: int) -> bytes:
+    """Return an answer as it is sent, as JSON. Its parts are written one by one, and counted.
+
+    Args:
+        catalog: What was searched.
+        match_id: What events will call the answer.
+        found: The answer.
+        most: Bytes that it may have.
+
+    Raises:
+        ProblemError: `too_many_bytes`.
+    """
+    about = {"match_id": match_id, "catalog": catalog.name, "generation": found.generation, "total": found.total}
+    matches = _written((_format_match(catalog, match) for match in found), most)
+    counted = (
+        {name: [{"value": value, "count": count} for value, count in islice(counts.items(), _MOST_VALUES)]}
+        for name, counts in found.facets.items()
+    )
+    facets = _written(counted, most - sum(map(len, matches)))
+    return b"".join(
+        (
+            to_json({**about, "plan": found.plan})[:-1],
+            b',"matches":[' + b",".join(matches) + b"]",
+            b',"facets":{' + b",".join(facet[1:-1] for facet in facets) + b"},",
+            to_json({"next": found.next})[1:],
+        )
+    )
+
+
+def _written(values: Iterable[Any], most: int) -> list[bytes]:
+    """Return each value's JSON, as long as all together have no more bytes."""
+    found = []
+    for value in values:
+        found.append(to_json(value, inf_nan_mode="null"))
+        if (most := most - len(found[-1])) < 0:
+            detail = "the answer would have more bytes than one may have, max_body_bytes"
+            raise ProblemError("too_many_bytes", f"{detail}; ask for a smaller top_k, or fewer facets or queries")
+    return found
+
+
+def _format_match(catalog: ServedCatalog, match: Match) -> dict[str, Any]:
     return {
-        "match_id": match_id,
-        "catalog": catalog.name,
-        "generation": found.generation,
-        "total": found.total,
-        "plan": found.plan,
-        "matches": [
-            {
-                "rank": match.rank,
-                "similarity": match.similarity,
-                "probability": match.probability,
-                "score": match.score,
-                "thumbnail": _thumbnail(catalog, match),
-                "product": format_product(match.product),
-                "why": [
-                    {"term": each.term, "similarity": each.similarity, "contribution": each.contribution}
-                    for each in match.why
-                ],
-            }
-            for match in found
+        "rank": match.rank,
+        "similarity": match.similarity,
+        "probability": match.probability,
+        "score": match.score,
+        "thumbnail": _thumbnail(catalog, match),
+        "product": format_product(match.product),
+        "why": [
+            {"term": each.term, "similarity": each.similarity, "contribution": each.contribution} for each in match.why
         ],
-        "facets": {
-            name: [{"value": value, "count": count} for value, count in islice(counts.items(), _MOST_VALUES)]
-            for name, counts in found.facets.items()
-        },
-        "next": found.next,
     }
 
 

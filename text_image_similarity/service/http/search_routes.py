@@ -22,8 +22,7 @@ from ..search.journal import Asked
 from .access import catalog_of, check_fields, check_products, checked
 from .auditing import is_blocked, noted_hosts
 from .bodies import PROBLEMS, ImageRoute, WorkRoute, while_connected
-from .json_bodies import JsonAnswer
-from .queries import format_matches, image_term, query_of, short_query_of
+from .queries import image_term, query_of, short_query_of, write_matches
 from .schema import failure_of
 from .search_schema import MatchAnswer, MatchesAnswer, MatchImageRequest, MatchRequest, MatchTextRequest
 
@@ -56,7 +55,7 @@ async def match_text(asked: MatchTextRequest, request: Request) -> Response:
     """Find the products that fit words, in the default catalogue."""
     catalog = catalog_of(request)
     query = checked(lambda: short_query_of(request, catalog, asked, [Term(asked.text)]))
-    return JsonAnswer(await answer_one(request, catalog, query))
+    return await answer_one(request, catalog, query)
 
 
 @images.post(
@@ -77,7 +76,7 @@ async def match_image(request: Request) -> Response:
     catalog = catalog_of(request)
     body, upload = await _read_image(request)
     query = checked(lambda: short_query_of(request, catalog, body, _image_terms(body, upload)))
-    return JsonAnswer(await answer_one(request, catalog, query))
+    return await answer_one(request, catalog, query)
 
 
 @work.post("/v1/catalogs/{catalog}/match", response_model=MatchesAnswer)
@@ -95,10 +94,8 @@ async def match(catalog: str, asked: MatchRequest, request: Request) -> Response
         if isinstance(each.answer, RowError):
             results.append(to_json({"match_id": entry, "error": failure_of(each.answer)}))
         else:
-            results.append(to_json(format_matches(served, entry, each.answer), inf_nan_mode="null"))
-        if (most := most - len(results[-1])) < 0:
-            detail = f"the answer would have more than {request.app.state.settings.max_body_bytes:,} bytes"
-            raise ProblemError("too_many_bytes", f"{detail}; ask fewer queries at a time, or for a smaller top_k")
+            results.append(write_matches(served, entry, each.answer, most))
+        most -= len(results[-1])
         await asyncio.sleep(0)  # others have their turn between two queries: each may have a thousand products
     head = b'{"catalog":' + to_json(served.name) + b',"results":['
     return Response(head + b",".join(results) + b"]}", media_type="application/json")
@@ -130,16 +127,17 @@ async def answer(
     return asked.ids, found
 
 
-async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> dict[str, Any]:
+async def answer_one(request: Request, catalog: ServedCatalog, query: Query) -> Response:
     """Answer one query.
 
     Raises:
-        ProblemError: The request is refused, or an image or text of the query cannot be encoded.
+        ProblemError: The request is refused, an image or text of the query cannot be encoded, or the answer is too long.
     """
     (entry,), (found,) = await answer(request, catalog, [query])
     if isinstance(found.answer, RowError):
         raise refused(found.answer)
-    return format_matches(catalog, entry, found.answer)
+    most = request.app.state.settings.max_body_bytes
+    return Response(write_matches(catalog, entry, found.answer, most), media_type="application/json")
 
 
 async def _read_image(request: Request) -> tuple[MatchImageRequest, bytes | None]:

@@ -225,8 +225,8 @@ class ClusterMetrics(Metrics):
         self.replica = replica
         self.others: list[Report] = []
 
-    def render(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+    def write(self) -> bytes:
+        """Write everything in Prometheus' text format."""
         whole: dict[str, Metric] = {}
         for replica, families in (
             (self.replica, list(self.registry.collect())),

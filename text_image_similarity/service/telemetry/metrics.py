@@ -6,6 +6,7 @@ No label holds anything that clients choose freely, such as a URL, a host or a c
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -19,6 +20,8 @@ from ..problems import Reason
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _PAIRS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARE = 0.05  # of the time, which may go into what Prometheus reads
+_BURST_S = 1.0  # of it: some twenty times at once, with a few models
 _COSINES = tuple(round(-0.2 + 0.05 * step, 2) for step in range(25))  # -0.2 .. 1
 
 
@@ -69,6 +72,7 @@ class Metrics:
         build.labels(package_version(), platform.python_version()).set(1)
         for reason in get_args(Reason):
             self.rejected.labels(reason)  # a rate needs the 0 before the first one
+        self._rendered, self._due = b"", 0.0
 
     def _count_memory(self, registry: CollectorRegistry) -> None:
         """Make the metrics of what is kept: embeddings and models."""
@@ -165,5 +169,14 @@ class Metrics:
         self._pairs.labels(model, "dropped", "").inc(pairs)
 
     def render(self) -> bytes:
-        """Return everything in Prometheus' text format."""
+        """Return everything in Prometheus' text format; who asks too often gets what was written last, milliseconds ago."""
+        now = time.monotonic()
+        due = max(self._due, now - _BURST_S)
+        if due <= now or not self._rendered:
+            self._rendered = self.write()
+            self._due = due + (time.monotonic() - now) / _SHARE
+        return self._rendered
+
+    def write(self) -> bytes:
+        """Write everything in Prometheus' text format."""
         return generate_latest(self.registry)
