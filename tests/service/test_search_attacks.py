@@ -32,6 +32,7 @@ from text_image_similarity import Config, ConfigError, DatabaseError, Limits, Ro
 from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
+from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
 from text_image_similarity.search.match_log import open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
@@ -42,6 +43,7 @@ from text_image_similarity.service.inference.local import LocalModelPool
 from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.problems import ProblemError
 from text_image_similarity.service.search import catalog as serving_catalog
+from text_image_similarity.service.search import scans as scanning
 from text_image_similarity.service.search import thumbnails as small_images
 from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
@@ -425,7 +427,7 @@ def test_answers_with_long_texts_take_more_room_in_the_cache(tmp_path: Path) -> 
 
 
 def asked_for(name: object, query: Query = Query()) -> Any:  # noqa: B008
-    return SimpleNamespace(generation=SimpleNamespace(number=1), name=name, query=query)
+    return SimpleNamespace(generation=SimpleNamespace(number=1), name=name, query=query, where=query.where)
 
 
 @in_a_loop
@@ -461,6 +463,67 @@ async def test_a_request_of_many_heavy_queries_lets_others_in_between_and_ends_w
     await asyncio.to_thread(scans.close)
     first = ([0, 1], [0, 1, 2, 3], ["a", "b"])
     assert passes == [first, (["light"], [], []), ([2, 3], [4, 5, 6, 7], ["c", "d"])]
+
+
+def long_filter(conditions: int) -> Filter:
+    return And(tuple(Compare("price", "ne", number) for number in range(conditions)))
+
+
+@in_a_loop
+async def test_clients_search_in_turn_by_what_their_searches_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "_MOST_WAITING", 8)
+    turns, passes = Semaphore(0), []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            passes.append([one.name for one in asked])
+            assert turns.acquire(timeout=HANG_S)
+            return [one.name for one in asked]
+
+    def search(client: str, name: str, query: Query) -> asyncio.Task[Any]:
+        current.set(client)  # of the task that begins here
+        return asyncio.create_task(scans.answer([asked_for(name, query)], [], []))
+
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    usual, costly = Query("red"), Query(where=long_filter(200))
+    tasks = [search("heavy", "a0", costly)]
+    await asyncio.to_thread(wait_for, lambda: passes)
+    tasks += [search("heavy", f"a{number}", costly) for number in range(1, 5)]
+    tasks += [search("light", name, usual) for name in "xy"]
+    await asyncio.sleep(0)
+    with pytest.raises(ProblemError, match="searches wait"):
+        await asyncio.wait_for(search("heavy", "more than half of the room", usual), HANG_S)
+    turns.release(100)
+    await asyncio.wait_for(asyncio.gather(*tasks), HANG_S)
+    assert passes == [["a0"], ["x", "y"], ["a1"], ["a2"], ["a3"], ["a4"]]
+    await asyncio.to_thread(scans.close)
+    with pytest.raises(ProblemError, match="about to end"):
+        await asyncio.wait_for(search("light", "late", usual), HANG_S)
+
+
+@in_a_loop
+async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
+    passes: list[int] = []
+
+    class Searcher:
+        def answer(self, asked: list[Any], texts: Any, images: Any) -> list[Any]:
+            passes.append(len(asked))
+            return [one.name for one in asked]
+
+    named = Not(Or((OneOf("name", tuple(map(str, range(1000)))), Compare("name", "eq", "a"))))
+    scans = Scans("c", Searcher())  # type: ignore[arg-type]
+    for query, expected in (
+        (Query("red"), [64]),
+        (Query("red", where=long_filter(250)), [32, 32]),
+        (Query("red", where=named), [8] * 8),
+        (Query(where=long_filter(60)), [2] * 32),
+        (Query("red", sort="price", where=long_filter(60)), [2] * 32),
+        (Query(facets=["shop"] * 2, where=long_filter(60)), [1] * 64),
+    ):
+        passes.clear()
+        await scans.answer([asked_for(number, query) for number in range(64)], [], [])
+        assert passes == expected
+    scans.close()
 
 
 def test_a_facet_with_a_value_for_each_product_does_not_make_an_answer_long(tmp_path: Path) -> None:

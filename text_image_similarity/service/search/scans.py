@@ -1,4 +1,4 @@
-"""Searches that wait while another one is under way go together: one product of matrices, not many."""
+"""Searches that wait while another one is under way go together: one product of matrices, not many. Clients take turns."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from threading import Thread
+from heapq import heappop, heappush
+from threading import Condition, Thread
 
 from ...errors import RowError
 from ...pipeline import Outcome
 from ...search import Matches, Searcher
 from ...search.answer import Checked
+from ...search.filters import And, Filter, Not, OneOf, Or
+from ..clients import current
 from ..problems import ProblemError
+from ..shares import Client, Turns
 
 logger = logging.getLogger("text_image_similarity")
 
@@ -31,7 +34,58 @@ class _Scan:
     asked: Sequence[Checked]
     texts: Sequence[Outcome]
     images: Sequence[Outcome]
+    cost: int  # in usual queries
     done: Future[Answers] = field(default_factory=Future)
+
+
+class _Line:
+    """The scans that wait. Clients take turns, by what theirs cost; safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._turns, self._count, self._closed = Turns(), 0, False
+        self._waiting: list[tuple[float, int, Client, _Scan]] = []  # a heap
+        self._changed = Condition()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def is_full(self, client: Client) -> bool:
+        """Say whether no more scans of a client may wait; a known one has half of the room."""
+        with self._changed:
+            own = 0 if client is None else sum(client == each[2] for each in self._waiting)
+            return len(self._waiting) >= _MOST_WAITING or own >= _MOST_WAITING // 2
+
+    def put(self, client: Client, scan: _Scan) -> None:
+        """Let a client's scan wait for its turn.
+
+        Raises:
+            ProblemError: `draining`, once the line is closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise ProblemError("draining", "the service is about to end", retry_after_s=1)
+            self._count += 1
+            heappush(self._waiting, (self._turns.begin(client, scan.cost), self._count, client, scan))
+            self._changed.notify()
+
+    def take(self) -> list[_Scan]:
+        """Wait for scans, and return those that go together next; none once the line is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            taken: list[_Scan] = []
+            cost = 0
+            while self._waiting and (not taken or cost + self._waiting[0][3].cost <= _MOST):
+                due, _, _, scan = heappop(self._waiting)
+                self._turns.reach(due)
+                cost += scan.cost
+                taken.append(scan)
+            return taken
+
+    def close(self) -> None:
+        """Let `take` return when nothing waits any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
 
 class Scans:
@@ -44,60 +98,45 @@ class Scans:
 
     def __init__(self, name: str, searcher: Searcher) -> None:
         self._searcher = searcher
-        self._waiting: SimpleQueue[_Scan | None] = SimpleQueue()
+        self._waiting = _Line()
         self._thread = Thread(target=self._run, name=f"search-{name}", daemon=True)
         self._thread.start()
 
     @property
     def depth(self) -> int:
         """How many requests wait."""
-        return self._waiting.qsize()
+        return len(self._waiting)
 
     async def answer(self, asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Answers:
         """Answer the queries of a request; see `Searcher.answer`.
 
         Raises:
-            ProblemError: `queue_full`.
+            ProblemError: `queue_full`, `draining`.
             UsageError, DatabaseError: As `Searcher.answer` does.
         """
-        if self.depth >= _MOST_WAITING:
+        client = current.get()
+        if self._waiting.is_full(client):
             raise ProblemError("queue_full", f"{self.depth} searches wait", retry_after_s=1, reason="queue_full")
         found: Answers = []
         for scan in _passes(asked, texts, images):  # others have their turn between two of them
-            self._waiting.put(scan)
+            self._waiting.put(client, scan)
             answers = await asyncio.wrap_future(scan.done)
             found += answers
         return found
 
     def close(self) -> None:
-        """End the thread after the pass in progress; who waits is told that the service is about to end."""
-        self._waiting.put(None)
+        """End the thread when what waits is answered."""
+        self._waiting.close()
         self._thread.join()
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            taken, ends = self._take(first)
+        while taken := self._waiting.take():
             by_generation: dict[int, list[_Scan]] = defaultdict(list)
             for scan in taken:
                 if scan.done.set_running_or_notify_cancel():  # else nobody waits for it any more
                     by_generation[scan.asked[0].generation.number].append(scan)
             for group in by_generation.values():
                 self._search(group)
-            if ends:
-                break
-        while not self._waiting.empty():
-            if (left := self._waiting.get()) is not None and left.done.set_running_or_notify_cancel():
-                left.done.set_exception(ProblemError("draining", "the service is about to end", retry_after_s=1))
-
-    def _take(self, first: _Scan) -> tuple[list[_Scan], bool]:
-        """Return what goes together with a scan, and whether the thread is to end afterwards."""
-        taken = [first]
-        while sum(_cost(one) for scan in taken for one in scan.asked) < _MOST and not self._waiting.empty():
-            scan = self._waiting.get()
-            if scan is None:
-                return taken, True
-            taken.append(scan)
-        return taken, False
 
     def _search(self, scans: Sequence[_Scan]) -> None:
         """Answer scans of one generation together; if that fails, half of them at a time: it may be the fault of one of them."""
@@ -124,16 +163,17 @@ class Scans:
 
 def _passes(asked: Sequence[Checked], texts: Sequence[Outcome], images: Sequence[Outcome]) -> Iterator[_Scan]:
     """Yield the queries of a request in passes that take no longer than some usual queries, or have one query."""
+    costs = [_cost(one) for one in asked]
     start = text = image = 0
     while start < len(asked):
-        end, cost = start + 1, _cost(asked[start])
-        while end < len(asked) and cost + _cost(asked[end]) <= _MOST:
-            cost += _cost(asked[end])
+        end, cost = start + 1, costs[start]
+        while end < len(asked) and cost + costs[end] <= _MOST:
+            cost += costs[end]
             end += 1
         parts = [term for one in asked[start:end] for term in one.query.parts]
         next_text = text + sum(term.text is not None for term in parts)
         next_image = image + sum(term.image is not None for term in parts)
-        yield _Scan(asked[start:end], texts[text:next_text], images[image:next_image])
+        yield _Scan(asked[start:end], texts[text:next_text], images[image:next_image], cost)
         start, text, image = end, next_text, next_image
 
 
@@ -142,4 +182,23 @@ def _cost(one: Checked) -> int:
     query = one.query
     lists = 6 * (1 + len(query.parts)) if query.fusion == "rrf" else 0
     everything = 32 if query.min_similarity is not None else 0
-    return 1 + lists + everything + 2 * len(query.facets) + 4 * query.group + query.top_k // 100
+    return 1 + lists + everything + 2 * len(query.facets) + 4 * query.group + query.top_k // 100 + _cost_of_filter(one)
+
+
+def _cost_of_filter(one: Checked) -> int:
+    """Return about how long a query's filter takes: SQL looks at each product for each condition, and again for each facet."""
+    query = one.query
+    conditions, values = _size(one.where)
+    if query.parts and query.sort is None and query.min_similarity is None:
+        return values // 128
+    return (conditions // 2 + values // 256) * (2 + len(query.facets)) // 2
+
+
+def _size(where: Filter | None) -> tuple[int, int]:
+    """Return how many conditions a filter has, and how many values they name."""
+    if isinstance(where, Not):
+        return _size(where.part)
+    if isinstance(where, (And, Or)):
+        conditions, values = zip(*map(_size, where.parts), strict=True)
+        return sum(conditions), sum(values)
+    return int(where is not None), len(where.values) if isinstance(where, OneOf) else int(where is not None)
