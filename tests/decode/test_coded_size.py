@@ -68,6 +68,18 @@ def test_an_avif_is_held_against_what_it_is_coded_in() -> None:
         decode(data, Limits())
 
 
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"miaf", b"avio"])
+def test_a_brand_of_heif_is_refused_by_its_name_whatever_is_coded(brand: bytes) -> None:
+    data = claiming(saved(LARGE, "AVIF", speed=10))
+    size = int.from_bytes(data[:4])
+    renamed = data[:8] + brand + bytes(4) + brand * ((size - 16) // 4) + data[size:]
+    with pytest.raises(RowError, match=r"unsupported_format: .*(HEIF needs the plug-in|brand)"):
+        decode(renamed, LIMITS)
+    also = data[:8] + brand + bytes(4) + b"avif" * ((size - 16) // 4) + data[size:]  # which is held as any AVIF
+    with pytest.raises(RowError, match="too_many_pixels: 64 x 64 is coded as 1,440,000 pixels"):
+        decode(also, LIMITS)
+
+
 def test_a_track_of_an_avif_is_held_too() -> None:
     data = saved(LARGE, "AVIF", speed=10, save_all=True, append_images=[LARGE.rotate(90)])
     data = data.replace(b"meta", b"free").replace(
