@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, Siglip
 from tests.support.images import noise
 from tests.support.records import captions
 from text_image_similarity import Config, ConfigError, ModelError, ModelUnavailableError, load_encoder, score_images
-from text_image_similarity.encoders import model_folder
+from text_image_similarity.encoders import model_folder, resolve_model
 from text_image_similarity.encoders.clip import load_clip
 from text_image_similarity.encoders.fingerprint import fingerprint
 
@@ -159,6 +159,27 @@ def test_weights_in_the_hub_s_cache_are_held_to_their_names(tmp_path: Path) -> N
     blob.write_bytes(b"Weights")
     with pytest.raises(ModelError, match=rf"model.safetensors is not what the hub has: .*, not {blob.name}; delete"):
         fingerprint(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("fast", "pytorch_model.bin"), ("accurate", "pytorch_model.bin"), ("accurate", "model.safetensors")],
+)
+def test_weights_of_a_pinned_model_are_held_to_what_is_known_of_them(model: str, name: str, tmp_path: Path) -> None:
+    commit = resolve_model(model, None)[1] or ""
+    content = b"weights that a hub, or somebody between it and us, calls by their own hash"
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / commit
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    blob = blobs / hashlib.sha256(content).hexdigest()
+    blob.write_bytes(content)
+    (snapshot / name).symlink_to(blob)
+    with pytest.raises(
+        ModelError, match=rf"{name} is not the one of its commit: its SHA-256 is {blob.name}, not \w{{64}};"
+    ):
+        fingerprint(snapshot)
+    other = snapshot.rename(snapshot.with_name("a" * 40))
+    assert len(fingerprint(other)) == 32
 
 
 def test_an_unknown_folder_says_so(tmp_path: Path) -> None:

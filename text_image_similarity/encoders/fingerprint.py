@@ -14,6 +14,18 @@ from ..files import CALIBRATION
 FACTS = "encoder.json"  # beside exported graphs, which change nothing: it names the model's fingerprint itself
 # Settings, vocabularies and weights in the layouts that are read; a model card beside them changes nothing.
 _SHA256 = re.compile("[0-9a-f]{64}")  # of other files the cache has the SHA-1 that git has
+# The weights of pinned models, by commit and name: the hub is not asked what they should be.
+_PINNED = {
+    ("3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268", "pytorch_model.bin"): (
+        "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"
+    ),
+    ("32bd64288804d66eefd0ccbe215aa642df71cc41", "model.safetensors"): (
+        "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
+    ),
+    ("32bd64288804d66eefd0ccbe215aa642df71cc41", "pytorch_model.bin"): (
+        "f1a17cdbe0f36fec524f5cafb1c261ea3bbbc13e346e0f74fc9eb0460dedd0d3"
+    ),
+}
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -31,10 +43,11 @@ def fingerprint(folder: Path) -> str:
 def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
     """Return the hash of files' names and contents, and of settings that no file holds.
 
-    Large files in the hub's cache are called by the SHA-256 that the hub gave for them, and are held to it.
+    Large files in the hub's cache are called by the SHA-256 that the hub gave for them, and are held to it; the weights of the two
+    pinned models are held to what is known of them here.
 
     Raises:
-        ModelError: A file cannot be read, or is not what the hub has.
+        ModelError: A file cannot be read, or is not what the hub has, or had when the model was pinned.
     """
     whole = hashlib.sha256(settings.encode())
     for path in files:
@@ -48,6 +61,12 @@ def fingerprint_of(files: Iterable[Path], settings: str = "") -> str:
             raise ModelError(
                 f"the model's file {path} is not what the hub has: its SHA-256 is {found}, not {blob.name}; delete {blob}, "
                 "and it will be fetched again"
+            )
+        known = _PINNED.get((path.parent.name, path.name), found)
+        if known != found:
+            raise ModelError(
+                f"the model's file {path} is not the one of its commit: its SHA-256 is {found}, not {known}; delete {blob}, "
+                "and do not trust where it came from"
             )
         whole.update(f"{path.name} {found}\n".encode())
     return whole.hexdigest()[:32]
