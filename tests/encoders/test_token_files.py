@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,18 @@ def test_captions_are_read_as_transformers_does(model: str, tmp_path: Path, requ
     assert rows_of(tokens, texts) == found["input_ids"]
     assert (tokens.whole, tokens.context_length) == (model == "tiny_siglip", encoder.context_length)
     assert (tmp_path / ("spiece.model" if model == "tiny_siglip" else "tokenizer.json")).is_file()
+
+
+def test_siglips_pieces_are_read_from_a_file_for_browsers(tiny_siglip: Path, tmp_path: Path) -> None:
+    encoder = loaded(tiny_siglip)
+    facts = write_tokens(encoder, tmp_path, web=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+    # Not what stands behind a special token, nor accents that join: docs/deploy-a-model.md
+    texts = [text for text in fuzzed(CAPTIONS) if not re.search("</s>|<unk>|[\u0300-\u036f]", text)]
+    tokens, length = open_tokens(tmp_path, facts), encoder.context_length
+    found, expected = (kind.padded(kind.encode(texts), length).tolist() for kind in (tokens, encoder.tokens))
+    assert found == expected
+    assert len(texts) > CAPTIONS / 3
 
 
 def test_siglip_2_is_read_so_too(tmp_path: Path) -> None:

@@ -24,14 +24,19 @@ CAPTIONS = [
 ]
 
 
-def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
+def write_tokens(encoder: TwoTowerEncoder, folder: Path, *, web: bool = False) -> dict[str, Any]:
     """Write `tokenizer.json` or `spiece.model`, and return the rest as JSON can hold it.
+
+    Args:
+        encoder: The model.
+        folder: Where to.
+        web: Whether it must be `tokenizer.json`, the only form that browsers read.
 
     Raises:
         ModelError: The tokenizer cannot be saved, or reads captions differently once it is.
     """
     tokens = encoder.tokens
-    if tokens.pieces is not None:
+    if tokens.pieces is not None and not web:
         (folder / _PIECES).write_bytes(tokens.pieces.model)
         rules = tokens.pieces.rules
         _check(
@@ -41,6 +46,10 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
         )
         return facts
     tokenizer = tokens.tokenizer
+    if tokens.pieces is not None:
+        from .piece_tokenizer import piece_tokenizer
+
+        tokenizer = piece_tokenizer(tokens.pieces)
     if tokenizer is None:
         raise ModelError("its tokenizer cannot be saved as one file")
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
@@ -55,7 +64,9 @@ def write_tokens(encoder: TwoTowerEncoder, folder: Path) -> dict[str, Any]:
     }
     size = tokenizer.get_vocab_size()
     ends = (*range(8), *range(size - 8, size))  # where special tokens stand
-    _check(encoder, open_tokens(folder, facts), [tokenizer.id_to_token(i) or "" for i in ends])
+    # What stands behind the text of a special token is all that a tokenizer made of pieces reads differently.
+    special = [tokenizer.id_to_token(i) or "" for i in ends] if tokens.pieces is None else []
+    _check(encoder, open_tokens(folder, facts), special)
     return facts
 
 
@@ -80,6 +91,6 @@ def _check(encoder: TwoTowerEncoder, tokens: Tokens, special: Sequence[str]) -> 
     Raises:
         ModelError: They are read differently.
     """
-    captions = [*CAPTIONS, "".join(special[:8]), "".join(special[8:]), ""]
+    captions = [*CAPTIONS, "A dog's  ball, & two CATS.", "".join(special[:8]), "".join(special[8:]), ""]
     if tokens.encode(captions) != encoder.tokenize(captions):
         raise ModelError("its tokenizer reads captions differently once it is saved")

@@ -56,8 +56,8 @@ def write_web(onnx_folder: Path, out: Path, facts: Mapping[str, Any]) -> None:
 def _lack(onnx_folder: Path, facts: Mapping[str, Any]) -> str | None:
     """Say what transformers.js cannot do that a model needs, if there is anything."""
     tokens, how = facts["tokens"], facts["preprocess"]
-    if tokens["kind"] != "tokenizers" or tokens.get("clean") is not None:
-        return "its tokenizer cannot be written as tokenizer.json alone, the only form that transformers.js reads"
+    if tokens["clean"] is not None:
+        return "open_clip cleans its captions with ftfy before its tokenizer reads them, and transformers.js has nothing like it"
     if how["patches"] or how["fit"] != "squash":
         return "transformers.js does not prepare images as it needs them"
     if list(onnx_folder.glob("*.data")):

@@ -72,7 +72,7 @@ def write_export(
         "precision": options.precision,
         "recipe": recipe,
         "opset": opset,
-        "tokens": write_tokens(source, made),
+        "tokens": write_tokens(source, made, web=options.to == "web"),
     }
     _fit_to_target(made, facts, options)
     describe(made, facts, [], passed=True)

@@ -1,0 +1,61 @@
+"""SigLIP 1's sentencepiece model, and the rules around it, as a tokenizer of `tokenizers`, the only kind that browsers read.
+
+The rules are those of `pieces`, each said by a normalizer: capitals and punctuation go, spaces are joined, and a caption
+begins with a space. Only behind the text of a special token in a caption there is a space that `pieces` does not put there.
+"""
+
+from __future__ import annotations
+
+from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import Unigram
+
+from ..errors import ModelError
+from .piece_rules import AddedPiece, PieceFile
+
+_SPACE = "▁"  # sentencepiece's
+_SPACES = Regex("[\\s\x1c-\x1f\x85]+")  # what Python calls so
+_PUNCTUATION = Regex(r"[!-/:-@\[-`{-~]")
+
+
+def piece_tokenizer(file: PieceFile) -> Tokenizer:
+    """Return what reads captions as `piece_tokens` does, cut at the context length.
+
+    Raises:
+        ModelError: The sentencepiece model is not of SigLIP's kind, a unigram model.
+    """
+    from transformers.utils import sentencepiece_model_pb2_new as protobuf  # sentencepiece's own needs a newer protobuf
+
+    model, rules = protobuf.ModelProto.FromString(file.model), file.rules  # type: ignore[attr-defined]
+    if model.trainer_spec.model_type != model.trainer_spec.UNIGRAM:
+        raise ModelError("its tokenizer is not a unigram model, as those of SigLIP are")
+    scores = [(piece.piece, piece.score) for piece in model.pieces]
+    tokenizer = Tokenizer(Unigram(scores, unk_id=model.trainer_spec.unk_id))
+    charsmap = model.normalizer_spec.precompiled_charsmap
+    steps = [
+        normalizers.Replace(_SPACE, " "),
+        *([normalizers.Lowercase()] if rules.lower else []),
+        normalizers.Replace(_PUNCTUATION, ""),
+        normalizers.Replace(_SPACES, " "),
+        *([normalizers.Precompiled(charsmap)] if charsmap else []),
+        normalizers.Replace(Regex(" +"), " "),
+        normalizers.Strip(),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, "always", split=False)
+    end = tokenizer.id_to_token(rules.end)
+    tokenizer.post_processor = processors.TemplateProcessing(f"$A {end}", None, [(end, rules.end)])
+    if not rules.split_special:
+        tokenizer.add_tokens([_added(piece) for piece in rules.added])
+    tokenizer.enable_truncation(rules.context_length)
+    return tokenizer
+
+
+def _added(piece: AddedPiece) -> AddedToken:
+    return AddedToken(
+        piece.text,
+        lstrip=piece.lstrip,
+        rstrip=piece.rstrip,
+        single_word=piece.single_word,
+        normalized=False,
+        special=piece.special,
+    )
