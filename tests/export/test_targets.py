@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.support.open_clip_models import register_architecture, save_open_clip
 from text_image_similarity import Config, ConfigError, ExportOptions, export_model, load_encoder, score_images
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.drawn import drawn_pairs
@@ -15,7 +16,7 @@ from text_image_similarity.encoders.dual_encoder import write_dual_encoder
 from text_image_similarity.encoders.towers import DualEncoder, DualEncoderConfig
 
 
-def scores(model: Path, **settings: str) -> list[float]:
+def scores(model: Path | str, **settings: str) -> list[float]:
     images, captions = zip(*drawn_pairs(12), strict=True)
     return [result.similarity for result in score_images(images, captions, Config(model=model, **settings))]  # type: ignore[arg-type]
 
@@ -35,6 +36,17 @@ def tiny_lstm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_other_families_are_exported_too(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     model: Path = request.getfixturevalue(family)
     assert export_model(Config(model=model), tmp_path / "out").passed
+    before, after = scores(model, backend="torch", device="cpu"), scores(tmp_path / "out")
+    assert np.abs(np.subtract(before, after)).max() <= 1e-6
+    assert np.ptp(before) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_model_of_open_clip_by_architecture_and_weights_is_exported(tmp_path: Path) -> None:
+    register_architecture("tiny-vit", "vit")
+    weights = save_open_clip("vit", tmp_path / "vit") / "open_clip_model.safetensors"
+    model = f"open_clip:tiny-vit//{weights}"
+    assert export_model(Config(model=model), tmp_path / "out").source == model
     before, after = scores(model, backend="torch", device="cpu"), scores(tmp_path / "out")
     assert np.abs(np.subtract(before, after)).max() <= 1e-6
     assert np.ptp(before) > 1e-3
