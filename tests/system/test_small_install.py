@@ -138,6 +138,21 @@ def test_the_command_scores_a_table(small: Small, challenge: list[dict[str, str]
     assert len([row for row in challenge if row["similarity"]]) == 49
 
 
+def test_the_first_score_loads_no_tables(small: Small) -> None:
+    code = """
+import sys
+from text_image_similarity.cli import main
+try:
+    main(["score", "challenge_set/farm.jpg", "a farm", "--model", "mini"])
+except SystemExit as done:
+    assert not done.code, done.code
+print([name for name in ("pyarrow", "huggingface_hub", "rich") if name in sys.modules])
+"""
+    similarity, loaded = small.run("python", "-c", code).splitlines()
+    assert 0 < float(similarity) < 1
+    assert loaded == "[]"
+
+
 def test_python_scores_parquet_and_pairs_and_so_does_the_function(
     small: Small, challenge: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -53,9 +53,12 @@ def run_one_off(options: argparse.Namespace) -> int:
     # Here, so that a wrong option answers before torch is loaded.
     from ..pipeline import score_pairs
     from ..records import Record
-    from ..tables import TableOptions, calibration_of
 
-    curve = calibration_of(config, TableOptions(probability=options.probability, calibration=options.calibration))
+    curve = None
+    if options.probability or options.calibration is not None:
+        from ..tables import TableOptions, calibration_of  # which load Arrow
+
+        curve = calibration_of(config, TableOptions(probability=options.probability, calibration=options.calibration))
     captions = (options.out_path, *options.captions)
     results = list(score_pairs([Record(options.in_path, caption) for caption in captions], config))
     for caption, result in zip(captions, results, strict=True):
