@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from text_image_similarity import ModelError
+from text_image_similarity.encoders.graphs import file as graph_file
 from text_image_similarity.encoders.graphs.half import to_half
 from text_image_similarity.encoders.graphs.int8 import round_graph
 from text_image_similarity.encoders.graphs.recurrent import recurrent_graph
@@ -173,6 +174,32 @@ def test_weights_as_int8_take_a_quarter_and_move_little(apart: bool, tmp_path: P
     assert sum(path.stat().st_size for path in moved.parent.iterdir()) < 0.29 * size
     halves = np.concatenate([run(moved, ids[:7]), run(moved, ids[7:])])
     np.testing.assert_array_equal(halves, after)
+
+
+@pytest.mark.parametrize("largest", [2**31, 2_000])
+def test_a_graph_is_written_weight_by_weight_and_read_whole(
+    largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_file, "_LARGEST", largest)
+    whole, ids = products_graph(tmp_path)
+    made = tmp_path / "made"
+    made.mkdir()
+    half = np.arange(300, dtype=np.float16)
+    model = onnx.load(whole, load_external_data=False)
+    model.graph.initializer.append(onnx.TensorProto(name="half", data_type=onnx.TensorProto.FLOAT16, dims=half.shape))
+    graph_file.write_graph(model, made / "text.onnx", tmp_path, made={"half": lambda: half})
+    assert len(list(made.iterdir())) == (1 if largest > 2_000 else 2)
+    found, expected = onnx.load(made / "text.onnx"), onnx.load(whole)
+    onnx.checker.check_model(found, full_check=True)
+    assert [node.SerializeToString() for node in found.graph.node] == [
+        node.SerializeToString() for node in expected.graph.node
+    ]
+    weights = {weight.name: numpy_helper.to_array(weight) for weight in found.graph.initializer}
+    np.testing.assert_array_equal(weights.pop("half"), half)
+    assert weights.keys() == {weight.name for weight in expected.graph.initializer}
+    for weight in expected.graph.initializer:
+        np.testing.assert_array_equal(weights[weight.name], numpy_helper.to_array(weight))
+    np.testing.assert_array_equal(run(made / "text.onnx", ids), run(whole, ids))
 
 
 def products_graph(folder: Path) -> tuple[Path, np.ndarray]:

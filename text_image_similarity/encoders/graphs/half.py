@@ -7,7 +7,8 @@ those. Engines that take precision from the file alone, such as TensorRT 11, nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from ...errors import ModelError
 from .arrays import array_of, largest
+from .file import write_graph
 
 LARGEST = 65_504 / 4  # of a value that becomes half: other images and captions may give larger ones than those tried
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "Attention", "LSTM", "GRU", "Gather", "LayerNormalization", "ReduceMax"}
@@ -43,9 +44,9 @@ def to_half(whole: Path, halved: Path, inputs: Sequence[NDArray[Any]]) -> list[s
     """
     large = sorted(_large_values(whole, inputs))
     model = onnx.load(whole, load_external_data=False)
-    _Halving(model, whole.parent, set(large)).run()
-    beyond = model.ByteSize() > 2**31 - 2**20
-    onnx.save(model, halved, save_as_external_data=beyond, location=f"{halved.name}.data")
+    halving = _Halving(model, whole.parent, set(large))
+    halving.run()
+    write_graph(model, halved, whole.parent, made=halving.made)
     return large
 
 
@@ -101,6 +102,7 @@ class _Halving:
         self.floats = _floats(light)
         self.weights: dict[str, TensorProto] = {}
         self.nodes: list[onnx.NodeProto] = []
+        self.made: dict[str, Callable[[], NDArray[Any]]] = {}  # half weights, once they are written
         self.kinds: dict[str, int] = {}  # of values: FLOAT or FLOAT16; other kinds are not in it
 
     def run(self) -> None:
@@ -166,12 +168,11 @@ class _Halving:
         taken = {name for node in self.nodes for name in node.input}
         others = [weight for weight in self.graph.initializer if weight.name not in self.weights]
         for name, weight in self.weights.items():
-            if f"{name}.half" in taken:
-                others.append(_half(weight, self.folder, f"{name}.half"))
+            if (half := f"{name}.half") in taken:
+                others.append(TensorProto(name=half, data_type=TensorProto.FLOAT16, dims=weight.dims))
+                self.made[half] = partial(_half, weight, self.folder)
             if name in taken:
                 others.append(weight)
-        for weight in others:
-            _take_in(weight, self.folder)
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
         self.graph.initializer.extend(others)
@@ -208,19 +209,6 @@ def _without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     return light
 
 
-def _half(weight: TensorProto, folder: Path, name: str) -> TensorProto:
-    """Return a weight in half precision, with no more than two copies of it in memory at any time."""
-    half = array_of(weight, folder).astype("<f2")
-    made = TensorProto(name=name, data_type=TensorProto.FLOAT16, dims=weight.dims)
-    data = half.tobytes()
-    del half
-    made.raw_data = data
-    return made
-
-
-def _take_in(weight: TensorProto, folder: Path) -> None:
-    """Read a weight that lies beside the file into the graph."""
-    if weight.data_location == TensorProto.EXTERNAL:
-        load_external_data_for_tensor(weight, str(folder))
-        weight.data_location = TensorProto.DEFAULT
-        del weight.external_data[:]
+def _half(weight: TensorProto, folder: Path) -> NDArray[np.float16]:
+    half: NDArray[np.float16] = array_of(weight, folder).astype("<f2")
+    return half

@@ -8,7 +8,7 @@ products. All other weights, such as convolutions', are only stored as int8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_model
 
 from .arrays import array_of, largest
+from .file import write_graph
 
 _SMALLEST = 4096  # values; smaller weights gain nothing
-_LARGEST = 2**31 - 2**20
 # Along which axis each operator's weights are multiplied out, so that every output has a scale of its own.
 _AXES = {"Conv": 0, "Gather": 0, "LSTM": 1, "GRU": 1}
 _STORED = 127
@@ -49,10 +48,9 @@ def round_graph(whole: Path, rounded: Path, *, activations: bool) -> None:
         activations: Make matrix products of integers; if not, weights are floats again once the graph is loaded.
     """
     model = onnx.load(whole, load_external_data=False)
-    _Rounding(model.graph, whole.parent).run(activations=activations)
-    load_external_data_for_model(model, str(whole.parent))  # what is left
-    large = model.ByteSize() > _LARGEST
-    onnx.save(model, rounded, save_as_external_data=large, location=f"{rounded.name}.data")
+    rounding = _Rounding(model.graph, whole.parent)
+    rounding.run(activations=activations)
+    write_graph(model, rounded, whole.parent, made=rounding.small)
 
 
 class _Rounding:
@@ -68,6 +66,7 @@ class _Rounding:
         floats = (each for each in graph.initializer if each.data_type == TensorProto.FLOAT)
         self.weights = {each.name: each for each in floats if len(each.dims) > 1 and np.prod(each.dims) >= _SMALLEST}
         self.nodes: list[NodeProto] = []
+        self.small: dict[str, Callable[[], NDArray[Any]]] = {}  # weights in int8
         self.made: set[str] = set()  # values and initializers that nodes share
         makers = {name: node for node in graph.node for name in node.output}
         self.from_gelu = {
@@ -183,7 +182,9 @@ class _Rounding:
         scale = (largest(value, others, keepdims=True) / most).clip(min=1e-12).astype(np.float32)
         scaled = value / scale
         small = np.rint(scaled, out=scaled).astype(np.int8)
-        self.graph.initializer.append(numpy_helper.from_array(small, f"{name}.int8"))
+        rounded = TensorProto(name=f"{name}.int8", data_type=TensorProto.INT8, dims=small.shape)
+        self.graph.initializer.append(rounded)
+        self.small[rounded.name] = lambda: small
         self.made.add(f"{name}.int8")
         return scale
 

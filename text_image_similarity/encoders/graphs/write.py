@@ -17,6 +17,7 @@ from ..torch_backend import TorchBackend, Tower
 from ..towers import DualEncoder
 from ..towers.text import RecurrentTower
 from ..two_tower import TwoTowerEncoder
+from .file import write_graph
 from .half import to_half
 from .int8 import round_graph
 from .recurrent import recurrent_graph
@@ -24,7 +25,6 @@ from .trace import fold_padding, trace
 
 OPSET = 23  # the first in which attention is one node, which GPUs run as one kernel
 IMAGE, TEXT = ("pixels", "image_embeds"), ("input_ids", "text_embeds")  # what the graphs take and give
-_LARGEST = 2**31 - 2**20  # bytes of a file that protobuf reads
 
 
 def write_towers(
@@ -104,12 +104,12 @@ def _batch() -> Any:
 def _save(graph: Any, path: Path, *, apart: bool = False) -> None:
     """Save a graph; `apart` leaves its weights in a file of their own however small they are."""
     if isinstance(graph, onnx.ModelProto):
-        beyond = apart or graph.ByteSize() > _LARGEST
-        onnx.save(graph, path, save_as_external_data=beyond, location=f"{path.name}.data")
+        write_graph(graph, path, path.parent, apart=apart)
         return
-    graph.save(path, external_data=True)  # as one file takes five times the memory
-    data = path.with_name(f"{path.name}.data")
-    if not apart and data.exists() and data.stat().st_size <= _LARGEST:
-        model = onnx.load(path)
-        data.unlink()
-        onnx.save(model, path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as name:
+        graph.save(whole := Path(name) / path.name, external_data=True)  # as one file takes five times the memory
+        if apart:
+            for file in whole.parent.iterdir():
+                file.rename(path.parent / file.name)
+        else:
+            write_graph(onnx.load(whole, load_external_data=False), path, whole.parent)
