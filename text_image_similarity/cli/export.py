@@ -101,7 +101,8 @@ def parity_table(parities: Sequence[Parity]) -> str:
             (
                 ""
                 if parity.recall_source is None or parity.recall_export is None
-                else f"{parity.recall_export:.3f} (source: {parity.recall_source:.3f})"
+                else f"{parity.recall_export:.3f} (source: {parity.recall_source:.3f}"
+                + (")" if parity.recall_counts else ", chance)")
             ),
             "passed" if parity.passed else "; ".join(parity.failures),
         ]

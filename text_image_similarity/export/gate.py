@@ -91,6 +91,8 @@ class Parity:
         score_max, score_mean: Differences of the pairs' cosines.
         rank_correlation: Spearman's rho of the pairs' scores; None where they do not vary.
         recall_source, recall_export: Share of captions whose image is among the ten best of all, for each model.
+        recall_counts: Whether the source finds more images than chance does, by three standard deviations; if not, as with
+            random weights, what its export loses is chance as well, and cosines, scores and ranks decide alone.
         failures: The bounds that it does not keep, in words.
     """
 
@@ -103,6 +105,7 @@ class Parity:
     rank_correlation: float | None
     recall_source: float | None
     recall_export: float | None
+    recall_counts: bool
     failures: tuple[str, ...]
 
     @property
@@ -141,6 +144,7 @@ def compare(data: str, source: EncodedPairs, export: EncodedPairs, bounds: Bound
         rank_correlation=None if math.isnan(ranks) else ranks,
         recall_source=recalls[0],
         recall_export=recalls[1],
+        recall_counts=recalls[0] is not None and recalls[0] > _chance(len(before)),
         failures=(),
     )
     return replace(found, failures=tuple(_failures(found, bounds)))
@@ -168,6 +172,12 @@ def _recall(encoded: EncodedPairs) -> float:
     return found.text_to_image.recall[_NEAREST]
 
 
+def _chance(count: int) -> float:
+    """Return the recall that a model without any knowledge hardly exceeds."""
+    share = min(1.0, _NEAREST / count)
+    return share + 3 * math.sqrt(share * (1 - share) / count)
+
+
 def _failures(parity: Parity, bounds: Bounds) -> list[str]:
     """Say which bounds are not kept."""
     said = []
@@ -188,7 +198,7 @@ def _failures(parity: Parity, bounds: Bounds) -> list[str]:
         said.append(f"a score differs by {parity.score_max:.1e}, more than {bounds.score:.0e}")
     if parity.rank_correlation is not None and parity.rank_correlation < bounds.ranks:
         said.append(f"the rank correlation of scores is {parity.rank_correlation:.5f}, below {bounds.ranks}")
-    if parity.recall_source is not None and parity.recall_export is not None:
+    if parity.recall_counts and parity.recall_source is not None and parity.recall_export is not None:
         lost = parity.recall_source - parity.recall_export
         if lost > bounds.recall + 1e-9:
             said.append(f"recall@{_NEAREST} falls by {lost:.3f}, more than {bounds.recall}")
