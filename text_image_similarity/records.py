@@ -118,6 +118,8 @@ def text_in(content: bytes) -> str:
 
     No image that can be decoded begins so; markup, such as an SVG file or a page, is not meant either.
     """
+    if b"\0" in content[:200]:  # at once, as in most images
+        return ""
     try:
         begin = codecs.getincrementaldecoder("utf-8")().decode(content[:200])  # which may end within a character
     except UnicodeDecodeError:
@@ -159,7 +161,7 @@ def caption_of(value: object) -> str | RowError:
         ('7', 'empty_caption: the caption is missing (nan)')
     """
     text = _text_of(value)
-    if isinstance(text, str) and not all(map(is_invisible, text)):
+    if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.EMPTY_CAPTION, f"the caption {_explain(text, 'caption')}")
 
@@ -167,7 +169,7 @@ def caption_of(value: object) -> str | RowError:
 def reference_of(value: object) -> str | RowError:
     """Return an image reference as text, or why there is none; a path and a finite number count as their text."""
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
-    if isinstance(text, str) and not all(map(is_invisible, text)):
+    if isinstance(text, str) and _is_visible(text):
         return text
     return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
 
@@ -193,6 +195,11 @@ def _text_of(value: Any) -> Any:
         return str(value) if isinstance(value, int) or math.isfinite(value) else value
     except ValueError:  # a signalling NaN, or an integer of more digits than Python spells out
         return value
+
+
+def _is_visible(text: str) -> bool:
+    """Say whether a text shows anything."""
+    return "!" <= text[:1] <= "~" or not all(map(is_invisible, text))  # most begin with a visible character of ASCII
 
 
 def is_invisible(character: str) -> bool:

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -134,5 +135,9 @@ def content_key(fingerprint: str, kind: Literal["image", "text"], content: bytes
         kind: What the content is.
         content: All of it.
     """
-    model = blake2b(f"{kind} {fingerprint}".encode(), digest_size=32).digest()
-    return blake2b(content, digest_size=20, key=model).digest()
+    return blake2b(content, digest_size=20, key=_model_key(fingerprint, kind)).digest()
+
+
+@lru_cache(maxsize=64)
+def _model_key(fingerprint: str, kind: str) -> bytes:
+    return blake2b(f"{kind} {fingerprint}".encode(), digest_size=32).digest()

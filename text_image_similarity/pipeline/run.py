@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import Config
-from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent
+from ..embeddings import EmbeddingMemory, PartEmbeddings, Recent, Vector
 from ..errors import ErrorCode, RowError
 from ..records import ScoreResult, caption_of, image_of
 from .feeders import LazyFeeders, look_ahead_of
@@ -89,11 +89,12 @@ class Run(Generic[Item, Tag]):
             captions, new = self._known_captions(
                 text for row in batch if row.needs_caption for text in (row.text, *row.references)
             )
-            tokens = self._tokenizer.submit(partial(self._stages.tokens, new))  # while the images are encoded
+            texts = list(new)
+            tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
             known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions)))
             self._encode_images(images)
             captions |= self._encode_captions(new, tokens.result())
-            cut = known.result() | cut_of(new, tokens.result())
+            cut = known.result() | cut_of(texts, tokens.result())
             results = list(self._score(batch, captions))
             if ends_part:  # before the last result is out: who has it may stop here
                 self._embeddings.end_part()
@@ -236,27 +237,31 @@ class Run(Generic[Item, Tag]):
             for image in twins:
                 image.finish(outcome)
 
-    def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], list[str]]:
-        """Return the captions whose vectors are known, with them, and the others, those of like length together."""
-        keys = {text: self._stages.caption_key(text) for text in texts}
+    def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
+        """Return the captions whose vectors are known, with them, and the others with their keys, those of like length together."""
+        keys = {text: self._stages.caption_key(text) for text in dict.fromkeys(texts)}
         known = self._embeddings.get_many(list(keys.values()))
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
-        return found, sorted((text for text in keys if text not in found), key=len)
+        return found, {text: keys[text] for text in sorted((text for text in keys if text not in found), key=len)}
 
-    def _encode_captions(self, texts: list[str], tokens: list[Any] | None) -> Mapping[str, Outcome]:
-        """Encode captions and remember them."""
-        outcomes = self._stages.encode_captions(texts, tokens)
-        for text, outcome in zip(texts, outcomes, strict=True):
-            self._embeddings.put(self._stages.caption_key(text), outcome)
-        return dict(zip(texts, outcomes, strict=True))
+    def _encode_captions(self, keys: Mapping[str, bytes], tokens: list[Any] | None) -> Mapping[str, Outcome]:
+        """Encode captions and remember them by their keys."""
+        outcomes = self._stages.encode_captions(list(keys), tokens)
+        for key, outcome in zip(keys.values(), outcomes, strict=True):
+            self._embeddings.put(key, outcome)
+        return dict(zip(keys, outcomes, strict=True))
 
     def _score(self, batch: Sequence[PendingRow[Tag]], captions: Mapping[str, Outcome]) -> Iterator[ScoreResult]:
-        # The caption of a row whose image failed need not be among them.
-        pairs = [
-            vectors_of(row.outcome, *(captions.get(text, row.outcome) for text in (row.text, *row.references)))
-            for row in batch
-            if not isinstance(row.image, ScoreResult)
-        ]
+        pairs: list[list[Vector] | RowError] = []
+        for row in batch:
+            if not isinstance(row.image, ScoreResult):
+                outcome = row.outcome
+                # The caption of a row whose image failed need not be among them.
+                pairs.append(
+                    outcome
+                    if isinstance(outcome, RowError)
+                    else vectors_of(outcome, *[captions[text] for text in (row.text, *row.references)])
+                )
         scores = self._stages.score(pairs, self._config.score)
         return (row.image if isinstance(row.image, ScoreResult) else next(scores) for row in batch)
 

@@ -174,8 +174,12 @@ def cut_of(texts: Sequence[str], tokens: Sequence[Any] | None) -> set[str]:
 
 def vectors_of(*outcomes: Outcome) -> list[Vector] | RowError:
     """Return a row's vectors, or what went wrong first."""
-    failed = next((outcome for outcome in outcomes if isinstance(outcome, RowError)), None)
-    return failed or [outcome for outcome in outcomes if not isinstance(outcome, RowError)]
+    vectors: list[Vector] = []
+    for outcome in outcomes:
+        if isinstance(outcome, RowError):
+            return outcome
+        vectors.append(outcome)
+    return vectors
 
 
 def open_cache(
