@@ -91,10 +91,10 @@ class Run(Generic[Item, Tag]):
             )
             texts = list(new)
             tokens = self._tokenizer.submit(partial(self._stages.tokens, texts))  # while the images are encoded
-            known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions)))
+            known = self._tokenizer.submit(partial(self._stages.cut_among, list(captions))) if captions else None
             self._encode_images(images)
             captions |= self._encode_captions(new, tokens.result())
-            cut = known.result() | cut_of(texts, tokens.result())
+            cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
             results = list(self._score(batch, captions))
             if ends_part:  # before the last result is out: who has it may stop here
                 self._embeddings.end_part()

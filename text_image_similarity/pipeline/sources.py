@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Iterator
-from hashlib import blake2b
+from hashlib import sha256
 from itertools import chain, islice
 
 from ..errors import RowError
@@ -48,4 +48,4 @@ def _key(image: str | bytes) -> Hashable:
         if len(image) <= 256:
             return image
         image = image.encode("utf-8", "surrogatepass")
-    return blake2b(image, digest_size=16).digest()
+    return sha256(image).digest()  # for which most processors have instructions: 75 KB in 50 µs, by BLAKE2b in 130
