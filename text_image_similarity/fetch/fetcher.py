@@ -29,7 +29,7 @@ from .transport import GuardedTransport
 from .trust import create_ssl_context
 
 _MOST_REDIRECTS = 5  # of one image
-_HEADERS = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "Connection": "keep-alive"}
+_HEADERS = {"Connection": "keep-alive", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
 
 
 class Fetcher:
