@@ -1,7 +1,7 @@
 """Write the worst case of the service's memory into docs/operating.md, from its settings: `make docs`.
 
 Everything that strangers can make it hold is there, each at its limit at the same moment. Two parts are measured and not limits: the
-process with its model at work, and a decoder's process without a picture.
+process with its model at work, and a decoder's process without an image.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MIB = 1 << 20
 
 _PROCESS = 870 * MIB  # with ViT-B/32 under load, docs/performance.md
 _WORKER = 64 * MIB  # Python, Pillow and NumPy
-_PER_PIXEL = 14  # bytes while a picture is decoded
+_PER_PIXEL = 14  # bytes while an image is decoded
 _PIXELS = 4  # bytes of one that is
 _VECTOR = 512 * 4 + 300  # of ViT-B/32, with what finds it again
-_INPUT = 3 * 224 * 224 * 4  # of ViT-B/32, for one picture
+_INPUT = 3 * 224 * 224 * 4  # of ViT-B/32, for one image
 _CONNECTION = 128 * 1024  # what has come and is not read, and what is not sent
 
 
@@ -64,7 +64,7 @@ def parts(settings: Settings, cores: int) -> list[Part]:
     return [
         Part("the process, its libraries and ViT-B/32 at work", "measured", _PROCESS),
         Part(
-            "bodies and answers, and the pictures in them",
+            "bodies and answers, and the images in them",
             f"{MOST_BODIES} `--max-body-mb`, counted as what their texts take, twice",
             2 * MOST_BODIES * body,
         ),
@@ -80,12 +80,12 @@ def parts(settings: Settings, cores: int) -> list[Part]:
         Part("decoding", said, decoding),
         Part("what is shared with the decoders", "a core: 3 bytes a pixel", shared),
         Part(
-            "pictures that are decoded",
+            "images that are decoded",
             f"a core: two, {_PIXELS} bytes a pixel",
             2 * cores * _PIXELS * limits.max_pixels,
         ),
         Part(
-            "pictures and captions that wait for the model",
+            "images and captions that wait for the model",
             "`--max-inflight`, 0.6 MB each",
             settings.max_inflight * _INPUT,
         ),

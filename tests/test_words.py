@@ -40,7 +40,6 @@ STRICTER = {
 OLDER = (
     "text_image_similarity/service/",
     "docs/command_line_serve.md",
-    "docs/operating.md",
     "docs/deploy-",
     "docs/triton.md",
     "benchmarks/",

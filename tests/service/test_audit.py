@@ -32,7 +32,12 @@ from text_image_similarity.service.keys import ApiKey
 from text_image_similarity.service.ray.arguments import apply_environment
 from text_image_similarity.service.settings import AUDIT_VARIABLE
 
-PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8").split("\n## The audit log\n")[1].split("\n## ")[0]
+PAGE = (
+    (ROOT / "docs" / "service-security.md")
+    .read_text(encoding="utf-8")
+    .split("\n## The audit log\n")[1]
+    .split("\n## ")[0]
+)
 MEMBERS = ["time", "event", "reason", "detail", "count", "client", "address", "method", "route", "request_id", "status"]
 REFUSED = Note("key_refused", "unauthorized")
 

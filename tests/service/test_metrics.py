@@ -28,7 +28,7 @@ from tests.support.services import Process, process
 from text_image_similarity.search.match_log import LogWriter
 
 OBSERVABILITY = ROOT / "deploy" / "observability"
-OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
 DASHBOARD = json.loads((OBSERVABILITY / "grafana" / "service.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = {f"{panel['title']}: {target['refId']}": target["expr"] for panel in PANELS for target in panel["targets"]}
@@ -253,12 +253,12 @@ def test_every_metric_is_shown_and_explained() -> None:
     queries = " ".join([*QUERIES.values(), *ALERTS.values()])
     for name, labels in CONTRACT.items():
         assert re.search(rf"\b{name}(_bucket|_sum|_count)?\b", queries), name
-        (row,) = re.findall(rf"^\| `{name}` \|([^|]*)\|", OPERATING, re.MULTILINE)
+        (row,) = re.findall(rf"^\| `{name}` \|([^|]*)\|", MONITORING, re.MULTILINE)
         assert set(re.findall(r"`(\w+)`", row)) == labels
 
 
 def test_every_alert_is_explained() -> None:
-    explained = re.findall(r"^\| `(\w+)` \| (critical|warning) \|", OPERATING, re.MULTILINE)
+    explained = re.findall(r"^\| `(\w+)` \| (critical|warning) \|", MONITORING, re.MULTILINE)
     assert dict(explained) == {rule["alert"]: rule["labels"]["severity"] for rule in RULES}
 
 

@@ -33,7 +33,10 @@ from text_image_similarity.service.settings import KEYS_VARIABLE, TRACES_VARIABL
 
 SERVICE = ROOT / "deploy" / "service"
 OBSERVABILITY = ROOT / "deploy" / "observability"
-OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+OPERATING = "\n".join(
+    (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("operating", "service-containers", "service-kubernetes", "monitoring", "service-security")
+)
 COMPOSE = yaml.safe_load((SERVICE / "compose.yaml").read_text(encoding="utf-8"))
 WATCHERS = yaml.safe_load((OBSERVABILITY / "compose.yaml").read_text(encoding="utf-8"))
 CATALOG = yaml.safe_load((SERVICE / "compose.catalog.yaml").read_text(encoding="utf-8"))
@@ -423,24 +426,24 @@ def test_a_changed_key_or_setting_rolls_the_pods_over(manifests: dict[str, dict[
     assert image == f"{kustomization['images'][0]['newName']}:VERSION-cpu"
 
 
-# What the page says
+# What the pages say
 
 
-def test_the_commands_on_the_page_are_understood() -> None:
+def test_the_commands_on_the_pages_are_understood() -> None:
     commands = [line for block in fenced(OPERATING, "sh") for line in block.splitlines()]
     served = [shlex.split(line)[2:] for line in commands if line.startswith("text-image-similarity serve ")]
     served += [
         [*entrypoint(), *words.split()]
         for words in re.findall(r"text-image-similarity:cpu (--model [\w=/]+)", OPERATING)
     ]
-    assert len(served) == 4
+    assert len(served) == 5
     for arguments in served:
         assert options(arguments).models
     for path in set(re.findall(r"deploy/[\w/.-]+", OPERATING)) - {"deploy/service/kubernetes/api-keys.txt"}:
         assert (ROOT / path.rstrip(".")).exists(), path
 
 
-def test_the_times_on_the_page_are_those_of_the_files(manifests: dict[str, dict[str, Any]]) -> None:
+def test_the_times_on_the_pages_are_those_of_the_files(manifests: dict[str, dict[str, Any]]) -> None:
     rows = re.findall(r"^\| (\w+) \| (\d+) s \| (\d+) s \| (\d+) s[^|]* \| `", OPERATING, re.MULTILINE)
     times = {name: tuple(map(int, numbers)) for name, *numbers in rows}
     pod = manifests["Deployment"]["spec"]["template"]["spec"]

@@ -83,14 +83,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         "--audit-log",
         metavar="FILE",
         help="file that a JSON line is appended to for each refused key, blocked address, limit that was hit and change of a "
-        "catalogue, or `-` for stderr, see docs/operating.md#the-audit-log; by default the environment variable "
+        "catalogue, or `-` for stderr, see docs/service-security.md#the-audit-log; by default the environment variable "
         f"`{AUDIT_VARIABLE}`",
     )
     add(
         "--otlp-endpoint",
         metavar="URL",
         help="collector that traces are sent to, as OTLP over HTTP, such as `http://collector:4318`, see "
-        f"docs/operating.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
+        f"docs/monitoring.md#traces; by default the environment variable `{TRACES_VARIABLE}`",
     )
     _add_model_options(parser)
     add_runtime_options(parser)
