@@ -41,7 +41,7 @@ NOT_TEXT: list[Any] = [
 def test_what_is_not_text_has_no_caption_and_no_score(value: Any, reason: str) -> None:
     error = f"empty_caption: the caption {reason}"
     assert str(caption_of(value)) == error
-    assert str(reference_of(value)) == f"invalid_url: the image reference {reason.replace('per caption', 'per image')}"
+    assert str(reference_of(value)) == f"invalid_url: the image {reason.replace('per caption', 'per image')}"
     with Scorer(Config(), encoder=ColourEncoder()) as scorer:
         assert [result.error for result in scorer.score_pairs([Record(RED, value), Record.of(RED, value)])] == [
             error

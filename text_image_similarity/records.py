@@ -101,7 +101,7 @@ def image_of(value: object) -> str | bytes | RowError:
     """
     if isinstance(value, Mapping):
         if "bytes" not in value and "path" not in value:
-            return RowError(ErrorCode.INVALID_URL, "the image reference is a dict without 'bytes' and without 'path'")
+            return RowError(ErrorCode.INVALID_URL, "the image is a dict without 'bytes' and without 'path'")
         content, path = value.get("bytes"), value.get("path")
         value = path if is_missing(content) or (not content and not is_missing(path)) else content
     if not isinstance(value, EncodedImage):
@@ -171,7 +171,7 @@ def reference_of(value: object) -> str | RowError:
     text = str(value) if isinstance(value, os.PathLike) else _text_of(value)
     if isinstance(text, str) and _is_visible(text):
         return text
-    return RowError(ErrorCode.INVALID_URL, f"the image reference {_explain(text, 'image')}")
+    return RowError(ErrorCode.INVALID_URL, f"the image {_explain(text, 'image')}")
 
 
 def required(found: str | bytes | RowError) -> str | bytes:

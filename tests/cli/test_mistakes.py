@@ -26,7 +26,7 @@ MISTAKES = {
     "score red.png": "required: OUT|CAPTION",
     "score red.png out.csv": "red.png is one image, so what follows is its caption, and out.csv looks like a table",
     "score words red.png": "the image comes first: score red.png 'words'",
-    "score none.csv out.csv": "none.csv does not exist",
+    "score none.csv out.csv": "none.csv does not exist in ",
     "score folder out.csv": "folder holds no table; name a table, or a folder of",
     "score in.csv out": "cannot tell the format of out; give it one of the extensions .csv",
     "score in.csv in.csv": "in.csv is the input too and would be overwritten; name another output",

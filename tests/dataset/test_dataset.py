@@ -403,7 +403,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("good.parquet", UsageError, "has no split 'train': a single table has no splits", {"split": "train"}),
         ("good.parquet", UsageError, "column 'text' is missing in .* it has the columns: image, caption_0", {"col_text": "text"}),
         ("bare.parquet", UsageError, "column 'caption' is missing", {}),
-        ("hollow.parquet", TableError, "no image with a caption: row 1 of .*hollow.parquet has no image in 'image': the image reference is empty or missing", {}),
+        ("hollow.parquet", TableError, "no image with a caption: row 1 of .*hollow.parquet has no image in 'image': the image is empty or missing", {}),
         ("mute.parquet", TableError, "no image with a caption: row 1 of .*mute.parquet has no text in 'caption_0'", {}),
         ("empty.csv", TableError, "is empty; it needs a header line", {}),
         ("header.csv", TableError, "holds no image with a caption", {}),

@@ -146,7 +146,7 @@ def test_invisible_characters_around_a_reference_do_not_matter(fetcher: Fetcher,
 
 
 def test_only_invisible_characters_are_an_empty_reference(fetcher: Fetcher) -> None:
-    assert str(failure(fetcher, HIDDEN)) == "invalid_url: the image reference is empty or missing"
+    assert str(failure(fetcher, HIDDEN)) == "invalid_url: the image is empty or missing"
 
 
 @pytest.mark.parametrize("text", [BASE64, BASE64.rstrip("="), BASE64[:40] + "\n" + BASE64[40:], BASE64.replace("=", "%3D"),

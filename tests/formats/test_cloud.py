@@ -18,6 +18,7 @@ from tests.support.images import make_png
 from text_image_similarity import Config, LocalEngine, TableError, UsageError, score_csv
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.formats import open_table
+from text_image_similarity.formats.storage import reading
 
 CONFIG = Config(
     batch_size=4, io_workers=2, retries=0, chunk_size=3, files_under="/"
@@ -104,8 +105,20 @@ def test_a_run_to_the_store_goes_on(bucket: Any, tmp_path: Path) -> None:
     assert lines[0] == "id,url,caption,similarity,error"
 
 
+@pytest.mark.parametrize("failed", [PermissionError(13, "Forbidden"), ValueError("Unable to locate credentials")])
+def test_a_store_that_wants_credentials_says_which(failed: Exception) -> None:
+    with (
+        pytest.raises(TableError, match=r"s3://pairs/in.csv cannot be read: .*; check the credentials"),
+        reading("s3://pairs/in.csv"),
+    ):
+        raise failed
+    with pytest.raises(TableError) as found, reading("in.csv"):
+        raise PermissionError(13, "Permission denied")
+    assert str(found.value) == "in.csv cannot be read: Permission denied"
+
+
 def test_what_is_not_there_is_told(bucket: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"s3://pairs/none.csv does not exist"):
+    with pytest.raises(UsageError, match=r"s3://pairs/none.csv does not exist; check the bucket and the path"):
         score_csv("s3://pairs/none.csv", tmp_path / "out.csv", CONFIG, engine=LocalEngine(encoder=ColourEncoder()))
     bucket.pipe("pairs/in.csv", table(tmp_path, 1))
     with pytest.raises(TableError, match=r"s3://nobucket/out.csv cannot be written"):

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from text_image_similarity import (
     Scorer,
     ScoreResult,
     TableOptions,
+    Term,
     TrainConfig,
     UsageError,
     create_predictor,
@@ -44,6 +45,7 @@ from text_image_similarity import (
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
+from text_image_similarity.pipeline.inputs import as_image
 
 CONFIG = Config(retries=0)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -70,12 +72,31 @@ def test_an_image_may_be_given_in_every_form_that_means_one_thing(red: Path) -> 
     content = red.read_bytes()
     forms: list[Any] = [red, str(red), red.as_uri(), np.str_(red), content, RED, Image.fromarray(RED)]
     forms += [bytearray(content), memoryview(content), {"bytes": content}, {"bytes": None, "path": str(red)}]
+    forms += [RED / 255, (RED / 255).astype(np.float16), RED.transpose(2, 0, 1), (RED / 255).transpose(2, 0, 1)]
+    tensor = torch.from_numpy(RED / 255).permute(2, 0, 1)
     texts = ["red"] * len(forms)
     for given in (forms, tuple(forms), iter(forms), np.array(forms, object), pd.Series(forms)):
         assert [result.similarity for result in images(given, np.array(texts))] == [1.0] * len(forms)
     with Scorer(CONFIG, encoder=ColourEncoder()) as scorer:
         assert scorer.similarity_matrix(forms, pd.Series(texts)).tolist() == [[1.0] * len(forms)] * len(forms)
-    assert [result.similarity for result in images(np.stack([RED, RED]), ["red", "red"])] == [1.0, 1.0]
+    tensors = [tensor, tensor.clone().requires_grad_(), tensor.bfloat16(), torch.from_numpy(RED)]
+    assert [result.similarity for result in images(tensors, ["red"] * 4)] == [1.0] * 4
+    for batch in (np.stack([RED, RED]), torch.stack([tensor, tensor])):
+        assert [result.similarity for result in images(batch, ["red", "red"])] == [1.0, 1.0]
+    with pytest.raises(ValueError, match="there are 2 images and 1 texts"):
+        images(torch.stack([tensor, tensor]), ["red"])
+    image: Any = tensor
+    np.testing.assert_array_equal(cast(Any, Term(image=image).image), RED)
+
+
+def test_floats_are_rounded_to_the_nearest_byte() -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    for given in (
+        every / 255,
+        (every / 255).astype(np.float32),
+        torch.from_numpy(every / 255).float().permute(2, 0, 1),
+    ):
+        np.testing.assert_array_equal(as_image(given, "image"), every)
 
 
 @pytest.mark.parametrize("missing", [pd.NA, pd.NaT, np.float32("nan")])
@@ -102,19 +123,30 @@ def test_a_class_or_an_empty_array_is_a_mistake(red: Path) -> None:
 def test_a_missing_image_fails_its_row_alone(red: Path) -> None:
     results = images([None, red, float("nan")], ["red"] * 3)
     assert [result.error for result in results] == [
-        "invalid_url: the image reference is empty or missing",
+        "invalid_url: the image is empty or missing",
         None,
-        "invalid_url: the image reference is missing (nan)",
+        "invalid_url: the image is missing (nan)",
     ]
 
 
 # What is not an image, and what the error says about it.
 NO_IMAGE = [
-    (RED / 255, "a numpy ndarray of shape (8, 8, 3) and type float64; turn floats"),
-    (RED[..., 0], "a numpy ndarray of shape (8, 8) and type uint8; Image.fromarray"),
-    (RED.transpose(2, 0, 1), "a numpy ndarray of shape (3, 8, 8) and type uint8; put the colours last"),
-    (torch.zeros(3, 8, 8), "a torch Tensor of shape (3, 8, 8) and type torch.float32; convert it"),
-    (torch.zeros(8, 8, 3, dtype=torch.uint8), "a torch Tensor of shape (8, 8, 3) and type torch.uint8; convert it"),
+    (
+        RED * 1.0,
+        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, and these are from 0 to 255",
+    ),
+    (
+        RED * np.nan,
+        "a numpy ndarray of shape (8, 8, 3) and type float64; floats must be from 0 to 1, and these are from nan",
+    ),
+    (RED.astype(int), "a numpy ndarray of shape (8, 8, 3) and type int64; give uint8 from 0 to 255, or floats"),
+    (RED[..., 0], "a numpy ndarray of shape (8, 8) and type uint8; an RGB image has the shape"),
+    (
+        np.zeros((3, 8, 3)),
+        "a numpy ndarray of shape (3, 8, 3) and type float64; its shape (3, 8, 3) does not say where",
+    ),
+    (torch.zeros(4, 8, 8), "a torch Tensor of shape (4, 8, 8) and type torch.float32; an RGB image has the shape"),
+    (torch.zeros(3, 8, 8) - 1, "a torch Tensor of shape (3, 8, 8) and type torch.float32; floats must be from 0 to 1"),
     ({"image": make_png()}, "a dict; one that holds an image has 'bytes', an encoded file, or 'path'"),
     (io.BytesIO(make_png()), "an io BytesIO; give what its read() returns"),
     ([RED], "a list"),
@@ -178,7 +210,7 @@ def test_scores_come_as_an_array(red: Path, caplog: pytest.LogCaptureFixture) ->
     with pytest.raises(ValueError, match="there are 2 images and 3 texts"):
         score([red, red], ["red"] * 3, encoder=encoder)
     with pytest.raises(InputTypeError, match=r"images\[0\] must be a PIL image, .* not a torch Tensor"):
-        score([torch.zeros(3, 8, 8)], "red", encoder=encoder)  # type: ignore[list-item]
+        score([torch.zeros(3, 8, 8) - 1], "red", encoder=encoder)  # type: ignore[list-item]
 
 
 def test_a_models_name_stands_for_its_settings(red: Path) -> None:
@@ -272,9 +304,9 @@ def test_what_has_a_reference_and_a_text_counts_as_a_record(red: Path) -> None:
 def test_a_reference_that_is_not_text_fails_its_row_alone(url: Any, reason: str) -> None:
     records = [Record("", "red"), Record(url, "red"), Record(("a.png",), "red")]  # type: ignore[arg-type]
     assert [result.error for result in pairs(records)] == [
-        "invalid_url: the image reference is empty or missing",
-        f"invalid_url: the image reference {reason}",
-        "invalid_url: the image reference is a tuple; one row per image is needed",
+        "invalid_url: the image is empty or missing",
+        f"invalid_url: the image {reason}",
+        "invalid_url: the image is a tuple; one row per image is needed",
     ]
 
 

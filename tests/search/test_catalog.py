@@ -66,6 +66,12 @@ def test_similarities_are_those_of_score_pairs() -> None:
             assert [found[str(number)] for number in range(len(colours))] == scores
 
 
+def test_a_catalogue_shows_its_fields_also_once_it_is_closed() -> None:
+    with open_catalog(":memory:", fields=FIELDS, encoder=ColourEncoder()) as catalog:
+        shown = repr(catalog)
+    assert shown == repr(catalog) == f"Catalog(fields={[field.name for field in FIELDS]})"
+
+
 def test_a_product_is_replaced_by_one_with_its_id() -> None:
     with shop() as catalog:
         catalog.add([product("a", "red", price=1), product("b", "blue")])

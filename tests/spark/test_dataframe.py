@@ -204,7 +204,7 @@ def test_the_function_refuses_what_pandas_would_spoil(spark: SparkSession) -> No
         spark.sql("SELECT similarity('data:,x', 5)").collect()
     (row,) = spark.sql("SELECT similarity('data:,x', CAST(5 AS STRING)) AS s, similarity(NULL, 'a') AS none").collect()
     assert tuple(row.s) == (None, NO_PICTURE)
-    assert tuple(row.none) == (None, "invalid_url: the image reference is empty or missing")
+    assert tuple(row.none) == (None, "invalid_url: the image is empty or missing")
 
 
 def test_why_a_model_cannot_be_loaded_reaches_the_driver(spark: SparkSession) -> None:

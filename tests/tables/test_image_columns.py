@@ -99,7 +99,7 @@ def test_images_of_every_type_score_like_files_and_stay_as_they_are(tmp_path: Pa
     summary = score(write(tmp_path, COLUMNS[kind]), tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found["similarity"].to_pylist() == [1.0, 0.0, None]
-    assert found["error"].to_pylist() == [None, None, "invalid_url: the image reference is empty or missing"]
+    assert found["error"].to_pylist() == [None, None, "invalid_url: the image is empty or missing"]
     given = pq.read_table(tmp_path / "in.parquet")["image"]
     assert found["image"].type == given.type
     if isinstance(given.type, HubImage):
@@ -160,8 +160,8 @@ def test_a_struct_in_json_lines_is_read_as_elsewhere(tmp_path: Path) -> None:
     score(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["similarity"] for row in rows] == [1.0, 1.0, 1.0, None, None]
-    assert rows[3]["error"] == "invalid_url: the image reference is a dict without 'bytes' and without 'path'"
-    assert rows[4]["error"] == "invalid_url: the image reference is a list; one row per image is needed"
+    assert rows[3]["error"] == "invalid_url: the image is a dict without 'bytes' and without 'path'"
+    assert rows[4]["error"] == "invalid_url: the image is a list; one row per image is needed"
     assert [row["image"] for row in rows] == cells
 
 

@@ -79,7 +79,7 @@ class Fetcher:
             return self._checked(url)
         url = strip_invisible(url)
         if not url:
-            raise RowError(ErrorCode.INVALID_URL, "the image reference is empty or missing")
+            raise RowError(ErrorCode.INVALID_URL, "the image is empty or missing")
         match scheme := scheme_of(url):
             case "http" | "https":
                 return self._fetch_http(url, client)

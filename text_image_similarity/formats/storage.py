@@ -225,11 +225,16 @@ def _explained(place: str, done: str, missing: UsageError | TableError) -> Itera
     except FileNotFoundError as exc:
         raise missing from exc
     except OSError as exc:
-        raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}") from exc
+        hint = _CREDENTIALS if isinstance(exc, PermissionError) and is_url(place) else ""
+        raise TableError(f"{place} cannot be {done}: {exc.strerror or exc}{hint}") from exc
     except Exception as exc:
         if not is_url(place):
             raise
-        raise TableError(f"{place} cannot be {done}: {type(exc).__name__}: {exc}") from exc
+        hint = _CREDENTIALS if "credentials" in str(exc).lower() else ""
+        raise TableError(f"{place} cannot be {done}: {type(exc).__name__}: {exc}{hint}") from exc
+
+
+_CREDENTIALS = "; check the credentials, of s3:// those in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -259,7 +264,8 @@ def _expand_path(path: Path) -> list[str]:
     if _WILD.search(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
         return _unpartitioned(str(path), sorted(name for name in found if Path(name).is_file()))
-    raise UsageError(f"{path} does not exist")
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    raise UsageError(f"{path} does not exist{where}")
 
 
 def _expand_url(url: str) -> list[str]:
@@ -278,7 +284,7 @@ def _expand_url(url: str) -> list[str]:
         return [url]
     if _WILD.search(path):
         return [system.unstrip_protocol(found) for found in _unpartitioned(path, sorted(system.glob(path)))]
-    raise UsageError(f"{url} does not exist")
+    raise UsageError(f"{url} does not exist; check the bucket and the path")
 
 
 def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Iterable[str]) -> list[str]:

@@ -16,7 +16,7 @@ from ..encoders import Encoder
 from ..errors import RowError
 from ..records import ScoreResult
 from ..similarity import as_floats, cosine, score
-from .inputs import check_caption, check_image, checked
+from .inputs import check_caption, checked, images_of
 from .rows import Item, Outcome
 from .scorer import Scorer
 from .session import through
@@ -56,7 +56,7 @@ def image_similarity(
         >>> [result.similarity for result in image_similarity([red], [yellow], encoder=ColourEncoder())]
         [0.70710677]
     """
-    images, others = checked(images, "images", check_image), checked(others, "others", check_image)
+    images, others = images_of(images), images_of(others, "others")
     return through(
         config,
         _pairwise(images, others, config, lambda scorer, both: scorer.embed_images(both)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image
@@ -22,7 +22,7 @@ Check = Callable[[object, str], None]
 RecordLike = Record | tuple[Any, ...] | Mapping[str, Any]
 
 _NAMES = ("url", "image"), ("text", "caption")  # what mappings call the two parts of a record
-_IMAGES = "a PIL image, an array (h, w, 3) uint8, an encoded file's bytes, a path or a URL"
+_IMAGES = "a PIL image, an RGB array or tensor, an encoded file's bytes, a path or a URL"
 
 
 def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Iterable[Item]:
@@ -59,9 +59,30 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[It
         yield item
 
 
-def images_of(images: Iterable[Item]) -> Iterable[Item]:
-    """Return images to iterate over, checked as `checked` does."""
-    return checked(images, "images", check_image)
+def images_of(images: Iterable[Item], name: str = "images") -> Iterable[Item]:
+    """Return images to iterate over, checked as `checked` does; arrays and tensors as `as_image` returns them."""
+    images = checked(images, name)
+    if isinstance(images, (list, tuple)):
+        return [as_image(image, f"{name}[{number}]") for number, image in enumerate(images)]
+    return _Images(images, name) if isinstance(images, Sized) else _converted(images, name)
+
+
+class _Images(Iterable[Any]):
+    """Images whose number is known, such as those of an array or a data set, converted as they come."""
+
+    def __init__(self, images: Iterable[Any], name: str) -> None:
+        self._images, self._name = images, name
+
+    def __iter__(self) -> Iterator[Any]:
+        return _converted(self._images, self._name)
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self._images))
+
+
+def _converted(images: Iterable[Any], name: str) -> Iterator[Any]:
+    for number, image in enumerate(images):
+        yield as_image(image, f"{name}[{number}]")
 
 
 def texts_of(texts: Iterable[Item]) -> Iterable[Item]:
@@ -124,35 +145,65 @@ def check_caption(text: object, name: str) -> None:
         raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, EncodedImage) else "")
 
 
-def check_image(image: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is an image, a reference to one, or missing."""
+def as_image(image: Any, name: str) -> Any:
+    """Return an image, a reference to one, or a missing value as it is, and an RGB array or tensor as (h, w, 3) uint8.
+
+    Args:
+        image: Arrays and tensors of any library may be (h, w, 3) or (3, h, w), of uint8 from 0 to 255 or floats from 0 to 1.
+        name: What messages call it.
+
+    Raises:
+        InputTypeError: It is something else, or an array that could mean several images.
+    """
     if is_missing(image) or isinstance(image, str | os.PathLike | Image.Image | EncodedImage):
-        return
+        return image
     if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
-        return
-    if not isinstance(image, np.ndarray):
+        return image
+    array = _array_of(image)
+    if array is None:
         hint = ""
-        if type(image).__name__ == "Tensor":
-            hint = "convert it, e.g. with torchvision.transforms.functional.to_pil_image"
-        elif isinstance(image, Mapping):
+        if isinstance(image, Mapping):
             hint = "one that holds an image has 'bytes', an encoded file, or 'path'"
         elif hasattr(image, "read"):
             hint = "give what its read() returns"
         raise InputTypeError.of(name, _IMAGES, image, hint)
-    if image.size == 0:
-        raise InputTypeError.of(name, _IMAGES, image, f"it has no pixels, its shape is {image.shape}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise InputTypeError.of(name, _IMAGES, image, _array_hint(image))
+    if hint := _array_hint(array):
+        raise InputTypeError.of(name, _IMAGES, image, hint)
+    if array.shape[2] != 3:
+        array = np.ascontiguousarray(array.transpose(1, 2, 0))  # (3, h, w) -> (h, w, 3)
+    return array if array.dtype == np.uint8 else (array * 255.0).round().astype(np.uint8)
+
+
+def _array_of(image: Any) -> np.ndarray | None:
+    """Return the array of what any library calls one, or None; torch is not imported for that."""
+    if isinstance(image, np.ndarray):
+        return image
+    if not all(hasattr(image, name) for name in ("__array__", "shape", "dtype")):
+        return None
+    if hasattr(image, "detach"):  # a tensor of torch, which may have a gradient, be on a GPU or in bfloat16
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+    return np.asarray(image)
 
 
 def _array_hint(array: np.ndarray) -> str:
+    """Say what to do with an array that is not one RGB image; nothing for one that is."""
     if array.dtype == object:
         return "give its items as a list"
-    if array.dtype != np.uint8:
-        return "turn floats from 0 to 1 into bytes with (array * 255).round().astype('uint8')"
-    if array.ndim == 3 and array.shape[0] == 3:
-        return "put the colours last with array.transpose(1, 2, 0)"
-    return "Image.fromarray(array) reads grey and RGBA"
+    if array.size == 0:
+        return f"it has no pixels, its shape is {array.shape}"
+    if array.ndim != 3 or 3 not in (array.shape[0], array.shape[2]):
+        return "an RGB image has the shape (h, w, 3) or (3, h, w), and Image.fromarray(array) reads grey and RGBA"
+    if array.dtype == np.uint8:
+        return ""
+    if array.shape[0] == array.shape[2]:
+        return f"its shape {array.shape} does not say where the colours are; give Image.fromarray of uint8"
+    if array.dtype.kind != "f":
+        return "give uint8 from 0 to 255, or floats from 0 to 1"
+    low, high = float(array.min()), float(array.max())
+    if not (low >= 0 and high <= 1):  # also where one is not a number
+        return f"floats must be from 0 to 1, and these are from {low:.4g} to {high:.4g}; undo a normalisation, or divide by 255"
+    return ""
 
 
 def check_reference(reference: object, name: str) -> None:
@@ -183,7 +234,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     Raises:
         ValueError: It is known already that they are not equally many.
     """
-    images, texts = checked(images, "images", check_image), checked(texts, "texts", check_caption)
+    images, texts = images_of(images), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
         raise ValueError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
     return images, texts

@@ -76,7 +76,7 @@ def score(
 
 
 def _is_single(images: object) -> bool:
-    is_array = getattr(images, "ndim", 0) == 3 and getattr(images, "dtype", None) == np.uint8
+    is_array = getattr(images, "ndim", 0) == 3
     return is_array or isinstance(images, str | os.PathLike | Image.Image | EncodedImage | Mapping)
 
 
@@ -134,9 +134,9 @@ def score_images(
     With `preprocess="fast"` that holds for encoded files: an image that is open already is decoded whole.
 
     Args:
-        images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays (h, w, 3)
-            uint8, encoded files (bytes; the fastest, because they are decoded on several threads), mappings
-            `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
+        images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays and tensors
+            (h, w, 3) or (3, h, w), of uint8 or of floats from 0 to 1, encoded files (bytes; the fastest, because they are decoded on
+            several threads), mappings `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
         texts: One caption for each.
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.

@@ -164,7 +164,7 @@ class Scorer:
         """Score images that are in memory already, as the function `score_images` does.
 
         Args:
-            images: PIL images, RGB arrays (h, w, 3) uint8, encoded files, mappings that hold one, or references.
+            images: PIL images, RGB arrays or tensors, encoded files, mappings that hold one, or references.
             texts: One caption for each.
         """
         pair_score(self.config, "score_images")

@@ -1,16 +1,14 @@
 """A catalogue: products that are found by image, by text or by both, under filters on their fields.
 
-with open_catalog("shop.catalog", fields=[Field("category"), Field("price", "number")]) as catalog:
-    catalog.add([Product("boots-7", "Brown boots", "boots.jpg", fields={"category": "Footwear", "price": 79.99})])
-    for match in catalog.match(Query("brown boots", where='category = "Footwear" and price <= 90')):
-        print(match.similarity, match.product.name)
+with open_catalog("shop.catalog", fields=[Field("price", "number")]) as catalog:
+    catalog.add([Product("boots-7", "Brown boots", "boots.jpg", fields={"price": 79.99})])
+    print([match.product.name for match in catalog.match(Query("brown boots", where="price <= 90"))])
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from types import TracebackType
 from typing import Any
 
 from ..checks import at_least
@@ -98,11 +96,14 @@ class Catalog:
     def __enter__(self) -> Catalog:
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __len__(self) -> int:
         return self._session.ledger.count(None)
+
+    def __repr__(self) -> str:
+        return f"Catalog(fields={[field.name for field in self.fields]})"
 
     @property
     def fields(self) -> tuple[Field, ...]:

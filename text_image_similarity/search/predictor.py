@@ -20,7 +20,7 @@ from ..config import Config, ConfigLike, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import DatabaseError, InputTypeError, RowError, UsageError
 from ..pipeline import ImageSource, Outcome, Scorer
-from ..pipeline.inputs import check_image, check_reference, check_text, checked
+from ..pipeline.inputs import as_image, check_reference, check_text, checked
 from ..records import reference_of
 from ..similarity import Embeddings, as_floats, score
 from .database import CaptionDatabase, ImageDatabase, ModelIdentity
@@ -212,7 +212,7 @@ class Predictor:
         """Find the captions of a database that match an image best.
 
         Args:
-            image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
+            image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
             top_k: How many to return at most.
             database: Where to look; None is the one that was built last.
 
@@ -227,8 +227,7 @@ class Predictor:
         database = _chosen(database, self.caption_database, CaptionDatabase)
         _check_top_k(top_k)
         self._check_model(database.model)
-        check_image(image, "image")
-        (query,) = self._scorer.embed_images([image])
+        (query,) = self._scorer.embed_images([as_image(image, "image")])
         return self._matches(_vector(query), database.captions, database.embeddings, top_k)
 
     def _encode_query(self, query: str) -> Embeddings:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..checks import at_least, one_of, true_or_false
 from ..errors import InputTypeError, UsageError
 from ..pipeline import ImageSource
-from ..pipeline.inputs import check_image
+from ..pipeline.inputs import as_image
 from ..records import is_missing, is_whole
 from .arguments import check_type, several, texts_of
 from .fields import Value
@@ -34,7 +34,7 @@ class Term:
 
     Args:
         text: Words.
-        image: A path or URL, a PIL image, an array (h, w, 3) uint8, or an encoded file's bytes.
+        image: A path or URL, a PIL image, an RGB array or tensor, or an encoded file's bytes.
         product: The id of a product in the catalogue, which stands for the mean of its images and is itself not found.
         vector: A vector of the catalogue's model, shape (embed_dim,); its length does not matter.
         weight: How much it counts against the other terms, -10 to 10; below 0 it leads away.
@@ -64,7 +64,7 @@ class Term:
         if self.text is not None:
             _check_words(self.text)
         if self.image is not None:
-            check_image(self.image, "Term.image")
+            object.__setattr__(self, "image", as_image(self.image, "Term.image"))
             if is_missing(self.image) or (isinstance(self.image, str) and not self.image.strip()):
                 raise UsageError(f"Term.image is {self.image!r}, which names no image; leave it out")
         if self.vector is not None and not _is_vector(self.vector):
