@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ import pytest
 
 from tests.support.faulty_table import faulty_and_challenge_set, outcome
 from tests.support.images import make_png
+from tests.support.pages import probability_line
 from tests.support.paths import ROOT
 from tests.support.ray_services import start_ray
 from tests.support.server import Server, response
@@ -28,6 +31,7 @@ from text_image_similarity import (
     ModelUnavailableError,
     Record,
     UsageError,
+    load_calibration,
     load_encoder,
     score_csv,
     score_pairs,
@@ -381,3 +385,14 @@ def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
     ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
     with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
         score_dataset(ds, MINI, concurrency=1).materialize()
+
+
+def test_the_line_for_probabilities_adds_the_column(ray: Any) -> None:
+    curve = load_calibration("mini")
+    scored = ray.data.from_items([{"similarity": 0.3}, {"similarity": None}])
+    found = eval(probability_line("Ray"), {"curve": curve, "scored": scored}).take_all()
+    by_score = {row["similarity"]: row["probability"] for row in found}  # blocks come in any order
+    assert by_score.pop(0.3) == pytest.approx(float(curve.probability(0.3)))
+    ((missing, probability),) = by_score.items()
+    assert pd.isna(missing)
+    assert pd.isna(probability)

@@ -18,11 +18,22 @@ from pyspark import TaskContext
 from pyspark.errors import PythonException
 from pyspark.resource import ResourceInformation
 from pyspark.sql import types as T
+from pyspark.sql.functions import expr
 
 from tests.support.images import make_png
+from tests.support.pages import probability_line
 from tests.support.server import Server, response
 from tests.support.spark_sessions import SCHEMA, faulty_rows, kill_a_worker
-from text_image_similarity import Config, ConfigError, InputTypeError, Limits, Record, UsageError, score_pairs
+from text_image_similarity import (
+    Config,
+    ConfigError,
+    InputTypeError,
+    Limits,
+    Record,
+    UsageError,
+    load_calibration,
+    score_pairs,
+)
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.spark import score_dataframe, similarity_udf, worker
 
@@ -317,3 +328,11 @@ def test_without_pyspark_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatc
     for call in (lambda: similarity_udf(ALONE), lambda: score_dataframe(nothing, ALONE)):
         with pytest.raises(ConfigError, match=r"pip install '\.\[spark\]'"):
             call()
+
+
+def test_the_line_for_probabilities_adds_the_column(spark: SparkSession) -> None:
+    curve = load_calibration("mini")
+    scored = spark.createDataFrame([(0.3,), (None,)], "similarity double")
+    found = eval(probability_line("Spark"), {"curve": curve, "scored": scored, "expr": expr}).collect()
+    assert found[0].probability == pytest.approx(float(curve.probability(0.3)))
+    assert found[1].probability is None

@@ -20,3 +20,10 @@ def blocks(page: str, heading: str, language: str) -> list[str]:
     level = len(heading) - len(heading.lstrip("#"))
     section = re.split(rf"^#{{1,{level}}} ", text.split(f"\n{heading}\n")[1], flags=re.MULTILINE)[0]
     return fenced(section, language)
+
+
+def probability_line(scored: str) -> str:
+    """Return the line of Python that docs/evaluation.md gives for a column of probabilities, by what was scored."""
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (line,) = re.findall(rf"^\| {scored} \| `(.*)` \|$", page, re.MULTILINE)
+    return str(line)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.test_cli import command
 from tests.support.images import make_png
+from tests.support.pages import probability_line
 from text_image_similarity import (
     Calibration,
     Config,
@@ -142,3 +145,16 @@ def test_the_command_shows_probabilities(
         assert float(probability) == pytest.approx(load_calibration("mini").probability(float(similarity)), abs=0.002)
     assert command("score", "red.png", "red", "--model", "fast", "--probability") == 2
     assert "what the scores of fast mean is unknown" in capsys.readouterr().err
+
+
+def test_the_lines_for_frames_add_the_column() -> None:
+    expected = [float(CURVE.probability(0.5)), np.nan]
+    assert expected[0] == pytest.approx(1 / (1 + np.exp(1)))
+    scored = pd.DataFrame({"similarity": [0.5, np.nan]})
+    exec(probability_line("pandas"), {"curve": CURVE, "scored": scored})
+    assert scored["probability"].tolist() == pytest.approx(expected, nan_ok=True)
+    given = {"curve": CURVE, "scored": pl.DataFrame({"similarity": [0.5, None]})}
+    assert eval(probability_line("polars"), given)["probability"].to_list() == pytest.approx(expected, nan_ok=True)
+    assert eval(probability_line("scores in an array"), {"curve": CURVE, "scores": [0.5, np.nan]}) == pytest.approx(
+        expected, nan_ok=True
+    )
