@@ -74,10 +74,10 @@ def opened(browser: Browser, url: str, scheme: Literal["light", "dark"]) -> Page
 
 
 def of_a_picture(page: Page) -> bytes:
-    page.set_input_files("#picture", PICTURES / "breakfast.jpg")
+    page.set_input_files("#image", PICTURES / "breakfast.jpg")
     page.fill("#captions", "\n".join(CAPTIONS))
-    page.click("#picture-mode button")
-    page.wait_for_function("() => document.querySelector('#picture-mode .status').textContent.includes('scored,')")
+    page.click("#image-mode button")
+    page.wait_for_function("() => document.querySelector('#image-mode .status').textContent.includes('scored,')")
     return page.screenshot()
 
 

@@ -52,8 +52,8 @@ def of_a_picture(browser: Browser, url: str) -> bytes:
     """Photograph a search by words and a picture, away from a product."""
     address = f"{url}/search?text=something+green&unlike=trail-green&without=a+hat"
     page = opened(browser, address, viewport=WINDOW, color_scheme="dark")
-    page.set_input_files("#picture", SAMPLE / "images" / "blue_bag.jpg")
-    page.wait_for_function("() => document.querySelector('.reasons').textContent.includes('your picture')")
+    page.set_input_files("#image", SAMPLE / "images" / "blue_bag.jpg")
+    page.wait_for_function("() => document.querySelector('.reasons').textContent.includes('your image')")
     settle(page)
     page.click(".because summary >> nth=0")
     return page.screenshot()

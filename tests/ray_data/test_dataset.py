@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -66,13 +66,13 @@ def paste(page: Any, text: str, *, kind: str = "paste") -> None:
     )
 
 
-def run(page: Any, mode: str = "picture") -> None:
+def run(page: Any, mode: str = "image") -> None:
     """Press Score, and wait for the run's end."""
     page.click(f"#{mode}-mode form button")
     wait(page, mode)
 
 
-def wait(page: Any, mode: str = "picture") -> None:
+def wait(page: Any, mode: str = "image") -> None:
     page.wait_for_function(
         """mode => {
             const said = document.querySelector(`#${mode}-mode .status`).textContent;
@@ -83,7 +83,7 @@ def wait(page: Any, mode: str = "picture") -> None:
     )
 
 
-def bars(page: Any, mode: str = "picture") -> list[tuple[float, str]]:
+def bars(page: Any, mode: str = "image") -> list[tuple[float, str]]:
     """Return the scores as listed, with their captions."""
     items = page.locator(f"#{mode}-mode .scored > li").all()
     return [(float(i.locator("data").get_attribute("value")), i.locator(".caption").inner_text()) for i in items]
@@ -160,7 +160,7 @@ def test_the_page_writes_no_markup() -> None:
             assert way not in text, (path.name, way)
 
 
-# A picture with captions
+# An image with captions
 
 
 def test_a_dropped_picture_gets_sorted_bars_with_the_numbers_of_score_pairs(visit: Callable[..., Any]) -> None:
@@ -174,8 +174,8 @@ def test_a_dropped_picture_gets_sorted_bars_with_the_numbers_of_score_pairs(visi
         run(page)
         scores = [result.similarity for result in score_pairs(records, Config(model="mini", score=kind))]
         assert bars(page) == sorted(zip(scores, CAPTIONS, strict=True), reverse=True)
-        assert text_of(page, "#picture-mode .results .note").startswith(f"mini, {kind}.")
-    assert text_of(page, "#picture-mode .status") == "3 scored, 0 failed."
+        assert text_of(page, "#image-mode .results .note").startswith(f"mini, {kind}.")
+    assert text_of(page, "#image-mode .status") == "3 scored, 0 failed."
 
 
 def test_bars_start_at_zero_and_are_as_long_as_their_scores(visit: Callable[..., Any]) -> None:
@@ -205,8 +205,8 @@ def test_the_keyboard_is_enough(visit: Callable[..., Any]) -> None:
                 return
         raise AssertionError(f"{name} is not reached")
 
-    tab_to("picture")
-    outline = page.evaluate("getComputedStyle(document.querySelector('#picture-mode .drop')).outlineStyle")
+    tab_to("image")
+    outline = page.evaluate("getComputedStyle(document.querySelector('#image-mode .drop')).outlineStyle")
     assert outline == "solid"
     page.keyboard.press("Enter")
     page.wait_for_selector("#preview", state="visible")
@@ -242,24 +242,24 @@ def test_urls_are_pasted_and_dropped_and_failures_are_told_in_words(visit: Calla
         assert page.input_value("#url") == url
         page.fill("#captions", "a\nb")
         run(page)
-        assert text_of(page, "#picture-mode .failed .why").startswith(words)
-        assert page.locator("#picture-mode .failed ul li").all_inner_texts() == ["a", "b"]  # one failure, two captions
+        assert text_of(page, "#image-mode .failed .why").startswith(words)
+        assert page.locator("#image-mode .failed ul li").all_inner_texts() == ["a", "b"]  # one failure, two captions
         assert bars(page) == []
 
 
 def test_what_is_missing_is_said_and_focused(visit: Callable[..., Any]) -> None:
     page = visit()
     for fill, said, field in (
-        (None, "Choose a picture or give its URL.", "picture"),
+        (None, "Choose an image or give its URL.", "image"),
         ("#url", "Type a caption.", "captions"),
     ):
         if fill:
             page.fill(fill, "https://a.example/x.png")
-        page.click("#picture-mode form button")
-        assert text_of(page, "#picture-mode .alert") == said
+        page.click("#image-mode form button")
+        assert text_of(page, "#image-mode .alert") == said
         assert page.evaluate("document.activeElement.id") == field
     drop(page, ("a.png", "image/png", make_png()), ("b.png", "image/png", make_png()))
-    assert "One picture at a time" in text_of(page, "#picture-mode .alert")
+    assert "One image at a time" in text_of(page, "#image-mode .alert")
 
 
 # A table
@@ -306,7 +306,7 @@ def test_pictures_are_handed_over_with_the_table_that_names_them(visit: Callable
         ("red.png", "image/png", make_png("red")),
         ("blue.png", "image/png", make_png("blue")),
     )
-    assert text_of(page, "#file-names") == "t.csv and 2 pictures"
+    assert text_of(page, "#file-names") == "t.csv and 2 images"
     run(page, "table")
     records = [Record(data_url(make_png(name)), name) for name in ("red", "blue")]
     scores = {result.similarity for result in score_pairs(records, MINI)}
@@ -345,7 +345,7 @@ def test_a_long_text_is_kept_out_of_the_text_fields(visit: Callable[..., Any]) -
     rows = [[data_url(make_png()), "\U0001f600" * 69 + letter + "\U0001f600" * 2000, ""] for letter in ("", "x", "xy")]
     long = table_of(rows).decode() + "\n" * 200_000
     paste(page, long)
-    assert "too long for captions" in text_of(page, "#picture-mode .alert")
+    assert "too long for captions" in text_of(page, "#image-mode .alert")
     page.check("[value=table]")
     paste(page, long)
     assert (page.input_value("#csv"), text_of(page, "#file-names")) == ("", "the pasted table")
@@ -552,11 +552,11 @@ def test_a_service_that_starts_late_or_changes_is_asked_again(visit: Callable[..
     drop(page, ("a.png", "image/png", make_png()))
     page.fill("#captions", "red")
     run(page)
-    assert text_of(page, "#picture-mode .alert") == "The service does not answer. (no_answer)"
+    assert text_of(page, "#image-mode .alert") == "The service does not answer. (no_answer)"
     page.unroute("**/v1/info")
     page.route("**/v1/similarity", answering(problem(404, "unknown_model")))
     run(page)
-    assert text_of(page, "#picture-mode .alert") == "because of unknown_model (unknown_model)"
+    assert text_of(page, "#image-mode .alert") == "because of unknown_model (unknown_model)"
     page.unroute("**/v1/*")
     page.unroute("**/v1/models")
     page.unroute("**/v1/similarity")
@@ -621,8 +621,8 @@ def test_hostile_texts_do_nothing(visit: Callable[..., Any], bypass_csp: bool) -
     page.wait_for_function("() => document.querySelector('#table-mode .alert').textContent.includes('onerror')")
     assert page.title() == "Image–text similarity"
     assert page.locator("#pwned, main script, main svg").count() == 0
-    assert page.locator("#picture-mode .scored > li").count() == len(HOSTILE)
-    shown = text_of(page, "#picture-mode .scored")
+    assert page.locator("#image-mode .scored > li").count() == len(HOSTILE)
+    shown = text_of(page, "#image-mode .scored")
     assert "left [U+202E]right[U+200B] [U+001B][31m" in shown
     assert all(link.get_attribute("href").startswith("http") for link in page.locator("section a").all())
 
@@ -703,8 +703,8 @@ def test_both_colour_schemes_have_contrast(visit: Callable[..., Any]) -> None:
         drop(page, ("t.csv", "text/csv", table_of([[data_url(make_png()), "red", ""], ["https://", "x", ""]])))
         run(page, "table")
         found = page.evaluate(LOOK)
-        page.check("[value=picture]")
-        page.click("#picture-mode form button")
+        page.check("[value=image]")
+        page.click("#image-mode form button")
         found += page.evaluate(LOOK)
         assert len(found) > 40
         assert [seen for seen in found if seen[2] < (4.5 if seen[0] == "text" else 3)] == []

@@ -194,8 +194,8 @@ def test_words_and_filters(visit: Callable[..., Any], service: str) -> None:
     page.goto(service)
     page.click("#searching")
     page.wait_for_function(READY)
-    page.click("text=Score pictures instead")
-    page.wait_for_selector("#picture-mode")
+    page.click("text=Score images instead")
+    page.wait_for_selector("#image-mode")
 
 
 def test_pictures_and_products(visit: Callable[..., Any], log: Path) -> None:
@@ -239,8 +239,8 @@ def test_pictures_and_products(visit: Callable[..., Any], log: Path) -> None:
 
     page.click("#chips button >> nth=0")
     page.wait_for_function(READY)
-    page.click("#drop-picture")
-    page.wait_for_function("() => document.activeElement.id === 'picture'")
+    page.click("#drop-image")
+    page.wait_for_function("() => document.activeElement.id === 'image'")
     page.wait_for_function(READY)
     assert [set(term) for term in queries[-1]["terms"]] == [
         {"text", "weight"},
@@ -248,9 +248,9 @@ def test_pictures_and_products(visit: Callable[..., Any], log: Path) -> None:
         {"text", "weight"},
     ]
     settle(page, page.go_back)
-    assert "image_base64" in queries[-1]["terms"][1]  # the visit remembers the picture
+    assert "image_base64" in queries[-1]["terms"][1]  # the visit remembers the image
     paste_file(page, ("a.txt", "text/plain", b"no"))
-    assert page.locator("#alert").inner_text() == "a.txt is not a picture."
+    assert page.locator("#alert").inner_text() == "a.txt is not an image."
     page.goto(page.url.split("?")[0] + "?unlike=runner-red&without=x&is.gone=1&from.price=x")
     page.wait_for_function("() => document.querySelector('#alert').textContent.includes('what to look for')")
     assert "not like Red shoe" in page.locator("#chips").inner_text()
@@ -322,7 +322,7 @@ def test_a_key_opens_it(browser: Any, encoder: Encoder, catalogs: dict[str, str]
 def test_hostile_products_do_nothing(visit: Callable[..., Any], bypass_csp: bool) -> None:
     """Without the policy as well: what a shop wrote is text by itself."""
     page = visit("search?catalog=odd", bypass_csp=bypass_csp, viewport={"width": 360, "height": 640})
-    assert len(shown(page)) == len(HOSTILE)  # also the one without a picture
+    assert len(shown(page)) == len(HOSTILE)  # also the one without an image
     search(page, HOSTILE[0])
     page.click("#show-weaker")
     page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
@@ -367,7 +367,7 @@ def test_everybody_can_use_it(visit: Callable[..., Any]) -> None:
     for look in looks:
         page = visit("search?text=a+bag&is.category=Bags&is.color=red&like=runner-red&without=a+hat", **look)
         page.evaluate(AXE.read_text(encoding="utf-8"))
-        page.set_input_files("#picture", BAG)
+        page.set_input_files("#image", BAG)
         page.wait_for_function("() => document.querySelectorAll('#strong > :first-child .reasons li').length === 5")
         page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
         page.wait_for_function("() => getComputedStyle(document.querySelector('.grid')).opacity === '1'")

@@ -1,4 +1,4 @@
-// The page's two forms: a picture with captions, and a table. What they share is in run.js.
+// The page's two forms: an image with captions, and a table. What they share is in run.js.
 
 import { repr, spell, table, TableProblem } from "./csv.js";
 import { Run } from "./run.js";
@@ -11,7 +11,7 @@ const MOST_TABLE_BYTES = 16e6;
 const LONG_TEXT = 200_000; // characters
 const IMAGE_NAME = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|png|tiff?|webp)$/i;
 const byId = (id) => document.getElementById(id);
-const state = { picture: null, table: null, pictures: new Map(), parsed: null, info: null };
+const state = { image: null, table: null, images: new Map(), parsed: null, info: null };
 
 // The service
 
@@ -64,7 +64,7 @@ whenUnlocked(connect, () => byId("model").focus());
 byId("model").addEventListener("change", describe);
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
 
-// One picture
+// One image
 
 class Missing extends Error {
   constructor(message, field) {
@@ -73,21 +73,21 @@ class Missing extends Error {
   }
 }
 
-const single = new Run(document.querySelector("#picture-mode form"), {
+const single = new Run(document.querySelector("#image-mode form"), {
   begin,
   refused,
   prepare() {
     const url = byId("url").value.trim();
-    if (!state.picture && !url) throw new Missing("Choose a picture or give its URL.", byId("picture"));
+    if (!state.image && !url) throw new Missing("Choose an image or give its URL.", byId("image"));
     const captions = byId("captions").value.split("\n").map((line) => line.trim()).filter(Boolean);
     if (!captions.length) throw new Missing("Type a caption.", byId("captions"));
     if (captions.length > MOST_ROWS) throw new Missing(`This page takes ${MOST_ROWS} captions at most.`, byId("captions"));
-    return captions.map((caption) => ({ caption, url, file: state.picture }));
+    return captions.map((caption) => ({ caption, url, file: state.image }));
   },
 });
 
-function takePicture(file) {
-  state.picture = file;
+function takeImage(file) {
+  state.image = file;
   const preview = byId("preview");
   URL.revokeObjectURL(preview.src);
   preview.hidden = !file;
@@ -97,11 +97,11 @@ function takePicture(file) {
     if (!single.stopper) single.clear();
     single.say(`${file.name}, ${megabytes(file.size)}.`);
   }
-  byId("picture-name").textContent = file ? plain(file.name) : "";
+  byId("image-name").textContent = file ? plain(file.name) : "";
 }
 
 byId("preview").addEventListener("error", () => (byId("preview").hidden = true));
-byId("url").addEventListener("input", () => takePicture(null));
+byId("url").addEventListener("input", () => takeImage(null));
 
 // A table
 
@@ -128,9 +128,9 @@ const many = new Run(document.querySelector("#table-mode form"), {
   },
 });
 
-/** Return the picture that was handed over under a reference's file name, if the reference is not a URL. */
+/** Return the image that was handed over under a reference's file name, if the reference is not a URL. */
 function handed(url) {
-  return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : state.pictures.get(url.split(/[\\/]/).at(-1));
+  return /^[a-z][a-z0-9+.-]+:/i.test(url) ? undefined : state.images.get(url.split(/[\\/]/).at(-1));
 }
 
 async function decoded(file) {
@@ -151,7 +151,7 @@ async function decoded(file) {
 
 function takeFiles(files) {
   for (const file of files) {
-    if (file.type.startsWith("image/") || IMAGE_NAME.test(file.name)) state.pictures.set(file.name, file);
+    if (file.type.startsWith("image/") || IMAGE_NAME.test(file.name)) state.images.set(file.name, file);
     else state.table = file;
   }
   if (state.table) byId("csv").value = "";
@@ -160,8 +160,8 @@ function takeFiles(files) {
 }
 
 function nameFiles() {
-  const count = state.pictures.size;
-  const names = [state.table?.name, count && `${count} picture${count === 1 ? "" : "s"}`];
+  const count = state.images.size;
+  const names = [state.table?.name, count && `${count} image${count === 1 ? "" : "s"}`];
   return (byId("file-names").textContent = plain(names.filter(Boolean).join(" and ")));
 }
 
@@ -175,7 +175,7 @@ byId("csv").addEventListener("input", () => {
 function choose(mode) {
   const radio = document.querySelector(`[name=mode][value=${mode}]`);
   radio.checked = true;
-  byId("picture-mode").hidden = mode !== "picture";
+  byId("image-mode").hidden = mode !== "image";
   byId("table-mode").hidden = mode !== "table";
 }
 
@@ -183,12 +183,12 @@ function take(files) {
   const tables = files.some((file) => /\.(csv|tsv)$/i.test(file.name) || /^text\/(csv|tab)/.test(file.type));
   if (tables) choose("table");
   if (!byId("table-mode").hidden) takeFiles(files);
-  else if (files.length === 1) takePicture(files[0]);
-  else single.fail(new Error("One picture at a time; for several, choose “A table”."));
+  else if (files.length === 1) takeImage(files[0]);
+  else single.fail(new Error("One image at a time; for several, choose “A table”."));
 }
 
 document.querySelectorAll("[name=mode]").forEach((radio) => radio.addEventListener("change", () => choose(radio.value)));
-for (const input of [byId("picture"), byId("files")]) {
+for (const input of [byId("image"), byId("files")]) {
   input.addEventListener("change", () => {
     if (input.files.length) take([...input.files]);
     input.value = ""; // so that the same file can be chosen again
@@ -224,7 +224,7 @@ function receive(data, text) {
     byId("csv").dispatchEvent(new Event("input"));
   } else if (/^(https?:|data:image\/)/i.test(text)) {
     byId("url").value = text.split(/[\r\n]/)[0];
-    takePicture(null);
+    takeImage(null);
   } else return false;
   return true;
 }

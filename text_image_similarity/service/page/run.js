@@ -12,7 +12,7 @@ export class Run {
    * {asked, limits}; `refused(problem)` gets what ended a run; `save(results)`, if any, returns the text to download.
    */
   constructor(form, { prepare, begin, refused, save }) {
-    Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), pictures: [] });
+    Object.assign(this, { prepare, begin, refused, save, pairs: [], results: new Map(), images: [] });
     form.after(document.querySelector("#panel").content.cloneNode(true));
     this.part = (name) => form.parentElement.querySelector(name);
     this.scores = new Scores(this.part(".scored"));
@@ -51,7 +51,7 @@ export class Run {
   }
 
   clear() {
-    for (const address of this.pictures.splice(0)) URL.revokeObjectURL(address);
+    for (const address of this.images.splice(0)) URL.revokeObjectURL(address);
     this.pairs = [];
     this.results.clear();
     this.failures = new Map();
@@ -96,8 +96,8 @@ export class Run {
     const origin = pair.row ? [el("p", { class: "origin" }, `row ${pair.row} `, reference(pair.url))] : [];
     if (!error) {
       const digits = this.asked.score === "clip_score" ? 2 : 4;
-      const picture = pair.row ? [this.picture(pair)] : [];
-      this.scores.add(similarity, digits, ...picture, el("div", { class: "caption" }, fold(pair.caption)), ...origin);
+      const image = pair.row ? [this.image(pair)] : [];
+      this.scores.add(similarity, digits, ...image, el("div", { class: "caption" }, fold(pair.caption)), ...origin);
       return;
     }
     const words = JSON.stringify(error);
@@ -110,15 +110,15 @@ export class Run {
     this.failures.get(words).append(el("li", {}, ...origin, fold(pair.caption)));
   }
 
-  /** Return the picture of a pair if this page has it; none is loaded from its host. */
-  picture(pair) {
+  /** Return the image of a pair if this page has it; none is loaded from its host. */
+  image(pair) {
     const none = el("span", { class: "none" }, "not shown");
     const inside = /^data:image\//i.test(pair.url);
     if (!pair.file && !inside) return none;
     const image = el("img", { alt: "", loading: "lazy", decoding: "async" });
     image.addEventListener("error", () => image.replaceWith(none));
     image.src = pair.file ? URL.createObjectURL(pair.file) : pair.url;
-    if (pair.file) this.pictures.push(image.src);
+    if (pair.file) this.images.push(image.src);
     return image;
   }
 

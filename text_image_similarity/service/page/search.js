@@ -2,10 +2,10 @@
 
 import { Cards, headline } from "./search_cards.js";
 import { Filters, shownValue, titleOf } from "./search_facets.js";
-import { catalogs, match, Pictures, product, tellClick } from "./search_api.js";
+import { catalogs, match, Images, product, tellClick } from "./search_api.js";
 import { clearFilter, filtered, keepKnown, nothing, readAddress, termsOf, whereOf, writeAddress } from "./search_state.js";
 import { loosened, Results } from "./search_results.js";
-import { Picture } from "./search_picture.js";
+import { QueryImage } from "./search_image.js";
 import { el, plain } from "./show.js";
 import { lock, whenUnlocked } from "./unlock.js";
 
@@ -20,7 +20,7 @@ const catalog = () => served.find(({ name }) => name === state.catalog);
 const nameOf = (id) => names.get(id) ?? id;
 
 const results = new Results(
-  new Cards(new Pictures(), byId("product"), {
+  new Cards(new Images(), byId("product"), {
     look: ({ product: { id } }, { matchId }) => catalog().logged && tellClick(matchId, id),
     lead(id, name, away) {
       names.set(id, name);
@@ -35,7 +35,7 @@ const filters = new Filters(byId("facets"), (change) => {
   change(state);
   go();
 });
-const picture = new Picture(go, (text) => (byId("alert").textContent = plain(text.slice(0, 200))));
+const image = new QueryImage(go, (text) => (byId("alert").textContent = plain(text.slice(0, 200))));
 
 // Asking
 
@@ -92,13 +92,13 @@ function takeWords() {
 
 function note(how) {
   const address = writeAddress(state, { catalogShown: served.length > 1 });
-  const kept = { picture: picture.number };
-  const same = address === (location.search || location.pathname) && history.state?.picture === kept.picture;
+  const kept = { image: image.number };
+  const same = address === (location.search || location.pathname) && history.state?.image === kept.image;
   history[same ? "replaceState" : how](kept, "", address);
 }
 
 async function queryOf() {
-  const terms = termsOf(state, await picture.read(), nameOf);
+  const terms = termsOf(state, await image.read(), nameOf);
   if (terms.length && !terms.some(({ term }) => term.weight > 0)) {
     throw new Error("Say what to look for as well: “without” and “not like” only lead away from something.");
   }
@@ -125,8 +125,8 @@ function show() {
   byId("text").value = state.text;
   byId("without").value = state.without;
   byId("weight").value = state.balance;
-  byId("weight").setAttribute("aria-valuetext", `${100 - state.balance} % words, ${state.balance} % picture`);
-  byId("balance").hidden = !(state.text && picture.file);
+  byId("weight").setAttribute("aria-valuetext", `${100 - state.balance} % words, ${state.balance} % image`);
+  byId("balance").hidden = !(state.text && image.file);
   document.title = state.text ? `${plain(state.text.slice(0, 80))} – Search` : "Search";
   const chips = [
     ...state.products.map((term) => {
@@ -215,7 +215,7 @@ byId("weight").addEventListener("change", () => {
 byId("clear").addEventListener("click", () => drop(() => filtered(state).forEach((field) => clearFilter(state, field))));
 window.addEventListener("popstate", (event) => {
   state = readAddress(location.search);
-  picture.restore(event.state?.picture ?? -1);
+  image.restore(event.state?.image ?? -1);
   if (served.length) guarded(enter);
 });
 document.querySelector(".skip").addEventListener("click", (event) => {

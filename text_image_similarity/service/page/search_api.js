@@ -1,6 +1,6 @@
 // What the search page asks of the service: as service.js does, and once again where the service is busy.
 
-import { ask, askPicture, pause } from "./service.js";
+import { ask, askImage, pause } from "./service.js";
 
 const BUSY = new Set([429, 503]);
 const LONGEST_WAIT_S = 30;
@@ -49,23 +49,23 @@ export function tellClick(matchId, id) {
   ask(`v1/matches/${encodeURIComponent(matchId)}/events`, { body }).catch(() => {});
 }
 
-/** Pictures of products as blob: addresses, fetched once and with the key. */
-export class Pictures {
+/** Images of products as blob: addresses, fetched once and with the key. */
+export class Images {
   constructor() {
     this.known = new Map();
   }
 
-  /** Return a picture's address; `path` is one of the service's, from its root. */
+  /** Return an image's address; `path` is one of the service's, from its root. */
   get(path) {
     if (!this.known.has(path)) {
-      const found = askPicture(path.replace(/^\/+/, "")).then((blob) => URL.createObjectURL(blob));
+      const found = askImage(path.replace(/^\/+/, "")).then((blob) => URL.createObjectURL(blob));
       found.catch(() => {}); // told where it is waited for
       this.known.set(path, found);
     }
     return this.known.get(path);
   }
 
-  /** Forget all pictures but those. */
+  /** Forget all images but those. */
   keep(paths) {
     const wanted = new Set(paths);
     for (const [path, found] of this.known) {

@@ -23,16 +23,16 @@ function shownField(name, value) {
 
 export class Cards {
   /**
-   * `pictures` is a Pictures; `look(match, shown)` is called when a visitor looks at a product, `lead(id, name, away)` when
+   * `images` is an Images; `look(match, shown)` is called when a visitor looks at a product, `lead(id, name, away)` when
    * products like it, or unlike it, are wanted.
    */
-  constructor(pictures, dialog, { look, lead }) {
-    Object.assign(this, { pictures, dialog, look, lead });
+  constructor(images, dialog, { look, lead }) {
+    Object.assign(this, { images, dialog, look, lead });
     this.paths = new WeakMap();
     this.watcher = new IntersectionObserver((seen) => this.load(seen), { rootMargin: "400px" });
   }
 
-  /** Wait for no picture any more. */
+  /** Stop waiting for images. */
   clear() {
     this.watcher.disconnect();
   }
@@ -72,7 +72,7 @@ export class Cards {
   }
 
   shot(path) {
-    if (!path) return el("div", { class: "shot" }, el("span", {}, "no picture"));
+    if (!path) return el("div", { class: "shot" }, el("span", {}, "no image"));
     const image = el("img", { alt: "", decoding: "async" });
     const shot = el("div", { class: "shot" }, image);
     this.paths.set(shot, path);
@@ -90,9 +90,9 @@ export class Cards {
 
   fill(shot, path) {
     const image = shot.firstChild;
-    const none = () => shot.replaceChildren(el("span", {}, "no picture"));
+    const none = () => shot.replaceChildren(el("span", {}, "no image"));
     image.addEventListener("error", none);
-    this.pictures.get(path).then((address) => (image.src = address), none);
+    this.images.get(path).then((address) => (image.src = address), none);
   }
 
   /** Show a product large. */
@@ -100,7 +100,7 @@ export class Cards {
     const { product, thumbnail } = match;
     const shot = el("div", { class: "shot large" }, el("img", { alt: "" }));
     if (thumbnail) this.fill(shot, thumbnail.replace("size=256", "size=512"));
-    else shot.replaceChildren(el("span", {}, "no picture"));
+    else shot.replaceChildren(el("span", {}, "no image"));
     const known = shown.fields.filter(({ name }) => product.fields[name] != null);
     const fields = known.map(({ name }) => el("div", {}, el("dt", {}, titleOf(name)), el("dd", {}, el("bdi", {}, shownField(name, product.fields[name])))));
     const leads = this.leads(match);

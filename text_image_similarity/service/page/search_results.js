@@ -43,7 +43,7 @@ export class Results {
     this.clear();
     Object.assign(this, { asked, total: found.total, best: found.matches[0]?.score ?? 0 });
     this.add(found);
-    this.cards.pictures.keep(this.thumbnails);
+    this.cards.images.keep(this.thumbnails);
   }
 
   add({ matches, next, match_id }) {

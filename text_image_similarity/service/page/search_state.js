@@ -1,11 +1,11 @@
-// What a visitor asks for, as the address has it and as the service is asked. The picture is not in the address.
+// What a visitor asks for, as the address has it and as the service is asked. The image is not in the address.
 
 export const AWAY = -0.75; // as the service weighs "without"
 const PREFIXES = { is: "values", from: "least", to: "most" };
 
 /**
  * What is asked for: `products` are {id, away}; `values` holds the ticked values of a field as texts; `least` and `most` are a
- * number field's ends; `balance` is the picture's share of a query of words and picture, in percent.
+ * number field's ends; `balance` is the image's share of a query of words and image, in percent.
  */
 export function nothing(catalog = "") {
   return { catalog, text: "", without: "", products: [], values: new Map(), least: new Map(), most: new Map(), balance: 50 };
@@ -65,13 +65,13 @@ export function clearFilter(state, field) {
   for (const part of [state.values, state.least, state.most]) part.delete(field);
 }
 
-/** Return the terms to ask for, each with how a person would call it; `image` is the picture in base64, if any. */
+/** Return the terms to ask for, each with how a person would call it; `image` is in base64, or null. */
 export function termsOf(state, image, nameOf) {
   const share = state.text ? state.balance / 50 : 1;
   const terms = [];
   const add = (label, term) => terms.push({ label, term });
   if (state.text) add(`“${state.text}”`, { text: state.text, weight: image ? 2 - share : 1 });
-  if (image) add("your picture", { image_base64: image, weight: share });
+  if (image) add("your image", { image_base64: image, weight: share });
   for (const { id, away } of state.products) {
     add(`${away ? "not like" : "like"} “${nameOf(id)}”`, { product: id, weight: away ? AWAY : 1 });
   }

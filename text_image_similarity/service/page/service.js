@@ -45,11 +45,11 @@ export async function ask(path, { body, signal } = {}) {
   throw new Problem(answer.ok ? 502 : answer.status, content?.code ?? `http_${answer.status}`, String(detail), waitS);
 }
 
-/** Return a picture as a Blob. An <img> could not send the key. */
-export async function askPicture(path, signal) {
-  const [answer, picture] = await fetched(path, { headers: {} }, signal, (found) => found.blob());
+/** Return an image as a Blob. An <img> could not send the key. */
+export async function askImage(path, signal) {
+  const [answer, image] = await fetched(path, { headers: {} }, signal, (found) => found.blob());
   if (!answer.ok) throw new Problem(answer.status, `http_${answer.status}`, answer.statusText);
-  return picture;
+  return image;
 }
 
 async function fetched(path, sent, signal, read) {
@@ -122,8 +122,8 @@ function batches(pairs, limits) {
 }
 
 function sizeOf(pair) {
-  const picture = pair.file ? 4 * Math.ceil(pair.file.size / 3) : 3 * pair.url.length;
-  return picture + 3 * pair.caption.length + 100; // as JSON, in UTF-8, at the worst but for control characters
+  const image = pair.file ? 4 * Math.ceil(pair.file.size / 3) : 3 * pair.url.length;
+  return image + 3 * pair.caption.length + 100; // as JSON, in UTF-8, at the worst but for control characters
 }
 
 async function spelled(batch, limits) {

@@ -17,7 +17,7 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-# Images are files of the visitor's or pictures fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
+# Images are the visitor's files or fetched with the key (blob:), or pasted data: URLs; no other host is contacted.
 POLICY = "; ".join(
     (
         "default-src 'none'",

@@ -1,4 +1,4 @@
-// The picture to search with: chosen, photographed, dropped or pasted.
+// The image to search with: chosen, photographed, dropped or pasted.
 
 import { base64, megabytes } from "./service.js";
 import { plain } from "./show.js";
@@ -8,19 +8,19 @@ const LARGE_SIDE = 1024; // pixels; models see a few hundred
 const IMAGE_NAME = /\.(avif|bmp|gif|hei[cf]|jfif|jpe?g|png|tiff?|webp)$/i;
 const byId = (id) => document.getElementById(id);
 
-export class Picture {
-  /** `changed()` is called when there is another picture or none, `failed(text)` when a file cannot be used. */
+export class QueryImage {
+  /** `changed()` is called when there is another image or none, `failed(text)` when a file cannot be used. */
   constructor(changed, failed) {
     Object.assign(this, { changed, failed, file: null, kept: [] });
-    for (const input of [byId("picture"), byId("camera")]) {
+    for (const input of [byId("image"), byId("camera")]) {
       input.addEventListener("change", () => {
         if (input.files.length) this.take([...input.files]);
         input.value = ""; // so that the same file can be chosen again
       });
     }
-    byId("drop-picture").addEventListener("click", () => {
+    byId("drop-image").addEventListener("click", () => {
       this.set(null);
-      byId("picture").focus();
+      byId("image").focus();
       changed();
     });
     byId("preview").addEventListener("error", () => (byId("preview").hidden = true)); // HEIC, say
@@ -50,8 +50,8 @@ export class Picture {
   take(files) {
     const [file, another] = files;
     if (!file) return;
-    if (another) return this.failed("One picture at a time.");
-    if (!file.type.startsWith("image/") && !IMAGE_NAME.test(file.name)) return this.failed(`${file.name} is not a picture.`);
+    if (another) return this.failed("One image at a time.");
+    if (!file.type.startsWith("image/") && !IMAGE_NAME.test(file.name)) return this.failed(`${file.name} is not an image.`);
     this.set(file);
     this.changed();
   }
@@ -63,12 +63,12 @@ export class Picture {
     const preview = byId("preview");
     URL.revokeObjectURL(preview.src);
     preview.hidden = byId("chosen").hidden = !file;
-    document.body.classList.toggle("with-picture", Boolean(file));
+    document.body.classList.toggle("with-image", Boolean(file));
     if (file) preview.src = URL.createObjectURL(file);
-    byId("picture-name").textContent = file ? plain(`${file.name.slice(0, 80)}, ${megabytes(file.size)}`) : "";
+    byId("image-name").textContent = file ? plain(`${file.name.slice(0, 80)}, ${megabytes(file.size)}`) : "";
   }
 
-  /** What the browser's history keeps of the picture: which one of this visit it was. */
+  /** What the browser's history keeps of the image: which one of this visit it was. */
   get number() {
     return this.kept.indexOf(this.file);
   }
@@ -77,13 +77,13 @@ export class Picture {
     this.set(this.kept[number] ?? null);
   }
 
-  /** Return the picture in base64, or null without one. */
+  /** Return the image in base64, or null without one. */
   async read() {
     return this.file && base64(await small(this.file));
   }
 }
 
-/** Return a large picture smaller, because a photograph of 10 MB says no more to a model. */
+/** Return a large image smaller, because a photograph of 10 MB says no more to a model. */
 async function small(file) {
   if (file.size <= LARGE_BYTES) return file;
   try {
