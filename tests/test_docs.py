@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -150,6 +151,26 @@ def test_the_catalogue_page_prints_what_it_says(
             command, _, promised = step.partition("\n")
             shown = printed(shlex.split(command), capsys)
             assert not promised.strip() or _masked(cursor.sub("", shown)) == _masked(cursor.sub("", promised))
+
+
+def test_the_page_about_generated_images_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], logging_as_before: None
+) -> None:
+    page = (ROOT / "docs" / "generated-images.md").read_text(encoding="utf-8")
+    with (ROOT / "challenge_set.csv").open(encoding="utf-8", newline="") as table:
+        rows = [row for row in csv.DictReader(table) if row["url"].endswith(".jpg")][:20]
+    images = [ROOT / row["url"] for row in rows]
+    for folder, chosen in (("first", images), ("second", [*images[1:5], images[0], *images[5:]])):
+        (tmp_path / folder).mkdir()
+        for row, image, shown in zip(rows, images, chosen, strict=True):
+            shutil.copy(shown, tmp_path / folder / image.name)
+            (tmp_path / folder / image.name).with_suffix(".txt").write_text(row["caption"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (commands,), (program,), (promised,) = blocks(page, "console"), blocks(page, "python"), blocks(page, "text")
+    for command in commands.splitlines():
+        printed(shlex.split(command)[2:], capsys)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert _rounded(done.stdout) == _rounded(promised)
 
 
 def test_the_arithmetic_of_scale_is_done() -> None:
