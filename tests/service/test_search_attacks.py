@@ -33,7 +33,7 @@ from text_image_similarity.decode import decode
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.search import Catalog, Field, Match, Product, Query, Term, open_catalog
 from text_image_similarity.search.filters import And, Compare, Filter, Not, OneOf, Or
-from text_image_similarity.search.match_log import open_match_log
+from text_image_similarity.search.match_log import LogEntry, open_match_log
 from text_image_similarity.service import create_app
 from text_image_similarity.service.clients import current
 from text_image_similarity.service.http import catalog_routes
@@ -251,6 +251,36 @@ def test_an_entry_is_of_a_search_and_in_the_log_of_a_catalogue_that_its_key_sees
         wait_for(lambda: len(of("refused")) == 2)
         assert {name for name, _, _ in of("refused")} == {"second"}
         assert of("a-write") == []
+
+
+def test_what_no_search_needs_is_neither_taken_nor_kept(place: Path, service: httpx.Client) -> None:
+    """Cursors are not signed, and an entry of a refused request costs its client nothing."""
+    long = {"page": "A" * 40_000, "sort": "A" * 300, "facets": ["A" * 300]}
+    for name, value in long.items():
+        problem(
+            service.post("/match-text", json={"text": "red", name: value}, headers=by("writer")), 422, "invalid_request"
+        )
+    cursors = ["A" * 30_000, "B" * 30_000, None]
+    keys = [key_of(Query("red", after=after), 1, 1) for after in cursors]
+    assert len(set(keys)) == 3
+    assert max(len(repr(key)) for key in keys) < 500
+    with closing(open_match_log(place / "shop.catalog")) as log:
+
+        def entry(request_id: str) -> LogEntry | None:
+            return next((each for each in log.latest(50) if each.request_id == request_id), None)
+
+        for length in (100, 20_000):
+            headers = {**by("writer"), "X-Request-Id": f"id-{length}"}
+            where = {"or": [{"shop": f"{number:090}"} for number in range(length // 100)]}
+            body = {"queries": [{"terms": ["red"], "where": where, "after": "no cursor"}]}
+            problem(service.post(f"{SHOP}/match", json=body, headers=headers), 422, "invalid_request")
+            wait_for(lambda: entry(f"id-{length}") is not None)  # noqa: B023 - waited for in this turn
+        kept, left_out = entry("id-100"), entry("id-20000")
+    assert kept is not None
+    assert left_out is not None
+    assert "left_out" not in str(kept.where)
+    assert "characters" in str(left_out.where)
+    assert len(str(left_out.as_dict())) < 2000
 
 
 def test_an_event_that_is_lost_is_not_acknowledged(tmp_path: Path) -> None:

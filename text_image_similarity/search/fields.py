@@ -36,11 +36,12 @@ Value = Scalar | tuple[str, ...]
 ID, GROUP, ERROR = "_id", "_group", "_error"
 
 # Python's own readers would take more: `1_000` and other scripts' digits, and `20260131` for a date.
-_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-_DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?\s*")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _MOST_CHARACTERS = 10_000
+_MOST_DIGITS = 400  # of a number as text, and characters of a date
 _MOST_FIELDS = 64
 
 
@@ -112,7 +113,7 @@ class Field:
         try:
             if isinstance(value, bool) or not isinstance(value, (Real, Decimal, str)):
                 raise ValueError
-            if isinstance(value, str) and not _NUMBER.fullmatch(value):
+            if isinstance(value, str) and not _follows(_NUMBER, value):
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):
@@ -131,7 +132,7 @@ class Field:
     def _date(self, value: object) -> float:
         try:
             if isinstance(value, str):
-                if not _DATE.fullmatch(value):
+                if not _follows(_DATE, value):
                     raise ValueError
                 value = datetime.fromisoformat(value.strip())
             if isinstance(value, date) and not isinstance(value, datetime):
@@ -149,7 +150,8 @@ class Field:
         return tuple(dict.fromkeys(self._text(each) for each in value))
 
     def _wrong(self, wanted: str, value: object) -> UsageError:
-        return UsageError(f"{self.name!r} must be {wanted}, not {value!r:.100}")
+        shown = value[:100] if isinstance(value, str) else value
+        return UsageError(f"{self.name!r} must be {wanted}, not {shown!r:.100}")
 
     def written(self, stored: Value) -> Value:
         """Return a stored value as filters take it from people: a date as text, any other as it is.
@@ -165,6 +167,10 @@ class Field:
         except (OverflowError, ValueError):
             raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored) from None
         return moment.isoformat().removesuffix("T00:00:00+00:00")
+
+
+def _follows(pattern: re.Pattern[str], text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and pattern.fullmatch(text.strip()) is not None
 
 
 # Comparable like any other: `_error exists` finds the products with an image that failed.

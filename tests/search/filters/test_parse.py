@@ -289,3 +289,20 @@ def test_the_largest_filters() -> None:
     found = parsed({"price": range(1000)})
     assert isinstance(found, OneOf)
     assert len(found.values) == 1000
+
+
+@pytest.mark.parametrize("wrong", ["1" * 200_000 + "x", "1" * 200_000, "1e" + "1" * 200_000, "." * 200_000])
+def test_long_numbers_are_refused_at_once(wrong: str) -> None:
+    """Read in the square of their length, each of these would take minutes."""
+    with pytest.raises(UsageError, match=r"'price' must be a number, not '[1.]"):
+        Field("price", "number").stored(wrong)
+    with pytest.raises(UsageError):
+        parsed("price = " + wrong[:65_000])
+
+
+def test_long_dates_are_refused_at_once() -> None:
+    for wrong in ("2026-01-01T" + " " * 200_000 + "\nx", "2026-01-01T" + "0" * 200_000):
+        with pytest.raises(UsageError, match=r"'sold' must be a date such as .* not '2026-01-01T"):
+            Field("sold", "date").stored(wrong)
+    assert Field("sold", "date").stored(" 1970-01-02\n") == 86400.0
+    assert Field("price", "number").stored(" 1.5e2\n") == 150.0

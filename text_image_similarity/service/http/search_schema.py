@@ -16,7 +16,10 @@ Where = Annotated[
     ),
 ]
 TopK = Annotated[StrictInt, Field(ge=1, le=1000, description="Most products of one answer.")]
-Names = Annotated[list[str], Field(max_length=32)]
+Name = Annotated[str, Field(max_length=201)]  # of a field, maybe behind a sign
+Names = Annotated[list[Name], Field(max_length=32)]
+# As long as a query string may be: each page adds to it.
+Page = Annotated[str, Field(max_length=32_768, description="`next` of the page before.")]
 Similarity = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=True)]
 Weight = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -37,7 +40,7 @@ class TermBody(_Strict):
     image_base64: Annotated[str | None, Field(description="An image's file in standard base64.", examples=[_DOT])] = (
         None
     )
-    product: Annotated[str | None, Field(description="The id of a product of the catalogue.")] = None
+    product: Annotated[str | None, Field(max_length=1000, description="The id of a product of the catalogue.")] = None
     vector: Annotated[
         Annotated[list[Number], Field(fail_fast=True)] | None, Field(description="A vector of the catalogue's model.")
     ] = None
@@ -53,9 +56,9 @@ class QueryBody(_Strict):
     min_similarity: Similarity | None = None
     facets: Names = []
     group: StrictBool = False
-    sort: str | None = None
+    sort: Name | None = None
     fusion: Literal["sum", "rrf"] | None = None
-    after: Annotated[str | None, Field(description="`next` of the page before.")] = None
+    after: Page | None = None
 
 
 class MatchRequest(_Strict):
@@ -71,8 +74,8 @@ class _Short(_Strict):
     min_similarity: Similarity | None = None
     facets: Names = []
     group: StrictBool = False
-    sort: str | None = None
-    page: Annotated[str | None, Field(description="`next` of the page before.")] = None
+    sort: Name | None = None
+    page: Page | None = None
 
 
 class MatchTextRequest(_Short):

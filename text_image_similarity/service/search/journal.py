@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from .threads import Threads
 logger = logging.getLogger("text_image_similarity")
 
 _THREADS = 2
+_MOST_ANSWERED, _MOST_REFUSED = 200_000, 10_000  # characters that an entry has of a query, and of its filter
 _UNAUTHORIZED = 401  # whoever has no key must not fill the disk; the metrics count it
 
 
@@ -170,6 +172,7 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
     asked: Asked = call.asked
     found = asked.found[place] if place < len(asked.found) else None
     query = asked.queries[place] if place < len(asked.queries) else None
+    most = _MOST_ANSWERED if problem is None else _MOST_REFUSED
     entry = LogEntry(
         id=asked.ids[place],
         time=call.began,
@@ -178,8 +181,8 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
         request_id=call.request_id,
         tenant=key.name,
         status=status,
-        query={} if query is None else _query(query),
-        where=asked.wheres[place] if place < len(asked.wheres) else None,
+        query={} if query is None else _bounded(_query(query), most),
+        where=_bounded(asked.wheres[place], most) if place < len(asked.wheres) else None,
         milliseconds={**({} if found is None else found.milliseconds), "total": 1000 * (time.time() - call.began)},
         error=None if problem is None else f"{problem.code}: {problem.detail}",
     )
@@ -188,6 +191,12 @@ def _entry(call: Call, key: ApiKey, route: str, status: int, problem: ProblemErr
     if isinstance(found.answer, RowError):
         return replace(entry, error=f"{found.answer.code.value}: {found.answer.detail}")
     return replace(entry, **_answered(found.answer))
+
+
+def _bounded(asked: Any, most: int) -> Any:
+    """Return what was asked, or how long it was if it has more characters of JSON: the log's disk is everybody's."""
+    length = len(json.dumps(asked, ensure_ascii=False))
+    return asked if length <= most else {"left_out": f"{length:,} characters"}
 
 
 def _answered(matches: Matches) -> dict[str, Any]:

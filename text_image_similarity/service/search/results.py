@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from hashlib import sha256
 from threading import Lock
 
 from ...search import Matches, Query
@@ -10,12 +11,12 @@ from ...search.cursor import digest_of
 
 _MOST_PRODUCTS = 50_000  # in all answers that are kept
 _CHARACTERS = 2000  # of a usual product
-Key = tuple[int, int, str, int, str | None]
+Key = tuple[int, int, str, int, bytes]
 
 
 def key_of(query: Query, generation: int, version: int) -> Key:
     """Return what tells an answer apart from all others: the query with its page, the model, and the state of the data."""
-    return generation, version, digest_of(query), query.top_k, query.after
+    return generation, version, digest_of(query), query.top_k, sha256((query.after or "").encode()).digest()
 
 
 class Results:
@@ -49,7 +50,7 @@ class Results:
 def _size_of(matches: Matches) -> int:
     """Return how much room an answer takes, in usual products: a facet's value counts as a tenth of one."""
     values = [value for counts in matches.facets.values() for value in counts]
-    texts = [value for value in values if isinstance(value, str)]
+    texts = [matches.next or "", *(value for value in values if isinstance(value, str))]
     for match in matches:
         product = match.product
         texts += [product.name, product.description, *product.images, *map(str, product.fields.values())]
