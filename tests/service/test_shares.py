@@ -181,7 +181,9 @@ def test_refusals_take_a_small_share_of_the_time_while_others_are_served() -> No
     assert patience.pause_s("bad", 1.0) == 0.0  # nobody has been served for a while
 
 
-def test_the_service_lets_who_is_refused_wait_and_notes_who_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_lets_who_is_refused_or_needs_no_key_wait_and_notes_who_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     costs: list[float] = []
     served: list[Client] = []
     pair = base64_pair(make_png("red"), "a red square")
@@ -196,10 +198,13 @@ def test_the_service_lets_who_is_refused_wait_and_notes_who_is_served(monkeypatc
     with serving(app_of(mini_settings(), ColourEncoder())) as client:
         for body in bodies:
             client.post("/v1/similarity", json=body)
-        client.get("/livez")
         client.get("/nothing")
-    small, large, nothing = costs
+        assert client.get("/v1/models").status_code == 200
+        for path in ("/livez", "/metrics", "/openapi.json"):
+            assert client.get(path).status_code == 200
+    small, large, nothing, *pages = costs
     assert (len(served), small < 2 * nothing, large > 2 * small) == (1, True, True)
+    assert pages == [nothing] * 3
 
 
 @pytest.mark.parametrize("leaves", [True, False])

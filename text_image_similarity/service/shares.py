@@ -56,9 +56,9 @@ class Turns:
 
 
 class Patience:
-    """How long a client waits for an answer that refuses it, so that those it asks for do not take the time of clients who are served.
+    """How long a client waits for what costs it nothing, a refusal or a page, so that this does not take the time of clients who are served.
 
-    While others are served, refusals take a client's share of the time, of which what they cost is a twentieth. Alone it waits for none.
+    While others are served, a client's share of the time is spent on them, of which what they cost is a twentieth. Alone it waits for none.
 
     Args:
         clock: Seconds; for tests.
