@@ -302,7 +302,7 @@ def test_limits_of_connections_are_in_it(path: Path, monkeypatch: pytest.MonkeyP
         with connect(port) as connection:
             connection.sendall(b"G")
             read(connection)
-        for name in ("NEW_AT_ONCE", "MOST_OF_ONE"):
+        for name in ("NEW_AT_ONCE", "MOST_CONNECTIONS"):
             monkeypatch.setattr(connections, name, 0)
             with connect(port) as connection:
                 assert b" 503 " in read(connection)

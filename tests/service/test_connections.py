@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -168,9 +169,11 @@ def test_requests_sent_ahead_have_an_end() -> None:
     assert said.count(b"HTTP/1.1 200") < 100
 
 
-def test_one_address_has_a_share_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "MOST_OF_ONE", 3)
-    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 4)
+PLACES = {"127.0.0.1": 4, "127.0.0.2": 2, "127.0.0.3": 1, "127.0.0.4": 1}  # of 8
+
+
+def test_one_address_has_no_more_connections_than_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 8)
     ask = b"GET /0 HTTP/1.1\r\n\r\n"
 
     def status(connection: socket.socket) -> bytes:
@@ -178,13 +181,14 @@ def test_one_address_has_a_share_of_the_connections(monkeypatch: pytest.MonkeyPa
         return connection.recv(MIB)[9:12]
 
     with listening() as (_, port):
-        mine = [connect(port) for _ in range(3)]
-        assert [status(each) for each in mine] == [b"200"] * 3
-        with connect(port) as more, connect(port, "127.0.0.2") as another, connect(port, "127.0.0.3") as too_many:
-            assert read(more).startswith(b"HTTP/1.1 503")
-            assert status(another) == b"200"
+        taken = {address: [connect(port, address) for _ in range(count)] for address, count in PLACES.items()}
+        for address, found in taken.items():
+            assert [status(each) for each in found] == [b"200"] * len(found)
+            with connect(port, address) as more:
+                assert read(more).startswith(b"HTTP/1.1 503")
+        with connect(port, "127.0.0.5") as too_many:
             assert read(too_many).startswith(b"HTTP/1.1 503")
-        for each in mine:
+        for each in chain(*taken.values()):
             each.close()
 
 

@@ -18,8 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..audit import AuditLog, Note
 from ..clients import peer_name
 
-MOST_CONNECTIONS = 2048
-MOST_OF_ONE = 1024  # connections from one address, such as a proxy's
+MOST_CONNECTIONS = 2048  # of which one address, such as a proxy's, has no more than are free
 NEW_A_SECOND = 500  # connections that one address opens in the long run
 NEW_AT_ONCE = 1024  # and after a pause
 HEAD_BYTES = 16 * 1024
@@ -48,8 +47,9 @@ class Peers:
 
     def refusal(self, peer: str) -> tuple[str, str] | None:
         """Return why an address may not have one more connection, as the audit log says it, or count that as opened."""
-        if self.connections[peer] >= MOST_OF_ONE:
-            return "connections", f"{self.connections[peer]} connections from this address"
+        free = MOST_CONNECTIONS - self.connections.total()
+        if self.connections[peer] >= free:
+            return "connections", f"{self.connections[peer]} connections from this address, and {free} free ones"
         now = self._clock()
         whole_at = max(now, self._whole_at.get(peer, 0.0)) + 1 / NEW_A_SECOND
         if whole_at - now > NEW_AT_ONCE / NEW_A_SECOND + 1e-6:
@@ -95,10 +95,7 @@ class LimitedProtocol(HttpToolsProtocol):
         peers = _peers_of(self.server_state)
         super().connection_made(transport)
         peer = peer_name(self.client[0] if self.client else "")
-        refusal = peers.refusal(peer)
-        if refusal is None and len(self.connections) > MOST_CONNECTIONS:
-            refusal = "connections", f"{len(self.connections) - 1} connections"
-        if refusal is not None:
+        if (refusal := peers.refusal(peer)) is not None:
             self._note(*refusal)
             transport.write(_BUSY)
             transport.close()

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("text_image_similarity")
 
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
-_REFUSAL_S, _BYTE_S = 0.0005, 2e-9  # about what a request costs that is refused or needs no key, and each byte of its body
+_REFUSAL_S, _BYTE_S = (
+    0.0005,
+    2e-9,
+)  # about what a request costs that is refused or needs no key, and each byte of its body
 _MISSING_KEY = Note("key_refused", "unauthorized", "there is no key")
 _REFUSED_KEY = Note("key_refused", "unauthorized", "the key is unknown")
 
@@ -108,8 +111,7 @@ class Gate:
             if work is not None and scope["method"] == "POST" and (refusal := self.pool.refusal()) is not None:
                 raise refusal
             body.check()
-            if work is None and (pause_s := self._pause_s(scope, client)):
-                await asyncio.sleep(pause_s)
+            await self._wait_for_turn(scope, client)
             await self.app(scope, body.receive, reply.send)
         except ClientLeftError:
             await reply.leave()
@@ -131,9 +133,10 @@ class Gate:
             self._record(scope, headers, call, reply.status, work)
             self.auditor.write(scope, call, reply.status)
 
-    def _pause_s(self, scope: Scope, client: str) -> float:
-        """Return how long a request waits that needs no key: nobody may take the time of others with them."""
-        return self.patience.pause_s(client, _REFUSAL_S) if _find_route(self.open_routes, scope) is not None else 0.0
+    async def _wait_for_turn(self, scope: Scope, client: str) -> None:
+        """Let a request that needs no key wait, if it must: nobody may take the time of others with them."""
+        if _find_route(self.open_routes, scope) is not None and (pause_s := self.patience.pause_s(client, _REFUSAL_S)):
+            await asyncio.sleep(pause_s)
 
     def _log_of(self, scope: Scope, search: BaseRoute | None) -> Log | None:
         """Return what writes a match request's entry."""
