@@ -48,6 +48,7 @@ from text_image_similarity.service.search import thumbnails as small_images
 from text_image_similarity.service.search import upkeep as upkeep_of
 from text_image_similarity.service.search.results import Results, key_of
 from text_image_similarity.service.search.scans import Scans
+from text_image_similarity.service.search.threads import Threads
 from text_image_similarity.service.search.thumbnails import Thumbnails
 from text_image_similarity.service.search.upkeep import Upkeep
 from text_image_similarity.service.telemetry.metrics import Metrics
@@ -788,6 +789,32 @@ def test_no_image_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path:
             for id in "pq":
                 problem(client.get(f"/v1/catalogs/c/products/{id}/image"), 404, "not_found")
         assert host.connections == 0
+
+
+@in_a_loop
+async def test_a_client_that_asks_much_leaves_threads_of_a_catalogue_to_the_others() -> None:
+    threads, go_on, order = Threads("shop", 2, HANG_S), Event(), []
+
+    async def ask(client: str, number: int) -> None:
+        current.set(client)
+        await threads.run(lambda: (go_on.wait(HANG_S), order.append(client)))
+
+    async def ask_at_once() -> None:
+        current.set("good")
+        await threads.run(order.append, "at once")
+
+    asked = [asyncio.create_task(ask("bad", number)) for number in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.create_task(ask_at_once())
+    waiting = asyncio.create_task(ask("good", 0))
+    await asyncio.sleep(0)
+    go_on.set()
+    await waiting
+    assert order[0] == "at once"
+    assert order.index("good") < 4
+    threads.close()
+    done, _ = await asyncio.wait(asked, timeout=HANG_S)
+    assert len(done) == 20  # what had not begun is cancelled
 
 
 def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
+from ..clients import current
 from ..problems import ProblemError
+from ..shares import FairQueue
 
 T = TypeVar("T")
 
 
 class Threads:
-    """Some threads that wait for a database.
+    """Some threads that wait for a database, for clients in turn; one client leaves a thread to the others.
 
     Args:
         name: Whose they are, as messages call it.
@@ -24,6 +27,8 @@ class Threads:
     def __init__(self, name: str, most: int, timeout_s: float) -> None:
         self._name, self._timeout_s = name, timeout_s
         self._executor = ThreadPoolExecutor(most, f"wait-{name}")
+        self._turns = FairQueue(lambda _, task: self._executor.submit(task), most, most_of_one=max(1, most - 1))
+        self._asked: set[Future[Any]] = set()
 
     async def run(self, work: Callable[..., T], *given: Any) -> T:
         """Do something on a thread. What takes too long goes on there, unless it has not begun.
@@ -31,13 +36,30 @@ class Threads:
         Raises:
             ProblemError: `catalog_unavailable`: it takes too long.
         """
+        done: Future[T] = Future()
+        self._asked.add(done)
+        self._turns.put(current.get(), partial(_settle, done, work, *given))
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._executor, work, *given)
+                return await asyncio.wrap_future(done)
         except TimeoutError as exc:
             detail = f"{self._name}: not answered within the service's {self._timeout_s:g} s"
             raise ProblemError("catalog_unavailable", detail, retry_after_s=1) from exc
+        finally:
+            self._asked.discard(done)
 
     def close(self) -> None:
         """End the threads when they have done what they do."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+        for done in tuple(self._asked):
+            done.cancel()
+
+
+def _settle(done: Future[T], work: Callable[..., T], *given: Any) -> None:
+    """Do something whose result a future waits for, unless nobody does any more."""
+    if not done.set_running_or_notify_cancel():
+        return
+    try:
+        done.set_result(work(*given))
+    except BaseException as exc:
+        done.set_exception(exc)
