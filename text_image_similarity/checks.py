@@ -35,7 +35,7 @@ def true_or_false(name: str, value: object) -> None:
 def seconds(name: str, value: object, least: float) -> None:
     """Raise a `ConfigError` unless a setting is a number of seconds from `least` to a day."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 86_400:
-        raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400, a day")
+        raise ConfigError(f"{name}={value!r} must be a number of seconds from {least:g} to 86400 (one day)")
 
 
 def is_text_encoding(name: object) -> bool:

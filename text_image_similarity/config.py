@@ -241,7 +241,7 @@ class Config:
         if self.proxy is not None and not (proxy and 0 < int(proxy[2]) < 65536):
             raise ConfigError(  # without the value, which may hold a password
                 "proxy must look like http://host:port or http://user:password@host:port, with http, https, socks5 or "
-                "socks5h; in a user or a password write %40 for @, %3A for : and %2F for /"
+                "socks5h; in the user name or password, write %40 for @, %3A for : and %2F for /"
             )
         if self.triton_url is not None and not _SERVER.fullmatch(str(self.triton_url)):
             raise ConfigError(
@@ -266,7 +266,7 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
     if not address or (address[1] is not None and not 0 < int(address[1]) < 65536):
         raise ConfigError(  # without the value, which may hold a password
             "embedding_cache must look like redis://host:port/database or redis://user:password@host:port/database, with "
-            "redis or rediss; in a user or a password write %40 for @, %3A for : and %2F for /"
+            "redis or rediss; in the user name or password, write %40 for @, %3A for : and %2F for /"
         )
 
 

@@ -173,7 +173,7 @@ def as_image(image: ImageLike) -> Image.Image:
         return image
     if not isinstance(image, np.ndarray):
         raise TypeError(
-            f"an image is a PIL image, an array (h, w, 3) uint8 or encoded bytes, not {type(image).__name__}"
+            f"an image must be a PIL image, an array (h, w, 3) uint8 or encoded bytes, not {type(image).__name__}"
         )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"an image array must be (h, w, 3) uint8, not {image.shape} {image.dtype}")

@@ -97,9 +97,7 @@ class FolderLock:
                     with open_own(self._note, "w") as file:
                         json.dump(_myself(), file)
                 return
-        raise TableError(
-            f"{self._folder} cannot be made: a file is in its place, or something removes it again and again"
-        )
+        raise TableError(f"{self._folder} cannot be created: a file is in its place, or something keeps removing it")
 
     def remove(self) -> None:
         """Remove the lock's own files while it is held: who waits for it, finds that it is gone, and makes its own."""
@@ -183,7 +181,7 @@ class Workspace:
         if found := changes({**then, "versions": header["versions"]}, header):
             raise UsageError(
                 f"{self._folder} holds {len(lines) - 1:,} finished parts of a run that differs: {'; '.join(found)}. "
-                "Go on with what it was, or drop the parts with --restart (start='restart')"
+                "Resume with the earlier settings, or discard the parts with --restart (start='restart')"
             )
         if found := changes(then.get("versions", {}), header["versions"]):
             warning = f"some rows were scored by other versions, which may move last digits: {'; '.join(found)}"
@@ -273,7 +271,7 @@ class Workspace:
                 with self._path(part.number).open("rb") as file:
                     digest = digest_of(file.read())
                 if part.number != len(parts) or digest != part.digest:
-                    raise ValueError("its content is not what it was")
+                    raise ValueError("its content has changed")
             except (OSError, ValueError, TypeError) as exc:
                 logger.warning(
                     "part %d of %s is lost (%s); it and all later parts will be scored again",

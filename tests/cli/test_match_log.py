@@ -116,7 +116,7 @@ def test_old_entries_are_removed(run: Run) -> None:
         (("--summary", "--prune", "1"), "not allowed with argument --summary"),
         (("--prune", "1", "--since", "2026-11-28"), "takes no --since"),
         (("--export", "log.csv"), "export it to .jsonl or .parquet"),
-        (("--log", "missing.sqlite"), "there is no log of matches at missing.sqlite"),
+        (("--log", "missing.sqlite"), "there is no match log at missing.sqlite"),
     ],
 )
 def test_what_cannot_be_asked(run: Run, arguments: tuple[str, ...], message: str) -> None:

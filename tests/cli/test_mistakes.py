@@ -29,7 +29,7 @@ MISTAKES = {
     "score none.csv out.csv": "none.csv does not exist in ",
     "score folder out.csv": "folder holds no table; name a table, or a folder of",
     "score in.csv out": "cannot tell the format of out; give it one of the extensions .csv",
-    "score in.csv in.csv": "in.csv is the input too and would be overwritten; name another output",
+    "score in.csv in.csv": "in.csv is also the input and would be overwritten; name another output",
     "score in.csv mine.csv": "mine.csv was not written by this command; name another output, or replace it with --force",
     "score in.csv none/out.csv": "the folder none does not exist",
     "score captions.csv out.csv": "did you mean 'captions'?",

@@ -510,7 +510,7 @@ def test_a_picture_that_no_request_can_carry_costs_one_row(tmp_path: Path, servi
         summary = score_csv(tmp_path / "in.csv", tmp_path / "out.parquet", CONFIG, engine=used)
     assert summary.failures == {"too_many_bytes": 1}
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
-    assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service takes"
+    assert rows[1]["error"] == "too_many_bytes: a request of 40,170 bytes, more than the service accepts"
     assert [len(pairs) for pairs in service.asked] == [1, 1]
     assert max(int(head.get("content-length", 0)) for head in service.heads) < 30_000
     # A proxy before the service may take less than the service does: not three pairs, of two only one.

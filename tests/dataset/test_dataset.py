@@ -423,7 +423,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
 
 def test_a_set_of_the_hub_out_of_reach_is_known_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(TableError, match="jxie/flickr8k is not in the local cache and the hub is out of reach"):
+    with pytest.raises(TableError, match="jxie/flickr8k is not in the local cache and the hub cannot be reached"):
         read_dataset("jxie/flickr8k", split="train")
 
 

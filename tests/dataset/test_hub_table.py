@@ -79,7 +79,7 @@ def test_a_split_in_the_cache_is_a_table(tmp_path: Path) -> None:
 
 def test_a_set_that_cannot_be_had_is_known_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    with pytest.raises(TableError, match="some/photos is not in the local cache and the hub is out of reach"):
+    with pytest.raises(TableError, match="some/photos is not in the local cache and the hub cannot be reached"):
         score("hf:some/photos@test", tmp_path / "out.parquet")
     with pytest.raises(UsageError, match="is not the name of a data set"):
         score("hf:@test", tmp_path / "out.parquet")
@@ -106,7 +106,7 @@ def test_files_of_the_hub_are_read_from_its_cache(tmp_path: Path, snapshot: Path
     with pytest.raises(UsageError, match=r"none\.tar does not exist"):
         open_table("hf://datasets/some/shards/none.tar")
     for name in ("some/others", "some/shards@other"):
-        with pytest.raises(TableError, match="not in the hub's cache and the hub is out of reach"):
+        with pytest.raises(TableError, match="not in the hub's cache and the hub cannot be reached"):
             open_table(f"hf://datasets/{name}/x.tar")
 
 

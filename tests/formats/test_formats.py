@@ -544,7 +544,7 @@ class TestSeveralFiles:
             UsageError,
             "'caption' is missing in .*; it has the columns: url, ' caption'; is ' caption' meant",
         ),
-        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; say so with --encoding utf-32"),
+        ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; add --encoding utf-32"),
         ("in.csv.gz", b"url,caption\n", TableError, "is not compressed with gzip, as its name says"),
         (
             "in.csv.gz",

@@ -217,9 +217,9 @@ def test_damaged_compression_is_told_from_a_cut(tmp_path: Path) -> None:
     assert str(found[2][1]).startswith("truncated: s.tgz ends at byte")
     (tmp_path / "s.tgz").write_bytes(data[:150_000] + b"\xff" * 100 + data[150_100:])
     last = rows(opened(tmp_path / "s.tgz"))[-1]
-    assert str(last[1]).startswith("corrupt: s.tgz is not valid gzip behind byte")
+    assert str(last[1]).startswith("corrupt: s.tgz is not valid gzip after byte")
     (tmp_path / "s.tgz").write_bytes(make_tar(TWO))
-    assert str(rows(opened(tmp_path / "s.tgz"))[0][1]).startswith("corrupt: s.tgz is not valid gzip behind byte 0")
+    assert str(rows(opened(tmp_path / "s.tgz"))[0][1]).startswith("corrupt: s.tgz is not valid gzip after byte 0")
 
 
 @given(st.integers(0, 8191), st.binary(min_size=1, max_size=600))

@@ -127,7 +127,7 @@ def test_a_value_that_the_common_type_cannot_hold_is_told_with_its_file(tmp_path
         pq.write_table(pa.table({"url": ["x"], "caption": ["y"], "at": value}), tmp_path / "t" / f"{name}.parquet")
     with pytest.raises(
         TableError,
-        match=r"a\.parquet has a value that does not fit the type which its column has in the other files",
+        match=r"a\.parquet has a value that does not fit the type of its column in the other files",
     ):
         score(tmp_path / "t", tmp_path / "out.parquet")
 

@@ -324,7 +324,11 @@ def test_arguments_that_cannot_be_used_are_named(
         (5, {}, "place must be a path or a URL, not an int"),
         ("", {}, "place='' cannot be a catalogue; name a folder"),
         ("a\0b", {}, "cannot be a catalogue"),
-        ("s3://bucket/shop", {}, "s3://bucket/shop cannot be a catalogue: it is in a folder, or in PostgreSQL"),
+        (
+            "s3://bucket/shop",
+            {},
+            "s3://bucket/shop cannot be a catalogue: a catalogue is a folder, or is in PostgreSQL",
+        ),
         ("postgresql://me:secret@[", {}, "^place is not a URL that can be read: Invalid IPv6 URL$"),
         (":memory:", {"store": "qdrant://host:port/shop"}, "^store is not a URL that can be read: Port could not"),
         (":memory:", {"store": 5}, "store=5 is not one of sqlite, lancedb"),

@@ -212,7 +212,7 @@ def test_a_generation_that_is_dropped_while_it_is_built(tmp_path: Path) -> None:
         def drop(*_: int) -> None:
             other.drop()
 
-        with pytest.raises(DatabaseError, match="generation 2 was dropped meanwhile, by another process"):
+        with pytest.raises(DatabaseError, match="generation 2 has been dropped by another process"):
             builder.reindex("dim", encoder=DimEncoder(), progress=drop)
         rows = other._session.ledger.database.read("SELECT count(*) FROM picture WHERE generation = 2")
         assert rows == [(0,)]

@@ -335,7 +335,7 @@ def test_a_table_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> Non
         def touch(*_: int) -> None:
             os.utime(table, ns=(1, 1))
 
-        with pytest.raises(TableError, match="was changed while it was read; run the same command again"):
+        with pytest.raises(TableError, match="was changed while it was being read; run the same command again"):
             catalog.add_table(table, progress=touch)
         assert len(catalog) == 3
 

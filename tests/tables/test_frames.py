@@ -292,7 +292,7 @@ def test_references_are_those_of_records() -> None:
     records = [Record(str(LISTS["url"][0]), text, references=("red",)) for text in ("red", "green")]
     expected = [result.similarity for result in score_pairs(records, config, encoder=ColourEncoder())]
     assert scored["similarity"][0] == expected
-    with pytest.raises(ConfigError, match="col_references is for score='ref_clipscore'"):
+    with pytest.raises(ConfigError, match="col_references works only with score='ref_clipscore'"):
         score(pd.DataFrame(LISTS), col_references="people")
     with pytest.raises(ConfigError, match="score_frame without col_references"):
         score_frame(pd.DataFrame(LISTS), config)

@@ -468,7 +468,7 @@ def test_an_input_that_changes_under_the_run_is_noticed(folder: Path) -> None:
             with (folder / "in.csv").open("a") as file:
                 file.write("099,red.png,red\n")
 
-    with pytest.raises(TableError, match="was changed while it was scored"):
+    with pytest.raises(TableError, match="was changed while it was being scored"):
         score(folder, progress=append)
     assert not (folder / "out.csv").exists()
     with pytest.raises(UsageError, match="input_rows was 95 and is 96"):

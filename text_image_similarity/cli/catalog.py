@@ -66,14 +66,18 @@ def _create(actions: Subparsers) -> None:
         metavar="NAME[:KIND]",
         action="append",
         default=[],
-        help="declare a field that products have beside name and images, of the kind `text` (without KIND), `number`, `bool`, `date`, "
-        "or `texts` for lists; may be given again",
+        help="declare a field that products have besides a name and images, of kind `text` (the default), `number`, `bool`, `date`, "
+        "or `texts` for lists; may be repeated",
     )
-    parser.add_argument("--fields-from", metavar="TABLE", help="declare the other columns of a table, by their values")
+    parser.add_argument(
+        "--fields-from",
+        metavar="TABLE",
+        help="declare the other columns of a table as fields, with kinds that fit their values",
+    )
     parser.add_argument(
         "--store",
         metavar="KIND",
-        help="what searches: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`, see docs/catalog.md#stores; by "
+        help="where vectors are stored and searched: `sqlite`, `lancedb`, `lancedb:URI`, `qdrant://HOST:PORT/NAME` or `pgvector`, see docs/catalog.md#stores; by "
         "default `sqlite` in a folder and `pgvector` in PostgreSQL",
     )
     add_model_options(parser)
@@ -88,7 +92,7 @@ def run_create(options: argparse.Namespace) -> int:
     from ..search.opening import is_catalog
 
     if is_catalog(options.catalog):
-        raise UsageError(f"there is a catalogue at {options.catalog} already; add to it, or name another place")
+        raise UsageError(f"there is already a catalogue at {options.catalog}; add to it, or name another place")
     declared = {field.name: field for field in _guessed(options)} | {
         field.name: field for field in map(declared_field, options.field)
     }
@@ -116,13 +120,16 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="read images that failed again, after TABLE or without one",
+        help="retry images that failed earlier, after TABLE or without it",
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 4 if any product was refused or any image failed"
     )
     parser.add_argument(
-        "--report", metavar="PAGE", type=Path, help="page to write about what was added, refused, and failed"
+        "--report",
+        metavar="PAGE",
+        type=Path,
+        help="HTML page to write, with the products added and refused and the images that failed",
     )
     add_force(parser)
     add_table_options(parser)
@@ -207,7 +214,7 @@ def run_delete(options: argparse.Namespace) -> int:
 
 def _show(actions: Subparsers) -> None:
     parser = _reading(actions, "show", "Say what a catalogue holds, or what is known of a product.", run_show)
-    parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it the catalogue itself is shown")
+    parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it, the catalogue itself is shown")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 
 
@@ -256,7 +263,7 @@ def _summary(catalog: Catalog, place: str) -> str:
 
 def _export(actions: Subparsers) -> None:
     parser = _reading(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
-    parser.add_argument("out", metavar="OUT", help="table to write, in the format its name says")
+    parser.add_argument("out", metavar="OUT", help="table to write, in the format that its suffix names")
     parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
     add_product_columns(parser, images="column for the references to images; by default `images`")
     add_force(parser)

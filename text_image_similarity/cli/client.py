@@ -26,27 +26,27 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--service-url",
         metavar="URL",
-        help="let the service there score the rows, such as `http://host:8000`; `--model` then names one of its models, "
-        "and how images are fetched and encoded is its own, see docs/service-tables.md",
+        help="URL of a service that scores the rows, such as `http://host:8000`; `--model` then names one of its "
+        "models, and its settings decide how images are fetched and encoded, see docs/service-tables.md",
     )
     add(
         "--service-connections",
         metavar="N",
         type=int,
         default=8,
-        help="requests to the service at one time",
+        help="requests to the service at the same time",
     )
     add(
         "--service-key-file",
         metavar="FILE",
         type=Path,
-        help=f"file with the API key that the service asks for; by default the environment variable `{_KEY}`",
+        help=f"file with the API key for the service; by default the environment variable `{_KEY}`",
     )
     add(
         "--compare",
         metavar="FILE",
         type=Path,
-        help="before scoring, measure single requests against batch requests, and write the result to a small CSV, see "
+        help="before scoring, compare the speed of single requests with that of batch requests, and write the result to a small CSV file, see "
         "docs/service-tables.md#single-requests-against-batches",
     )
 
@@ -101,7 +101,7 @@ def compare(options: argparse.Namespace, config: Config, engine: Engine | None) 
 
     assert isinstance(engine, ServiceEngine)
     if len(again(options.caption_col)) > 1 or options.references_col:
-        raise UsageError("--compare takes one --caption-col, and no --references-col")
+        raise UsageError("--compare needs a single --caption-col, and no --references-col")
     found = compare_table(
         options.in_path, (options.url_col, next(iter(again(options.caption_col)), None)), config, engine
     )

@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("out_path", metavar="OUT", help="table to write, such as vectors.parquet")
     add = command.add_argument_group(INPUT).add_argument
     add("--of", choices=("images", "captions"), default="images", help="what is encoded")
-    add("--col", metavar="COLUMN", help="column of images or captions; by default the one that `score` would take")
+    add("--col", metavar="COLUMN", help="column of images or captions; by default the one that `score` would use")
     add_dialect(command)
     add_base_dir(command)
     add_model_options(command)
@@ -52,13 +52,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "file to write the vectors to as well, as one float32 matrix, a row of OUT each; one that failed is NaN"
     add("--npy", metavar="FILE", type=Path, help=text)
     add_force(command)
-    add("--overwrite-column", action="store_true", help="replace columns `embedding` and `error` that IN has already")
+    add(
+        "--overwrite-column",
+        action="store_true",
+        help="replace the columns `embedding` and `error` if IN has them already",
+    )
     add_drop_columns(command)
     group = command.add_argument_group(RUN)
     add_field(group, Config, "chunk_size")
-    text = "start from the first row; without it a run resumes from the parts that an earlier one finished"
+    text = "start from the first row; by default, a run resumes from the parts that an earlier run finished"
     group.add_argument("--restart", action="store_true", help=text)
-    text = "end with 4 once more rows than this have failed, as in `score`"
+    text = "stop with exit code 4 once more rows than this have failed, as in `score`"
     group.add_argument("--max-failures", metavar="N|P%", help=text)
     add_log_options(command)
     command.set_defaults(run=run, interrupted="finished parts are kept, and the same command resumes from them")

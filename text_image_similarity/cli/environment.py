@@ -26,7 +26,7 @@ def arguments_of(
 ) -> Iterator[str]:
     """Yield the arguments that variables stand for, of options that the command line does not have.
 
-    An option that may be given again takes several values, separated by spaces; a flag is `true` or `false`. An empty variable counts
+    An option that may be repeated takes several values, separated by spaces; a flag is `true` or `false`. An empty variable counts
     as missing.
 
     Args:

@@ -45,7 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="SOURCE",
         help="a table that `score` reads, a folder with train.parquet, metadata.jsonl or captions.txt, or a hub id such as jxie/flickr8k",
     )
-    option("--split", help="`train`, `validation` or `test`, of a source that has splits; by default all of it")
+    option("--split", help="`train`, `validation` or `test`, if the source has splits; by default, the whole source")
     add_model_options(command)
     add_column_options(command)
     add_fetch_options(command)
@@ -56,23 +56,28 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--rating-col",
         metavar="COLUMN",
         action="append",
-        help="compare scores with people's ratings in this column instead; may be given again",
+        help="compare scores with people's ratings in this column instead; may be repeated",
     )
     option(
         "--calibrate",
         metavar="FOLDER",
         nargs="?",
         const="",
-        help="save what a cosine of this model means as `calibration.json`, in the model's folder or in FOLDER",
+        help="save a calibration, which turns this model's cosines into probabilities, as `calibration.json` in the model's folder or in FOLDER",
     )
     option(
         "--against",
         metavar="MODEL",
-        help="measure this model on the same images too, and say how sure the differences are, how alike both rank pairs, and "
-        "which pairs they rank most differently",
+        help="also measure this model on the same images, and report how certain the differences are, how similarly both "
+        "models rank pairs, and which pairs they rank most differently",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
-    option("--report", metavar="PAGE", type=Path, help="page to write about two models, with the pairs' images")
+    option(
+        "--report",
+        metavar="PAGE",
+        type=Path,
+        help="HTML page to write that compares the two models, with the images of pairs",
+    )
     add_force(command)
     add_log_options(command)
     command.set_defaults(run=run)

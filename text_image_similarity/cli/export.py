@@ -26,7 +26,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("export", help=text, description=text)
     option = command.add_argument
     option("model", metavar="MODEL", help="hub id, local folder or alias of the model; with --check-only, the export")
-    option("out", metavar="OUT", nargs="?", help="folder to write, complete or not at all; not with --check-only")
+    option(
+        "out",
+        metavar="OUT",
+        nargs="?",
+        help="folder to write, which appears only when it is complete; not with --check-only",
+    )
     add_field(command, ExportOptions, "to")
     add_field(command, ExportOptions, "precision")
     add_field(command, ExportOptions, "recipe")
@@ -40,8 +45,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--check-only",
         action="store_true",
-        help="compare an export with what its source said when it was made, on this machine, and write nothing; with --check-data "
-        "the source must be at hand",
+        help="check on this machine that an export still gives the results that its source gave when it was made, and write "
+        "nothing; with --check-data, the source itself is needed",
     )
     add_log_options(command)
     command.set_defaults(run=run)
@@ -50,7 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.check_only == (options.out is not None):
-        raise UsageError("name OUT, or check an export that is there with --check-only")
+        raise UsageError("name OUT, or check an existing export with --check-only")
     # Here, so that `--help` and a wrong option answer at once.
     from ..export import check_export, export_model
 

@@ -20,21 +20,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "Write the rows of a scored table whose score is high enough."
     command = commands.add_parser("filter", help=text, description=text)
     option = command.add_argument
-    option("in_path", metavar="SCORED", help="a table that `score` wrote, or another one with a column of numbers")
-    option("out_path", metavar="OUT", nargs="?", help="table to write, in the format its name says; not with --plan")
+    option("in_path", metavar="SCORED", help="a table that `score` wrote, or any other table with a column of numbers")
+    option(
+        "out_path",
+        metavar="OUT",
+        nargs="?",
+        help="table to write, in the format that its suffix names; not with --plan",
+    )
     rule = command.add_mutually_exclusive_group()
     rule.add_argument("--min", dest="min_score", metavar="X", type=float, help="keep rows with at least this score")
     rule.add_argument(
         "--top",
         metavar="N|P%",
-        help="keep so many rows, those of the highest scores, such as `10000`, or `30%` of the rows that have a score; of equal "
-        "scores the first rows stay",
+        help="keep this many rows with the highest scores, such as `10000`, or `30%` of the rows that have a score; among equal "
+        "scores, the first rows are kept",
     )
     rule.add_argument(
         "--probability",
         metavar="P",
         type=float,
-        help="keep rows that match at least this probably: by the column `probability` if there is one, else by a calibration, see "
+        help="keep rows whose probability of matching is at least this: from the column `probability` if there is one, otherwise from a calibration, see "
         "docs/thresholds.md",
     )
     rule.add_argument("--drop-failed", action="store_true", help="keep all rows that have a score")
@@ -42,10 +47,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--calibration",
         metavar="FOLDER",
-        help="folder with the `calibration.json` that `evaluate --calibrate` wrote; by default that of the model which scored the "
+        help="folder with the `calibration.json` that `evaluate --calibrate` wrote; by default, that of the model that scored the "
         "table",
     )
-    option("--plan", action="store_true", help="show what different thresholds would keep, and write nothing")
+    option("--plan", action="store_true", help="show how many rows different thresholds would keep, and write nothing")
     add_dialect(command)
     add_force(command)
     add_log_options(command)

@@ -24,7 +24,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         metavar="N",
         type=int,
         default=0,
-        help="how many images may fail now that the model which answers has vectors of",
+        help="how many images may fail although the current model has vectors for them",
     )
     add_encoding_options(parser)
     parser.set_defaults(interrupted="what is built is kept, and the same command resumes from there")
@@ -37,17 +37,17 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
     add_reading_options(add_action(actions, "drop", text, run_drop))
     text = "Measure how much of what is nearest the store finds, on these products and under filters of your own."
     parser = add_reading_options(add_action(actions, "check", text, run_check))
-    parser.add_argument("--recall", metavar="N", type=int, default=100, help="queries to ask")
+    parser.add_argument("--recall", metavar="N", type=int, default=100, help="how many queries to run")
     parser.add_argument(
-        "--where", metavar="FILTER", action="append", default=[], help="a filter, as for `match`; may be given again"
+        "--where", metavar="FILTER", action="append", default=[], help="a filter, as for `match`; may be repeated"
     )
 
     text = "Learn from judged pairs what a similarity means here, so that matches have a probability."
     parser = add_action(actions, "calibrate", text, run_calibrate)
     parser.add_argument("pairs", metavar="PAIRS", help="a table of queries, products, and whether they match")
     add = parser.add_argument
-    add("--text-col", metavar="COLUMN", help="column of texts that were looked for")
-    add("--image-col", metavar="COLUMN", help="column of references to images that were looked for")
+    add("--text-col", metavar="COLUMN", help="column of the texts that were searched for")
+    add("--image-col", metavar="COLUMN", help="column of paths or URLs of the images that were searched for")
     add("--product-col", metavar="COLUMN", default="product", help="column of the products' ids")
     add(
         "--match-col",

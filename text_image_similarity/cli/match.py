@@ -33,20 +33,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("match", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")
-    option("texts", metavar="TEXT", nargs="*", help="words to look for; without any term, products are listed")
+    option("texts", metavar="TEXT", nargs="*", help="words to search for; without any search term, products are listed")
     option(
         "--image",
         metavar="FILE",
         action="append",
         default=[],
-        help="an image to look for, a path or a URL; may be given again",
+        help="an image to search for: a path or a URL; may be repeated",
     )
     option(
         "--like",
         metavar="ID",
         action="append",
         default=[],
-        help="a product to look for others like; may be given again",
+        help="id of a product, to find others like it; may be repeated",
     )
     add_ranking_options(command)
     option("--top-k", metavar="N", type=int, default=10, help="products to show, 1 to 1,000")
@@ -55,15 +55,17 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FIELD",
         action="append",
         default=[],
-        help="count the values of a field among all products found; may be given again",
+        help="count the values of a field among all products found; may be repeated",
     )
-    option("--sort", metavar="FIELD", help="order by a field instead, `-FIELD` with the highest first")
-    option("--group", action="store_true", help="show only the best one of the variants of a product")
-    option("--after", metavar="CURSOR", help="show the next page, whose cursor the page before it names")
+    option("--sort", metavar="FIELD", help="sort by a field instead; `-FIELD` puts the highest values first")
+    option("--group", action="store_true", help="show only the best variant of each product")
+    option("--after", metavar="CURSOR", help="show the next page, with the cursor that the previous page printed")
     option("--json", action="store_true", help="write one JSON object")
-    option("--html", metavar="OUT", type=Path, help="page to write about what was found, with images")
+    option(
+        "--html", metavar="OUT", type=Path, help="HTML page to write that shows the products found, with their images"
+    )
     add_force(command)
-    option("--model", metavar="MODEL", help="model for a table, by default `mini`; a catalogue has one of its own")
+    option("--model", metavar="MODEL", help="model for a table, by default `mini`; a catalogue has its own")
     add_table_options(command)
     add_encoding_options(command)
     command.set_defaults(run=run)
@@ -72,18 +74,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def add_ranking_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which products count, and how they are ranked."""
     option = parser.add_argument
-    option("--without", metavar="TEXT", action="append", default=[], help="words that lead away; may be given again")
+    option("--without", metavar="TEXT", action="append", default=[], help="words to steer away from; may be repeated")
     option(
         "--where",
         metavar="FILTER",
-        help='which products count, such as `category = "Footwear" and price <= 90`, or the same as JSON',
+        help='which products to search, such as `category = "Footwear" and price <= 90`, or the same as JSON',
     )
-    option("--min-similarity", metavar="X", type=float, help="the lowest cosine that counts, -1 to 1")
+    option("--min-similarity", metavar="X", type=float, help="lowest cosine that a product may have, -1 to 1")
     option(
         "--fusion",
         choices=("sum", "rrf"),
-        help="how several terms become one ranking: `sum` of their vectors, or `rrf`, by ranks, "
-        "with words in names and descriptions as one list more; by default `sum`, or `rrf` where no product that counts has an image",
+        help="how several terms become one ranking: `sum` adds their vectors; `rrf` fuses their "
+        "ranks with those of a word search in names and descriptions; by default `sum`, or `rrf` if none of the products searched has an image",
     )
 
 
@@ -132,7 +134,7 @@ def _open(options: argparse.Namespace, config: Config) -> Catalog:
     if not is_source(options.catalog):
         if options.model is not None:
             raise UsageError(
-                f"--model is for tables, and {options.catalog} has a model of its own; to change it: text-image-similarity catalog "
+                f"--model is only for tables, and {options.catalog} has its own model; to change it: text-image-similarity catalog "
                 f"reindex {shlex.quote(options.catalog)} --model {shlex.quote(options.model)}"
             )
         return open_catalog(options.catalog, config=config)

@@ -26,7 +26,7 @@ _DAY_S = 86_400.0
 
 def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the action to those of `catalog`."""
-    text = "Show the latest entries of the log of matches, or its figures; export it; or remove what is old."
+    text = "Show the latest entries of the match log, or its figures; export it; or remove what is old."
     parser = add_reading_options(add_action(actions, "log", text, run_log))
     parser.add_argument(
         "--log",
@@ -37,20 +37,22 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
     chosen.add_argument(
         "--summary",
         action="store_true",
-        help="show how many searches there were, how many found nothing, how fast, and how many led to a click",
+        help="show how many searches there were, how many found nothing, how fast they were, and how many led to a click",
     )
     chosen.add_argument("--export", metavar="OUT", help="write the entries with their events, as .jsonl or .parquet")
     chosen.add_argument(
         "--train",
         metavar="OUT",
-        help="write what was looked for, and the image of what was clicked, as a table that `train` reads",
+        help="write each search text with the image that was clicked, as a table that `train` reads",
     )
-    chosen.add_argument("--prune", metavar="DAYS", type=_days, help="remove entries that are older, with their events")
+    chosen.add_argument(
+        "--prune", metavar="DAYS", type=_days, help="remove entries that are older than this, with their events"
+    )
     parser.add_argument(
         "--since",
         metavar="DATE",
         type=_date,
-        help="leave out what is older: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless it says otherwise",
+        help="leave out entries that are older than this: a day such as 2026-11-28, or a time such as 2026-11-28T12:00, in UTC unless it has another offset",
     )
     parser.add_argument("--json", action="store_true", help="write one JSON object")
     add_force(parser)
@@ -59,7 +61,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
 def run_log(options: argparse.Namespace) -> int:
     """Show, export or shorten a log."""
     if options.prune is not None and options.since is not None:
-        raise UsageError("--prune removes what is older than so many days, and takes no --since")
+        raise UsageError("--prune takes the age in days itself; leave out --since")
     from ..search.match_log import open_match_log
 
     with open_match_log(options.log or options.catalog, create=False) as log:

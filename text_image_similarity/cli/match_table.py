@@ -25,23 +25,33 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
     option("in_path", metavar="IN", help="a table that `score` reads")
-    option("out_path", metavar="OUT", help="table to write, in the format its name says")
-    option("--text-col", metavar="COLUMN", help="column of texts to look for")
-    option("--image-col", metavar="COLUMN", help="column of references to images to look for")
+    option("out_path", metavar="OUT", help="table to write, in the format that its suffix names")
+    option("--text-col", metavar="COLUMN", help="column of texts to search for")
+    option("--image-col", metavar="COLUMN", help="column of paths or URLs of images to search for")
     add_ranking_options(command)
     add_dialect(command)
     add_field(command, Config, "chunk_size")
     option(
         "--restart",
         action="store_true",
-        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
+        help="start from the first row; by default, a run resumes from the parts that an earlier run finished",
     )
     add_force(command)
-    option("--overwrite-column", action="store_true", help="replace columns that IN has already and OUT gets")
+    option(
+        "--overwrite-column", action="store_true", help="replace columns of IN that have the same names as the results"
+    )
     add_drop_columns(command)
-    option("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
-    option("--max-failures", metavar="N|P%", help="end with 4 once more rows than this have failed, as in `score`")
-    option("--strict", action="store_true", help="exit with 4 if any row failed; without it only if all did")
+    option(
+        "--work-dir",
+        metavar="FOLDER",
+        help="folder that keeps finished parts until OUT is complete; by default next to OUT",
+    )
+    option(
+        "--max-failures",
+        metavar="N|P%",
+        help="stop with exit code 4 once more rows than this have failed, as in `score`",
+    )
+    option("--strict", action="store_true", help="exit with 4 if any row failed; by default, only if all rows failed")
     add_encoding_options(command)
     command.set_defaults(run=run, interrupted="finished parts are kept, and the same command resumes from them")
 
@@ -49,7 +59,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.text_col is None and options.image_col is None:
-        raise UsageError("name the column of texts with --text-col, that of images with --image-col, or both")
+        raise UsageError("name the column of texts with --text-col, the column of images with --image-col, or both")
     config = replace(config_of(options), model="mini")
     from ..search import AWAY, Query, Term, open_catalog
     from ..search.filters import parse_filter

@@ -48,7 +48,7 @@ def _is_image(place: str) -> bool:
 def run_one_off(options: argparse.Namespace) -> int:
     """Print the score of each caption, and return the exit code: 1 if one has none."""
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
-        raise UsageError("a single image is scored in this process by one model, without --engine and --service-url")
+        raise UsageError("a single image is scored in this process by one model; leave out --engine and --service-url")
     config = config_of(options)
     # Here, so that a wrong option answers before torch is loaded.
     from ..pipeline import score_pairs

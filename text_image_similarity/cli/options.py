@@ -38,13 +38,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
     group = parser.add_argument_group(MODEL)
     if several:
         text = field_texts(Config).get("model", "").removesuffix(".")
-        text = f"{text[:1].lower()}{text[1:]}; may be given again, and each then has its own column, such as `similarity_mini`"
+        text = f"{text[:1].lower()}{text[1:]}; may be repeated, and each then has its own column, such as `similarity_mini`"
         group.add_argument("--model", action=_Again, metavar="MODEL", help=text)
         group.add_argument(
             "--ensemble",
             choices=("mean", "probability"),
-            help="add a column `similarity` of several models together: the `mean` of their scores, or of the probabilities that "
-            "their `calibration.json` give",
+            help="add a column `similarity` that combines several models: the `mean` of their scores, or with `probability` the "
+            "mean of the probabilities that their `calibration.json` files give",
         )
     else:
         add_field(group, Config, "model", default=None)  # None says that nobody chose one
@@ -77,8 +77,8 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
         type=limit,
         action="append",
         default=[],
-        help=f"what one row may cost or reach, such as `total_s=60`, `max_bytes=50MiB` or `allow_private_addresses=true`; "
-        f"may be given again. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}, see "
+        help=f"a limit on what one row may use or access, such as `total_s=60`, `max_bytes=50MiB` or `allow_private_addresses=true`; "
+        f"may be repeated. The limits are {', '.join(f'`{field.name}`' for field in fields(Limits))}, see "
         "docs/command_line.md#limits",
     )
 
@@ -160,18 +160,18 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
     add(
         "--url-col",
         metavar="COLUMN",
-        help="column of images or of references to them; by default a column of images known by its name and type, else `url`, see "
+        help="column of images, or of paths or URLs of images; by default a column of images identified by its name and type, otherwise `url`, see "
         "docs/tables.md#which-columns",
     )
     text = "column of captions; by default `caption`"
     if several:
-        text += "; may be given again, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
+        text += "; may be repeated, and each then has its own columns `similarity_COLUMN` and `error_COLUMN`"
         add("--caption-col", metavar="COLUMN", action=_Again, help=text)
         add(
             "--references-col",
             metavar="COLUMN",
             action=_Again,
-            help="column of reference captions, for `--score ref_clipscore`: lists, lists in JSON, or texts; may be given again",
+            help="column of reference captions, for `--score ref_clipscore`: lists, JSON lists or text; may be repeated",
         )
     else:
         add("--caption-col", metavar="COLUMN", help=text)
@@ -186,7 +186,7 @@ class _Again(argparse.Action):
 
 
 def again(value: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return what an option that may be given again holds."""
+    """Return what an option that may be repeated holds."""
     return value or ()
 
 
@@ -218,7 +218,7 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=seconds,
         default=60.0,
-        help="seconds between log lines about progress when stderr is not a terminal or gets JSON; 0 disables them",
+        help="seconds between log lines about progress, if stderr is not a terminal or the log is JSON; 0 disables them",
     )
     add("--quiet", action="store_true", help="show neither progress nor a closing table, only warnings and errors")
 
@@ -263,7 +263,7 @@ def add_drop_columns(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="column of IN that OUT comes without, such as one of images; may be given again",
+        help="column of IN to leave out of OUT, such as a column of images; may be repeated",
     )
 
 
@@ -282,7 +282,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
     if any(path.resolve() == Path(other).resolve() for other in besides if other is not None):
-        raise UsageError(f"{path} is a file of the run itself and would be overwritten; name another one")
+        raise UsageError(f"{path} is used by this run and would be overwritten; name another file")
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -297,7 +297,7 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
 def seconds(text: str) -> float:
     """Read a number of seconds from 0 to a day."""
     if not 0 <= (value := float(plain_number(text))) <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400, a day")
+        raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400 (one day)")
     return value
 
 

@@ -60,9 +60,13 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
     """Add the options that name the columns of a table of products."""
     add = parser.add_argument_group(INPUT).add_argument
     add("--id-col", metavar="COLUMN", default="id", help="column of the products' ids")
-    add("--name-col", metavar="COLUMN", help="column of their names; by default `name`, and '' for none")
+    add("--name-col", metavar="COLUMN", help="column of the products' names; by default `name`; '' for none")
     add("--image-col", metavar="COLUMN", action="append", default=[], help=images)
-    add("--description-col", metavar="COLUMN", help="column of more words; by default `description`, and '' for none")
+    add(
+        "--description-col",
+        metavar="COLUMN",
+        help="column of further text, such as a description; by default `description`; '' for none",
+    )
     add("--group-col", metavar="COLUMN", help="column of what variants of a product share; by default `group`")
     add(
         "--field-col",
@@ -70,7 +74,7 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
         type=field_column,
         action="append",
         default=[],
-        help="column of a declared field, if it is not called like the field; `FIELD=` leaves the field out; may be given again",
+        help="column of a declared field, if it has another name than the field; `FIELD=` leaves the field out; may be repeated",
     )
 
 
@@ -78,7 +82,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a table of products is read."""
     add_product_columns(
         parser,
-        images="column of references to images; may be given again, and '' is for products without images; by default the first of "
+        images="column of references to images; may be repeated, and '' is for products without images; by default the first of "
         "`images`, `image`, `image_url` and `url`",
     )
     add_dialect(parser)

@@ -71,9 +71,11 @@ def _summary_of(scored: str) -> dict[str, Any]:
     except FileNotFoundError:
         found = {"output": scored}
     except (OSError, ValueError) as exc:
-        raise UsageError(f"{path} cannot be read ({exc}); delete it to leave out what it says of the run") from exc
+        raise UsageError(
+            f"{path} cannot be read ({exc}); delete it to make a report without facts about the run"
+        ) from exc
     if not isinstance(found, dict):
-        raise UsageError(f"{path} is not a summary; delete it to leave out what it says of the run")
+        raise UsageError(f"{path} is not a summary; delete it to make a report without facts about the run")
     return found
 
 

@@ -55,12 +55,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "in_path",
         metavar="IN",
         help=".csv, .tsv, .jsonl (also .gz, .zst), .parquet or .tar: a file, a folder, a pattern, or an fsspec URL such as s3://...; a folder of "
-        "images with captions; or a data set of the hub, hf:OWNER/NAME@SPLIT",
+        "images with captions; or a data set on the hub, hf:OWNER/NAME@SPLIT",
     )
     command.add_argument(
         "out_path",
         metavar="OUT|CAPTION",
-        help="table to write, in the format its name says; or a folder, for a file each. If IN is an image, such as photo.jpg, this is "
+        help="table to write, in the format that its suffix names; or a folder, which gets one file for each file of IN. If IN is an image, such as photo.jpg, this is "
         "its caption, and its score is printed",
     )
     command.add_argument("captions", metavar="CAPTION", nargs="*", default=[], help="further captions of the image IN")
@@ -93,7 +93,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         type=setting,
         action="append",
         default=[],
-        help="a setting of the engine, such as `spark.master=local[4]` or `concurrency=8`; may be given again",
+        help="a setting of the engine, such as `spark.master=local[4]` or `concurrency=8`; may be repeated",
     )
     add_client_options(parser)
     parser.add_argument_group(OUTPUT).add_argument(
@@ -122,7 +122,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         action="store_const",
         const="restart",
         default="resume",
-        help="start from the first row; without it a run resumes from the parts that an earlier one finished",
+        help="start from the first row; by default, a run resumes from the parts that an earlier run finished",
     )
     start.add_argument(
         "--retry-failed",
@@ -135,21 +135,25 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument_group(OUTPUT).add_argument("--overwrite-column", action="store_true", help=text)
     _add_probability(parser.add_argument_group(OUTPUT))
     add = group.add_argument
-    add("--work-dir", metavar="FOLDER", help="where parts are kept until OUT is complete; by default beside OUT")
+    add(
+        "--work-dir",
+        metavar="FOLDER",
+        help="folder that keeps finished parts until OUT is complete; by default next to OUT",
+    )
     add(
         "--max-failures",
         metavar="N|P%",
-        help="end with 4 once more rows than this have failed, such as `1000`, or `5%` of those so far; it is looked at after every "
-        "part, finished parts are kept, and the same command with another value resumes",
+        help="stop with exit code 4 once more rows than this have failed, such as `1000`, or `5%` of the rows so far; this is "
+        "checked after every part. Finished parts are kept, and the same command with another value resumes",
     )
-    add("--strict", action="store_true", help="exit with 4 if any row has no score; without it only if no row has one")
+    add("--strict", action="store_true", help="exit with 4 if any row has no score; by default, only if no row has one")
 
 
 def _add_probability(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--probability",
         action="store_true",
-        help="add a column `probability`, 0 to 1: how likely each pair matches, by the model's `calibration.json`, see "
+        help="add a column `probability`, 0 to 1: how likely each pair is to match, according to the model's `calibration.json`, see "
         "docs/evaluation.md#what-a-score-means",
     )
     group.add_argument(
@@ -169,7 +173,9 @@ def run(options: argparse.Namespace) -> int:
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):
-        raise UsageError(f"--report is about one table, and {options.out_path} is a folder; name a file to write")
+        raise UsageError(
+            f"--report needs a single table as output, and {options.out_path} is a folder; name a file to write"
+        )
     models = again(options.model)
     if len(models) > 1 or options.ensemble:
         _check_several(options)
@@ -233,7 +239,7 @@ def _check_files(options: argparse.Namespace) -> None:
 def _check_several(options: argparse.Namespace) -> None:
     """Refuse options that cannot go together with several models."""
     if options.service_url is not None or options.engine != "local":
-        raise UsageError("several models score in this process, without --engine and --service-url")
+        raise UsageError("several models can only score in this process; leave out --engine and --service-url")
     if options.report is not None and options.ensemble != "mean":
         raise UsageError("--report shows one score of each pair; with several models add --ensemble mean")
 
@@ -253,7 +259,7 @@ def _engine(options: argparse.Namespace, config: Config) -> AbstractContextManag
 
         return RayEngine(conf)
     if conf:
-        raise UsageError("--engine-conf is for --engine spark and --engine ray")
+        raise UsageError("--engine-conf works only with --engine spark or --engine ray")
     return nullcontext()
 
 

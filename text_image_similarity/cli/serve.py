@@ -55,34 +55,34 @@ def _port(text: str) -> int:
 def add_service_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that make the service's settings."""
     add = parser.add_argument_group("server").add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` is all addresses of the machine")
+    add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` listens on all addresses of the machine")
     add(
         "--port",
         type=_port,
         metavar="N",
         default=8000,
-        help="port to listen on; 0 takes a free one, which the log names",
+        help="port to listen on; 0 picks a free port, which the log shows",
     )
     add(
         "--allowed-host",
         dest="allowed_hosts",
         metavar="NAME",
         action="append",
-        help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, beside "
-        "addresses and `localhost`; may be given again. By default any, or `localhost` alone where `--host` is a loopback address",
+        help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, besides "
+        "IP addresses and `localhost`; may be repeated. By default any name, or only `localhost` if `--host` is a loopback address",
     )
     add(
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with one API key a line, as it is or as JSON with a name, a role and a filter, see "
-        "docs/catalog-service.md#keys; clients must send one of them. By default the keys are in the "
-        f"environment variable `{KEYS_VARIABLE}`, separated by commas",
+        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter, see "
+        "docs/catalog-service.md#keys; clients must send one of them. By default, the keys come from "
+        f"the environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
         "--audit-log",
         metavar="FILE",
-        help="file that a JSON line is appended to for each refused key, blocked address, limit that was hit and change of a "
+        help="audit log: a file that gets a JSON line for each refused key, blocked address, exceeded limit and change to a "
         "catalogue, or `-` for stderr, see docs/service-security.md#the-audit-log; by default the environment variable "
         f"`{AUDIT_VARIABLE}`",
     )
@@ -115,7 +115,7 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("max_queue", "max_inflight", "max_pairs"):
         add_field(group, Settings, name)
-    add("--max-body-mb", type=int, metavar="N", default=32, help="longest body of a request, in MiB")
+    add("--max-body-mb", type=int, metavar="N", default=32, help="largest body of a request, in MiB")
     add_field(group, Settings, "request_timeout_s", type=seconds)
     add_field(group, Settings, "drain_delay_s", type=seconds)
 
@@ -129,14 +129,14 @@ def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         default=MAX_PIXELS,
-        help="largest image of a request, in pixels; `--limit max_pixels=...` is the same",
+        help="largest image in a request, in pixels; `--limit max_pixels=...` is the same",
     )
     add(
         "--max-bytes",
         type=int,
         metavar="N",
         default=MAX_BYTES,
-        help="largest file of an image, in bytes; `--limit max_bytes=...` is the same",
+        help="largest image file in a request, in bytes; `--limit max_bytes=...` is the same",
     )
 
 
@@ -149,8 +149,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         dest="models",
         metavar="[NAME=]MODEL[@REVISION]",
         action="append",
-        help="hub id, folder or alias of a model, and the name that requests give it; may be given again, the first is the "
-        "default. By default `fast`, and `accurate` on its first request",
+        help="hub id, folder or alias of a model, with the name that requests use for it; may be repeated, the first is the "
+        "default. By default, `fast` is loaded at the start and `accurate` on its first request",
     )
     add("--lazy", action="store_true", help="load models other than the first on their first request")
     add_field(group, Settings, "model_memory", metavar="SIZE", type=_memory)
@@ -160,7 +160,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
         action="append",
         default=[],
-        help="a name whose requests are shared between models, for canaries; may be given again",
+        help="a name whose requests are shared between models, for canaries; may be repeated",
     )
     add_field(group, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
 
@@ -175,8 +175,8 @@ def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]PLACE",
         action="append",
         default=[],
-        help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, and the "
-        "name that requests give it; may be given again, the first is the default",
+        help="catalogue to search, a folder or `postgresql://...`, or a table of products, which is read into memory, with "
+        "the name that requests use for it; may be repeated, the first is the default",
     )
     add_field(group, Settings, "match_log")
     add_field(group, Settings, "log_queries")
@@ -199,7 +199,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         UsageError: One is wrong.
     """
     if ("allow_local_files", True) in options.limits:
-        raise UsageError("--limit allow_local_files=true is not for a service, which never reads local files")
+        raise UsageError("--limit allow_local_files=true cannot be used with a service, which never reads local files")
     given = {"max_pixels": options.max_pixels, "max_bytes": options.max_bytes} | dict(options.limits)
     options.limits = list(given.items())
     base = config_of(options)

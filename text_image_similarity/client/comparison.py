@@ -69,7 +69,9 @@ def compare_table(
     engine.start(config)
     rows = list(islice(filter(engine.sends, _first_rows(source, columns, config.dialect)), 2 * MOST + 1))
     if len(rows) < 3:
-        raise UsageError(f"{source} has fewer than three rows that the service can be asked about, too few to compare")
+        raise UsageError(
+            f"{source} has fewer than three rows that can be sent to the service, which is too few to compare"
+        )
     engine.score_some(rows[:1])  # the first request is slower than the others
     half = (len(rows) - 1) // 2
     return _compared(engine, rows[1::2][:half], rows[2::2][:half])

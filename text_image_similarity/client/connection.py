@@ -179,7 +179,7 @@ class Connection:
             if exc.code is not ErrorCode.TOO_MANY_BYTES:
                 raise
             raise TableError(
-                f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is something else in its place?"
+                f"the service at {self.url} answered with more than {MOST_ANSWER:,} bytes; is another program listening there?"
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
@@ -192,7 +192,7 @@ class Connection:
             )
         if response.is_redirect:
             raise UsageError(
-                f"the service at {self.url} is elsewhere: {path_to(response)}; give the URL that it answers at itself"
+                f"the service at {self.url} answered with a redirect, {path_to(response)}; give the URL that it redirects to"
             )
         return _answer(response)
 
@@ -209,7 +209,7 @@ def _check_redirect(response: httpx.Response) -> None:
             http_url(response.headers["location"], response.request.url)
         except ValueError as exc:
             raise UsageError(
-                f"the service at {response.request.url} is elsewhere, at no URL that can be used: {exc}"
+                f"the service at {response.request.url} redirects to a URL that cannot be used: {exc}"
             ) from exc
 
 
@@ -231,7 +231,7 @@ def _checked(url: str) -> str:
     try:
         found = http_url(url)
         if found.query or found.fragment:
-            raise ValueError("there is a query or a fragment in it")
+            raise ValueError("it has a query or a fragment")
     except ValueError as exc:  # the URL is not shown: what stands before an @ may be a password
         raise ConfigError(f"the service's URL must look like http://host:8000: {exc}") from exc
     return url.strip(" ").rstrip("/")
@@ -241,5 +241,5 @@ def _authorization(api_key: str | None) -> dict[str, str]:
     if api_key is None:
         return {}
     if not (api_key.isascii() and api_key.isprintable() and api_key.strip() == api_key != ""):
-        raise ConfigError("the API key is empty, or has spaces around it or characters that no header can hold")
+        raise ConfigError("the API key is empty, or has spaces around it or characters that an HTTP header cannot hold")
     return {"Authorization": f"Bearer {api_key}"}

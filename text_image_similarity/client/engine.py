@@ -102,7 +102,7 @@ class ServiceEngine:
         """
         if theirs := settings_of_the_service(config):
             raise ConfigError(
-                f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave the default"
+                f"{', '.join(theirs)} would have no effect here: the service uses its own settings; leave these at their defaults"
             )
         pair_score(config, "a service")
         self._service.connect(config.proxy, config.ca_file)
@@ -148,8 +148,8 @@ class ServiceEngine:
         now = self._info_now()  # None of a replica that has not loaded it
         if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
-                f"{self._name} at {self._service.url} is another model than when this run began; put the earlier one "
-                "back, or score the table from the start with --restart (start='restart')"
+                f"{self._name} at {self._service.url} is not the same model as when this run began; restore the "
+                "earlier model, or score the table from the start with --restart (start='restart')"
             )
         return results
 
@@ -262,8 +262,8 @@ class ServiceEngine:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError) as exc:
             raise TableError(
-                f"{self._service.url} answered {asked} otherwise than a text-image-similarity service of this version "
-                f"does ({type(exc).__name__}: {printable(str(exc))[:300]}); is something else in its place, or before it?"
+                f"{self._service.url} did not answer {asked} like a text-image-similarity service of this "
+                f"version ({type(exc).__name__}: {printable(str(exc))[:300]}); is another program or a proxy listening there?"
             ) from exc
 
 
@@ -286,7 +286,7 @@ def _result(said: dict[str, Any], limits: tuple[float, float]) -> ScoreResult:
     low, high = limits
     values = [float(value) for value in (said["similarity"], *(said.get("by_model") or {}).values())]
     if not all(low <= value <= high for value in values):
-        raise ValueError(f"a score is not in {low:g} to {high:g}, but {values}")
+        raise ValueError(f"a score is not between {low:g} and {high:g}: {values}")
     return ScoreResult(values[0], by_model=tuple(values[1:]))
 
 
@@ -305,5 +305,5 @@ def _changed(settings: Config | Limits) -> list[str]:
 
 def _too_large(size: int) -> ScoreResult:
     return ScoreResult.failed(
-        RowError(ErrorCode.TOO_MANY_BYTES, f"a request of {size:,} bytes, more than the service takes")
+        RowError(ErrorCode.TOO_MANY_BYTES, f"a request of {size:,} bytes, more than the service accepts")
     )

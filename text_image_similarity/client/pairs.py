@@ -69,4 +69,4 @@ class Pairs:
 
 
 def _never(request: httpx.Request) -> httpx.Response:
-    raise AssertionError(f"{request.url} is the service's to fetch")
+    raise AssertionError(f"{request.url} must be fetched by the service, not here")

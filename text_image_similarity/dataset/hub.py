@@ -116,7 +116,7 @@ def _require_cached(name: str, cache: Path, problem: Exception) -> None:
         reason = str(problem).strip().splitlines()[-1]
         raise UsageError(f"{name} is neither a file or folder here nor a data set available on the hub: {reason}")
     raise TableError(
-        f"data set {name} is not in the local cache and the hub is out of reach ({type(problem).__name__}).\n"
+        f"data set {name} is not in the local cache and the hub cannot be reached ({type(problem).__name__}).\n"
         "Your options:\n"
         "  local files:      a folder with train.parquet, validation.parquet and test.parquet, or one such file\n"
         "  a filled cache:   load the set with the library `datasets` on a machine with network,\n"

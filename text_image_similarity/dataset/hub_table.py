@@ -111,5 +111,5 @@ class HubTable:
             try:
                 (batch,) = table.to_batches()
             except ValueError as exc:
-                raise TableError(f"{self.place} holds rows that are too large to be read together") from exc
+                raise TableError(f"{self.place} has rows that are too large to be read in one batch") from exc
             yield ArrowRows(batch)

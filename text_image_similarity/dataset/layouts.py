@@ -127,8 +127,8 @@ def _rows_of(
         folder = split_name(PurePosixPath(str(name)).parts[0]) if name else split
         if folder not in splits:
             raise TableError(
-                f"{where} ({name}) lies in none of the folders {', '.join(sorted(splits))}; move its image to one, or give "
-                f"{table.name} itself, whose rows are then one set"
+                f"{where} ({name}) is in none of the folders {', '.join(sorted(splits))}; move its image into one of them, "
+                f"or give {table.name} itself to use all its rows as one set"
             )
         if folder == split:
             yield where, tuple(values)
@@ -139,7 +139,7 @@ def _warn_of_others(folder: str, tables: Mapping[str, SplitTable]) -> None:
     read = {table.name for table in tables.values()}
     for path in [] if is_url(folder) else sorted(local_path(folder).glob("*/metadata.*")):
         if ending_of(path.name) and str(path) not in read:
-            logger.warning("%s is not read: %s takes its place", path, ", ".join(sorted(read)))
+            logger.warning("%s is ignored: %s takes its place", path, ", ".join(sorted(read)))
 
 
 def _captions(folder: str, files: Sequence[str], dialect: Dialect | None) -> dict[str, SplitTable]:

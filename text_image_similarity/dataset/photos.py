@@ -47,7 +47,7 @@ def merge_photos(
         left = len({key for key, _ in keyed}) - len(photos)
         if left and names[number] in wanted:
             logger.warning(
-                "%s: %d of %d photos of the split %s are in a later split too and were left out",
+                "%s: %d of %d photos of the split %s are also in a later split and were left out",
                 *(source, left, left + len(photos), names[number]),
             )
         found.append([image for image in photos.values() if image.captions])

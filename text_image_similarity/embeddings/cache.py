@@ -89,7 +89,7 @@ class EmbeddingCache:
         """Go on without the file: a full disk or a broken cache costs time, not rows."""
         if not self._broken:
             self._broken = True
-            logger.warning("the embedding cache cannot be used any longer, the run continues without it: %s", exc)
+            logger.warning("the embedding cache can no longer be used; the run continues without it: %s", exc)
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -115,7 +115,7 @@ def _set_up(file: sqlite3.Connection) -> None:
     (application,) = file.execute("PRAGMA application_id").fetchone()
     tables = file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and application != _APPLICATION:
-        raise sqlite3.DatabaseError("it is a database of something else")
+        raise sqlite3.DatabaseError("it is the database of another program")
     if not tables:
         file.execute("PRAGMA page_size = 16384")  # holds several embeddings
     file.execute("PRAGMA journal_mode = WAL")

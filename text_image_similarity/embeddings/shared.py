@@ -133,10 +133,10 @@ class SharedEmbeddings:
 
     def _tell(self, exc: Exception | None) -> None:
         if exc is None:
-            logger.info("the embedding cache %s is used again", self._shown)
+            logger.info("the embedding cache %s is back in use", self._shown)
         else:
             reason = " ".join(str(exc).split())
-            logger.warning("the embedding cache %s is left aside for a while: %s", self._shown, reason)
+            logger.warning("the embedding cache %s is not used for the time being: %s", self._shown, reason)
         self._watch("off" if exc is not None else "on")
 
 

@@ -113,7 +113,7 @@ def calibration_folder(config: Config, folder: str | PathLike[str] | None = None
     path = Path(str(config.model) if folder is None else folder).expanduser()
     if folder is None and (str(config.model) == "mini" or not path.is_dir()):
         raise UsageError(
-            f"model {config.model} has no folder of yours to keep a calibration in; name one for calibration.json"
+            f"model {config.model} is not a local folder that could hold a calibration; name a folder for calibration.json"
         )
     if not path.is_dir() or not os.access(path, os.W_OK):
         raise UsageError(f"{path} is not a folder that can be written to; name another one for calibration.json")

@@ -149,7 +149,7 @@ def count_failure(failures: Counter[str], error: str) -> None:
     """Count what was left out by its code; the log hears the reason of the first of each code."""
     code = error.partition(":")[0]
     if code not in failures:
-        logger.warning("left out: %s; further ones of this code are only counted", error)
+        logger.warning("left out: %s; further failures with this code are only counted", error)
     failures[code] += 1
 
 

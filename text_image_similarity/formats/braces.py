@@ -32,7 +32,7 @@ def expand_braces(place: str) -> list[str]:
     pieces.append([place[at:]])
     names = ["".join(one) for one in islice(product(*pieces), _MOST + 1)]
     if (count := len(names)) > _MOST:
-        raise UsageError(f"{place} stands for more than {_MOST:,} files")
+        raise UsageError(f"{place} expands to more than {_MOST:,} files; write a narrower pattern")
     return names if count else [place]
 
 
@@ -41,7 +41,7 @@ def _alternatives(found: re.Match[str], place: str) -> Sequence[str]:
         return found[3].split(",")
     first, last = int(found[1]), int(found[2])
     if abs(last - first) >= _MOST:
-        raise UsageError(f"{place} stands for more than {_MOST:,} files")
+        raise UsageError(f"{place} expands to more than {_MOST:,} files; write a narrower pattern")
     width = max(len(found[1]), len(found[2])) if "0" in (found[1][0], found[2][0]) else 0
     step = 1 if last >= first else -1
     return [f"{number:0{width}}" for number in range(first, last + step, step)]

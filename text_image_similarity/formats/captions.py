@@ -93,8 +93,8 @@ def _fields(line: str, layout: _Layout, where: str, *, quoted: bool) -> tuple[st
     if quoted and caption.startswith('"'):
         if caption.count('"') % 2:
             raise TableError(
-                f"{where} opens a quote and does not close it; a caption must stand on one line; if quotation marks belong to the "
-                "text, add --quoting none"
+                f"{where} opens a quote and does not close it; a caption must stand on one line; if the quotation marks are part "
+                "of the text, add --quoting none"
             )
         if whole := _QUOTED.fullmatch(caption):
             caption = whole[1].replace('""', '"')

@@ -37,7 +37,7 @@ def check_columns(
     for name in names:
         if name not in columns:
             raise UsageError(
-                f"column {name!r} is missing in {place}; it has the columns: {list_columns(columns)}{_hint(columns, name, options)}"
+                f"column {name!r} is missing from {place}; it has the columns: {list_columns(columns)}{_hint(columns, name, options)}"
             )
         if (count := columns.count(name)) > 1:
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")

@@ -198,8 +198,8 @@ class DelimitedTable:
             if not self._warned and all(line.count(delimiter) == len(row) - 1 for line in lines):
                 self._warned = True
                 logger.warning(
-                    "%s is read as one row; if quotation marks belong to the text, each of its lines is a row: then add "
-                    "--quoting none (Dialect(quoting='none')), else --quoting minimal",
+                    "%s is read as one row; if the quotation marks are part of the text, add --quoting none "
+                    "(Dialect(quoting='none')) to read each line as a row, otherwise --quoting minimal",
                     where,
                 )
 

@@ -74,10 +74,10 @@ def format_of(place: str) -> Format:
             inner = format_of(name.removesuffix(ending))
             if inner.kind == "tar" and codec != "gzip":
                 raise UsageError(
-                    f"{place}: a tar file may be compressed with gzip alone; decompress it, or name it .tar.gz"
+                    f"{place}: gzip is the only compression supported for tar files; decompress it, or name it .tar.gz"
                 )
             if inner.kind == "parquet":
-                raise UsageError(f"{place}: a Parquet file is compressed inside; name it .parquet")
+                raise UsageError(f"{place}: Parquet files are compressed internally; name it .parquet")
             return Format(inner.kind, codec)
     for ending, kind in _KINDS.items():
         if name.endswith(ending):

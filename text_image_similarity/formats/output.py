@@ -104,7 +104,7 @@ def writer_for(
     found = format_of(place)
     if found.kind == "tar":
         raise UsageError(
-            f"{place}: tar files are read but not written; name a table, such as {place.removesuffix(ending_of(place))}.parquet"
+            f"{place}: tar files can be read but not written; name a table, such as {place.removesuffix(ending_of(place))}.parquet"
         )
     columns = schema.names if columns is None else columns
     _check_bytes(place, schema)
@@ -123,7 +123,7 @@ def _check_bytes(place: str, schema: pa.Schema, way: str = "first") -> None:
     for column in schema:
         if holds_bytes(column.type):
             raise UsageError(
-                f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can; name an output that ends in "
+                f"column {column.name!r} ({column.type}) holds bytes, which only Parquet can store; name an output that ends in "
                 f".parquet, or leave the column out {way.format(column.name)}"
             )
 

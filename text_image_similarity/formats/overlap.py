@@ -22,7 +22,7 @@ def check_apart(source: str, *places: str) -> None:
     for place in places:
         wanted = canonical(place)
         if wanted in files:
-            raise UsageError(f"{place} is the input too and would be overwritten; name another output")
+            raise UsageError(f"{place} is also the input and would be overwritten; name another output")
         is_folder = files != [table] or (not is_url(source) and local_path(source).is_dir())
         in_folder = is_folder and wanted.rpartition("/")[0] == table
         if in_folder or _matches(wanted.split("/"), table.split("/")):

@@ -147,7 +147,7 @@ class ParquetTable:
             ]
         except pa.ArrowException as exc:
             raise TableError(
-                f"{file} has a value that does not fit the type which its column has in the other files: {exc}"
+                f"{file} has a value that does not fit the type of its column in the other files: {exc}"
             ) from exc
         return pa.record_batch(columns, schema=wanted)
 
@@ -178,14 +178,14 @@ def _common(one: list[pa.Field], other: list[pa.Field], places: tuple[str, str])
     elif names[0] != names[1]:
         apart = [name for name in dict.fromkeys([*names[1], *names[0]]) if names[0].count(name) != names[1].count(name)]
         found = f"not both have: {', '.join(map(repr, apart))}" if apart else "the order of their columns differs"
-        raise TableError(f"{places[1]} has other columns than {places[0]}; {found}")
+        raise TableError(f"{places[1]} has different columns from {places[0]}; {found}")
     kinds = [common_type(a.type, b.type) for a, b in zip(one, other, strict=True)]
     apart = [
         f"{b.name!r} ({b.type}, there {a.type})" for a, b, kind in zip(one, other, kinds, strict=True) if kind is None
     ]
     if apart:
         raise TableError(
-            f"{places[1]} has columns of other types than {places[0]}: {', '.join(apart)}; cast them to one type"
+            f"{places[1]} has columns whose types differ from those in {places[0]}: {', '.join(apart)}; cast them to one type"
         )
     return [
         a.with_type(kind).with_nullable(a.nullable or b.nullable) for a, b, kind in zip(one, other, kinds, strict=True)

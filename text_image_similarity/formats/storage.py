@@ -259,7 +259,7 @@ def _expand_path(path: Path) -> list[str]:
         return _plain_files(entries, str(path), (found.name for found in path.rglob("*")))
     if path.exists():
         if not path.is_file():
-            raise UsageError(f"{path} is not a regular file, which is needed to read it twice")
+            raise UsageError(f"{path} is not a regular file; it has to be one, because it is read twice")
         return [str(path)]
     if _WILD.search(str(path)):
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may start at any folder
@@ -303,9 +303,9 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
             _check_partition(name, Path(name).parts[-1:])
             ending = next(filter(None, map(ending_of, inside)), None)
             if ending is None:
-                raise UsageError(f"{folder} holds the folder {name}, and no table in it or its folders")
+                raise UsageError(f"{folder} contains the folder {name}, but no table, not even in its subfolders")
             raise UsageError(
-                f"{folder} holds the folder {name}; name the files by a pattern such as {folder.rstrip('/')}/**/*{ending}; relative "
+                f"{folder} contains the folder {name}; name the files with a pattern such as {folder.rstrip('/')}/**/*{ending}; relative "
                 f"image paths then start from {folder}"
             )
     return shards_among([name for name, _ in shown])
@@ -323,6 +323,6 @@ def _unpartitioned(pattern: str, found: list[str]) -> list[str]:
 def _check_partition(name: str, folders: Sequence[str]) -> None:
     for folder in filter(_PARTITION.fullmatch, folders):
         raise UsageError(
-            f"{name} belongs to the partition {folder}, whose column stands in no file and would be lost; write the "
+            f"{name} belongs to the partition {folder}, whose column is in none of the files and would be lost; write the "
             "table as one with pandas or Spark, or score one partition at a time, each named in full"
         )

@@ -162,7 +162,7 @@ def check_images(table: Table, name: str, place: str) -> None:
     if texts and all(texts):
         raise UsageError(
             f"column {name!r} of {place} holds text stored as bytes, such as {texts[0]!r}, and no images "
-            f"({table.schema.field(name).type}); if it is references, cast them to strings (in pandas, with .str.decode('utf-8'))"
+            f"({table.schema.field(name).type}); if these are paths or URLs, cast them to strings (in pandas, with .str.decode('utf-8'))"
         )
 
 

@@ -173,7 +173,7 @@ class TarStream:
             raise self._ends() from exc
         except (gzip.BadGzipFile, zlib.error) as exc:
             raise RowError(
-                ErrorCode.CORRUPT, f"{self._name} is not valid gzip behind byte {self._at} of its content: {exc}"
+                ErrorCode.CORRUPT, f"{self._name} is not valid gzip after byte {self._at} of its content: {exc}"
             ) from exc
         self._at += size - left
         return b"".join(pieces)
@@ -183,7 +183,7 @@ class TarStream:
 
     def _damaged(self, at: int) -> RowError:
         return RowError(
-            ErrorCode.CORRUPT, f"{self._name} has a damaged header at byte {at}, and is not read from there on"
+            ErrorCode.CORRUPT, f"{self._name} has a damaged header at byte {at}, and is not read any further"
         )
 
 

@@ -68,7 +68,7 @@ def open_text(place: str, *, encoding: str | None = None, errors: str = "strict"
             raise TableError(f"{place} is {found}")
         if encoding is None:
             if head.startswith(_UTF32):
-                raise TableError(f"{place} is UTF-32; say so with --encoding utf-32 (Dialect(encoding=...))")
+                raise TableError(f"{place} is UTF-32; add --encoding utf-32 (Dialect(encoding=...))")
             encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
         elif codecs.lookup(encoding).name == "utf-8":
             encoding = "utf-8-sig"
@@ -98,7 +98,7 @@ def _expanded(place: str, raw: Hashed) -> io.BufferedReader:
     if codec is None:
         return buffered
     if (head := buffered.peek(4)) and not head.startswith(_MAGIC[codec]):
-        raise TableError(f"{place} is not compressed with {codec}, as its name says; take the ending off its name")
+        raise TableError(f"{place} is not compressed with {codec}, as its name says; remove the suffix from its name")
     from pyarrow import CompressedInputStream
 
     return io.BufferedReader(cast(io.RawIOBase, CompressedInputStream(cast(IO[bytes], buffered), codec)), 1 << 16)

@@ -46,7 +46,9 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
     """
     ours, theirs = np.asarray(scores, np.float64), np.asarray(ratings, np.float64)
     if ours.ndim != 1 or ours.shape != theirs.shape:
-        raise ValueError(f"scores and ratings must be two rows of one length, not {ours.shape} and {theirs.shape}")
+        raise ValueError(
+            f"scores and ratings must be two arrays of the same length, not {ours.shape} and {theirs.shape}"
+        )
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         raise ValueError("a score or a rating is not finite; leave such pairs out")
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:

@@ -132,7 +132,7 @@ def _warn_if_full(actors: int, cpus: float) -> None:
 
     if ray.is_initialized() and actors * cpus > (total := ray.cluster_resources().get("CPU", 0)) - 1:
         logger.warning(
-            "%d actors of %g CPUs each take all %g CPUs of Ray, and what reads the dataset may wait forever: "
+            "%d actors of %g CPUs each take all %g CPUs of Ray, so reading the dataset may wait forever: "
             "leave at least one CPU, or give Ray more with ray.init(num_cpus=...)",
             actors,
             cpus,
@@ -147,6 +147,6 @@ def _pool_size(concurrency: object) -> dict[str, int]:
         return {}
     if len(sizes) != 2 or not all(type(size) is int and size >= 1 for size in sizes) or sizes[0] > sizes[1]:
         raise ConfigError(
-            f"concurrency={concurrency!r} must be a number of actors, at least 1, or a pair of the fewest and the most"
+            f"concurrency={concurrency!r} must be a number of actors, at least 1, or a pair (fewest, most)"
         )
     return {"min_size": sizes[0], "max_size": sizes[1]}

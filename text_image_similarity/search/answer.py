@@ -109,7 +109,7 @@ def _check_there(session: Session, generation: Generation) -> None:
     """Raise a `DatabaseError` if a generation is gone, and its vectors with it: its store may still be open here."""
     if generation.number not in [each.number for each in session.generations.all()]:
         raise DatabaseError(
-            f"generation {generation.number} was dropped while it answered, by another process; ask the same again"
+            f"generation {generation.number} was dropped by another process during this query; send the query again"
         )
 
 

@@ -71,7 +71,7 @@ def check_url(name: str, place: str, *, one_host: bool = False) -> None:
         parts = urlsplit(place)
         _ = one_host and parts.port
     except ValueError as exc:
-        raise UsageError(f"{name} is not a URL that can be read: {exc}") from None
+        raise UsageError(f"{name} is not a valid URL: {exc}") from None
 
 
 @contextmanager

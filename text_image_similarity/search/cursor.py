@@ -81,7 +81,7 @@ def read_cursor(query: Query, generation: int, types: tuple[type, ...]) -> Curso
     if digest != digest_of(query):
         raise UsageError("after belongs to another query; ask for the first page of this one without it")
     if made_by != generation:
-        raise UsageError("the catalogue answers with another model since that page; ask for the first page again")
+        raise UsageError("the catalogue has switched to another model since that page; request the first page again")
     shown = frozenset(marks[start : start + _MARK] for start in range(0, len(marks), _MARK))
     return Cursor(made_by, (value, id), seen, fusion, shown)
 

@@ -202,7 +202,7 @@ def _read(path: Path, kind: _Kind) -> _Saved:
     except OSError as exc:
         raise DatabaseError(f"the database {path} cannot be read: {exc}") from exc
     except (SafetensorError, ValueError) as exc:
-        raise DatabaseError(f"{path} is damaged or no database: {exc}; build it again") from exc
+        raise DatabaseError(f"{path} is damaged or not a database: {exc}; build it again") from exc
     if metadata.get("checksum") != _checksum(tensors):
         raise DatabaseError(f"{path} is damaged: its checksum is wrong; build it again")
     try:
@@ -224,7 +224,7 @@ def _checked(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> _Sav
     items, failures = contents["items"], contents["failures"]
     embeddings, probes = tensors["embeddings"], tensors["probes"]
     if not all(isinstance(text, str) for text in (*items, *failures, *failures.values())):
-        raise TypeError("its names are not all text")
+        raise TypeError("some of its names are not text")
     if embeddings.dtype != np.float32 or probes.dtype != np.float32 or embeddings.ndim != 2 or probes.ndim != 2:
         raise ValueError("its vectors are not float32 rows")
     if len(embeddings) != len(items) or embeddings.shape[1] != probes.shape[1]:

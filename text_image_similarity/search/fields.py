@@ -68,9 +68,11 @@ class Field:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not 0 < len(self.name) <= 200 or not is_whole(self.name):
-            raise UsageError(f"a field's name must be a text of 1 to 200 characters, not {self.name!r:.60}")
+            raise UsageError(f"a field's name must be text of 1 to 200 characters, not {self.name!r:.60}")
         if self.name.startswith("_") and self.name not in (ID, GROUP, ERROR):
-            raise UsageError(f"the field {self.name!r} begins with _, which is kept for fields that every product has")
+            raise UsageError(
+                f"the field {self.name!r} begins with _, which is reserved for fields that every product has"
+            )
         one_of("kind", self.kind, get_args(FieldKind))
 
     def stored(self, value: object) -> Value | None:
@@ -103,7 +105,7 @@ class Field:
             raise self._wrong("a text", value)
         if len(value) > _MOST_CHARACTERS:
             raise UsageError(
-                f"{self.name!r} is {len(value):,} characters long, and at most {_MOST_CHARACTERS:,} are kept"
+                f"{self.name!r} is {len(value):,} characters long, but at most {_MOST_CHARACTERS:,} can be stored"
             )
         if not is_whole(value):
             raise UsageError(f"{self.name!r} holds a lone surrogate, half of a UTF-16 pair")
@@ -190,12 +192,12 @@ def checked_fields(fields: object) -> tuple[Field, ...]:
         if not isinstance(field, Field):
             raise InputTypeError.of(f"fields[{number}]", "a Field, such as Field('price', 'number')", field)
         if field.name.startswith("_"):
-            raise UsageError(f"the field {field.name!r} is one that every product has already")
+            raise UsageError(f"every product already has a field {field.name!r}; choose another name")
     names = [field.name for field in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"the field {twice!r} is declared twice")
     if len(found) > _MOST_FIELDS:
-        raise UsageError(f"{len(found)} fields are declared, and at most {_MOST_FIELDS} can be")
+        raise UsageError(f"{len(found)} fields are declared, but at most {_MOST_FIELDS} are allowed")
     return found
 
 

@@ -49,7 +49,7 @@ def read_judgements(
         words, reference = (str(row.get(name) or "") if name is not None else "" for name in columns)
         try:
             if bool(words.strip()) == bool(reference.strip()):
-                raise UsageError("a judgement needs a text or an image, and not both")
+                raise UsageError("a judgement needs either a text or an image")
             term = Term(words) if words.strip() else Term(image=locate(reference, config))
             yield Judgement(term, cell_text(row[product], product), _is_match(match, row[match]))
         except (UsageError, RowError) as problem:

@@ -43,7 +43,7 @@ def open_session(
     config = config if model is None else replace(config, model=model)
     check_encoder(encoder)
     if config.score != "cosine":
-        raise UsageError("the similarities of a catalogue are cosines; leave Config.score as it is")
+        raise UsageError("the similarities of a catalogue are cosines; leave Config.score at its default")
     declared = None if fields is None else checked_fields(fields)
     if store is not None:
         check_kind(store, where)
@@ -75,7 +75,9 @@ def _checked_place(place: object) -> str:
     if not where or "\0" in where:
         raise UsageError(f"place={where!r} cannot be a catalogue; name a folder, or postgresql://...")
     if "://" in where and not where.startswith(SERVERS):
-        raise UsageError(f"{where} cannot be a catalogue: it is in a folder, or in PostgreSQL (postgresql://...)")
+        raise UsageError(
+            f"{where} cannot be a catalogue: a catalogue is a folder, or is in PostgreSQL (postgresql://...)"
+        )
     check_url("place", where)
     return where
 
@@ -84,7 +86,7 @@ def _check_store(where: str, ledger: Ledger, store: str | None) -> None:
     ((kept,),) = ledger.database.read("SELECT value FROM setting WHERE name = ?", ("store",))
     if store is not None and store != kept:
         raise UsageError(
-            f"the catalogue {where} has the store {kept}, not {store}, and keeps it; to have another one, make a new catalogue with it, "
+            f"the catalogue {where} has the store {kept}, not {store}, and cannot change it; make a new catalogue with the other store, "
             "export the products of this one (catalog export), and add them there (catalog add)"
         )
 
@@ -136,9 +138,9 @@ def is_catalog(where: str) -> bool:
 
 def _is_catalog(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
-        raise DatabaseError(f"{folder} is a file, and a catalogue is a folder")
+        raise DatabaseError(f"{folder} is a file; name a folder for the catalogue")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
-        raise DatabaseError(f"{folder} is a folder with other things in it, and not a catalogue; name a new one")
+        raise DatabaseError(f"{folder} is a folder with other files in it, not a catalogue; name a new folder")
     return (folder / FILE).is_file()
 
 
@@ -175,7 +177,7 @@ def _make(where: str, fields: tuple[Field, ...], kind: str, identity: ModelIdent
         with suppress(FileExistsError):  # somebody else was faster
             os.link(partial, place)
     except OSError as exc:
-        raise DatabaseError(f"the catalogue {where} cannot be made: {exc.strerror or exc}") from exc
+        raise DatabaseError(f"the catalogue {where} cannot be created: {exc.strerror or exc}") from exc
     finally:
         for path in place.parent.glob(f"{partial.name}*"):
             path.unlink(missing_ok=True)

@@ -36,7 +36,9 @@ _BEGIN = {
     False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
     True: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",  # what was written before its lock was granted is seen
 }
-_LOST = "; check the address, user, password and database, and that the server runs: what was acknowledged is kept"
+_LOST = (
+    "; check the address, user, password and database, and that the server is running; acknowledged records are kept"
+)
 # By the beginning of PostgreSQL's error codes.
 _HINTS = {
     "08": _LOST,
@@ -68,11 +70,11 @@ class Connections:
         from psycopg import sql
 
         if not url.startswith(("postgresql://", "postgres://")):
-            raise UsageError(f"{url!r:.100} is not in PostgreSQL: a place there begins with postgresql://")
+            raise UsageError(f"{url!r:.100} is not a PostgreSQL URL: write postgresql://...")
         self._url, schema = _without_schema(url)
         if not 0 < len(schema.encode()) < 64 or "\0" in schema or schema.startswith("pg_"):
             raise UsageError(
-                f"{schema!r:.100} cannot name a schema of PostgreSQL: take 1 to 63 bytes, not beginning with pg_"
+                f"{schema!r:.100} is not a valid name of a PostgreSQL schema: use 1 to 63 bytes that do not begin with pg_"
             )
         self.schema = schema
         self.quoted = sql.Identifier(schema).as_string()

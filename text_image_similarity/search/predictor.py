@@ -233,7 +233,7 @@ class Predictor:
     def _encode_query(self, query: str) -> Embeddings:
         check_text(query, "the query")
         if not isinstance(query, str) or not query.strip():
-            raise UsageError("the query is empty; say in words what to look for")
+            raise UsageError("the query is empty; describe what to search for")
         (outcome,) = self._scorer.embed_texts([query])
         return _vector(outcome)
 

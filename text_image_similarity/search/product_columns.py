@@ -141,7 +141,7 @@ def read_columns(
     if not chosen.images:
         if (column := _first(_IMAGES, there)) is None:
             raise UsageError(
-                f"{place} has none of the columns {', '.join(map(repr, _IMAGES))}; name that of the images with --image-col, or add "
+                f"{place} has none of the columns {', '.join(map(repr, _IMAGES))}; name the column of images with --image-col, or add "
                 "products without images with --image-col ''"
             )
         images = (column,)
@@ -222,7 +222,7 @@ def cell_text(value: object, column: str) -> str:
         with suppress(ValueError, OverflowError):  # infinite, or of more digits than Python spells out
             value = number_text(value)
     if not isinstance(value, str):
-        raise UsageError(f"{column!r} must be a text, not {value!r:.100}")
+        raise UsageError(f"{column!r} must be text, not {value!r:.100}")
     return value
 
 

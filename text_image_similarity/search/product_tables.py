@@ -108,7 +108,7 @@ class ProductTable:
 
     def check_unchanged(self) -> None:
         if self._state() != self._states:
-            raise TableError(f"{self.place} was changed while it was read; run the same command again")
+            raise TableError(f"{self.place} was changed while it was being read; run the same command again")
 
     def guess_fields(self) -> tuple[Field, ...]:
         there = columns_of(self._table)

@@ -194,14 +194,14 @@ def _plain(value: object) -> object:
         return value.item()
     if isinstance(value, np.ndarray):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} values cannot be kept")
+    raise TypeError(f"{type(value).__name__} values cannot be stored")
 
 
 def _check_text(name: str, value: object, most: int) -> None:
     if not isinstance(value, str):
         raise InputTypeError.of(name, "a text", value)
     if len(value) > most:
-        raise UsageError(f"{name} is {len(value):,} characters long, and at most {most:,} are kept")
+        raise UsageError(f"{name} is {len(value):,} characters long, but at most {most:,} can be stored")
     if not is_whole(value):
         raise UsageError(f"{name} holds a lone surrogate, half of a UTF-16 pair")
 

@@ -52,9 +52,7 @@ class Term:
     def __post_init__(self) -> None:
         given = [name for name in ("text", "image", "product", "vector") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UsageError(
-                f"a Term has a text, an image, a product or a vector, and exactly one; not {given or 'none'}"
-            )
+            raise UsageError(f"a Term needs exactly one of text, image, product and vector, not {given or 'none'}")
         if isinstance(self.weight, bool) or not isinstance(self.weight, (int, float, np.number)):
             raise InputTypeError.of("Term.weight", "a number", self.weight)
         if not 0 < abs(self.weight) <= 10:
@@ -143,7 +141,7 @@ class Query:
         if len(terms) > _MOST_TERMS:
             raise UsageError(f"a query has at most {_MOST_TERMS} terms, not {len(terms)}")
         if terms and all(term.weight < 0 for term in terms):
-            raise UsageError("a query needs a term with a weight above 0, beside what leads away")
+            raise UsageError("a query needs at least one term with a weight above 0")
         object.__setattr__(self, "terms", terms)
         if isinstance(self.top_k, np.integer):
             object.__setattr__(self, "top_k", int(self.top_k))
@@ -171,9 +169,9 @@ class Query:
         if least is not None:
             object.__setattr__(self, "min_similarity", float(least))
         if least is not None and not terms:
-            raise UsageError("min_similarity needs something to be similar to; give a term, or leave it out")
+            raise UsageError("min_similarity has no effect without a term; give a term, or leave it out")
         if self.fusion == "rrf" and (least is not None or self.sort is not None):
-            raise UsageError("fusion='rrf' ranks by ranks: combine min_similarity and sort with fusion='sum'")
+            raise UsageError("fusion='rrf' gives no similarities; use fusion='sum' with min_similarity and sort")
 
     @property
     def parts(self) -> tuple[Term, ...]:

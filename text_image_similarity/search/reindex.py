@@ -83,9 +83,8 @@ def reindex(
     report.pictures, report.lost = session.ledger.compare(session.generations.live().number, generation.number)
     if report.lost > allow_lost:
         raise DatabaseError(
-            f"generation {generation.number} has no vector of {report.lost:,} images of which the live one has "
-            f"({', '.join(f'{code} {count:,}' for code, count in report.failures.most_common(3))}); the same command tries them "
-            f"again, and --allow-lost {report.lost} (allow_lost={report.lost}) does without them"
+            f"generation {generation.number} lacks vectors for {report.lost:,} images that the live generation "
+            f"has ({', '.join(f'{code} {count:,}' for code, count in report.failures.most_common(3))}); run the same command to retry them, or add --allow-lost {report.lost} (allow_lost={report.lost}) to continue without them"
         )
     store = session.store(generation)
     if store.approximates:
@@ -93,8 +92,8 @@ def reindex(
         report.recall = measure_recall(session, generation)
         if report.recall.mean < LEAST_RECALL:
             raise DatabaseError(
-                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest images, and at least "
-                f"{LEAST_RECALL} are needed; the live generation keeps answering"
+                f"the store of generation {generation.number} finds {report.recall.mean:.3f} of the nearest images, but at least "
+                f"{LEAST_RECALL} are needed; the live generation stays in use"
             )
     session.generations.set_ready(generation.number)
     return report
@@ -126,7 +125,7 @@ def _begin(session: Session, model: str, encoder: Encoder | None) -> Generation:
     identity = ModelIdentity.of(encoder)
     for generation in session.generations.all():
         if generation.state == "live" and generation.identity.same_as(identity):
-            raise DatabaseError(f"the catalogue answers with {identity} already")
+            raise DatabaseError(f"the catalogue already uses {identity}")
         if generation.state in ("building", "ready") and generation.identity.same_as(identity):
             session.lend(generation, encoder, identity)
             session.generations.forget_failures(generation.number)

@@ -174,7 +174,7 @@ class Session:
         try:
             self.opened(generation).drop()
         except DatabaseError as problem:
-            logger.warning("the vectors of generation %s are left where they are: %s", generation.number, problem)
+            logger.warning("the vectors of generation %s could not be removed: %s", generation.number, problem)
         with self._opening:
             self._stores.pop(generation.number, None)
             if (scorer := self._scorers.pop(generation.number, None)) is not None:

@@ -93,7 +93,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         raise UsageError(f"{out} is a URL; export to a file on this machine, and copy it from there")
     path, kind = local_path(out), format_of(out).kind
     if path.exists() and not force:
-        raise UsageError(f"{out} is there already; name another file, or replace it with --force (force=True)")
+        raise UsageError(f"{out} already exists; name another file, or replace it with --force (force=True)")
     writer = writer_for(out, schema)
     count, ambiguous = 0, False
     try:
@@ -114,7 +114,7 @@ def write_rows(out: str, schema: pa.Schema, parts: Iterable[Rows], *, force: boo
         raise TableError(f"{out} cannot be written: {exc.strerror or exc}") from exc
     if ambiguous:
         logger.warning(
-            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; where it is read again, add --quoting minimal "
+            "%s has fields in quotation marks that hold line ends, tabs or quotation marks; to read it again, add --quoting minimal "
             "(Config(dialect=Dialect(quoting='minimal')))",
             out,
         )
@@ -134,7 +134,7 @@ def _shape(chosen: ProductColumns, declared: Sequence[Field]) -> list[tuple[str,
     given = [name for name, _ in names]
     if twice := next((name for name in given if given.count(name) > 1), None):
         raise UsageError(
-            f"two columns would be called {twice!r}, because a field is; give one another name with --field-col {twice}=COLUMN"
+            f"two columns would be called {twice!r}, because a field has that name; rename one with --field-col {twice}=COLUMN"
         )
     return names
 

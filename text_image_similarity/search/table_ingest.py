@@ -49,7 +49,7 @@ def add_table(
     position = _Position(session, source)
     start = position.read()
     if start:
-        logger.info("going on at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
+        logger.info("resuming at row %s of %s, where an earlier run ended", f"{start + 1:,}", source.place)
     ingest = Ingest(session, base=source.folder or ".")
     config = with_folder(session.config, source.folder)
     numbers: deque[int] = deque()  # of the rows whose products are on their way

@@ -128,14 +128,14 @@ def _product_vector(product: str, ledger: Ledger, generation: Generation) -> tup
     pictures = ledger.pictures(generation.number, [found.number]).get(found.number, [])
     vectors = [picture.vector for picture in pictures if picture.vector is not None]
     if not vectors:
-        raise UsageError(f"product {product[:100]!r} has no image with a vector; look for its name instead")
+        raise UsageError(f"product {product[:100]!r} has no image with a vector; search for its name instead")
     return found.number, _unit(np.mean(vectors, axis=0)) if len(vectors) > 1 else vectors[0]
 
 
 def _given_vector(term: Term, embed_dim: int) -> Embeddings:
     vector = np.asarray(term.vector, np.float64)
     if len(vector) != embed_dim:
-        raise UsageError(f"Term.vector has {len(vector)} values, and the catalogue's model {embed_dim}")
+        raise UsageError(f"Term.vector has {len(vector)} values, but those of the catalogue's model have {embed_dim}")
     return _unit(vector)
 
 

@@ -48,7 +48,7 @@ def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
     with suppress(PySparkException):  # there is none
         session = SparkSession.active()
         if conf:
-            logger.warning("this process has a Spark session already; %s not applied to it", ", ".join(conf))
+            logger.warning("this process already has a Spark session; %s not applied to it", ", ".join(conf))
         return session, False
     settings = _settings(conf)
     builder = SparkSession.builder

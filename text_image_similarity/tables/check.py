@@ -55,7 +55,7 @@ def _leave_out_fields(table: SampleTable, task: Task[Any], options: TableOptions
     taken = table.leave_out(name for name in task.added_names if name not in options.drop_columns)
     if taken:
         logger.warning(
-            "%s: the JSON of samples has members called %s, as columns of the output are; they are left out",
+            "%s: the JSON of samples has members with the names of output columns, %s; they are left out",
             source,
             list_columns(taken),
         )
@@ -66,7 +66,7 @@ def _check_columns(table: Table, task: Task[Any], options: TableOptions, source:
     images = None if images == table.images else images
     if images == _URL and _URL not in table.columns and (found := image_candidates(table)):
         raise UsageError(
-            f"column {_URL!r} is missing in {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url)"
+            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url)"
         )
     read = (images, texts, *task.further, *task.references)
     check_columns(table.columns, [name for name in read if name is not None], source)

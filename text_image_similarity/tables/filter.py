@@ -239,14 +239,14 @@ def _least(rule: FilterRule, source: str, column: str, calibration: str | PathLi
     """Return the score that stands for a rule's probability, or None where the rule has none."""
     if rule.probability is None:
         if calibration is not None:
-            raise ConfigError("a calibration is for --probability (probability=...)")
+            raise ConfigError("a calibration is used only with --probability (probability=...)")
         return None
     if column == PROBABILITY:
         return rule.probability
     curve = find_calibration(source, calibration)
     if curve is None:
         raise UsageError(
-            f"what the scores of {source} mean is unknown: make a calibration with `text-image-similarity evaluate SOURCE "
+            f"there is no calibration for the scores of {source}: make one with `text-image-similarity evaluate SOURCE "
             "--model MODEL --calibrate FOLDER`, then name it with --calibration FOLDER"
         )
     return least_of(curve, rule.probability)

@@ -82,11 +82,11 @@ def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     if not task.references:
         pair_score(config, "score_frame without col_references")
     elif config.score != "ref_clipscore":
-        raise ConfigError("col_references is for score='ref_clipscore'")
+        raise ConfigError("col_references works only with score='ref_clipscore'")
     if isinstance(df, pa.RecordBatchReader):
         if task.further or task.references:
             raise UsageError(
-                "a RecordBatchReader is scored with one column of captions; read_all() makes a table of it"
+                "a RecordBatchReader can be scored with one column of captions only; turn it into a table with read_all()"
             )
         _check(df.schema.names, task, df.schema, overwrites=overwrite_column, streamed=True)
         return cast(Frame, _streamed(df, (col_url, task.captions[0]), Scorer(config, encoder=encoder)))

@@ -104,7 +104,7 @@ class TableJob(Generic[R]):
             row = list(islice(rest, sum(counts)))
             if any(tag is not rows for tag, _ in row):
                 raise TableError(
-                    "the engine returned results of another part among those of one; no row can be trusted"
+                    "the engine mixed up the results of different parts, so none of its rows can be trusted"
                 )
             if len(row) < sum(counts):
                 raise TableError(f"the engine returned {len(found):,} results for a part of {len(rows):,} rows")

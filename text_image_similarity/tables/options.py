@@ -52,6 +52,6 @@ class TableOptions:
         if not isinstance(self.drop_columns, tuple):
             raise ConfigError(f"drop_columns={self.drop_columns!r} must be a tuple of names, such as ('image',)")
         if self.calibration is not None and not self.probability:
-            raise ConfigError("a calibration is for --probability (probability=True)")
+            raise ConfigError("a calibration is used only with --probability (probability=True)")
         if self.probability and self.fallback_model is not None:
             raise ConfigError("probability=True is for one model, without a fallback_model")

@@ -129,7 +129,7 @@ def make_folder(folder: str) -> None:
     try:
         local_path(folder).mkdir(exist_ok=True)
     except OSError as exc:
-        raise UsageError(f"{folder} cannot be made: {exc.strerror or exc}") from exc
+        raise UsageError(f"{folder} cannot be created: {exc.strerror or exc}") from exc
 
 
 def put_together(

@@ -47,7 +47,7 @@ def calibration_of(config: Config, options: TableOptions) -> Calibration | None:
     check_rising(curve)
     model, known = str(config.model), curve.model
     if model != known and Path(model).name != Path(known).name:
-        logger.warning("the calibration is that of %s, and the rows are scored with %s", known, model)
+        logger.warning("the calibration is for %s, but the rows are scored with %s", known, model)
     return curve
 
 

@@ -139,11 +139,9 @@ def find_calibration(source: str, folder: str | PathLike[str] | None) -> Calibra
     if found is not None and kind != "cosine":
         if folder is None:
             return None
-        raise UsageError(
-            f"{source} holds scores of the kind {kind}, and a calibration is of cosines; use --min instead"
-        )
+        raise UsageError(f"{source} holds scores of kind {kind}, but a calibration is for cosines; use --min instead")
     if folder is not None and found is not None and isinstance(model, str) and not _same(model, found.model):
-        logger.warning("the calibration is that of %s, but %s was scored with %s", found.model, source, model)
+        logger.warning("the calibration is for %s, but %s was scored with %s", found.model, source, model)
     return found
 
 
@@ -174,5 +172,5 @@ def check_rising(curve: Calibration) -> None:
     """Raise a `UsageError` unless the probability rises with the score."""
     if curve.slope <= 0:
         raise UsageError(
-            f"by this calibration of {curve.model} a higher score does not mean a likelier match; calibrate on pairs that match"
+            f"according to this calibration of {curve.model}, a higher score does not mean a likelier match; calibrate on pairs that match"
         )

@@ -97,12 +97,12 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     task, config = scoring(col_url, col_text, col_references), as_config(config)
     if (config.score == "ref_clipscore") != bool(task.references):
         raise UsageError(
-            "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) need each other"
+            "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) must be used together"
         )
     used = LocalEngine() if engine is None else engine
     if models or ensemble:
         if engine is not None or (options is not None and options.fallback_model is not None):
-            raise UsageError("several models score in this process, without an engine and without a fallback_model")
+            raise UsageError("several models can only score in this process; leave out engine and fallback_model")
         if options is not None and options.probability:
             raise UsageError(
                 "--probability (probability=True) is for one model; with several use ensemble='probability'"
@@ -266,7 +266,7 @@ def _check_complete(source: str, table: Table, states: list[str], work: Workspac
     """Make sure that the parts are those of the table as it was checked."""
     if [state_of(file) for file in table.files] != states:
         raise TableError(
-            f"{source} was changed while it was scored, so its finished parts are invalid; start over with --restart "
+            f"{source} was changed while it was being scored, so its finished parts are invalid; start over with --restart "
             "(start='restart')"
         )
     if (done := sum(part.rows for part in work.parts)) != table.row_count:

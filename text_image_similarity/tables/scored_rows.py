@@ -43,7 +43,7 @@ class ScoredTable:
     def check_unchanged(self) -> None:
         """Raise a `TableError` if the table is not what it was when it was opened."""
         if [state_of(file) for file in self.table.files] != self.states:
-            raise TableError(f"{self.table.files[0]} was changed while it was read; run the same command again")
+            raise TableError(f"{self.table.files[0]} was changed while it was being read; run the same command again")
 
     def identity(self, rule: FilterRule, least: float | None) -> dict[str, Any]:
         """Return what the output depends on, in values that JSON holds."""

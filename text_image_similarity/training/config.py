@@ -132,9 +132,7 @@ class TrainConfig:
             brought = set(MODEL_SETTINGS) - {"init"}
             given = [f.name for f in fields(self) if f.name in brought and getattr(self, f.name) != f.default]
             if given:
-                raise ConfigError(
-                    f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which brings its own"
-                )
+                raise ConfigError(f"{', '.join(given)} cannot be set with init={str(self.init)!r}, which has its own")
 
     def fixed(self) -> dict[str, object]:
         """Return what must not change when a run is resumed: all but where and how fast it runs, as text and numbers."""

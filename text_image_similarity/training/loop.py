@@ -119,9 +119,9 @@ def train(
 def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progress: OnStep | None) -> TrainResult:
     found = load_checkpoint(folder) if resume else None
     if found is None and (folder / CHECKPOINT).exists():
-        raise UsageError(f"{folder} holds a run already; continue with --resume, or name another folder")
+        raise UsageError(f"{folder} already holds a run; continue with --resume, or name another folder")
     if found is None and (folder / "config.json").exists():
-        raise UsageError(f"{folder} holds a model, and no checkpoint to resume; name another folder")
+        raise UsageError(f"{folder} holds a model but no checkpoint to resume from; name another folder")
     if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
         raise UsageError(f"{folder} holds {others[0]}, which would be overwritten; name another folder")
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
@@ -311,4 +311,6 @@ def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
         f"{name} was {before.get(name)!r} and is {value!r}" for name, value in now.items() if before.get(name) != value
     ]
     if changed:
-        raise UsageError(f"{folder} holds a run with other settings: {'; '.join(changed)}; resume it with its own")
+        raise UsageError(
+            f"{folder} holds a run with other settings: {'; '.join(changed)}; resume it with its own settings"
+        )

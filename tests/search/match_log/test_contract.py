@@ -1,4 +1,4 @@
-"""What every log of matches does, whatever database it is in. MongoDB is mongomock here: no server was run."""
+"""What every match log does, whatever database it is in. MongoDB is mongomock here: no server was run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a log of matches may be, and what is said where it cannot."""
+"""Where a match log may be, and what is said where it cannot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_log_of_a_catalogue_is_a_file_in_its_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no catalogue at"):
         open_match_log(place)
     open_catalog(place, fields=[], encoder=ColourEncoder()).close()
-    with pytest.raises(UsageError, match="there is no log of matches at"):
+    with pytest.raises(UsageError, match="there is no match log at"):
         open_match_log(place, create=False)
     with open_match_log(place) as log, open_match_log(place / "log.sqlite", create=False) as same:
         log.append([given := entry()])
@@ -45,7 +45,7 @@ def test_files_of_others_stay_as_they_are(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as file:
         file.execute("CREATE TABLE entry (id TEXT)")
     before = path.read_bytes()
-    with pytest.raises(DatabaseError, match=r"other.sqlite is not a log of matches; name another file"):
+    with pytest.raises(DatabaseError, match=r"other.sqlite is not a match log; name another file"):
         open_match_log(path)
     assert path.read_bytes() == before
     path.write_text("no database" * 1000)
@@ -87,7 +87,7 @@ def test_a_log_and_a_catalogue_share_a_schema_of_postgres(postgres_url: str, fir
     def make_catalogue() -> None:
         open_catalog(postgres_url, fields=[], encoder=ColourEncoder()).close()
 
-    with pytest.raises(UsageError, match="there is no log of matches at"):
+    with pytest.raises(UsageError, match="there is no match log at"):
         open_match_log(postgres_url, create=False)
     steps = [make_log, make_catalogue]
     for step in steps if first == "log" else reversed(steps):

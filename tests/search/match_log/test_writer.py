@@ -128,9 +128,9 @@ def test_a_database_that_is_away_is_waited_for(
         assert (writer.written, writer.dropped, writer.depth) == (601, 10, 0)
     assert sorted(each.total or 0 for each in log.entries()) == list(range(601))
     assert warnings(caplog) == [
-        "the log of matches cannot be written: the server is away; up to 600 records wait",
-        "the log of matches takes no more records: 600 wait; they are dropped and counted",
-        "the log of matches is written again; 10 records were dropped so far",
+        "the match log cannot be written: the server is away; up to 600 records wait",
+        "the match log takes no more records: 600 wait; they are dropped and counted",
+        "the match log is written again; 10 records were dropped so far",
     ]
 
 
@@ -163,10 +163,10 @@ def test_a_writer_that_closes_while_the_database_is_away_says_what_is_lost(
     writer.close()
     writer.close()
     assert (writer.written, writer.dropped, writer.depth) == (0, 2, 0)
-    assert warnings(caplog)[1:] == ["the log of matches was closed with 2 records that could not be written"]
+    assert warnings(caplog)[1:] == ["the match log was closed with 2 records that could not be written"]
     assert not writer.put(entry())
     assert writer.dropped == 3
-    with pytest.raises(DatabaseError, match="the log of matches is closed"):
+    with pytest.raises(DatabaseError, match="the match log is closed"):
         writer.write(entry()).result(60)
 
 

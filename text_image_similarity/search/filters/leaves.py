@@ -75,7 +75,9 @@ def joined(kind: type[And] | type[Or], parts: list[Filter]) -> Filter:
 def check_level(level: int) -> None:
     """Raise UsageError where a filter has more levels than any function here has to follow."""
     if level > MOST_LEVELS:
-        raise UsageError(f"the filter is nested more than {MOST_LEVELS} levels deep; take out parentheses, and use in")
+        raise UsageError(
+            f"the filter is nested more than {MOST_LEVELS} levels deep; remove parentheses, and join conditions on one field with in"
+        )
 
 
 def _comparable(field: Field, value: object) -> Scalar:

@@ -61,7 +61,7 @@ def _whole(given: object, key: str, maker: LeafMaker, level: int) -> Filter:
     check_level(level)
     found = from_mapping(given, maker, level) if isinstance(given, Mapping) else None
     if found is None:
-        raise UsageError(f"what {key!r} holds must be a filter such as {{'price': {{'lte': 90}}}}, not {given!r:.100}")
+        raise UsageError(f"{key!r} must contain a filter such as {{'price': {{'lte': 90}}}}, not {given!r:.100}")
     return found
 
 
@@ -75,7 +75,7 @@ def _conditions(name: str, given: object, maker: LeafMaker) -> list[Filter]:
 
 def _text_of(name: object) -> str:
     if not isinstance(name, str):
-        raise UsageError(f"a filter names fields and operators by text, not by {name!r:.100}")
+        raise UsageError(f"a filter names fields and operators with strings, not with {name!r:.100}")
     return name
 
 

@@ -56,9 +56,9 @@ def parse_filter(given: Filter | Mapping[str, Any] | str | None, fields: Iterabl
 
 def _from_str(given: str, maker: LeafMaker) -> Filter | None:
     if len(given) > _MOST_CHARACTERS:
-        raise UsageError(f"the filter is {len(given):,} characters long, and at most {_MOST_CHARACTERS:,} are read")
+        raise UsageError(f"the filter is {len(given):,} characters long, but at most {_MOST_CHARACTERS:,} are allowed")
     if not given.strip():
-        raise UsageError("the filter is an empty text; leave it out to let every product pass")
+        raise UsageError("the filter is empty; leave it out to include every product")
     return from_json(given, maker) if given.lstrip().startswith("{") else from_text(given, maker)
 
 

@@ -100,7 +100,7 @@ def intact(database: Database) -> Iterator[None]:
         raise
     except (ValueError, TypeError, LookupError) as exc:
         raise DatabaseError(
-            f"the catalogue {database} holds something that this package has not written ({type(exc).__name__}: {exc!s:.200}); restore "
+            f"the catalogue {database} contains something that this package did not write ({type(exc).__name__}: {exc!s:.200}); restore "
             "it from a backup, or add its products to a new catalogue"
         ) from exc
 

@@ -62,7 +62,7 @@ class Generations:
         found = next((found for found in self.all() if found.state == "live"), None)
         with intact(self._database):
             if found is None:
-                raise ValueError("no generation answers")
+                raise ValueError("no generation is live")
         return found
 
     def add(self, identity: ModelIdentity, state: State) -> Generation:
@@ -123,7 +123,7 @@ class Generations:
             for number in numbers:
                 live = transaction.run("SELECT 1 FROM generation WHERE number = ? AND state = 'live'", (number,))
                 if live:
-                    raise DatabaseError(f"generation {number} answers; switch to another one first")
+                    raise DatabaseError(f"generation {number} is live; switch to another one first")
                 transaction.run("DELETE FROM picture WHERE generation = ?", (number,))
                 transaction.run("DELETE FROM generation WHERE number = ?", (number,))
 
@@ -131,7 +131,7 @@ class Generations:
 def check_there(transaction: Transaction, number: int) -> None:
     """Raise a `DatabaseError` unless a generation is there."""
     if not transaction.run("SELECT 1 FROM generation WHERE number = ?", (number,)):
-        raise DatabaseError(f"generation {number} was dropped meanwhile, by another process")
+        raise DatabaseError(f"generation {number} has been dropped by another process")
 
 
 def add_generation(transaction: Transaction, identity: ModelIdentity, state: State) -> Generation:

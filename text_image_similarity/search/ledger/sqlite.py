@@ -181,7 +181,7 @@ class SqliteDatabase:
             self._frozen = _state_of(self._path)
             if self._frozen[-1]:
                 raise DatabaseError(
-                    f"the catalogue {self._path} cannot be read here, because its last changes are still in {self._path}-wal: open it "
+                    f"the catalogue {self._path} cannot be read here, because its latest changes are still in {self._path}-wal: open it "
                     "once where its folder can be written"
                 ) from exc
         return self._connect()
@@ -246,7 +246,7 @@ class SqliteDatabase:
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
         if application != APPLICATION or layout == 0:
             raise DatabaseError(
-                f"{self._path} is not a catalogue; if it was one, restore it from a backup, else name another place"
+                f"{self._path} is not a catalogue; if it was one, restore it from a backup; otherwise name another place"
             )
         if layout != LAYOUT:
             raise DatabaseError(
@@ -257,7 +257,7 @@ class SqliteDatabase:
 
     def _make(self, transaction: Transaction, fields: Sequence[Field]) -> None:
         if transaction.run("SELECT 1 FROM sqlite_master LIMIT 1"):
-            raise DatabaseError(f"{self._path} is there already")
+            raise DatabaseError(f"{self._path} already exists")
         types = [TYPES[field.kind] for field in (*BUILT_IN, *fields)]
         columns = ", ".join(f"{name} {kind}" for name, kind in zip(column_names(fields).values(), types, strict=True))
         for statement in TABLES.format(columns=columns).split(";"):
@@ -270,7 +270,7 @@ class SqliteDatabase:
         """Tell what SQLite says in words of the catalogue."""
         if self._process != os.getpid():
             raise DatabaseError(
-                f"the catalogue {self._path} was opened before this process was forked; open it after that, in each process"
+                f"the catalogue {self._path} was opened before this process was forked; open it in each process after the fork"
             )
         try:
             yield

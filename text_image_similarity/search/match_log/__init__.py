@@ -1,4 +1,4 @@
-"""The log of matches: what was asked of a catalogue, what it answered, and what people did with it."""
+"""The match log: what was asked of a catalogue, what it answered, and what people did with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the log of matches holds: one entry for each answer, and what people did with it afterwards."""
+"""What the match log holds: one entry for each answer, and what people did with it afterwards."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def new_match_id(time: float | None = None) -> str:
 def check_match_id(id: object) -> None:
     """Raise a `UsageError` unless an id is one that `new_match_id` makes."""
     if not isinstance(id, str) or not _ID.fullmatch(id):
-        raise UsageError(f"{id!r:.100} is not the id of a match: those have 32 hexadecimal digits")
+        raise UsageError(f"{id!r:.100} is not the id of a match: an id has 32 hexadecimal digits")
 
 
 def time_prefix(time: float) -> str:

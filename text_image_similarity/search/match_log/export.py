@@ -1,4 +1,4 @@
-"""A log of matches as a table, with each match's events in its row: JSON Lines as it is, or Parquet.
+"""A match log as a table, with each match's events in its row: JSON Lines as it is, or Parquet.
 
 In Parquet, `query` and `where` hold JSON, because every query has other members.
 """

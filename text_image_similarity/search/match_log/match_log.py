@@ -1,4 +1,4 @@
-"""The log of matches: entries and their events in the order of time, in any of the databases."""
+"""The match log: entries and their events in the order of time, in any of the databases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _END = "g"  # greater than every id
 
 
 class MatchLog:
-    """A log of matches, to which entries and events are only added; `open_match_log` opens one. Threads may share it.
+    """A match log, to which entries and events are only added; `open_match_log` opens one. Threads may share it.
 
     Times are those in the ids of the matches, to the millisecond, also for events: what is chosen by time is a match with
     everything that belongs to it.

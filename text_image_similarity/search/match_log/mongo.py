@@ -1,4 +1,4 @@
-"""The log of matches in MongoDB: a collection of entries, and one of events beside it.
+"""The match log in MongoDB: a collection of entries, and one of events beside it.
 
 A document has the id and the entry as JSON, because a query may hold names and numbers that BSON cannot.
 """
@@ -96,6 +96,6 @@ class MongoStorage:
             yield
         except PyMongoError as exc:
             raise DatabaseError(
-                f"the log {self._place} failed: {exc}; check the address, user and password, and that the server runs: what "
-                "was acknowledged is kept"
+                f"the log {self._place} failed: {exc}; check the address, user and password, and that the server is "
+                "running; acknowledged records are kept"
             ) from exc

@@ -1,4 +1,4 @@
-"""Where a log of matches is, by the name of its place."""
+"""Where a match log is, by the name of its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE = "log.sqlite"  # in a catalogue's folder
 
 
 def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchLog:
-    """Open the log of matches at a place.
+    """Open the match log at a place.
 
     Args:
         place: A catalogue's folder, whose log is the file `log.sqlite` in it; `postgresql://...`, with tables beside those of the
@@ -35,7 +35,7 @@ def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchL
     """
     where = path_text(place, "place")
     if not create and not _is_there(where):
-        raise UsageError(f"there is no log of matches at {where}; a service with that catalogue writes one")
+        raise UsageError(f"there is no match log at {where}; a service with that catalogue writes one")
     return MatchLog(_storage(where))
 
 
@@ -68,7 +68,7 @@ def _file(where: str) -> Path:
         return Path(where)
     if not is_catalog(where):
         raise UsageError(
-            f"there is no catalogue at {where}; a log is in a catalogue's place, in a file that ends in .sqlite, or at "
+            f"there is no catalogue at {where}; a log is kept with a catalogue, in a file that ends in .sqlite, or at "
             "mongodb://HOST/DATABASE/COLLECTION"
         )
     return Path(where) / FILE

@@ -1,4 +1,4 @@
-"""The log of matches in PostgreSQL: two tables beside those of a catalogue, for services on several machines."""
+"""The match log in PostgreSQL: two tables beside those of a catalogue, for services on several machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of matches in an SQLite file, in write-ahead mode: readers wait for nobody, writers for each other.
+"""The match log in an SQLite file, in write-ahead mode: readers wait for nobody, writers for each other.
 
 It is a file of its own, so that no import into a catalogue's ledger holds it up.
 """
@@ -94,11 +94,11 @@ class SqliteStorage:
         (application,) = self._file.execute("PRAGMA application_id").fetchone()
         (layout,) = self._file.execute("PRAGMA user_version").fetchone()
         if filled and application != _APPLICATION:
-            raise DatabaseError(f"{self._path} is not a log of matches; name another file")
+            raise DatabaseError(f"{self._path} is not a match log; name another file")
         if filled and layout != _LAYOUT:
             raise DatabaseError(
                 f"{self._path} was made by another version of this package (layout {layout}, not {_LAYOUT}); export it with "
-                "that version, and begin another log"
+                "that version, and start a new log"
             )
         return filled
 
@@ -118,7 +118,9 @@ class SqliteStorage:
     def _failing(self) -> Iterator[None]:
         """Tell what SQLite says in words of the log."""
         if self._process != os.getpid():
-            raise DatabaseError(f"the log {self._path} was opened before this process was forked; open it after that")
+            raise DatabaseError(
+                f"the log {self._path} was opened before this process was forked; open it after the fork"
+            )
         try:
             yield
         except sqlite3.Error as exc:

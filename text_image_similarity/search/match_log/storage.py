@@ -1,4 +1,4 @@
-"""What the log of matches needs of a database: two tables of texts by their ids, to which rows are only ever added."""
+"""What the match log needs of a database: two tables of texts by their ids, to which rows are only ever added."""
 
 from __future__ import annotations
 

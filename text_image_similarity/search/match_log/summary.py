@@ -1,4 +1,4 @@
-"""What a log of matches says of a shop's searches: how many, how fast, how many found nothing, and how many led to a click."""
+"""What a match log says of a shop's searches: how many, how fast, how many found nothing, and how many led to a click."""
 
 from __future__ import annotations
 

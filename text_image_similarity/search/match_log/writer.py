@@ -1,4 +1,4 @@
-"""Writing the log of matches beside the answers: a thread that appends what waits, many entries in one transaction."""
+"""Writing the match log beside the answers: a thread that appends what waits, many entries in one transaction."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class LogWriter:
                 first, self._overflowed = not self._overflowed, True
         if not taken and first:
             logger.warning(
-                "the log of matches takes no more records: %s wait; they are dropped and counted", self.depth
+                "the match log is full: %s records are waiting; further ones are dropped and counted", self.depth
             )
         return taken
 
@@ -135,11 +135,11 @@ class LogWriter:
     def _refusal(self) -> DatabaseError | None:
         """Return why nothing can be written now, if that is known."""
         if self._closed:
-            return DatabaseError("the log of matches is closed")
+            return DatabaseError("the match log is closed")
         if self._failure is not None and monotonic() < self._next_try:
             return DatabaseError(str(self._failure))
         if self.depth >= self._most:
-            return DatabaseError(f"the log of matches takes no more records: {self.depth:,} wait to be written")
+            return DatabaseError(f"the match log is full: {self.depth:,} records are waiting to be written")
         return None
 
     def _run(self) -> None:
@@ -188,7 +188,9 @@ class LogWriter:
             self._overflowed = self._overflowed and bool(self._waiting)
             self._settle(len(group))
         if recovered:
-            logger.warning("the log of matches is written again; %s records were dropped so far", f"{self.dropped:,}")
+            logger.warning(
+                "the match log can be written again; %s records have been dropped so far", f"{self.dropped:,}"
+            )
         for _, future in group:
             if future is not None:
                 future.set_result(None)
@@ -207,10 +209,10 @@ class LogWriter:
             self._settle(len(lost) + sum(future is not None for _, future in group))
         if first:
             logger.warning(
-                "the log of matches cannot be written: %s; up to %s records wait", problem, f"{self._most:,}"
+                "the match log cannot be written: %s; up to %s records are waiting", problem, f"{self._most:,}"
             )
         if lost:
-            logger.warning("the log of matches was closed with %s records that could not be written", f"{len(lost):,}")
+            logger.warning("the match log was closed with %s records that could not be written", f"{len(lost):,}")
         for future in refused:
             future.set_exception(DatabaseError(str(problem)))
 

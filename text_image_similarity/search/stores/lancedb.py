@@ -236,14 +236,14 @@ class LanceStore:
         """Turn LanceDB's errors into ours."""
         if os.getpid() != self._process:
             raise DatabaseError(
-                "a LanceDB store was opened before this process was forked; open the catalogue after that"
+                "a LanceDB store was opened before this process was forked; open the catalogue after the fork"
             )
         try:
             yield
         except _FAILURES as exc:
             raise DatabaseError(
-                f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this goes on, remove that folder and open the "
-                "catalogue again, which still has them"
+                f"the vectors in {self._place} cannot be {doing}: {exc!s:.500}; if this keeps happening, remove that folder and "
+                "open the catalogue again, which restores them"
             ) from exc
 
 

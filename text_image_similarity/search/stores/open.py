@@ -22,7 +22,7 @@ def check_kind(kind: str, place: str) -> None:
     if not isinstance(kind, str):
         raise ConfigError(f"store={kind!r} is not one of {_KINDS}")
     if kind == "pgvector" and "://" not in place:
-        raise ConfigError("store='pgvector' is in the database of its catalogue, whose place is then postgresql://...")
+        raise ConfigError("store='pgvector' needs a catalogue in PostgreSQL; give a place such as postgresql://...")
     if kind in ("sqlite", "lancedb", "pgvector") or kind.startswith("lancedb:"):
         return
     if not kind.startswith(("qdrant://", "qdrants://")):
@@ -74,9 +74,7 @@ def open_store(
 def _folder(kind: str, place: str, generation: int) -> str:
     uri = kind.removeprefix("lancedb").removeprefix(":")
     if not uri and not Path(place).is_dir():
-        raise ConfigError(
-            f"{place} is not a folder that LanceDB could keep vectors in; name one: store='lancedb:<URI>'"
-        )
+        raise ConfigError(f"{place} is not a folder in which LanceDB can keep vectors; name one: store='lancedb:<URI>'")
     return f"{(uri or place).rstrip('/')}/vectors-{generation}"
 
 

@@ -90,7 +90,7 @@ class QdrantStore:
             owner = self._noted().get("catalog", identity)
         if owner != identity:
             raise DatabaseError(
-                f"another catalogue keeps its vectors in Qdrant as {collection}; take another name, or delete that collection and "
+                f"another catalogue keeps its vectors in Qdrant as {collection}; use another name, or delete that collection and "
                 f"{self._applied} if their catalogue is gone"
             )
         with self._speaking("made"):
@@ -258,6 +258,6 @@ class QdrantStore:
             yield
         except (ApiException, OSError, RuntimeError, ValueError) as exc:
             raise DatabaseError(
-                f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; see that the server runs and QDRANT_API_KEY is "
-                "right; if it is, delete the collection, and it is made from the catalogue again"
+                f"Qdrant's collection {self._name} cannot be {doing}: {exc!s:.500}; check that the server is running and "
+                "QDRANT_API_KEY is right; if both are, delete the collection, and it is rebuilt from the catalogue"
             ) from exc
