@@ -3,7 +3,7 @@
     .venv/bin/python -m scripts.train_mini ../shared/data
 
 1. The text tower, four layers of MiniLM over a smaller vocabulary, learns to say what all six layers said.
-2. The projections learn against both towers as they are.
+2. The projections are trained while both towers are frozen.
 3. Everything but the first blocks of the image tower learns together; those never move, so that their output is
    computed once per picture and view. Captions stay near their teacher.
 

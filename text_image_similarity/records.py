@@ -131,7 +131,7 @@ def references_of(*cells: object) -> tuple[str, ...]:
     """Return the reference captions in some cells of a row; what is missing or blank is left out.
 
     Args:
-        cells: Each a list of texts, a list of texts in JSON, or a text that is one reference.
+        cells: Each a list of texts, a list of texts in JSON, or text, which is a single reference.
 
     Example:
         >>> references_of('["a dog", "a brown dog"]', "a pet", None)

@@ -128,7 +128,7 @@ def test_an_export_is_added_again(filled: Path, tmp_path: Path, capsys: pytest.C
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["price"] for row in rows] == [129, 84.9, 89]
     assert command("catalog", "export", filled, out) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert command("catalog", "add", filled, out, "--id-col", "sku", "--files-under", filled.parent) == 0
     assert "unchanged                      3" in capsys.readouterr().out
 
@@ -301,7 +301,7 @@ def test_a_killed_add_goes_on_with_the_same_command(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL
         assert 0 < kept < count
         done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-        first = re.search(r"going on at row ([\d,]+)", done.stderr)
+        first = re.search(r"resuming at row ([\d,]+)", done.stderr)
         assert len(catalog) == count
         # The position is written after the products, so a kill between the two leads back by one batch at most.
         assert first is None or int(first[1].replace(",", "")) <= kept + 1

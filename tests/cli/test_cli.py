@@ -324,11 +324,11 @@ def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: py
     for report, said in [
         (folder, "is a folder"),
         (folder / "none" / "r.html", "lies in a folder that does not exist"),
-        (out, "is a file of the run itself"),
-        (folder / "deep" / ".." / "out.csv.summary.json", "is a file of the run itself"),
-        (folder / "cache.sqlite", "is a file of the run itself"),
-        (folder / "deep" / ".." / "in.csv", "is the input too"),
-        (folder / "link.html", "is the input too"),
+        (out, "is used by this run"),
+        (folder / "deep" / ".." / "out.csv.summary.json", "is used by this run"),
+        (folder / "cache.sqlite", "is used by this run"),
+        (folder / "deep" / ".." / "in.csv", "is also the input"),
+        (folder / "link.html", "is also the input"),
     ]:
         cache = ["--embedding-cache", folder / "cache.sqlite"]
         assert command("score", table, out, "--model", "/no/such/model", "--report", report, *cache) == 2

@@ -87,7 +87,7 @@ def test_the_figures_are_shown(run: Run) -> None:
 
 def test_a_log_is_exported_and_taught(run: Run, tmp_path: Path) -> None:
     assert run("--export", tmp_path / "log.jsonl").split() == ["entries", "3", "output", str(tmp_path / "log.jsonl")]
-    assert "is there already" in run("--export", tmp_path / "log.jsonl", code=2)
+    assert "already exists" in run("--export", tmp_path / "log.jsonl", code=2)
     assert run("--export", tmp_path / "log.jsonl", "--force", "--quiet") == ""
     assert json.loads(run("--train", tmp_path / "clicks.csv", "--json")) == {
         "pairs": 1,
@@ -114,7 +114,7 @@ def test_old_entries_are_removed(run: Run) -> None:
         (("--prune", "nan"), "nan must be a number of days"),
         (("--since", "yesterday"), "yesterday must be a day such as 2026-11-28"),
         (("--summary", "--prune", "1"), "not allowed with argument --summary"),
-        (("--prune", "1", "--since", "2026-11-28"), "takes no --since"),
+        (("--prune", "1", "--since", "2026-11-28"), "leave out --since"),
         (("--export", "log.csv"), "export it to .jsonl or .parquet"),
         (("--log", "missing.sqlite"), "there is no match log at missing.sqlite"),
     ],

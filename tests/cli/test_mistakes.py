@@ -46,7 +46,7 @@ MISTAKES = {
     "score in.csv out.csv --device gpu": "device='gpu' is not one of auto, cpu, mps, cuda",
     "score in.csv out.csv --precision fp16 --device cpu": "precision='fp16' needs a GPU",
     "filter in.csv out.csv --min 0.2": "score the table first, or name another column with --score-col",
-    "report in.csv out.html": "column 'similarity' is missing in in.csv; it has the columns: url, caption; score the table first",
+    "report in.csv out.html": "column 'similarity' is missing from in.csv; it has the columns: url, caption; score the table first",
     "serve --port 99999": "--port: '99999' is not a port, which is a whole number from 0 to 65535",
 }
 PROGRAM = """

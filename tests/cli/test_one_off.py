@@ -48,7 +48,7 @@ def test_a_picture_is_scored_with_each_caption(picture: Path, capsys: pytest.Cap
         (["none.jpg", "a cat"], 1, "error: file_not_found: none.jpg: No such file or directory"),
         (["in.csv", "out.csv", "a cat"], 2, "in.csv is not an image"),
         (["red.png", "a cat", "--model", "fast"], 2, "scored in this process by one model"),
-        (["red.png", "a cat", "--service-url", "http://127.0.0.1:1"], 2, "without --engine and --service-url"),
+        (["red.png", "a cat", "--service-url", "http://127.0.0.1:1"], 2, "leave out --engine and --service-url"),
     ],
 )
 def test_what_cannot_be_scored_is_said(

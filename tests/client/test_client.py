@@ -342,7 +342,7 @@ def test_what_cannot_be_reached_is_said_at_once(folder: Path) -> None:
         (httpx.Response(200, text="<html>"), UsageError, "is not a text-image-similarity service.*200: OK"),
         (httpx.Response(404), UsageError, "is not a text-image-similarity service.*404: Not Found"),
         (httpx.Response(200, json=[1]), UsageError, "is not a text-image-similarity service"),
-        (httpx.Response(200, json={"version": "3"}), TableError, "otherwise than.*KeyError: 'limits'"),
+        (httpx.Response(200, json={"version": "3"}), TableError, "did not answer.*KeyError: 'limits'"),
         (httpx.Response(307, headers={"location": "https://b.example/"}), UsageError, "307 to 'https://b.example/'"),
         (httpx.Response(307, headers={"location": "http://" + "x" * 300}), UsageError, "its host has 300 characters"),
     ],
@@ -373,9 +373,9 @@ def changed(service: FakeService, change: Callable[[dict[str, Any]], object]) ->
         (lambda said: said.update(model="other"), "scored with 'other'"),
         (lambda said: said.update(score="unit"), "'unit'"),
         (lambda said: said.pop("results"), "KeyError: 'results'"),
-        (lambda said: said["results"][0].update(similarity=float("nan"), error=None), "not in -1 to 1"),
-        (lambda said: said["results"][0].update(similarity=1e300, error=None), "not in -1 to 1"),
-        (lambda said: said["results"][0].update(similarity=0.1, by_model={"a": 2}, error=None), "not in -1 to 1"),
+        (lambda said: said["results"][0].update(similarity=float("nan"), error=None), "not between -1 and 1"),
+        (lambda said: said["results"][0].update(similarity=1e300, error=None), "not between -1 and 1"),
+        (lambda said: said["results"][0].update(similarity=0.1, by_model={"a": 2}, error=None), "not between -1 and 1"),
         (lambda said: said["results"][0].update(similarity=[0.1], error=None), "TypeError"),
         (lambda said: said["results"][0].update(error={"code": "new", "detail": ""}), "'new' is not a valid ErrorCode"),
     ],
@@ -384,7 +384,7 @@ def test_an_answer_that_makes_no_sense_ends_the_run(
     folder: Path, service: FakeService, change: Callable[[dict[str, Any]], object], text: str
 ) -> None:
     service.faults.append(changed(service, change))
-    with pytest.raises(TableError, match=f"otherwise than .*({text})"):
+    with pytest.raises(TableError, match=f"did not answer .*({text})"):
         through(service, folder)
     assert not (folder / "out.csv").exists()
     through(service, folder)
@@ -393,7 +393,7 @@ def test_an_answer_that_makes_no_sense_ends_the_run(
 
 def test_an_answer_in_no_json_ends_the_run(folder: Path, service: FakeService) -> None:
     service.faults.append(once(httpx.Response(200, text="<html>log in first</html>")))
-    with pytest.raises(TableError, match="is something else in its place, or before it"):
+    with pytest.raises(TableError, match="is another program or a proxy listening there"):
         through(service, folder)
 
 
@@ -450,7 +450,7 @@ def test_what_a_service_says_does_nothing_to_a_terminal_or_a_table(folder: Path,
 def test_facts_of_a_model_are_short_texts(folder: Path, service: FakeService) -> None:
     for wrong in (5, "\x1b[2J", "x" * 5000, ["a"]):
         service.facts["device"] = wrong
-        with pytest.raises(TableError, match=r"otherwise than .*device is"):
+        with pytest.raises(TableError, match=r"did not answer .*device is"):
             through(service, folder)
 
 
@@ -460,7 +460,7 @@ def test_facts_of_a_model_are_short_texts(folder: Path, service: FakeService) ->
 )
 def test_limits_of_a_service_are_within_reason(folder: Path, service: FakeService, limits: dict[str, Any]) -> None:
     fault = httpx.Response(200, content=json.dumps({"models": {}, "limits": service.limits | limits}))
-    with pytest.raises(TableError, match="otherwise than"):
+    with pytest.raises(TableError, match="did not answer"):
         through(once(fault), folder)
 
 
@@ -618,7 +618,7 @@ def test_scores_of_two_models_are_not_mixed(folder: Path, service: FakeService) 
             service.facts |= {"fingerprint": "another"}
         return service(request)
 
-    with pytest.raises(TableError, match=r"colour at .* is another model than when this run began"):
+    with pytest.raises(TableError, match=r"colour at .* is not the same model as when this run began"):
         through(rolled, folder)
     service.facts |= {"fingerprint": ENCODER.info.fingerprint}
     asked = iter([False, True])
@@ -760,9 +760,9 @@ def test_the_client_needs_no_torch(small: Sequence[Path], service: FakeService) 
         (["--service-connections", "0"], "connections=0 must be"),
         (["--service-key-file", "none"], "none cannot be read: No such file"),
         (["--service-key-file", "in.csv"], "in.csv holds 162 words"),
-        (["--compare", "out.csv"], "out.csv is a file of the run itself"),
+        (["--compare", "out.csv"], "out.csv is used by this run"),
         (["--compare", "none/c.csv"], "none/c.csv cannot be written"),
-        (["--compare", "c.html", "--report", "c.html"], "c.html is a file of the run itself"),
+        (["--compare", "c.html", "--report", "c.html"], "c.html is used by this run"),
     ],
 )
 def test_wrong_options_are_answered_before_anything_is_asked(

@@ -75,9 +75,7 @@ def test_one_metadata_file_for_images_in_folders_of_splits(tmp_path: Path) -> No
         assert [image.name for image in read_dataset(tmp_path, split=split)] == [f"{split}/{c}.png" for c in COLOURS]
     assert len(read_dataset(tmp_path / "metadata.csv")) == 6
     write_metadata(tmp_path / "metadata.csv", "train/", "")
-    with pytest.raises(
-        TableError, match=r"row 4 of .*metadata.csv \(red.png\) lies in none of the folders test, train"
-    ):
+    with pytest.raises(TableError, match=r"row 4 of .*metadata.csv \(red.png\) is in none of the folders test, train"):
         read_dataset(tmp_path)
 
 
@@ -90,7 +88,7 @@ def test_images_in_a_folder_of_their_own_are_no_split(tmp_path: Path) -> None:
 
 def test_named_columns_are_not_replaced(tmp_path: Path) -> None:
     write_metadata(draw(tmp_path) / "metadata.csv", text="prompt")
-    with pytest.raises(UsageError, match=r"column 'caption' is missing in .* it has the columns: file_name, prompt"):
+    with pytest.raises(UsageError, match=r"column 'caption' is missing from .* it has the columns: file_name, prompt"):
         read_dataset(tmp_path)
     assert len(read_dataset(tmp_path, col_text="prompt")) == 3
     with pytest.raises(UsageError, match="column 'link' is missing"):
@@ -189,7 +187,7 @@ def test_metadata_that_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCap
     for name in ("train", "extra"):
         write_metadata(draw(tmp_path / name) / "metadata.jsonl")
     assert len(read_dataset(tmp_path)) == 3
-    assert f"{tmp_path / 'extra' / 'metadata.jsonl'} is not read" in caplog.text
+    assert f"{tmp_path / 'extra' / 'metadata.jsonl'} is ignored" in caplog.text
 
 
 @pytest.mark.parametrize("other", ["labels.csv", "captions.txt"])

@@ -352,7 +352,7 @@ def test_where_a_calibration_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert calibration_folder(Config(model=str(tmp_path))) == tmp_path
     assert calibration_folder(Config(model="mini"), tmp_path) == tmp_path
     for model in ("mini", "openai/clip-vit-base-patch32"):
-        with pytest.raises(UsageError, match="has no folder of yours"):
+        with pytest.raises(UsageError, match="is not a local folder"):
             calibration_folder(Config(model=model))
     with pytest.raises(UsageError, match="is not a folder that can be written to"):
         calibration_folder(Config(model="mini"), tmp_path / "none")
@@ -429,7 +429,7 @@ def test_the_command_takes_splits_columns_and_ratings(
         (["--device", "tpu"], 2, "device='tpu' is not one of"),
         (["--split", "test"], 2, "has no split 'test'"),
         (["--caption-col", "text"], 2, "it has the columns: image, caption_0, caption_1"),
-        (["--calibrate"], 2, "model mini has no folder of yours"),
+        (["--calibrate"], 2, "model mini is not a local folder"),
         (["--calibrate", "/no/such"], 2, "/no/such is not a folder that can be written to"),
         (["--rating-col", "rating"], 2, "column 'url' is missing"),
         (["--rating-col", "rating", "--calibrate"], 2, "cannot be combined with --split or --calibrate"),

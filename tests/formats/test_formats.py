@@ -402,7 +402,7 @@ class TestSeveralFiles:
             score(folder / "t", folder / "out.csv")
         (folder / "t" / "b.tsv").unlink()
         (folder / "t" / "more").mkdir()
-        with pytest.raises(UsageError, match=r"holds the folder .*more; name the files by a pattern"):
+        with pytest.raises(UsageError, match=r"contains the folder .*more; name the files with a pattern"):
             score(folder / "t", folder / "out.csv")
 
     def test_parquet_files_that_do_not_agree(self, folder: Path) -> None:
@@ -411,17 +411,17 @@ class TestSeveralFiles:
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "n": ["1"]}), folder / "t" / "b.parquet")
         with pytest.raises(
             TableError,
-            match=r"b\.parquet has columns of other types than .*a\.parquet: 'n' \(string, there int64\); cast them to one type$",
+            match=r"b\.parquet has columns whose types differ from those in .*a\.parquet: 'n' \(string, there int64\); cast them to one type$",
         ):
             score(folder / "t", folder / "out.csv")
         pq.write_table(pa.table({"url": ["red.png"], "caption": ["red"], "m": [1]}), folder / "t" / "b.parquet")
-        with pytest.raises(TableError, match=r"b\.parquet has other columns than .*; not both have: 'm', 'n'$"):
+        with pytest.raises(TableError, match=r"b\.parquet has different columns from .*; not both have: 'm', 'n'$"):
             score(folder / "t", folder / "out.csv")
         for name, columns in (("a", ["url", "n", "n", "caption"]), ("b", ["url", "n", "caption", "n"])):
             texts = [pa.array(["red"])] * 4
             pq.write_table(pa.Table.from_arrays(texts, columns), folder / "t" / f"{name}.parquet")
         with pytest.raises(
-            TableError, match=r"b\.parquet has other columns than .*; the order of their columns differs$"
+            TableError, match=r"b\.parquet has different columns from .*; the order of their columns differs$"
         ):
             score(folder / "t", folder / "out.csv")
 
@@ -447,7 +447,9 @@ class TestSeveralFiles:
         assert found == [{"path": path, "tags": [path], "size": 1} for path in (None, "x", None)]
         row["image"]["size"] = "1"
         pq.write_table(pa.Table.from_pylist([row]), folder / "t" / "c.parquet")
-        with pytest.raises(TableError, match=r"c\.parquet has columns of other types than .*a\.parquet: 'image'"):
+        with pytest.raises(
+            TableError, match=r"c\.parquet has columns whose types differ from those in .*a\.parquet: 'image'"
+        ):
             score(folder / "t", folder / "new.parquet")
 
     @pytest.mark.parametrize("chunk", [50, 1000])
@@ -470,7 +472,7 @@ class TestSeveralFiles:
         (folder / "t" / "more").mkdir(parents=True)
         (folder / "t" / "more" / "README").write_text("")
         (folder / "t" / "more" / f"a.{ending}").write_text("")
-        with pytest.raises(UsageError, match=rf"by a pattern such as .*/t/\*\*/\*\.{ending}; relative"):
+        with pytest.raises(UsageError, match=rf"with a pattern such as .*/t/\*\*/\*\.{ending}; relative"):
             open_table(str(folder / "t"))
 
     @pytest.mark.parametrize("place", ["t", "t/*/*.csv", "t/**/*.csv", "t/day=*/a.csv", "t/day=1/*/*.csv"])
@@ -542,7 +544,7 @@ class TestSeveralFiles:
             "in.csv",
             b"url, caption\na,b\n",
             UsageError,
-            "'caption' is missing in .*; it has the columns: url, ' caption'; is ' caption' meant",
+            "'caption' is missing from .*; it has the columns: url, ' caption'; is ' caption' meant",
         ),
         ("in.csv", "\ufeffurl,caption\n".encode("utf-32-le"), TableError, "is UTF-32; add --encoding utf-32"),
         ("in.csv.gz", b"url,caption\n", TableError, "is not compressed with gzip, as its name says"),
@@ -555,7 +557,7 @@ class TestSeveralFiles:
         ("in.csv.zst", b"url,caption\n", TableError, "is not compressed with zstd, as its name says"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n{"url": \n', TableError, "row 2 of .* is not valid JSON"),
         ("in.jsonl", b'{"url": "a", "caption": "b"}\n\n[1]\n', TableError, "row 2 of .* is not a JSON object but"),
-        ("in.jsonl", b'{"url": "a", "title": "b"}\n', UsageError, "column 'caption' is missing in .*: url, title"),
+        ("in.jsonl", b'{"url": "a", "title": "b"}\n', UsageError, "column 'caption' is missing from .*: url, title"),
         ("in.jsonl", b'{"url": "a", "caption": "\xff"}\n', TableError, "row 1 of .* is not UTF-8"),
         (
             "in.jsonl",
@@ -570,7 +572,7 @@ class TestSeveralFiles:
         ("in.parquet", b"url,caption\n", TableError, "in.parquet is a text file; name it .csv or .tsv"),
         ("in.parquet", b"PAR1\0", TableError, "cannot be read as Parquet"),
         ("in.parquet", b"", TableError, "cannot be read as Parquet"),
-        ("in.parquet.gz", b"", UsageError, "a Parquet file is compressed inside"),
+        ("in.parquet.gz", b"", UsageError, "Parquet files are compressed internally"),
         ("in.txt", b"", UsageError, r"cannot tell the format of .*in.txt; name it .csv or .tsv"),
         ("in.tab", b"", UsageError, r"cannot tell the format of .*in.tab; give it one of the extensions \.csv"),
     ],
@@ -845,7 +847,7 @@ def test_columns_are_there_once() -> None:
         ([], "^in.csv is empty: it has no rows, and so no columns$"),
         (
             ["url"],
-            "^column 'caption' is missing in in.csv; it has the columns: url; name another one with --url-col or --caption-col ",
+            "^column 'caption' is missing from in.csv; it has the columns: url; name another one with --url-col or --caption-col ",
         ),
         (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
         (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),

@@ -264,7 +264,7 @@ def test_nothing_to_agree_on_is_not_a_number(scores: list[float], ratings: list[
 
 
 def test_unfit_ratings_are_refused() -> None:
-    with pytest.raises(ValueError, match="of one length"):
+    with pytest.raises(ValueError, match="of the same length"):
         agreement([0.1, 0.2], [1])
     with pytest.raises(ValueError, match="not finite"):
         agreement([0.1, math.nan], [1, 2])

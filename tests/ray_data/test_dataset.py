@@ -249,7 +249,7 @@ def test_a_model_that_is_not_there_ends_the_run(ray: Any) -> None:
 
 def test_wrong_columns_are_refused(ray: Any) -> None:
     given = table(rows())
-    with pytest.raises(UsageError, match="column 'picture' is missing in the dataset; it has the columns: id, url"):
+    with pytest.raises(UsageError, match="column 'picture' is missing from the dataset; it has the columns: id, url"):
         score_dataset(ray.data.from_arrow(given), MINI, col_url="picture")
     taken = given.append_column("error", given["url"])
     with pytest.raises(UsageError, match="the dataset already has a column 'error'"):
@@ -382,7 +382,7 @@ def test_columns_that_are_known_late_are_refused_late(ray: Any) -> None:
     from ray.exceptions import RayTaskError
 
     ds = ray.data.from_arrow(table(rows())).map_batches(lambda batch: batch.drop_columns("url"), batch_format="pyarrow")
-    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing in the dataset"):
+    with pytest.raises(RayTaskError, match="UsageError: column 'url' is missing from the dataset"):
         score_dataset(ds, MINI, concurrency=1).materialize()
 
 

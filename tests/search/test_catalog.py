@@ -329,8 +329,8 @@ def test_arguments_that_cannot_be_used_are_named(
             {},
             "s3://bucket/shop cannot be a catalogue: a catalogue is a folder, or is in PostgreSQL",
         ),
-        ("postgresql://me:secret@[", {}, "^place is not a URL that can be read: Invalid IPv6 URL$"),
-        (":memory:", {"store": "qdrant://host:port/shop"}, "^store is not a URL that can be read: Port could not"),
+        ("postgresql://me:secret@[", {}, "^place is not a valid URL: Invalid IPv6 URL$"),
+        (":memory:", {"store": "qdrant://host:port/shop"}, "^store is not a valid URL: Port could not"),
         (":memory:", {"store": 5}, "store=5 is not one of sqlite, lancedb"),
         (":memory:", {"encoder": 5}, "encoder must be a loaded encoder"),
         (":memory:", {"config": 5}, "config must be a Config"),
@@ -352,7 +352,9 @@ def test_a_catalogue_keeps_its_store(tmp_path: Path) -> None:
         pass
     with open_catalog(tmp_path / "c", store="sqlite", encoder=ColourEncoder()) as catalog:
         assert catalog.describe()["store"] == "sqlite"
-    with pytest.raises(UsageError, match=r"has the store sqlite, not lancedb, and keeps it; .* make a new catalogue"):
+    with pytest.raises(
+        UsageError, match=r"has the store sqlite, not lancedb, and cannot change it; make a new catalogue"
+    ):
         open_catalog(tmp_path / "c", store="lancedb", encoder=ColourEncoder())
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["catalog.sqlite"]
 
@@ -382,9 +384,9 @@ def test_a_catalogue_is_made_only_on_purpose(tmp_path: Path) -> None:
         open_catalog(tmp_path / "c", fields=[Field("size")], encoder=ColourEncoder())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("precious")
-    with pytest.raises(DatabaseError, match="is a folder with other things in it"):
+    with pytest.raises(DatabaseError, match="is a folder with other files in it"):
         open_catalog(tmp_path / "notes", fields=[], encoder=ColourEncoder())
-    with pytest.raises(DatabaseError, match="is a file, and a catalogue is a folder"):
+    with pytest.raises(DatabaseError, match="is a file; name a folder for the catalogue"):
         open_catalog(tmp_path / "notes" / "a.txt", fields=[], encoder=ColourEncoder())
     with pytest.raises(UsageError, match="store='paper' is not one of"):
         open_catalog(tmp_path / "d", fields=[], store="paper", encoder=ColourEncoder())
@@ -430,7 +432,7 @@ def test_a_file_that_somebody_edited_is_told(tmp_path: Path, edit: str) -> None:
         catalog.add([product("a", "red"), product("b", "blue")])
     with sqlite3.connect(file) as raw:
         raw.execute(edit)
-    match = f"{file} (holds|failed).*restore it from a backup, or add its products to a new"
+    match = f"{file} (contains|failed).*restore it from a backup, or add its products to a new"
     with pytest.raises(DatabaseError, match=match), open_catalog(tmp_path / "c", encoder=ColourEncoder()) as catalog:
         catalog.match(Query("red", fusion="rrf"))
 

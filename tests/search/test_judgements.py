@@ -36,9 +36,9 @@ def test_judgements_are_read(tmp_path: Path) -> None:
     [
         (
             {"q": "red", "pic": "a.png", "product": "a", "match": True},
-            "row 1 of .*: .* a text or an image, and not both",
+            "row 1 of .*: .* either a text or an image",
         ),
-        ({"q": "", "pic": "", "product": "a", "match": True}, "row 1 of .*: .* a text or an image, and not both"),
+        ({"q": "", "pic": "", "product": "a", "match": True}, "row 1 of .*: .* either a text or an image"),
         ({"q": "red", "pic": "", "product": "a", "match": "maybe"}, "row 1 of .*: 'match' must be true or false"),
         (
             {"q": "red", "pic": "", "product": "a", "match": None},

@@ -104,12 +104,12 @@ def test_a_lock_is_waited_for_so_long(connections: Connections) -> None:
 
 @pytest.mark.parametrize("schema", ["", "x" * 64, "😀" * 16, "pg_shop", "a%00b"])
 def test_schemas_that_cannot_be(postgres_url: str, schema: str) -> None:
-    with pytest.raises(UsageError, match="cannot name a schema of PostgreSQL"):
+    with pytest.raises(UsageError, match="is not a valid name of a PostgreSQL schema"):
         Connections(f"{postgres_url.partition('&')[0]}&schema={schema}")
 
 
 def test_places_that_are_not_in_postgres() -> None:
-    with pytest.raises(UsageError, match=r"'shop.catalog' is not in PostgreSQL"):
+    with pytest.raises(UsageError, match=r"'shop.catalog' is not a PostgreSQL URL"):
         Connections("shop.catalog")
 
 

@@ -94,7 +94,7 @@ def test_a_table_is_written_complete_or_not_at_all(tmp_path: Path, catalog: Cata
     catalog.add(AWKWARD)
     out = tmp_path / "out.csv"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="is there already; name another file, or replace it with --force"):
+    with pytest.raises(UsageError, match="already exists; name another file, or replace it with --force"):
         catalog.export(out)
     assert out.read_text() == "mine"
     assert catalog.export(out, where="price > 1", force=True) == 2
@@ -243,7 +243,7 @@ def test_rows_that_cannot_be_products_are_refused_with_their_numbers(tmp_path: P
         "row 10: 'added' must be a date such as 2026-11-28 or 2026-11-28T09:30:00+01:00, not '20260101'",
         "row 11: a product has at most 8 images, not 9",
         "row 12: 'images' must hold images, paths or URLs, not 5",
-        "row 13: 'name' must be a text, not ['A']",
+        "row 13: 'name' must be text, not ['A']",
         "row 14: Product.name holds a lone surrogate, half of a UTF-16 pair",
     ]
 

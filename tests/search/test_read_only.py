@@ -119,7 +119,7 @@ def test_changes_that_cannot_be_read_are_not_passed_over(place: Path) -> None:
     catalog.close()
     with (
         without_rights(copy),
-        pytest.raises(DatabaseError, match=r"its last changes are still in .*catalog.sqlite-wal"),
+        pytest.raises(DatabaseError, match=r"its latest changes are still in .*catalog.sqlite-wal"),
     ):
         opened(copy)
     with opened(copy) as catalog:

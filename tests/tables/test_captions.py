@@ -194,7 +194,7 @@ def test_references_as_lists_json_and_texts(tmp_path: Path) -> None:
     assert [float(row["similarity"]) for row in rows[:3]] == pytest.approx(expected, rel=1e-6)
     assert (summary.score, summary.failures) == ("ref_clipscore", {"empty_caption": 1})
     for settings, columns in ((config, None), (Config(), "people")):
-        with pytest.raises(UsageError, match="need each other"):
+        with pytest.raises(UsageError, match="must be used together"):
             score_table(tmp_path / "in.csv", tmp_path / "o.csv", settings, col_references=columns, engine=engine)
 
 

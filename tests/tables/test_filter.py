@@ -144,9 +144,9 @@ def test_a_probability_goes_through_a_calibration_or_a_column(scored: Path, capl
     assert filter_table(scored, out, probability=0.7).threshold == CURVE.cosine(0.7)
     summary.write_text(json.dumps({"model": "fast", "score": "cosine"}))
     filter_table(scored, out, probability=0.7, calibration=scored.parent)
-    assert "is that of mini" in caplog.text
+    assert "is for mini" in caplog.text
     summary.write_text(json.dumps({"model": "mini", "score": "unit"}))
-    with pytest.raises(UsageError, match="scores of the kind unit"):
+    with pytest.raises(UsageError, match="scores of kind unit"):
         filter_table(scored, out, probability=0.7, calibration=scored.parent)
     replace(CURVE, slope=-1.0).save(scored.parent)
     summary.unlink()
@@ -187,7 +187,7 @@ def test_what_no_filter_wrote_is_not_replaced(scored: Path) -> None:
     before = other.read_bytes()
     with pytest.raises(UsageError, match="is a scored table"):
         filter_table(scored, other, top=1)
-    with pytest.raises(UsageError, match="is the input too"):
+    with pytest.raises(UsageError, match="is also the input"):
         filter_table(scored, scored, top=1)
     assert other.read_bytes() == before
 
@@ -222,7 +222,7 @@ def test_a_table_that_changes_meanwhile_gives_no_output(scored: Path) -> None:
         if done == total:
             scored.write_text(scored.read_text() + "0,,0.1,\n")
 
-    with pytest.raises(TableError, match="was changed while it was read"):
+    with pytest.raises(TableError, match="was changed while it was being read"):
         filter_table(scored, scored.with_name("out.csv"), top=1, progress=change)
     assert [path.name for path in scored.parent.iterdir()] == ["scored.csv"]
 

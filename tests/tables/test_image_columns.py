@@ -232,7 +232,7 @@ class TestDropColumns:
 
     def test_a_name_that_is_not_there_and_one_that_is_no_tuple_are_mistakes(self, tmp_path: Path) -> None:
         source = write(tmp_path, COLUMNS["binary"])
-        with pytest.raises(UsageError, match=r"column 'Image' is missing in .*; is 'image' meant"):
+        with pytest.raises(UsageError, match=r"column 'Image' is missing from .*; is 'image' meant"):
             score(source, tmp_path / "out.parquet", drop_columns=("Image",))
         with pytest.raises(ConfigError, match="drop_columns='image' must be a tuple"):
             TableOptions(drop_columns="image")  # type: ignore[arg-type]

@@ -99,11 +99,11 @@ def test_a_run_resumes_and_retries_with_the_calibration_that_it_began_with(folde
             Config(),
             {"calibration": None},
             ConfigError,
-            "scores of openai/clip-vit-base-patch32 mean is unknown.*evaluate SOURCE --model openai/clip-vit-base-patch32 --calibrate",
+            "no calibration for the scores of openai/clip-vit-base-patch32.*evaluate SOURCE --model openai/clip-vit-base-patch32 --calibrate",
         ),
         (Config(score="unit"), {}, ConfigError, "computed from cosines; use --score cosine instead of unit"),
         (Config(), {"calibration": "nowhere"}, ModelError, "nowhere holds no calibration.json"),
-        (Config(), {"probability": False}, ConfigError, "a calibration is for --probability"),
+        (Config(), {"probability": False}, ConfigError, "a calibration is used only with --probability"),
         (Config(), {"fallback_model": "mini"}, ConfigError, "without a fallback_model"),
     ],
 )
@@ -144,7 +144,7 @@ def test_the_command_shows_probabilities(
     for similarity, probability, _ in lines:
         assert float(probability) == pytest.approx(load_calibration("mini").probability(float(similarity)), abs=0.002)
     assert command("score", "red.png", "red", "--model", "fast", "--probability") == 2
-    assert "what the scores of fast mean is unknown" in capsys.readouterr().err
+    assert "there is no calibration for the scores of fast" in capsys.readouterr().err
 
 
 def test_the_lines_for_frames_add_the_column() -> None:

@@ -146,7 +146,7 @@ def test_relative_paths_start_at_the_table(folder: Path, monkeypatch: pytest.Mon
     [
         (b"", TableError, "is empty"),
         (b"\n\n", TableError, "is empty"),
-        (b"url,text\na,b\n", UsageError, "column 'caption' is missing in .*; it has the columns: url, text"),
+        (b"url,text\na,b\n", UsageError, "column 'caption' is missing from .*; it has the columns: url, text"),
         (b"url,caption,url\na,b,c\n", UsageError, "has two columns named 'url'"),
         (b"url,caption,error\na,b,c\n", UsageError, "already has a column 'error'"),
         (b"url,caption\na,b\nc\n", TableError, "row 2 of .* line 3.* has 1 fields, the header has 2"),
@@ -171,14 +171,14 @@ def test_a_missing_input_and_an_unwritable_output(folder: Path) -> None:
     (folder / "in.csv").write_text("url,caption\nred.png,red\n")
     with pytest.raises(UsageError, match=r"cannot be written: the folder .*none does not exist"):
         score_csv(folder / "in.csv", folder / "none" / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
-    with pytest.raises(UsageError, match="is the input too"):  # which has the name that it would get in this folder
+    with pytest.raises(UsageError, match="is also the input"):  # which has the name that it would get in this folder
         score_csv(folder / "in.csv", folder, CONFIG, engine=LocalEngine(encoder=ENCODER))
-    with pytest.raises(UsageError, match="cannot be made"):
+    with pytest.raises(UsageError, match="cannot be created"):
         score_csv(folder / "in.csv", f"{folder / 'red.png'}/", CONFIG, engine=LocalEngine(encoder=ENCODER))
     for name in ("x" * 300 + ".csv", "x" * 244):  # the second is legal, but its summary's name is not
         with pytest.raises(UsageError, match="cannot be used"):
             score_csv(folder / "in.csv", folder / name, CONFIG, engine=LocalEngine(encoder=ENCODER))
-    with pytest.raises(UsageError, match="is the input too"):
+    with pytest.raises(UsageError, match="is also the input"):
         score_csv(folder / "in.csv", folder / "in.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
     assert sorted(p.name for p in folder.iterdir()) == ["blue.png", "in.csv", "red.png"]
 
@@ -204,7 +204,7 @@ def test_what_is_no_plain_file_is_left_alone(folder: Path) -> None:
 
 def test_a_summary_never_replaces_the_input(folder: Path) -> None:
     (folder / "out.csv.summary.json").write_text("url,caption\nred.png,red\n")
-    with pytest.raises(UsageError, match="is the input too"):
+    with pytest.raises(UsageError, match="is also the input"):
         score_csv(folder / "out.csv.summary.json", folder / "out.csv", CONFIG, engine=LocalEngine(encoder=ENCODER))
 
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_combined_is_refused(table: Path, models: list[str]) -> N
         ({"models": ["mini"]}, "two or more"),
         ({"models": ["mini", "mini"]}, "two or more"),
         ({"ensemble": "mean"}, "two or more"),
-        ({"models": models, "engine": engine}, "without an engine"),
+        ({"models": models, "engine": engine}, "leave out engine"),
     ):
         with pytest.raises(UsageError, match=said):
             score_table(table, out, Config(), **given)

@@ -173,9 +173,7 @@ def run(options: argparse.Namespace) -> int:
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):
-        raise UsageError(
-            f"--report needs a single table as output, and {options.out_path} is a folder; name a file to write"
-        )
+        raise UsageError(f"--report needs one output table, and {options.out_path} is a folder; name a file to write")
     models = again(options.model)
     if len(models) > 1 or options.ensemble:
         _check_several(options)

@@ -96,7 +96,7 @@ class SharedEmbeddings:
         return found
 
     def put(self, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep embeddings by key, some hundreds at a time; what comes after a failure is not kept."""
+        """Keep embeddings by key, a few hundred at a time; after a failure, the rest is not kept."""
         for part in _in_parts(list(vectors)):
             values = {key: write_vector(vectors[key]) for key in part}
             if self._ask(self._write, {key: value + _checksum(key, value) for key, value in values.items()}) is None:

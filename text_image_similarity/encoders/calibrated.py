@@ -35,7 +35,7 @@ def load_calibration(model: str | PathLike[str], folder: str | PathLike[str] | N
     own = model_folder(model)
     if not (own / CALIBRATION).is_file():
         raise ConfigError(
-            f"what the scores of {model} mean is unknown: make a calibration with `text-image-similarity evaluate SOURCE "
+            f"there is no calibration for the scores of {model}: make one with `text-image-similarity evaluate SOURCE "
             f"--model {model} --calibrate FOLDER`, then name it with --calibration FOLDER (calibration=FOLDER)"
         )
     return Calibration.load(own)

@@ -57,7 +57,7 @@ def compare_models(  # noqa: PLR0913 - the source, its columns and what a caller
         encoders: Two loaded encoders to use; None loads those that `config` and `against` name.
 
     Returns:
-        What was found. What either model cannot encode is left out for both.
+        What was found. Images and captions that either model cannot encode are left out for both.
 
     Raises:
         UsageError, TableError, ConfigError, ModelError: As `evaluate`.

@@ -17,7 +17,7 @@ def choose_columns(table: Table, col_url: str | None, col_text: str | None) -> t
     Args:
         table: Its own columns are `images` and `captions`, if it says so. Else images are in the only column of bytes, or of structs
             as Hugging Face's, that is called `image`, `img`, `jpg`, `jpeg`, `png` or `webp`; else in `url`; else in the only such
-            column of any name. Captions are in `caption`; beside images in the table `text` takes the place of a missing one.
+            column of any name. Captions are in `caption`; if the table holds images and has no `caption`, `text` takes its place.
         col_url: The column of images, if it is given.
         col_text: The column of captions, if it is given.
 

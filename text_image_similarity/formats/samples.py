@@ -1,8 +1,8 @@
 """Samples: files that share a name up to its first dot, such as `0001.jpg`, `0001.txt` and `0001.json`.
 
 That is how WebDataset's tar shards hold them, img2dataset's layout `files`, and a plain folder of images with captions beside
-them. A sample's image is the first member with the ending of one. Its caption is `.txt`, else `.caption`, else what its `.json` holds
-under `caption`, else under `text`.
+them. A sample's image is the first member with the ending of one. Its caption is `.txt`, else `.caption`, else the value of `caption`
+in its `.json`, else that of `text`.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ class Predictor:
 
         Args:
             paths: A folder, all of whose images are taken (subfolders too, in the order of their names); a path, an
-                http(s), `file:` or `data:` URL; or several of them. Duplicates are taken once.
+                http(s), `file:` or `data:` URL; or several of them. Duplicates are used once.
 
         Returns:
             The database, which this predictor also searches from now on. An image that cannot be read is not part of it;
@@ -194,7 +194,7 @@ class Predictor:
         """Encode captions once, for many searches.
 
         Args:
-            captions: Captions. Duplicates are taken once.
+            captions: Captions. Duplicates are used once.
 
         Returns:
             The database, which this predictor also searches from now on. Empty captions are not part of it; its `failures`

@@ -28,7 +28,7 @@ _QUIET = {"spark.app.name": "text-image-similarity", "spark.ui.showConsoleProgre
 
 
 def open_session(conf: Mapping[str, str]) -> tuple[SparkSession, bool]:
-    """Return this process's Spark session, and whether it was started for this.
+    """Return this process's Spark session, and whether this call started it.
 
     Args:
         conf: Spark's settings. Where neither they nor the environment name a master, it is this machine, with all cores;

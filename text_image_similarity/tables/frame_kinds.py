@@ -78,7 +78,7 @@ class PandasFrame:
 
 @dataclass(frozen=True, slots=True)
 class PolarsFrame:
-    """One of polars."""
+    """A polars DataFrame."""
 
     df: Any
 

@@ -32,7 +32,7 @@ class ScoreFile:
     """Scores in a file; those that are NaN do not count. Remove it with `close`, or use it in a `with`.
 
     Args:
-        path: A file that is made.
+        path: The file to create.
     """
 
     def __init__(self, path: Path) -> None:

@@ -67,11 +67,11 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             `base_dir` is set.
         col_url: The column of images or of references to them. None is `url`, or a column of images that is known by its name and
             type (`image`, `jpg` ...), or the images of shards.
-        col_text: The column of captions. None is `caption`; beside images in the table `text` takes the place of a missing one. Of
+        col_text: The column of captions. None is `caption`; if the table holds images and has no `caption`, `text` takes its place. Of
             several columns, each has its own `similarity_<column>` and `error_<column>`; where Parquet or JSON holds a list of captions in
             a cell, these are lists too. Each image is fetched and encoded once.
-        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or a
-            text that is one reference.
+        col_references: One or more columns of reference captions, for `score="ref_clipscore"`: a list in a cell, a list in JSON, or
+            text, which is a single reference.
         models: Several models in the place of `config.model`, in this process: each has its own column, such as `similarity_mini`, and
             each image is fetched and decoded once.
         ensemble: Adds a `similarity` of all models together: `mean` of their scores, or `probability`; see `load_encoders`.
@@ -130,8 +130,8 @@ def run_files(  # noqa: PLR0913 - as `run_table`
     Files that an earlier run has finished stay as they are, so the same call resumes with those that are missing.
 
     Args:
-        paths: The table to read, and the folder to write to; it is made.
-        config: As for `run_table`, and so are the others.
+        paths: The table to read, and the folder to write to, which is created.
+        config: As for `run_table`, like all other arguments.
 
     Returns:
         The summary of all files together, which is written nowhere.

@@ -72,7 +72,7 @@ def test_a_forked_process_opens_a_log_of_its_own(tmp_path: Path, monkeypatch: py
     with open_match_log(tmp_path / "log.sqlite") as log:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: -1)
-            with pytest.raises(DatabaseError, match="before this process was forked; open it after that"):
+            with pytest.raises(DatabaseError, match="before this process was forked; open it after the fork"):
                 log.append([entry()])
             log.close()
         log.append([entry()])

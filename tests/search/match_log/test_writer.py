@@ -128,9 +128,9 @@ def test_a_database_that_is_away_is_waited_for(
         assert (writer.written, writer.dropped, writer.depth) == (601, 10, 0)
     assert sorted(each.total or 0 for each in log.entries()) == list(range(601))
     assert warnings(caplog) == [
-        "the match log cannot be written: the server is away; up to 600 records wait",
-        "the match log takes no more records: 600 wait; they are dropped and counted",
-        "the match log is written again; 10 records were dropped so far",
+        "the match log cannot be written: the server is away; up to 600 records are waiting",
+        "the match log is full: 600 records are waiting; further ones are dropped and counted",
+        "the match log can be written again; 10 records have been dropped so far",
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_full_queue_refuses_what_is_required(storage: Faulty, log: MatchLog) -
     storage.free.clear()
     with closing(LogWriter(log, most=1)) as writer:
         writer.put(entry())
-        with pytest.raises(DatabaseError, match="takes no more records: 1 wait"):
+        with pytest.raises(DatabaseError, match="is full: 1 records are waiting"):
             writer.write(entry()).result(60)
         assert writer.dropped == 0
         storage.free.set()

@@ -51,5 +51,5 @@ def test_stores_lie_in_the_catalogue_or_where_they_are_told(tmp_path: Path) -> N
 
 
 def test_pgvector_is_refused_beside_a_folder() -> None:
-    with pytest.raises(ConfigError, match="whose place is then postgresql"):
+    with pytest.raises(ConfigError, match="needs a catalogue in PostgreSQL"):
         check_kind("pgvector", "shop.catalog")

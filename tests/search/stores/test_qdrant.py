@@ -45,5 +45,5 @@ def test_where_a_server_is(url: str, address: str) -> None:
 
 
 def test_a_server_that_does_not_answer() -> None:
-    with pytest.raises(DatabaseError, match=r"shop-1.*cannot be made.*see that the server runs"):
+    with pytest.raises(DatabaseError, match=r"shop-1.*cannot be made.*check that the server is running"):
         QdrantStore(connect("qdrant://127.0.0.1:1/shop"), "shop-1", ALL_FIELDS, WIDTH)

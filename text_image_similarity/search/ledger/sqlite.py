@@ -45,7 +45,7 @@ class SqliteDatabase:
 
     Args:
         path: The file, or `:memory:` for one that ends with this object.
-        fields: The declared fields, to make the file with; None opens one that is there.
+        fields: The declared fields, with which to create the file; None opens an existing one.
 
     Raises:
         DatabaseError: It cannot be opened or made, is there already, or is something else.

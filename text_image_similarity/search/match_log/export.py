@@ -1,6 +1,6 @@
 """A match log as a table, with each match's events in its row: JSON Lines as it is, or Parquet.
 
-In Parquet, `query` and `where` hold JSON, because every query has other members.
+In Parquet, `query` and `where` hold JSON, because every query has different members.
 """
 
 from __future__ import annotations

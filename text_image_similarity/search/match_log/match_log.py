@@ -23,7 +23,7 @@ class MatchLog:
         storage: Where it is kept; it is closed with the log.
 
     Raises:
-        DatabaseError: From every method: the database fails; the message says what to do.
+        DatabaseError: Raised by every method if the database fails; the message says what to do.
     """
 
     def __init__(self, storage: LogStorage) -> None:

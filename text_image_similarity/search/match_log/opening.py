@@ -30,7 +30,7 @@ def open_match_log(place: str | PathLike[str], *, create: bool = True) -> MatchL
         A log that threads may share; a context manager.
 
     Raises:
-        UsageError: There is none, or the place cannot have one.
+        UsageError: There is no log, or the place cannot hold one.
         DatabaseError: It cannot be opened.
     """
     where = path_text(place, "place")

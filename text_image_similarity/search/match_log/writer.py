@@ -53,7 +53,7 @@ class LogWriter:
 
     @property
     def depth(self) -> int:
-        """How many records wait or are being written."""
+        """How many records are waiting or being written."""
         return len(self._waiting) + len(self._group)
 
     def put(self, record: LogRecord) -> bool:

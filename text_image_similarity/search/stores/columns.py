@@ -81,7 +81,7 @@ class Column(Protocol):
 
 
 class NumberColumn:
-    """Numbers, dates (seconds) and truth values; NaN where there is none."""
+    """Numbers, dates (seconds) and booleans; NaN where there is none."""
 
     def __init__(self, *, truth: bool) -> None:
         self._truth = truth
