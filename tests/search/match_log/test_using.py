@@ -200,7 +200,7 @@ def test_an_export_has_each_match_with_its_events(log: MatchLog, tmp_path: Path)
     assert [row["where"] for row in rows[:3]] == ['{"price": 1}', '"price = 1"', None]
     assert (rows[0]["results"], rows[0]["events"]) == (list(entries[0].results), told)
     assert (rows[0]["milliseconds"], rows[1]["error"]) == ([("total", 2.0)], "x: \ufffd")
-    with pytest.raises(UsageError, match="there already"):
+    with pytest.raises(UsageError, match="already exists"):
         export_log(log, tmp_path / "log.jsonl")
     assert export_log(log, tmp_path / "log.jsonl", since=entries[-3].time, force=True) == 3
     with pytest.raises(UsageError, match=r"log.csv: a log has lists in its rows; export it to .jsonl or .parquet"):
@@ -243,7 +243,7 @@ def test_what_was_clicked_becomes_captions(log: MatchLog, tmp_path: Path) -> Non
         assert export_training(log, catalog, tmp_path / "clicks.parquet", since=bags[1].time).clicks == 3
         rows = pq.read_table(tmp_path / "clicks.parquet").to_pylist()
         assert [(row["product"], row["clicks"]) for row in rows] == [("a", 2), ("b", 1)]
-        with pytest.raises(UsageError, match="there already"):
+        with pytest.raises(UsageError, match="already exists"):
             export_training(log, catalog, tmp_path / "clicks.csv")
         nothing = export_training(log, catalog, tmp_path / "none.csv", since=NOON * 2)
         assert nothing == TrainingExport(0, 0, 0, 0, 0)
