@@ -35,6 +35,8 @@ STRICTER = {
     r"\bin vain\b": "without a result",
     r"\bbehind (the (last|end|others|cursor)|that dot)\b": "after",
     r"\bwill do[.,;]": "works",
+    r"\bmay be given again\b": "may be repeated",
+    r"\b(notices?|notice) (nothing|but)\b|\bdo(es)? not notice\b": "is unaffected",
 }
 # What has not: the service, whose settings are a page of the command line too, and what is beside the package.
 OLDER = (

@@ -386,7 +386,7 @@ def test_generations(ledger: Ledger) -> None:
     assert [(each.identity.model, each.state) for each in generations.all()] == [("model", "kept"), ("other", "live")]
     generations.calibrate(new.number, '{"text": 1}')
     assert generations.live().calibration == '{"text": 1}'
-    with pytest.raises(DatabaseError, match="answers"):
+    with pytest.raises(DatabaseError, match="is live"):
         generations.drop([new.number])
     generations.drop([1])
     assert ledger.pictures(1, [number]) == {}
