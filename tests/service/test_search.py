@@ -1,4 +1,4 @@
-"""Catalogues over HTTP: the library's answers to the digit, what keys may see, and the log of matches."""
+"""Catalogues over HTTP: the library's answers to the digit, what keys may see, and the match log."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Call:
         began: Seconds since the epoch.
         answers: What the models said.
         pairs: How many pairs it asked about, and `failed`, how many of them got no score.
-        asked: What a match request asked and was answered, for the log of matches; see `search.journal`.
+        asked: What a match request asked and was answered, for the match log; see `search.journal`.
         notes: What the audit log will say of it.
     """
 

@@ -58,7 +58,7 @@ class Gate:
         metrics, tracing: Record what happened.
         work_routes: Those whose requests cost a model work.
         open_routes: Those that need no key. All others do, and paths that do not exist.
-        match_routes: Those whose answers are in the log of matches.
+        match_routes: Those whose answers are in the match log.
         journal: That log.
         auditor: Writes the audit log.
     """

@@ -167,7 +167,7 @@ class CatalogFacts(BaseModel):
     generation: int
     model: str
     fields: list[dict[str, str]]
-    logged: Annotated[bool, Field(description="Whether answers are in a log of matches, and events are taken.")]
+    logged: Annotated[bool, Field(description="Whether answers are in a match log, and events are taken.")]
 
 
 class CatalogDetails(CatalogFacts):

@@ -1,4 +1,4 @@
-"""The log of matches, as the service writes it: one entry for each answer to a query, refused and empty ones too."""
+"""The match log, as the service writes it: one entry for each answer to a query, refused and empty ones too."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Journal:
     def __init__(self, settings: Settings, catalogs: Mapping[str, ServedCatalog], metrics: SearchMetrics) -> None:
         self._settings, self._catalogs, self._metrics = settings, catalogs, metrics
         self._logs: list[MatchLog] = []
-        self._threads = Threads("the log of matches", _THREADS, settings.request_timeout_s)
+        self._threads = Threads("the match log", _THREADS, settings.request_timeout_s)
         self._writers: dict[str, LogWriter] = {}  # by catalogue
 
     def open(self) -> None:
@@ -131,8 +131,10 @@ class Journal:
                     await asyncio.gather(*(asyncio.wrap_future(writer.write(entry)) for entry in kept))
             except (DatabaseError, TimeoutError) as exc:
                 self._metrics.log_entries.labels(name, "lost").inc(len(kept))
-                logger.warning("the log of matches: %s", str(exc) or "it takes too long")  # for us: it names places
-                detail = "the log of matches cannot be written, and answers without an entry are not given"
+                logger.warning(
+                    "the match log cannot be written: %s", str(exc) or "it takes too long"
+                )  # for us: it names places
+                detail = "the match log cannot be written, and answers without an entry are not given"
                 raise ProblemError("log_unavailable", detail, retry_after_s=5) from exc
             self._metrics.log_entries.labels(name, "written").inc(len(kept))
             return
@@ -148,7 +150,7 @@ class Journal:
         """
         writers = {name: each for name, each in self._writers.items() if key.sees(name)}
         if not writers:
-            raise ProblemError("conflict", "no log of matches is kept here; see --match-log")
+            raise ProblemError("conflict", "no match log is kept here; see --match-log")
         try:
             for name, writer in writers.items():
                 entry = await self._threads.run(writer.find, match_id)
@@ -157,13 +159,13 @@ class Journal:
                         detail = f"match {match_id} did not answer with product {product[:100]!r}"
                         raise ProblemError("invalid_request", detail)
                     if not writer.put(LogEvent(match_id, time.time(), kind, product, key.name)):
-                        raise ProblemError("log_unavailable", "the log of matches has no room", retry_after_s=5)
+                        raise ProblemError("log_unavailable", "the match log has no room", retry_after_s=5)
                     return
         except UsageError as exc:
             raise ProblemError("unknown_match", str(exc)) from None
         except DatabaseError as exc:
-            logger.warning("the log of matches: %s", exc)
-            raise ProblemError("catalog_unavailable", "the log of matches cannot be read", retry_after_s=1) from exc
+            logger.warning("the match log cannot be read: %s", exc)
+            raise ProblemError("catalog_unavailable", "the match log cannot be read", retry_after_s=1) from exc
         raise ProblemError("unknown_match", f"there is no match {match_id[:100]!r}")
 
 

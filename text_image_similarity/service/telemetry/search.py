@@ -1,4 +1,4 @@
-"""What Prometheus reads of catalogues: searches, answers that were known, and the log of matches."""
+"""What Prometheus reads of catalogues: searches, answers that were known, and the match log."""
 
 from __future__ import annotations
 
