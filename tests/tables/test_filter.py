@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from text_image_similarity import (
     TableError,
     UsageError,
     cli,
+    embed_table,
     filter_table,
     plan_filter,
     score_csv,
@@ -185,7 +187,7 @@ def test_what_no_filter_wrote_is_not_replaced(scored: Path) -> None:
     other = scored.with_name("other.csv")
     score_csv(scored.with_name("pairs.csv"), other, Config(), engine=LocalEngine(encoder=ColourEncoder()))
     before = other.read_bytes()
-    with pytest.raises(UsageError, match="is a scored table"):
+    with pytest.raises(UsageError, match=r"other\.csv was written by score"):
         filter_table(scored, other, top=1)
     with pytest.raises(UsageError, match="is also the input"):
         filter_table(scored, scored, top=1)
@@ -262,3 +264,23 @@ def test_the_command_says_where_no_row_has_a_score(tmp_path: Path, capsys: pytes
     written, plan = capsys.readouterr().out.split("output", 1)
     assert "lowest similarity  no row has a score" in written
     assert plan.endswith("without a score  2\n\nno row has a score, so there is no threshold to choose\n")
+
+
+def test_no_command_replaces_the_output_of_another(scored: Path) -> None:
+    (scored.parent / "pairs.csv").write_text("url,caption\nnone.png,red\n")
+    pairs, outs = scored.with_name("pairs.csv"), {name: scored.with_name(f"{name}.csv") for name in ("score", "embed")}
+    runs: dict[str, Callable[[Path], object]] = {
+        "filter": lambda out: filter_table(scored, out, top=1),
+        "score": lambda out: score_csv(pairs, out, Config(), engine=LocalEngine(encoder=ColourEncoder())),
+        "embed": lambda out: embed_table(pairs, out, Config(), encoder=ColourEncoder()),
+    }
+    outs["filter"] = scored.with_name("filter.csv")
+    for name, run in runs.items():
+        run(outs[name])
+        run(outs[name])  # its own output is replaced
+    for name, out in outs.items():
+        before = out.read_bytes()
+        for other in runs.keys() - {name}:
+            with pytest.raises(UsageError, match=f"was written by {name}; name another output, or replace it with"):
+                runs[other](out)
+        assert out.read_bytes() == before

@@ -6,9 +6,9 @@ output appears complete or not at all; a run that is stopped begins from the fir
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,6 @@ from ..files import path_text
 from ..formats import (
     columns_of,
     format_of,
-    has_content,
-    open_bytes,
     open_table,
     output_for,
 )
@@ -252,24 +250,11 @@ def _least(rule: FilterRule, source: str, column: str, calibration: str | PathLi
     return least_of(curve, rule.probability)
 
 
+_check_ours = partial(check_replaceable, by="filter")
+
+
 def _check_target(target: str, work: Workspace, *, force: bool) -> None:
     if work.begun() is not None:
         raise UsageError(f"{target}.parts holds parts of a run that is not finished; finish it, or name another output")
     if not force:
         _check_ours(target, work.placed())
-
-
-def _check_ours(target: str, placed: str | None) -> None:
-    """Refuse to replace what no filter wrote: scores take longer to make again.
-
-    Raises:
-        UsageError: It is another file, or a scored table.
-    """
-    check_replaceable(target, placed)
-    note = f"{target}.summary.json"
-    if has_content(note):
-        with open_bytes(note) as file:
-            if "filter" not in json.load(file)["job"]:
-                raise UsageError(
-                    f"{target} is a scored table; name another output, or replace it with --force (force=True)"
-                )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -30,6 +30,8 @@ _UNSCORED_SETTINGS = {
     "limits",
 }
 _UNSCORED_LIMITS = {"connect_s", "total_s", "per_host", "decode_s", "decode_memory"}
+# What is in the description of a run of each command but `score`.
+_WRITERS = {"filter": "filter", "embedded": "embed", "catalog": "match"}
 
 
 def identity_of(
@@ -50,15 +52,26 @@ def identity_of(
     return same
 
 
-def check_replaceable(target: str, placed: str | None) -> None:
-    """Refuse to replace an output that no run has written, or that was changed since.
+def writer_of(job: Mapping[str, Any]) -> str:
+    """Return the command that writes the output of a run, by what the run is.
+
+    Example:
+        >>> writer_of({"embedded": "images"})
+        'embed'
+    """
+    return next((command for part, command in _WRITERS.items() if part in job), "score")
+
+
+def check_replaceable(target: str, placed: str | None, *, by: str = "score") -> None:
+    """Refuse to replace an output that another command or no run has written, or that was changed since.
 
     Args:
         target: The output.
         placed: Hash of what a run was about to put there when it ended, or None.
+        by: The command that would replace it.
 
     Raises:
-        UsageError: It is not the output of a run.
+        UsageError: It is not the output of a run of that command.
     """
     note = f"{target}.summary.json"
     there = [place for place in (target, note) if has_content(place)]
@@ -67,7 +80,7 @@ def check_replaceable(target: str, placed: str | None) -> None:
     try:
         with open_bytes(note) as file:
             found = dict(json.load(file))
-        written, _ = str(found["output_content"]), dict(found["job"])
+        written, writer = str(found["output_content"]), writer_of(dict(found["job"]))
     except (UsageError, ValueError, KeyError, TypeError):
         raise UsageError(
             f"{there[0]} was not written by this command; name another output, or replace it with --force (force=True)"
@@ -75,6 +88,10 @@ def check_replaceable(target: str, placed: str | None) -> None:
     if target in there and not is_url(target) and content_of(target) != written:  # at a URL it would have to be fetched
         raise UsageError(
             f"{target} was changed after it was written; name another output, or replace it with --force (force=True)"
+        )
+    if target in there and writer != by:
+        raise UsageError(
+            f"{target} was written by {writer}; name another output, or replace it with --force (force=True)"
         )
 
 

@@ -20,7 +20,7 @@ class TableOptions:
     Args:
         start: `resume` continues from the finished parts of an earlier run, if there are any; `restart` drops them;
             `retry_failed` takes the finished output and scores the rows again whose failure may have passed.
-        force: Whether an output is replaced that was not written by an earlier run, or was changed since; else it is refused.
+        force: Whether an output is replaced that was not written by an earlier run of the same command, or was changed since; else it is refused.
         overwrite_column: Whether columns `similarity` and `error` of the input are replaced; else they are refused.
         work_dir: Folder for the parts; None is beside the output, or the user's cache folder for one at a URL.
         max_failures: How many rows may fail before the run ends with a `TooManyFailuresError`: a number, or a share of the rows so

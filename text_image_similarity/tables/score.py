@@ -26,7 +26,7 @@ from ..records import Progress
 from ..workspace import Workspace
 from .check import check_table
 from .failures import FailureWatch, columns_there
-from .identity import check_replaceable, earlier_output, finished_run, identity_of
+from .identity import check_replaceable, earlier_output, finished_run, identity_of, writer_of
 from .job import TableJob
 from .layout import RowLayout
 from .options import TableOptions
@@ -190,9 +190,10 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
     _check_arguments(options, engine)
     source, target = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     check_places(source, target, config.embedding_cache)
+    check = None if options.force else partial(check_replaceable, by=writer_of(task.identity))
     with Workspace(work_folder(target, options.work_dir), target, part_ending_of(target)) as work:
-        if options.start != "retry_failed" and not options.force:
-            check_replaceable(target, work.placed())
+        if options.start != "retry_failed" and check is not None:
+            check(target, work.placed())
         table, task, states = check_table(source, task, config, options)
         dropped = frozenset(options.drop_columns)
         layout = RowLayout.of(task, table)
@@ -225,7 +226,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
             target,
             lambda content: replace(summary, output_content=content).as_dict(),
             work,
-            check=None if options.force else check_replaceable,
+            check=check,
         )
         work.finish()
     return summary
