@@ -128,7 +128,7 @@ def _too_large(name: str, size: int, most: int) -> RowError:
 
 def _add_text(sample: Sample, ending: str, data: bytes) -> None:
     try:
-        sample.texts[ending] = data.decode("utf-8-sig")
+        sample.texts[ending] = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as exc:
         sample.image = RowError(ErrorCode.CORRUPT, f"{sample.key}.{ending} is not UTF-8: {exc.reason}")
 
