@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,10 +15,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from tests.support.images import make_png
 from text_image_similarity import (
     Config,
+    ConfigError,
     InputTypeError,
     LocalEngine,
     ModelNameError,
@@ -45,7 +48,8 @@ from text_image_similarity import (
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
-from text_image_similarity.pipeline.inputs import as_image
+from text_image_similarity.pipeline import progress as bars
+from text_image_similarity.pipeline.inputs import as_image, check_pairs
 
 CONFIG = Config(retries=0)
 RED = np.full((8, 8, 3), (255, 0, 0), np.uint8)
@@ -400,3 +404,14 @@ def test_what_comes_from_a_generator_is_read_once() -> None:
         next(results)
         results.close()
     assert len(pulled) < 10_000
+
+
+def test_unequal_numbers_are_an_error_of_this_package() -> None:
+    with pytest.raises(ConfigError, match="there are 3 images and 2 texts"):
+        check_pairs(["a.png"] * 3, ["a", "b"])
+
+
+def test_without_widgets_a_notebook_gets_a_bar_of_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "is_installed", lambda name: name != "ipywidgets")
+    with closing(bars._bar(1, "rows")) as bar:
+        assert type(bar) is tqdm

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..encoders import Encoder
-from ..errors import InputTypeError
+from ..errors import ConfigError, InputTypeError
 from ..records import EncodedImage, Record, is_missing
 
 Item = TypeVar("Item")
@@ -232,11 +232,11 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
     """Return images and captions as `checked` does.
 
     Raises:
-        ValueError: It is known already that they are not equally many.
+        ConfigError: It is known already that they are not equally many.
     """
     images, texts = images_of(images), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
-        raise ValueError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
+        raise ConfigError(f"there are {len(images):,} images and {len(texts):,} texts; give one caption for each image")
     return images, texts
 
 

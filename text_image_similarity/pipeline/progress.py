@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..records import Progress
+from ..system import is_installed
 
 if TYPE_CHECKING:
     from ..records import ScoreResult
@@ -67,6 +68,9 @@ def _is_shown(progress: bool | None) -> bool:
 
 
 def _bar(count: int | None, unit: str) -> Any:
-    from tqdm.auto import tqdm  # which is a bar of HTML in notebooks
+    if is_installed("ipywidgets"):
+        from tqdm.auto import tqdm  # which is a bar of HTML in notebooks
+    else:
+        from tqdm import tqdm
 
     return tqdm(total=count, unit=f" {unit}", dynamic_ncols=True)
