@@ -419,3 +419,19 @@ def test_a_product_whose_pictures_are_elsewhere_is_refused(tmp_path: Path) -> No
         assert "--files-under FOLDER" in report.refusals[0]
     with open_catalog(":memory:", fields=[], config=Config(files_under="/"), encoder=ColourEncoder()) as catalog:
         assert catalog.add_table(folder / "in.csv").added == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "option"),
+    [
+        (ProductColumns(), "--id-col"),
+        (ProductColumns(id="sku", name="none"), "--name-col"),
+        (ProductColumns(id="sku", images=("none",)), "--image-col"),
+    ],
+)
+def test_a_missing_column_names_its_option(tmp_path: Path, columns: ProductColumns, option: str) -> None:
+    table = write_rows(tmp_path / "in.jsonl", [{"sku": "1", "name": "a", "image": "a.png"}])
+    with pytest.raises(
+        UsageError, match=f"is missing in .* the columns: sku, name, image; name another one with {option}"
+    ):
+        ProductTable(str(table), columns).guess_fields()

@@ -150,7 +150,10 @@ def read_columns(
     _check_fields(fields, there, place)
     columns = tuple(dict.fromkeys([*roles.values(), *images, *(column for _, column in fields)]))
     if there is not None:
-        check_columns(there, columns, place)
+        for role, column in roles.items():
+            check_columns(there, [column], place, options=f"--{role}-col (ProductColumns({role}=...))")
+        check_columns(there, images, place, options="--image-col (ProductColumns(images=...))")
+        check_columns(there, columns, place, options="--field-col (ProductColumns(fields=...))")
     return RowReader(columns, roles, images, fields)
 
 
