@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.images import make_png
 from tests.support.paths import ROOT
-from text_image_similarity import Field, cli, open_catalog
+from text_image_similarity import Field, UsageError, cli, open_catalog
 from text_image_similarity.cli.products import create_command, declared_field
 
 SAMPLE = ROOT / "sample_catalog"
@@ -119,7 +119,9 @@ def test_a_field_is_declared_by_name_and_kind() -> None:
     fields = [Field("price", "number"), Field("a:b"), Field("text", "texts"), Field("x:text", "date"), Field("it's")]
     words = shlex.split(create_command("c", fields))
     assert [declared_field(word) for word in words[5::2]] == fields
-    assert declared_field("size:large") == Field("size:large")
+    assert declared_field("size:large:text") == Field("size:large")
+    with pytest.raises(UsageError, match="'money' is not a kind: text, number, bool, date, texts"):
+        declared_field("price:money")
 
 
 def test_an_export_is_added_again(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from ..config import Config
+from ..errors import UsageError
 from .options import (
     INPUT,
     add_base_dir,
@@ -116,17 +117,21 @@ def open_existing(options: argparse.Namespace) -> Catalog:
 
 def create_command(place: str, fields: Sequence[Field]) -> str:
     """Return the command that makes a catalogue with some fields."""
-    declared = [f"{field.name}:{field.kind}" if field.kind != "text" else field.name for field in fields]
+    declared = [
+        f"{field.name}:{field.kind}" if field.kind != "text" or ":" in field.name else field.name for field in fields
+    ]
     words = ["text-image-similarity", "catalog", "create", place]
     return shlex.join([*words, *(word for name in declared for word in ("--field", name))])
 
 
 def declared_field(text: str) -> Field:
-    """Read `NAME` or `NAME:KIND`; what follows the last colon and is not a kind belongs to the name."""
+    """Read `NAME` or `NAME:KIND`; what follows the last colon and is not a word belongs to the name."""
     from ..search import Field
 
     name, _, kind = text.rpartition(":")
     found = next((each for each in _KINDS if each == kind and name), None)
+    if found is None and name and kind.isidentifier():
+        raise UsageError(f"--field {text}: {kind!r} is not a kind: {', '.join(_KINDS)}")
     return Field(text) if found is None else Field(name, found)
 
 
