@@ -461,6 +461,7 @@ def test_a_service_with_keys_wants_one_of_them() -> None:
             refused = client.post("/v1/similarity", json=pair, headers=headers)
             problem(refused, 401, "unauthorized")
             assert refused.headers["www-authenticate"] == "Bearer"
+            assert ("this API key is not known" in refused.text) == (headers == {"x-api-key": "third"})
             problem(client.get("/v1/models", headers=headers), 401, "unauthorized")
             problem(client.get("/nothing", headers=headers), 401, "unauthorized")
         for headers in ({"x-api-key": "first"}, {"authorization": "Bearer second"}, {"authorization": "bearer  first"}):

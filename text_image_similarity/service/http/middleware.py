@@ -160,7 +160,8 @@ class Gate:
         found = [key for known, key in self._keys.items() if compare_digest(digest, known)]
         if not found:
             scope["state"]["call"].notes.append(_REFUSED_KEY if given else _MISSING_KEY)
-            raise ProblemError("unauthorized", "send an API key: Authorization: Bearer KEY, or X-API-Key: KEY")
+            said = "this API key is not known; send another one" if given else "send an API key"
+            raise ProblemError("unauthorized", f"{said}: Authorization: Bearer KEY, or X-API-Key: KEY")
         return found[0]
 
     def _record(
