@@ -82,6 +82,9 @@ def run(options: argparse.Namespace) -> int:
     config = TrainConfig(**given, loading=loading)
     # Here, so that `--help` and a wrong option answer before NumPy and torch are loaded.
     from ..encoders.placement import check_placement
+    from ..system import require
+
+    require("training", "torch", extra="train")
 
     check_placement(Config(device=config.device, precision="fp16" if config.precision == "fp16" else "auto"))
     from ..training.loop import train

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..system import require
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -53,6 +55,7 @@ def agreement(scores: ArrayLike, ratings: ArrayLike) -> Agreement:
         raise ValueError("a score or a rating is not finite; leave such pairs out")
     if len(ours) < 2 or np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return Agreement(len(ours), float("nan"), float("nan"), float("nan"))
+    require("agreement with people", "scipy")
     from scipy import stats  # here, because it takes a second to import and this is all that needs it
 
     return Agreement(

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..system import require
+
 RESAMPLES = 2000
 _AT_ONCE = 4_000_000  # counts of a draw in memory
 
@@ -91,6 +93,7 @@ def rank_correlation(one: ArrayLike, other: ArrayLike) -> float:
     first, second = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
+    require("a rank correlation", "scipy")
     from scipy import stats  # here, because it takes a second to import
 
     return float(stats.spearmanr(first, second).statistic)
