@@ -59,6 +59,6 @@ def test_pauses_grow_to_a_cap_and_are_jittered(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_missing_library_is_told_with_the_command_that_brings_it() -> None:
     system.require("testing", "json", extra="train")
-    with pytest.raises(MissingExtraError, match=r"flying needs wings, tail: pip install '\.\[birds\]' in a checkout"):
+    with pytest.raises(MissingExtraError, match=r'flying needs wings, tail: pip install "\.\[birds\]" in a checkout'):
         system.require("flying", "wings", "json", "tail", extra="birds")
     assert issubclass(MissingExtraError, ImportError)

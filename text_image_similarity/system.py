@@ -60,7 +60,9 @@ def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:
         raise TimeoutError(str(exc) or f"no answer within {seconds:g} s") from exc
 
 
-_PLACE = "'.{}' in a checkout; elsewhere with the path of the wheel instead of the dot"
+_PLACE = (
+    '".{}" in a checkout; elsewhere with the path of the wheel instead of the dot'  # every shell reads double quotes
+)
 
 
 def usable_cores() -> int:

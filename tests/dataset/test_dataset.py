@@ -464,7 +464,7 @@ def test_a_set_of_the_hub_is_read_from_its_cache(monkeypatch: pytest.MonkeyPatch
 
 def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UsageError, match=r"pip install '\.\[train\]'"):
+    with pytest.raises(UsageError, match=r'pip install "\.\[train\]"'):
         read_dataset("jxie/flickr8k")
 
 

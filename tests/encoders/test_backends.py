@@ -119,7 +119,7 @@ def test_what_cannot_be_exported_for_want_of_a_library_runs_on_torch(
     config = Config(model=tiny_clip, model_cache=tmp_path, device="cpu")
     assert load_encoder(config).info.backend == "torch"
     assert not caplog.records
-    with pytest.raises(ConfigError, match=r"to ONNX needs onnxscript: pip install '\.\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r'to ONNX needs onnxscript: pip install "\.\[onnx\]"'):
         load_encoder(replace(config, backend="onnx"))
 
 
@@ -289,7 +289,7 @@ def test_what_cannot_run_on_onnx_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         return None if name == "onnxruntime" else find_spec(name)
 
     monkeypatch.setattr(system, "find_spec", without)
-    with pytest.raises(ConfigError, match=r"needs onnxruntime: pip install '\.\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r'needs onnxruntime: pip install "\.\[onnx\]"'):
         load_encoder(Config(model="mini", backend="onnx"))
     assert load_encoder(Config(model="mini", device="cpu")).info.backend == "torch"
 

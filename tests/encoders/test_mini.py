@@ -86,10 +86,10 @@ def test_without_torch_the_cpu_is_used_even_beside_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("missing", "config", "said"),
     [
-        (("torch", "onnxruntime"), "", "running mini without onnxruntime needs torch: pip install '.[onnx]'"),
-        (("torch",), ", backend='torch'", "running mini on torch needs torch: pip install '.'"),
-        (("torch",), ", preprocess='fast'", "preprocess='fast' needs torch: pip install '.'"),
-        (("onnx",), ", precision='int8'", "exporting mini to ONNX needs onnx: pip install '.[onnx]'"),
+        (("torch", "onnxruntime"), "", 'running mini without onnxruntime needs torch: pip install ".[onnx]"'),
+        (("torch",), ", backend='torch'", 'running mini on torch needs torch: pip install "."'),
+        (("torch",), ", preprocess='fast'", "preprocess='fast' needs torch: pip install \".\""),
+        (("onnx",), ", precision='int8'", 'exporting mini to ONNX needs onnx: pip install ".[onnx]"'),
     ],
 )  # fmt: skip
 def test_what_is_missing_is_named_with_the_command_that_brings_it(
@@ -131,3 +131,15 @@ def test_damaged_graphs_leave_torch(broken: str, tmp_path: Path, caplog: pytest.
         load_encoder(Config(model=folder, backend="onnx"))
     assert load_encoder(Config(model=folder, device="cpu")).info.backend == "torch"
     assert "runs on torch" in caplog.text
+
+
+def test_what_people_rate_and_training_name_the_library_that_is_missing() -> None:
+    code = (
+        "from text_image_similarity import MissingExtraError, cli\nfrom text_image_similarity.metrics import agreement\n"
+        "try:\n    agreement([1, 2], [1, 2])\nexcept MissingExtraError as exc:\n    print(exc)\n"
+        "cli.main(['train', 'none', 'none'])"
+    )
+    done = run_without(("torch", "scipy"), code)
+    assert done.stdout.startswith('agreement with people needs scipy: pip install "."')
+    assert 'training needs torch: pip install ".[train]"' in done.stderr
+    assert "Traceback" not in done.stderr

@@ -107,7 +107,7 @@ def test_what_cannot_run_on_openvino_says_so(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ConfigError, match="runs mini in fp32; for int8 set backend='onnx'"):
         load_encoder(Config(model="mini", backend="openvino", precision="int8", device="cpu"))
     monkeypatch.setattr(system, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
-    with pytest.raises(ConfigError, match=r"needs openvino: pip install '\.\[openvino\]'"):
+    with pytest.raises(ConfigError, match=r'needs openvino: pip install "\.\[openvino\]"'):
         load_encoder(Config(model="mini", backend="openvino", device="cpu"))
     assert load_encoder(Config(model="mini", device="cpu")).info.backend == "onnx"  # which auto takes
 

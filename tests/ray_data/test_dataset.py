@@ -285,7 +285,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("text_image_similarity.system.find_spec", lambda name: None)
     nothing: Any = None
     for call in (lambda: score_dataset(nothing, MINI), lambda: RayEngine({})):
-        with pytest.raises(ConfigError, match=r"pip install '\.\[ray\]'"):
+        with pytest.raises(ConfigError, match=r'pip install "\.\[ray\]"'):
             call()
 
 

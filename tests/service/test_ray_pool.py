@@ -433,7 +433,7 @@ def test_an_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     from text_image_similarity.service.ray import deployment
 
     monkeypatch.setattr("text_image_similarity.system.is_installed", lambda name: name != "fastapi")
-    with pytest.raises(ConfigError, match=r"needs fastapi: pip install '\.\[ray,serve\]'"):
+    with pytest.raises(ConfigError, match=r'needs fastapi: pip install "\.\[ray,serve\]"'):
         deployment.build({})
 
 

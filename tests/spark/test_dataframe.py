@@ -326,7 +326,7 @@ def test_without_pyspark_the_pip_command_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("text_image_similarity.system.find_spec", lambda _: None)
     nothing: Any = None
     for call in (lambda: similarity_udf(ALONE), lambda: score_dataframe(nothing, ALONE)):
-        with pytest.raises(ConfigError, match=r"pip install '\.\[spark\]'"):
+        with pytest.raises(ConfigError, match=r'pip install "\.\[spark\]"'):
             call()
 
 

@@ -251,7 +251,7 @@ def test_a_missing_extra_names_the_pip_command() -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "pip install '.[serve]'" in done.stderr
+    assert 'pip install ".[serve]"' in done.stderr
 
 
 @pytest.mark.parametrize(

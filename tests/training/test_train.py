@@ -721,7 +721,7 @@ def test_tracking_without_mlflow_says_what_to_install(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(UsageError, match=r"pip install '\.\[train\]'"):
+    with pytest.raises(UsageError, match=r'pip install "\.\[train\]"'):
         train(photos, tmp_path / "model", replace(TINY, tracking="sqlite:///runs.db"))
 
 
