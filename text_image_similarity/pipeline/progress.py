@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator, Sized
 from contextlib import closing, contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..records import Progress
@@ -68,9 +69,6 @@ def _is_shown(progress: bool | None) -> bool:
 
 
 def _bar(count: int | None, unit: str) -> Any:
-    if is_installed("ipywidgets"):
-        from tqdm.auto import tqdm  # which is a bar of HTML in notebooks
-    else:
-        from tqdm import tqdm
-
-    return tqdm(total=count, unit=f" {unit}", dynamic_ncols=True)
+    # That of `auto` is of HTML in notebooks.
+    kind: Any = import_module("tqdm.auto" if is_installed("ipywidgets") else "tqdm").tqdm
+    return kind(total=count, unit=f" {unit}", dynamic_ncols=True)
