@@ -195,8 +195,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         if options.start != "retry_failed" and check is not None:
             check(target, work.placed())
         table, task, states = check_table(source, task, config, options)
-        dropped = frozenset(options.drop_columns)
-        layout = RowLayout.of(task, table)
+        dropped, layout = frozenset(options.drop_columns), RowLayout.of(task, table)
         output = output_for(target, table, config.dialect, layout.added, dropped)
         config = with_base_dir(config, source)
         info, warnings = _start(engine, config, options.fallback_model)
