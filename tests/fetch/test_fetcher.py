@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote_to_bytes
@@ -358,6 +359,19 @@ def test_what_follows_a_gzip_stream_counts(server: Server) -> None:
     server.routes["/x"] = flood
     limits = replace(LOOPBACK, max_bytes=1_000_000)
     assert code_of(server.url("/x"), replace(PATIENT, limits=limits)) == "too_many_bytes"
+
+
+def test_a_body_in_very_many_tiny_pieces_is_refused_and_lets_others_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(responses, "time", SimpleNamespace(sleep=pauses.append))
+    with pytest.raises(RowError, match=r"8,193 pieces of 1 bytes") as caught:
+        list(responses.expanded(repeat(b"x"), "", 1_000_000))
+    assert caught.value.code is ErrorCode.BAD_RESPONSE
+    assert len(pauses) == 8192 // 8
+    pauses.clear()
+    large = [bytes(512)] * 20_000
+    assert list(responses.expanded(large, "", 512 * 20_000)) == large
+    assert not pauses
 
 
 def test_a_compression_bomb_is_not_unpacked(server: Server) -> None:

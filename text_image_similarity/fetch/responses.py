@@ -18,6 +18,8 @@ _AGENT = "text-image-similarity"
 
 _EXPANDING = Lock()  # threads that download are many: those that get bombs would take every core from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+_PIECES, _PIECE_BYTES = 8192, 64  # a body in more pieces (chunks) than this must have as many bytes in each, on average
+_SMALL = 512  # bytes; of pieces below it, others get a turn after each few
 _STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _FOR_AGENT = re.compile(r"\s*([\w*./-]+)\s*:(.*)", re.DOTALL)
@@ -92,15 +94,21 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
     compression, as mislabelled files in object stores carry, change nothing.
 
     Raises:
-        RowError: Too many bytes, received or expanded; another compression; a gzip stream that breaks off.
+        RowError: Too many bytes, received or expanded; very many pieces of a few bytes, each of which takes the time of a
+            large one; another compression; a gzip stream that breaks off.
     """
     names = [name for name in encoding.lower().replace(" ", "").split(",") if name in _COMPRESSIONS]
     if names not in ([], ["gzip"], ["x-gzip"]):
         raise RowError(ErrorCode.BAD_RESPONSE, f"compressed as {encoding[:40]}, though identity was asked for")
     unzip = zlib.decompressobj(zlib.MAX_WBITS | 16) if names else None
     received = given = 0
-    for chunk in chunks:
+    for pieces, chunk in enumerate(chunks, 1):
         received += len(chunk)
+        if pieces > _PIECES and received < pieces * _PIECE_BYTES:
+            said = f"the content came in {pieces:,} pieces of {received / pieces:.0f} bytes on average, which are too small"
+            raise RowError(ErrorCode.BAD_RESPONSE, said)
+        if len(chunk) < _SMALL and not pieces % 8:
+            time.sleep(0.0001)  # without it a thread keeps the interpreter for 5 ms, and many of them nearly all of it
         for piece in (chunk,) if unzip is None else _unzipped(unzip, chunk):
             given += len(piece)
             check_bytes(given, most)
