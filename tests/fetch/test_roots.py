@@ -131,3 +131,25 @@ def test_a_job_whose_first_rows_may_not_be_read_ends(table: Path) -> None:
     with pytest.raises(UsageError, match="--files-under"):
         FailureWatch(config, ("url", "caption")).look_at(results)
     FailureWatch(config, ("url", "caption")).look_at([*results, ScoreResult(similarity=0.5)])
+
+
+def test_an_error_does_not_tell_what_exists_elsewhere(table: Path) -> None:
+    fetcher = Fetcher(with_base_dir(Config(), str(table)))
+    outside = str(table.parents[1])
+    (table.parents[1] / "dir").mkdir()
+    for name, missing in (
+        (f"{outside}/secret.txt".replace("/", "%2F"), f"{outside}/absent.txt".replace("/", "%2F")),
+        ("..\\secret.txt", "..\\absent.txt"),
+        ("OUT/secret.txt", "OUT/absent.txt"),
+        ("../secret.txt/../table/no.txt", "../absent.txt/../table/no.txt"),
+    ):
+        said = []
+        for reference in (name, missing):
+            with pytest.raises(RowError) as caught:
+                fetcher.fetch(reference)
+            said.append(str(caught.value).replace("secret", "absent"))
+        assert said[0] == said[1]
+    for folder in ("dir", "no_dir"):
+        assert fetcher.fetch(f"../{folder}/../table/in/near.txt") == SECRET
+    with pytest.raises(RowError, match=r"capital and small letters differ: .*in/near.txt exists"):
+        fetcher.fetch("in/NEAR.txt")

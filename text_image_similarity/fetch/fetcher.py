@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -23,7 +24,7 @@ from .host_headers import HostHeaders
 from .pacing import FREE_RETRIES, LONGEST_RETRY_AFTER_S, Clock, Hosts
 from .references import data_url_bytes, file_url_path, http_url, scheme_of, strip_invisible
 from .responses import RefusedError, body_of, check_bytes, check_opt_out, check_status, explain_proxy, user_agent
-from .roots import check_under
+from .roots import check_under, is_under
 from .stream import row_deadline
 from .transport import GuardedTransport
 from .trust import create_ssl_context
@@ -114,7 +115,10 @@ class Fetcher:
 
     def _fetch_file(self, path: Path) -> bytes:
         reference, path = path, Path(self._config.base_dir or ".") / path
-        check_under(path, self._config.files_under)
+        under = self._config.files_under
+        check_under(path, under)
+        if under is not None and ".." in path.parts:  # or which folders it goes through outside would be told
+            path = path.resolve()
         try:
             found = path.stat()
             if not stat.S_ISREG(found.st_mode):
@@ -124,7 +128,7 @@ class Fetcher:
             with path.open("rb") as file:
                 data = file.read(self._limits.max_bytes + 1)
         except (OSError, ValueError) as exc:
-            raise missing_error(reference, path, exc) from exc
+            raise missing_error(reference, path, exc, partial(is_under, root=under)) from exc
         return self._checked(data)
 
     def _checked(self, data: bytes) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import Literal
 from urllib.parse import unquote
@@ -54,17 +54,20 @@ def base64_error(text: str) -> RowError:
     return RowError(ErrorCode.INVALID_URL, said)
 
 
-def missing_error(reference: Path, path: Path, problem: OSError | ValueError) -> RowError:
+def missing_error(
+    reference: Path, path: Path, problem: OSError | ValueError, may_name: Callable[[Path], bool]
+) -> RowError:
     """Return the error of a path that cannot be read.
 
     Args:
         reference: The path as it was given, and `path` from where it starts.
         problem: What the system said.
+        may_name: Whether another path may be named, or even be said to exist.
     """
     if is_base64_image(str(reference)):
         return base64_error(str(reference))
     reason = getattr(problem, "strerror", None) or str(problem)
-    hint = "" if isinstance(problem, PermissionError) else explain_missing(path)
+    hint = "" if isinstance(problem, PermissionError) else explain_missing(path, may_name)
     return RowError(ErrorCode.FILE_NOT_FOUND, join_hint(f"{shorten_path(path)}: {reason}", hint))
 
 
@@ -101,8 +104,13 @@ def _explain_path(path: str) -> str:
     return _BACKSLASHES if "\\" in path and os.sep != "\\" else ""
 
 
-def explain_missing(path: Path) -> str:
-    """Return why a path leads to no file, as far as its names or the folders that exist tell; "" if they do not."""
+def explain_missing(path: Path, may_name: Callable[[Path], bool]) -> str:
+    """Return why a path leads to no file, as far as its names or the folders that exist tell; "" if they do not.
+
+    Args:
+        path: The path.
+        may_name: As of `missing_error`.
+    """
     try:
         folder, missing = _split_at_missing(path)
         if folder is None:
@@ -110,7 +118,7 @@ def explain_missing(path: Path) -> str:
         if (link := folder / missing[0]).is_symlink():
             return f"{link.name} is a symbolic link to {link.readlink()}, which does not exist"
         tail = "/".join(missing)
-        for reason, other in _other_names(folder, tail):
+        for reason, other in _other_names(folder, tail, may_name):
             return f"{reason}: {_shown(other)} exists"
     except (OSError, ValueError):
         return ""
@@ -141,12 +149,12 @@ def _split_at_missing(path: Path) -> tuple[Path | None, tuple[str, ...]]:
     return None, ()
 
 
-def _other_names(folder: Path, tail: str) -> Iterator[tuple[str, Path]]:
-    """Yield files of almost the same name, with how it differs."""
+def _other_names(folder: Path, tail: str, may_name: Callable[[Path], bool]) -> Iterator[tuple[str, Path]]:
+    """Yield files of almost the same name that may be named, with how it differs."""
     found, reasons = folder, []
     for name in tail.split("/") if os.sep == "\\" else re.split(r"[/\\]", tail):
         for reason, other in _spellings(name):
-            if os.path.exists(found / other):  # noqa: PTH110 - as above
+            if os.path.exists(found / other) and may_name(found / other):  # noqa: PTH110 - as above
                 found /= other
                 reasons += [reason] if reason and reason not in reasons else []
                 break

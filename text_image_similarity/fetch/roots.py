@@ -28,18 +28,21 @@ def check_under(path: Path, root: str | PathLike[str] | None) -> None:
     Raises:
         RowError: It leads elsewhere.
     """
-    if root is None:
+    if root is None or is_under(path, root):
         return
+    why = f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that lies in no folder here"
+    raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
+
+
+def is_under(path: Path, root: str | PathLike[str] | None) -> bool:
+    """Say whether a path leads to a place under a folder; None is any place."""
+    if root is None:
+        return True
     try:
         found = path.resolve()
-        inside = any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))
+        return any(found.is_relative_to(folder) for folder in _folders(os.fspath(root)))
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, or links in a circle
-        inside = False
-    if not inside:
-        why = (
-            f"is not under {root}" if os.fspath(root) != NOWHERE else "is named by a table that lies in no folder here"
-        )
-        raise RowError(ErrorCode.FILE_NOT_FOUND, f"{REFUSED}: {shorten_path(path)} {why}")
+        return False
 
 
 @lru_cache
