@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import fsspec
@@ -24,6 +25,7 @@ from text_image_similarity.errors import RowError
 from text_image_similarity.formats import SampleTable, choose_columns, open_table, output_for
 from text_image_similarity.formats.braces import expand_braces
 from text_image_similarity.formats.parquet import ParquetTable
+from text_image_similarity.formats.tar import TarStream
 
 RED = make_png("red")
 TWO = [*sample("a", "red", "red"), *sample("b", "blue", "blue")]
@@ -79,6 +81,24 @@ def test_pax_headers_name_members_in_any_script(tmp_path: Path) -> None:
             info.pax_headers = {"SCHILY.xattr.user.x": "ö\n9 path=b\n"}
             tar.addfile(info, io.BytesIO(data))
     assert rows(opened(tmp_path / "s.tar.gz")) == [(key, len(RED), "ein Bild 🟥")]
+
+
+def test_any_number_of_pax_headers_takes_the_memory_of_one() -> None:
+    size, count = 500_000, 40
+    headers = bytearray()
+    for number in range(count):
+        record = b"%d k%d=" % (size, number)
+        info = tarfile.TarInfo("x")
+        info.type, info.size = tarfile.XHDTYPE, size
+        headers += info.tobuf(tarfile.USTAR_FORMAT) + record + b"a" * (size - len(record) - 1) + b"\n"
+        headers += bytes(-size % 512)
+    whole = bytes(headers) + tarfile.TarInfo("a.txt").tobuf() + bytes(1024)
+    tracemalloc.start()
+    found = list(TarStream(io.BufferedReader(io.BytesIO(whole)), "s.tar").members())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [("a.txt", 0)]
+    assert peak < 10 * size
 
 
 @pytest.mark.parametrize(

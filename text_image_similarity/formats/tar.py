@@ -21,6 +21,7 @@ _AT_ONCE = 1 << 20
 _MOST_NAME = 64 << 10
 _MOST_HEADER = 1 << 20
 _MOST_BEHIND = 64 << 20  # that is read after the end mark
+_SPARSE = b"GNU.sparse."
 _RECORD = re.compile(rb"(\d{1,7}) ")
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _HEADERS = (
@@ -66,7 +67,7 @@ class TarStream:
                 told |= self._told(info.type)
             else:
                 self._open_content(info, block, told)
-                if info.type in _PLAIN and not any(key.startswith(b"GNU.sparse.") for key in told):
+                if info.type in _PLAIN and _SPARSE not in told:
                     yield _text(told[b"path"]) if b"path" in told else info.name, self._left
                 told = {}
             self.skip()
@@ -126,7 +127,7 @@ class TarStream:
                 pass
 
     def _told(self, kind: bytes) -> dict[bytes, bytes]:
-        """Return what a header says of the next member: `path`, `size` and the like."""
+        """Return what a header says of the next member: `path`, `size`, and whether it is sparse."""
         if kind == tarfile.GNUTYPE_LONGNAME:
             return {b"path": self._extra(_MOST_NAME).rstrip(b"\0")}
         of_next = kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -139,7 +140,7 @@ class TarStream:
         return self.read()
 
     def _records(self, data: bytes) -> dict[bytes, bytes]:
-        """Return what a pax header says."""
+        """Return what a pax header says that is used here: any number of headers may stand before a member."""
         found, at = {}, 0
         while at < len(data) and data[at]:
             start = _RECORD.match(data, at)
@@ -147,7 +148,10 @@ class TarStream:
             if start is None or end <= start.end() or end > len(data):
                 raise self._damaged(self._at)
             key, _, value = data[start.end() : end - 1].partition(b"=")
-            found[key] = value
+            if key in (b"path", b"size"):
+                found[key] = value
+            elif key.startswith(_SPARSE):
+                found[_SPARSE] = b""
             at = end
         return found
 
