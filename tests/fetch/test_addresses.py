@@ -161,7 +161,8 @@ def test_a_name_that_is_bound_anew_is_checked_anew(
 
 
 METADATA = ["169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192", "[fd00:ec2::254]", "[fd20:ce::254]", "[fe80::1]",
-            "[::ffff:169.254.169.254]", "[64:ff9b::168.63.129.16]", "[2002:a9fe:a9fe::]"]  # fmt: skip
+            "[::ffff:169.254.169.254]", "[64:ff9b::168.63.129.16]", "[2002:a9fe:a9fe::]",
+            "[fd00:ec2::23]", "[64:ff9b:1:a9fe:a9:fe00::]", "[64:ff9b:1:a9:fe:a9fe::]", "[64:ff9b:1:0:a9:fea9:fe00:0]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", METADATA)
@@ -176,6 +177,13 @@ def test_metadata_is_out_of_reach_whatever_is_allowed(recorder: Recorder, host: 
         named = Fetcher(replace(GUARDED, limits=limits), resolve=lambda *_: [PUBLIC, host.strip("[]")])
         assert code_of(named, "http://named.test/") == "blocked_address"
     assert recorder.dialled == []
+
+
+def test_a_name_of_very_many_addresses_is_taken_for_its_first_ones(recorder: Recorder) -> None:
+    many = [PUBLIC] * 100 + ["10.0.0.1"]
+    assert code_of(Fetcher(GUARDED, resolve=lambda *_: many), "http://many.test/") == "connect_error"
+    assert code_of(Fetcher(GUARDED, resolve=lambda *_: many[1:]), "http://many.test/") == "blocked_address"
+    assert set(recorder.dialled) == {(PUBLIC, 80)}
 
 
 def test_a_network_is_allowed_without_the_others(recorder: Recorder, names: dict[str, list[list[str]]]) -> None:

@@ -61,10 +61,11 @@ _NEVER = {
     "168.63.129.16/32": "Azure's own services",
     "100.100.100.200/32": "Alibaba Cloud's metadata",
     "192.0.0.192/32": "Oracle Cloud's metadata",
-    "fd00:ec2::254/128": "AWS's metadata",
+    "fd00:ec2::/32": "AWS's metadata and credentials",
     "fd20:ce::254/128": "Google Cloud's metadata",
 }
 _NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 _UNICAST = IPv6Network("2000::/3")
 _CARRIERS = {"::ffff:0:0/96": 0, "::ffff:0:0:0/96": 0, "::/96": 0, "64:ff9b::/96": 0, "64:ff9b:1::/48": 0,
              "2002::/16": 80, "2001::/32": 64}  # fmt: skip
@@ -89,16 +90,24 @@ def why_denied(ip: IPAddress, allowed: Iterable[IPNetwork] = ()) -> str | None:
         for carried in _carried(ip):
             if reason := why_denied(carried, allowed):
                 return f"a form of {carried}, {reason}"
-    for network, name in _networks(never=True).items():
-        if ip in network:
-            return f"in {name} ({network})"
+        for carried in _translated(ip):
+            if reason := _in_range(carried, never=True):
+                return f"a form of {carried}, {reason}"
+    if reason := _in_range(ip, never=True):
+        return reason
     if any(ip in network for network in allowed):
         return None
-    for network, name in _networks(never=False).items():
-        if ip in network:
-            return f"in {name} ({network})"
+    if reason := _in_range(ip, never=False):
+        return reason
     if isinstance(ip, IPv6Address) and ip not in _UNICAST and ip not in _NAT64:
         return f"outside the public address space ({_UNICAST})"
+    return None
+
+
+def _in_range(ip: IPAddress, *, never: bool) -> str | None:
+    for network, name in _networks(never=never).items():
+        if ip in network:
+            return f"in {name} ({network})"
     return None
 
 
@@ -124,3 +133,17 @@ def _carried(ip: IPv6Address) -> Iterator[IPv4Address]:
         yield IPv4Address(~bits & 0xFFFF_FFFF)
     if bits >> 32 & 0xFDFF_FFFF == 0x5EFE:  # ISATAP, under any prefix (RFC 5214)
         yield IPv4Address(bits & 0xFFFF_FFFF)
+
+
+def _translated(ip: IPv6Address) -> Iterator[IPv4Address]:
+    """Yield what an address carries if a network uses a prefix of 48, 56 or 64 bits for NAT64 (RFC 6052, section 2.2).
+
+    Only it knows which: what the other ones carry then means nothing.
+    """
+    if ip in _LOCAL_NAT64:
+        bits = int(ip)
+        for prefix in (48, 56, 64):
+            before = 64 - prefix  # bits of the IPv4 address that stand before bits 64 to 71, which are none of it
+            yield IPv4Address(
+                (bits >> 64 & (1 << before) - 1) << 32 - before | bits >> 24 + before & (1 << 32 - before) - 1
+            )

@@ -25,6 +25,7 @@ Resolver = Callable[[str, int], list[str]]
 
 _OPEN_PORTS = 1024  # from here on; most ports below it belong to other services than the web
 _LOOK_UP_S = 2.0  # for a name behind a proxy, which a company's network may not know
+_MOST_ADDRESSES = 100  # of a name that are looked at
 _REMEMBERED = 4096  # of these names
 
 
@@ -132,7 +133,7 @@ class GuardedBackend(httpcore.NetworkBackend):
 
     def _resolved(self, host: str, port: int, most_s: float, *, checked: bool) -> list[IPAddress]:
         addresses = []
-        for text in self._in_time(lambda: self._resolve(host, port), host, most_s):
+        for text in self._in_time(lambda: self._resolve(host, port), host, most_s)[:_MOST_ADDRESSES]:
             try:
                 ip = ipaddress.ip_address(text)
             except ValueError as exc:
