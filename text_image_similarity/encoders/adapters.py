@@ -16,14 +16,19 @@ def base_of(name: str, folder: Path) -> str:
     """Return the folder or the hub id of the model that an adapter was trained for.
 
     Raises:
-        ModelNameError: The folder does not say, or its weights are missing or pickled.
+        ModelNameError: The folder does not say, it names code to run, or its weights are missing or pickled.
     """
     try:
-        base = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
-        base = None
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        base = settings["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        settings, base = {}, None
     if not isinstance(base, str) or not base:
         raise ModelNameError(f"{name} holds a PEFT adapter whose {SETTINGS} does not say for which model")
+    if settings.get("megatron_config"):  # peft imports the module that `megatron_core` names
+        raise ModelNameError(
+            f"{name} holds a PEFT adapter with megatron_config in its {SETTINGS}, which runs code of a module named there; take it out"
+        )
     if not (folder / WEIGHTS).is_file():
         raise ModelNameError(
             f"{name} holds a PEFT adapter for {base} without {WEIGHTS}; save it with save_pretrained (pickles are not read)"
