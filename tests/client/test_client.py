@@ -411,6 +411,15 @@ def test_an_answer_has_so_many_bytes(
     assert same(folder)
 
 
+def test_an_answer_has_so_many_parts(folder: Path, service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as limited:
+        limited.setattr("text_image_similarity.client.connection._MOST_PARTS", 3)
+        with pytest.raises((TableError, UsageError), match="answered with"):
+            through(service, folder, patience_s=0.0)
+    through(service, folder)
+    assert same(folder)
+
+
 @pytest.mark.parametrize("coding", ["gzip", "gzip, gzip"])
 def test_a_little_that_is_compressed_is_not_expanded_beyond_what_an_answer_may_have(
     folder: Path, service: FakeService, coding: str, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -13,12 +12,14 @@ from typing import Any
 
 import httpx
 
+from ..bounded_json import parse_json
 from ..config import Limits
 from ..errors import ConfigError, ErrorCode, RowError, TableError, UsageError, printable
 from ..fetch import GuardedTransport, explain_proxy, http_url, read_response, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
 MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
+_MOST_PARTS = 100_000  # commas and opening brackets of an answer; a pair's result has about ten
 ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
 _LIMITS = Limits(connect_s=10.0)
 _UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last of names and of TLS
@@ -220,7 +221,7 @@ def path_to(response: httpx.Response) -> str:
 
 def _answer(response: httpx.Response) -> ServiceReply:
     try:
-        body = json.loads(response.content)
+        body = parse_json(response.content.decode("utf-8-sig"), most_parts=_MOST_PARTS)
     except (ValueError, RecursionError):
         body = None
     reason = response.reason_phrase or "no reason given"
