@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ..errors import TableError
 from .arrow_types import common_type, dense, dense_size, may_hold_images, stored
+from .columns import check_count
 from .hashing import Hashed, one_digest
 from .parquet_encodings import Encodings
 from .rows import PART_SIZE, ArrowRows
@@ -23,6 +24,10 @@ _LOOK_BUFFER = 64 * 1024  # the same, where only the first row is read
 _CELL_BYTES = (
     64 * 1024 * 1024
 )  # of anything but an image, which has a limit of its own; about what a row of texts may have
+# Values of a column of lists in a row group: a row of them is read whole before its bytes can be counted, and equal ones take
+# hardly any bytes in the file.
+_LIST_VALUES = 8 * 1024 * 1024
+_ROW_VALUES = 10_000  # or so many for each of its rows, on average
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
@@ -69,6 +74,8 @@ class ParquetTable:
             self._fitting = min(self._fitting, _fitting(file.metadata))
             self._encodings.learn(file.metadata)
             found = file.schema_arrow
+            check_count(len(found), place)
+            _check_lists(file.metadata, place)
         return pa.schema([column.with_type(stored(column.type)) for column in found], found.metadata)
 
     @property
@@ -196,6 +203,23 @@ def _fitting(metadata: pq.FileMetaData) -> int:
     """Return how many rows of a file fit into a part, by their mean size in the file."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     return max(1, PART_SIZE * metadata.num_rows // size) if size and metadata.num_rows else PART_SIZE
+
+
+def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
+    """Refuse lists that would fill the memory before they can be cut.
+
+    Raises:
+        TableError: A row group has too many values; the message names the column.
+    """
+    lists = [place for place in range(metadata.num_columns) if metadata.schema.column(place).max_repetition_level]
+    for group in map(metadata.row_group, range(metadata.num_row_groups if lists else 0)):
+        for column in map(group.column, lists):
+            if column.num_values > max(_LIST_VALUES, _ROW_VALUES * group.num_rows):
+                name = column.path_in_schema.partition(".")[0]
+                raise TableError(
+                    f"column {name!r} of {file} has {column.num_values:,} values in {group.num_rows:,} rows, more than {_ROW_VALUES:,} "
+                    "in each; shorten its lists, or write the file without the column"
+                )
 
 
 def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
