@@ -797,6 +797,43 @@ def test_a_cell_of_parquet_has_so_many_bytes(folder: Path, monkeypatch: pytest.M
     assert score(folder / "less.parquet", folder / "scored.parquet").scored == 4
 
 
+def test_lists_of_parquet_are_counted_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet._LIST_VALUES", 100)
+    monkeypatch.setattr("text_image_similarity.formats.parquet._ROW_VALUES", 80)
+    for name, note in (("fits", [[0] * 101, [0] * 59]), ("few", [[0] * 100]), ("long", [[0] * 160, [0]])):
+        pq.write_table(pa.table({"url": ["a"] * len(note), "note": note}), tmp_path / f"{name}.parquet")
+    assert open_table(str(tmp_path / "fits.parquet")).columns == open_table(str(tmp_path / "few.parquet")).columns
+    with pytest.raises(
+        TableError, match=r"column 'note' of .*long.parquet has 161 values in 2 rows, more than 80 in each"
+    ):
+        open_table(str(tmp_path / "long.parquet"))
+
+
+def test_a_table_has_so_many_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.columns._MOST_COLUMNS", 3)
+    for number, fits in ((3, True), (4, False)):
+        names = [f"c{number}" for number in range(number)]
+        (tmp_path / "in.csv").write_text(",".join(names) + "\n")
+        (tmp_path / "in.jsonl").write_text("".join(f'{{"{name}": 1}}\n' for name in names))
+        pq.write_table(pa.table({name: [1] for name in names}), tmp_path / "in.parquet")
+        for ending in ("csv", "jsonl", "parquet"):
+            if fits:
+                table = open_table(str(tmp_path / f"in.{ending}"))
+                table.scan()
+                assert len(table.columns) == number
+                continue
+            with pytest.raises(TableError, match=rf"in.{ending} has more than 3 columns; leave out"):
+                open_table(str(tmp_path / f"in.{ending}")).scan()
+
+
+def test_rows_of_empty_fields_end_a_part_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.text.PART_SIZE", 800)
+    (tmp_path / "in.csv").write_text("a" + "," * 99 + "\n" + ("," * 99 + "\n") * 3)
+    parts = list(open_table(str(tmp_path / "in.csv")).read(0, 1000))
+    assert [len(part) for part in parts] == [1, 1, 1]
+    assert parts[0].nbytes == 800
+
+
 def test_parquet_without_what_would_hide_the_new_columns(folder: Path) -> None:
     table = pa.table({"url": ["red.png"], "caption": ["red"]})
     with pq.ParquetWriter(folder / "in.parquet", table.schema, store_schema=False) as writer:

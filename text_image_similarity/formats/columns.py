@@ -6,12 +6,28 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from ..errors import UsageError
+from ..errors import TableError, UsageError
 from ..records import OUT_COLUMNS
 from ..system import closest
 from .arrow_types import holds_bytes, may_hold_images
 
 _DELIMITERS = {";": ("semicolons", "';'"), "\t": ("tabs", "tab"), "|": ("pipes", "'|'"), ",": ("commas", "','")}
+
+_MOST_COLUMNS = 10_000  # of a table
+
+
+def check_count(count: int, place: str) -> None:
+    """Make sure that a table has no more columns than it may.
+
+    Args:
+        count: How many were found.
+        place: What messages call the table.
+
+    Raises:
+        TableError: There are more.
+    """
+    if count > _MOST_COLUMNS:
+        raise TableError(f"{place} has more than {_MOST_COLUMNS:,} columns; leave out those that scoring does not need")
 
 
 def check_columns(

@@ -15,10 +15,10 @@ import pyarrow as pa
 
 from ..config import Dialect
 from ..errors import TableError
-from .columns import delimiter_hint, list_columns
+from .columns import check_count, delimiter_hint, list_columns
 from .hashing import Hashed, one_digest
 from .names import TableKind, format_of
-from .rows import TextRows, text_schema
+from .rows import TextRows, size_of_fields, text_schema
 from .text import Lines, in_parts, open_text, undecodable
 
 logger = logging.getLogger("text_image_similarity")
@@ -114,7 +114,7 @@ class DelimitedTable:
         """Yield the rows from number `start` (from 0) on, `most` at a time, or fewer that are very long."""
         keep = [place for place, name in enumerate(self._header) if name not in self.dropped]
         whole = len(keep) == len(self._header)
-        for part in in_parts(self._all(), start, most, lambda row: sum(map(len, row))):
+        for part in in_parts(self._all(), start, most, size_of_fields):
             yield TextRows(self.columns, part if whole else [[row[i] for i in keep] for row in part])
 
     def _all(self) -> Iterator[list[str]]:
@@ -130,6 +130,7 @@ class DelimitedTable:
     def _first(self, place: str) -> list[str]:
         with self._open(place) as (file, _):
             for _, header in self._rows(place, file):
+                check_count(len(header), place)
                 return header
         raise TableError(f"{place} is empty; it needs a header line with the two columns")
 

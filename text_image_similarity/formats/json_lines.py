@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ..bounded_json import JsonLimitError, parse_json
 from ..errors import TableError
+from .columns import check_count
 from .hashing import one_digest
 from .json_text import BLANK, without
 from .rows import JsonRows, ValueKind, json_schema, kind_of, size_of_json, wider
@@ -49,7 +50,7 @@ class JsonTable:
         """Read the whole table: count its rows, learn its columns, hash the files.
 
         Raises:
-            TableError: A line is not an object.
+            TableError: A line is not an object, or there are more columns than a table may have.
         """
         digests = []
         for place in self.files:
@@ -60,6 +61,7 @@ class JsonTable:
                         self.kinds[name] = wider(self.kinds.get(name, "null"), kind_of(value))
                         if isinstance(value, list):
                             self.lists.add(name)
+                    check_count(len(self.kinds), place)
                 digests.append(raw.finish())
         self.digest = one_digest(digests)
 

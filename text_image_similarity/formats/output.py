@@ -73,9 +73,10 @@ def output_for(
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
-    kept = [at for at, name in enumerate(table.columns) if name not in (dropped or ())]
-    schema = pa.schema([table.schema.field(at) for at in kept], table.schema.metadata)
-    columns = [table.columns[at] for at in kept]
+    names, whole = table.columns, table.schema  # once, because some tables make them anew
+    kept = [at for at, name in enumerate(names) if name not in (dropped or ())]
+    schema = pa.schema([whole.field(at) for at in kept], whole.metadata)
+    columns = [names[at] for at in kept]
     if dropped is not None:
         _check_bytes(place, schema, "with --drop-col {0} (TableOptions(drop_columns=({0!r},)))")
     return writer_for(place, schema, _output_dialect(place, table, dialect), added, columns=columns)

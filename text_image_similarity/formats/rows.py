@@ -21,6 +21,7 @@ from .arrow_types import cell_values, plain_values
 from .json_text import without
 
 PART_SIZE = 16 * 1024 * 1024  # characters or bytes; the row that reaches it ends a part
+_FIELD_SIZE = 8  # bytes of a field beside its characters
 _VALUE_SIZE = 64  # bytes of a value that JSON has as few characters, on average
 
 # What a column of JSON objects becomes elsewhere; `long` are integers that no float stands for, `json` is a text that
@@ -77,7 +78,7 @@ class TextRows:
 
     @property
     def nbytes(self) -> int:
-        return sum(len(value) for row in self.values for value in row)
+        return sum(map(size_of_fields, self.values))
 
     def column(self, name: str) -> list[Any]:
         place = self.columns.index(name)
@@ -209,6 +210,11 @@ def json_schema(kinds: dict[str, ValueKind]) -> pa.Schema:
     """Return the schema of columns of JSON values."""
     names = [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in kinds]
     return pa.schema(list(zip(names, map(_ARROW.__getitem__, kinds.values()), strict=True)))
+
+
+def size_of_fields(row: Sequence[str]) -> int:
+    """Return how much of a part a row of texts takes, empty ones too."""
+    return sum(map(len, row)) + _FIELD_SIZE * len(row)
 
 
 def size_of_json(text: str) -> int:
