@@ -793,11 +793,13 @@ def test_no_image_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path:
 
 @in_a_loop
 async def test_a_client_that_asks_much_leaves_threads_of_a_catalogue_to_the_others() -> None:
-    threads, go_on, order = Threads("shop", 2, HANG_S), Event(), []
+    threads, go_on = Threads("shop", 2, HANG_S), Event()
+    order: list[str] = []
 
     async def ask(client: str, number: int) -> None:
         current.set(client)
-        await threads.run(lambda: (go_on.wait(HANG_S), order.append(client)))
+        await threads.run(go_on.wait, HANG_S)
+        order.append(client)
 
     async def ask_at_once() -> None:
         current.set("good")

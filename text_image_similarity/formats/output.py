@@ -73,7 +73,7 @@ def output_for(
     Raises:
         UsageError: The format cannot hold a column; the message names it.
     """
-    names, whole = table.columns, table.schema  # once, because some tables make them anew
+    names, whole = table.columns, table.schema  # once, because some tables build them each time
     kept = [at for at, name in enumerate(names) if name not in (dropped or ())]
     schema = pa.schema([whole.field(at) for at in kept], whole.metadata)
     columns = [names[at] for at in kept]
