@@ -141,6 +141,26 @@ def test_a_service_is_not_told_to_read_local_files(capsys: pytest.CaptureFixture
     assert "which never reads local files" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "warned"), [("0.0.0.0", "", True), ("127.0.0.1", "", False), ("0.0.0.0", "k", False)]
+)
+def test_a_service_for_everybody_says_so(
+    host: str,
+    key: str,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    served: list[str] = []
+    monkeypatch.setattr("text_image_similarity.service.serve", lambda settings, host, port: served.append(host))
+    (tmp_path / "keys.txt").write_text(key)
+    keys = ("--api-key-file", tmp_path / "keys.txt") if key else ()
+    assert command("serve", "--model", "mini", "--host", host, *keys) == 0
+    assert served == [host]
+    assert ("no API key is set" in capsys.readouterr().err) is warned
+
+
 def test_paths_may_start_from_another_folder(table: Path) -> None:
     (table.parent / "deep").mkdir()
     moved = table.rename(table.parent / "deep" / "in.csv")

@@ -28,6 +28,7 @@ MISTAKES = {
     "score words red.png": "the image comes first: score red.png 'words'",
     "score none.csv out.csv": "none.csv does not exist in ",
     "score folder out.csv": "folder holds no table; name a table, or a folder of",
+    "filter scored-*.csv out.csv --min 0": "scored-*.csv matches no file; name a table, or a folder of",
     "score in.csv out": "cannot tell the format of out; give it one of the extensions .csv",
     "score in.csv in.csv": "in.csv is also the input and would be overwritten; name another output",
     "score in.csv mine.csv": "mine.csv was not written by this command; name another output, or replace it with --force",

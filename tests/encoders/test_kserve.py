@@ -67,6 +67,7 @@ def test_the_wanted_output_is_read(monkeypatch: pytest.MonkeyPatch, answer: http
         (answered(binary("image_embeds"), behind=VALUES[:12]), "cannot reshape"),
         (httpx.Response(200, content=b"<html>"), "gives no 'image_embeds'"),
         (httpx.Response(200, content=b"[" * 100_000), "gives no 'image_embeds'"),
+        (httpx.Response(200, content=b"[" + b"0," * 1_000_000 + b"0]"), "more than 1,000,000"),
         (httpx.Response(400, json={"error": "x" * 10_000}), r"refuses model 'image': x{500}$"),
         (httpx.Response(404), "refuses model 'image': status 404"),
     ],

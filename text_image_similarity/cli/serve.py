@@ -24,6 +24,7 @@ from .options import (
     seconds,
 )
 from .parser import Parser, add_field
+from .terminal import logger
 
 MAX_PIXELS = (
     25_000_000  # half of what a table's images may have: a stranger's image of a few bytes costs as much as it says
@@ -188,6 +189,8 @@ def run(options: argparse.Namespace) -> int:
     settings = settings_of(options, os.environ)
     from ..service import serve
 
+    if not settings.keys and not _is_loopback(options.host):
+        logger.warning("no API key is set: whoever reaches the port may use the service (--api-key-file)")
     serve(settings, host=options.host, port=options.port)
     return 0
 
@@ -236,8 +239,12 @@ def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
     """Return the host names that requests may have: a page of a stranger can have its own stand for this machine."""
     if given:
         return ("localhost", *given)
-    name = listening.strip("[]")
-    return ("localhost",) if name == "localhost" or name == "::1" or name.startswith("127.") else ("*",)
+    return ("localhost",) if _is_loopback(listening) else ("*",)
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.strip("[]")
+    return name in ("localhost", "::1") or name.startswith("127.")
 
 
 def _memory(text: str) -> int:

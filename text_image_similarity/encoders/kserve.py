@@ -19,6 +19,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bounded_json import parse_json
 from ..errors import DeviceLostError, ModelError, RowError
 from ..fetch import read_response
 from ..system import backoff_s, require
@@ -126,7 +127,7 @@ class _Http:
     def _read(self, model: str, answer: httpx.Response, wanted: str) -> NDArray[np.float32]:
         try:
             start = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
-            for output in json.loads(answer.content[:start])["outputs"]:
+            for output in parse_json(answer.content[:start].decode())["outputs"]:
                 size = output.get("parameters", {}).get("binary_data_size")
                 if output["name"] == wanted:
                     return _values(output, None if size is None else answer.content[start : start + size])
@@ -146,7 +147,7 @@ def _values(output: dict[str, Any], content: bytes | None) -> NDArray[np.float32
 
 def _said(answer: httpx.Response) -> str:
     try:
-        return str(answer.json()["error"])[:500]
+        return str(parse_json(answer.content.decode())["error"])[:500]
     except (ValueError, KeyError, TypeError, RecursionError):
         return f"status {answer.status_code}"
 

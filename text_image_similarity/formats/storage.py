@@ -98,7 +98,8 @@ def expand(place: str) -> list[str]:
             file for name in names for file in (_expand_url(name) if is_url(name) else _expand_path(local_path(name)))
         ]
     if not files:
-        raise UsageError(f"{place} holds no table; name a table, or a folder of tables, shards or images")
+        found = "holds no table" if literal and not _WILD.search(place) else "matches no file"
+        raise UsageError(f"{place} {found}; name a table, or a folder of tables, shards or images")
     return files
 
 
