@@ -388,8 +388,8 @@ def test_images_in_any_kind_of_bytes_count_for_the_look_ahead(monkeypatch: pytes
     ("change", "said"),
     [
         (lambda results: results[:8], "8 of 12 rows"),
-        (lambda results: [results[0], *results], "another part"),
-        (lambda results: results[1:], "another part"),
+        (lambda results: [results[0], *results], "mixed up the results"),
+        (lambda results: results[1:], "mixed up the results"),
         (lambda results: results[:6], "2 results for a part of 4"),
     ],
 )
