@@ -432,6 +432,6 @@ def test_a_product_whose_pictures_are_elsewhere_is_refused(tmp_path: Path) -> No
 def test_a_missing_column_names_its_option(tmp_path: Path, columns: ProductColumns, option: str) -> None:
     table = write_rows(tmp_path / "in.jsonl", [{"sku": "1", "name": "a", "image": "a.png"}])
     with pytest.raises(
-        UsageError, match=f"is missing in .* the columns: sku, name, image; name another one with {option}"
+        UsageError, match=f"is missing from .* the columns: sku, name, image; name another one with {option}"
     ):
         ProductTable(str(table), columns).guess_fields()
