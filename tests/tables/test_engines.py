@@ -95,8 +95,8 @@ def test_as_many_parts_are_in_work_as_keep_it_busy(folder: Path) -> None:
 
 @pytest.mark.parametrize("local", [True, False])
 def test_an_engine_has_so_many_bytes_at_once(folder: Path, local: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of parts of about 100 bytes, it gets the third when the first is kept."""
-    monkeypatch.setattr(job, "_UNDER_WAY", 150)
+    """Of parts of about 350 bytes, it gets the third when the first is kept."""
+    monkeypatch.setattr(job, "_UNDER_WAY", 500)
     under_way: set[int] = set()
     most: list[int] = []
 
