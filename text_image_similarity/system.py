@@ -32,15 +32,16 @@ def start_daemon(function: Callable[[], T], *, name: str) -> Future[T]:
     """
     done: Future[T] = Future()
     done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            done.set_result(function())
-        except BaseException as exc:  # raised again where the result is asked for
-            done.set_exception(exc)
-
-    Thread(target=run, name=name, daemon=True).start()
+    Thread(target=settle, args=(done, function), name=name, daemon=True).start()
     return done
+
+
+def settle(future: Future[T], function: Callable[[], T]) -> None:
+    """Run a function, and give its result, or whatever it raises, to a future that is running."""
+    try:
+        future.set_result(function())
+    except BaseException as exc:  # also a panic of a native library: raised again where the result is asked for
+        future.set_exception(exc)
 
 
 def call_within(seconds: float, function: Callable[[], T], *, name: str) -> T:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from weakref import finalize
 
 from ..errors import UsageError
+from ..system import settle
 
 Result = TypeVar("Result")
 _Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
@@ -93,10 +94,7 @@ def _work(queue: _Queue, closed: Event) -> None:
         if closed.is_set():
             future.cancel()
         if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(task())
-            except BaseException as exc:  # a panic of a native library: raised again where the result is asked for
-                future.set_exception(exc)
+            settle(future, task)
         del job, future, task  # what was loaded is not kept until there is more to load
 
 

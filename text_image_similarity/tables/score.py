@@ -223,7 +223,7 @@ def run_table(  # noqa: PLR0913 - what, how, with what, and the hooks of a long 
         put_together(
             (output, work.paths()),
             target,
-            lambda done: replace(summary, output_content=done).as_dict(),
+            lambda content: replace(summary, output_content=content).as_dict(),
             work,
             check=check,
         )

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from ...system import settle
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
@@ -38,7 +39,7 @@ class Threads:
         """
         done: Future[T] = Future()
         self._asked.add(done)
-        self._turns.put(current.get(), partial(_settle, done, work, *given))
+        self._turns.put(current.get(), partial(_run, done, partial(work, *given)))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.wrap_future(done)
@@ -55,11 +56,6 @@ class Threads:
             done.cancel()
 
 
-def _settle(done: Future[T], work: Callable[..., T], *given: Any) -> None:
-    """Do something whose result a future waits for, unless nobody does any more."""
-    if not done.set_running_or_notify_cancel():
-        return
-    try:
-        done.set_result(work(*given))
-    except BaseException as exc:
-        done.set_exception(exc)
+def _run(done: Future[T], work: Callable[[], T]) -> None:
+    if done.set_running_or_notify_cancel():  # else nobody waits for it any more
+        settle(done, work)

@@ -19,6 +19,7 @@ from ...errors import RowError
 from ...fetch import Fetcher
 from ...pipeline import Loaders
 from ...report import small_jpeg
+from ...system import settle
 from ..clients import current
 from ..problems import ProblemError
 from ..shares import FairQueue
@@ -148,15 +149,14 @@ class Thumbnails:
         return made
 
     def _load_in_turn(self, making: _Making, done: Future[bytes]) -> None:
-        if not done.set_running_or_notify_cancel():
-            return
-        try:
+        def load() -> bytes:
             known = self._made.get(making.key)
             if not making.waiting:
                 raise TimeoutError  # nobody wants it any more
-            done.set_result(self._load(making.reference, making.key[1]) if known is None else known.content)
-        except BaseException as exc:
-            done.set_exception(exc)
+            return self._load(making.reference, making.key[1]) if known is None else known.content
+
+        if done.set_running_or_notify_cancel():
+            settle(done, load)
 
     def _load(self, reference: str, size: int) -> bytes:
         image = self._decode(self._fetcher.fetch(reference), size)
