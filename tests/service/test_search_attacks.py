@@ -793,30 +793,29 @@ def test_no_image_of_a_query_or_a_product_is_fetched_from_this_machine(tmp_path:
 
 @in_a_loop
 async def test_a_client_that_asks_much_leaves_threads_of_a_catalogue_to_the_others() -> None:
-    threads, go_on = Threads("shop", 2, HANG_S), Event()
-    order: list[str] = []
+    threads, ends = Threads("shop", 2, HANG_S), Semaphore(0)
+    ended: list[str] = []
 
-    async def ask(client: str, number: int) -> None:
+    async def ask(client: str, work: Callable[..., object], *given: object) -> None:
         current.set(client)
-        await threads.run(go_on.wait, HANG_S)
-        order.append(client)
+        await threads.run(work, *given)
+        ended.append(client)
 
-    async def ask_at_once() -> None:
-        current.set("good")
-        await threads.run(order.append, "at once")
-
-    asked = [asyncio.create_task(ask("bad", number)) for number in range(20)]
+    held = (ends.acquire, True, HANG_S)
+    asked = [asyncio.create_task(ask("bad", *held)) for _ in range(20)]
     await asyncio.sleep(0)
-    await asyncio.create_task(ask_at_once())
-    waiting = asyncio.create_task(ask("good", 0))
+    await asyncio.create_task(ask("good", int))
+    assert ended == ["good"]  # the second thread is theirs
+    asked.append(asyncio.create_task(ask("good", *held)))
     await asyncio.sleep(0)
-    go_on.set()
-    await waiting
-    assert order[0] == "at once"
-    assert order.index("good") < 4
+    waiting = asyncio.create_task(ask("third", int))  # beside two held threads and 19 more of one client's
+    await asyncio.sleep(0)
+    ends.release(2)
+    await asyncio.wait_for(waiting, HANG_S / 2)
     threads.close()
+    ends.release(len(asked))
     done, _ = await asyncio.wait(asked, timeout=HANG_S)
-    assert len(done) == 20  # what had not begun is cancelled
+    assert len(done) == len(asked)  # what had not begun is cancelled
 
 
 def test_an_answer_that_is_too_long_is_refused(place: Path) -> None:
