@@ -260,3 +260,42 @@ def test_a_reduced_picture_still_meets_the_caps() -> None:
     data = saved(Image.new("RGB", (3000, 2000)), "JPEG")
     with pytest.raises(RowError, match="too_many_pixels"):
         decode(data, Limits(max_pixels=5_000_000), shorter_side=336)
+
+
+def directory(kind: int, *, tag: int, size: int = 8 << 20, byte_size: int = 1) -> bytes:
+    """Spell out a TIFF directory of 65,535 entries, each of which has all of the same values."""
+    start = 8 + 2 + 65_535 * 12 + 4
+    entry = struct.pack("<HHII", tag, kind, size // byte_size, start)
+    return b"II*\0" + struct.pack("<IH", 8, 65_535) + entry * 65_535 + bytes(4) + b"\1" * size
+
+
+def with_exif(png: bytes, exif: bytes) -> bytes:
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    return png[:33] + chunk + png[33:]
+
+
+def test_entries_that_point_at_the_same_values_cost_no_time() -> None:
+    """Read for each entry, these would take hours."""
+    png = saved(gradient(), "PNG")
+    for kind, byte_size in ((1, 1), (4, 4)):
+        assert decode(with_exif(png, directory(kind, tag=0x0112, byte_size=byte_size)), LIMITS).size == (40, 24)
+    for kind, byte_size in ((1, 1), (17, 8)):
+        assert code_of(directory(kind, tag=40_000, byte_size=byte_size)) is ErrorCode.CORRUPT
+    assert code_of(directory(1, tag=273)[:-1]) is ErrorCode.TRUNCATED
+
+
+def test_names_before_exif_cost_no_time() -> None:
+    """Taken off one at a time, these would take an hour."""
+    png, exif = saved(gradient(), "PNG"), Image.Exif()
+    exif[0x0112] = 6
+    assert decode(with_exif(png, b"Exif\0\0" * 1_500_000 + exif.tobytes()), LIMITS).size == (24, 40)
+
+
+def test_exif_in_many_segments_costs_no_time() -> None:
+    """Put together one at a time, these would take minutes; the first one has the orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg = saved(gradient(), "JPEG", exif=exif)
+    rest = b"\xff\xe1" + struct.pack(">H", 29) + b"Exif\0\0" + b"x" * 21
+    start = jpeg.index(b"\xff\xdb")
+    assert decode(jpeg[:start] + rest * 200_000 + jpeg[start:], LIMITS).size == (24, 40)

@@ -28,6 +28,7 @@ _BMP_HEADERS = frozenset(size.to_bytes(4, "little") for size in (12, 16, 40, 52,
 # Tags of TIFF and EXIF.
 BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, SAMPLE_FORMAT = 258, 259, 262, 277, 284, 339
 ORIENTATION, STRIPS, STRIP_BYTES, TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES = 274, 273, 279, 322, 323, 324, 325
+_MOST_VALUES = 125_000  # of a tag that are read; images of more strips or tiles are refused
 _WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # TIFF types -> struct formats
 _OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f", 12: "d", 13: "I", 17: "q", 18: "Q"}
 
@@ -80,9 +81,10 @@ def ends_early(name: str, data: bytes, said: str) -> bool:
 
 def exif_orientation(exif: bytes) -> int:
     """Return the orientation that EXIF data names (EXIF 2.32, tag 0x0112), 1 if it names none or cannot be read."""
-    while exif.startswith(b"Exif\0\0"):
-        exif = exif[6:]
-    values = read_directory(exif, (ORIENTATION,)).get(ORIENTATION)
+    start = 0
+    while exif.startswith(b"Exif\0\0", start):
+        start += 6
+    values = read_directory(exif[start:], (ORIENTATION,)).get(ORIENTATION)
     return values[0] if values else 1
 
 
@@ -139,7 +141,7 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
 
     Args:
         data: The structure, classic or BigTIFF; anything else gives nothing.
-        tags: What to look for; of a tag that occurs again the first counts.
+        tags: What to look for; of a tag that occurs again the first counts, and of its values the first 125,000.
         cut_off: Raise EOFError if anything lies beyond the end, of other tags too, instead of leaving it out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
@@ -158,12 +160,14 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
             kinds = _WHOLE_NUMBERS | _OTHER_TYPES if cut_off else _WHOLE_NUMBERS
             if kind not in kinds or not (cut_off or tag in tags):
                 continue
-            layout, start = f"{order}{min(length, len(data) + 1)}{kinds[kind]}", place + entry - inline
-            if struct.calcsize(layout) > inline:
+            size, start = length * struct.calcsize(order + kinds[kind]), place + entry - inline
+            if size > inline:
                 (start,) = struct.unpack_from(order + ("Q" if big else "I"), data, start)
-            values = struct.unpack_from(layout, data, start)
-            if tag in tags and kind in _WHOLE_NUMBERS:
-                found.setdefault(tag, values)
+            if start + size > len(data):
+                raise struct.error(f"tag {tag} ends at {start + size}, after the end")
+            # Values are read once for each tag, however many entries point at them.
+            if tag in tags and tag not in found and kind in _WHOLE_NUMBERS:
+                found[tag] = struct.unpack_from(f"{order}{min(length, _MOST_VALUES)}{kinds[kind]}", data, start)
     except (struct.error, OverflowError) as exc:
         if cut_off:
             raise EOFError from exc

@@ -55,6 +55,10 @@ _MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the lar
 _SCAN_COST = 4096  # pixels that a scan costs at least
 _MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
 _ANCILLARY = 0x20  # the bit of a chunk's first letter that says so (PNG 1.2, section 3.3)
+_APP1 = 0xFFE1
+_MOST_EXIF = (
+    1 << 16
+)  # bytes put together from segments of a JPEG, one of which holds 64 kB: an orientation is among the first
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
@@ -105,6 +109,7 @@ def readers_within(limits: Limits) -> Mapping[str, Reader]:
         "LOAD_TRUNCATED_IMAGES": False,
         "warnings": _QUIET,
         "logger": _QUIET,
+        "MARKER": {**JpegImagePlugin.MARKER, _APP1: ("APP1", "EXIF or XMP", _read_app1)},
     }
     chunks = _copied(PngImagePlugin.ChunkStream, names)
     names["PngStream"] = type("PngStream", (_Chunks, _copied(PngImagePlugin.PngStream, names, chunks)), {})
@@ -138,6 +143,14 @@ def _with_globals(function: FunctionType, names: Mapping[str, Any]) -> FunctionT
     copy = FunctionType(function.__code__, given, function.__name__, function.__defaults__, function.__closure__)
     copy.__kwdefaults__ = function.__kwdefaults__
     return copy
+
+
+def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
+    """Read a segment of EXIF or XMP as Pillow does, except for EXIF in many: it would copy all that came before for each."""
+    if len(jpeg.info.get("exif", b"")) < _MOST_EXIF:
+        JpegImagePlugin.APP(jpeg, marker)
+    else:
+        JpegImagePlugin.Skip(jpeg, marker)
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
