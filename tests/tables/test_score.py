@@ -377,7 +377,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_memory_does_not_grow_with_rows(folder: Path) -> None:
     """Every row has its own host, picture and long caption, so keeping any of them would show."""
     peaks = []
-    for rows in (1_000, 10_000):
+    for rows in (500, 5_000):
         with (folder / f"{rows}.csv").open("w") as file:
             file.write("url,caption\n")
             file.writelines(f"http://host{i}.test/{i}.png,{'red ' * 1000}{i}\n" for i in range(rows))

@@ -341,7 +341,7 @@ def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 4, 8])
+@pytest.mark.parametrize("step", [1, 8])
 def test_a_killed_run_resumes_to_the_same_weights(photos: Path, whole: TrainResult, tmp_path: Path, step: int) -> None:
     config = STEPWISE
     program = f"""
@@ -360,7 +360,7 @@ train({str(photos)!r}, {str(tmp_path / "killed")!r}, {config!r}, progress=count)
     seen: list[TrainProgress] = []
     resumed = train(photos, tmp_path / "killed", config, resume=True, progress=seen.append)
     # Three steps an epoch; a checkpoint at the start, at every second step and at each epoch's end.
-    kept = {1: 0, 4: 4, 8: 8}[step]
+    kept = {1: 0, 8: 8}[step]
     assert sum(at.metrics is None for at in seen) == 9 - kept
     assert resumed == replace(whole, folder=tmp_path / "killed")
     assert weights(tmp_path / "killed") == weights(whole.folder)
