@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -25,11 +24,12 @@ from ..filters import Filter
 from ..filters.sql import column_names, compile_sql, with_nul
 from ..filters.sqlite import SqliteWriter, sqlite_value
 from .database import Purpose, Row, Transaction
+from .fair_lock import FairLock
+from .sqlite_file import PATIENCE_S, SqliteFile
 from .sqlite_tables import APPLICATION, LAYOUT, TABLES, TYPES
 
 MEMORY = ":memory:"
 _LOCKS: dict[Purpose, str] = {"follow": ".lock", "optimize": ".optimize.lock", "check": ".check.lock"}
-_PATIENCE_S = 60.0  # how long another process may be writing
 
 # Bytes that a file is read ahead, in pieces that Linux does not cut down, and how many at most: the cache may be small.
 _AHEAD, _MOST_AHEAD = 1 << 20, 2 << 30
@@ -53,16 +53,12 @@ class SqliteDatabase:
 
     def __init__(self, path: str | Path, fields: Sequence[Field] | None = None) -> None:
         self._path, self._process = str(path), os.getpid()
-        # Two connections, so that reading never waits for another process's writing. What is in memory alone has one.
-        self._writing = RLock()
-        self._reading = self._writing if self._path == MEMORY else RLock()
-        # What the file was like when it was opened as one that nobody changes; None for one that may be written.
-        self._frozen: tuple[int, ...] | None = None
+        # One connection writes, and others read, which wait for nothing. What is in memory has one, for which everybody waits.
+        self._writing, self._connections = FairLock(), SqliteFile(self._path)
         with self._failing():
-            self._file = self._connect() if fields is not None else self._open()
+            self._file = self._connections.connect() if fields is not None else self._connections.open()
             try:
                 self._set_up(fields)
-                self._reader = self._file if self._path == MEMORY else self._connect()
             except BaseException:
                 self._file.close()
                 raise
@@ -71,9 +67,8 @@ class SqliteDatabase:
         return self._path
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        with self._reading, self._failing():
-            self._renew()
-            return self._reader.execute(sql, _plain(values)).fetchall()
+        with self._failing(), self._reading() as file, closing(file.execute(sql, _plain(values))) as found:
+            return found.fetchall()
 
     def stream(self, sql: str, size: int, *, everything: bool = False) -> Iterator[list[Row]]:
         if self._path == MEMORY:  # which no second connection can see
@@ -82,10 +77,7 @@ class SqliteDatabase:
             return
         if everything:
             _read_ahead(self._path)
-        with self._reading, self._failing():
-            self._renew()
-        with self._failing(), closing(self._connect()) as file:  # one of its own, so that writers continue meanwhile
-            found = file.execute(sql)
+        with self._failing(), self._connections.reading() as file, closing(file.execute(sql)) as found:
             while rows := found.fetchmany(size):
                 yield rows
 
@@ -161,36 +153,23 @@ class SqliteDatabase:
             try:
                 self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             finally:
-                self._file.execute(f"PRAGMA busy_timeout = {1000 * _PATIENCE_S:.0f}")
+                self._file.execute(f"PRAGMA busy_timeout = {1000 * PATIENCE_S:.0f}")
 
     def close(self) -> None:
         if self._process != os.getpid():
             return  # what the parent opened is the parent's to close
-        with self._writing, self._reading:
+        with self._writing:
             self._file.close()
-            self._reader.close()
+        self._connections.close()
 
-    def _open(self) -> sqlite3.Connection:
-        """Connect to a file that is there, as to one that nobody changes where SQLite can write nothing beside it."""
-        self._frozen = None
-        try:
-            return self._connect()
-        except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-                raise
-            self._frozen = _state_of(self._path)
-            if self._frozen[-1]:
-                raise DatabaseError(
-                    f"the catalogue {self._path} cannot be read here, because its latest changes are still in {self._path}-wal: open it "
-                    "once where its folder can be written"
-                ) from exc
-        return self._connect()
-
-    def _renew(self) -> None:
-        """Open a file again that somebody has changed, though this user cannot."""
-        if self._frozen is not None and self._frozen != _state_of(self._path):
-            self._reader.close()
-            self._reader = self._open()
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        if self._path == MEMORY:
+            with self._writing:
+                yield self._file
+        else:
+            with self._connections.reading() as file:
+                yield file
 
     def _close_gaps(self) -> None:
         """Write images again, one after the other, where those that are gone have left many pages half empty."""
@@ -217,20 +196,6 @@ class SqliteDatabase:
 
     def _free_pages(self) -> int:
         return int(self.read("PRAGMA freelist_count")[0][0])
-
-    def _connect(self) -> sqlite3.Connection:
-        place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
-        file = sqlite3.connect(
-            place, timeout=_PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
-        )
-        try:
-            file.execute(
-                "PRAGMA cache_size = -65536"
-            )  # reads the file's schema too, so that one which cannot be read is told
-        except BaseException:
-            file.close()
-            raise
-        return file
 
     def _set_up(self, fields: Sequence[Field] | None) -> None:
         """Make the tables, or see to it that they are ours."""
@@ -283,20 +248,13 @@ class SqliteDatabase:
 _READ_ONLY = "; here it can only be read: its folder, its file or the file system cannot be written by this user"
 _HINTS = {
     "full": "; nothing that was acknowledged is lost: free some space, and run the same command again",
-    "locked": f"; another process has been writing for more than {_PATIENCE_S:.0f} s",
+    "locked": f"; another process has been writing for more than {PATIENCE_S:.0f} s",
     **dict.fromkeys(
         ("malformed", "not a database", "no such", "vtable"),
         "; it is damaged: restore it from a backup, or add its products to a new catalogue",
     ),
     "readonly": _READ_ONLY,
 }
-
-
-def _state_of(path: str) -> tuple[int, ...]:
-    """Return what changes with a database's file; last the size of the changes that are not in it yet."""
-    found = Path(path).stat()
-    log = Path(f"{path}-wal")
-    return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0
 
 
 class _Transaction:

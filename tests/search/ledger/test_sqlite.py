@@ -1,0 +1,106 @@
+"""Threads that share a ledger in an SQLite file, or in memory."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from text_image_similarity import DatabaseError
+from text_image_similarity.search.ledger import SqliteDatabase
+from text_image_similarity.search.ledger.fair_lock import FairLock
+
+VERSION = "SELECT value FROM counter WHERE name = 'version'"
+
+
+def wait_for(lock: FairLock) -> None:
+    """Return once a thread waits for a lock."""
+    pause = Event()
+    while not lock._waiting:
+        pause.wait(0.001)
+
+
+def test_reading_waits_for_no_other_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go, connect = Event(), Event(), sqlite3.connect
+
+    def with_hold(*given: object, **named: object) -> sqlite3.Connection:
+        file = connect(*given, **named)  # type: ignore[call-overload]
+        file.create_function("hold", 0, lambda: began.set() or go.wait(30))
+        return file  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(sqlite3, "connect", with_hold)
+    with closing(SqliteDatabase(tmp_path / "a.sqlite", ())) as database, ThreadPoolExecutor(2) as threads:
+        try:
+            long = threads.submit(database.read, "SELECT hold()")
+            assert began.wait(30)
+            assert threads.submit(database.read, VERSION).result(timeout=30) == [(0,)]
+            assert not long.done()
+        finally:
+            go.set()
+        assert long.result(timeout=30) == [(1,)]
+
+
+def test_connections_are_used_again_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: made.append(connect(*given, **named)) or made[-1])
+    database = SqliteDatabase(tmp_path / "a.sqlite", ())
+    made.clear()
+    for _ in range(3):
+        assert database.read(VERSION) == [(0,)]
+        assert list(database.stream(VERSION, 1)) == [[(0,)]]
+    assert len(made) == 1
+    database.close()
+    with pytest.raises(DatabaseError, match="closed"):
+        database.read(VERSION)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        made[0].execute(VERSION)
+
+
+def test_a_reading_that_is_left_keeps_no_state(tmp_path: Path) -> None:
+    with closing(SqliteDatabase(tmp_path / "a.sqlite", ())) as database:
+        reading = database.stream("SELECT name FROM counter ORDER BY name", 1)
+        next(reading)
+        reading.close()
+        with database.write() as transaction:
+            transaction.run("UPDATE counter SET value = 7 WHERE name = 'version'")
+        assert database.read(VERSION) == [(7,)]
+
+
+def test_who_waits_for_what_is_in_memory_comes_before_who_has_it_again() -> None:
+    with closing(SqliteDatabase(":memory:", ())) as database, ThreadPoolExecutor(1) as threads:
+        order: list[str] = []
+        with database.write(), database._writing:  # it is reentrant
+            waiting = threads.submit(lambda: order.append(f"other {database.read(VERSION)}"))
+            wait_for(database._writing)
+        with database._writing:
+            order.append("again")
+        waiting.result(timeout=30)
+    assert order == ["other [(0,)]", "again"]
+
+
+def test_an_interrupt_gives_up_the_turn() -> None:
+    lock, done = FairLock(), Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            wait_for(lock)
+            signal.pthread_kill(main, signal.SIGINT)
+            done.wait(30)
+
+    held, main = Event(), threading.get_ident()
+    with ThreadPoolExecutor(1) as threads:
+        holding = threads.submit(hold)
+        held.wait(30)
+        with pytest.raises(KeyboardInterrupt), lock:
+            pass
+        done.set()
+        holding.result(timeout=30)
+        assert (lock._owner, list(lock._waiting)) == (None, [])

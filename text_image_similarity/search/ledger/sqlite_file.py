@@ -1,0 +1,122 @@
+"""Connections to an SQLite file: opened when they are needed, and used again."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+
+from ...errors import DatabaseError
+
+PATIENCE_S = 60.0  # how long another process may be writing
+_MOST_IDLE = 4
+_CACHE = {True: 16_384, False: 65_536}  # KiB of pages, of a connection that only reads and of one that writes too
+
+
+class SqliteFile:
+    """An SQLite file, or `:memory:`, for one connection each that `connect` gives. Safe to share between threads.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        # What the file was like when it was opened as one that nobody changes; None for one that may be written.
+        self._frozen: tuple[int, ...] | None = None
+        self._lock = Lock()
+        self._idle: list[sqlite3.Connection] = []  # that read
+        self._closed = False
+
+    def open(self) -> sqlite3.Connection:
+        """Connect to a file that is there, as to one that nobody changes where SQLite can write nothing beside it.
+
+        Raises:
+            DatabaseError: Not all of it can be read.
+            sqlite3.Error: It cannot be opened.
+        """
+        return self._open(reads=False)
+
+    def connect(self, *, reads: bool = False) -> sqlite3.Connection:
+        """Connect to the file, or make it.
+
+        Args:
+            reads: It is only read.
+
+        Raises:
+            sqlite3.Error: It cannot be opened.
+        """
+        place = self._path if self._frozen is None else f"{Path(self._path).absolute().as_uri()}?immutable=1"
+        file = sqlite3.connect(
+            place, timeout=PATIENCE_S, check_same_thread=False, isolation_level=None, uri=self._frozen is not None
+        )
+        try:
+            # Reads the file's schema too, so that one which cannot be read is told.
+            file.execute(f"PRAGMA cache_size = -{_CACHE[reads]}")
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the block a connection that reads, to itself: no reading waits for another one, however long that takes.
+
+        Raises:
+            DatabaseError, sqlite3.Error: As `open`, and once the connections are closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            self._renew()
+            seen, file = self._frozen, self._idle.pop() if self._idle else None
+        file = file or self.connect(reads=True)
+        kept = False
+        try:
+            yield file
+            with self._lock:
+                if kept := not self._closed and self._frozen == seen and len(self._idle) < _MOST_IDLE:
+                    self._idle.append(file)
+        finally:
+            if not kept:
+                file.close()
+
+    def close(self) -> None:
+        """Close the connections of `reading`; those in use are closed after their blocks."""
+        with self._lock:
+            self._closed = True
+            self._close_idle()
+
+    def _open(self, *, reads: bool) -> sqlite3.Connection:
+        self._frozen = None
+        try:
+            return self.connect(reads=reads)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                raise
+            self._frozen = _state_of(self._path)
+            if self._frozen[-1]:
+                raise DatabaseError(
+                    f"the catalogue {self._path} cannot be read here, because its latest changes are still in {self._path}-wal: open it "
+                    "once where its folder can be written"
+                ) from exc
+        return self.connect(reads=reads)
+
+    def _renew(self) -> None:
+        """Open a file again that somebody has changed, though this user cannot."""
+        if self._frozen is not None and self._frozen != _state_of(self._path):
+            self._close_idle()
+            self._idle.append(self._open(reads=True))
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _state_of(path: str) -> tuple[int, ...]:
+    """Return what changes with a database's file; last the size of the changes that are not in it yet."""
+    found = Path(path).stat()
+    log = Path(f"{path}-wal")
+    return found.st_mtime_ns, found.st_size, found.st_ino, log.stat().st_size if log.exists() else 0
