@@ -516,7 +516,7 @@ async def test_clients_search_in_turn_by_what_their_searches_cost(monkeypatch: p
         return asyncio.create_task(scans.answer([asked_for(name, query)], [], []))
 
     scans = Scans("c", Searcher())  # type: ignore[arg-type]
-    usual, costly = Query("red"), Query(where=long_filter(200))
+    usual, costly = Query("red"), Query(where=long_filter(250))
     tasks = [search("heavy", "a0", costly)]
     await asyncio.to_thread(wait_for, lambda: passes)
     tasks += [search("heavy", f"a{number}", costly) for number in range(1, 5)]
@@ -547,8 +547,8 @@ async def test_long_filters_are_searched_for_in_passes_of_their_own() -> None:
         (Query("red"), [64]),
         (Query("red", where=long_filter(250)), [32, 32]),
         (Query("red", where=named), [8] * 8),
-        (Query(where=long_filter(60)), [2] * 32),
-        (Query("red", sort="price", where=long_filter(60)), [2] * 32),
+        (Query(where=long_filter(60)), [4] * 16),
+        (Query("red", sort="price", where=long_filter(60)), [4] * 16),
         (Query(facets=["shop"] * 2, where=long_filter(60)), [1] * 64),
     ):
         passes.clear()

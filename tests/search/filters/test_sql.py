@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.filters import FIELDS, TEXTS, largest_filters, random_filters, random_products
 from text_image_similarity.search.fields import Value
-from text_image_similarity.search.filters import Compare, Exists, OneOf, matches, parse_filter
+from text_image_similarity.search.filters import And, Compare, Exists, Not, OneOf, matches, parse_filter
 from text_image_similarity.search.filters.sql import column_names, compile_sql, with_nul, without_nul
 from text_image_similarity.search.filters.sqlite import SqliteWriter, sqlite_value
 
@@ -51,13 +51,13 @@ def test_many_filters_agree_with_the_reference(database: sqlite3.Connection, pro
     assert outcomes == set(range(block + 1))
 
 
-def test_leaves_are_never_null(database: sqlite3.Connection) -> None:
+def test_leaves_under_not_are_never_null(database: sqlite3.Connection) -> None:
     for where in (
         *(Compare("price", "ne", 1.0), Compare("tags", "ne", "red"), Compare("price", "gt", 1.0), Exists("price")),
-        *(OneOf("price", (1.0,), negated=True), OneOf("tags", ("a",), negated=True), OneOf("price", ()), None),
+        *(OneOf("price", (1.0,), negated=True), OneOf("tags", ("a",), negated=True), OneOf("price", ())),
     ):
         writer = SqliteWriter(FIELDS)
-        sql = compile_sql(where, writer)
+        sql = compile_sql(Not(And((where,))), writer)
         assert database.execute(
             f"SELECT count(*) FROM product WHERE ({sql}) IS NULL", writer.parameters
         ).fetchone() == (0,)
@@ -74,8 +74,7 @@ def test_names_and_values_stay_out_of_the_statement() -> None:
     writer = SqliteWriter(FIELDS)
     where = parse_filter({"select": "' OR 1=1 --", FIELDS[2].name: "x", "tags": ['"]']}, FIELDS)
     assert compile_sql(where, writer) == (
-        "((f4 IS NOT NULL AND f4 = ?) AND (f5 IS NOT NULL AND f5 = ?) AND "
-        "(f10 IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(f10) WHERE value IN (?))))"
+        "((f4 = ?) AND (f5 = ?) AND " "(f10 IS NOT NULL AND EXISTS (SELECT 1 FROM json_each(f10) WHERE value IN (?))))"
     )
     assert writer.parameters == ["' OR 1=1 --", "x", '"]']
 

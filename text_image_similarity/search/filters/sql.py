@@ -1,7 +1,7 @@
 """A filter as an expression of SQL, for any database whose writer can name columns and hand over values.
 
 A field's name never reaches the database, and a value only as the writer passes it: as a parameter, or quoted.
-Each leaf is true or false and never NULL, so that NOT, AND and OR have two values as everywhere.
+NULL lets no row pass, as false does; under a NOT each leaf is true or false and never NULL, which takes a database twice as long.
 """
 
 from __future__ import annotations
@@ -56,27 +56,13 @@ class SqlWriter(Protocol):
 
 
 def compile_sql(where: Filter | None, writer: SqlWriter) -> str:
-    """Return a filter as an expression that is true or false for each row, safe to put behind WHERE or AND.
+    """Return a filter as an expression that is true for the rows that pass it, safe to put behind WHERE or AND, but not behind NOT.
 
     Args:
         where: A checked filter; None lets every row pass.
         writer: Names the columns and takes the values.
     """
-    match where:
-        case None:
-            return "TRUE"
-        case Compare(field, op, value):
-            return _comparison(field, op, value, writer)
-        case OneOf(field, values, negated):
-            return _membership(field, values, negated, writer)
-        case Exists(field, wanted):
-            return f"({writer.columns.of(field)} IS {'NOT ' if wanted else ''}NULL)"
-        case And(parts):
-            return f"({' AND '.join(compile_sql(part, writer) for part in parts)})"
-        case Or(parts):
-            return f"({' OR '.join(compile_sql(part, writer) for part in parts)})"
-        case Not(part):
-            return f"(NOT {compile_sql(part, writer)})"
+    return "TRUE" if where is None else _expression(where, writer, known=False)
 
 
 def column_names(fields: Iterable[Field]) -> dict[str, str]:
@@ -98,19 +84,41 @@ def with_nul(text: str) -> str:
     return _ESCAPED.sub(lambda found: "\0" if found[1] == "\1" else "\1", text) if "\1" in text else text
 
 
-def _comparison(field: str, op: str, value: Scalar, writer: SqlWriter) -> str:
+def _expression(where: Filter, writer: SqlWriter, *, known: bool) -> str:
+    """Return an expression that is true for the rows that pass a filter, and for no others; `known`: it is false for those, not NULL."""
+    match where:
+        case Compare(field, op, value):
+            return _comparison(field, op, value, writer, known=known)
+        case OneOf(field, values, negated):
+            return _membership(field, values, negated, writer, known=known)
+        case Exists(field, wanted):
+            return f"({writer.columns.of(field)} IS {'NOT ' if wanted else ''}NULL)"
+        case And(parts):
+            return f"({' AND '.join(_expression(part, writer, known=known) for part in parts)})"
+        case Or(parts):
+            return f"({' OR '.join(_expression(part, writer, known=known) for part in parts)})"
+        case Not(part):
+            return f"(NOT {_expression(part, writer, known=True)})"
+
+
+def _comparison(field: str, op: str, value: Scalar, writer: SqlWriter, *, known: bool) -> str:
     if writer.columns.is_texts(field):
-        return _membership(field, (value,), op == "ne", writer)
+        return _membership(field, (value,), op == "ne", writer, known=known)
     column = writer.columns.of(field)
-    return f"({column} IS NOT NULL AND {column} {_SIGNS[op]} {writer.value(value)})"
+    return f"({_there(column, known)}{column} {_SIGNS[op]} {writer.value(value)})"
 
 
-def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: SqlWriter) -> str:
+def _membership(field: str, values: Sequence[Scalar], negated: bool, writer: SqlWriter, *, known: bool) -> str:
     column = writer.columns.of(field)
     if not values:
         return f"({column} IS NOT NULL)" if negated else "FALSE"
     if writer.columns.is_texts(field):
         among = writer.contains(column, [str(value) for value in values])
-        return f"({column} IS NOT NULL AND {'NOT ' if negated else ''}{among})"
+        return f"({_there(column, True)}{'NOT ' if negated else ''}{among})"
     listed = ", ".join(writer.value(value) for value in values)
-    return f"({column} IS NOT NULL AND {column} {'NOT ' if negated else ''}IN ({listed}))"
+    return f"({_there(column, known)}{column} {'NOT ' if negated else ''}IN ({listed}))"
+
+
+def _there(column: str, known: bool) -> str:
+    """Return what comes before a comparison that must not be NULL."""
+    return f"{column} IS NOT NULL AND " if known else ""

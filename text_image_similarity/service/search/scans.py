@@ -191,7 +191,7 @@ def _cost_of_filter(one: Checked) -> int:
     conditions, values = _size(one.where)
     if query.parts and query.sort is None and query.min_similarity is None:
         return values // 128
-    return (conditions // 2 + values // 256) * (2 + len(query.facets)) // 2
+    return (conditions // 4 + values // 256) * (2 + len(query.facets)) // 2
 
 
 def _size(where: Filter | None) -> tuple[int, int]:
