@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.server import Server, response
 from text_image_similarity import Config, ErrorCode, Limits, RowError
-from text_image_similarity.fetch import Fetcher, http_url, strip_invisible
+from text_image_similarity.fetch import Fetcher, GuardedTransport, http_url, strip_invisible
 from text_image_similarity.fetch.addresses import why_denied
 
 pytestmark = pytest.mark.usefixtures("few_authorities")
@@ -114,6 +114,14 @@ def test_a_denied_address_is_not_dialled(fetcher: Fetcher, recorder: Recorder, h
     for scheme in ("http", "https"):
         assert code_of(fetcher, f"{scheme}://{host}/secret") == "blocked_address"
     assert recorder.dialled == []
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "[::1]", "localhost", "93.184.215.14:25"])
+def test_what_is_known_to_be_denied_costs_no_request(
+    fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.delattr(GuardedTransport, "handle_request")
+    assert code_of(fetcher, f"http://{host}/secret") == "blocked_address"
 
 
 @pytest.mark.parametrize("host", SPELLINGS)

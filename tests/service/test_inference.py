@@ -21,7 +21,15 @@ import pytest
 from tests.support.clock import HANG_S
 from tests.support.images import make_png
 from tests.support.services import MINI, mini_settings
-from text_image_similarity import ConfigError, DeviceLostError, Encoder, ModelUnavailableError, RowError, ScoreResult
+from text_image_similarity import (
+    ConfigError,
+    DeviceLostError,
+    Encoder,
+    ErrorCode,
+    ModelUnavailableError,
+    RowError,
+    ScoreResult,
+)
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.service import Settings
 from text_image_similarity.service.clients import current
@@ -765,3 +773,14 @@ def test_room_is_counted_while_what_waits_is_taken(monkeypatch: pytest.MonkeyPat
         assert not batcher.has_room("a client", 1)
     finally:
         batcher.close()
+
+
+def test_a_download_that_fails_waits_for_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageWorkers, "decode_fetched", Mock(side_effect=AssertionError("there is nothing to decode")))
+
+    async def run() -> None:
+        async with pool(settings()) as running:
+            found = await running.score("mini", [Pair("https://example.org/missing.jpg", "red")] * 2, "cosine")
+            assert [result.code for result in found.results] == [ErrorCode.HTTP_4XX] * 2
+
+    asyncio.run(asyncio.wait_for(run(), HANG_S))

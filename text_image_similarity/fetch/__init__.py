@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .fetcher import Fetcher, check_files
 from .hints import is_base64_image
+from .pieces import are_too_small
 from .references import http_url, scheme_of, strip_invisible
 from .responses import explain_proxy, read_response, retry_after_s, user_agent
 from .roots import REFUSED, locate, resolve_reference
@@ -18,6 +19,7 @@ __all__ = [
     "REFUSED",
     "Fetcher",
     "GuardedTransport",
+    "are_too_small",
     "check_files",
     "explain_proxy",
     "http_url",

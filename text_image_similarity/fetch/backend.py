@@ -108,7 +108,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         Raises:
             RowError: `blocked_address`.
         """
-        self._check_host(host, port)
+        self.check_host(host, port)
         if not by_name or self._allowed is EVERYWHERE or _literal(host) is not None:
             return None
         if host not in self._targets:
@@ -126,7 +126,7 @@ class GuardedBackend(httpcore.NetworkBackend):
     def _addresses(self, host: str, port: int) -> list[IPAddress]:
         """Return all addresses of a host, checked."""
         if self._checked:
-            self._check_host(host, port)
+            self.check_host(host, port)
         if literal := _literal(host):
             return [literal]
         return self._resolved(host, port, float("inf"), checked=self._checked)
@@ -175,7 +175,7 @@ class GuardedBackend(httpcore.NetworkBackend):
         if self._aborted:
             raise RowError(ErrorCode.CONNECT_ERROR, "the run was closed")
 
-    def _check_host(self, host: str, port: int | None) -> None:
+    def check_host(self, host: str, port: int | None) -> None:
         """Raise if a URL's port is closed, or its host is an address that may not be dialled, or the name that always means this machine.
 
         Args:

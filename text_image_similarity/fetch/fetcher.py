@@ -168,6 +168,8 @@ class Fetcher:
         """Send a request, follow its redirects, read the body."""
         first = url
         for _ in range(_MOST_REDIRECTS + 1):
+            if isinstance(self._transport, GuardedTransport):
+                self._transport.check(url)
             with (
                 self._hosts.slot(url.host.removesuffix("."), clock),
                 self._as_row_error(clock),

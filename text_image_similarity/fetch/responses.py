@@ -13,12 +13,12 @@ import httpx
 
 from ..errors import ErrorCode, RowError
 from ..system import package_version
+from .pieces import are_too_small
 
 _AGENT = "text-image-similarity"
 
 _EXPANDING = Lock()  # threads that download are many: those that get bombs would take every core from those that decode
 _COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
-_PIECES, _PIECE_BYTES = 8192, 64  # a body in more pieces (chunks) than this must have as many bytes in each, on average
 _SMALL = 512  # bytes; of pieces below it, others get a turn after each few
 _STEP = 1024 * 1024  # bytes that a compressed chunk is expanded by at a time
 _OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
@@ -104,7 +104,7 @@ def expanded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[byte
     received = given = 0
     for pieces, chunk in enumerate(chunks, 1):
         received += len(chunk)
-        if pieces > _PIECES and received < pieces * _PIECE_BYTES:
+        if are_too_small(pieces, received):
             said = f"the content came in {pieces:,} pieces of {received / pieces:.0f} bytes on average, which are too small"
             raise RowError(ErrorCode.BAD_RESPONSE, said)
         if len(chunk) < _SMALL and not pieces % 8:

@@ -85,6 +85,17 @@ class GuardedTransport(httpx.BaseTransport):
         if self._ssl_context is None:
             self._trusted()
 
+    def check(self, url: httpx.URL) -> None:
+        """Refuse a URL whose host or port may not be reached, as far as that is known without looking up its name.
+
+        `handle_request` does so too, but after as much work as for a URL that is fetched.
+
+        Raises:
+            RowError: `blocked_address`.
+        """
+        if not self._trusts_targets:
+            self._backend.check_host(url.host, url.port)
+
     def _trusted(self) -> ssl.SSLContext:
         """Return what verifies servers."""
         with self._lock:

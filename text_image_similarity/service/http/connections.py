@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from ...fetch import are_too_small
 from ..audit import AuditLog, Note
 from ..clients import peer_name
 
@@ -27,7 +28,6 @@ SEND_S = 30.0  # until a client has taken what waits to be sent
 _REQUESTS_AHEAD = 16  # requests that a client sends before their turn
 _FILES = 512  # beside those of connections
 _MOST_KNOWN = 1000  # addresses that have opened connections lately
-_PIECES, _PIECE_BYTES = 8192, 64  # a body in more pieces (chunks) than this must have as many bytes in each, on average
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -158,7 +158,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unread = 0
         self._pieces += 1
         self._received += len(body)
-        if self._pieces > _PIECES and self._received < self._pieces * _PIECE_BYTES:
+        if are_too_small(self._pieces, self._received):
             self._note("pieces", f"a body came in {self._pieces:,} pieces of {self._received / self._pieces:.0f} bytes")
             self._refuse()
         self._body += body

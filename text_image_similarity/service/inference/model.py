@@ -129,7 +129,10 @@ class ServedModel:
             content = self._workers.read(reference, client)
         self._fetch_next(downloads)
         self.queue.announce(len(items), client)
-        self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
+        if isinstance(content, RowError):
+            self._decode(items, lambda: content)  # here, because there is nothing to decode
+        else:
+            self._workers.decode_fetched(client, partial(self._decode, items, lambda: content))
 
     def _decode(self, items: list[Item], read: Callable[[], bytes | RowError]) -> None:
         """Prepare the items of one image, or of none, for the encoder; runs on a decoding thread."""
@@ -252,8 +255,7 @@ class ServedModel:
 
     def _drop(self, items: Iterable[Item]) -> None:
         for item in items:
-            if not item.job.timed_out:
-                self._metrics.count_dropped(self.name, 1)
+            self._metrics.count_dropped(self.name, int(not item.job.timed_out))
             item.job.finish(item)
 
     def _mark_lost(self, items: Iterable[Item], problem: ModelError) -> None:
