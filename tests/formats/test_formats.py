@@ -809,6 +809,19 @@ def test_lists_of_parquet_are_counted_before_they_are_read(tmp_path: Path, monke
         open_table(str(tmp_path / "long.parquet"))
 
 
+def test_lists_that_take_hardly_any_bytes_of_parquet_are_counted_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_image_similarity.formats.parquet._PACKED_VALUES", 1000)
+    for name, note in (("varied", [list(range(20_000)), []]), ("few", [[0] * 990, []]), ("equal", [[0] * 20_000, []])):
+        pq.write_table(pa.table({"url": ["a"] * 2, "note": note}), tmp_path / f"{name}.parquet")
+    assert open_table(str(tmp_path / "varied.parquet")).columns == open_table(str(tmp_path / "few.parquet")).columns
+    with pytest.raises(
+        TableError, match=r"column 'note' of .*equal.parquet has 20,001 values in \d+ bytes, more than 64 in each"
+    ):
+        open_table(str(tmp_path / "equal.parquet"))
+
+
 def test_a_table_has_so_many_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_image_similarity.formats.columns._MOST_COLUMNS", 3)
     for number, fits in ((3, True), (4, False)):

@@ -28,6 +28,9 @@ _CELL_BYTES = (
 # hardly any bytes in the file.
 _LIST_VALUES = 8 * 1024 * 1024
 _ROW_VALUES = 10_000  # or so many for each of its rows, on average
+# What compresses to less than a byte for so many values may be one row of all of them; others are as large in the file.
+_PACKED_VALUES = 64 * 1024 * 1024
+_PACKED = 64
 # Spark takes the columns of a file from here rather than from the file, and would not see those that are added.
 _OUTDATED = b"org.apache.spark.sql.parquet.row.metadata"
 
@@ -214,8 +217,13 @@ def _check_lists(metadata: pq.FileMetaData, file: str) -> None:
     lists = [place for place in range(metadata.num_columns) if metadata.schema.column(place).max_repetition_level]
     for group in map(metadata.row_group, range(metadata.num_row_groups if lists else 0)):
         for column in map(group.column, lists):
+            name = column.path_in_schema.partition(".")[0]
+            if column.num_values > max(_PACKED_VALUES, _PACKED * column.total_compressed_size):
+                raise TableError(
+                    f"column {name!r} of {file} has {column.num_values:,} values in {column.total_compressed_size:,} bytes, more than "
+                    f"{_PACKED} in each; write the file in smaller row groups, or without the column"
+                )
             if column.num_values > max(_LIST_VALUES, _ROW_VALUES * group.num_rows):
-                name = column.path_in_schema.partition(".")[0]
                 raise TableError(
                     f"column {name!r} of {file} has {column.num_values:,} values in {group.num_rows:,} rows, more than {_ROW_VALUES:,} "
                     "in each; shorten its lists, or write the file without the column"
