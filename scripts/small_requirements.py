@@ -1,13 +1,16 @@
 """Write what the small install needs, with the versions of poetry.lock: `python -m scripts.small_requirements`.
 
 `requirements/small.txt` scores; `small-serve.txt` runs the service, too; `small-search.txt` the service with catalogues; `small-cloud.txt`
-reads and writes buckets, too. They are for `pip install --no-deps --require-hashes`, so each names every package: pip has no other way
+reads and writes buckets, too. `torch.txt` is PyTorch with what its wheels need, and `full-*.txt` all else that images with torch have.
+They are for `pip install --no-deps --require-hashes`, so each names every package: pip has no other way
 to leave a dependency out. `deploy/triton/requirements.txt` has what Triton's python models import, in the same way.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,20 @@ FILES = {
     "small-search.txt": ["onnx", "serve", "search", "redis"],
     "small-cloud.txt": ["onnx", "cloud"],
 }
+
+FULL = {
+    "full-serve.txt": ["onnx", "serve", "search", "redis"],
+    "full-cloud.txt": ["cloud"],
+    "full-ray.txt": ["onnx", "ray", "serve"],
+}
+
+# What comes from PyTorch's own index, where it is asked, with other hashes than the lock's; its wheels for the processor need no more.
+_OF_TORCH = re.compile("(torch|torchvision|triton|(cuda|nvidia)-[a-z0-9-]+)==")
+
+# Files that no image with torch installs.
+_ELSEWHERE = re.compile(
+    "macosx|win32|win_|musllinux|android|ios_|emscripten|pyodide|pyemscripten|-cp3(10|9|8|7)-cp3|[.]tar[.]gz$|[.]zip$"
+)
 
 # `mini` and exported models are scored without these: they train, export and evaluate, or only make things faster.
 LEFT_OUT = {"torch", "torchvision", "transformers", "onnx", "onnxscript", "scipy", "pandas", "hf-xet", "uvloop"}
@@ -50,9 +67,15 @@ def texts() -> dict[str, str]:
     """Return the content of each file by its name."""
     lock = tomllib.loads((ROOT / "poetry.lock").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {
-        name: _HEAD + "".join(f"{line}\n" for line in pins(lock, project, extras)) for name, extras in FILES.items()
-    }
+    found = {name: pins(lock, project, extras) for name, extras in FILES.items()}
+    for package in lock["package"]:
+        wheels = [file for file in package["files"] if not _ELSEWHERE.search(file["file"])]
+        package["files"] = wheels or package["files"]
+    for name, extras in FULL.items():
+        found[name] = [line for line in pins(lock, project, extras, set()) if not _OF_TORCH.match(line)]
+    torch = pins(lock, {"dependencies": ["torch", "torchvision"]}, [], set())
+    found["torch.txt"] = [line for line in torch if _OF_TORCH.match(line)]
+    return {name: _HEAD + "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
 
 
 def triton_text() -> str:
@@ -62,13 +85,16 @@ def triton_text() -> str:
     return _HEAD + _TRITON_NUMPY + "".join(f"{line}\n" for line in lines if not line.startswith("numpy=="))
 
 
-def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> list[str]:
-    """Return `name==version` with the hashes of its files, and a marker where it needs one, of all that the project needs but LEFT_OUT.
+def pins(
+    lock: dict[str, Any], project: dict[str, Any], extras: list[str], left_out: Set[str] = frozenset(LEFT_OUT)
+) -> list[str]:
+    """Return `name==version` with the hashes of its files, and a marker where it needs one, of all that the project needs.
 
     Args:
         lock: The content of poetry.lock.
         project: The table `project` of pyproject.toml.
         extras: The project's extras that are wanted.
+        left_out: Packages that are not, nor what they alone need.
     """
     packages: dict[str, list[dict[str, Any]]] = {}
     for package in lock["package"]:
@@ -78,7 +104,7 @@ def pins(lock: dict[str, Any], project: dict[str, Any], extras: list[str]) -> li
     markers: dict[NormalizedName, set[str]] = {}
     while asked:
         name, marker = asked.pop()
-        if name in LEFT_OUT:
+        if name in left_out:
             continue
         if name not in markers:
             asked += [
@@ -114,6 +140,8 @@ def _once(packages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _pin(package: dict[str, Any], markers: set[str]) -> str:
     """Return one requirement: for a package that is locked once for each Python, its own marker; otherwise that of who asks."""
     own = package.get("markers", "")
+    own = own["main"] if isinstance(own, dict) else own
+    own = re.sub(r' and extra == "[^"]+"$', "", own)  # which is wanted
     if own and "extra ==" not in own and "python" in own:
         markers = {own}
     marker = "" if "" in markers else " or ".join(sorted(markers))

@@ -523,7 +523,7 @@ def test_the_image_has_the_rays_version_that_the_files_name() -> None:
     text = Path(ROOT / "deploy" / "ray" / "rayservice.yaml").read_text(encoding="utf-8")
     version = yaml.safe_load(text.split("\n---\n")[0])["spec"]["rayClusterConfig"]["rayVersion"]
     assert f"ARG BASE=rayproject/ray:{version}-" in dockerfile
-    assert f'"ray=={version}"' in dockerfile
+    assert f"\nray=={version} \\\n" in (ROOT / "requirements" / "full-ray.txt").read_text(encoding="utf-8")
 
 
 def test_a_model_is_found_among_the_configured_ones_and_none_is_added() -> None:

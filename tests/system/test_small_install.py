@@ -6,6 +6,7 @@ import base64
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import httpx
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from packaging.requirements import Requirement
 
 from scripts import small_requirements
 from tests.support.paths import ROOT
@@ -191,4 +193,38 @@ def test_the_files_name_what_the_lock_does() -> None:
         assert (small_requirements.FOLDER / name).read_text(
             encoding="utf-8"
         ) == text, "run: python -m scripts.small_requirements"
-        assert not {line.partition("==")[0] for line in text.splitlines()} & set(HEAVY)
+        if name in small_requirements.FILES:
+            assert not {line.partition("==")[0] for line in text.splitlines()} & set(HEAVY)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("name", [*small_requirements.FILES, *small_requirements.FULL])
+def test_pip_finds_each_package_once_with_its_hashes(name: str, python: str) -> None:
+    names = [name, "torch.txt"] if name in small_requirements.FULL else [name]
+    text = "".join((small_requirements.FOLDER / each).read_text(encoding="utf-8") for each in names)
+    pins = re.findall(r"^(\S+==[^\\\n]+?) ((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)$", text, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^\w", text, re.MULTILINE))
+    there = {
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+    }
+    asked = [
+        found
+        for found in map(Requirement, (pin for pin, _ in pins))
+        if not found.marker or found.marker.evaluate(there)
+    ]
+    assert len(asked) == len({found.name for found in asked})
+    assert ("torch" in {found.name for found in asked}) == (name in small_requirements.FULL)
+
+
+@pytest.mark.parametrize("dockerfile", sorted(ROOT.glob("deploy/*/Dockerfile")), ids=lambda path: path.parent.name)
+def test_images_install_nothing_without_its_hash(dockerfile: Path) -> None:
+    text = dockerfile.read_text(encoding="utf-8").replace("\\\n", " ")
+    installs = re.findall(r" -m pip (?:--python \S+ )?install (.*?)(?: && |;|$)", text, re.MULTILINE)
+    assert installs
+    for found in installs:
+        ours = "text_image_similarity-*.whl" in found
+        assert "--no-deps" in found
+        assert "--require-hashes" in found or ours or '--index-url "$TORCH_INDEX"' in found, found
