@@ -343,7 +343,7 @@ def test_a_report_that_cannot_be_written_is_told_at_once(table: Path, capsys: py
     (folder / "deep").mkdir()
     for report, said in [
         (folder, "is a folder"),
-        (folder / "none" / "r.html", "lies in a folder that does not exist"),
+        (folder / "none" / "r.html", "does not exist; create it first"),
         (out, "is used by this run"),
         (folder / "deep" / ".." / "out.csv.summary.json", "is used by this run"),
         (folder / "cache.sqlite", "is used by this run"),

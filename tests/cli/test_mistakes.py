@@ -46,6 +46,13 @@ MISTAKES = {
     "score in.csv out.csv --model weightless": "open_clip_config.json but no weights; add open_clip_model.safetensors",
     "score in.csv out.csv --device gpu": "device='gpu' is not one of auto, cpu, mps, cuda",
     "score in.csv out.csv --precision fp16 --device cpu": "precision='fp16' needs a GPU",
+    "score tables others": "the folder others holds cat.jpg, which was not written by this command; name a new folder",
+    "embed in.csv others": "others is a folder; name a file to write, such as vectors.parquet",
+    "filter in.csv others --min 0": "others is a folder; name a file",
+    "report in.csv others": "others is a folder; name a file to write",
+    "export mini others": "others exists already; name a new folder",
+    "export mini others --force": "others exists already; name a new folder",
+    "catalog create others": "others is a folder with other files in it, not a catalogue; name a new folder",
     "filter in.csv out.csv --min 0.2": "score the table first, or name another column with --score-col",
     "report in.csv out.html": "column 'similarity' is missing from in.csv; it has the columns: url, caption; score the table first",
     "serve --port 99999": "--port: '99999' is not a port, which is a whole number from 0 to 65535",
@@ -86,6 +93,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         ("bert", "config.json", '{"model_type": "bert"}'),
         ("weightless", "open_clip_config.json", '{"model_cfg": {}}'),
         ("folder", ".keep", ""),
+        ("others", "cat.jpg", "precious"),
+        ("tables", "a.csv", "url,caption\n../red.png,a red square\n"),
     ):
         (folder / name).mkdir()
         (folder / name / file).write_text(content)

@@ -46,7 +46,8 @@ def test_a_picture_is_scored_with_each_caption(picture: Path, capsys: pytest.Cap
     ("arguments", "exit_code", "message"),
     [
         (["none.jpg", "a cat"], 1, "error: file_not_found: none.jpg: No such file or directory"),
-        (["in.csv", "out.csv", "a cat"], 2, "in.csv is not an image"),
+        (["in.csv", "out", "a cat"], 2, "in.csv is not an image"),
+        (["a.csv", "b.csv", "c.csv", "out/"], 2, 'if the shell expanded a pattern, put it in quotes: "tables/*.csv"'),
         (["red.png", "a cat", "--model", "fast"], 2, "scored in this process by one model"),
         (["red.png", "a cat", "--service-url", "http://127.0.0.1:1"], 2, "leave out --engine and --service-url"),
     ],

@@ -189,7 +189,7 @@ def test_what_is_there_stays_unless_it_is_an_export_to_replace(
 ) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already; name a new folder"):
         export_model(Config(model=tiny_clip), tmp_path / "notes", ExportOptions(force=True))
     with pytest.raises(UsageError, match="--force"):
         export_model(Config(model=tiny_clip), exported[0])

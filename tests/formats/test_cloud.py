@@ -145,7 +145,7 @@ def test_partitions_and_folders_in_the_store(bucket: Any, tmp_path: Path) -> Non
     for source in ("s3://pairs/p", "s3://pairs/p/*/*.parquet", "s3://pairs/*/day=1/*.parquet"):
         with pytest.raises(UsageError, match=r"belongs to the partition day=1"):
             open_table(source)
-    with pytest.raises(UsageError, match=r"with a pattern such as s3://pairs/q/\*\*/\*\.parquet; relative"):
+    with pytest.raises(UsageError, match=r'with a pattern such as "s3://pairs/q/\*\*/\*\.parquet"; relative'):
         open_table("s3://pairs/q")
 
 

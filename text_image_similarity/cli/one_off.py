@@ -33,6 +33,11 @@ def kind_of(options: argparse.Namespace) -> Kind:
         return "image"
     if _is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
+    if options.captions and _TABLE.fullmatch(options.out_path):
+        raise UsageError(
+            f"IN is one table, but {place} and {options.out_path} follow each other; if the shell expanded a pattern, put it in quotes: "
+            '"tables/*.csv"'
+        )
     if options.captions:
         raise UsageError(
             f"{place} is not an image ({', '.join(_ENDINGS)}), so it is scored as a table, and only OUT may follow; quote a path that has spaces"

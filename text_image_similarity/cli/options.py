@@ -279,8 +279,10 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
     Raises:
         UsageError: It is a folder, lies in no folder that exists, is one of the others, or this command did not write it.
     """
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"{path} cannot be written: it is a folder, or lies in a folder that does not exist")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file to write")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first")
     if any(path.resolve() == Path(other).resolve() for other in besides if other is not None):
         raise UsageError(f"{path} is used by this run and would be overwritten; name another file")
     try:

@@ -21,7 +21,7 @@ from .folder import card, describe
 from .gate import BOUNDS, Bounds, EncodedPairs, Parity, compare
 from .measure import CheckPairs, drawn, encoded, pairs_of
 from .options import ExportOptions
-from .staging import whole_folder
+from .staging import check_free, whole_folder
 
 _EXPORTERS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -85,10 +85,12 @@ def export_model(
     require_config(config)
     options, tell, began = options or ExportOptions(), progress or (lambda _: None), time.perf_counter()
     place = Path(path_text(out, "out"))
+    replaces = _replaces(options)
+    check_free(place, replaces=replaces)  # before torch is imported
     require(f"exporting {config.model}", *_EXPORTERS, extra="onnx")
     from .write import write_export  # which imports them
 
-    with whole_folder(place, replaces=lambda there: options.force and is_export(there)) as made:
+    with whole_folder(place, replaces=replaces) as made:
         tell(f"loading {config.model}")
         source, home = _load_source(config)
         tell("encoding pairs with the source")
@@ -119,6 +121,10 @@ def export_model(
         source_ms=(before[0].image_ms, before[0].text_ms),
         seconds=round(time.perf_counter() - began, 1),
     )
+
+
+def _replaces(options: ExportOptions) -> Callable[[Path], bool]:
+    return lambda place: options.force and is_export(place)
 
 
 def _load_source(config: Config) -> tuple[TwoTowerEncoder, Path | None]:

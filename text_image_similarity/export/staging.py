@@ -29,9 +29,8 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
         UsageError: There is something else.
         ModelError: It cannot be written.
     """
+    check_free(place, replaces=replaces)
     place = place.expanduser().resolve()
-    if place.exists() and not (place.is_dir() and (not any(place.iterdir()) or replaces(place))):
-        raise UsageError(f"{place} exists already; name another folder; --force replaces an export, and nothing else")
     prefix = f".exporting-{place.name}-"
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +47,19 @@ def whole_folder(place: Path, *, replaces: Callable[[Path], bool]) -> Iterator[P
                 made.rename(place)
     except OSError as exc:
         raise ModelError(f"{place} cannot be written: {exc}") from exc
+
+
+def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
+    """Refuse a place for a folder where something is that must stay.
+
+    Raises:
+        UsageError: It is a file, or a folder that is neither empty nor one that may be replaced.
+    """
+    there = place.expanduser()
+    if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or replaces(there))):
+        raise UsageError(
+            f"{place} exists already; name a new folder (--force, or force=True, replaces an earlier export, and nothing else)"
+        )
 
 
 def _delete_abandoned(folder: Path) -> None:

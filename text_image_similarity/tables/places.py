@@ -118,18 +118,36 @@ def outputs_in(folder: str, files: Sequence[str], source: str) -> dict[str, str]
     return found
 
 
-def make_folder(folder: str) -> None:
+def make_folder(folder: str, *, force: bool = False) -> None:
     """Make the folder of an output, if it lies on this machine and is not there.
 
+    Args:
+        folder: The folder.
+        force: Whether it may hold files that no run has written.
+
     Raises:
-        UsageError: It cannot be made.
+        UsageError: It cannot be made, or it holds such files.
     """
     if is_url(folder):
         return
+    path = local_path(folder)
     try:
-        local_path(folder).mkdir(exist_ok=True)
+        path.mkdir(exist_ok=True)
+        names = sorted(entry.name for entry in path.iterdir())
     except OSError as exc:
         raise UsageError(f"{folder} cannot be created: {exc.strerror or exc}") from exc
+    if not force and (foreign := next((name for name in names if not _is_ours(name, names)), None)):
+        raise UsageError(
+            f"the folder {folder} holds {foreign}, which was not written by this command; name a new folder, or write into "
+            "this one with --force (force=True)"
+        )
+
+
+def _is_ours(name: str, names: Sequence[str]) -> bool:
+    """Whether a file in the folder of an output is hidden, a page about an output, or what a run leaves there."""
+    if name.startswith(".") or name.endswith((".html", ".parts", ".summary.json")):
+        return True
+    return f"{name}.summary.json" in names or f"{name}.parts" in names
 
 
 def put_together(

@@ -137,12 +137,13 @@ def run_files(  # noqa: PLR0913 - as `run_table`
         The summary of all files together, which is written nowhere.
 
     Raises:
-        UsageError: Two files would get the same name; and as `run_table`, as all others.
+        UsageError: Two files would get the same name, or the folder holds files that no run has written; and as
+            `run_table`, as all others.
     """
     require_config(config)
     source, folder = (path_text(path, name) for path, name in zip(paths, ("in_path", "out_path"), strict=True))
     outputs = outputs_in(folder, open_source(source, dialect=config.dialect).files, source)
-    make_folder(folder)
+    make_folder(folder, force=options is not None and options.force)
     config = with_base_dir(config, source)
     found: list[Summary] = []
     for file, target in outputs.items():
