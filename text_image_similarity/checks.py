@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from .errors import ConfigError
+from .errors import ConfigError, InputTypeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+SETTINGS = ("model", "revision", "device", "precision", "backend", "preprocess", "score", "batch_size", "base_dir")
+
+
+def settings_in_config(function: F) -> F:
+    """Answer a setting that is given to a function, such as `model="mini"`, with an `InputTypeError` that says where it goes."""
+
+    @wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        if wrong := {name: named[name] for name in SETTINGS if name in named}:
+            what = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
+            short = f", or short config={wrong['model']!r}" if list(wrong) == ["model"] else ""
+            name = function.__qualname__.removesuffix(".__init__")
+            raise InputTypeError(f"{name}() takes settings as config: write config=Config({what}){short}")
+        return function(*given, **named)
+
+    return cast(F, call)
 
 
 def one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

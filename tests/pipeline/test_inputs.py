@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -31,20 +32,27 @@ from text_image_similarity import (
     Term,
     TrainConfig,
     UsageError,
+    classify,
     create_predictor,
     embed_images,
     embed_texts,
     evaluate,
     evaluate_ratings,
+    image_similarity,
     load_encoder,
     read_dataset,
     score,
     score_csv,
+    score_frame,
     score_images,
     score_pairs,
     score_table,
+    similarity_matrix,
+    similarity_tiles,
+    text_similarity,
     train,
 )
+from text_image_similarity.checks import SETTINGS
 from text_image_similarity.encoders import model_folder
 from text_image_similarity.encoders.testing import ColourEncoder
 from text_image_similarity.pipeline import portable
@@ -351,6 +359,35 @@ def test_a_search_takes_references_and_texts_alone(red: Path) -> None:
                 predictor.rank_images(query, red)  # type: ignore[arg-type]
         with pytest.raises(InputTypeError, match="database must be of type ImageDatabase, not a str"):
             predictor.search_database("red", database="photos.safetensors")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(
+            Scorer,
+            load_encoder,
+            score_pairs,
+            score_images,
+            score_table,
+            score_frame,
+            evaluate,
+            evaluate_ratings,
+            classify,
+        ),
+        *(image_similarity, text_similarity, similarity_matrix, similarity_tiles, embed_images, embed_texts),
+    ],
+)
+def test_a_setting_that_is_given_to_a_function_is_told_where_it_goes(call: Callable[..., object]) -> None:
+    said = rf"{call.__name__}\(\) takes settings as config: write config=Config\(model='mini'\), or short config='mini'"
+    with pytest.raises(InputTypeError, match=said):
+        call(model="mini")
+    with pytest.raises(InputTypeError, match=r"write config=Config\(model='mini', device='cuda'\)$"):
+        call([], [], device="cuda", model="mini")
+
+
+def test_settings_that_functions_are_given_exist() -> None:
+    assert set(SETTINGS) <= {field.name for field in fields(Config)}
 
 
 CALLS: list[tuple[Callable[[], object], str]] = [

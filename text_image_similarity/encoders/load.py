@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import settings_in_config
 from ..config import DEFAULT_MODEL, Config, ConfigLike, as_config
 from ..errors import ConfigError, MissingExtraError, ModelNameError, ModelUnavailableError
 from ..system import is_installed, require
@@ -94,6 +95,7 @@ def dual_encoder_folder(model: str | PathLike[str]) -> Path:
     return folder
 
 
+@settings_in_config
 def load_encoder(config: ConfigLike = None) -> PreparingEncoder:
     """Load the model that `config` names onto its device.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import settings_in_config
 from ..config import Config, ConfigLike, as_config
 from ..dataset import read_dataset
 from ..encoders import Encoder
@@ -33,6 +34,7 @@ from .report import Evaluation, sort_failures
 _CALIBRATED_ON = 200_000  # mismatching pairs are plenty for a curve of two numbers
 
 
+@settings_in_config
 def evaluate(  # noqa: PLR0913 - the source, its columns and what a caller may inject; settings are in Config
     source: str | PathLike[str],
     config: ConfigLike = None,

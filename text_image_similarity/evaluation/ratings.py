@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 
+from ..checks import settings_in_config
 from ..config import ConfigLike, as_config
 from ..encoders import Encoder
 from ..errors import TableError, UsageError
@@ -19,6 +20,7 @@ from ..records import Progress, Record
 from .report import RatingEvaluation, count_failure, list_failures, sort_failures
 
 
+@settings_in_config
 def evaluate_ratings(  # noqa: PLR0913 - the table, its columns and what a caller may inject; settings are in Config
     table: str | PathLike[str],
     config: ConfigLike = None,

@@ -305,8 +305,9 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
             ending = next(filter(None, map(ending_of, inside)), None)
             if ending is None:
                 raise UsageError(f"{folder} contains the folder {name}, but no table, not even in its subfolders")
-            beside = next((ending_of(other) for other, deep in shown if not deep and ending_of(other)), None)
-            files = f"*{beside}" if beside else f"**/*{ending}"
+            files = next(
+                (f"*{ending_of(each)}" for each, deep in shown if not deep and ending_of(each)), f"**/*{ending}"
+            )
             raise UsageError(
                 f'{folder} contains the folder {name}; name the files with a pattern such as "{folder.rstrip("/")}/{files}"; relative '
                 f"image paths then start from {folder}"

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checks import settings_in_config
 from ..config import ConfigLike
 from ..encoders import Encoder
 from ..errors import ConfigError, InputTypeError, RowError, UsageError
@@ -53,6 +54,7 @@ class Classification:
     error: str | None = None
 
 
+@settings_in_config
 def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tests inject
     images: Iterable[ImageSource],
     labels: Sequence[str],

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import httpx
 
+from ..checks import settings_in_config
 from ..config import ConfigLike, ScoreKind, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import RowError
@@ -24,6 +25,7 @@ from .sources import ImageSource
 from .stages import vectors_of
 
 
+@settings_in_config
 def image_similarity(
     images: Iterable[ImageSource],
     others: Iterable[ImageSource],
@@ -65,6 +67,7 @@ def image_similarity(
     )
 
 
+@settings_in_config
 def text_similarity(
     texts: Iterable[str], others: Iterable[str], config: ConfigLike | Scorer = None, *, encoder: Encoder | None = None
 ) -> Generator[ScoreResult]:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 
 import httpx
 
+from ..checks import settings_in_config
 from ..config import ConfigLike
 from ..encoders import Encoder
 from .inputs import images_of, texts_of
@@ -15,6 +16,7 @@ from .scorer import Scorer
 from .sources import ImageSource
 
 
+@settings_in_config
 def embed_images(
     images: Iterable[ImageSource],
     config: ConfigLike = None,
@@ -42,6 +44,7 @@ def embed_images(
     return closing_after(scorer, scorer.embed_images(images))
 
 
+@settings_in_config
 def embed_texts(
     texts: Iterable[str], config: ConfigLike = None, *, encoder: Encoder | None = None
 ) -> Generator[Outcome]:

@@ -9,7 +9,7 @@ from itertools import islice
 import httpx
 import numpy as np
 
-from ..checks import at_least
+from ..checks import at_least, settings_in_config
 from ..config import ConfigLike, ScoreKind, as_config, pair_score
 from ..embeddings import Vector
 from ..encoders import Encoder
@@ -41,6 +41,7 @@ class Tile:
     text_errors: tuple[str | None, ...]
 
 
+@settings_in_config
 def similarity_matrix(
     images: Iterable[ImageSource],
     texts: Iterable[str],
@@ -72,6 +73,7 @@ def similarity_matrix(
         return scorer.similarity_matrix(images, texts)
 
 
+@settings_in_config
 def similarity_tiles(
     images: Iterable[ImageSource],
     texts: Iterable[str],

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..checks import settings_in_config
 from ..config import ConfigLike
 from ..encoders import Encoder
 from ..records import EncodedImage, ScoreResult
@@ -80,6 +81,7 @@ def _is_single(images: object) -> bool:
     return is_array or isinstance(images, str | os.PathLike | Image.Image | EncodedImage | Mapping)
 
 
+@settings_in_config
 def score_pairs(
     records: Iterable[RecordLike],
     config: ConfigLike = None,
@@ -121,6 +123,7 @@ def score_pairs(
     return watched(closing_after(scorer, scorer.score_pairs(given, stats=stats)), length_of(records), progress=progress)
 
 
+@settings_in_config
 def score_images(
     images: Iterable[ImageSource],
     texts: Iterable[str],

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from ..checks import settings_in_config
 from ..config import ConfigLike, as_config, pair_score
 from ..decode import decode_image
 from ..embeddings import REMEMBERED, EmbeddingMemory, Vector
@@ -60,6 +61,7 @@ class Scorer:
         array([[1.    , 0.7071]], dtype=float32)
     """
 
+    @settings_in_config
     def __init__(
         self,
         config: ConfigLike = None,
@@ -71,9 +73,8 @@ class Scorer:
         self.config = config = as_config(config)
         check_files(config)
         self.encoder = load_encoder(config) if encoder is None else check_encoder(encoder)
-        self._transport, self._known = transport, known
+        self._transport, self._known, self._closed = transport, known, False
         self._plan = None if transport else plan_feeders(config, self.encoder, skips=known is not None)
-        self._closed = False
         self._begin()
 
     def _begin(self) -> None:

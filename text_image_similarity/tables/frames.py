@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
+from ..checks import settings_in_config
 from ..config import ConfigLike, as_config, pair_score
 from ..encoders import Encoder
 from ..errors import ConfigError, UsageError
@@ -32,6 +33,7 @@ _PLACE = "the frame"
 _ROWS = 256  # whose cells are in memory as Python's values
 
 
+@settings_in_config
 def score_frame(  # noqa: PLR0913 - columns, and how; settings are in Config
     df: Frame,
     config: ConfigLike = None,

@@ -14,6 +14,7 @@ from functools import partial
 from os import PathLike
 from typing import Any
 
+from ..checks import settings_in_config
 from ..config import Config, ConfigLike, as_config, require_config
 from ..dataset import open_source
 from ..encoders import Ensemble, ModelInfo, load_encoders
@@ -38,6 +39,7 @@ from .task import R, TableEngine, Task, by_several, scoring
 logger = logging.getLogger("text_image_similarity")
 
 
+@settings_in_config
 def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings are in Config and TableOptions
     in_path: str | PathLike[str],
     out_path: str | PathLike[str],
