@@ -157,6 +157,14 @@ def test_matches_are_a_table_with_the_next_page(filled: Path, capsys: pytest.Cap
     assert ids == everything
 
 
+def test_without_a_match_it_is_said_what_kept_products_out(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["match", filled, "--facet", "color", "--facet", "kind", "--where"]
+    assert command(*asked, "category = 'Boats'") == 0
+    assert capsys.readouterr().out == "found  0: no product meets --where\n"
+    assert command(*asked, "category = 'Boats'", "--min-similarity", "0.9", "--like", "runner-red") == 0
+    assert capsys.readouterr().out == "found  0: no product meets --where and --min-similarity\n"
+
+
 def test_dates_are_shown_as_dates(filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "found.html"
     assert command("match", filled, "a red shoe", "--facet", "added", "--html", page) == 0

@@ -55,6 +55,10 @@ MISTAKES = {
     "catalog create others": "others is a folder with other files in it, not a catalogue; name a new folder",
     "filter in.csv out.csv --min 0.2": "score the table first, or name another column with --score-col",
     "report in.csv out.html": "column 'similarity' is missing from in.csv; it has the columns: url, caption; score the table first",
+    "match products.csv shoe --where 'pric < 5' --model fast": "no field 'pric'; the fields are _id, _group, _error, price; did you mean 'price'?",
+    "match products.csv shoe --facet prize --model fast": "did you mean 'price'?",
+    "match products.csv shoe --sort=-prize --model fast": "did you mean 'price'?",
+    "match products.csv shoe --where 'price <' --model fast": "the filter cannot be read: price <: expected a number at the end",
     "serve --port 99999": "--port: '99999' is not a port, which is a whole number from 0 to 65535",
 }
 PROGRAM = """
@@ -84,6 +88,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         "semicolons": "url;caption\nred.png;a red square\n",
         "ragged": "url,caption\nred.png,a red square, and a cow\n",
         "mine": "precious\n",
+        "products": "id,name,image,price\n1,shoe,red.png,10\n",
     }.items():
         (folder / f"{name}.csv").write_text(content)
     (folder / "latin.csv").write_bytes("url,caption\nred.png,un café\n".encode("latin-1"))

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         check_output(options.html, mark=PAGE, force=options.force, besides=(options.catalog,))
     config = replace(config_of(options), model=options.model or "mini")
     query = _query(options)
-    with _open(options, config) as catalog:
+    with _open(options, config, query) as catalog:
         found = catalog.match(query)
         fields = catalog.fields
     if options.html is not None:
@@ -127,7 +127,7 @@ def _query(options: argparse.Namespace) -> Query:
     )
 
 
-def _open(options: argparse.Namespace, config: Config) -> Catalog:
+def _open(options: argparse.Namespace, config: Config, query: Query) -> Catalog:
     """Open a catalogue, or one in memory with the products of a table."""
     from ..search import is_source, open_catalog, open_table_catalog
 
@@ -140,7 +140,9 @@ def _open(options: argparse.Namespace, config: Config) -> Catalog:
         return open_catalog(options.catalog, config=config)
     with closing(progress_bar(options, "products")) as bar:
         progress = None if options.quiet else bar.show
-        catalog, report = open_table_catalog(options.catalog, columns_of(options), config=config, progress=progress)
+        catalog, report = open_table_catalog(
+            options.catalog, columns_of(options), config=config, progress=progress, query=query
+        )
     for reason in report.refusals:
         logger.warning("%s", reason)
     for code, count in report.failures.items():
@@ -172,13 +174,26 @@ def _tables(options: argparse.Namespace, found: Matches, fields: Sequence[Field]
             [shown(name, 40), ""], [[shown(as_text(value), 40), f"{count:,}"] for value, count in counts.items()]
         )
         for name, counts in found.facets.items()
+        if counts
     ]
-    lines = [("found", f"{found.total:,}")]
+    lines = [("found", f"{found.total:,}{_why_none(options, found)}")]
+    lines += [
+        (shown(name, 40), "no product found has a value")
+        for name, counts in found.facets.items()
+        if not counts and rows
+    ]
     if found.next is not None:
         lines.append(("next page", _next_command(options, found.next)))
     if options.html is not None:
         lines.append(("page", str(options.html)))
     return [*parts, lay_out(lines)]
+
+
+def _why_none(options: argparse.Namespace, found: Matches) -> str:
+    """Say what kept all products out."""
+    given = {"--where": options.where, "--min-similarity": options.min_similarity}
+    limits = [option for option, value in given.items() if value is not None]
+    return f": no product meets {' and '.join(limits)}" if limits and not found.total else ""
 
 
 def _next_command(options: argparse.Namespace, cursor: str) -> str:

@@ -302,15 +302,13 @@ def _plain_files(entries: Iterable[tuple[str, bool]], folder: str, inside: Itera
     for name, deep in shown:
         if deep:
             _check_partition(name, Path(name).parts[-1:])
-            ending = next(filter(None, map(ending_of, inside)), None)
+            ending = next(filter(None, map(ending_of, (*(each for each, _ in shown), *inside))), None)
             if ending is None:
                 raise UsageError(f"{folder} contains the folder {name}, but no table, not even in its subfolders")
-            files = next(
-                (f"*{ending_of(each)}" for each, deep in shown if not deep and ending_of(each)), f"**/*{ending}"
-            )
+            depth = "" if any(ending_of(each) for each, _ in shown) else "**/"
             raise UsageError(
-                f'{folder} contains the folder {name}; name the files with a pattern such as "{folder.rstrip("/")}/{files}"; relative '
-                f"image paths then start from {folder}"
+                f"{folder} contains the folder {name}; name the files with a pattern such as "
+                f'"{folder.rstrip("/")}/{depth}*{ending}"; relative image paths then start from {folder}'
             )
     return shards_among([name for name, _ in shown])
 

@@ -14,7 +14,7 @@ from ..similarity import as_floats, cosine
 from .arguments import naming
 from .counting import Facets, count_numbers, count_passing, written_facets
 from .cursor import Cursor, read_cursor, write_cursor
-from .fields import BUILT_IN, ID, FieldKind, named
+from .fields import BUILT_IN, ID, Field, FieldKind, named
 from .filters import And, Filter, Not, OneOf, parse_filter
 from .ledger import Generation
 from .listing import list_products, order_of, sort_similar
@@ -56,7 +56,7 @@ def check(session: Session, generation: Generation, query: Query, name: str) -> 
         UsageError: It cannot be answered as it is.
     """
     with naming(name):
-        where = _filter_of(session, query)
+        where = check_fields(query, session.ledger.fields)
         cursor = read_cursor(query, generation.number, _key_types(session, query))
         return Checked(query, name, generation, where, cursor)
 
@@ -113,14 +113,18 @@ def _check_there(session: Session, generation: Generation) -> None:
         )
 
 
-def _filter_of(session: Session, query: Query) -> Filter | None:
-    """Return a query's filter, and make sure that its other fields are there too."""
-    fields = (*BUILT_IN, *session.ledger.fields)
+def check_fields(query: Query, declared: Sequence[Field]) -> Filter | None:
+    """Return a query's filter, and make sure that all fields that it names are there, which needs no model.
+
+    Raises:
+        UsageError: One is not there, or is not of a kind that can be used so.
+    """
+    fields = (*BUILT_IN, *declared)
     for name in query.facets:
         named(fields, name)
     if (order := order_of(query)) is not None and named(fields, order[0]).kind == "texts":
         raise UsageError(f"products cannot be sorted by {order[0]!r}, which holds lists; sort by another field")
-    return parse_filter(query.where, session.ledger.fields)
+    return parse_filter(query.where, declared)
 
 
 def _key_types(session: Session, query: Query) -> tuple[type, ...]:

@@ -27,6 +27,7 @@ from ..checks import one_of
 from ..errors import InputTypeError, UsageError
 from ..normal_forms import normal_form
 from ..records import is_missing, is_whole
+from ..system import closest
 
 FieldKind = Literal["text", "number", "bool", "date", "texts"]
 Scalar = str | float | bool
@@ -231,5 +232,7 @@ def named(fields: Iterable[Field], name: str) -> Field:
     """
     known = {field.name: field for field in fields}
     if name not in known:
-        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(known)}")
+        near = closest(str(name), known)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UsageError(f"there is no field {name!r:.100}; the fields are {', '.join(known)}{hint}")
     return known[name]

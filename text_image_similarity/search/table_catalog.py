@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from ..config import Config
 from ..records import Progress
+from .answer import check_fields
 from .catalog import Catalog, open_catalog
 from .ingest import AddReport
 from .ledger import MEMORY
 from .product_columns import ProductColumns
 from .product_sources import open_source
+from .query import Query
 
 
 def open_table_catalog(
-    table: str, columns: ProductColumns | None = None, *, config: Config | None = None, progress: Progress | None = None
+    table: str,
+    columns: ProductColumns | None = None,
+    *,
+    config: Config | None = None,
+    progress: Progress | None = None,
+    query: Query | None = None,
 ) -> tuple[Catalog, AddReport]:
     """Read a table into a catalogue in memory, with the fields that its columns suggest.
 
@@ -21,15 +28,18 @@ def open_table_catalog(
         columns: Which column holds what, and which are called otherwise.
         config: The settings, as for `open_catalog`.
         progress: As for `Catalog.add_table`.
+        query: What will be asked; its fields are checked before the model is loaded and the table is read.
 
     Returns:
         The catalogue, and what became of the rows.
 
     Raises:
-        UsageError, TableError, ModelError: As for `Catalog.add_table`.
+        UsageError, TableError, ModelError: As for `Catalog.add_table`, and for a field of `query` that no column has.
     """
     config = config or Config(model="mini")
     fields = open_source(table, columns, config.dialect).guess_fields()
+    if query is not None:
+        check_fields(query, fields)
     catalog = open_catalog(MEMORY, fields=fields, config=config)
     try:
         return catalog, catalog.add_table(table, columns, progress=progress)
