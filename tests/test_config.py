@@ -39,7 +39,7 @@ from text_image_similarity import Config, ConfigError, ErrorCode, Limits, Record
         ({"base_dir": 3}, "base_dir must be a path, not 3"),
         (
             {"precision": "int8", "backend": "torch"},
-            "precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto'",
+            "precision='int8' needs ONNX Runtime; set backend='onnx' or backend='auto'",
         ),
         ({"precision": "int8", "device": "cuda:1"}, "runs on the CPU, not on device='cuda:1'; set device='cpu'"),
         ({"backend": "onnx", "device": "mps"}, "runs on the CPU, not on device='mps'; set device='cpu'"),

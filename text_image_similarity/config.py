@@ -273,10 +273,12 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
 def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
     """Raise a `ConfigError` where no machine and no model could have a device, a precision and a backend together."""
     if precision == "int8" and backend == "torch":
-        raise ConfigError("precision='int8' needs ONNX Runtime; set backend='onnx' or 'auto', or another precision")
+        raise ConfigError(
+            "precision='int8' needs ONNX Runtime; set backend='onnx' or backend='auto', or another precision"
+        )
     if backend in ("onnx", "openvino") and precision == "fp16":
         raise ConfigError(
-            f"backend={backend!r} runs in fp32 or int8; for precision='fp16' set backend='torch' or 'auto'"
+            f"backend={backend!r} runs in fp32 or int8; for precision='fp16' set backend='torch' or backend='auto'"
         )
     if (backend in ("onnx", "openvino") or precision == "int8") and device not in ("auto", "cpu"):
         cause = "precision='int8'" if backend == "auto" else f"backend={backend!r}"

@@ -72,8 +72,8 @@ def test_strict_tells_of_failed_rows(table: Path) -> None:
     ("arguments", "exit_code", "message"),
     [
         (["--url-col", "link"], 2, "it has the columns: url, caption"),
-        (["--batch-size", "0"], 2, "batch_size=0 must be a whole number of at least 1"),
-        (["--device", "tpu"], 2, "device='tpu' is not one of auto, cpu, mps, cuda"),
+        (["--batch-size", "0"], 2, "--batch-size 0 must be a whole number of at least 1"),
+        (["--device", "tpu"], 2, "--device tpu is not one of auto, cpu, mps, cuda"),
         (["--score", "dot"], 2, "invalid choice: 'dot'"),
         (["--nonsense"], 2, "unrecognized arguments: --nonsense"),
         (["--model", "/no/such/folder"], 2, "model folder /no/such/folder does not exist"),
@@ -185,7 +185,7 @@ def test_a_job_of_which_nothing_was_scored_is_no_success(table: Path, capsys: py
 def test_too_many_failures_end_a_run(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("score", table, table.with_name("out.csv"), "--model", "mini", "--chunk-size", "1")
     assert command(*given, "--max-failures", "10%") == 4
-    assert "1 of 2 rows failed, more than max_failures=10% allows, 1 with file_not_found" in capsys.readouterr().err
+    assert "1 of 2 rows failed, more than --max-failures 10% allows, 1 with file_not_found" in capsys.readouterr().err
     assert command(*given, "--max-failures", "ten") == 2
     assert command(*given, "--max-failures", "1") == 0
 

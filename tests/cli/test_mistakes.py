@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -44,8 +45,8 @@ MISTAKES = {
     "score in.csv out.csv --model open_clip:ViT-B-32/laion2b_s34b_b79": "did you mean laion2b_s34b_b79k?",
     "score in.csv out.csv --model bert": "bert is a bert model; this package loads CLIP and SigLIP models",
     "score in.csv out.csv --model weightless": "open_clip_config.json but no weights; add open_clip_model.safetensors",
-    "score in.csv out.csv --device gpu": "device='gpu' is not one of auto, cpu, mps, cuda",
-    "score in.csv out.csv --precision fp16 --device cpu": "precision='fp16' needs a GPU",
+    "score in.csv out.csv --device gpu": "--device gpu is not one of auto, cpu, mps, cuda",
+    "score in.csv out.csv --precision fp16 --device cpu": "--precision fp16 needs a GPU; with --device cpu use auto or fp32",
     "score tables others": "the folder others holds cat.jpg, which was not written by this command; name a new folder",
     "embed in.csv others": "others is a folder; name a file to write, such as vectors.parquet",
     "filter in.csv others --min 0": "others is a folder; name a file",
@@ -59,6 +60,13 @@ MISTAKES = {
     "match products.csv shoe --facet prize --model fast": "did you mean 'price'?",
     "match products.csv shoe --sort=-prize --model fast": "did you mean 'price'?",
     "match products.csv shoe --where 'price <' --model fast": "the filter cannot be read: price <: expected a number at the end",
+    "match shop shoe": "there is no catalogue at shop; make one with text-image-similarity catalog create shop --fields-from TABLE",
+    "match products.csv --min-similarity 0.2": "--min-similarity has no effect without a term; give a term, or leave it out",
+    "match products.csv shoe --top-k 0": "--top-k",
+    "score in.csv out.csv --probability --score unit": "--probability is computed from cosines; use --score cosine",
+    "score in.csv out.csv --score ref_clipscore": "--score ref_clipscore and --references-col must be used together",
+    "score in.csv out.csv --precision int8 --backend torch": "--precision int8 needs ONNX Runtime; set --backend onnx or --backend auto",
+    "score in.csv out.csv --batch-size 0": "--batch-size 0 must be",
     "serve --port 99999": "--port: '99999' is not a port, which is a whole number from 0 to 65535",
 }
 PROGRAM = """
@@ -123,3 +131,4 @@ def test_a_mistake_is_answered_before_torch_is_loaded(command: str, answers: dic
     assert len(lines) == 1
     assert MISTAKES[command] in lines[0]
     assert not torch_loaded
+    assert not re.search(r"\b(\w+=('|True\b|\.\.\.)|[A-Z]\w+\()", lines[0]), "Python in a message to the command line"

@@ -425,8 +425,8 @@ def test_the_command_takes_splits_columns_and_ratings(
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "message"),
     [
-        (["--batch-size", "0"], 2, "batch_size=0 must be a whole number"),
-        (["--device", "tpu"], 2, "device='tpu' is not one of"),
+        (["--batch-size", "0"], 2, "--batch-size 0 must be a whole number"),
+        (["--device", "tpu"], 2, "--device tpu is not one of"),
         (["--split", "test"], 2, "has no split 'test'"),
         (["--caption-col", "text"], 2, "it has the columns: image, caption_0, caption_1"),
         (["--calibrate"], 2, "model mini is not a local folder"),

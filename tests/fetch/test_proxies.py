@@ -247,7 +247,7 @@ def test_a_proxy_of_the_environment_is_named_where_nothing_is_reached(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "http://me:s3cret@proxy.test:3128")
-    hint = f"; {name} is set and not used: to go through a proxy give proxy=... (--proxy)"
+    hint = f"; {name} is set and not used: to go through a proxy give --proxy (proxy=...)"
     fetcher = Fetcher(Config(retries=0, limits=Limits(allow_private_addresses=True)), resolve=resolve)
     assert failure(fetcher, "https://nowhere.test/x") == f"dns_error: nowhere.test: nowhere.test is not known{hint}"
     error = failure(fetcher, "http://127.0.0.1:1111/x")

@@ -16,6 +16,7 @@ from .examples import add_epilogs
 from .parser import Parser
 from .relay import relayed_stderr
 from .streams import lenient_streams, lost_output
+from .wording import in_options
 
 _CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 143}
 
@@ -84,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
     except TextImageSimilarityError as error:
-        logs.tell(options.log_format, "error", str(error))
+        logs.tell(options.log_format, "error", in_options(str(error), options.option_names))
         code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), 1)
     except KeyboardInterrupt:
         logs.tell(options.log_format, "interrupted", getattr(options, "interrupted", "nothing was written"))

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from ..system import closest
 from .environment import arguments_of
+from .wording import options_by_name
 
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 # Options that people try because other programs have them, and what they mean here.
@@ -71,6 +72,8 @@ class Parser(argparse.ArgumentParser):
             hints = [ADVICE[name] for name in names if name in ADVICE]
             near = _did_you_mean(closest(name, known) for name in names if name not in ADVICE)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{near}{'; '.join(['', *hints])}")
+        if self._subparsers is None:
+            found.option_names = options_by_name(self._actions)
         return found, unknown
 
     def error(self, message: str) -> NoReturn:

@@ -60,7 +60,7 @@ def runs_on_onnx(config: Config, shape: dict[str, Any]) -> bool:
     if config.precision == "fp16" or not (config.device == "cpu" or (config.device == "auto" and _no_gpu())):
         if asked:
             raise ConfigError(
-                "backend='onnx' or 'openvino' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
+                "backend='onnx', backend='openvino' and precision='int8' run on the CPU; this machine has a GPU, so set device='cpu'"
             )
         return False
     if config.backend == "openvino":

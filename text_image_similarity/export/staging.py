@@ -58,7 +58,7 @@ def check_free(place: Path, *, replaces: Callable[[Path], bool]) -> None:
     there = place.expanduser()
     if there.exists() and not (there.is_dir() and (not any(there.iterdir()) or replaces(there))):
         raise UsageError(
-            f"{place} exists already; name a new folder (--force, or force=True, replaces an earlier export, and nothing else)"
+            f"{place} exists already; name a new folder, or replace an earlier export, and nothing else, with --force (force=True)"
         )
 
 

@@ -48,4 +48,4 @@ def socks_errors() -> Iterator[None]:
 def explain_unused_proxy(environment: Mapping[str, str] | None = None) -> str:
     """Return a hint for what cannot be reached while the environment names a proxy; "" if it names none."""
     found = next((name for name in _VARIABLES if (os.environ if environment is None else environment).get(name)), None)
-    return f"; {found} is set and not used: to go through a proxy give proxy=... (--proxy)" if found else ""
+    return f"; {found} is set and not used: to go through a proxy give --proxy (proxy=...)" if found else ""

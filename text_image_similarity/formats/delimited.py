@@ -36,7 +36,7 @@ _ESCAPES = {'\\"': '""', "\\\\": "\\"}
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "pipes"}
 _AMBIGUOUS = (
     "if it belongs to the text, as in most files with tabs, add --quoting none; if fields are quoted as in CSV, add --quoting minimal "
-    "(in Python, Config(dialect=Dialect(quoting=...)))"
+    "(Config(dialect=Dialect(quoting=...)))"
 )
 _BACKSLASH = "if quotation marks are escaped with backslashes, add --quoting backslash (Dialect(quoting='backslash'))"
 
@@ -178,7 +178,7 @@ class DelimitedTable:
             encoding = self.dialect.encoding or str(getattr(exc, "encoding", "utf-16"))
             raise TableError(
                 f"{self._undecodable(place)} is not {encoding.upper()}; name its encoding, e.g. --encoding cp1252 or utf-16-le "
-                "(in Python, Config(dialect=Dialect(encoding=...)))"
+                "(Config(dialect=Dialect(encoding=...)))"
             ) from exc
         except csv.Error as exc:
             where = f"row {number}" if number else "the header"

@@ -51,8 +51,8 @@ def open_session(
     if not is_catalog(where):
         if declared is None:
             raise UsageError(
-                f"there is no catalogue at {where}; make one with: text-image-similarity catalog create {where}, or "
-                "open_catalog(..., fields=[...])"
+                f"there is no catalogue at {where}; make one with text-image-similarity catalog create {where} --fields-from TABLE "
+                "(open_catalog(..., fields=[...]))"
             )
         encoder = encoder or load_encoder(config)  # before a file is made
         identity = ModelIdentity.of(encoder)

@@ -143,7 +143,9 @@ def embed_table(  # noqa: PLR0913 - as `score_table`
     if side not in get_args(EmbeddedSide):
         raise ConfigError(f"side={side!r} is not one of {', '.join(get_args(EmbeddedSide))}")
     if options is not None and options.start == "retry_failed":
-        raise UsageError("embeddings cannot be retried one by one; encode the whole table again with start='restart'")
+        raise UsageError(
+            "embeddings cannot be retried one by one; encode the whole table again with --restart (start='restart')"
+        )
 
     def choose(table: Table) -> tuple[str | None, str | None]:
         images, captions = choose_columns(table, col if side == "images" else None, col if side == "captions" else None)

@@ -99,7 +99,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
     task, config = scoring(col_url, col_text, col_references), as_config(config)
     if (config.score == "ref_clipscore") != bool(task.references):
         raise UsageError(
-            "score='ref_clipscore' and col_references (--score ref_clipscore, --references-col) must be used together"
+            "--score ref_clipscore (score='ref_clipscore') and --references-col (col_references) must be used together"
         )
     used = LocalEngine() if engine is None else engine
     if models or ensemble:
@@ -107,7 +107,7 @@ def score_table(  # noqa: PLR0913 - paths, columns, and where and how; settings 
             raise UsageError("several models can only score in this process; leave out engine and fallback_model")
         if options is not None and options.probability:
             raise UsageError(
-                "--probability (probability=True) is for one model; with several use ensemble='probability'"
+                "--probability (probability=True) is for one model; with several use --ensemble probability (ensemble='probability')"
             )
         used = LocalEngine(encoder=load_encoders(models, config, ensemble=ensemble or "mean"))
         task = by_several(task, models, ensemble)

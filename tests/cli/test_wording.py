@@ -1,0 +1,44 @@
+"""Errors of rooms in the words of the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from text_image_similarity.cli.main import make_parser
+from text_image_similarity.cli.wording import in_options
+
+SCORE = make_parser()[0].parse_args(["score", "in.csv", "out.csv"]).option_names
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("precision='fp16' needs a GPU", "--precision fp16 needs a GPU"),
+        ("timeout_s=-1 must be positive", "--timeout -1 must be positive"),
+        ("base_dir='my photos' is a file", "--base-dir 'my photos' is a file"),
+        ("isolate_decoder=True, but", "--isolate-decoder, but"),
+        ("replace it with --force (force=True)", "replace it with --force"),
+        ("name one with --url-col (ProductColumns(images=('a',)))", "name one with --url-col"),
+        ("add --delimiter ';' (Config(dialect=Dialect(delimiter=...)))", "add --delimiter ';'"),
+        ("needs --files-under FOLDER (files_under), or", "needs --files-under FOLDER, or"),
+        ("embedding_cache must be a file", "--embedding-cache must be a file"),
+    ],
+)
+def test_parameters_become_options(text: str, said: str) -> None:
+    assert in_options(text, SCORE) == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the model and its score",  # words
+        "total_s=0 must be positive",  # as it is written in --limit
+        "column 'batch_size' is missing",
+        "batch_size.csv and data/batch_size are missing",
+        "pairs (v=1).csv does not exist",
+        "https://a.test/?device=1&precision=2 is unavailable",
+        "the hub is out of reach (ConnectError)",
+    ],
+)
+def test_other_words_stay(text: str) -> None:
+    assert in_options(text, SCORE) == text

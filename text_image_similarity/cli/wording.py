@@ -1,0 +1,54 @@
+"""What rooms say of parameters, said of options: `precision='fp16' needs a GPU` becomes `--precision fp16 needs a GPU`.
+
+Rooms know nothing of the command line. Where they name an option anyway, the parameter follows in parentheses, as in
+`--force (force=True)`, and is left out here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterable
+
+QUOTES = ("'", '"')
+_PART = r"[^()]*"
+for _ in range(3):  # parentheses in parentheses
+    _PART = rf"(?:[^()]|\({_PART}\))*"
+# What follows an option: `--force (force=True)`, `--image-col (ProductColumns(images=...))`, `--files-under FOLDER (files_under)`.
+_ASIDE = re.compile(
+    rf"(--[a-z-]+[^()\n]{{0,80}}?) \([A-Za-z_]+(?:={_PART}|\({_PART}\))\)|(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+\)"
+)
+# A parameter with a value or without one, not in quotation marks nor as part of a path or of a URL.
+_PARAMETER = re.compile(r"""(?<![\w.'"/?&:=-])([a-z][a-z_]*)(?:=('[^']*'|"[^"]*"|[\w.+-]+)|(?![\w'"/(=-]|\.\w))""")
+
+
+def options_by_name(actions: Iterable[argparse.Action]) -> dict[str, tuple[str, bool]]:
+    """Return for each parameter of a command its option, and whether that takes a value."""
+    return {action.dest: (action.option_strings[-1], action.nargs != 0) for action in actions if action.option_strings}
+
+
+def in_options(text: str, options: dict[str, tuple[str, bool]]) -> str:
+    """Return an error's text with options in place of the parameters that are called so in Python.
+
+    Args:
+        text: The text.
+        options: As from `options_by_name`.
+
+    Example:
+        >>> in_options("top_k=0 must be 1 to 1000", {"top_k": ("--top-k", True)})
+        '--top-k 0 must be 1 to 1000'
+    """
+
+    def name(found: re.Match[str]) -> str:
+        parameter, value = found.groups()
+        option, takes_value = options.get(parameter, ("", False))
+        if not option or (value is None and "_" not in parameter):  # a word such as `model` is English, too
+            return found.group()
+        if value is None or (value == "True" and not takes_value):
+            return option
+        if not takes_value:
+            return found.group()
+        return f"{option} {shlex.quote(value[1:-1]) if value[0] in QUOTES else value}"
+
+    return _PARAMETER.sub(name, _ASIDE.sub(r"\1\2", text))
