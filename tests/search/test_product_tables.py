@@ -435,3 +435,27 @@ def test_a_missing_column_names_its_option(tmp_path: Path, columns: ProductColum
         UsageError, match=f"is missing from .* the columns: sku, name, image; name another one with {option}"
     ):
         ProductTable(str(table), columns).guess_fields()
+
+
+@pytest.mark.parametrize("price", ["$1,299.00", "1.299,00 €", "20,50", "1,299", "USD 20", "1 299,00", "-£5"])
+def test_prices_as_people_write_them_are_told_what_to_write(price: str) -> None:
+    with pytest.raises(UsageError, match=r"^'price' must be a number such as 1299\.00, without currency and thousands"):
+        Field("price", "number").stored(price)
+
+
+@pytest.mark.parametrize(
+    ("values", "warned"),
+    [
+        (["7", "$1,299.00", "-"], True),
+        (["1.299,00 €", None], True),
+        (["$20", "soon"], False),  # words
+        (["7", "8.5"], False),
+        (["007", "1.299,00"], False),  # codes
+    ],
+)
+def test_a_column_of_prices_that_becomes_text_is_told(
+    values: list[str | None], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = guess_fields(["price"], [{"price": [value]} for value in values])[0].kind
+    assert kind == ("number" if values == ["7", "8.5"] else "text")
+    assert ("column 'price' becomes a text, which has no order, because of values such as" in caplog.text) == warned

@@ -38,6 +38,10 @@ ID, GROUP, ERROR = "_id", "_group", "_error"
 
 # Python's own readers would take more: `1_000` and other scripts' digits, and `20260131` for a date.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_CURRENCY = r"(?:[$¢£¥฿₠-⃀]|[A-Z]{3})?"
+_AMOUNT = re.compile(
+    rf"[-+]?{_CURRENCY}\s?[-+]?(?:0|[1-9]\d*|[1-9]\d{{0,2}}(?:[.,'’\s]\d{{3}})+)(?:[.,]\d{{1,2}})?\s?{_CURRENCY}"
+)
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -120,7 +124,9 @@ class Field:
                 raise ValueError
             number = float(value)
         except (ValueError, OverflowError):
-            raise self._wrong("a number", value) from None
+            amount = isinstance(value, str) and is_amount(value)
+            wanted = "a number such as 1299.00, without currency and thousands separators" if amount else "a number"
+            raise self._wrong(wanted, value) from None
         if not math.isfinite(number):
             raise self._wrong("a finite number", value)
         return number + 0.0  # -0.0 is 0.0
@@ -170,6 +176,16 @@ class Field:
         except (OverflowError, ValueError):
             raise self._wrong("a date of the years 1 to 9999, in seconds since 1970", stored) from None
         return moment.isoformat().removesuffix("T00:00:00+00:00")
+
+
+def is_amount(text: str) -> bool:
+    """Say whether a text is an amount with a currency, thousands separators or a decimal comma, which different readers take differently.
+
+    Example:
+        >>> is_amount("$1,299.00"), is_amount("1.299,00 €"), is_amount("1299.00"), is_amount("soon")
+        (True, True, False, False)
+    """
+    return _follows(_AMOUNT, text) and not _follows(_NUMBER, text)
 
 
 def _follows(pattern: re.Pattern[str], text: str) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
 from ..records import is_missing
-from .fields import Field, FieldKind
+from .fields import Field, FieldKind, is_amount
 from .product_columns import is_blank, json_list
+
+logger = logging.getLogger("text_image_similarity")
 
 _KINDS: tuple[FieldKind, ...] = ("bool", "number", "date", "text", "texts")  # the first that all values fit
 _CODE = re.compile(r"[-+]?0\d", re.ASCII)  # as article numbers and postal codes begin
@@ -28,16 +31,39 @@ def guess_fields(names: Sequence[str], batches: Iterable[Mapping[str, Sequence[A
         (Field(name='size', kind='number'), Field(name='code', kind='text'))
     """
     filled: set[str] = set()
+    amounts: dict[str, str | None] = {}  # of columns that may be prices, one
     kinds = {name: list(_KINDS) for name in names if 0 < len(name) <= 200 and not name.startswith("_")}
     for columns in batches:
         for name, fitting in kinds.items():
             if fitting:
                 given = [value for value in columns[name] if not is_missing(value) and value != ""]
                 fitting[:] = [kind for kind in fitting if all(_fits(Field(name, kind), value) for value in given)]
+                if "number" not in fitting:
+                    _note_amounts(amounts, name, given)
                 if not all(isinstance(value, str) and is_blank(value) for value in given):
                     filled.add(name)
+    for name, amount in amounts.items():
+        if amount is not None and kinds[name][:1] == ["text"]:
+            logger.warning(
+                "column %r becomes a text, which has no order, because of values such as %r; to filter and sort it by number, "
+                "write them without currency and thousands separators, such as 1299.00",
+                name,
+                amount,
+            )
     found = [Field(name, fitting[0] if name in filled else "text") for name, fitting in kinds.items() if fitting]
     return tuple(found[:_MOST])
+
+
+def _note_amounts(amounts: dict[str, str | None], name: str, given: Iterable[Any]) -> None:
+    """Note an amount of a column in which all values are amounts or numbers, and None for any other column."""
+    if amounts.get(name, "") is None:
+        return
+    for value in given:
+        if isinstance(value, str) and is_amount(value):
+            amounts.setdefault(name, value)
+        elif not _fits(Field(name, "number"), value):
+            amounts[name] = None
+            return
 
 
 def _fits(declared: Field, value: Any) -> bool:
