@@ -899,6 +899,12 @@ def test_columns_are_there_once() -> None:
             ["url"],
             "^column 'caption' is missing from in.csv; it has the columns: url; name another one with --url-col or --caption-col ",
         ),
+        (
+            ["img", "txt"],
+            "^columns 'url', 'caption' are missing from in.csv; it has the columns: img, txt; name another one with --url-col or "
+            r"--caption-col \(col_url, col_text\)$",
+        ),
+        (["img", "captions"], r"^columns 'url', 'caption' are .*; name another one .*; did you mean 'captions'\?$"),
         (["url", "caption", "url"], "^in.csv has two columns named 'url'; rename or drop one$"),
         (["caption"] * 3 + ["url"], "^in.csv has 3 columns named 'caption'; rename or drop one$"),
     ):

@@ -437,6 +437,19 @@ def test_a_missing_column_names_its_option(tmp_path: Path, columns: ProductColum
         ProductTable(str(table), columns).guess_fields()
 
 
+def test_all_columns_of_other_names_are_told_at_once(tmp_path: Path) -> None:
+    table = write_rows(tmp_path / "in.jsonl", [{"Handle": "1", "Label": "a", "Image Src": "a.png"}])
+    with pytest.raises(
+        UsageError,
+        match=r"has no columns 'id', 'name' or 'title', 'image'; it has the columns: Handle, Label, Image Src; name them with "
+        "--id-col Handle, --name-col, --image-col$",
+    ):
+        ProductTable(str(table)).guess_fields()
+    table = write_rows(tmp_path / "in.jsonl", [{"product_id": "1", "name": "a", "image": "a.png"}])
+    with pytest.raises(UsageError, match=r"name another one with --id-col .*, such as --id-col product_id$"):
+        ProductTable(str(table)).guess_fields()
+
+
 @pytest.mark.parametrize("price", ["$1,299.00", "1.299,00 €", "20,50", "1,299", "USD 20", "1 299,00", "-£5"])
 def test_prices_as_people_write_them_are_told_what_to_write(price: str) -> None:
     with pytest.raises(UsageError, match=r"^'price' must be a number such as 1299\.00, without currency and thousands"):

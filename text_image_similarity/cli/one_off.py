@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -33,6 +34,12 @@ def kind_of(options: argparse.Namespace) -> Kind:
         return "image"
     if _is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
+    out = options.out_path
+    if Path(place).is_dir() and not (_TABLE.fullmatch(out) or out.endswith("/") or Path(out).is_dir()):
+        raise UsageError(
+            f"{place} is a folder, and {out!r} is not the name of a table to write, such as scored.csv; the captions of images in a "
+            "folder are in files beside them, such as dog.jpg and dog.txt, or in a table"
+        )
     if options.captions and _TABLE.fullmatch(options.out_path):
         raise UsageError(
             f"IN is one table, but {place} and {options.out_path} follow each other; if the shell expanded a pattern, put it in quotes: "

@@ -46,15 +46,16 @@ def check_columns(
         options: What messages call the options that name the columns.
 
     Raises:
-        UsageError: A column is missing, or two have the same name.
+        UsageError: Columns are missing, all of which the message names, or two have the same name.
     """
     if not columns:
         raise UsageError(f"{place} is empty: it has no rows, and so no columns")
+    if missing := [name for name in dict.fromkeys(names) if name not in columns]:
+        said = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))} are"
+        asked = OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing  # who has not scored has none of the others
+        hints = dict.fromkeys(_hint(columns, name, options) for name in asked)
+        raise UsageError(f"{said} missing from {place}; it has the columns: {list_columns(columns)}{''.join(hints)}")
     for name in names:
-        if name not in columns:
-            raise UsageError(
-                f"column {name!r} is missing from {place}; it has the columns: {list_columns(columns)}{_hint(columns, name, options)}"
-            )
         if (count := columns.count(name)) > 1:
             raise UsageError(f"{place} has {'two' if count == 2 else count} columns named {name!r}; rename or drop one")
 

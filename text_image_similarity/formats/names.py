@@ -87,6 +87,11 @@ def format_of(place: str) -> Format:
     raise UsageError(f"cannot tell the format of {place}; {hint}")
 
 
+def is_image(place: str) -> bool:
+    """Say whether a file is an image, by its name."""
+    return place.lower().rpartition(".")[2] in IMAGE_ENDINGS
+
+
 def part_ending_of(place: str) -> str:
     """Return what the names of a table's parts end in: those of Parquet are Arrow streams."""
     kind = format_of(place).kind

@@ -6,6 +6,7 @@ it, or texts with `|` between them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import Any
 
 from ..bounded_json import parse_json
 from ..errors import UsageError
-from ..formats import check_columns
+from ..formats import check_columns, list_columns
 from ..records import EncodedImage, is_missing
 from .arguments import check_type, texts_of
 from .fields import Field, named, number_text
@@ -124,6 +125,7 @@ def read_columns(
         named(declared, name)
     if not chosen.id:
         raise UsageError("the column of ids cannot be left out; without an id a product cannot be replaced or deleted")
+    _check_needed(chosen, there, place)
     roles = {"id": chosen.id}
     for role, given, known in (
         ("name", chosen.name, _NAMES),
@@ -151,10 +153,33 @@ def read_columns(
     columns = tuple(dict.fromkeys([*roles.values(), *images, *(column for _, column in fields)]))
     if there is not None:
         for role, column in roles.items():
-            check_columns(there, [column], place, options=f"--{role}-col (ProductColumns({role}=...))")
+            such = f", such as --id-col {_like_ids(there)}" if role == "id" and _like_ids(there) else ""
+            check_columns(there, [column], place, options=f"--{role}-col (ProductColumns({role}=...)){such}")
         check_columns(there, images, place, options="--image-col (ProductColumns(images=...))")
         check_columns(there, columns, place, options="--field-col (ProductColumns(fields=...))")
     return RowReader(columns, roles, images, fields)
+
+
+def _check_needed(chosen: ProductColumns, there: Sequence[str] | None, place: str) -> None:
+    """Report all columns at once that have other names than a product's parts."""
+    needed = (
+        (repr(chosen.id), f"--id-col {_like_ids(there or ())}".rstrip(), (chosen.id,)),
+        ("'name' or 'title'", "--name-col", _NAMES if chosen.name is None else ()),
+        ("'image'", "--image-col", () if chosen.images else _IMAGES),
+    )
+    missing = [(spoken, option) for spoken, option, known in needed if known and _first(known, there) is None]
+    if there and len(missing) > 1:
+        raise UsageError(
+            f"{place} has no columns {', '.join(spoken for spoken, _ in missing)}; it has the columns: {list_columns(there)}; name "
+            f"them with {', '.join(option for _, option in missing)}"
+        )
+
+
+def _like_ids(there: Sequence[str]) -> str:
+    """Return the column that probably holds ids, by its name; empty if there is none."""
+    return next(
+        (name for name in there if re.fullmatch(r"(?i)sku|asin|gtin|ean|handle|uid|key|(\w*[_-])?id", name)), ""
+    )
 
 
 def _check_fields(fields: Iterable[tuple[Field, str]], there: Sequence[str] | None, place: str) -> None:

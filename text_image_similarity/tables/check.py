@@ -64,9 +64,12 @@ def _leave_out_fields(table: SampleTable, task: Task[Any], options: TableOptions
 def _check_columns(table: Table, task: Task[Any], options: TableOptions, source: str) -> None:
     images, texts = task.columns
     images = None if images == table.images else images
+    texts_read = [name for name in (texts, *task.further) if name is not None]
     if images == _URL and _URL not in table.columns and (found := image_candidates(table)):
+        lacking = [name for name in texts_read if name not in table.columns]
+        too = f", and another one for {', '.join(map(repr, lacking))} with --caption-col (col_text)" if lacking else ""
         raise UsageError(
-            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url)"
+            f"column {_URL!r} is missing from {source}; {list_columns(found)} may hold the images: name the column with --url-col (col_url){too}"
         )
     read = (images, texts, *task.further, *task.references)
     check_columns(table.columns, [name for name in read if name is not None], source)

@@ -25,7 +25,7 @@ from ..encoders.towers import DualEncoder
 from ..encoders.towers.image import build_backbone
 from ..errors import InputTypeError, ModelError, UsageError
 from ..files import CALIBRATION, path_text, write_whole
-from ..formats.names import IMAGE_ENDINGS
+from ..formats.names import is_image
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import Checkpoint, load_checkpoint, only_one_in, restore, save_checkpoint
 from .config import TrainConfig
@@ -125,7 +125,7 @@ def _train(source: str, folder: Path, config: TrainConfig, resume: bool, progres
         raise UsageError(f"{folder} holds a model but no checkpoint to resume from; name another folder")
     if found is None and (others := [name for name in (*_FILES, *CURVES) if (folder / name).exists()]):
         raise UsageError(f"{folder} holds {others[0]}, which would be overwritten; name another folder")
-    if found is None and (photo := next((path for path in folder.iterdir() if _is_photo(path.name)), None)):
+    if found is None and (photo := next((path for path in folder.iterdir() if is_image(path.name)), None)):
         raise UsageError(f"{folder} holds {photo.name}, so it is not a place for a model; name a new folder")
     fixed: dict[str, Any] = json.loads(json.dumps(config.fixed()))
     if found is not None:
@@ -307,10 +307,6 @@ class _Run:
             epoch = len(self.state.history) + (row is None)
             loss = row["loss"] if row else self._mean_loss()
             progress(TrainProgress(epoch, self.config.epochs, done, self._per_epoch, loss, row))
-
-
-def _is_photo(name: str) -> bool:
-    return name.lower().rpartition(".")[2] in IMAGE_ENDINGS
 
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
