@@ -536,7 +536,7 @@ class TestSeveralFiles:
             "in.csv",
             b'url,caption\na,b\n\na,"b\nc\nd\n',
             TableError,
-            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; is a quote left open\?",
+            r"row 2 of .* \(on lines 4 to 6\) is not valid: unexpected end of data; is a quotation mark open since line 4\? Then close it; if",
         ),
         ("in.csv", b'url,caption\n"a\nb"\n', TableError, r"row 1 of .* \(on lines 2 to 3\) has 1 fields"),
         ("in.csv", b"url\tcaption\na\tb\n", UsageError, "is it separated by tabs"),
@@ -590,7 +590,8 @@ def test_an_open_quote_ends_before_memory_does(folder: Path, monkeypatch: pytest
     monkeypatch.setattr("text_image_similarity.formats.delimited._FIELD_CHARACTERS", 1000)
     (folder / "in.csv").write_text('url,caption\nred.png,red\nred.png,"red\n' + "red.png,red\n" * 10_000)
     with pytest.raises(
-        TableError, match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quote left open\?"
+        TableError,
+        match=r"row 2 of .* \(on lines 3 to \d\d\) .*field larger.*; is a quotation mark open since line 3\?",
     ):
         score(folder / "in.csv", folder / "out.csv")
 

@@ -222,8 +222,13 @@ class DelimitedTable:
             return f"; {_BACKSLASH}"
         if first == 1 and (hint := delimiter_hint(lines[0])):
             return hint
+        belong = "if quotation marks belong to the text, add --quoting none"
+        if last > first:
+            return f"; is a quotation mark open since line {first}? Then close it; {belong}"
         return (
-            "; is a quote left open? If quotation marks belong to the text, add --quoting none" if last > first else ""
+            f"; double the quotation marks inside a quoted field; {belong}"
+            if any('"' in line for line in lines)
+            else ""
         )
 
     def _undecodable(self, place: str) -> str:
