@@ -3,7 +3,7 @@
 The service is real (mini, a process of its own); the pictures are those of the challenge set. One half shows a picture with
 captions, the other a table in the dark scheme.
 
-    python scripts/make_page_screenshot.py [OUT]
+    python -m scripts.make_page_screenshot [OUT]
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import argparse
 import csv
 import io
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +21,8 @@ from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, ViewportSize, sync_playwright
+
+from tests.support.processes import tool
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "challenge_set"
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "docs" / "service_page.png")
     options = parser.parse_args()
     with serving() as url, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=tool("chromium"), args=["--no-sandbox"])
         shots = [of_a_picture(opened(browser, url, "light")), of_a_table(opened(browser, url, "dark"))]
         browser.close()
     both = Image.new("RGB", (2 * SIZE["width"], SIZE["height"]))

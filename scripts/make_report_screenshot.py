@@ -3,7 +3,7 @@
 The run is real (mini, score_csv), the web is not: four hosts serve crops of the challenge set's pictures, one
 of them badly, and every fourth caption is another picture's.
 
-    python scripts/make_report_screenshot.py [--dark] [--width 1200] [--height 1500] [OUT]
+    python -m scripts.make_report_screenshot [--dark] [--width 1200] [--height 1500] [OUT]
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
+from tests.support.processes import tool
 from text_image_similarity import Config, LocalEngine, score_csv
 from text_image_similarity.report import ReportRow, make_report
 
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         page = make_page(Path(folder))
-        command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
+        command = [tool("chromium"), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
         command += ["--hide-scrollbars", f"--window-size={options.width},{options.height}"]
         command += ["--blink-settings=preferredColorScheme=0"] if options.dark else []
         shot = Path(folder) / "shot.png"

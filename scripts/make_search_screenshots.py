@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from scripts.make_page_screenshot import serving
+from tests.support.processes import tool
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "sample_catalog"
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
     with serving("--catalog", f"sample={SAMPLE / 'products.csv'}") as url, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=tool("chromium"), args=["--no-sandbox"])
         shots = {
             "search_page": of_words(browser, url),
             "search_page_dark": of_a_picture(browser, url),

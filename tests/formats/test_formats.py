@@ -531,7 +531,12 @@ class TestSeveralFiles:
         ("in.csv", b"url,cap\0tion\na,b\n", UsageError, "is it UTF-16 without a byte-order mark"),
         ("in.csv", b"url,caption\na,b\n\xff\xfe,b\n", TableError, "column 'url' in row 2 of .* is not UTF-8"),
         ("in.csv", b"url,capti\xf6n\n", TableError, "column 2 in the header of .* is not UTF-8"),
-        ("in.csv", b'url,caption\na,b\na,"b"c\n', TableError, r"row 2 of .* \(on line 3\) is not valid: [^;]*; double the quotation marks inside"),
+        (
+            "in.csv",
+            b'url,caption\na,b\na,"b"c\n',
+            TableError,
+            r"row 2 of .* \(on line 3\) is not valid: [^;]*; double the quotation marks inside",
+        ),
         (
             "in.csv",
             b'url,caption\na,b\n\na,"b\nc\nd\n',
