@@ -343,6 +343,11 @@ def test_nobody_is_told_to_install_a_name_that_is_on_no_index() -> None:
     assert found == []
 
 
+@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
+def test_install_lines_work_in_every_shell(path: Path) -> None:
+    assert not re.search(r"install '", path.read_text(encoding="utf-8")), "cmd passes single quotes on; use double ones"
+
+
 GENERATED = sorted((ROOT / "docs").glob("command_line_*.md"))  # tables of options, to look things up in
 OLDER = {
     "deploy-a-model.md",

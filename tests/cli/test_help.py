@@ -27,11 +27,15 @@ from text_image_similarity.formats import check_columns
         (["score", "in.csv", "out.csv", "--zzz"], "score", "unrecognized arguments: --zzz"),
         (["score", "in.csv", "out.csv", "--score", "clip-score"], "score", "did you mean clip_score?"),
         (["score", "in.csv", "out.csv", "--batch-size", "abc"], "score", "--batch-size: 'abc' is not a whole number"),
-        (["score", "in.csv"], "score", "the following arguments are required: OUT|CAPTION"),
+        (
+            ["score", "in.csv"],
+            "score",
+            "the following arguments are required: OUT|CAPTION; usage: text-image-similarity score IN OUT|CAPTION [CAPTION ...] [options]",
+        ),
         (["scor"], "", "did you mean score?"),
         (["catalog", "creat", "shop"], "catalog", "did you mean create?"),
         (["catalog", "add", "shop", "table.csv", "--id-column", "id"], "catalog add", "did you mean --id-col?"),
-        ([], "", "the following arguments are required: COMMAND"),
+        ([], "", "the following arguments are required: COMMAND; usage: text-image-similarity COMMAND ... [options]"),
     ],
 )
 def test_a_mistake_is_said_in_two_lines(

@@ -15,7 +15,7 @@ from tests.support.images import make_png
 
 # A command, and what its answer must say: the cause, and the cure.
 MISTAKES = {
-    "score": "required: IN, OUT|CAPTION",
+    "score": "required: IN, OUT|CAPTION; usage: text-image-similarity score IN OUT|CAPTION [CAPTION ...] [options]",
     "scor in.csv out.csv": "did you mean score?",
     "score in.csv out.csv --modl mini": "--modl mini; did you mean --model?",
     "score in.csv out.csv --resume": "unrecognized arguments: --resume; a run resumes by itself",
@@ -42,6 +42,7 @@ MISTAKES = {
     "score words.csv out.csv": "columns 'url', 'caption' are missing from words.csv; it has the columns: img, txt; name",
     "match words.csv shoe": "words.csv has no columns 'id', 'name' or 'title', 'image'; it has the columns: img, txt; name them with",
     "match in.csv shoe": "name them with --id-col, --name-col",
+    "score capitals.csv out.csv": "are 'URL' and ' Caption' meant? Then name them with --url-col or --caption-col",
     "score semicolons.csv out.csv": "add --delimiter ';'",
     "score latin.csv out.csv": "name its encoding, e.g. --encoding cp1252",
     "score book.csv out.csv": "an Excel workbook or another ZIP archive; save the sheet as CSV UTF-8",
@@ -106,6 +107,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         "open": 'url,caption\nred.png,red\nred.png,"a red square\nred.png,red\n',
         "quoted": 'url,caption\nred.png,"a "red" square"\n',
         "mine": "precious\n",
+        "capitals": "URL, Caption\nred.png,a red square\n",
         "words": "img,txt\nred.png,a red square\n",
         "products": "id,name,image,price\n1,shoe,red.png,10\n",
     }.items():

@@ -21,6 +21,7 @@ SCORE = make_parser()[0].parse_args(["score", "in.csv", "out.csv"]).option_names
         ("name one with --url-col (ProductColumns(images=('a',)))", "name one with --url-col"),
         ("add --delimiter ';' (Config(dialect=Dialect(delimiter=...)))", "add --delimiter ';'"),
         ("needs --files-under FOLDER (files_under), or", "needs --files-under FOLDER, or"),
+        ("name it with --url-col or --caption-col (col_url, col_text)", "name it with --url-col or --caption-col"),
         ("embedding_cache must be a file", "--embedding-cache must be a file"),
     ],
 )

@@ -186,7 +186,7 @@ def _write_report(options: argparse.Namespace, catalog: Catalog, reports: Sequen
 
 def _delete(actions: Subparsers) -> None:
     parser = _reading(actions, "delete", "Remove products by their ids.", run_delete)
-    parser.add_argument("ids", metavar="ID", nargs="*", help="a product's id")
+    parser.add_argument("ids", metavar="ID", nargs="*", default=[], help="a product's id")
     parser.add_argument(
         "--from", dest="ids_file", metavar="FILE", type=Path, help="a text file with an id on each line"
     )

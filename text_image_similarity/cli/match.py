@@ -33,7 +33,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("match", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="a catalogue, or a table of products, which is then read into memory")
-    option("texts", metavar="TEXT", nargs="*", help="words to search for; without any search term, products are listed")
+    option(
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        default=[],
+        help="words to search for; without any search term, products are listed",
+    )
     option(
         "--image",
         metavar="FILE",

@@ -83,6 +83,8 @@ class Parser(argparse.ArgumentParser):
         )
         if wrong := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             message += _did_you_mean([closest(wrong[1], re.findall(r"[\w-]+", wrong[2]))])
+        if "arguments are required" in message:
+            message += f"; {' '.join(self.format_usage().split())}"
         self.exit(2, f"{self.prog}: error: {message}\nsee {self.prog} --help\n")
 
 

@@ -17,7 +17,7 @@ for _ in range(3):  # parentheses in parentheses
     _PART = rf"(?:[^()]|\({_PART}\))*"
 # What follows an option: `--force (force=True)`, `--image-col (ProductColumns(images=...))`, `--files-under FOLDER (files_under)`.
 _ASIDE = re.compile(
-    rf"(--[a-z-]+[^()\n]{{0,80}}?) \([A-Za-z_]+(?:={_PART}|\({_PART}\))\)|(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+\)"
+    rf"(--[a-z-]+[^()\n]{{0,80}}?) \([A-Za-z_]+(?:={_PART}|\({_PART}\))\)|(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+(?:, [a-z_]+)*\)"
 )
 # A parameter with a value or without one, not in quotation marks nor as part of a path or of a URL.
 _PARAMETER = re.compile(r"""(?<![\w.'"/?&:=-])([a-z][a-z_]*)(?:=('[^']*'|"[^"]*"|[\w.+-]+)|(?![\w'"/(=-]|\.\w))""")

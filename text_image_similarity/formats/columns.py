@@ -53,7 +53,11 @@ def check_columns(
     if missing := [name for name in dict.fromkeys(names) if name not in columns]:
         said = f"column {missing[0]!r} is" if len(missing) == 1 else f"columns {', '.join(map(repr, missing))} are"
         asked = OUT_COLUMNS[:1] if OUT_COLUMNS[0] in missing else missing  # who has not scored has none of the others
-        hints = dict.fromkeys(_hint(columns, name, options) for name in asked)
+        near = [each for name in asked if (each := _same(columns, name) or closest(name, columns))]
+        if len(asked) > 1 and len(set(near)) == len(asked):
+            hints = [f"; are {' and '.join(map(repr, near))} meant? Then name them with {options}"]
+        else:
+            hints = list(dict.fromkeys(_hint(columns, name, options) for name in asked))
         raise UsageError(f"{said} missing from {place}; it has the columns: {list_columns(columns)}{''.join(hints)}")
     for name in names:
         if (count := columns.count(name)) > 1:
@@ -137,6 +141,11 @@ def _add_delimiter(spoken: str, option: str) -> str:
     return f"; is it separated by {spoken}? Then add --delimiter {option} (Config(dialect=Dialect(delimiter=...)))"
 
 
+def _same(columns: Sequence[str], name: str) -> str | None:
+    """Return the column of the same name but for capitals and spaces."""
+    return next((column for column in columns if column.strip().casefold() == name.strip().casefold()), None)
+
+
 def _hint(columns: Sequence[str], name: str, options: str) -> str:
     if any("\0" in column for column in columns):
         order = "be" if columns[0].startswith("\0") else "le"
@@ -148,8 +157,8 @@ def _hint(columns: Sequence[str], name: str, options: str) -> str:
         return "; delete the first line, sep=..., which only Excel reads"
     if columns[0].lstrip().startswith(("{", "[")):
         return "; is it JSON? Then name it .jsonl, if it holds one object a line"
-    if matches := [column for column in columns if column.strip().casefold() == name.strip().casefold()]:
-        return f"; is {matches[0]!r} meant? Then name it with {options}"
+    if found := _same(columns, name):
+        return f"; is {found!r} meant? Then name it with {options}"
     for delimiter, (spoken, option) in _DELIMITERS.items():
         pieces = {piece.strip().strip('"') for column in columns for piece in column.split(delimiter)}
         if any(delimiter in column for column in columns) and (name in pieces or len(columns) == 1):

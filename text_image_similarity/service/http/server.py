@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import signal
@@ -170,7 +171,9 @@ def _bind(host: str, port: int) -> socket.socket:
             listener.bind((name, port))
             unless_bound.pop_all()
     except (OSError, OverflowError) as exc:
-        raise UsageError(f"cannot listen on {_authority(host, port)}: {exc}") from exc
+        taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+        advice = "; stop what listens there, or name another port with --port" if taken else ""
+        raise UsageError(f"cannot listen on {_authority(host, port)}: {exc}{advice}") from exc
     return listener
 
 
