@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from .one_off import is_image
 from .options import PAGE, add_force, check_output, config_of, progress_bar
 from .products import add_encoding_options, add_table_options, columns_of
 from .terminal import lay_out, lay_out_table, shown
@@ -99,6 +100,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.html is not None:
         check_output(options.html, mark=PAGE, force=options.force, besides=(options.catalog,))
+    if image := next((text for text in options.texts if is_image(text) and " " not in text), None):
+        raise UsageError(
+            f"{image} is the name of an image, and TEXT is words; search for the image with --image {image}"
+        )
     config = replace(config_of(options), model=options.model or "mini")
     query = _query(options)
     with _open(options, config, query) as catalog:

@@ -25,14 +25,18 @@ def kind_of(options: argparse.Namespace) -> Kind:
         UsageError: Something follows OUT that cannot be a caption.
     """
     place = options.in_path
-    if _is_image(place):
+    if "-" in (place, options.out_path):
+        raise UsageError(
+            "standard input and output are not read or written, because a run resumes from files; name files"
+        )
+    if is_image(place):
         if _TABLE.fullmatch(options.out_path):
             raise UsageError(
                 f"{place} is one image, so what follows is its caption, and {options.out_path} looks like a table; write "
                 f"the caption, or score a table that names {place}"
             )
         return "image"
-    if _is_image(options.out_path):
+    if is_image(options.out_path):
         raise UsageError(f"the image comes first: score {options.out_path} {place!r}")
     out = options.out_path
     if Path(place).is_dir() and not (_TABLE.fullmatch(out) or out.endswith("/") or Path(out).is_dir()):
@@ -52,7 +56,8 @@ def kind_of(options: argparse.Namespace) -> Kind:
     return "table"
 
 
-def _is_image(place: str) -> bool:
+def is_image(place: str) -> bool:
+    """Say whether a path or a URL names an image, by its ending."""
     path = urlsplit(place).path if place.startswith(("http://", "https://")) else place
     return path.lower().endswith(_ENDINGS)
 

@@ -37,6 +37,7 @@ _OTHERS = {
     ".orc": "write it as Parquet",
     ".avro": "write it as Parquet",
     ".pkl": "write it as Parquet",
+    ".npy": "vectors are columns of a table, such as vectors.parquet; `embed` writes them as a matrix too, with --npy FILE",
 }
 _CODECS: dict[str, Codec] = {".gz": "gzip", ".zst": "zstd"}
 _ENDING = re.compile(

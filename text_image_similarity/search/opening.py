@@ -140,7 +140,9 @@ def _is_catalog(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
         raise DatabaseError(f"{folder} is a file; name a folder for the catalogue")
     if folder.is_dir() and not (folder / FILE).is_file() and any(not _is_left_over(path) for path in folder.iterdir()):
-        raise DatabaseError(f"{folder} is a folder with other files in it, not a catalogue; name a new folder")
+        raise DatabaseError(
+            f"{folder} is a folder with other files in it, not a catalogue; name a catalogue, or to make one a new folder"
+        )
     return (folder / FILE).is_file()
 
 

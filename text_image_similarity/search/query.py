@@ -147,7 +147,9 @@ class Query:
             object.__setattr__(self, "top_k", int(self.top_k))
         at_least("top_k", self.top_k, 1)
         if self.top_k > 1000:
-            raise UsageError(f"top_k={self.top_k} is more than 1,000; ask for the next page with after=matches.next")
+            raise UsageError(
+                f"top_k={self.top_k} is more than 1,000; ask for pages, each with the cursor that the one before gave"
+            )
         true_or_false("group", self.group)
         if self.fusion is not None:
             one_of("fusion", self.fusion, get_args(FusionKind))
