@@ -98,7 +98,7 @@ def test_a_page_is_written_later(picture: Path, capsys: pytest.CaptureFixture[st
     assert command("score", folder / "in.csv", scored, *columns, "--model", "mini", "--report", page, "--quiet") == 0
     (folder / "deep" / "out.csv.summary.json").unlink()
     assert command("report", scored, page) == 2
-    assert "column 'url' is missing" in capsys.readouterr().err
+    assert "columns 'url', 'caption' are missing" in capsys.readouterr().err
     assert command("report", scored, page, *columns, "--base-dir", folder) == 0
     assert "data:image/jpeg" in page.read_text(encoding="utf-8")
     page.write_text("mine")

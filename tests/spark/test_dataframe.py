@@ -155,7 +155,7 @@ def test_numbers_are_texts(spark: SparkSession) -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("SELECT 1 AS x", "column 'url' is missing from the DataFrame; it has the columns: x"),
+        ("SELECT 1 AS x", "columns 'url', 'caption' are missing from the DataFrame; it has the columns: x"),
         ("SELECT '' AS url, '' AS url, '' AS caption", "the DataFrame has two columns named 'url'"),
         ("SELECT '' AS url, '' AS caption, 1 AS Similarity", "already has a column 'Similarity'"),
         ("SELECT '' AS url, X'00' AS caption", "column 'caption' is of type binary, not string; cast it"),
