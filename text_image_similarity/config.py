@@ -17,13 +17,13 @@ from .errors import ConfigError, InputTypeError
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 BackendName = Literal["auto", "torch", "onnx", "openvino"]
 PreprocessMode = Literal["exact", "fast"]
-ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # of an image and a text
-RowScore = Literal[ScoreKind, "ref_clipscore"]  # and of a row with reference captions
+ScoreKind = Literal["cosine", "unit", "clip_score", "clipscore"]  # score kinds of an image and a text
+RowScore = Literal[ScoreKind, "ref_clipscore"]  # and those of a row with reference captions
 Feeding = Literal["auto"] | int
 Quoting = Literal["auto", "minimal", "none", "backslash"]
 
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
-NOWHERE = os.devnull  # a `files_under` that no file is under
+NOWHERE = os.devnull  # a `files_under` that contains no file
 _PROXY = re.compile(
     r"(?:https?|socks5h?)://(?:[^\s:@/?#\[\]]+(?::[^\s:@/?#\[\]]*)?@)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})/?",
     re.ASCII,
@@ -40,24 +40,23 @@ _REDIS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one row may cost, and what it may reach.
+    """Limits on what one row may use and access.
 
     Args:
         connect_s: Seconds to open a connection.
-        total_s: Seconds for all downloading of a row: tries, redirects and pauses, but not the wait for a place at a busy
-            host.
-        max_bytes: Largest image file, in bytes after any content decoding.
+        total_s: Seconds for all downloads of a row: tries, redirects and pauses, but not the wait for a busy host.
+        max_bytes: Largest image file, in bytes, after any content decoding.
         max_pixels: Largest image, in pixels.
         max_side: Longest side of an image, in pixels.
-        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; by the clock it may take three times
-            as long.
+        decode_s: Seconds of processor time to decode one image with `isolate_decoder`; by the clock, three times that.
         decode_memory: Bytes of memory to decode one image with `isolate_decoder`.
-        per_host: Requests to one host at a time.
+        per_host: Concurrent requests to one host.
         allow_private_addresses: Let http(s) references reach private and loopback addresses, such as those of your own network; in a
-            service only if you trust its clients. Link-local addresses and clouds' metadata stay out of reach.
-        allow_networks: Private networks that they may reach without it, such as `10.1.0.0/16`.
-        allow_ports: Ports below 1024, besides 80 and 443, that they may reach.
-        allow_local_files: Read paths and `file:` references; a service never does.
+            service only if you trust its clients. Link-local addresses and cloud metadata services are always refused.
+        allow_networks: Private networks that references may reach even without `allow_private_addresses`, such as
+            `10.1.0.0/16`.
+        allow_ports: Ports below 1024, besides 80 and 443, that references may reach.
+        allow_local_files: Read local paths and `file:` URLs; a service never does.
         respect_opt_out: Fail an image with `disallowed_by_origin` if its origin opts out with `X-Robots-Tag`, see
             docs/images.md#opting-out.
 
@@ -92,14 +91,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How CSV and TSV files are written.
+    """The dialect of CSV and TSV files.
 
     Args:
-        delimiter: The character between two fields, or `tab`; by default a comma in CSV and a tab in TSV.
-        quoting: `minimal`: a field may be quoted, with quotation marks in it doubled; `backslash`: with a backslash before them;
-            `none`: quotation marks belong to the text. `auto` is `minimal`, but a table whose fields are separated by tabs is
-            refused if a field begins with a quotation mark, because such tables are written in both ways.
-        encoding: Their character encoding, such as `cp1252`; by default UTF-8, or UTF-16 with a byte-order mark.
+        delimiter: The character between two fields, or `tab`; by default, a comma in CSV and a tab in TSV.
+        quoting: `minimal`: a field may be quoted, and quotation marks in it are doubled; `backslash`: they are escaped
+            with a backslash; `none`: quotation marks are part of the text. `auto` is `minimal`, but refuses a table
+            with tabs between its fields if a field begins with a quotation mark, because such a table may follow either
+            convention.
+        encoding: Character encoding, such as `cp1252`; by default UTF-8, or UTF-16 if there is a byte-order mark.
 
     Raises:
         ConfigError: A value is outside its choices.
@@ -136,52 +136,54 @@ class Config:
     Args:
         model: Hub id, local folder, name of an open_clip model (see docs/models.md), or one of `fast` (CLIP ViT-B/32, the
             default), `accurate` (CLIP ViT-L/14) and `mini` (small, ships with this package, needs no download).
-        revision: Commit, tag or branch of a hub model; by default the pinned one of `fast` and `accurate`.
+        revision: Commit, tag or branch of a hub model; by default, `fast` and `accurate` use a pinned commit, and other
+            models their main branch.
         device: `auto` picks CUDA, then MPS, then the CPU; or `cpu`, `cuda`, `cuda:N` or `mps`.
-        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, for the CPU, is faster but moves scores a
-            little, see docs/performance.md#int8.
+        precision: `auto` is fp16 on CUDA and MPS and fp32 on the CPU; `int8`, on the CPU only, is faster but changes
+            scores slightly, see docs/performance.md#int8.
         backend: What runs the model: `torch`, `onnx` (ONNX Runtime on the CPU, equal scores, needs the `onnx` extra),
             `openvino` (OpenVINO on the CPU, equal scores, needs the `openvino` extra, see docs/performance.md#openvino), or
             `auto`, the faster one of the first two that is installed.
         triton_url: An inference server that runs the towers of an export, such as `http://triton:8000` or `grpc://triton:8001`, see
             docs/triton.md; by default they run in this process.
-        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch, and
-            moves scores a little, see docs/performance.md#fast-preprocessing.
-        batch_size: Images or captions encoded at once; more helps on a GPU, up to a few hundred.
+        preprocess: `exact` equals OpenAI's pipeline; `fast` decodes large JPEGs at a reduced scale, resizes with torch,
+            and changes scores slightly, see docs/performance.md#fast-preprocessing.
+        batch_size: Images or captions encoded at once; a larger batch, up to a few hundred, is faster on a GPU.
         score: `cosine` (-1..1), `unit` (`(cos+1)/2`, four decimals), `clip_score` (`100*max(cos,0)`), `clipscore`
             (`2.5*max(cos,0)`, Hessel et al. 2021) or `ref_clipscore` (RefCLIPScore of the same paper, for rows with reference
             captions), see docs/scoring.md.
-        timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, ends it earlier.
-        retries: Further tries of a download, for failures that may pass.
-        io_workers: Threads that fetch and decode; raise it for slow or distant hosts.
-        feeders: Processes that fetch, decode and resize images beside the one that encodes them, at most one for each request that
-            `per_host` allows; 0 is none. `auto` starts them in long runs on a machine with a GPU or more than 8 cores, see
-            docs/scale.md#feeders.
-        isolate_decoder: Decode in worker processes with limits of time and memory, where an image that crashes or hangs the
-            decoder costs one row; a little slower, see docs/images.md#what-the-decoder-reads.
-        chunk_size: Rows of a part, the most that a stopped run of a table loses; batches end with their part, so raise it
-            on a GPU.
-        proxy: What http(s) references are fetched through: `http://`, `https://`, `socks5://` or `socks5h://` and
-            `host:port` or `user:password@host:port`; by default none, whatever the environment says. Names are looked up
-            here as far as possible, except with `socks5h`, and refused if they lead to private addresses, see
+        timeout_s: Seconds for one try of a download; the limit `total_s`, for all tries together, may end it earlier.
+        retries: Further tries of a download after a temporary failure.
+        io_workers: Threads that fetch and decode images; use more for slow or distant hosts.
+        feeders: Separate processes that fetch, decode and resize images, at most one for each request that `per_host`
+            allows; 0 uses threads of this process only. `auto` starts them in long runs on a machine with a GPU or more
+            than 8 cores, see docs/scale.md#feeders.
+        isolate_decoder: Decode in worker processes with limits on time and memory, so that an image that crashes or
+            hangs the decoder fails only its own row; slightly slower, see docs/images.md#what-the-decoder-reads.
+        chunk_size: Rows in a part, which are all that an interrupted run of a table can lose; batches never span two
+            parts, so use more on a GPU.
+        proxy: Proxy for http(s) references: `http://`, `https://`, `socks5://` or `socks5h://` and `host:port` or
+            `user:password@host:port`; by default none, whatever the environment says. Except with `socks5h`, host names
+            are resolved on this machine where possible, and refused if they resolve to private addresses, see
             docs/images.md#proxies.
-        ca_file: Certificates in PEM, a file or a folder, that https connections trust beside the system's and those that
-            `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE` name, see docs/images.md#certificates.
-        headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization": "..."}}`,
-            which no other host is sent, see docs/images.md#headers-for-single-hosts.
-        base_dir: Folder that relative paths start from; by default the folder of the table, or the working directory where
-            there is none.
-        files_under: Folder that local files must be in, wherever `..` and links lead; `/` allows any. By default the one that a
-            table's relative paths start from; none for a table at a URL or in a database, and any for records that no table holds,
-            see docs/your-data.md#which-files-a-table-may-name.
-        model_cache: Folder where exported models are kept; only people you trust should be able to write to it. By default
-            it is in the user's cache folder.
-        embedding_cache: File that keeps embeddings from run to run, created if it does not exist; runs and processes may share
-            it. Or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password), which
-            machines may share, see docs/operating.md#an-embedding-cache-for-all-replicas. By default they are kept in memory
-            only, see docs/scoring.md#many-calls-one-session.
-        limits: What one row may cost, and what it may reach.
-        dialect: How the CSV and TSV files of a table are written.
+        ca_file: File or folder of PEM certificates that https connections trust, in addition to the system's and those
+            named by `SSL_CERT_FILE` or `REQUESTS_CA_BUNDLE`, see docs/images.md#certificates.
+        headers_file: JSON file with headers for single hosts, such as `{"images.example.com": {"Authorization":
+            "..."}}`, which are sent to no other host, see docs/images.md#headers-for-single-hosts.
+        base_dir: Folder that relative paths start from; by default, the folder of the table, or the working directory
+            if there is no table.
+        files_under: Folder that local files must be in after `..` and links are resolved; `/` allows every file. By
+            default, the folder that a table's relative paths start from; for a table at a URL or in a database, no
+            local file is allowed, and for images outside a table every file is, see
+            docs/your-data.md#which-files-a-table-may-name.
+        model_cache: Folder for exported models, which only people you trust should be able to write to; by default, a
+            folder in the user's cache folder.
+        embedding_cache: File that keeps embeddings between runs, created if it does not exist, which several processes
+            may share; or `redis://host:port/database` (`rediss://` with TLS, `redis://:password@host` with a password),
+            which several machines may share, see docs/operating.md#an-embedding-cache-for-all-replicas. By default,
+            embeddings are kept in memory only, see docs/scoring.md#many-calls-one-session.
+        limits: Limits on what one row may use and access.
+        dialect: The dialect of CSV and TSV files.
 
     Raises:
         ConfigError: A value is outside its choices or range.
@@ -255,11 +257,11 @@ class Config:
             raise ConfigError(f"dialect must be a Dialect({', '.join(f.name for f in fields(Dialect))})")
 
 
-ConfigLike = Config | str | PathLike[str] | None  # a model's name stands for the defaults with that model
+ConfigLike = Config | str | PathLike[str] | None  # a model's name means the defaults with that model
 
 
 def _check_cache(place: str | PathLike[str] | None) -> None:
-    """Raise a `ConfigError` where an embedding cache's place begins like a Redis's address and is not one."""
+    """Raise a `ConfigError` if an embedding cache's place begins like a Redis URL but is not a valid one."""
     if not is_redis(place):
         return
     address = _REDIS.fullmatch(str(place))
@@ -271,7 +273,7 @@ def _check_cache(place: str | PathLike[str] | None) -> None:
 
 
 def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
-    """Raise a `ConfigError` where no machine and no model could have a device, a precision and a backend together."""
+    """Raise a `ConfigError` if no machine and no model can combine this device, precision and backend."""
     if precision == "int8" and backend == "torch":
         raise ConfigError(
             "precision='int8' needs ONNX Runtime; set backend='onnx' or backend='auto', or another precision"
@@ -288,16 +290,16 @@ def _fitting(device: str, precision: Precision, backend: BackendName) -> None:
 
 
 def is_redis(place: str | PathLike[str] | None) -> bool:
-    """Say whether an embedding cache's place is a Redis and not a file."""
+    """Tell whether an embedding cache's place is a Redis URL rather than a file."""
     return isinstance(place, str) and place.startswith(("redis://", "rediss://"))
 
 
 def as_config(config: ConfigLike) -> Config:
-    """Return settings: those given, the defaults for None, and for a text or a path the defaults with that model.
+    """Return the settings given; None means the defaults, and a string or path means the defaults with that model.
 
     Raises:
-        ConfigError: The text is empty.
-        InputTypeError: It is something else.
+        ConfigError: The string is empty.
+        InputTypeError: The value has another type.
     """
     if config is None:
         return Config()
@@ -308,7 +310,7 @@ def as_config(config: ConfigLike) -> Config:
 
 
 def require_config(config: object) -> None:
-    """Raise an `InputTypeError` unless something is a `Config`."""
+    """Raise an `InputTypeError` unless a value is a `Config`."""
     if not (
         hasattr(config, "model") and hasattr(config, "limits")
     ):  # the class may have been loaded twice, as on Snowflake
@@ -320,7 +322,7 @@ def pair_score(config: Config, where: str) -> ScoreKind:
 
     Args:
         config: The settings of the run.
-        where: What messages call the run.
+        where: Name of the run in messages.
 
     Raises:
         ConfigError: The kind needs references.

@@ -46,7 +46,7 @@ MISTAKES = {
     "score semicolons.csv out.csv": "add --delimiter ';'",
     "score latin.csv out.csv": "name its encoding, e.g. --encoding cp1252",
     "score book.csv out.csv": "an Excel workbook or another ZIP archive; save the sheet as CSV UTF-8",
-    "score ragged.csv out.csv": "quote fields that hold commas, or fix the row",
+    "score ragged.csv out.csv": "quote fields that contain commas, or fix the row",
     "score open.csv out.csv": "row 2 of open.csv (on lines 3 to 4) is not valid: unexpected end of data; is a quotation mark open since line 3?",
     "score quoted.csv out.csv": "double the quotation marks inside a quoted field; if quotation marks belong to the text, add --quoting none",
     "score in.csv out.csv --model minni": "did you mean 'mini'?",

@@ -1,4 +1,4 @@
-"""`catalog`: make a catalogue of products, fill it, look into it, and change its model."""
+"""`catalog`: create a catalogue of products, fill it, inspect it, and change its model."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from ..search import AddReport, Catalog
 
 Subparsers = Any
-_MOST_FAILURES = 1000  # products with an image that failed, on a report's page
+_MOST_FAILURES = 1000  # limit on the products with a failed image that a report shows
 _TABLE = "a table that `score` reads, or `mongodb://HOST/DATABASE/COLLECTION`"
 
 
 def add(commands: Subparsers) -> dict[str, argparse.ArgumentParser]:
-    """Add the command to the parser, and return the parsers of its own commands by their names."""
-    text = "Make a catalogue of products that are found by image, by text or by both, and look after it."
+    """Add the command to the parser, and return the parsers of its subcommands by name."""
+    text = "Create and maintain a catalogue of products that can be searched by image, by text or by both."
     command = commands.add_parser("catalog", help=text, description=text)
     actions = command.add_subparsers(required=True, metavar="ACTION")
     for each in (_create, _add, _delete, _show, _export, _optimize):
@@ -60,7 +60,7 @@ def _reading(
 
 
 def _create(actions: Subparsers) -> None:
-    parser = add_action(actions, "create", "Make an empty catalogue.", run_create)
+    parser = add_action(actions, "create", "Create an empty catalogue.", run_create)
     parser.add_argument(
         "--field",
         metavar="NAME[:KIND]",
@@ -87,7 +87,7 @@ def _create(actions: Subparsers) -> None:
 
 
 def run_create(options: argparse.Namespace) -> int:
-    """Make a catalogue."""
+    """Create a catalogue."""
     from ..search import open_catalog
     from ..search.opening import is_catalog
 
@@ -120,7 +120,7 @@ def _add(actions: Subparsers) -> None:
     parser.add_argument(
         "--retry",
         action="store_true",
-        help="retry images that failed earlier, after TABLE or without it",
+        help="retry images that failed earlier, with or without a TABLE to add first",
     )
     parser.add_argument(
         "--strict", action="store_true", help="exit with 4 if any product was refused or any image failed"
@@ -134,11 +134,11 @@ def _add(actions: Subparsers) -> None:
     add_force(parser)
     add_table_options(parser)
     add_encoding_options(parser)
-    parser.set_defaults(interrupted="what is written is kept, and the same command resumes from there")
+    parser.set_defaults(interrupted="everything written so far is kept, and the same command resumes from there")
 
 
 def run_add(options: argparse.Namespace) -> int:
-    """Add products, and return the exit code: 4 if none could be added."""
+    """Add products and return the exit code: 4 if none could be added."""
     if options.table is None and not options.retry:
         raise UsageError("name a table of products, or retry the images that failed with --retry")
     if options.report is not None:
@@ -149,7 +149,7 @@ def run_add(options: argparse.Namespace) -> int:
     if options.table is not None and not is_catalog(options.catalog):
         fields = open_source(options.table, columns_of(options), config_of(options).dialect).guess_fields()
         raise UsageError(
-            f"there is no catalogue at {options.catalog}; make one for this table with: {create_command(options.catalog, fields)}"
+            f"there is no catalogue at {options.catalog}; create one for this table with: {create_command(options.catalog, fields)}"
         )
     with Stopping() as stopping, open_existing(options) as catalog:
         reports = []
@@ -213,7 +213,7 @@ def run_delete(options: argparse.Namespace) -> int:
 
 
 def _show(actions: Subparsers) -> None:
-    parser = _reading(actions, "show", "Say what a catalogue holds, or what is known of a product.", run_show)
+    parser = _reading(actions, "show", "Show what a catalogue holds, or what is known about a product.", run_show)
     parser.add_argument("id", metavar="ID", nargs="?", help="a product's id; without it, the catalogue itself is shown")
     parser.add_argument("--json", action="store_true", help="write one JSON object")
 
@@ -240,7 +240,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 
 def _summary(catalog: Catalog, place: str) -> str:
-    """Lay out what a catalogue is and holds."""
+    """Lay out the description and contents of a catalogue."""
     found = catalog.describe()
     fields = ", ".join(f"{field['name']} ({field['kind']})" for field in found["fields"]) or "none"
     return lay_out(
@@ -253,7 +253,7 @@ def _summary(catalog: Catalog, place: str) -> str:
             *(
                 (
                     f"generation {each['number']}",
-                    f"{each['state']}, {each['model']}, {each['embed_dim']} numbers a vector",
+                    f"{each['state']}, {each['model']}, {each['embed_dim']} numbers per vector",
                 )
                 for each in found["generations"]
             ),
@@ -262,7 +262,7 @@ def _summary(catalog: Catalog, place: str) -> str:
 
 
 def _export(actions: Subparsers) -> None:
-    parser = _reading(actions, "export", "Write products as a table, which `catalog add` reads again.", run_export)
+    parser = _reading(actions, "export", "Write products as a table that `catalog add` can read.", run_export)
     parser.add_argument("out", metavar="OUT", help="table to write, in the format that its suffix names")
     parser.add_argument("--where", metavar="FILTER", help="which products, as for `match`")
     add_product_columns(parser, images="column for the references to images; by default `images`")
@@ -279,7 +279,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 def _optimize(actions: Subparsers) -> None:
-    text = "Give back space, and build what makes searches fast, after many changes."
+    text = "Reclaim space and rebuild search indexes after many changes."
     _reading(actions, "optimize", text, run_optimize)
 
 

@@ -1,4 +1,4 @@
-"""The options of `score` with which a running service scores the rows."""
+"""The options of `score` that have a running service score the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEY = "TEXT_IMAGE_SIMILARITY_API_KEY"
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a parser."""
+    """Add these options to a parser."""
     add = parser.add_argument_group("a running service").add_argument
     add(
         "--service-url",
@@ -34,7 +34,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=int,
         default=8,
-        help="requests to the service at the same time",
+        help="number of concurrent requests to the service",
     )
     add(
         "--service-key-file",
@@ -52,10 +52,10 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
 
 
 def service_engine(options: argparse.Namespace, config: Config) -> ServiceEngine:
-    """Return the service that the options name.
+    """Return the engine for the service that the options name.
 
     Raises:
-        UsageError: Another option would have no effect, or the key cannot be read.
+        UsageError: Another option would have no effect with a service, or the key cannot be read.
         ConfigError: The URL, the key or the number of connections is not valid.
     """
     from ..client import ServiceEngine, settings_of_the_service
@@ -94,7 +94,7 @@ def _key_of(path: Path) -> str:
 
 
 def compare(options: argparse.Namespace, config: Config, engine: Engine | None) -> list[Comparison]:
-    """Compare single requests with batch requests, if `--compare` is given, and write and return the result."""
+    """If `--compare` is given, compare single requests with batch requests, and write and return the result."""
     if options.compare is None:
         return []
     from ..client import ServiceEngine, compare_table, write_comparison
@@ -110,7 +110,7 @@ def compare(options: argparse.Namespace, config: Config, engine: Engine | None) 
 
 
 def comparison_table(comparison: Sequence[Comparison]) -> str:
-    """Lay out single requests against batch requests for a terminal."""
+    """Lay out a comparison of single requests and batch requests for a terminal."""
     line = "{:<8}{:>10}{:>8}{:>10}{:>10}{:>10}".format
     rows = [
         line(c.mode, c.requests, c.images, f"{c.seconds:.2f}", f"{c.images_per_second:,.1f}", f"{c.speed_up:.2f}")

@@ -1,4 +1,4 @@
-"""`embed`: a table in, the same table with vectors out, for a vector store."""
+"""`embed`: read a table and write it with vectors, for a vector store."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_worker_options(command, io_workers=Config().io_workers)
     add_feeders(command)
     add = command.add_argument_group(OUTPUT).add_argument
-    text = "file to write the vectors to as well, as one float32 matrix, a row of OUT each; one that failed is NaN"
+    text = "also write the vectors to this file, as one float32 matrix with a row for each row of OUT; rows that failed are NaN"
     add("--npy", metavar="FILE", type=Path, help=text)
     add_force(command)
     add(

@@ -1,4 +1,4 @@
-"""Options from environment variables, as a container is given its settings."""
+"""Options from environment variables, the usual way to configure a container."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-# Not without SERVE: Kubernetes gives each pod the variable TEXT_IMAGE_SIMILARITY_PORT for a Service of that name.
+# SERVE avoids a clash: Kubernetes gives each pod the variable TEXT_IMAGE_SIMILARITY_PORT for a Service of that name.
 PREFIX = "TEXT_IMAGE_SIMILARITY_SERVE_"
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -24,7 +24,7 @@ def variable_of(option: str) -> str:
 def arguments_of(
     actions: Iterable[argparse.Action], environment: Mapping[str, str], given: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the arguments that variables stand for, of options that the command line does not have.
+    """Yield the arguments for options that are set by environment variables and not on the command line.
 
     An option that may be repeated takes several values, separated by spaces; a flag is `true` or `false`. An empty variable counts
     as missing.
@@ -35,7 +35,7 @@ def arguments_of(
         given: The command line.
 
     Raises:
-        ValueError: A flag is neither, or a quotation mark is not closed.
+        ValueError: A flag is neither `true` nor `false`, or a quotation mark is not closed.
     """
     there = {word.partition("=")[0] for word in given}
     for action in actions:

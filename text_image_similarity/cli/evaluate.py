@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on a data set, or how well it agrees with ratings."""
+"""`evaluate`: measure a model on a data set, or its agreement with people's ratings."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .terminal import lay_out
 if TYPE_CHECKING:
     from ..evaluation import ModelComparison
 
-# What a report begins with, so that only reports are replaced.
+# The beginning of a report, so that no other file is replaced.
 _REPORT = rb'\{\n  "source": .*\n  "model": .*\n  "revision": .*\n  "device": '
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Measure a model on images with captions: retrieval, matching against mismatching pairs, calibration."
+    text = "Measure a model on images with captions: retrieval, separation of matching from mismatching pairs, calibration."
     command = commands.add_parser("evaluate", help=text, description=text)
     option = command.add_argument
     option(
@@ -68,8 +68,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--against",
         metavar="MODEL",
-        help="also measure this model on the same images, and report how certain the differences are, how similarly both "
-        "models rank pairs, and which pairs they rank most differently",
+        help="also measure this model on the same images, and report how certain the differences are, how similarly the two models rank pairs, and which pairs they rank most differently",
     )
     option("--out", metavar="REPORT", type=Path, help="JSON report to write")
     option(
@@ -89,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     _check(options)
     if options.against is not None:
         return _compare(options, config)
-    # Here, so that `--help` and a wrong option answer before torch is loaded.
+    # Imported here so that `--help` and wrong options are answered without loading torch.
     from ..evaluation import Evaluation, RatingEvaluation, calibration_folder, evaluate, evaluate_ratings
 
     keep = (
@@ -156,9 +155,9 @@ def _compare(options: argparse.Namespace, config: Config) -> int:
 def _write_page(found: ModelComparison, config: Config, path: Path) -> None:
     from ..report import ComparedPair, thumbnails, write_comparison
 
-    pictures = thumbnails([each.source for each in found.disagreements], config)
+    images = thumbnails([each.source for each in found.disagreements], config)
     pairs = [
-        ComparedPair(each.image, each.caption, each.cosines, each.places, pictures.get(each.source))
+        ComparedPair(each.image, each.caption, each.cosines, each.places, images.get(each.source))
         for each in found.disagreements
     ]
     models = (found.first.info.model, found.second.info.model)

@@ -1,4 +1,4 @@
-"""The end of every command's help: examples, what its exit codes mean, and where more is written."""
+"""The end of every command's help: examples, the meaning of its exit codes, and a link to the documentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXIT_CODES = {
     130: "interrupted with Ctrl-C",
     143: "ended by SIGTERM",
 }
-_OF_TABLES = ("score", "embed", "match-table", "catalog add")  # commands that exit with any of them
+_OF_TABLES = ("score", "embed", "match-table", "catalog add")  # commands that use all of these exit codes
 
 _PAGES = {
     "score": ("score", "report", "embed", "filter"),
@@ -66,10 +66,10 @@ EXAMPLES = {
 
 
 def add_epilogs(parsers: Mapping[str, argparse.ArgumentParser]) -> None:
-    """Give each command's help its end.
+    """Add the examples and exit codes to each command's help.
 
     Args:
-        parsers: The parsers by their commands, such as `score` or `catalog add`.
+        parsers: The parser of each command, by its name, such as `score` or `catalog add`.
     """
     for name, parser in parsers.items():
         lines = ["examples:", *(f"  text-image-similarity {example}" for example in EXAMPLES[name]), "", "exit codes:"]

@@ -1,4 +1,4 @@
-"""`export`: a model in, a folder that runs elsewhere out."""
+"""`export`: write a model as a folder that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Export a model to a folder that runs elsewhere, and prove that it gives the same scores."
+    text = "Export a model to a folder that runs elsewhere, and check that it gives the same scores."
     command = commands.add_parser("export", help=text, description=text)
     option = command.add_argument
     option("model", metavar="MODEL", help="hub id, local folder or alias of the model; with --check-only, the export")
@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "out",
         metavar="OUT",
         nargs="?",
-        help="folder to write, which appears only when it is complete; not with --check-only",
+        help="folder to write, which appears only once it is complete; not with --check-only",
     )
     add_field(command, ExportOptions, "to")
     add_field(command, ExportOptions, "precision")
@@ -45,8 +45,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     option(
         "--check-only",
         action="store_true",
-        help="check on this machine that an export still gives the results that its source gave when it was made, and write "
-        "nothing; with --check-data, the source itself is needed",
+        help="write nothing, but check on this machine that an export still gives the results that its source gave when it was exported; with --check-data, the source model itself is needed",
     )
     add_log_options(command)
     command.set_defaults(run=run)
@@ -56,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.check_only == (options.out is not None):
         raise UsageError("name OUT, or check an existing export with --check-only")
-    # Here, so that `--help` and a wrong option answer at once.
+    # Imported here so that `--help` and wrong options are answered at once.
     from ..export import check_export, export_model
 
     if options.check_only:

@@ -1,4 +1,4 @@
-"""`filter`: a scored table in, the rows whose score is high enough out."""
+"""`filter`: write the rows of a scored table whose score is high enough."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if options.plan == (options.out_path is not None):
         raise UsageError("name OUT, or look at the thresholds first with --plan, which writes nothing")
-    # Here, so that `--help` and a wrong option answer at once.
+    # Imported here so that `--help` and wrong options are answered at once.
     from ..tables import FilterRule, filter_table, plan_filter
 
     rule = {name: getattr(options, name) for name in ("min_score", "top", "probability", "drop_failed")}
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def closing_table(found: FilterSummary) -> str:
-    """Lay out what a filter kept."""
+    """Lay out how many rows a filter kept, and why others were left out."""
     if found.failed == found.rows:
         least = "no row has a score"
     else:
@@ -90,14 +90,14 @@ def closing_table(found: FilterSummary) -> str:
             ("without a score", f"{found.failed:,}"),
             ("kept", f"{found.kept:,}{_percent(found.kept, found.rows)}"),
             (f"lowest {found.score_column}", least),
-            *([("left out with just this", f"{found.ties_left_out:,}")] if found.ties_left_out else []),
+            *([("ties left out", f"{found.ties_left_out:,}")] if found.ties_left_out else []),
             ("output", found.output),
         ]
     )
 
 
 def plan_table(plan: FilterPlan, rule: FilterRule | None) -> str:
-    """Lay out what thresholds would keep."""
+    """Lay out how many rows different thresholds would keep."""
     rows = [*([(plan.chosen, "with these options")] if plan.chosen else []), *((one, "") for one in plan.thresholds)]
     known = any(one.probability is not None for one, _ in rows)
     lines = [

@@ -1,4 +1,4 @@
-"""The actions of `catalog` that change its model, and that measure how well it finds."""
+"""The actions of `catalog` that change its model and measure the quality of its searches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .products import add_action, add_encoding_options, add_reading_options, ope
 from .stopping import Stopping
 from .terminal import lay_out
 
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Subparsers = argparse._SubParsersAction  # argparse has no public name for this class
 
 
 def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the actions to those of `catalog`."""
-    text = "Build the vectors of another model beside those that answer; the same command resumes what was interrupted."
+    """Add these actions to the `catalog` command."""
+    text = "Build another model's vectors while the current ones keep answering; the same command resumes an interrupted build."
     parser = add_action(actions, "reindex", text, run_reindex)
     parser.add_argument("--model", metavar="MODEL", required=True, help="hub id, folder or alias of the other model")
     parser.add_argument(
@@ -24,25 +24,27 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
         metavar="N",
         type=int,
         default=0,
-        help="how many images may fail although the current model has vectors for them",
+        help="how many images that have vectors of the current model may fail with the new one",
     )
     add_encoding_options(parser)
-    parser.set_defaults(interrupted="what is built is kept, and the same command resumes from there")
+    parser.set_defaults(interrupted="everything built so far is kept, and the same command resumes from there")
     for name, text in (
-        ("switch", "Let the model answer that `reindex` has built, from one query to the next, in every process."),
-        ("rollback", "Let the model answer again that did so before the last `switch`."),
+        ("switch", "Switch every process to the model that `reindex` has built, from one query to the next."),
+        ("rollback", "Go back to the model that answered before the last `switch`."),
     ):
         add_reading_options(add_action(actions, name, text, run_switch)).set_defaults(action=name)
-    text = "Remove all models but the one that answers, with their vectors."
+    text = "Remove the vectors of every model except the one that answers."
     add_reading_options(add_action(actions, "drop", text, run_drop))
-    text = "Measure how much of what is nearest the store finds, on these products and under filters of your own."
+    text = (
+        "Measure the recall of the store, how many of the nearest products it finds, with or without your own filters."
+    )
     parser = add_reading_options(add_action(actions, "check", text, run_check))
     parser.add_argument("--recall", metavar="N", type=int, default=100, help="how many queries to run")
     parser.add_argument(
         "--where", metavar="FILTER", action="append", default=[], help="a filter, as for `match`; may be repeated"
     )
 
-    text = "Learn from judged pairs what a similarity means here, so that matches have a probability."
+    text = "Fit a calibration on judged pairs, so that matches have a probability."
     parser = add_action(actions, "calibrate", text, run_calibrate)
     parser.add_argument("pairs", metavar="PAIRS", help="a table of queries, products, and whether they match")
     add = parser.add_argument
@@ -60,7 +62,7 @@ def add_generation_actions(actions: Subparsers[argparse.ArgumentParser]) -> None
 
 
 def run_reindex(options: argparse.Namespace) -> int:
-    """Build another generation."""
+    """Build a generation with another model."""
     model = options.model
     with Stopping() as stopping, closing(progress_bar(options, "products")) as bar, open_existing(options) as catalog:
         show = None if options.quiet else bar.show
@@ -84,7 +86,7 @@ def run_reindex(options: argparse.Namespace) -> int:
 
 
 def run_switch(options: argparse.Namespace) -> int:
-    """Let another generation answer."""
+    """Switch to another generation."""
     with open_existing(options) as catalog:
         live = catalog.switch() if options.action == "switch" else catalog.rollback()
     if not options.quiet:
@@ -93,7 +95,7 @@ def run_switch(options: argparse.Namespace) -> int:
 
 
 def run_drop(options: argparse.Namespace) -> int:
-    """Remove generations."""
+    """Remove the generations that do not answer."""
     with open_existing(options) as catalog:
         dropped = catalog.drop()
     if not options.quiet:
@@ -123,7 +125,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_calibrate(options: argparse.Namespace) -> int:
-    """Fit what similarities mean."""
+    """Fit a calibration of similarities."""
     from ..search.judgements import read_judgements
 
     config = config_of(options)

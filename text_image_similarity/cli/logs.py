@@ -1,7 +1,7 @@
-"""What goes to stderr: log lines and the command's final message, as text for people or as JSON for machines.
+"""The output on stderr: log lines and the command's final message, as text for people or as JSON for machines.
 
 In JSON every line is one object with `time` (ISO 8601, UTC), `level`, `logger`, `message`, the extra fields of the log
-call, and `exception` if there is one. Wrong options are answered by argparse, in plain text, before this is set up.
+call, and `exception` if there is one. Wrong options are reported by argparse, in plain text, before logging is set up.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ _OF_EVERY_RECORD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "
 
 
 def set_up(log_format: LogFormat, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-    """Send this process's log lines to stderr; calling it again replaces what it did before.
+    """Send this process's log lines to stderr; calling it again replaces the earlier setup.
 
     Args:
         log_format: `text`, with the time when stderr is not a terminal, or `json`.
         quiet: Leave out everything below a warning.
-        stream: Where lines go instead of `sys.stderr`.
+        stream: Stream to write to instead of `sys.stderr`.
     """
     handler = _Stderr(stream)
     handler.setFormatter(_Json() if log_format == "json" else _Text(timed=not sys.stderr.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [*(kept for kept in root.handlers if not isinstance(kept, _Stderr)), handler]
     root.setLevel(logging.WARNING)
-    logger.setLevel(logging.NOTSET if quiet else logging.INFO)  # INFO says why a model's first run takes longer
+    logger.setLevel(logging.NOTSET if quiet else logging.INFO)  # INFO explains why a model's first run takes longer
     logging.captureWarnings(log_format == "json")
 
 
 def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: str) -> None:
-    """Say why a command ends early: `error: ...`, or the same as a line of JSON."""
+    """Report why a command ends early: `error: ...`, or the same as a line of JSON."""
     if log_format == "json":
         logger.log(logging.ERROR if kind == "error" else logging.WARNING, message, extra={"kind": kind})
     else:
@@ -49,7 +49,7 @@ def tell(log_format: LogFormat, kind: Literal["error", "interrupted"], message: 
 
 
 class _Stderr(logging.Handler):
-    """Writes to a stream, or to the current `sys.stderr`, above a progress bar if there is one."""
+    """Writes log lines to a stream, or to the current `sys.stderr`, above a progress bar if there is one."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Stderr(logging.Handler):
 
 
 class _Text(logging.Formatter):
-    """`WARNING: message`, after the time if asked."""
+    """Formats records as `WARNING: message`, with the time in front if requested."""
 
     def __init__(self, *, timed: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s: %(message)s" if timed else "%(levelname)s: %(message)s")
@@ -75,7 +75,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line."""
+    """Formats each record as one JSON object on a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {name: value for name, value in record.__dict__.items() if name not in _OF_EVERY_RECORD}

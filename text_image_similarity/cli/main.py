@@ -22,7 +22,7 @@ _CODES = {UsageError: 2, BusyError: 3, TooManyFailuresError: 4, StoppedError: 14
 
 
 class _PrintVersion(argparse.Action):
-    """Prints the version, which argparse's own action would look up for every command."""
+    """Prints the version and looks it up only then, where argparse's own action would do so for every command."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         sys.stdout.write(f"{parser.prog} {package_version()}\n")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and that of each command by its name, such as `score` or `catalog add`."""
+    """Return the parser of the command line, and those of its commands by name, such as `score` or `catalog add`."""
     parser = Parser(prog="text-image-similarity", description="Score how well each image matches its caption.")
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -50,12 +50,12 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, as shtab wants it to write a shell's completion."""
+    """Return the parser of the whole command line, from which shtab generates shell completions."""
     return make_parser()[0]
 
 
 def run_script(in_path: Path, out_path: Path, arguments: Sequence[str] | None = None) -> None:
-    """Run the batch script and exit: `score` with default paths, and `mini` where nobody chose a model and the hub is
+    """Run the batch script and exit: `score` with default paths, and `mini` if no model is named and the hub
     unavailable.
 
     Args:
@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
     except Exception:
         if options.log_format != "json":
             raise
-        logs.logger.exception("an error in text_image_similarity, please report it")
+        logs.logger.exception("this is a bug in text_image_similarity; please report it")
         code = 1
     if (problem := lost_output()) is not None:
         logs.tell(options.log_format, "error", f"the result could not be written to stdout: {problem.strerror}")

@@ -1,4 +1,4 @@
-"""`match`: the products of a catalogue, or of a table, that fit words, images, or both."""
+"""`match`: find the products of a catalogue or a table that fit words, images, or both."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def add_ranking_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which products count, and how they are ranked."""
+    """Add the options that restrict and rank the products."""
     option = parser.add_argument
     option("--without", metavar="TEXT", action="append", default=[], help="words to steer away from; may be repeated")
     option(
@@ -139,7 +139,7 @@ def _query(options: argparse.Namespace) -> Query:
 
 
 def _open(options: argparse.Namespace, config: Config, query: Query) -> Catalog:
-    """Open a catalogue, or one in memory with the products of a table."""
+    """Open a catalogue, or build one in memory from the products of a table."""
     from ..search import is_source, open_catalog, open_table_catalog
 
     if not is_source(options.catalog):
@@ -208,7 +208,7 @@ def _why_none(options: argparse.Namespace, found: Matches) -> str:
 
 
 def _next_command(options: argparse.Namespace, cursor: str) -> str:
-    """Return the command that shows the next page: this one, with another cursor."""
+    """Return the command that shows the next page: this command with the next cursor."""
     given: list[str] = list(options.arguments)
     if options.after is not None:
         place = next(place for place, word in enumerate(given) if word.rpartition("=")[2] == options.after)
@@ -221,7 +221,7 @@ def _decimal(value: float | None) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Spell out a field's value for people."""
+    """Return a field's value as readable text."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -253,5 +253,5 @@ def _write_page(options: argparse.Namespace, config: Config, query: Query, found
     facets: Mapping[str, Mapping[str, int]] = {
         name: {as_text(value): count for value, count in counts.items()} for name, counts in found.facets.items()
     }
-    pictures = thumbnails((item.image for item in items if item.image is not None), config)
-    write_matches(options.html, items, asked=asked, total=found.total, facets=facets, pictures=pictures)
+    images = thumbnails((item.image for item in items if item.image is not None), config)
+    write_matches(options.html, items, asked=asked, total=found.total, facets=facets, images=images)

@@ -1,4 +1,4 @@
-"""`catalog log`: look into the log of a catalogue's matches, export it, and shorten it."""
+"""`catalog log`: inspect, export and prune the log of a catalogue's searches."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from .terminal import lay_out, lay_out_table, shown
 if TYPE_CHECKING:
     from ..search.match_log import LogEntry, LogSummary, MatchLog
 
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Subparsers = argparse._SubParsersAction  # argparse has no public name for this class
 
-_LATEST = 20  # entries that are shown
+_LATEST = 20  # entries to show
 _DAY_S = 86_400.0
 
 
 def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
-    """Add the action to those of `catalog`."""
-    text = "Show the latest entries of the match log, or its figures; export it; or remove what is old."
+    """Add this action to the `catalog` command."""
+    text = "Show the latest entries of the match log or its statistics, export it, or remove old entries."
     parser = add_reading_options(add_action(actions, "log", text, run_log))
     parser.add_argument(
         "--log",
@@ -59,7 +59,7 @@ def add_log_action(actions: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def run_log(options: argparse.Namespace) -> int:
-    """Show, export or shorten a log."""
+    """Show, export or prune a log."""
     if options.prune is not None and options.since is not None:
         raise UsageError("--prune takes the age in days itself; leave out --since")
     from ..search.match_log import open_match_log
@@ -178,14 +178,14 @@ def _row(entry: LogEntry) -> Sequence[str]:
 
 
 def _days(text: str) -> float:
-    """Read a number of days from 0 on."""
+    """Parse a number of days, 0 to 36,500."""
     if not 0 <= (value := float(text)) <= 36_500:
         raise argparse.ArgumentTypeError(f"{text} must be a number of days from 0 to 36,500")
     return value
 
 
 def _date(text: str) -> float:
-    """Read a day or a time, as seconds since the epoch."""
+    """Parse a day or a time as seconds since the epoch."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`match-table`: for each row of a table the best product of a catalogue."""
+"""`match-table`: find the best product of a catalogue for each row of a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .terminal import lay_out
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "Find the best product of a catalogue for each row of a table, and write it with more columns."
+    text = "Find the best product of a catalogue for each row of a table, and write the table with the results as new columns."
     command = commands.add_parser("match-table", help=text, description=text)
     option = command.add_argument
     option("catalog", metavar="CATALOG", help="the catalogue: a folder, or `postgresql://...`")
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     common = Query(where=options.where, fusion=options.fusion)
     away = tuple(Term(text, weight=AWAY) for text in options.without)
     with open_catalog(options.catalog, config=config) as catalog:
-        parse_filter(options.where, catalog.fields)  # before IN is read, and once for all rows
+        parse_filter(options.where, catalog.fields)  # parsed once, before IN is read
         engine = MatchEngine(catalog, common, away=away, min_similarity=options.min_similarity)
         task = Task(
             (options.image_col, options.text_col),

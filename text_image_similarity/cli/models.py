@@ -1,4 +1,4 @@
-"""`models`: the models that have a short name here, and those that the hub's cache on this machine holds."""
+"""`models`: list the models that have a short name, and those in this machine's cache of the hub."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A line of the list.
+    """A model in the list.
 
     Args:
-        name: What `--model` takes.
-        dimension: Numbers of an embedding; None if it is not known.
-        size_mb: Megabytes, 10^6 bytes, to download or on disk; None if it is not known.
-        languages: Of captions; empty if it is not known.
-        licence: Of the weights; empty if it is not known.
-        source: Where it comes from.
-        here: Whether it is on this machine.
+        name: The name to give to `--model`.
+        dimension: Length of an embedding; None if it is not known.
+        size_mb: Size of the download or on disk, in megabytes (10^6 bytes); None if it is not known.
+        languages: Languages of captions that it understands; empty if they are not known.
+        licence: Licence of the weights; empty if it is not known.
+        source: Where the model comes from.
+        here: Whether the model is already on this machine.
     """
 
     name: str
@@ -40,15 +40,15 @@ class ListedModel:
     here: bool
 
 
-# OpenAI's repository of CLIP, openai/CLIP on GitHub, has the licence of the weights.
+# The licence of the weights is in OpenAI's repository, openai/CLIP on GitHub.
 _ALIASES = {"fast": (512, 605), "accurate": (768, 1711)}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    text = "List models: those with a short name, and those in this machine's cache of the hub."
+    text = "List the models with a short name, and those in this machine's cache of the hub."
     command = commands.add_parser("models", help=text, description=text)
-    command.add_argument("--json", action="store_true", help="write one JSON object a line")
+    command.add_argument("--json", action="store_true", help="write one JSON object per line")
     add_log_format(command)
     command.set_defaults(run=run, quiet=False)
 
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def listed_models() -> Iterator[ListedModel]:
-    """Yield the models with a short name, then those in the hub's cache whose kind can be loaded."""
+    """Yield the models with a short name, then those in the hub's cache that this package can load."""
     from ..encoders import cached_models, model_folder, resolve_model
 
     mini = model_folder("mini")

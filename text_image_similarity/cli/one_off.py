@@ -1,4 +1,4 @@
-"""`score IMAGE CAPTION`: one image and its captions, without a table."""
+"""`score IMAGE CAPTION`: score one image against captions, without a table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["image", "table"]
 
 
 def kind_of(options: argparse.Namespace) -> Kind:
-    """Say what IN is: an image, whose captions follow, or a table.
+    """Tell whether IN is a single image, followed by its captions, or a table.
 
     Raises:
         UsageError: Something follows OUT that cannot be a caption.
@@ -63,17 +63,17 @@ def is_image(place: str) -> bool:
 
 
 def run_one_off(options: argparse.Namespace) -> int:
-    """Print the score of each caption, and return the exit code: 1 if one has none."""
+    """Print the score of each caption, and return the exit code: 1 if any caption has none."""
     if options.service_url is not None or options.engine != "local" or len(again(options.model)) > 1:
         raise UsageError("a single image is scored in this process by one model; leave out --engine and --service-url")
     config = config_of(options)
-    # Here, so that a wrong option answers before torch is loaded.
+    # Imported here so that wrong options are reported without loading torch.
     from ..pipeline import score_pairs
     from ..records import Record
 
     curve = None
     if options.probability or options.calibration is not None:
-        from ..tables import TableOptions, calibration_of  # which load Arrow
+        from ..tables import TableOptions, calibration_of  # these imports load Arrow
 
         curve = calibration_of(config, TableOptions(probability=options.probability, calibration=options.calibration))
     captions = (options.out_path, *options.captions)

@@ -1,4 +1,4 @@
-"""Options that several commands have in common, and the `Config` they make."""
+"""Options that several commands share, and the `Config` made from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .terminal import ProgressBar
 
 MULTIPLES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
 
-# The groups of options that several commands have.
+# The titles of the option groups.
 INPUT, MODEL, FETCHING, RUN, OUTPUT, LOG = (
     "input",
     "model",
@@ -29,12 +29,12 @@ INPUT, MODEL, FETCHING, RUN, OUTPUT, LOG = (
     "progress and log",
 )
 
-# What a page of this package begins with, so that only such pages are replaced.
+# The beginning of a page of this package, so that no other file is replaced.
 PAGE = rb'<!doctype html>.*<meta name="generator" content="text-image-similarity">'
 
 
 def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add the options that choose a model, or several, and how it runs."""
+    """Add the options that choose one or several models and how they run."""
     group = parser.add_argument_group(MODEL)
     if several:
         text = field_texts(Config).get("model", "").removesuffix(".")
@@ -47,13 +47,13 @@ def add_model_options(parser: argparse.ArgumentParser, *, several: bool = False)
             "mean of the probabilities that their `calibration.json` files give",
         )
     else:
-        add_field(group, Config, "model", default=None)  # None says that nobody chose one
+        add_field(group, Config, "model", default=None)  # None means that no model was named
     add_field(group, Config, "revision")
     add_runtime_options(parser)
 
 
 def add_runtime_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a model runs, whichever it is."""
+    """Add the options for running a model, whichever it is."""
     group = parser.add_argument_group(MODEL)
     for name in ("device", "precision", "backend", "triton_url", "preprocess"):
         add_field(group, Config, name)
@@ -63,7 +63,7 @@ def add_runtime_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are fetched."""
+    """Add the options for fetching images."""
     group = parser.add_argument_group(FETCHING)
     add_field(group, Config, "timeout_s")
     add_field(group, Config, "retries")
@@ -84,7 +84,7 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_base_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say where relative references start, and which folder files must be in."""
+    """Add the options for where relative paths start and which folder files must be in."""
     group = parser.add_argument_group(INPUT)
     add_field(group, Config, "base_dir", metavar="FOLDER", type=_folder)
     add_field(group, Config, "files_under", metavar="FOLDER", type=_folder)
@@ -98,14 +98,14 @@ def _folder(text: str) -> Path:
 
 
 def add_worker_options(parser: argparse.ArgumentParser, *, io_workers: int) -> None:
-    """Add the options that say where images are fetched and decoded."""
+    """Add the options for the threads and processes that fetch and decode images."""
     group = parser.add_argument_group(FETCHING)
     add_field(group, Config, "io_workers", default=io_workers)
     add_field(group, Config, "isolate_decoder")
 
 
 def add_feeders(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says how many processes load images, for commands that go through a whole table or folder."""
+    """Add the option for the number of processes that load images, for commands that read a whole table or folder."""
     add_field(parser.add_argument_group(FETCHING), Config, "feeders", metavar="N", type=_feeders)
 
 
@@ -116,14 +116,14 @@ def _feeders(text: str) -> str | int:
 
 
 def limit(text: str) -> tuple[str, object]:
-    """Read `NAME=VALUE` for a field of `Limits`."""
+    """Parse `NAME=VALUE` for a field of `Limits`."""
     name, _, value = text.partition("=")
     kinds = get_type_hints(Limits)
     if name not in kinds:
         raise argparse.ArgumentTypeError(f"{name!r} is not one of the limits {', '.join(kinds)}")
     read, form = _READERS[kinds[name]]
     try:
-        if not value.isascii():  # int() reads the digits of all scripts
+        if not value.isascii():  # int() accepts the digits of all scripts
             raise ValueError
         return name, read(value)
     except ValueError as exc:
@@ -148,13 +148,13 @@ _READERS: dict[Any, tuple[Callable[[str], object], str]] = {
     bool: (_flag, "true or false"),
     float: (float, "a number of seconds"),
     int: (_whole_number, "a whole number, such as 500, 50_000 or 20MiB"),
-    tuple[str, ...]: (_listed(str), "networks with commas, such as 10.1.0.0/16"),
-    tuple[int, ...]: (_listed(int), "ports with commas, such as 81,8443"),
+    tuple[str, ...]: (_listed(str), "networks separated by commas, such as 10.1.0.0/16"),
+    tuple[int, ...]: (_listed(int), "ports separated by commas, such as 81,8443"),
 }
 
 
 def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
-    """Add the options that name a table's columns; of captions there may be several."""
+    """Add the options that name a table's columns; with `several`, there may be several columns of captions."""
     group = parser.add_argument_group(INPUT)
     add = group.add_argument
     add(
@@ -179,37 +179,37 @@ def add_column_options(parser: argparse.ArgumentParser, *, several: bool = False
 
 
 class _Again(argparse.Action):
-    """Collects what is given in a tuple."""
+    """Collects the values of a repeated option in a tuple."""
 
     def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, value: Any, *_: Any) -> None:
         setattr(options, self.dest, (*again(getattr(options, self.dest)), value))
 
 
 def again(value: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return what an option that may be repeated holds."""
+    """Return the values of an option that may be repeated."""
     return value or ()
 
 
 def columns_given(options: argparse.Namespace) -> dict[str, str]:
-    """Return the columns that the options name, under the names of Python's parameters; others keep their defaults."""
+    """Return the columns that the options name, as keyword arguments; columns without an option keep their defaults."""
     given = {"col_url": options.url_col, "col_text": options.caption_col}
     return {name: column for name, column in given.items() if column is not None}
 
 
 def add_dialect(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how CSV and TSV files are written."""
+    """Add the options for the dialect of CSV and TSV files."""
     group = parser.add_argument_group(INPUT)
     for field in fields(Dialect):
         add_field(group, Dialect, field.name)
 
 
 def dialect_of(options: argparse.Namespace) -> Dialect:
-    """Return the dialect that the options name, the default one where a command has no such options."""
+    """Return the dialect from the options, or the default one if the command has no such options."""
     return Dialect(**{f.name: getattr(options, f.name) for f in fields(Dialect) if hasattr(options, f.name)})
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a job reports its progress."""
+    """Add the options for how a job reports its progress."""
     group = parser.add_argument_group(LOG)
     add = group.add_argument
     add_log_format(parser)
@@ -224,24 +224,24 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_log_format(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what stderr gets."""
+    """Add the option for the format of stderr."""
     group = parser.add_argument_group(LOG)
-    text = "what stderr gets: `text`, or `json`, one object a line, see docs/command_line.md#log-lines"
+    text = "format of stderr: `text`, or `json` with one object per line, see docs/command_line.md#log-lines"
     group.add_argument("--log-format", default="text", choices=LOG_FORMATS, help=text)
 
 
 def progress_bar(options: argparse.Namespace, unit: str) -> ProgressBar:
-    """Return the progress bar, or heartbeat, that the log options ask for."""
+    """Return the progress bar or heartbeat that the log options select."""
     return ProgressBar(unit, heartbeat_s=options.heartbeat, bar=draws_bars(options))
 
 
 def draws_bars(options: argparse.Namespace) -> bool:
-    """Say whether bars may be drawn: on a terminal, and not between lines of JSON."""
+    """Tell whether progress bars may be drawn: only on a terminal, and not between lines of JSON."""
     return options.log_format == "text" and sys.stderr.isatty()
 
 
 def setting(text: str) -> tuple[str, str]:
-    """Read `KEY=VALUE`."""
+    """Parse `KEY=VALUE`."""
     key, equals, value = text.partition("=")
     if not (equals and key.strip()):
         raise argparse.ArgumentTypeError(f"{text} must have the form KEY=VALUE")
@@ -251,12 +251,12 @@ def setting(text: str) -> tuple[str, str]:
 def add_force(parser: argparse.ArgumentParser) -> None:
     """Add the option that lets a command replace any file."""
     group = parser.add_argument_group(OUTPUT)
-    text = "replace a file that this command did not write, which is refused without it"
+    text = "replace the output file even if another program wrote it"
     group.add_argument("--force", action="store_true", help=text)
 
 
 def add_drop_columns(parser: argparse.ArgumentParser) -> None:
-    """Add the option that leaves columns out."""
+    """Add the option for leaving out columns."""
     group = parser.add_argument_group(OUTPUT)
     group.add_argument(
         "--drop-col",
@@ -268,16 +268,17 @@ def add_drop_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Iterable[str | Path | None] = ()) -> None:
-    """Refuse a file to write at the end of a long run, if it could not be written then, or holds something else now.
+    """Check, before a long run, that a file can be written at its end and that it holds nothing of value now.
 
     Args:
-        path: The file.
-        mark: Pattern that the beginning of every file matches that the command wrote.
-        force: Whether any other file may be replaced.
-        besides: Files that it must not replace in any case; None if there is none.
+        path: The file to write.
+        mark: Pattern that matches the beginning of every file that the command writes.
+        force: Whether files that the command did not write may be replaced.
+        besides: Files that must never be replaced; None if there are none.
 
     Raises:
-        UsageError: It is a folder, lies in no folder that exists, is one of the others, or this command did not write it.
+        UsageError: The file is a folder, is in a folder that does not exist, is one of `besides`, or was not written by
+            this command.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file to write")
@@ -297,20 +298,20 @@ def check_output(path: Path, *, mark: bytes, force: bool = False, besides: Itera
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds from 0 to a day."""
+    """Parse a number of seconds, from 0 to a day."""
     if not 0 <= (value := float(plain_number(text))) <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} must be a number of seconds from 0 to 86400 (one day)")
     return value
 
 
 def config_of(options: argparse.Namespace) -> Config:
-    """Return the settings that the options ask for; what has no option stays at its default.
+    """Return the settings from the options; settings without an option keep their defaults.
 
     Raises:
-        ConfigError: One is outside its choices or range.
+        ConfigError: A value is outside its choices or range.
     """
     names = {field.name for field in fields(Config)} - {"limits", "dialect"}
     given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    if isinstance(models := given.get("model"), tuple):  # of several, none is the one
+    if isinstance(models := given.get("model"), tuple):  # with several models, there is no single one to set
         given["model"] = models[0] if len(models) == 1 else Config().model
     return Config(**given, limits=Limits(**dict(options.limits)), dialect=dialect_of(options))

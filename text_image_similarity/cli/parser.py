@@ -1,7 +1,7 @@
-"""Parsers whose options come from settings: a field's name, type, default and text are written once, where it is defined.
+"""Parsers whose options come from settings: name, type, default and text are written once, where the field is defined.
 
-The text is what the class's docstring says of the field under `Args`. `--help` shows it as plain text, and
-`scripts/document_options.py` writes it into docs/command_line*.md.
+The text comes from the class's docstring, where the field is described under `Args`. `--help` shows it as plain text,
+and `scripts/document_options.py` writes it into docs/command_line*.md.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .environment import arguments_of
 from .wording import options_by_name
 
 _NUMBERS = {"int": "a whole number", "float": "a number"}
-# Options that people try because other programs have them, and what they mean here.
+# Options that people try because other programs have them, and what to use here.
 ADVICE = {
-    "--resume": "a run resumes by itself when the same command is given again",
+    "--resume": "a run resumes by itself when you repeat the command",
     "--threshold": "`filter --min` keeps the rows from a score on",
     "--min-score": "`filter --min` keeps the rows from a score on",
-    "--output": "OUT has no option: it follows IN",
+    "--output": "OUT has no option; write it after IN",
     "--model-engine": "--backend chooses what runs a model",
     "--gpu": "write --device cuda",
     "--fp16": "write --precision fp16",
     "--url-list": "write a table with a column of captions too",
-    "--input-format": "the name of a file says its format",
-    "--output-format": "the name of a file says its format",
+    "--input-format": "the format follows from the file's suffix",
+    "--output-format": "the format follows from the file's suffix",
     "--num-workers": "write --io-workers",
     "--workers": "write --io-workers",
 }
@@ -40,11 +40,11 @@ ADVICE = {
 class Parser(argparse.ArgumentParser):
     """A parser with a short usage line and short errors, whose help shows defaults.
 
-    Help texts come without the backticks that the documentation has.
-    A number is spelled as in a table: Python would also take `1_0` for 10, and the digits of other scripts.
+    The backticks of help texts are removed; the documentation keeps them.
+    Numbers are checked more strictly than by Python, which accepts `1_0` for 10 and the digits of other scripts.
     """
 
-    reads_environment = False  # whether variables stand for options that are not given
+    reads_environment = False  # whether environment variables may set options
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"formatter_class": _HelpFormatter, **given})
@@ -52,14 +52,14 @@ class Parser(argparse.ArgumentParser):
         self.register("type", float, lambda text: float(plain_number(text)))
 
     def add_argument_group(self, title: str | None = None, *given: Any, **more: Any) -> argparse._ArgumentGroup:
-        """Return the group with this title, which is made the first time."""
-        for group in self._action_groups:  # argparse has no public way to find one
+        """Return the group with this title, creating it on first use."""
+        for group in self._action_groups:  # argparse has no public way to look up a group
             if title is not None and group.title == title:
                 return group
         return super().add_argument_group(title, *given, **more)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and report an unknown option as this command's mistake, where argparse would report it as the program's."""
+        """Parse, and report an unknown option under this command's name, where argparse would use the program's."""
         if self.reads_environment:
             try:
                 args = [*arguments_of(self._actions, os.environ, args), *args]
@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 and a message of two lines, without the usage."""
+        """Exit with code 2 and a message of two lines, without the usage."""
         message = re.sub(
             r"invalid (int|float) value: (.*)", lambda wrong: f"{wrong[2]} is not {_NUMBERS[wrong[1]]}", message
         )
@@ -94,7 +94,7 @@ def _did_you_mean(names: Iterable[str | None]) -> str:
 
 
 def plain_number(text: str) -> str:
-    """Return a text that Python's own readers of numbers understand as everybody does, or raise a `ValueError`."""
+    """Return a number's text, or raise a `ValueError` if Python would read it and other programs would not."""
     if "_" in text or not text.isascii():
         raise ValueError
     return text
@@ -102,7 +102,7 @@ def plain_number(text: str) -> str:
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def add_usage(self, usage: str | None, actions: Any, groups: Any, prefix: str | None = None) -> None:
-        """Write `IN OUT [options]`, not every option."""
+        """Write `IN OUT [options]` instead of every option."""
         options = [action for action in actions if action.option_strings]
         if usage is None and options:
             actions = [action for action in actions if not action.option_strings or action.required]
@@ -111,7 +111,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().add_usage(usage, actions, groups, prefix)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Wrap a text of one line, and keep the lines of others."""
+        """Wrap a text of one line, and keep the line breaks of other texts."""
         if "\n" in text:
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
@@ -122,7 +122,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def default_of(action: argparse.Action) -> str:
-    """Return an option's default as text, which is empty for a flag and for an option that has none."""
+    """Return an option's default as text; empty for flags and for options without a default."""
     if action.nargs == 0 or action.default in (None, argparse.SUPPRESS) or action.default == []:
         return ""
     return f"{action.default:g}" if isinstance(action.default, float) else str(action.default)
@@ -131,14 +131,14 @@ def default_of(action: argparse.Action) -> str:
 def add_field(
     group: argparse._ActionsContainer, kind: type, name: str, option: str | None = None, **changes: Any
 ) -> None:
-    """Add the option for a field of a settings class; its value is found under the field's name.
+    """Add the option for a field of a settings class; its value is stored under the field's name.
 
     Args:
-        group: A parser, or a group of one.
-        kind: The dataclass. Its fields are numbers, texts, literals or flags that are off.
-        name: The field.
-        option: The option's name; None makes `--batch-size` of `batch_size` and `--timeout` of `timeout_s`.
-        changes: Overrides for `add_argument`.
+        group: A parser or an argument group.
+        kind: The dataclass. Its fields are numbers, texts, literals or flags that are off by default.
+        name: The field's name.
+        option: The option's name; by default `--batch-size` for `batch_size`, and `--timeout` for `timeout_s`.
+        changes: Further arguments of `add_argument`, which override those of the field.
     """
     hint, option = _hints(kind)[name], option or option_of(name)
     given: dict[str, Any] = {"dest": name, "help": _as_help(field_texts(kind).get(name, ""))}
@@ -165,7 +165,7 @@ def option_of(name: str) -> str:
 
 @cache
 def field_texts(kind: type) -> dict[str, str]:
-    """Return what a class's docstring says of each field under `Args`; `python -OO` has no docstrings, and so no texts."""
+    """Return the description of each field in a class's docstring; empty under `python -OO`, which drops docstrings."""
     _, _, behind = cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
     section = re.match(r"(?: {4}.*(?:\n|\Z))*", behind)
     found = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", section[0] if section else "", re.MULTILINE)
@@ -173,6 +173,6 @@ def field_texts(kind: type) -> dict[str, str]:
 
 
 def _as_help(text: str) -> str:
-    """Write a sentence as argparse writes its own help: `hub id, or ...`."""
+    """Return a sentence in the style of argparse's own help: `hub id, or ...`."""
     small = text[1:2].islower() or text[1:2] == " "
     return (text[:1].lower() if small else text[:1]) + text[1:].removesuffix(".")

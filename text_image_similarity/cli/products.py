@@ -1,4 +1,4 @@
-"""What the commands around catalogues have in common: their options, opening, and what they say of products added."""
+"""Functions that the commands for catalogues share: options, opening a catalogue, and reports of added products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .options import (
 )
 from .terminal import lay_out, shown
 
-Subparsers = argparse._SubParsersAction  # argparse has no public name for it
+Subparsers = argparse._SubParsersAction  # argparse has no public name for this class
 
 _KINDS: tuple[Literal["text", "number", "bool", "date", "texts"], ...] = ("text", "number", "bool", "date", "texts")
 
@@ -42,14 +42,14 @@ def add_action(
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the options of an action that encodes nothing, and return its parser."""
+    """Add the options for reading a table, for an action that encodes nothing, and return its parser."""
     add_log_options(parser)
     parser.set_defaults(limits=[])
     return parser
 
 
 def add_encoding_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are fetched and encoded, by the model that a catalogue has."""
+    """Add the options for fetching images and encoding them with the catalogue's model."""
     add_runtime_options(parser)
     add_base_dir(parser)
     add_fetch_options(parser)
@@ -68,29 +68,31 @@ def add_product_columns(parser: argparse.ArgumentParser, *, images: str) -> None
         metavar="COLUMN",
         help="column of further text, such as a description; by default `description`; '' for none",
     )
-    add("--group-col", metavar="COLUMN", help="column of what variants of a product share; by default `group`")
+    add(
+        "--group-col", metavar="COLUMN", help="column of an id that the variants of a product share; by default `group`"
+    )
     add(
         "--field-col",
         metavar="FIELD=COLUMN",
         type=field_column,
         action="append",
         default=[],
-        help="column of a declared field, if it has another name than the field; `FIELD=` leaves the field out; may be repeated",
+        help="column of a declared field, if its name differs from the field's; `FIELD=` leaves the field out; may be repeated",
     )
 
 
 def add_table_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a table of products is read."""
+    """Add the options for reading a table of products."""
     add_product_columns(
         parser,
-        images="column of references to images; may be repeated, and '' is for products without images; by default the first of "
+        images="column of paths or URLs of images; may be repeated; '' if products have no images; by default the first of "
         "`images`, `image`, `image_url` and `url`",
     )
     add_dialect(parser)
 
 
 def field_column(text: str) -> tuple[str, str]:
-    """Read `FIELD=COLUMN`, of which the column may be empty."""
+    """Parse `FIELD=COLUMN`, where the column may be empty."""
     return setting(text)
 
 
@@ -116,7 +118,7 @@ def open_existing(options: argparse.Namespace) -> Catalog:
 
 
 def create_command(place: str, fields: Sequence[Field]) -> str:
-    """Return the command that makes a catalogue with some fields."""
+    """Return the command that creates a catalogue with these fields."""
     declared = [
         f"{field.name}:{field.kind}" if field.kind != "text" or ":" in field.name else field.name for field in fields
     ]
@@ -125,7 +127,7 @@ def create_command(place: str, fields: Sequence[Field]) -> str:
 
 
 def declared_field(text: str) -> Field:
-    """Read `NAME` or `NAME:KIND`; what follows the last colon and is not a word belongs to the name."""
+    """Parse `NAME` or `NAME:KIND`; a part after the last colon that is not a word belongs to the name."""
     from ..search import Field
 
     name, _, kind = text.rpartition(":")
@@ -136,7 +138,7 @@ def declared_field(text: str) -> Field:
 
 
 def added_table(report: AddReport, catalog: str, products: int) -> str:
-    """Lay out what became of products."""
+    """Lay out how many products were added, refused or failed."""
     return lay_out(
         [
             *added_counts(report),
@@ -148,7 +150,7 @@ def added_table(report: AddReport, catalog: str, products: int) -> str:
 
 
 def added_counts(report: AddReport) -> list[tuple[str, str]]:
-    """Return what became of products, in words and numbers."""
+    """Return labels and counts of the products added, refused or failed."""
     return [
         ("products", f"{report.products:,}"),
         ("added", f"{report.added:,}"),

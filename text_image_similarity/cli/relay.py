@@ -1,7 +1,8 @@
-"""Keeps standard error free of what is not JSON: lines that libraries print there become objects like the log's own.
+"""Keeps standard error valid JSON: lines that libraries print there become objects like the log's own.
 
-libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 themselves, where no handler of Python's sees it. A process
-of its own reads that, not a thread: a thread cannot read while a library that prints holds the GIL, nor after a crash.
+libtiff, ONNX Runtime, a JVM and the like write to file descriptor 2 themselves, which no Python handler sees. A
+separate process reads it, not a thread: a thread cannot read while the printing library holds the GIL, nor after a
+crash.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @contextmanager
 def relayed_stderr() -> Iterator[TextIO | None]:
-    """Yield the real standard error for log lines, while what others write to file descriptor 2 reaches it as JSON.
+    """Yield the real standard error for log lines, while other writes to file descriptor 2 reach it as JSON.
 
-    Yields None, and relays nothing, where `sys.stderr` is something else already, and on Windows.
+    Yields None and relays nothing if `sys.stderr` has been replaced, and on Windows.
     """
     usual = sys.__stderr__
     if not hasattr(os, "fork") or usual is None or unwrapped(sys.stderr) is not usual or usual.fileno() != 2:
@@ -34,7 +35,7 @@ def relayed_stderr() -> Iterator[TextIO | None]:
     reading, writing = os.pipe()
     real = os.dup(2)
     if (child := os.fork()) == 0:
-        if os.fork() == 0:  # twice, so that nobody has to wait for its end
+        if os.fork() == 0:  # forks twice, so that no process has to wait for its end
             os.close(writing)
             _relay(reading, real)
         os._exit(0)
@@ -51,16 +52,16 @@ def relayed_stderr() -> Iterator[TextIO | None]:
 
 
 def _relay(reading: int, real: int) -> NoReturn:
-    """Write lines that are read as JSON, until every process that could write one has ended."""
+    """Write the lines that are read as JSON, until every process that could write one has ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):  # whoever reads this command's output must not wait for this process
+    for standard in (0, 1, 2):  # a reader of this command's output must not wait for this process
         os.dup2(nothing, standard)
     try:
         with os.fdopen(reading, encoding="utf-8", errors="backslashreplace", newline="\n") as lines:
             for line in lines:
-                shown = _COLOURS.sub("", line).rstrip().rpartition("\r")[2]  # of a progress bar, its last state
+                shown = _COLOURS.sub("", line).rstrip().rpartition("\r")[2]  # only the last state of a progress bar
                 if shown.strip():
                     os.write(real, (_as_json(shown) + "\n").encode())
     finally:

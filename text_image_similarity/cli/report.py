@@ -1,4 +1,4 @@
-"""`report`: the page about a table that was scored, now or earlier."""
+"""`report`: write the page about a table that was scored earlier."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary_of(scored: str) -> dict[str, Any]:
-    """Return what the run said of the table, or just its name."""
+    """Return the run's summary of the table, or just the table's name."""
     path = Path(f"{scored}.summary.json")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -86,12 +86,12 @@ def page_of_table(
     config: Config,
     page: Path,
 ) -> None:
-    """Write the page.
+    """Write the report page.
 
     Args:
-        tables: Where the pairs are, where their scores are, and the table whose folder relative references start from.
-        columns: That of images, and those of captions.
-        summary: What the run's summary file holds.
+        tables: The table of pairs, the table of scores, and the table whose folder relative paths start from.
+        columns: The column of images, and the columns of captions.
+        summary: The contents of the run's summary file.
         config: The settings of the run.
         page: The file to write.
     """
@@ -103,7 +103,7 @@ def page_of_table(
     source = open_source(tables[0], dialect=config.dialect, max_bytes=config.limits.max_bytes)
     same = tables[0] == tables[1]
     scored = source if same else open_output(tables[1], source, config.dialect)
-    # The pairs come from the input of a run, because the output may have been asked to leave them out.
+    # The pairs come from the run's input, because the output may leave these columns out.
     task = scoring(columns[0], columns[1])
     read = (columns[0], *task.captions)
     found_in = [name for names in task.named(OUT_COLUMNS) for name in names]

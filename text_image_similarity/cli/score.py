@@ -1,4 +1,4 @@
-"""`score`: a table in, the same table with scores out."""
+"""`score`: read a table and write it with scores."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ..tables import Summary
 
 
-# What the files begin with that this command writes besides its table.
+# The beginnings of the files that this command writes besides its table.
 _COMPARISON = b"mode,requests,images,seconds,images_per_second,speed_up"
 
 
@@ -68,7 +68,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
-    """Add all that the command and the batch script have in common."""
+    """Add the options that the command and the batch script share."""
     add_column_options(parser, several=True)
     add_base_dir(parser)
     add_model_options(parser, several=True)
@@ -84,7 +84,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
         "--engine",
         default="local",
         choices=("local", "spark", "ray"),
-        help="where rows are scored: `local` is in this process; `spark` and `ray` need the extras of those names, see "
+        help="where rows are scored: `local` scores in this process; `spark` and `ray` need the extras of those names, see "
         "docs/distributed.md#the-command-line",
     )
     add(
@@ -112,7 +112,7 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a run begins, what it may replace, and when it ends early."""
+    """Add the options for how a run begins, what it may replace, and when it ends early."""
     group = parser.add_argument_group(RUN)
     add_field(group, Config, "chunk_size")
     start = group.add_mutually_exclusive_group()
@@ -131,7 +131,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         const="retry_failed",
         help="rescore rows of a finished OUT that failed for a temporary reason, such as timeouts",
     )
-    text = "replace columns `similarity` and `error` that IN has already"
+    text = "replace the columns `similarity` and `error` if IN already has them"
     parser.add_argument_group(OUTPUT).add_argument("--overwrite-column", action="store_true", help=text)
     _add_probability(parser.add_argument_group(OUTPUT))
     add = group.add_argument
@@ -169,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
         return run_one_off(options)
     _check_files(options)
     config = config_of(options)
-    # Here, so that `--help` and a wrong option answer before torch is loaded.
+    # Imported here so that `--help` and wrong options are answered without loading torch.
     from ..tables import TableOptions, explain_failures, is_folder_output, score_table
 
     if options.report is not None and is_folder_output(options.out_path):
@@ -222,7 +222,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Refuse files beside the table that must not be replaced."""
+    """Refuse to replace files, besides the table, that this command did not write."""
     out = options.out_path
     for path, mark, other in ((options.report, PAGE, None), (options.compare, _COMPARISON, options.report)):
         if path is not None:
@@ -235,7 +235,7 @@ def _check_files(options: argparse.Namespace) -> None:
 
 
 def _check_several(options: argparse.Namespace) -> None:
-    """Refuse options that cannot go together with several models."""
+    """Refuse options that cannot be combined with several models."""
     if options.service_url is not None or options.engine != "local":
         raise UsageError("several models can only score in this process; leave out --engine and --service-url")
     if options.report is not None and options.ensemble != "mean":

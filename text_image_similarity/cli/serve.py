@@ -1,4 +1,4 @@
-"""`serve`: the scorer as an HTTP service."""
+"""`serve`: run the scorer as an HTTP service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .parser import Parser, add_field
 from .terminal import logger
 
 MAX_PIXELS = (
-    25_000_000  # half of what a table's images may have: a stranger's image of a few bytes costs as much as it says
+    25_000_000  # half the limit of a table's images: a few bytes from a stranger can declare an image of any size
 )
 MAX_BYTES = 10 << 20
 _MEGABYTE = 1 << 20
@@ -38,11 +38,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     description = "Score pairs on request, as an HTTP service."
     command = commands.add_parser("serve", help=description, description=description)
-    if isinstance(command, Parser):  # and not argparse's own, which others may bring
+    if isinstance(command, Parser):  # a program that embeds this command may bring an argparse.ArgumentParser
         command.reads_environment = True
     add_service_options(command)
     add_log_format(command)
-    text = "no line for each request; warnings and errors are still shown"
+    text = "do not log each request; warnings and errors are still logged"
     command.add_argument_group(LOG).add_argument("--quiet", action="store_true", help=text)
     command.set_defaults(run=run, interrupted="the service had not started yet")
 
@@ -54,9 +54,9 @@ def _port(text: str) -> int:
 
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that make the service's settings."""
+    """Add the options for the service's settings."""
     add = parser.add_argument_group("server").add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` listens on all addresses of the machine")
+    add("--host", default="127.0.0.1", help="address to listen on; `0.0.0.0` means all addresses of the machine")
     add(
         "--port",
         type=_port,
@@ -69,15 +69,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         dest="allowed_hosts",
         metavar="NAME",
         action="append",
-        help="name that requests may have in their Host header, such as `pictures.example.com` or `*.example.com`, besides "
+        help="host name that requests may use in their Host header, such as `pictures.example.com` or `*.example.com`, besides "
         "IP addresses and `localhost`; may be repeated. By default any name, or only `localhost` if `--host` is a loopback address",
     )
     add(
         "--api-key-file",
         metavar="FILE",
         type=Path,
-        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter, see "
-        "docs/catalog-service.md#keys; clients must send one of them. By default, the keys come from "
+        help="file with one API key per line, either the key alone or JSON with a name, a role and a filter, see docs/catalog-service.md#keys; every client must send one of these keys. By default, the keys come from "
         f"the environment variable `{KEYS_VARIABLE}`, separated by commas",
     )
     add(
@@ -96,14 +95,14 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     _add_model_options(parser)
     add_runtime_options(parser)
     _add_request_limits(parser)
-    _add_picture_limits(parser)
+    _add_image_limits(parser)
     _add_catalog_options(parser)
     add_fetch_options(parser)
     add_worker_options(parser, io_workers=128)
 
 
 def _add_request_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how much work is accepted, and how long it may take."""
+    """Add the options that limit how much work is accepted and how long it may take."""
     group = parser.add_argument_group("requests")
     add = group.add_argument
     add_field(group, Settings, "cache_entries")
@@ -112,7 +111,7 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="N",
         default=5.0,
-        help="longest time that a batch which is not full waits for more pairs, in milliseconds",
+        help="longest time that an incomplete batch waits for more pairs, in milliseconds",
     )
     for name in ("max_queue", "max_inflight", "max_pairs"):
         add_field(group, Settings, name)
@@ -121,8 +120,8 @@ def _add_request_limits(parser: argparse.ArgumentParser) -> None:
     add_field(group, Settings, "drain_delay_s", type=seconds)
 
 
-def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how large an image may be."""
+def _add_image_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options that limit the size of images."""
     group = parser.add_argument_group("requests")
     add = group.add_argument
     add(
@@ -142,7 +141,7 @@ def _add_picture_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which models there are."""
+    """Add the options for the models to serve."""
     group = parser.add_argument_group(MODEL)
     add = group.add_argument
     add(
@@ -161,13 +160,13 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=MODEL:WEIGHT,MODEL:WEIGHT",
         action="append",
         default=[],
-        help="a name whose requests are shared between models, for canaries; may be repeated",
+        help="model name whose requests are split between models, for canaries; may be repeated",
     )
     add_field(group, Settings, "ensemble", choices=("mean", "probability"), metavar=None)
 
 
 def _add_catalog_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what is searched, and what is kept of it."""
+    """Add the options for searching catalogues, and for what is logged of searches."""
     group = parser.add_argument_group("catalogues")
     add = group.add_argument
     add(
@@ -190,16 +189,16 @@ def run(options: argparse.Namespace) -> int:
     from ..service import serve
 
     if not settings.keys and not _is_loopback(options.host):
-        logger.warning("no API key is set: whoever reaches the port may use the service (--api-key-file)")
+        logger.warning("no API key is set; anyone who can reach the port can use the service (--api-key-file)")
     serve(settings, host=options.host, port=options.port)
     return 0
 
 
 def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the options ask for.
+    """Return the service's settings from the options.
 
     Raises:
-        UsageError: One is wrong.
+        UsageError: An option has a wrong value.
     """
     if ("allow_local_files", True) in options.limits:
         raise UsageError("--limit allow_local_files=true cannot be used with a service, which never reads local files")
@@ -236,7 +235,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 
 def _hosts(given: list[str] | None, listening: str) -> tuple[str, ...]:
-    """Return the host names that requests may have: a page of a stranger can have its own stand for this machine."""
+    """Return the host names that requests may use: a stranger's page can make its own name resolve to this machine."""
     if given:
         return ("localhost", *given)
     return ("localhost",) if _is_loopback(listening) else ("*",)
@@ -248,7 +247,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _memory(text: str) -> int:
-    """Read a number of bytes with its unit."""
+    """Parse a number of bytes with its unit."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GiB|MiB|GB|MB)", text, re.ASCII)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 6GiB or 800MB (GiB, MiB, GB or MB)")
@@ -256,7 +255,7 @@ def _memory(text: str) -> int:
 
 
 def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
-    """Read each `[NAME=]MODEL[@REVISION]`."""
+    """Parse each `[NAME=]MODEL[@REVISION]`."""
     found: dict[str, Config] = {}
     for text in texts:
         name, config = _model(text, base)
@@ -267,17 +266,17 @@ def _models(texts: Sequence[str], base: Config) -> dict[str, Config]:
 
 
 def _model(text: str, base: Config) -> tuple[str, Config]:
-    """Read `[NAME=]MODEL[@REVISION]`."""
+    """Parse `[NAME=]MODEL[@REVISION]`."""
     name, equals, model = text.partition("=")
     model = model if equals else name
     found, at, revision = model.rpartition("@")
-    if not at or model.startswith(("/", ".", "~")):  # a folder's name may hold one
+    if not at or model.startswith(("/", ".", "~")):  # a folder's name may contain this sign
         found, revision = model, ""
     return name if equals else found, replace(base, model=found, revision=revision or None)
 
 
 def _catalogs(texts: Sequence[str]) -> dict[str, str]:
-    """Read each `[NAME=]PLACE`; without a name it is the place's last part, up to its first dot."""
+    """Parse each `[NAME=]PLACE`; the default name is the last part of the place, up to its first dot."""
     found: dict[str, str] = {}
     for text in texts:
         name, equals, place = text.partition("=")
@@ -290,7 +289,7 @@ def _catalogs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _split(text: str) -> tuple[str, dict[str, float]]:
-    """Read `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
+    """Parse `NAME=MODEL:WEIGHT,MODEL:WEIGHT`."""
     name, _, shares = text.partition("=")
     try:
         return name, {model: float(weight) for model, _, weight in (s.rpartition(":") for s in shares.split(","))}

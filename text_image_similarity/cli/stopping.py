@@ -1,4 +1,4 @@
-"""SIGTERM: the first one lets a run finish its part, the second one ends the process at once."""
+"""SIGTERM handling: the first signal lets a run finish its current part, the second one ends the process at once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Stopping:
-    """While it is open, SIGTERM asks for an end instead of ending the process.
+    """A context in which SIGTERM requests an orderly end instead of ending the process.
 
-    A second one loses nothing that is finished: it is on disk.
+    A second signal loses only the current part: finished parts are on disk.
     """
 
     def __init__(self) -> None:
         self._asked = self._at_work = False
 
     def asked(self) -> bool:
-        """Say whether the run should end; before the first call there is no part to finish."""
+        """Tell whether the run should end; before the first call there is no part to finish."""
         self._at_work = True
         return self._asked
 
@@ -37,6 +37,6 @@ class Stopping:
             os._exit(128 + signal.SIGTERM)
         if not self._at_work:
             logger.warning("SIGTERM: ending before the first row; the same command starts, or resumes, the run")
-            sys.exit(128 + signal.SIGTERM)  # passes through what handles a model's exceptions
+            sys.exit(128 + signal.SIGTERM)  # not an Exception, so no handler of model errors catches it
         self._asked = True
         logger.warning("SIGTERM: ending after the current part; a second SIGTERM ends at once and loses that part")

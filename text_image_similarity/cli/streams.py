@@ -1,4 +1,4 @@
-"""Stdout and stderr that no command ends over: any text can be written to them, and they may be closed or go away."""
+"""Stdout and stderr that never make a command fail: they accept any text, and may be closed or go away."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, TextIO
 
 
 class _Stream:
-    """A stream that drops what it cannot write, and remembers why.
+    """A stream that drops text it cannot write, and remembers why.
 
     Args:
-        stream: What it writes to.
+        stream: The stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -33,7 +33,7 @@ class _Stream:
             self._stream.flush()
 
     def end(self) -> None:
-        """Flush; what is left of a stream that is gone goes nowhere, so that Python does not fail over it at its end."""
+        """Flush, and discard what a closed stream cannot take, so that Python does not fail over it at exit."""
         self.flush()
         if self.problem is not None:
             with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # noqa: PTH123 - a device
@@ -50,7 +50,7 @@ class _Stream:
 
 @contextmanager
 def lenient_streams() -> Iterator[None]:
-    """While it is open, stdout and stderr take any text: a character that their encoding lacks becomes `\\\\u732b`."""
+    """Make stdout and stderr accept any text: a character that their encoding lacks becomes `\\\\u732b`."""
     given = sys.stdout, sys.stderr
     opened = [_open(stream) for stream in given]
     lenient = [_Stream(stream) for stream in opened]
@@ -66,19 +66,19 @@ def lenient_streams() -> Iterator[None]:
 
 
 def unwrapped(stream: TextIO) -> TextIO:
-    """Return the stream that was there before `lenient_streams`."""
+    """Return the stream that `lenient_streams` replaced."""
     return stream._stream if isinstance(stream, _Stream) else stream
 
 
 def lost_output() -> OSError | None:
-    """Return why stdout did not take all that was written; None if its reader only stopped early, as `head` does."""
+    """Return why stdout lost output; None if nothing was lost or its reader only stopped early, as `head` does."""
     sys.stdout.flush()
     problem: OSError | None = getattr(sys.stdout, "problem", None)
     return None if isinstance(problem, BrokenPipeError) else problem
 
 
 def _open(stream: TextIO | None) -> TextIO:
-    if stream is None:  # it was closed before Python began
+    if stream is None:  # it was closed before Python started
         return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - closed by the caller
     as_it_is = stream.errors == "surrogateescape" and stream.encoding.lower().replace("-", "") == "utf8"
     if not as_it_is and hasattr(stream, "reconfigure"):

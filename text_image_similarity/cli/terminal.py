@@ -1,4 +1,4 @@
-"""What every command shows: a progress bar on a terminal, elsewhere a heartbeat in the log, and tables of values."""
+"""Output that all commands share: a progress bar on a terminal or a heartbeat in the log, and tables of values."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class ProgressBar:
-    """A bar with rate and failures on a terminal, elsewhere an occasional line in the log.
+    """A progress bar with rate and failures on a terminal, or an occasional line in the log.
 
-    It starts with the first call, once the model is loaded. The rows that are done by then do not count towards the rate.
+    It starts with the first call, once the model is loaded. Rows that were done before do not count towards the rate.
 
     Args:
-        unit: What is counted: pairs, images.
-        heartbeat_s: Seconds between two log lines; 0 logs none.
-        bar: Whether to draw a bar instead.
+        unit: The unit of work, such as pairs or images.
+        heartbeat_s: Seconds between two log lines; 0 disables them.
+        bar: Whether to draw a bar instead of logging.
         clock: Returns seconds; tests pass their own.
     """
 
@@ -37,13 +37,13 @@ class ProgressBar:
         self._heartbeat = None if bar else Heartbeat(unit, heartbeat_s, clock)
 
     def show(self, done: int, failed: int, total: int) -> None:
-        """Show where the work is."""
+        """Show the progress of the work."""
         if self._heartbeat is not None:
             self._heartbeat.beat(done, failed, total)
             return
         if self._bar is None:
             self._bar = tqdm(total=total, initial=done, unit=f" {self._unit}", dynamic_ncols=True)
-        self._bar.total = total  # it grows where files are counted one by one
+        self._bar.total = total  # the total grows while files are counted one by one
         self._bar.set_postfix(failed=failed, refresh=False)
         self._bar.update(done - self._bar.n)
 
@@ -54,11 +54,11 @@ class ProgressBar:
 
 
 class Heartbeat:
-    """Logs how far a run is, at most once in so many seconds.
+    """Logs the progress of a run, at most once in `every_s` seconds.
 
     Args:
-        unit: What is counted.
-        every_s: Seconds between two lines; 0 logs none.
+        unit: The unit of work, such as pairs or images.
+        every_s: Seconds between two lines; 0 disables them.
         clock: Returns seconds; tests pass their own.
     """
 
@@ -69,7 +69,7 @@ class Heartbeat:
         self._first = 0
 
     def beat(self, done: int, failed: int | None, total: int) -> None:
-        """Record progress; the first call says what was done before. `failed` is None for work that cannot fail in parts."""
+        """Record progress; the first call gives the starting point. `failed` is None if single items cannot fail."""
         if not self._every:
             return
         now = self._clock()
@@ -104,14 +104,14 @@ def _left(seconds: float | None) -> str:
 
 
 def shown(value: object, most: int) -> str:
-    """Return a value on one line, cut at so many characters, without any that could do something to a terminal."""
+    """Return a value on one line of at most `most` characters, without any that could control a terminal."""
     text = "".join(character if character.isprintable() else " " for character in str(value)[: 4 * most])
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def lay_out_table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> str:
-    """Lay out rows under their heads; the first so many columns hold numbers, which stand to the right."""
+    """Lay out rows under their heads; the first `numbers` columns are right-aligned."""
     lines = [heads, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

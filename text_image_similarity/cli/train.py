@@ -1,4 +1,4 @@
-"""`train`: make a dual encoder from photos with captions."""
+"""`train`: train a dual encoder on photos with captions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .terminal import Heartbeat, lay_out, logger
 if TYPE_CHECKING:
     from ..training.loop import TrainProgress, TrainResult
 
-# Where an option's name or words are not those of the setting.
+# Options whose name or help differs from the setting's.
 _OTHERWISE: dict[str, dict[str, Any]] = {
     "augment": {
         "option": "--no-augment",
         "action": "store_false",
         "default": True,
-        "help": "take every image as it is: no crops, mirroring or tint",
+        "help": "use every image unchanged, without crops, mirroring or tint",
     },
     "col_url": {"option": "--url-col", "metavar": "COLUMN"},
     "col_text": {"option": "--caption-col", "metavar": "COLUMN"},
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         dialect=dialect_of(options),
     )
     config = TrainConfig(**given, loading=loading)
-    # Here, so that `--help` and a wrong option answer before NumPy and torch are loaded.
+    # Imported here so that `--help` and wrong options are answered without loading NumPy and torch.
     from ..encoders.placement import check_placement
     from ..system import require
 
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _EpochBars:
-    """A bar for each epoch, or a heartbeat in the log when stderr is not a terminal, and a line when an epoch is over."""
+    """A progress bar or heartbeat for each epoch, and a line when an epoch is over."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._quiet = options.quiet

@@ -1,8 +1,8 @@
-"""A finished table as one page to look at: scores, failures, throughput, and the rows worth a look with their images.
+"""Reports about finished tables: one page with scores, failures, throughput, and notable rows with their images.
 
-The page is one HTML file. It opens from disk, asks no network for anything, and shows what strangers wrote as text.
-It does not edit, filter or compare tables; and it holds small copies of the images it shows, so pass it on as you would
-the images.
+The page is one HTML file. It opens from disk, makes no network requests, and shows untrusted content as text. It does
+not edit, filter or compare tables. It contains small copies of the images that it shows, so share it only with people
+who may see the images.
 """
 
 from __future__ import annotations

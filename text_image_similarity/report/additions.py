@@ -1,4 +1,4 @@
-"""What became of products that were added to a catalogue, as a page to look at: counts, refusals, images that failed."""
+"""A page about products that were added to a catalogue: counts, refusals, images that failed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def write_additions(
     """Write the page, complete or not at all.
 
     Args:
-        path: The file.
-        catalog: Where the catalogue is.
-        counts: What there is to count, in words and numbers.
-        refusals: Why products could not be added, as far as that was kept.
-        failed: Products of the catalogue with an image that failed: id, name, first image, error.
+        path: The file to write.
+        catalog: Place of the catalogue.
+        counts: Labels and numbers.
+        refusals: Reasons why products could not be added, as far as they were recorded.
+        failed: Products with an image that failed: id, name, first image, error.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     rows = "".join(f'<tr><td>{escape(name)}</td><td class="n">{escape(value)}</td></tr>' for name, value in counts)
     parts = [section("Summary", table("Summary", [("", ""), ("", "n")], rows, sortable=False), "summary")]
@@ -42,5 +42,5 @@ def write_additions(
         )
         heads = [("id", ""), ("name", ""), ("image", ""), ("error", "")]
         parts.append(section("Images that failed", table("Products with such an image", heads, listed), "failed"))
-    lede = "What became of the products of one command. Products with an image that failed are kept."
+    lede = "The products of one `catalog add`. Products with an image that failed are kept."
     write_whole(Path(path), document(f"{catalog}: products added", catalog, lede, "\n".join(parts)))

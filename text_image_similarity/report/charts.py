@@ -1,4 +1,4 @@
-"""Charts as inline SVG: numbers in, markup out. Colours and fonts are the style sheet's, by class."""
+"""Charts as inline SVG, with colours and fonts from the style sheet's classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 from .markup import escape
 from .tally import Tally
 
-WIDTH, HEIGHT = 480, 220  # of a chart, in its own units
+WIDTH, HEIGHT = 480, 220  # size of a chart, in its own units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 38
 _BARS = 60
 _INTERVALS = 80
@@ -18,7 +18,7 @@ Points = Sequence[tuple[float, int]]
 
 
 def histogram(tally: Tally) -> str:
-    """Draw how often which score occurs, with the median."""
+    """Draw a histogram of the scores, with the median."""
     bars = list(tally.scores.merged(min(_BARS, max(24, 2 * math.isqrt(tally.scored)))))
     median = tally.scores.quantile(0.5)
     if not bars or median is None:
@@ -45,7 +45,7 @@ def histogram(tally: Tally) -> str:
 
 
 def throughput(points: Points) -> str:
-    """Draw rows per second over time, from [seconds since the start, rows done] points."""
+    """Draw rows per second over time, from points [seconds since the start, rows done]."""
     rates = _rates(points)
     if len(rates) < 2:
         return '<p class="empty">No record of the run over time.</p>'
@@ -73,7 +73,7 @@ def share_bar(share: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time for a person.
+    """Return a duration in words.
 
     Example:
         >>> duration(3.21), duration(75), duration(7300)
@@ -86,7 +86,7 @@ def duration(seconds: float) -> str:
 
 
 def _rates(points: Points) -> list[tuple[float, float, float]]:
-    """Return (from, to, rows per second) of at most about `_INTERVALS` intervals; points that go back are left out."""
+    """Return (from, to, rows per second) for at most about `_INTERVALS` intervals; points back in time are skipped."""
     onward: list[tuple[float, int]] = []
     for seconds, rows in points:
         if math.isfinite(seconds) and (not onward or (seconds > onward[-1][0] and rows >= onward[-1][1])):
@@ -97,7 +97,7 @@ def _rates(points: Points) -> list[tuple[float, float, float]]:
         if point[0] - thinned[-1][0] >= gap:
             thinned.append(point)
     if len(thinned) > 2 and onward[-1][0] - thinned[-2][0] < 1.6 * (thinned[-2][0] - thinned[-3][0]):
-        thinned.pop()  # the rate of a short last interval says little and would tower over the others
+        thinned.pop()  # the rate of a short last interval is unreliable and may dwarf the others
     if thinned[-1:] != onward[-1:]:
         thinned.append(onward[-1])
     return [(start, end, (now - before) / (end - start)) for (start, before), (end, now) in pairwise(thinned)]
@@ -126,7 +126,7 @@ def _round_up(value: float) -> float:
 
 
 def _ceiling(value: float) -> float:
-    """Return where an axis ends that must hold a value."""
+    """Return the end of an axis that must include a value."""
     step = _round_up(value / 4) if value > 0 else 0.25
     return step * math.ceil(value / step - 1e-9) if value > 0 else 1.0
 

@@ -1,4 +1,4 @@
-"""Two models on one data set, as a page to look at: their figures beside each other, and the pairs they rank most differently."""
+"""A page that compares two models on one data set: their figures, and the pairs that they rank most differently."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import write_whole
-from .document import document, picture_cell, section, table
+from .document import document, image_cell, section, table
 from .markup import escape, fold
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedPair:
-    """A caption and its image, with what two models say of them.
+    """A caption and its image, with the cosines of two models.
 
     Args:
         image: Name of the image.
         caption: The caption.
-        cosines: Each model's cosine.
-        places: Which share of all matching pairs it is above, with each model, 0..1.
-        image: A small JPEG of it, or None.
+        cosines: Cosine from each model.
+        places: Share of all matching pairs below this one, 0..1, for each model.
+        thumbnail: A small JPEG of the image, or None.
     """
 
     image: str
     caption: str
     cosines: tuple[float, float]
     places: tuple[float, float]
-    picture: bytes | None
+    thumbnail: bytes | None
 
 
 def write_comparison(
@@ -42,15 +42,15 @@ def write_comparison(
     """Write the page, complete or not at all.
 
     Args:
-        path: The file.
+        path: The file to write.
         source: The data set.
-        models: The names of the two.
-        figures: One row each: name, first, second, difference, interval.
-        facts: What else there is to know of the comparison.
-        pairs: Those that the models rank most differently.
+        models: Names of the two models.
+        figures: Rows of figures: name, first, second, difference, interval.
+        facts: Further facts about the comparison.
+        pairs: Pairs that the models rank most differently.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     names = [escape(name) for name in models]
     listed = "".join(
@@ -59,8 +59,8 @@ def write_comparison(
     )
     heads = [("", ""), *((name, "n") for name in names), ("difference", "n"), ("95 % interval", "n")]
     note = (
-        '<p class="note">Second minus first. Intervals are bootstrap intervals over images; one that holds 0 says that '
-        "this set cannot tell the two apart.</p>"
+        '<p class="note">Differences are second minus first. Intervals are bootstrap intervals over images; an interval '
+        "that contains 0 means that this data set cannot tell the two models apart.</p>"
     )
     known = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     parts = [
@@ -78,13 +78,15 @@ def _pairs(pairs: Sequence[ComparedPair], names: Sequence[str]) -> str:
     if not pairs:
         return '<p class="empty">They rank all pairs alike.</p>'
     body = "".join(
-        f"<tr>{picture_cell(pair.picture, pair.image[:200])}"
+        f"<tr>{image_cell(pair.thumbnail, pair.image[:200])}"
         f"{''.join(_place(*each) for each in zip(pair.places, pair.cosines, strict=True))}"
         f'<td class="caption">{fold(pair.caption)}</td><td class="url">{fold(pair.image)}</td></tr>'
         for pair in pairs
     )
     heads = [("image", "fixed"), *((name, "n") for name in names), ("caption", ""), ("name", "")]
-    note = '<p class="note">A number is the share of all matching pairs that this one is above; beside it is the cosine.</p>'
+    note = (
+        '<p class="note">Each number is the share of all matching pairs that score lower, followed by the cosine.</p>'
+    )
     return note + table("Matching pairs, by model", heads, body, kind="rows")
 
 

@@ -1,7 +1,7 @@
-"""The frame of a page: one HTML file with its style sheet and script, and the parts that pages are made of.
+"""The frame of a page, one HTML file with its style sheet and script, and the building blocks of pages.
 
-All data is written by Python, through `markup`; the script only sorts what is there. The content security policy admits exactly our
-style sheet and our script, by hash, and no address at all.
+All data is written by Python, through `markup`; the script only sorts tables. The content security policy allows only
+our style sheet and our script, by hash, and no network address.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from string import Template
 
 from .markup import escape
 
-_HERE = files(__package__)  # a folder, or a place in a zip
+_HERE = files(__package__)  # a folder, or a path in a zip file
 
 
 def document(title: str, name: str, lede: str, body: str, links: Sequence[tuple[str, str]] = ()) -> str:
     """Return a whole page as HTML.
 
     Args:
-        title: The window's title, as text.
-        name: The heading, as text.
-        lede: The line below it, as HTML.
-        body: The sections, as HTML.
-        links: Sections to jump to: their ids, and what the links say.
+        title: Title of the window, as text.
+        name: Heading, as text.
+        lede: Line below the heading, as HTML.
+        body: Sections, as HTML.
+        links: Sections to link to: their ids and the texts of the links.
     """
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("style.css", "sort.js"))
     jumps = " ".join(f'<a href="#{place}">{said}</a>' for place, said in links)
@@ -43,14 +43,14 @@ def document(title: str, name: str, lede: str, body: str, links: Sequence[tuple[
 
 
 def section(title: str, content: str, place: str = "") -> str:
-    """Return a section with a heading, both HTML, and an id to jump to."""
+    """Return a section with a heading, both as HTML, and an id to link to."""
     return f"<section{f' id={place}' if place else ''}><h2>{title}</h2>{content}</section>"
 
 
 def table(
     caption: str, heads: Iterable[tuple[str, str]], body: str, *, sortable: bool = True, kind: str = "plain"
 ) -> str:
-    """Lay out a table; a head is its name and `n` for a column of numbers or `fixed` for one that is not sorted."""
+    """Lay out a table; a head is a name with `n` for a column of numbers or `fixed` for one that is not sortable."""
     cells = "".join(
         f'<th scope="col"{" class=n" if sort == "n" else ""}{" data-fixed" if sort == "fixed" else ""}>{name}</th>'
         for name, sort in heads
@@ -62,8 +62,8 @@ def table(
     )
 
 
-def picture_cell(jpeg: bytes | None, description: str) -> str:
-    """Return a table's cell with a small JPEG, or with a gap."""
+def image_cell(jpeg: bytes | None, description: str) -> str:
+    """Return a table cell with a small JPEG, or with a placeholder."""
     if jpeg is None:
         return '<td class="picture"><span class="none">no image</span></td>'
     data = b64encode(jpeg).decode("ascii")

@@ -1,7 +1,7 @@
-"""Text of a stranger -> HTML that shows it and does nothing else.
+"""Conversion of untrusted text to HTML that only shows it.
 
-Whatever comes from a table, a server or a summary passes through here. Characters that hide, reorder or break text are
-spelled out as U+202E and the like; only a plain http(s) address becomes a link.
+All text from a table, a server or a summary passes through here. Characters that hide, reorder or break text are
+spelled out as U+202E and the like; only plain http(s) URLs become links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LINKABLE = re.compile(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d{1,5})?([/?#
 
 
 def escape(text: object) -> str:
-    """Return text as HTML, for an element's content or a quoted attribute, with hidden characters spelled out.
+    """Return text as HTML for the content of an element or a quoted attribute, with hidden characters spelled out.
 
     Example:
         >>> escape('<b onclick="x">')
@@ -35,11 +35,11 @@ def escape(text: object) -> str:
 
 
 def fold(text: str) -> str:
-    """Return a text as a cell's content: whole if it is short, else its start with the rest folded away."""
+    """Return a text as the content of a cell; if it is long, its beginning with the rest folded away."""
     if len(text) <= SHORT:
         return f'<bdi class="text">{escape(text)}</bdi>'
     shown = _fitting(text)
-    note = "" if shown == text else '<p class="note">Cut here; the table holds all of it.</p>'
+    note = "" if shown == text else '<p class="note">Cut here; see the table for the full text.</p>'
     return (
         f'<details><summary><bdi class="text">{escape(text[:SHORT])}</bdi>&nbsp;…</summary>'
         f'<bdi class="text full">{escape(shown)}</bdi>{note}</details>'
@@ -47,7 +47,7 @@ def fold(text: str) -> str:
 
 
 def reference(url: str) -> str:
-    """Return an image reference as a cell's content: a link if it is a plain http(s) address, else text."""
+    """Return an image reference as the content of a cell: a link if it is a plain http(s) URL, otherwise text."""
     if not is_link(url):
         return fold(url)
     start = escape(url[:SHORT]) + ("&nbsp;…" if len(url) > SHORT else "")
@@ -55,12 +55,12 @@ def reference(url: str) -> str:
 
 
 def is_link(url: str) -> bool:
-    """Say whether a reference may become a link: http or https, a plain host, visible ASCII only, no user name."""
+    """Tell whether a reference may become a link: http or https, a plain host, visible ASCII only, no user name."""
     return len(url) <= MOST_LINK and _LINKABLE.fullmatch(url) is not None
 
 
 def _fitting(text: str) -> str:
-    """Return the longest start of a text, about, whose markup is not too long for the page."""
+    """Return approximately the longest beginning of a text whose markup is not too long for the page."""
     text = text[:MOST_MARKUP]
     while (length := len(escape(text))) > MOST_MARKUP:
         text = text[: len(text) * MOST_MARKUP // length]

@@ -1,4 +1,4 @@
-"""What a search has found, as a page to look at: images with similarities, names and fields, in a table that can be sorted."""
+"""A page with the results of a search: images, similarities, names and fields in a sortable table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..files import write_whole
-from .document import document, picture_cell, section, table
+from .document import document, image_cell, section, table
 from .markup import escape, fold
 
 
@@ -17,15 +17,15 @@ class FoundItem:
     """One row of the page.
 
     Args:
-        rank: Its place, from 1.
-        id: What machines call it.
-        name: What people call it.
-        description: More words.
-        image: The reference of its image; None without one.
-        similarity: Its cosine; None where there is none.
-        probability: What that means, 0..1; None where that is unknown.
-        fields: Names and values.
-        why: What contributed to its place, one text each.
+        rank: Rank, from 1.
+        id: Id of the item.
+        name: Name of the item.
+        description: Description of the item.
+        image: Reference to its image; None if there is none.
+        similarity: Cosine; None if there is none.
+        probability: Probability of a match, 0..1; None if there is no calibration.
+        fields: Names and values of the item's fields.
+        why: Contributions to its rank, one text each.
     """
 
     rank: int
@@ -46,32 +46,32 @@ def write_matches(
     asked: Sequence[str],
     total: int,
     facets: Mapping[str, Mapping[str, int]],
-    pictures: Mapping[str, bytes],
+    images: Mapping[str, bytes],
 ) -> None:
     """Write the page, complete or not at all.
 
     Args:
-        path: The file.
-        items: What was found, in its order.
-        asked: What was asked for, one text for each part of the query.
-        total: How many there are in all.
-        facets: For each field how many have each value.
-        images: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a gap.
+        path: The file to write.
+        items: Items that were found, in order of rank.
+        asked: Parts of the query, one text each.
+        total: Total number of matches.
+        facets: For each field, the number of items with each value.
+        images: Small JPEGs by reference, as from `thumbnails`; a missing one is shown as a placeholder.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     title = "; ".join(asked)[:200] or "all products"
     lede = f"{len(items):,} of {total:,} products found."
     parts = [
-        section("Products", _items(items, pictures) if items else '<p class="empty">Nothing was found.</p>', "found")
+        section("Products", _items(items, images) if items else '<p class="empty">Nothing was found.</p>', "found")
     ]
     parts += [section(escape(name), _facet(name, counts)) for name, counts in facets.items()]
     links = [("found", "products")] if facets else []
     write_whole(Path(path), document(f"{title}: products found", title, lede, "\n".join(parts), links))
 
 
-def _items(items: Sequence[FoundItem], pictures: Mapping[str, bytes]) -> str:
+def _items(items: Sequence[FoundItem], images: Mapping[str, bytes]) -> str:
     heads = [
         ("rank", "n"),
         ("image", "fixed"),
@@ -83,18 +83,18 @@ def _items(items: Sequence[FoundItem], pictures: Mapping[str, bytes]) -> str:
     with_probability = any(item.probability is not None for item in items)
     if with_probability:
         heads.insert(3, ("probability", "n"))
-    body = "".join(_row(item, pictures, with_probability=with_probability) for item in items)
+    body = "".join(_row(item, images, with_probability=with_probability) for item in items)
     return table("Products found", heads, body, kind="rows")
 
 
-def _row(item: FoundItem, pictures: Mapping[str, bytes], *, with_probability: bool) -> str:
-    jpeg = None if item.image is None else pictures.get(item.image)
+def _row(item: FoundItem, images: Mapping[str, bytes], *, with_probability: bool) -> str:
+    jpeg = None if item.image is None else images.get(item.image)
     fields = "".join(f"<div>{escape(name)}: {fold(value)}</div>" for name, value in item.fields.items())
     why = "".join(f"<div>{fold(each)}</div>" for each in item.why)
     words = f"<b>{fold(item.name)}</b><div>{fold(item.description)}</div><code>{escape(item.id[:200])}</code>"
     probability = _number(item.probability, "") if with_probability else ""
     return (
-        f'<tr><td class="n" data-v="{item.rank}">{item.rank:,}</td>{picture_cell(jpeg, item.name[:200] or item.id[:200])}'
+        f'<tr><td class="n" data-v="{item.rank}">{item.rank:,}</td>{image_cell(jpeg, item.name[:200] or item.id[:200])}'
         f'{_number(item.similarity, " score")}{probability}<td class="caption">{words}</td>'
         f'<td class="detail">{fields}</td><td class="detail">{why}</td></tr>'
     )

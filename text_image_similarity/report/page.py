@@ -1,4 +1,4 @@
-"""The page about a scored table: what its sections show."""
+"""The page about a scored table and its sections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ErrorCode
 from . import charts
-from .document import document, picture_cell, section, table
+from .document import document, image_cell, section, table
 from .markup import escape, fold, reference
 from .tally import OTHER, HostCount, ReportRow, Tally
 
@@ -24,26 +24,26 @@ _KINDS = {
 }
 
 
-def page(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]) -> str:
+def page(tally: Tally, summary: Mapping[str, Any], images: Mapping[Any, bytes]) -> str:
     """Return the whole page as HTML.
 
     Args:
-        tally: The rows, counted.
-        summary: What the run's summary file holds, and perhaps `throughput`.
+        tally: Counts of the rows.
+        summary: Contents of the run's summary file, and optionally `throughput`.
         images: Small JPEGs by reference.
     """
-    name = PureWindowsPath(str(summary.get("input") or "a table")).name[:200]  # either slash parts folders
+    name = PureWindowsPath(str(summary.get("input") or "a table")).name[:200]  # either slash separates folders
     links = [(place, place) for place in ("lowest", "highest", "failed")] + [("run", "the run")]
     return document(
         f"{name}: image–text similarity",
         name,
         _lede(tally, summary),
-        "\n".join(_sections(tally, summary, pictures)),
+        "\n".join(_sections(tally, summary, images)),
         links,
     )
 
 
-def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]) -> list[str]:
+def _sections(tally: Tally, summary: Mapping[str, Any], images: Mapping[Any, bytes]) -> list[str]:
     lowest, highest, failed = tally.lowest(), tally.highest(), tally.failed()
     return [
         _warnings(summary.get("warnings") or []),
@@ -54,14 +54,14 @@ def _sections(tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, b
         "</div>",
         _failures(tally) if tally.failures else "",
         section(
-            f"Lowest {len(lowest):,} scores", _scored_table(lowest, pictures, "Rows with the lowest scores"), "lowest"
+            f"Lowest {len(lowest):,} scores", _scored_table(lowest, images, "Rows with the lowest scores"), "lowest"
         ),
         section(
             f"Highest {len(highest):,} scores",
-            _scored_table(highest, pictures, "Rows with the highest scores"),
+            _scored_table(highest, images, "Rows with the highest scores"),
             "highest",
         ),
-        _failed_section(failed, tally, pictures),
+        _failed_section(failed, tally, images),
         section("The run", _facts(tally, summary), "run"),
     ]
 
@@ -125,8 +125,7 @@ def _failures(tally: Tally) -> str:
     notes = [f"The {_HOSTS_SHOWN} worst of {failing:,} hosts with failures."] if failing > _HOSTS_SHOWN else []
     if tally.other_hosts.rows:
         notes.append(
-            f"Counts are lower bounds: {tally.other_hosts.rows:,} rows, {tally.other_hosts.failed:,} of them failed, "
-            "are of hosts that were too many to count one by one."
+            f"Counts are lower bounds: {tally.other_hosts.rows:,} rows, {tally.other_hosts.failed:,} of them failed, belong to hosts that were too many to count one by one."
         )
     note = f'<p class="note">{" ".join(notes)}</p>' if notes else ""
     by_host = table("Failed rows by host", heads, hosts) + note
@@ -142,13 +141,13 @@ def _host_row(name: str, host: HostCount) -> str:
     )
 
 
-def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[Any, bytes]) -> str:
+def _failed_section(rows: Sequence[ReportRow], tally: Tally, images: Mapping[Any, bytes]) -> str:
     if not rows:
         return section("Failed rows", '<p class="empty">No row failed.</p>', "failed")
     total = tally.failures.total()
     note = "" if len(rows) == total else f'<p class="note">{len(rows):,} of {total:,}, some of every code.</p>'
     body = "".join(
-        f'<tr>{_row_number(row)}{_picture(row, pictures)}<td class="code"><code>{escape(row.code)}</code></td>'
+        f'<tr>{_row_number(row)}{_image(row, images)}<td class="code"><code>{escape(row.code)}</code></td>'
         f'<td class="detail">{fold(_detail(row))}</td><td class="caption">{fold(row.text)}</td>'
         f'<td class="url">{reference(row.url)}</td></tr>'
         for row in rows
@@ -157,11 +156,11 @@ def _failed_section(rows: Sequence[ReportRow], tally: Tally, pictures: Mapping[A
     return section("Failed rows", note + table("Rows without a score", heads, body, kind="rows failed"), "failed")
 
 
-def _scored_table(rows: Sequence[ReportRow], pictures: Mapping[Any, bytes], caption: str) -> str:
+def _scored_table(rows: Sequence[ReportRow], images: Mapping[Any, bytes], caption: str) -> str:
     if not rows:
         return '<p class="empty">No row has a score.</p>'
     body = "".join(
-        f'<tr>{_row_number(row)}{_picture(row, pictures)}<td class="n score" data-v="{row.similarity!r}">'
+        f'<tr>{_row_number(row)}{_image(row, images)}<td class="n score" data-v="{row.similarity!r}">'
         f'{_score(row.similarity)}</td><td class="caption">{fold(row.text)}</td>'
         f'<td class="url">{reference(row.url)}</td></tr>'
         for row in rows
@@ -185,12 +184,12 @@ def _row_number(row: ReportRow) -> str:
     return f'<td class="n number" data-v="{row.number}">{row.number:,}</td>'
 
 
-def _picture(row: ReportRow, pictures: Mapping[Any, bytes]) -> str:
-    return picture_cell(pictures.get(row.source), f"image of row {row.number}")
+def _image(row: ReportRow, images: Mapping[Any, bytes]) -> str:
+    return image_cell(images.get(row.source), f"image of row {row.number}")
 
 
 def _detail(row: ReportRow) -> str:
-    """Return what an error says after its code."""
+    """Return the part of an error after its code."""
     error = row.error or "neither a score nor an error"
     return error if row.code == OTHER else error.partition(":")[2].strip()
 

@@ -1,8 +1,8 @@
-"""Count the rows of a finished table, one by one, in memory that does not grow with their number.
+"""Counts of the rows of a finished table, in constant memory.
 
-Scores are counted in fine bins over the whole range of their kind, so that one pass is enough and the page may merge them
-to where the data lies. Hosts are counted exactly up to `MOST_HOSTS`; beyond that those with the fewest failures, then the
-fewest rows, are dropped into "other hosts", and the counts of a host that comes back are lower bounds.
+Scores are counted in fine bins over the whole range of their kind, so that one pass is enough and the page can merge
+bins to fit the data. Hosts are counted exactly up to `MOST_HOSTS`; beyond that, the hosts with the fewest failures,
+then the fewest rows, are merged into "other hosts", and if such a host occurs again, its counts are lower bounds.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ..errors import ErrorCode
 from ..fetch import strip_invisible
 from ..metrics import Histogram
 
-EXTREMES = 40  # lowest rows kept, and highest
+EXTREMES = 40  # number of lowest rows to keep, and of highest
 FAILED_PER_CODE = 25
 FAILED_SHOWN = 100
 MOST_HOSTS = 10_000
 MOST_TEXT = 2000  # characters of a caption or an error that the page can show
-MOST_IMAGE = 4 * 1024 * 1024  # bytes of an image in the table that is kept for its image
-MOST_URL = 256 * 1024  # characters of a reference that is kept whole, to fetch its image
+MOST_IMAGE = 4 * 1024 * 1024  # largest image in the table that is kept for its thumbnail, in bytes
+MOST_URL = 256 * 1024  # longest reference that is kept whole, to fetch its image
 
 OTHER = "other"
 LOCAL, DATA, NO_HOST, IN_TABLE = "(local files)", "(data: URLs)", "(no host)", "(in the table)"
@@ -41,12 +41,12 @@ class ReportRow:
     """One row of a scored table.
 
     Args:
-        number: Which row of the table it is, from 1.
-        url: The image reference, or what stands for it where the table holds the image.
+        number: Number of the row in the table, from 1.
+        url: The image reference, or a placeholder if the table holds the image itself.
         text: The caption.
         similarity: The score, or None.
         error: `code: detail`, or None.
-        image: The image's encoded file, where the table holds it.
+        image: The encoded image, if the table holds it.
     """
 
     number: int
@@ -58,38 +58,38 @@ class ReportRow:
 
     @property
     def source(self) -> str | bytes:
-        """Where the page gets the image from: its file, or its reference."""
+        """Source of the image for the page: its file or its reference."""
         return self.url if self.image is None else self.image
 
     @property
     def code(self) -> str:
-        """The error's code; `other` where it has none that this package knows."""
+        """The error's code; `other` if this package does not know it."""
         code = (self.error or "")[:40].partition(":")[0].strip()
         return code if code in _CODES else OTHER
 
 
 @dataclass(slots=True)
 class HostCount:
-    """Rows of one host, and its failures by code."""
+    """Number of rows of one host, and its failures by code."""
 
     rows: int = 0
     failures: Counter[str] | None = None
 
     @property
     def failed(self) -> int:
-        """Its rows without a score."""
+        """Number of its rows without a score."""
         return 0 if self.failures is None else self.failures.total()
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the report tells of a table.
+    """The counts of a table for its report.
 
     Args:
-        kind: The score kind, which says where scores can lie.
+        kind: The score kind, which determines the range of scores.
 
     Raises:
-        ConfigError: There is no such kind.
+        ConfigError: `kind` is not a score kind.
 
     Example:
         >>> tally = Tally("cosine")
@@ -116,11 +116,11 @@ class Tally:
 
     @property
     def scored(self) -> int:
-        """How many rows have a score."""
+        """Number of rows with a score."""
         return self.scores.count
 
     def add(self, row: ReportRow) -> None:
-        """Count one more row."""
+        """Count a row."""
         self.rows += 1
         score = row.similarity
         failed = bool(row.error) or score is None or not math.isfinite(score)
@@ -131,9 +131,9 @@ class Tally:
         self._add_host(row, failed)
 
     def lowest(self) -> list[ReportRow]:
-        """The rows with the lowest scores, lowest first; of equal ones those that came first.
+        """The rows with the lowest scores, lowest first; among equal scores, those that came first.
 
-        A row of a small table is among the lowest or among the highest, not both.
+        In a small table, no row is both among the lowest and among the highest.
         """
         return [row for *_, row in sorted(self._low, reverse=True)[: (self.scored + 1) // 2]]
 
@@ -182,7 +182,7 @@ class Tally:
             host.failures[row.code] += 1
 
     def _drop_hosts(self) -> None:
-        """Move the half of the hosts that matters less into `other_hosts`."""
+        """Move the less important half of the hosts into `other_hosts`."""
         by_weight = sorted(self.hosts, key=lambda name: (self.hosts[name].failed, self.hosts[name].rows))
         other = self.other_hosts
         for name in by_weight[: max(1, len(by_weight) // 2)]:
@@ -193,7 +193,7 @@ class Tally:
 
 
 def host_of(url: str) -> str:
-    """Return the host of a reference, in lower case; a word in brackets for references without one.
+    """Return the host of a reference in lower case, or words in brackets if it has none.
 
     Example:
         >>> host_of("https://me@Img.Example:8080/a.png"), host_of("a/b.png")
@@ -207,7 +207,7 @@ def host_of(url: str) -> str:
 
 
 def _kept(row: ReportRow) -> ReportRow:
-    """Return a row without the ends of endless texts; one character more than can be shown tells that it was cut."""
+    """Return a row with long texts cut to one character more than the page shows, which marks them as cut."""
     if row.image is not None and len(row.image) > MOST_IMAGE:
         row = replace(row, image=b"")
     if len(row.url) <= MOST_URL and len(row.text) <= MOST_TEXT and len(row.error or "") <= MOST_TEXT:

@@ -1,6 +1,6 @@
-"""Small images for the page: fetched and decoded under the run's own limits, and encoded again by us.
+"""Thumbnails for the page: fetched and decoded within the run's limits, and encoded again.
 
-The bytes of an origin never reach the page; images that cannot be fetched in time are left out.
+The original bytes never reach the page; images that cannot be fetched in time are left out.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def thumbnails(
     """Fetch images and make small JPEGs of them.
 
     Args:
-        sources: Image references, as the run read them, or encoded files.
-        config: The run's settings; limits, address guard, `base_dir` and `isolate_decoder` hold here too. Nothing is tried twice.
-        transport: Where http requests go, for tests; None is the network.
-        seconds: Time for all of them. Images that are missing by then are left out.
+        sources: Image references, as in the run, or encoded files.
+        config: The run's settings; limits, address checks, `base_dir` and `isolate_decoder` apply here too. There are
+            no retries.
+        transport: Transport for HTTP requests, for tests; None is the network.
+        seconds: Time limit for all images together. Images that are missing by then are left out.
 
     Returns:
-        JPEGs of at most 160 by 160 pixels, by reference or file; images that failed are not among them.
+        JPEGs of at most 160 by 160 pixels, by reference or file, without images that failed.
     """
     config = replace(config, retries=0)
     wanted = [source for source in dict.fromkeys(sources) if isinstance(source, bytes) or len(source) <= MOST_URL]
@@ -70,9 +71,9 @@ def thumbnails(
 
 
 def small_jpeg(image: Image.Image, *, side: int = SIDE) -> bytes:
-    """Return an RGB image as a JPEG of at most `side` by `side` pixels, which carries its pixels and nothing else."""
+    """Return an RGB image as a JPEG of at most `side` by `side` pixels, without any metadata."""
     image.thumbnail((side, side))
-    bare = Image.new("RGB", image.size)  # without the comments and profiles that came with the image
+    bare = Image.new("RGB", image.size)  # without the image's comments and profiles
     bare.paste(image)
     for quality in (80, 60, 40, 20):
         out = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A finished table, read once and counted, written as one page."""
+"""Writing of the report: a finished table is read once, counted, and written as one page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .page import page
 from .tally import IN_TABLE, ReportRow, Tally
 from .thumbnails import thumbnails
 
-# Failures of rows whose images could be read anyway.
+# Failures of rows whose images could be read.
 _IMAGE_IS_FINE = frozenset({ErrorCode.EMPTY_CAPTION.value, ErrorCode.ENCODER_ERROR.value, ErrorCode.NON_FINITE.value})
 
 
@@ -34,14 +34,14 @@ def make_report(
 
     Args:
         rows: Every row of the table, in order. Memory does not grow with their number.
-        summary: What the run's summary file holds; see `write_report`.
+        summary: Contents of the run's summary file; see `write_report`.
         config: The run's settings, with the `base_dir` that its relative references started from.
         path: The page to write.
-        transport: Where http requests for images go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
 
     Raises:
         TableError: The page cannot be written.
-        ConfigError: The summary's `score` is not a score kind.
+        ConfigError: `score` in the summary is not a score kind.
     """
     tally = Tally(summary["score"])
     for row in rows:
@@ -50,11 +50,11 @@ def make_report(
 
 
 def report_rows(rows: Iterable[Sequence[Any]]) -> Iterator[ReportRow]:
-    """Turn the cells of a scored table into rows: one for each caption.
+    """Yield the rows of a scored table's cells, one for each caption.
 
     Args:
-        rows: The image or its reference of each row, its captions, and a score and an error for each of them, in any type that a
-            table may give them. A caption may be a list, and its score and its error are lists then.
+        rows: For each row, the image or its reference, its captions, and their scores and errors, in any type from a
+            table. A caption may be a list, and its score and its error are then lists.
     """
     for number, (cell, texts, found) in enumerate(rows, 1):
         reference, image = _shown(cell)
@@ -76,8 +76,8 @@ def _each(text: Any, score: Any, error: Any) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _shown(cell: object) -> tuple[str, bytes | None]:
-    """Return what stands for a cell's image, and the image itself if the cell holds it."""
-    if isinstance(cell, RowError):  # why a shard has none
+    """Return a text for a cell's image, and the image itself if the cell holds it."""
+    if isinstance(cell, RowError):  # the reason why a shard has no image
         return IN_TABLE, None
     found = image_of(cell)
     path = cell.get("path") if isinstance(cell, Mapping) else None
@@ -89,25 +89,25 @@ def _shown(cell: object) -> tuple[str, bytes | None]:
 
 
 def wanted_images(tally: Tally) -> list[str | bytes]:
-    """Return the images that the page shows, by their references unless the table holds them."""
+    """Return the images that the page shows: references, or files if the table holds them."""
     failed = (row for row in tally.failed() if row.code in _IMAGE_IS_FINE)
     return [row.source for row in (*tally.lowest(), *tally.highest(), *failed)]
 
 
 def write_report(
-    path: str | PathLike[str], tally: Tally, summary: Mapping[str, Any], pictures: Mapping[Any, bytes]
+    path: str | PathLike[str], tally: Tally, summary: Mapping[str, Any], images: Mapping[Any, bytes]
 ) -> None:
     """Write the page, complete or not at all.
 
     Args:
         path: The page to write.
-        tally: The rows, counted.
-        summary: What the run's summary file holds: `input`, `output`, `model`, `revision`, `device`, `precision`,
+        tally: Counts of the rows.
+        summary: Contents of the run's summary file: `input`, `output`, `model`, `revision`, `device`, `precision`,
             `backend`, `preprocess`, `seconds`, `pairs_per_second`, `versions`, `warnings`. `throughput`, a list of
-            [seconds since the start, rows done], is drawn where there is one. What is missing is left out.
-        images: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a gap.
+            [seconds since the start, rows done], is drawn if present. All of these are optional.
+        images: Small JPEGs by `ReportRow.source`, as from `thumbnails`; a missing one is shown as a placeholder.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
-    write_whole(Path(path), page(tally, summary, pictures))
+    write_whole(Path(path), page(tally, summary, images))
