@@ -172,8 +172,8 @@ def test_no_row_is_lost_to_what_json_cannot_hold(tmp_path: Path, service: FakeSe
     with engine(service) as used:
         score_csv(tmp_path / "in.jsonl", tmp_path / "out.jsonl", CONFIG, engine=used)
     ours, theirs = ((tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines() for name in ("here", "out"))
-    # The colours' encoder does not mind half a character; other tokenizers do, each in words of its own.
-    assert json.loads(theirs[0])["error"].startswith("encoder_error: the caption holds half a character")
+    # The colours' encoder accepts lone surrogates; other tokenizers refuse them, each with its own message.
+    assert json.loads(theirs[0])["error"].startswith("encoder_error: the caption contains a lone surrogate")
     assert theirs[1:] == ours[1:]
     assert len(theirs) == len(rows)
 
@@ -293,7 +293,7 @@ def test_many_requests_are_under_way_at_once(folder: Path, service: FakeService)
 
 def test_a_key_is_shown_and_never_told(folder: Path, service: FakeService) -> None:
     service.key = "s3cret"
-    with pytest.raises(UsageError, match=r"wants an API key \(401 unauthorized.*TEXT_IMAGE_SIMILARITY_API_KEY"):
+    with pytest.raises(UsageError, match=r"requires an API key \(401 unauthorized.*TEXT_IMAGE_SIMILARITY_API_KEY"):
         through(service, folder)
     with pytest.raises(UsageError, match="does not accept this API key") as refused:
         through(service, folder, api_key="other")
@@ -611,9 +611,9 @@ def test_what_a_busy_service_had_no_time_for_is_asked_again(folder: Path, servic
 
 
 def test_the_model_is_one_that_is_served(folder: Path, service: FakeService) -> None:
-    with pytest.raises(ModelUnavailableError, match="serves no model 'accurate'; it serves colour"):
+    with pytest.raises(ModelUnavailableError, match="does not serve 'accurate'; it serves colour"):
         through(service, folder, model="accurate")
-    with pytest.raises(ModelUnavailableError, match="serves no model 'mini'"):
+    with pytest.raises(ModelUnavailableError, match="does not serve 'mini'"):
         through(service, folder, Config(chunk_size=20, model="mini"))
     through(service, folder, Config(chunk_size=20, model="colour"))
     assert same(folder)
@@ -733,7 +733,7 @@ def test_the_command_writes_what_a_run_here_writes(
     (source.parent / "key").write_text("s3cret\n")
     with running(service) as url:
         assert command("score", source, target, "--service-url", url) == 2
-        assert "wants an API key" in capsys.readouterr().err
+        assert "requires an API key" in capsys.readouterr().err
         assert command("score", source, target, "--service-url", url, "--service-key-file", source.parent / "key") == 0
         assert same(source.parent)
         assert "colour" in capsys.readouterr().out

@@ -1,11 +1,11 @@
-"""The client of the service: `ServiceEngine` scores the parts of a table through it.
+"""Client of the service: `ServiceEngine` scores the parts of a table through it.
 
     from text_image_similarity.client import ServiceEngine
     with ServiceEngine("http://localhost:8000") as engine:
         score_csv("pairs.csv", "scored.csv", Config(), engine=engine)
 
-What comes out is what `score_csv` writes with the service's model on this machine. A part is cut into requests, several
-of which are under way at once; one that is refused, or not answered, is sent again.
+The output equals what `score_csv` writes with the same model on this machine. A part is split into requests, several of
+which run concurrently; a request that is refused or not answered is sent again.
 """
 
 from __future__ import annotations

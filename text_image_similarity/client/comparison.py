@@ -1,9 +1,9 @@
-"""Single requests against batch requests: how much faster a service is when it is sent many pairs at once.
+"""Comparison of single requests with batch requests: how much faster a service is with many pairs per request.
 
-The first rows of a table that the service is asked about are dealt out in turn, one to a single request, the next one to
-a batch, so that no image is sent twice and the service's cache helps neither side. Blocks of both take turns, and so
-does which of them comes first, so that a service that warms up, or gets busy, slows down both. One request is under way
-at a time, and the seconds are this client's: reading of files and HTTP included.
+The first rows of a table that go to the service are dealt out alternately, one to a single request, the next one to a
+batch, so that no image is sent twice and the service's cache helps neither mode. Blocks of both modes alternate, and so
+does their order, so that a service that warms up or gets busy affects both. Requests are sent one at a time, and
+seconds are measured by this client, including the reading of files and HTTP.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..formats import check_columns, choose_columns, open_table, with_base_dir
 from ..records import Record
 from .engine import ServiceEngine
 
-MOST = 256  # rows on each side
-_LOOKED_AT = 4 * MOST  # rows among which they are looked for
+MOST = 256  # rows for each mode
+_LOOKED_AT = 4 * MOST  # rows of the table that are searched for them
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one way of asking came to.
+    """The measurements of one mode.
 
     Args:
         mode: `single` or `batch`.
-        requests: How many were made.
-        images: Rows in them.
-        seconds: The time of all of them.
-        images_per_second: The rate.
-        speed_up: It, as a multiple of that of single requests.
+        requests: Number of requests.
+        images: Number of rows in them.
+        seconds: Time of all requests together.
+        images_per_second: Rows per second.
+        speed_up: Rate as a multiple of the rate of single requests.
     """
 
     mode: str
@@ -50,20 +50,20 @@ class Comparison:
 def compare_table(
     source: str, columns: tuple[str | None, str | None], config: Config, engine: ServiceEngine
 ) -> list[Comparison]:
-    """Time single requests against batch requests on the first rows of a table.
+    """Compare the speed of single requests and batch requests on the first rows of a table.
 
     Args:
         source: The table, as for `score_csv`.
-        columns: Its columns of images and of captions; None is as for `score_csv`.
+        columns: Columns of images and of captions; None finds them as `score_csv` does.
         config: The settings of the run.
-        engine: The service; it is started here.
+        engine: Engine of the service; this function starts it.
 
     Returns:
-        `single` and `batch`, with as many rows each, at most 256.
+        Measurements of `single` and `batch`, with the same number of rows each, at most 256.
 
     Raises:
-        UsageError: There are no three rows that the service is asked about, or a column is missing.
-        TableError: The service could not be asked.
+        UsageError: Fewer than three rows would go to the service, or a column is missing.
+        TableError: The service does not answer.
     """
     config = with_base_dir(config, source)
     engine.start(config)
@@ -115,10 +115,10 @@ def _compared(engine: ServiceEngine, singles: Sequence[Record], batch: Sequence[
 
 
 def write_comparison(comparison: Sequence[Comparison], path: str | PathLike[str]) -> None:
-    """Write what `compare_table` returned as CSV.
+    """Write the result of `compare_table` as CSV.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     try:
         with Path(path).open("w", encoding="utf-8", newline="") as file:

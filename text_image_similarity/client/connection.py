@@ -1,4 +1,4 @@
-"""HTTP to one service: patient with one that is busy, restarting or out of reach for a while."""
+"""HTTP connection to one service, which retries while the service is busy, restarting or unreachable."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from ..errors import ConfigError, ErrorCode, RowError, TableError, UsageError, p
 from ..fetch import GuardedTransport, explain_proxy, http_url, read_response, retry_after_s, row_deadline, user_agent
 from ..system import backoff_s
 
-MOST_ANSWER = 16 * 1024 * 1024  # bytes of an answer, after any content decoding; a pair's result has a few hundred
-_MOST_PARTS = 100_000  # commas and opening brackets of an answer; a pair's result has about ten
-ANSWER_S = 120.0  # for one answer, unless the service says how long it takes at most
+MOST_ANSWER = 16 * 1024 * 1024  # bytes of a decoded response; the result of a pair takes a few hundred
+_MOST_PARTS = 100_000  # commas and opening brackets of a response; the result of a pair has about ten
+ANSWER_S = 120.0  # for one response, unless the service states a longer limit
 _LIMITS = Limits(connect_s=10.0)
-_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # the last of names and of TLS
-_LATER = frozenset({429, 500, 502, 503, 504})  # the same request may be answered later
+_UNREACHABLE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, RowError)  # RowError: names and TLS
+_LATER = frozenset({429, 500, 502, 503, 504})  # the same request may succeed later
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceReply:
-    """What a service said.
+    """The response of a service.
 
     Args:
-        status: HTTP's.
-        body: The JSON object, a problem's too; None if there was none.
-        reason: The status in words, for an answer without a problem.
+        status: HTTP status code.
+        body: The JSON object, which for an error is a problem document; None if there was none.
+        reason: The status in words, for a response without a problem document.
     """
 
     status: int
@@ -48,20 +48,20 @@ class ServiceReply:
 
 
 class Connection:
-    """Asks one service, from several threads at once, each over a kept connection.
+    """Sends requests to one service, from several threads at once, over persistent connections.
 
     Args:
-        url: Where the service is, such as `http://host:8000`; it may have a path.
+        url: URL of the service, such as `http://host:8000`; it may have a path.
         api_key: Sent with every request.
-        patience_s: Seconds for which a request that may be answered later is sent again.
-        transport: Where requests go; None is the network, which `connect` chooses the way through.
+        patience_s: Seconds for which a request that may succeed later is repeated.
+        transport: Transport for requests; None is the network, with the proxy and certificates given to `connect`.
 
     Attributes:
-        answer_s: Seconds to wait for one answer.
-        patience_s: As given.
+        answer_s: Seconds to wait for one response.
+        patience_s: The argument of the same name.
 
     Raises:
-        ConfigError: The URL or the key cannot be one.
+        ConfigError: The URL or the key is not valid.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Connection:
         self._has_key = api_key is not None
 
     def connect(self, proxy: str | None, ca_file: str | PathLike[str] | None) -> None:
-        """Go through a proxy, and trust further certificates, from now on.
+        """Use a proxy and trust further certificates from now on.
 
         Raises:
             ConfigError: `ca_file` holds no certificates.
@@ -96,7 +96,7 @@ class Connection:
         return httpx.Client(
             transport=self._transport,
             headers=self._headers,
-            # Those of a balancer would tie us to one replica.
+            # Cookies of a load balancer would tie us to one replica.
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
             event_hooks={"response": [_check_redirect]},
@@ -108,20 +108,20 @@ class Connection:
         return self._closing.is_set()
 
     def ask(self, method: str, path: str, content: bytes | None = None, *, insist: bool = True) -> ServiceReply:
-        """Send a request until it is answered, with pauses, for as long as there is patience.
+        """Send a request, and repeat it with pauses for up to `patience_s` seconds until it is answered.
 
         Args:
             method: `GET` or `POST`.
-            path: From the service's URL on.
-            content: JSON.
-            insist: Whether a service that cannot be reached, or cannot load its model, is asked again, too.
+            path: Path below the service's URL.
+            content: Body of the request, in JSON.
+            insist: Whether to retry even if the service cannot be reached or cannot load its model.
 
         Returns:
-            The answer, unless it is one that may be another one later, or is about the key or another place.
+            The response, unless it is a temporary failure, a problem with the key, or a redirect.
 
         Raises:
-            TableError: There was no answer in time, or this connection was closed.
-            UsageError: The service requires a key or refuses this one, or is at another place.
+            TableError: No response came in time, or this connection was closed.
+            UsageError: The service requires a key or refuses this one, or redirects elsewhere.
         """
         end = time.monotonic() + self.patience_s
         for tries in count():
@@ -139,7 +139,7 @@ class Connection:
                 failure = _said(exc)
                 if not insist and isinstance(exc, _UNREACHABLE) and not self.closed:
                     raise TableError(f"the service at {self.url} cannot be reached: {failure}; is it running?") from exc
-            except RuntimeError as exc:  # httpx's own for a client that is closed
+            except RuntimeError as exc:  # what httpx raises for a closed client
                 if not self.closed:
                     raise
                 failure = str(exc)
@@ -154,7 +154,7 @@ class Connection:
         )
 
     def close(self) -> None:
-        """Stop: requests in progress fail within moments."""
+        """Close the connection; requests in progress fail within moments."""
         self._closing.set()
         if isinstance(self._transport, GuardedTransport):
             self._transport.abort()
@@ -173,7 +173,7 @@ class Connection:
                 response.close()
 
     def _whole(self, response: httpx.Response) -> httpx.Response:
-        """Return an answer with its body."""
+        """Read a response and return it with its body."""
         try:
             return read_response(response, MOST_ANSWER)
         except RowError as exc:
@@ -184,9 +184,9 @@ class Connection:
             ) from exc
 
     def _understood(self, response: httpx.Response) -> ServiceReply:
-        """Return an answer, unless it is about the way and not about what was asked."""
+        """Return a response, unless it concerns the key or the URL and not the request itself."""
         if response.status_code in (401, 403):
-            said = "does not accept this API key" if self._has_key else "wants an API key"
+            said = "does not accept this API key" if self._has_key else "requires an API key"
             raise UsageError(
                 f"the service at {self.url} {said} ({_answer(response)}); put the right one into a file for "
                 "--service-key-file, or into the environment variable TEXT_IMAGE_SIMILARITY_API_KEY (api_key=...)"
@@ -204,7 +204,7 @@ def _said(problem: Exception) -> str:
 
 
 def _check_redirect(response: httpx.Response) -> None:
-    """Look at where a redirect leads before httpx takes it apart, which it does even if it follows none."""
+    """Check the target of a redirect before httpx parses it, which it does even if it does not follow it."""
     if response.has_redirect_location:
         try:
             http_url(response.headers["location"], response.request.url)
@@ -215,7 +215,7 @@ def _check_redirect(response: httpx.Response) -> None:
 
 
 def path_to(response: httpx.Response) -> str:
-    """Say where a redirect leads."""
+    """Return a redirect's status and target."""
     return f"{response.status_code} to {response.headers.get('location', 'nowhere')[:200]!r}"
 
 

@@ -1,4 +1,4 @@
-"""Parts of a table through a service, in requests of a bounded size."""
+"""Engine that scores the parts of a table through a service, in requests of bounded size."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from .pairs import Pairs
 
 _OURS = frozenset({"model", "score", "chunk_size", "base_dir", "files_under", "dialect", "limits", "proxy", "ca_file"})
 _OUR_LIMITS = frozenset({"max_bytes", "allow_local_files"})
-_MOST_BYTES = 8 * 1024 * 1024  # of a request, unless one image has more
-_LONGEST_FACT = 4096  # characters of what a service says of a model, a path for instance
-_LONGEST_REQUEST_S = 86_400.0  # that a service may have for one request
-_REPLICAS = 20  # that may have to load a model, each on its own
-_SPLIT = frozenset({408, 413})  # a smaller request may be answered
-_LATE = "timeout: not done within the service's "  # how the error of a pair begins that may be scored next time
+_MOST_BYTES = 8 * 1024 * 1024  # bytes of a request, unless a single image has more
+_LONGEST_FACT = 4096  # most characters of a model's name or path in a service's response
+_LONGEST_REQUEST_S = 86_400.0  # longest time that a service may take for one request
+_REPLICAS = 20  # replicas, each of which may have to load a model
+_SPLIT = frozenset({408, 413})  # a smaller request may succeed
+_LATE = "timeout: not done within the service's "  # beginning of the error of a pair that may be scored next time
 
-Waiting = list[tuple[int, bytes]]  # a record's place in its part, and its pair as JSON
+Waiting = list[tuple[int, bytes]]  # a record's index in its part, and its pair as JSON
 
 
 class ServiceEngine:
-    """A running service that scores the parts of a table; a context manager.
+    """Engine that scores the parts of a table through a running service; a context manager.
 
     Args:
-        url: Where it is, such as `http://host:8000`.
-        api_key: The key that it requires, if it requires one.
-        model: The name of a model that it serves. None takes `config.model` where that is not the default, and else the
-            service's default.
-        connections: Requests under way at once.
-        patience_s: Seconds for which a request that is refused, not answered or answered with 5xx is sent again.
-        transport: Where requests go, for tests and for client certificates; None is the network.
+        url: URL of the service, such as `http://host:8000`.
+        api_key: API key, if the service requires one.
+        model: Name of one of the service's models. None uses `config.model` if it is not the default, or else the
+            service's default model.
+        connections: Number of concurrent requests.
+        patience_s: Seconds for which a request that is refused, not answered or answered with 5xx is repeated.
+        transport: Transport for requests, for tests and for client certificates; None is the network.
 
     Attributes:
-        requests: How many requests for scores were made, repeated ones not counted.
+        requests: Number of requests for scores so far, not counting repetitions.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -86,19 +86,19 @@ class ServiceEngine:
 
     @property
     def _pairs_of_a_request(self) -> int:
-        # All connections together have twice as many pairs under way as may wait there: never idle, seldom refused.
+        # All connections together send twice as many pairs as the service may queue: never idle, seldom refused.
         return min(self.max_pairs, max(1, 2 * self._max_queue // self._connections))
 
     def start(self, config: Config) -> ModelInfo:
-        """Choose the model, wait until it is loaded, and say what it is.
+        """Choose the model, wait until it is loaded, and return its description.
 
-        The service is reached through `config.proxy` and trusted as `config.ca_file` says.
+        Requests use `config.proxy`, and trust the certificates in `config.ca_file`.
 
         Raises:
-            ConfigError: `config` has settings that belong to the service.
-            ModelUnavailableError: There is no model of this name.
-            UsageError: There is no such service at the URL, or it requires a key.
-            TableError: It cannot be reached.
+            ConfigError: `config` changes settings that only the service decides.
+            ModelUnavailableError: The service has no model of this name.
+            UsageError: The URL is not that of such a service, or the service requires a key.
+            TableError: The service cannot be reached.
         """
         if theirs := settings_of_the_service(config):
             raise ConfigError(
@@ -122,7 +122,7 @@ class ServiceEngine:
         return self._info
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, as many at once as keep all connections busy; see `Engine`."""
+        """Score enough parts concurrently to keep all connections busy; see `Engine`."""
         at_once = 2 + self._connections * self._pairs_of_a_request // self._config.chunk_size
         return score_concurrently(lambda records: (self.score(records), None), parts, stats, at_once=at_once)
 
@@ -130,7 +130,7 @@ class ServiceEngine:
         """Score a part and return one result per record, in order; may be called from several threads.
 
         Raises:
-            TableError: The service could not be asked, or said what cannot be understood.
+            TableError: The service could not be reached, or its response cannot be understood.
         """
         size = self._pairs_of_a_request
         work: list[Future[list[ScoreResult]]] = []
@@ -138,14 +138,14 @@ class ServiceEngine:
             for at in range(0, len(records), size):
                 work.append(self._pool.submit(self.score_some, records[at : at + size]))
             results = [result for future in work for result in future.result()]
-        except (CancelledError, RuntimeError) as exc:  # the latter from a pool that is shut down
+        except (CancelledError, RuntimeError) as exc:  # RuntimeError comes from a pool that is shut down
             if not self._service.closed:
                 raise
             raise TableError("the engine was closed") from exc
         finally:
             for future in work:
                 future.cancel()
-        now = self._info_now()  # None of a replica that has not loaded it
+        now = self._info_now()  # None from a replica that has not loaded the model
         if now is not None and replace(now, device=None) != replace(self._info, device=None):
             raise TableError(
                 f"{self._name} at {self._service.url} is not the same model as when this run began; restore the "
@@ -154,14 +154,14 @@ class ServiceEngine:
         return results
 
     def sends(self, record: Record) -> bool:
-        """Whether the service is asked about a record; some are answered here."""
+        """Whether a record goes to the service; some are answered here."""
         return not isinstance(self._pairs.pair(record), ScoreResult)
 
     def score_some(self, records: Sequence[Record]) -> list[ScoreResult]:
         """Score a few records on this thread, with one request unless their images are large.
 
         Raises:
-            TableError: As `score` does.
+            TableError: As from `score`.
         """
         done: dict[int, ScoreResult] = {}
         waiting: Waiting = []
@@ -180,7 +180,7 @@ class ServiceEngine:
         return [Pairs.settled(record, done[place]) for place, record in enumerate(records)]
 
     def _ask_until_done(self, waiting: Waiting) -> dict[int, ScoreResult]:
-        """Ask about some pairs, and again about those that a busy service had no time for."""
+        """Score pairs, and repeat those that a busy service had no time for."""
         end = time.monotonic() + self._service.patience_s
         done = self._ask(waiting)
         while time.monotonic() < end and (
@@ -190,7 +190,7 @@ class ServiceEngine:
         return done
 
     def _ask(self, waiting: Waiting) -> dict[int, ScoreResult]:
-        """Ask about some pairs, and in halves if the service will not have them all at once."""
+        """Score pairs in one request, or in halves if the service refuses so many at once."""
         head = json.dumps({"model": self._name, "score": self._config.score})[:-1].encode()
         content = head + b', "pairs": [' + b", ".join(pair for _, pair in waiting) + b"]}"
         if len(content) > self._max_body and len(waiting) == 1:
@@ -214,19 +214,19 @@ class ServiceEngine:
             return {result["id"]: _result(result, limits) for result in said["results"]}
 
     def _chosen(self, config: Config) -> str:
-        """Return the name of the model to ask for."""
+        """Return the name of the model to request."""
         with self._understood("GET /v1/models"):
             listed = {str(model["id"]): bool(model["default"]) for model in self._get("/v1/models")["data"]}
             default = next(name for name, is_default in listed.items() if is_default)
         name = self._wanted or (default if config.model == Config().model else str(config.model))
         if name not in listed:
             raise ModelUnavailableError(
-                f"the service at {self._service.url} serves no model {name!r}; it serves {', '.join(map(printable, listed))}"
+                f"the service at {self._service.url} does not serve {name!r}; it serves {', '.join(map(printable, listed))}"
             )
         return name
 
     def _info_when_loaded(self) -> ModelInfo:
-        """Return what the model is; one that is loaded on demand is asked for first, of several replicas too."""
+        """Return the model's description, after having each replica load it if it is loaded on demand."""
         content = json.dumps({"model": self._name, "input": "a"}).encode()
         for _ in range(_REPLICAS):
             if (info := self._info_now()) is not None:
@@ -242,7 +242,7 @@ class ServiceEngine:
         raise TableError(f"the service at {self._service.url} does not say which model {self._name} is")
 
     def _info_now(self) -> ModelInfo | None:
-        """Return what the model is, or None if it is not loaded."""
+        """Return the model's description, or None if it is not loaded."""
         with self._understood("GET /v1/info"):
             model = self._get("/v1/info")["models"].get(self._name)
             return model and _info(model)
@@ -257,7 +257,7 @@ class ServiceEngine:
 
     @contextmanager
     def _understood(self, asked: str) -> Iterator[None]:
-        """Raise a `TableError` for an answer that is not of the form that it must have."""
+        """Raise a `TableError` for a response that does not have the required form."""
         try:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, StopIteration, OverflowError) as exc:
@@ -268,7 +268,7 @@ class ServiceEngine:
 
 
 def settings_of_the_service(config: Config) -> list[str]:
-    """Return the names of settings that are not at their defaults and that a service decides for itself."""
+    """Return the names of settings that differ from their defaults but are the service's to decide."""
     return [
         *(name for name in _changed(config) if name not in _OURS),
         *(f"limits.{name}" for name in _changed(config.limits) if name not in _OUR_LIMITS),
@@ -276,10 +276,10 @@ def settings_of_the_service(config: Config) -> list[str]:
 
 
 def _result(said: dict[str, Any], limits: tuple[float, float]) -> ScoreResult:
-    """Return one result of an answer, whose scores lie within limits.
+    """Return one result from a response; its scores must lie within limits.
 
     Raises:
-        KeyError, TypeError, ValueError: It is none.
+        KeyError, TypeError, ValueError: It is not a valid result.
     """
     if (error := said["error"]) is not None:
         return ScoreResult.failed(RowError(ErrorCode(error["code"]), str(error["detail"])))

@@ -1,8 +1,8 @@
-"""Records as the pairs of a request.
+"""Conversion of records to the pairs of a request.
 
-http(s) references go to the service as they are. All others are read here, because a service reads no local paths, with
-the same code as in a local run, and so with the same errors; so do images that are in the table itself. What no request can
-carry is answered here, too.
+http(s) references go to the service unchanged. All others, and images in the table itself, are read here with the code
+of a local run, and so with the same errors, because a service never reads local paths. Records that no request can
+carry are answered here, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Pairs:
     """Makes pairs out of records; safe to call from many threads.
 
     Args:
-        config: `base_dir`, `files_under` and, for what is read here, `limits` are used.
+        config: Settings, of which `base_dir`, `files_under` and, for references that are read here, `limits` are used.
     """
 
     def __init__(self, config: Config) -> None:
@@ -32,7 +32,7 @@ class Pairs:
         self._fetcher = Fetcher(config, transport=httpx.MockTransport(_never))
 
     def pair(self, record: Record) -> PairPayload | ScoreResult:
-        """Return what to send for a record, or its result, if that is known without the service."""
+        """Return the pair to send for a record, or its result if that is known without the service."""
         pair = parts_of(record)
         if isinstance(pair, RowError):
             return ScoreResult.failed(pair)
@@ -57,14 +57,14 @@ class Pairs:
 
     @staticmethod
     def settled(record: Record, result: ScoreResult) -> ScoreResult:
-        """Return a record's result, which is a failure if its caption could not be sent as it is."""
+        """Return a record's result, which is a failure if its caption cannot be sent unchanged."""
         if result.error is not None or is_whole(str(record.text)):
             return result
-        reason = "the caption holds half a character (a lone surrogate), which no request can carry"
+        reason = "the caption contains a lone surrogate (half of a UTF-16 pair), which no request can carry"
         return ScoreResult.failed(RowError(ErrorCode.ENCODER_ERROR, reason))
 
     def close(self) -> None:
-        """Let go of what the fetcher holds."""
+        """Close the fetcher."""
         self._fetcher.close()
 
 
