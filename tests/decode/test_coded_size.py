@@ -64,7 +64,7 @@ def test_an_avif_is_held_against_what_it_is_coded_in() -> None:
     data = claiming(saved(LARGE, "AVIF", speed=10))
     with pytest.raises(RowError, match=r"too_many_pixels: 64 x 64 is coded as 1,440,000 pixels, over 1,000,000"):
         decode(data, LIMITS)
-    with pytest.raises(RowError, match="corrupt: AVIF: it claims 64 x 64 and is coded as 1,440,000 pixels"):
+    with pytest.raises(RowError, match="corrupt: AVIF: it declares 64 x 64 pixels but is coded as 1,440,000 pixels"):
         decode(data, Limits())
 
 
@@ -95,7 +95,7 @@ def test_frames_that_an_avif_hides_count() -> None:
     assert stream[start] >> 3 & 15 == 6
     hidden = with_stream(data, stream[:start] + stream[start:] * 40)
     assert coded_areas(hidden) == ([200 * 200] * 40, [])
-    with pytest.raises(RowError, match="corrupt: AVIF: it claims 200 x 200 and is coded as 1,600,000 pixels"):
+    with pytest.raises(RowError, match="corrupt: AVIF: it declares 200 x 200 pixels but is coded as 1,600,000 pixels"):
         decode(hidden, Limits())
 
 

@@ -126,7 +126,7 @@ def test_preprocessing_does_not_ask_pillow_for_a_size(monkeypatch: pytest.Monkey
     assert preprocess.pixels(picture).shape == (32, 32, 3)
 
 
-MILLION = "corrupt: the file falls into a million pieces or more"
+MILLION = "corrupt: the file has a million pieces or more"
 ENDS = {
     "png profiles": (64, 64),
     "png texts": (64, 64),
@@ -139,7 +139,7 @@ ENDS = {
     "tiff raw tile": "too_many_pixels: tiles of 30000 x 10000",
     "tiff shared tiles": "too_many_pixels: tiles of 16 x 65536 in an image of (1600, 16), 100 of them",
     "tiff few shared tiles": (1600, 16),
-    "tiff strips": "corrupt: the image falls into more than 125,000 pieces",
+    "tiff strips": "corrupt: the image has more than 125,000 strips or tiles",
     "bmp runs": "too_many_pixels: a run-length BMP of 7000 x 7000",
 }
 

@@ -156,8 +156,8 @@ VARIANTS: dict[str, tuple[bytes, str]] = {
     "tiff float16": (deep("<f2", t339=(3,)), "float 16-bit"),
     "tiff float64": (deep("<f8", t339=(3,)), "float 64-bit"),
     "tiff uint64": (deep("<u8"), "unsigned 64-bit"),
-    "tiff float rgb": (deep("<f4", 2, t339=(3, 3, 3)), "float 32-bit samples a pixel (RGB)"),
-    "tiff uint32 rgb": (deep("<u4", 2), "unsigned 32-bit samples a pixel (RGB)"),
+    "tiff float rgb": (deep("<f4", 2, t339=(3, 3, 3)), "float 32-bit samples per pixel (RGB)"),
+    "tiff uint32 rgb": (deep("<u4", 2), "unsigned 32-bit samples per pixel (RGB)"),
     "tiff complex": (deep("<c8", t339=(6,)), "complex float 64-bit"),
     "tiff lab16": (deep("<u2", 8), "CIELAB"),
     "tiff sensor": (deep("<u2", 32803), "raw sensor"),
@@ -169,7 +169,7 @@ VARIANTS: dict[str, tuple[bytes, str]] = {
     "tiff jpeg xl": (packed(50002), "JPEG XL compression"),
     "tiff lerc": (packed(34887), "LERC compression"),
     "tiff nef": (packed(34713), "Nikon's compression"),
-    "jpeg 12 bits": (frame(0xC1, bits=12), "12 bits a sample"),
+    "jpeg 12 bits": (frame(0xC1, bits=12), "12 bits per sample"),
     "jpeg two components": (frame(0xC0, count=2), "2 components"),
     "jpeg hierarchical": (frame(0xC5), "hierarchical coding"),
     "jpeg-ls": (frame(0xF7), "JPEG-LS coding"),
@@ -177,8 +177,8 @@ VARIANTS: dict[str, tuple[bytes, str]] = {
     "png apple": (apple(written("PNG")), "Apple's CgBI"),
     "bmp jpeg": (bmp((4, 4), 0, 4, saved(gradient(), "JPEG")), "JPEG compression"),
     "bmp png": (bmp((4, 4), 0, 5, saved(gradient(), "PNG")), "PNG compression"),
-    "bmp os/2": (b"BM" + struct.pack("<IHHIIIIHH", 78, 0, 0, 30, 16, 4, 4, 1, 24) + bytes(48), "24 bits a pixel"),
-    "bmp 2 bits": (bmp((4, 4), 2, 0, bytes(16), bytes(16)), "2 bits a pixel"),
+    "bmp os/2": (b"BM" + struct.pack("<IHHIIIIHH", 78, 0, 0, 30, 16, 4, 4, 1, 24) + bytes(48), "24 bits per pixel"),
+    "bmp 2 bits": (bmp((4, 4), 2, 0, bytes(16), bytes(16)), "2 bits per pixel"),
 }
 
 

@@ -1,8 +1,8 @@
-"""Bytes -> RGB pixels. The only place that opens an image.
+"""Decoding of image files to RGB pixels. No other package opens an image.
 
-The format is read from the content, never from a name, and handed to that format's reader alone. Caps hold before a pixel
-is allocated, whatever others have set Pillow to. Only the first frame of an animation counts, EXIF orientation is applied,
-transparency is matted on white, 16-bit grey is scaled to 8 bits.
+The format is recognised by content, never by name, and only that format's reader sees the file. Size limits are checked
+before a pixel is allocated, whatever other code has configured in Pillow. Of an animation, only the first frame is
+decoded; EXIF orientation is applied, transparent pixels are blended with white, and 16-bit grey is scaled to 8 bits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Memory that a process shares with a program that it starts.
+"""Memory shared between a process and a program that it starts.
 
-It has no name on Linux and macOS, so nothing is left behind however either process ends. On Linux it is a memfd: no size of
-/dev/shm limits it (containers have 64 MB there, or nothing), and only the pages that were written take memory.
+On Linux and macOS it has no name, so nothing is left behind however either process ends. On Linux it is a memfd, which
+is not limited by the size of /dev/shm (containers have 64 MB there, or nothing), and takes memory only for pages that
+were written.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ import sys
 import tempfile
 from contextlib import suppress
 
-_KEPT = 8 << 20  # bytes whose memory is kept from one use to the next
+_KEPT = 8 << 20  # bytes whose memory is kept between uses
 
 
 class SharedArea:
-    """Bytes that two processes read and write.
+    """A block of memory that two processes read and write.
 
     Args:
-        size: Its bytes; they take memory once they are written.
+        size: Size in bytes; pages take memory only once they are written.
 
     Raises:
-        OSError: There is not enough memory or disk.
+        OSError: There is not enough memory or disk space.
 
     Attributes:
-        handle: What the other process gives to `open_area`.
-        inherited: File descriptors to be passed on to it.
+        handle: Handle that the other process passes to `open_area`.
+        inherited: File descriptors to pass on to the other process.
     """
 
     def __init__(self, size: int) -> None:
@@ -53,20 +54,20 @@ class SharedArea:
         self.inherited = ()
 
     def forget(self, used: int) -> None:
-        """Give back the memory of what was used beyond a few megabytes; its content is lost."""
+        """Release the used memory beyond a few megabytes; its content is lost."""
         if used > _KEPT and hasattr(mmap, "MADV_REMOVE"):
-            with suppress(OSError):  # of a system without it: then the memory is kept
+            with suppress(OSError):  # on a system without this call, the memory is kept
                 self.memory.madvise(mmap.MADV_REMOVE, _KEPT, self.size - _KEPT)
 
     def close(self) -> None:
-        """Let go of it; while another thread copies from it, that thread's `close` will."""
+        """Release the memory; if another thread is copying from it, that thread's `close` does so."""
         self.passed_on()
         with suppress(BufferError):
             self.memory.close()
 
 
 def open_area(handle: str, size: int) -> mmap.mmap:
-    """Return the memory that another process shares with this one."""
+    """Return the memory that another process shares with this process."""
     if sys.platform == "win32":
         return mmap.mmap(-1, size, tagname=handle)
     memory = mmap.mmap(int(handle), size)

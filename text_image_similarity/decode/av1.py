@@ -1,8 +1,8 @@
-"""How large the images inside an AVIF are, read from the AV1 stream and not from the boxes around it.
+"""The coded size of the images in an AVIF file, read from the AV1 stream and not from the boxes around it.
 
-An AVIF's boxes claim a size, and its stream is coded in one of its own, which is what the decoder allocates. This follows the
-boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first image of each track, and reads the headers there
-(AV1 Bitstream Specification, 5.3 to 5.9). It makes no pixel.
+The boxes of an AVIF file declare a size, but the decoder allocates the size in which the stream is coded. This module
+follows the boxes of ISO 14496-12 and ISO 23008-12 to all AV1 items, and to the first image of each track, and reads the
+headers there (AV1 Bitstream Specification, 5.3 to 5.9). It decodes no pixels.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from ..config import Limits
 from ..errors import ErrorCode, RowError
 
-_MOST_UNITS = 20_000  # boxes, items and units of the stream that are looked at; a real file has some hundreds
-_LONGEST_HEADER = 512  # bytes of a sequence header with all that it may have are fewer
+_MOST_UNITS = 20_000  # most boxes, items and units of the stream to read; a real file has some hundreds
+_LONGEST_HEADER = 512  # a sequence header is shorter than this even with all optional fields
 _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6
 _SELECT = 2
 _HOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"meta", b"iinf"})
-_MOST_HELD = 2.5  # times `max_pixels`: colours, alpha, and a grid's tiles beyond the edge
+_MOST_HELD = 2.5  # times `max_pixels`, for colours, alpha, and a grid's tiles beyond the edge
 _MOST_TIMES, _ALWAYS = (
     8,
     1 << 20,
-)  # times the claimed pixels that may be coded: alpha, and tiles much of which lie beyond
+)  # times the declared pixels that may be coded, for alpha, and tiles that extend far beyond the edge
 
 
 def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None:
-    """Hold the size in which an AVIF is coded against the caps and against the size that it claims.
+    """Check the size in which an AVIF is coded against the limits and against its declared size.
 
     Raises:
-        RowError: `too_many_pixels`; `corrupt` if it is coded many times as large as it claims.
-        ValueError: The file's structure makes no sense, or it falls into too many pieces.
+        RowError: `too_many_pixels`; `corrupt` if the coded size is many times the declared size.
+        ValueError: The file's structure is invalid, or it has too many pieces.
     """
     groups = coded_areas(data)
     largest, most = max(max(group, default=0) for group in groups), max(map(sum, groups))
@@ -38,14 +38,16 @@ def check_coded_size(data: bytes, size: tuple[int, int], limits: Limits) -> None
         detail = f"{size[0]} x {size[1]} is coded as {most:,} pixels, over {limits.max_pixels:,}"
         raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
     if most > max(_MOST_TIMES * size[0] * size[1], _ALWAYS):
-        raise RowError(ErrorCode.CORRUPT, f"AVIF: it claims {size[0]} x {size[1]} and is coded as {most:,} pixels")
+        raise RowError(
+            ErrorCode.CORRUPT, f"AVIF: it declares {size[0]} x {size[1]} pixels but is coded as {most:,} pixels"
+        )
 
 
 def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
-    """Return the most pixels of each frame that an AVIF's decoder may hold: of those in items, and of those in tracks.
+    """Return the largest pixel count of each frame that an AVIF's decoder may hold, those in items and those in tracks.
 
     Raises:
-        ValueError: The file's structure makes no sense, or it falls into too many pieces.
+        ValueError: The file's structure is invalid, or it has too many pieces.
     """
     budget = _Budget(_MOST_UNITS, 4 * len(data))
     whole, items, tracks = memoryview(data), [], []
@@ -62,7 +64,7 @@ def coded_areas(data: bytes) -> tuple[list[int], list[int]]:
 
 
 class _Budget:
-    """How much more is looked at."""
+    """The remaining number of units to read."""
 
     def __init__(self, units: int, size: int) -> None:
         self._units, self._size = units, size
@@ -71,11 +73,11 @@ class _Budget:
         self._units -= 1
         self._size -= size
         if self._units < 0 or self._size < 0:
-            raise ValueError(f"it falls into more than {_MOST_UNITS:,} pieces, or they overlap")
+            raise ValueError(f"it has more than {_MOST_UNITS:,} pieces, or they overlap")
 
 
 class _Bits:
-    """Numbers from a string of bits, the highest first."""
+    """Reader of numbers from a string of bits, highest bit first."""
 
     def __init__(self, data: memoryview) -> None:
         self._data, self._at = data, 0
@@ -94,12 +96,12 @@ class _Bits:
 
 @dataclass(slots=True)
 class _Sequence:
-    """What a sequence header says of the frames after it."""
+    """The fields of a sequence header that apply to the frames after it."""
 
     reduced: bool
     width: int = 0
     height: int = 0
-    widest: int = 0  # what a frame that gives a size of its own may have
+    widest: int = 0  # largest size of a frame that has its own
     highest: int = 0
     id_bits: int = 0
     time_bits: int = 0
@@ -108,7 +110,7 @@ class _Sequence:
 
 
 def _boxes(data: memoryview, budget: _Budget, *, deep: bool = True) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the kind and the body of each box, and of the boxes within."""
+    """Yield the kind and body of each box, and of the boxes in it."""
     at = 0
     while at + 8 <= len(data):
         budget.spend()
@@ -141,13 +143,13 @@ def _items(data: memoryview, meta: memoryview, budget: _Budget) -> Iterator[memo
 
 
 def _coded_item(infe: memoryview) -> int | None:
-    """Return the number of an item that is AV1."""
+    """Return the number of an AV1 item."""
     wide = 4 if infe[0] == 3 else 2
     return int.from_bytes(infe[4 : 4 + wide]) if bytes(infe[6 + wide : 10 + wide]) == b"av01" else None
 
 
 def _locations(iloc: memoryview, budget: _Budget) -> Iterator[tuple[int, bool, list[tuple[int, int]]]]:
-    """Yield each item's number, whether its bytes lie in the box `idat`, and where they begin and how many they are."""
+    """Yield each item's number, whether its bytes are in the box `idat`, their offset, and their length."""
     bits = _Bits(iloc)
     version = bits.take(32) >> 24
     offset, length, base, index = (bits.take(4) for _ in range(4))
@@ -256,7 +258,7 @@ def _operating_points(bits: _Bits, sequence: _Sequence) -> None:
 
 
 def _frame_area(bits: _Bits, sequence: _Sequence) -> int:
-    """Return the most pixels that a frame may have; 0 of one that shows an earlier one."""
+    """Return the most pixels that a frame may have; 0 for one that only shows an earlier frame."""
     area = sequence.width * sequence.height
     if sequence.reduced:
         return area

@@ -1,4 +1,4 @@
-"""Images of any mode -> upright RGB, 8 bits a channel, with little more memory than the two of them."""
+"""Conversion of images of any mode to upright RGB with 8 bits per channel, with little extra memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from .formats import ORIENTATION, exif_orientation
 
-# EXIF orientation -> what turns the image upright (EXIF 2.32, tag 0x0112).
+# EXIF orientation -> transposition that turns the image upright (EXIF 2.32, tag 0x0112).
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,14 +23,14 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_AT_ONCE = 1 << 20  # values brought to 8 bits at once; in float64 they take 8 MB
+_AT_ONCE = 1 << 20  # values converted to 8 bits at a time; in float64 they take 8 MB
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB: alpha on white, 16-bit grey scaled, CMYK and palettes resolved.
+    """Convert an image of any mode to RGB: blend alpha with white, scale 16-bit grey, convert CMYK and palettes.
 
     Raises:
-        ValueError: Pillow has no conversion from the image's mode.
+        ValueError: Pillow cannot convert from the image's mode.
     """
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
         return _from_grey(image, full=65535.0)
@@ -46,16 +46,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns an image upright by its EXIF, XMP or TIFF orientation; None if nothing, or nothing readable, does."""
+    """Return the transposition for an image's EXIF, XMP or TIFF orientation; None if it has none that can be read."""
     try:
         return _TURNS.get(_orientation(image))
-    except Exception:  # whatever broken EXIF trips over says nothing about the pixels
+    except Exception:  # broken EXIF says nothing about the pixels
         return None
 
 
 def _orientation(image: Image.Image) -> int:
-    """Look for an orientation where Pillow's `getexif` looks, without its warnings."""
-    if isinstance(image, TiffImageFile):  # Pillow drops the tag of one that it has turned itself
+    """Find the orientation where Pillow's `getexif` looks for it, without its warnings."""
+    if isinstance(image, TiffImageFile):  # Pillow drops the tag of an image that it has turned itself
         found = image.tag_v2.get(ORIENTATION, 1)
         return found if isinstance(found, int) else 1
     exif = image.info.get("exif")
@@ -69,11 +69,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _from_grey(image: Image.Image, *, full: float) -> Image.Image:
-    """Scale grey values so that `full` becomes 255; those that a PNG calls transparent become white."""
+    """Scale grey values so that `full` becomes 255; values that a PNG declares transparent become white."""
     clear = image.info.get("transparency")
     grey = np.empty((image.height, image.width), np.uint8)
     for rows, part in _strips(image):
-        with np.errstate(invalid="ignore"):  # of a signalling NaN
+        with np.errstate(invalid="ignore"):  # raised by a signalling NaN
             finite = np.nan_to_num(part.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         grey[rows] = np.clip(np.round(finite * (255.0 / full)), 0, 255)
         if isinstance(clear, int):
@@ -82,7 +82,7 @@ def _from_grey(image: Image.Image, *, full: float) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, NDArray[Any]]]:
-    """Yield an image's values strip by strip, with the rows that each is of: as a whole they would take three times its memory."""
+    """Yield an image's values in strips of rows, because all values at once would take three times its memory."""
     step = max(1, _AT_ONCE // image.width)
     for top in range(0, image.height, step):
         box = (0, top, image.width, min(top + step, image.height))

@@ -1,4 +1,4 @@
-"""Deadlines of many waits, watched by one thread."""
+"""Deadlines of many operations, watched by one thread."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from threading import Condition, Thread
 
 
 class Deadlines:
-    """Calls for each wait that is not over in time; safe to share between threads.
+    """Calls a function for each operation that exceeds its deadline; safe to share between threads.
 
-    Its thread starts with the first wait: a `threading.Timer` each would cost an image as much as handing it over does.
+    Its thread starts with the first operation. A `threading.Timer` for each image would cost as much as handing over
+    the image.
     """
 
     def __init__(self) -> None:
         self._waits: dict[Hashable, tuple[float, Callable[[], None]]] = {}
         self._changed = Condition()
-        self._wakes = float("inf")  # when the thread will look again
+        self._wakes = float("inf")  # when the thread will check again
         self._thread: Thread | None = None
         self._closed = False
 
     def begin(self, who: Hashable, seconds: float, late: Callable[[], None]) -> None:
-        """Watch a wait.
+        """Start to watch an operation.
 
         Args:
-            who: Whose it is; one at a time.
-            seconds: How long it may take.
+            who: Owner of the operation, which has one at a time.
+            seconds: Seconds that it may take.
             late: Called once if it takes longer; it must be quick.
         """
         due = time.monotonic() + seconds
@@ -38,12 +39,12 @@ class Deadlines:
                 self._changed.notify()
 
     def end(self, who: Hashable) -> bool:
-        """End a wait; say whether it was in time."""
+        """End an operation, and return whether it met its deadline."""
         with self._changed:
             return self._waits.pop(who, None) is not None
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()

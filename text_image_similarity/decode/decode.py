@@ -1,4 +1,4 @@
-"""An image file, or an image in memory, to upright RGB pixels within the limits."""
+"""Decoding of an image file, or of an image in memory, to upright RGB pixels within the limits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
     """Decode an image file to RGB.
 
     Args:
-        data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF where its plug-in is installed.
-        limits: Caps on pixels and on the longest side.
-        shorter_side: Let a JPEG be decoded at a half, a quarter or an eighth of its size, but to no shorter side than
-            this; None decodes it whole.
+        data: The file's bytes: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIF if its plug-in is installed.
+        limits: Limits, of which those on pixels and on the longest side are used.
+        shorter_side: Allow a JPEG to be decoded at a half, a quarter or an eighth of its size if its shorter side stays
+            at least this many pixels long; None decodes it at full size.
 
     Returns:
         An image in mode RGB, upright, 8 bits a channel.
@@ -47,10 +47,10 @@ def decode(data: bytes, limits: Limits, *, shorter_side: int | None = None) -> I
 
 
 def decode_image(image: Image.Image, limits: Limits) -> Image.Image:
-    """Bring an image in memory to RGB.
+    """Convert an image in memory to RGB.
 
-    One that comes straight from `Image.open` is treated as `decode` treats its file, EXIF orientation included. One that
-    was made from another keeps its pixels as they are: nobody knows whether it was turned already.
+    An image straight from `Image.open` is treated like its file in `decode`, EXIF orientation included. An image made
+    from another one is not turned, because it may already have been.
 
     Raises:
         RowError: `truncated`, `corrupt`, `too_many_pixels` or `decoder_crash`.
@@ -68,29 +68,29 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _opened(name: str, data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """Read a file's header."""
-    if name == "HEIF":  # its plug-in brings its reader
+    """Open a file by reading its header."""
+    if name == "HEIF":  # the reader comes from its plug-in
         opened: ImageFile.ImageFile = Image.OPEN[name][0](Source(data), "")
         return opened
     if (reader := readers_within(limits).get(name)) is None:
-        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read by this build of Pillow")
+        raise RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not supported by this build of Pillow")
     return reader(Source(data), "")
 
 
 @contextmanager
 def _as_row_error(name: str, data: bytes) -> Iterator[None]:
-    """Map whatever Pillow raises to a row's code, once, here."""
+    """Map any exception of Pillow to a row's error code, here and nowhere else."""
     try:
         yield
     except RowError as error:
         if data and error.code is ErrorCode.UNSUPPORTED_FORMAT and ends_early(name, data, ""):
-            raise RowError(ErrorCode.TRUNCATED, f"{name}: it ends early") from error
+            raise RowError(ErrorCode.TRUNCATED, f"{name}: the file ends early") from error
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise RowError(ErrorCode.TOO_MANY_PIXELS, str(exc)) from exc
     except MemoryError as exc:
         raise RowError(ErrorCode.DECODER_CRASH, f"{name}: there is not enough memory to decode it") from exc
-    except Exception as exc:  # Pillow's parsers let all kinds escape; a hostile file must cost one row, not the run
+    except Exception as exc:  # Pillow's parsers raise anything; a hostile file must fail one row, not the run
         said = str(exc) or type(exc).__name__
         if ends_early(name if data else "", data, said):
             raise RowError(ErrorCode.TRUNCATED, f"{name}: {said}") from exc

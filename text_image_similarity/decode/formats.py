@@ -1,6 +1,6 @@
-"""What a file is by its content, and whether it ends early: read from the bytes, before and after Pillow.
+"""Recognition of file formats by content, and of files that end early, from the bytes alone.
 
-Nothing here makes a pixel. Structures are followed only as far as the answer needs: TIFF 6.0 and BigTIFF directories, PNG
+Nothing here decodes pixels. Structures are followed only as far as necessary: TIFF 6.0 and BigTIFF directories, PNG
 chunks, JPEG segments, the boxes of ISO 14496-12.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import ErrorCode, RowError
 from .signatures import unread_content, unread_iso_media
 
-# First bytes of the formats that are read, with their names.
+# First bytes of the supported formats, with their names.
 _MAGIC = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -34,10 +34,10 @@ _OTHER_TYPES = {2: "s", 5: "Q", 6: "b", 7: "s", 8: "h", 9: "i", 10: "q", 11: "f"
 
 
 def sniff(data: bytes) -> str:
-    """Name the format that the content claims to be.
+    """Return the name of the format that the content claims to be.
 
     Raises:
-        RowError: `not_an_image`, `unsupported_format` or `truncated`: what it is instead.
+        RowError: `not_an_image`, `unsupported_format` or `truncated`, with what the content is instead.
     """
     for magic, name in _MAGIC:
         if data.startswith(magic):
@@ -54,12 +54,12 @@ def sniff(data: bytes) -> str:
 
 
 def ends_early(name: str, data: bytes, said: str) -> bool:
-    """Tell a file that ends early from one that is damaged, by its own end marker or declared lengths.
+    """Tell whether a broken file ends early or is damaged, by its end marker or declared lengths.
 
     Args:
-        name: Its format.
+        name: Format of the file.
         data: The file, which could not be decoded.
-        said: What the decoder said, which decides where the format declares nothing.
+        said: Message of the decoder, which decides if the format declares nothing.
     """
     match name:
         case "JPEG":
@@ -80,7 +80,7 @@ def ends_early(name: str, data: bytes, said: str) -> bool:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Return the orientation that EXIF data names (EXIF 2.32, tag 0x0112), 1 if it names none or cannot be read."""
+    """Return the orientation in EXIF data (EXIF 2.32, tag 0x0112), or 1 if there is none or it cannot be read."""
     start = 0
     while exif.startswith(b"Exif\0\0", start):
         start += 6
@@ -89,7 +89,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _iso_brand(data: bytes) -> str:
-    """Tell AVIF and HEIF from the other files that start with an ISO `ftyp` box."""
+    """Distinguish AVIF and HEIF from other files that start with an ISO `ftyp` box."""
     brands = data[8 : int.from_bytes(data[:4]) if data[:4] < b"\0\0\1\0" else 12]
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
@@ -101,7 +101,7 @@ def _iso_brand(data: bytes) -> str:
 
 
 def _jpeg_ends_early(data: bytes) -> bool:
-    """Say whether a JPEG ends before its first scan, or without an end marker after it."""
+    """Tell whether a JPEG ends before its first scan, or without an end marker after it."""
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
         marker = data[at + 1]
@@ -124,7 +124,7 @@ def _png_ends_early(data: bytes) -> bool:
 
 
 def _tiff_ends_early(data: bytes) -> bool:
-    """Say whether the first directory of a TIFF, or a strip or tile it names, lies beyond the end."""
+    """Tell whether the first directory of a TIFF, or a strip or tile in it, lies beyond the end of the file."""
     try:
         found = read_directory(data, (STRIPS, STRIP_BYTES, TILES, TILE_BYTES), cut_off=True)
     except EOFError:
@@ -140,14 +140,14 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
     """Read whole numbers from the first directory of a TIFF structure.
 
     Args:
-        data: The structure, classic or BigTIFF; anything else gives nothing.
-        tags: What to look for; of a tag that occurs again the first counts, and of its values the first 125,000.
-        cut_off: Raise EOFError if anything lies beyond the end, of other tags too, instead of leaving it out.
+        data: The structure, classic or BigTIFF; for any other data, the result is empty.
+        tags: Tags to read; if a tag occurs again, its first occurrence counts, and of its values the first 125,000.
+        cut_off: Raise EOFError if any value, even of another tag, lies beyond the end, instead of leaving it out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         return {}
-    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then what it points to is beyond the end
+    data = data.ljust(16, b"\xff") if len(data) < 16 else data  # then its target is beyond the end
     big = struct.unpack(order + "H", data[2:4])[0] == 43
     head, entry, number, inline = ("Q", 20, "HHQ", 8) if big else ("H", 12, "HHI", 4)
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
@@ -175,11 +175,11 @@ def read_directory(data: bytes, tags: Collection[int], *, cut_off: bool = False)
 
 
 def _boxes_end(data: bytes) -> int:
-    """Return where the top-level boxes of an ISO file say that it ends."""
+    """Return the end of an ISO file according to its top-level boxes."""
     end = 0
     while end + 8 <= len(data):
         size = int.from_bytes(data[end : end + 4])
-        if size < 8 or not data[end + 4 : end + 8].isalnum():  # to the end of the file, a 64-bit size, or no box
+        if size < 8 or not data[end + 4 : end + 8].isalnum():  # up to the end of the file, a 64-bit size, or not a box
             return len(data)
         end += size
-    return end + 8 if end < len(data) else end  # the next box's head is cut off
+    return end + 8 if end < len(data) else end  # the header of the next box is cut off

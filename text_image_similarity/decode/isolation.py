@@ -1,9 +1,9 @@
-"""The parent's side of isolated decoding: an image that crashes or hangs the decoder costs its row and nothing else.
+"""The parent's side of isolated decoding: an image that crashes or hangs the decoder fails only its own row.
 
-Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through memory that the two
-processes share (`area`); only a few bytes go through pipes. Workers live as long as the decoder. One that dies, answers
-nonsense or takes too long is killed and replaced; no other image is in it. Workers are started as programs of their own
-and not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
+Each image goes to a worker process (`worker`), one at a time, and comes back as pixels, both through shared memory
+(`area`); only a few bytes go through pipes. Workers live as long as the decoder. A worker that dies, sends an invalid
+answer or takes too long is killed and replaced; it holds no other image. Workers are started as separate programs and
+not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's main module again.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from text_image_similarity.decode.worker import serve
 serve(settings, *sys.argv[2:])
 """
 _START_S = 60.0
-_NONSENSE = "the decoder process answered nonsense"
-_CLOCK = 3  # times `decode_s` by the clock, so that a busy machine costs no row
+_NONSENSE = "the decoder process sent an invalid answer"
+_CLOCK = 3  # times `decode_s` by the clock, so that no row fails on a busy machine
 WORKER_ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    # glibc would keep what a large image took, within a limited address space; what usual ones take it is to keep, for
-    # fetching it from the system again for each of them takes as long as decoding.
+    # glibc would keep the memory of a large image within a limited address space. It should keep the memory of usual
+    # images, because allocating it again for each of them takes as long as decoding.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 22),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 25),
     "MALLOC_TOP_PAD_": str(1 << 22),
@@ -55,7 +55,7 @@ WORKER_ENVIRONMENT = {
 
 
 def worker_command(limits: Limits) -> list[str]:
-    """Return the command, all but the handle and the size of its area, of a worker that finds its modules where this process did."""
+    """Return the command of a worker that uses this process's module path, without its area's handle and size."""
     settings = {
         "path": module_path(),
         "heif": heif_module(),
@@ -68,7 +68,7 @@ def worker_command(limits: Limits) -> list[str]:
 
 
 def module_path() -> list[str]:
-    """Return where a process finds the modules that this one finds."""
+    """Return the module search path for a process that must find the same modules."""
     return [str(Path(__file__).parents[2]), *(str(Path(entry).absolute()) for entry in sys.path)]
 
 
@@ -78,15 +78,15 @@ def heif_module() -> str | None:
 
 
 class IsolatedDecoder:
-    """Worker processes that decode, one image each at a time; safe to share between threads.
+    """A decoder with worker processes, which decode one image each at a time; safe to share between threads.
 
     Args:
-        limits: Caps on pixels and sides, and what one image may take: `decode_s` and `decode_memory`.
-        workers: Processes at most; None is one a core.
-        command: What starts a worker, without its area's handle and size, for tests; None starts the real one.
+        limits: Limits on pixels and sides, and on the time and memory for one image: `decode_s` and `decode_memory`.
+        workers: Most worker processes; None means one per core.
+        command: Command that starts a worker, without its area's handle and size, for tests; None is the real one.
 
     Raises:
-        ConfigError: Workers cannot be started here.
+        ConfigError: Workers cannot be started on this machine.
     """
 
     def __init__(self, limits: Limits, *, workers: int | None = None, command: Sequence[str] | None = None) -> None:
@@ -100,17 +100,19 @@ class IsolatedDecoder:
         self._deadlines = Deadlines()
         finalize(self, self._deadlines.close)
         if find_spec("resource") is None:
-            logger.warning("this system has no resource limits: isolated decoders are bound in time, not in memory")
+            logger.warning(
+                "this system does not support resource limits: isolated decoders are limited in time, but not in memory"
+            )
         try:
             self._idle.append(self._start())
         except RowError as error:
             raise ConfigError(f"isolate_decoder=True, but {error.detail}") from error
 
     def decode(self, data: bytes, *, shorter_side: int | None = None) -> Image.Image:
-        """Decode an image file as `decode` does, in a worker.
+        """Decode an image file like the function `decode`, in a worker.
 
         Raises:
-            RowError: As `decode`; `decoder_crash` also if the worker died, ran out of memory or took too long.
+            RowError: As from `decode`; `decoder_crash` also if the worker died, ran out of memory or took too long.
         """
         with self._places:
             with self._lock:
@@ -132,7 +134,7 @@ class IsolatedDecoder:
         return picture
 
     def close(self) -> None:
-        """Kill the workers, also those that are busy: what they decode is wanted no more."""
+        """Kill the workers, even busy ones."""
         with self._lock:
             self._closed = True
             workers, self._running = self._running, set()
@@ -152,7 +154,7 @@ class IsolatedDecoder:
 
 
 class _Worker:
-    """One process. `usable` until it fails to answer."""
+    """A worker process, which is `usable` until it fails to answer."""
 
     def __init__(self, command: Sequence[str], limits: Limits, deadlines: Deadlines) -> None:
         self._limits, self._deadlines = limits, deadlines
@@ -201,13 +203,13 @@ class _Worker:
         raise self._failure(_NONSENSE)
 
     def kill(self) -> None:
-        """End the process, and let go of its pipes and its area."""
+        """End the process, and release its pipes and its area."""
         self.usable = False
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                with suppress(OSError):  # of what was still to be written
+                with suppress(OSError):  # an error of buffered data that was still to be written
                     pipe.close()
         self._area.close()
 
@@ -216,7 +218,7 @@ class _Worker:
         requests, answers = self._process.stdin, self._process.stdout
         assert requests is not None
         assert answers is not None
-        self.usable = False  # until its answer is read to the end: what interrupts that must not leave it to the next
+        self.usable = False  # until its answer is read to the end, which an interruption may prevent
         self._deadlines.begin(self, seconds, self._process.kill)
         broken: Exception | None = None
         answered = False
@@ -225,7 +227,7 @@ class _Worker:
             requests.flush()
             kind, width, height, length = ANSWER.unpack(answers.read(ANSWER.size))
             answered = True
-        except (OSError, ValueError, struct.error) as exc:  # its pipe has ended, or was closed by `kill`
+        except (OSError, ValueError, struct.error) as exc:  # its pipe ended, or was closed by `kill`
             broken = exc
         finally:
             self._late = not self._deadlines.end(self)
@@ -235,7 +237,7 @@ class _Worker:
         return kind, (width, height), length
 
     def _failure(self, said: str | None = None) -> RowError:
-        """Say how the process ended."""
+        """Return the error for how the process ended."""
         self.usable = False
         if said is None:
             try:
@@ -254,5 +256,5 @@ class _Worker:
 
 
 def _area_bytes(limits: Limits) -> int:
-    """Return the size of what is shared with a worker: a file takes it first, its pixels in RGB then."""
+    """Return the size of the memory shared with a worker, which holds first the file, then its pixels in RGB."""
     return max(limits.max_bytes, min(3 * limits.max_pixels, limits.decode_memory), mmap.PAGESIZE)

@@ -1,10 +1,10 @@
-"""Pillow's readers, with switches of their own.
+"""Pillow's readers with their own, independent settings.
 
-Pillow keeps `MAX_IMAGE_PIXELS`, `LOAD_TRUNCATED_IMAGES` and its warnings in module globals, for the whole process, where
-anyone may set them at any time. Setting them back here would race with other threads and break other people's code. So the
-methods of the readers are copied with globals of their own: there the switches are ours, the check of a size is
-`Limits`', and nothing is warned of or logged. libtiff alone still writes to standard error: its handler belongs to the
-process too, and only a worker process (`isolation`) can turn it off.
+Pillow keeps `MAX_IMAGE_PIXELS`, `LOAD_TRUNCATED_IMAGES` and its warnings in module globals, which any code in the
+process may change at any time. Changing them back here would race with other threads and break other people's code. The
+methods of the readers are therefore copied with separate globals, which have our settings, check sizes by `Limits`, and
+neither warn nor log. Only libtiff still writes to standard error: its handler belongs to the process, and only a worker
+process (`isolation`) can turn it off.
 """
 
 from __future__ import annotations
@@ -48,26 +48,24 @@ from .variants import variant_error
 
 Reader = Callable[[IO[bytes], str], ImageFile.ImageFile]
 
-_MOST_READS = 1_000_000  # of one file, a second or so; real images take a few thousand
-# More of them for a run-length BMP, which Pillow unpacks in Python, slowly.
+_MOST_READS = 1_000_000  # reads of one file, a second or so; real images take a few thousand
+# More reads for a run-length BMP, which Pillow unpacks in Python, slowly.
 _RLE_READS, _RLE_PIXELS = 3_000_000, 16_000_000
-_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest image, where programs write 10
-_SCAN_COST = 4096  # pixels that a scan costs at least
-_MOST_TEXTS = 32  # text chunks of a PNG that are unpacked, up to 1 MiB each; only an orientation is looked for in them
-_ANCILLARY = 0x20  # the bit of a chunk's first letter that says so (PNG 1.2, section 3.3)
+_MOST_SCANNED = 2_500_000_000  # scans of a JPEG times its pixels: 50 of the largest image; programs write 10
+_SCAN_COST = 4096  # least cost of a scan in pixels
+_MOST_TEXTS = 32  # text chunks of a PNG to unpack, up to 1 MiB each; they may hold the orientation
+_ANCILLARY = 0x20  # bit of a chunk's first letter that marks it as not critical (PNG 1.2, section 3.3)
 _APP1 = 0xFFE1
-_MOST_EXIF = (
-    1 << 16
-)  # bytes put together from segments of a JPEG, one of which holds 64 kB: an orientation is among the first
+_MOST_EXIF = 1 << 16  # bytes joined from the segments of a JPEG; one holds 64 KiB, and the orientation comes first
 _TEXTS = frozenset({b"iTXt", b"tEXt", b"zTXt"})
 _ANIMATION = frozenset({b"acTL", b"fcTL", b"fdAT"})
 _MOST_PIECES = 125_000  # strips or tiles of a TIFF: 50 megapixels in tiles of 32 x 32 are 50,000
-_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have over those of the image
+_SPARE_TILE = 1 << 24  # pixels that the tiles of a TIFF may have beyond those of the image
 _QUIET = SimpleNamespace(**dict.fromkeys(("warn", "debug", "error", "warning", "info"), lambda *_, **__: None))
 
 
 class Source(io.BytesIO):
-    """A file in memory that ends the reading of one that falls into millions of pieces."""
+    """A file in memory that stops the reading of a file with millions of pieces."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -76,12 +74,12 @@ class Source(io.BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads_left -= 1
         if self.reads_left < 0:
-            raise RowError(ErrorCode.CORRUPT, "the file falls into a million pieces or more")
+            raise RowError(ErrorCode.CORRUPT, "the file has a million pieces or more")
         return super().read(size)
 
 
 def check_size(size: tuple[int, int], limits: Limits) -> None:
-    """Hold an image's size against the caps.
+    """Check an image's size against the limits.
 
     Raises:
         RowError: `too_many_pixels`.
@@ -95,9 +93,9 @@ def check_size(size: tuple[int, int], limits: Limits) -> None:
 
 @lru_cache(maxsize=16)
 def readers_within(limits: Limits) -> Mapping[str, Reader]:
-    """Return what opens a file of each format; it raises `too_many_pixels` before any pixel is allocated.
+    """Return a function for each format that opens a file, and raises `too_many_pixels` before any pixel is allocated.
 
-    A format is left out where this Pillow was built without it.
+    A format is left out if this Pillow was built without it.
     """
 
     def check(size: tuple[int, int], **_: object) -> None:
@@ -146,7 +144,7 @@ def _with_globals(function: FunctionType, names: Mapping[str, Any]) -> FunctionT
 
 
 def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Read a segment of EXIF or XMP as Pillow does, except for EXIF in many: it would copy all that came before for each."""
+    """Read a segment of EXIF or XMP as Pillow does, which copies all EXIF before it for each further one: a few are enough."""
     if len(jpeg.info.get("exif", b"")) < _MOST_EXIF:
         JpegImagePlugin.APP(jpeg, marker)
     else:
@@ -154,7 +152,7 @@ def _read_app1(jpeg: JpegImagePlugin.JpegImageFile, marker: int) -> None:
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """A JPEG whose scans are counted: each of thousands may cost a pass over all pixels and take hardly a byte."""
+    """A JPEG whose scans are counted: each of thousands may cost a pass over all pixels but hardly a byte."""
 
     def _open(self) -> None:
         super()._open()
@@ -165,13 +163,14 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
             raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _read_dpi_from_exif(self) -> None:
-        """Leave it: nobody asks, and broken EXIF would be warned of."""
+        """Do nothing: the resolution is not needed, and broken EXIF would cause a warning."""
 
 
 class _Chunks(PngImagePlugin.PngStream):
-    """Chunks of a PNG, of which those that are not needed for the pixels never cost the image.
+    """Chunks of a PNG, where errors in chunks that the pixels do not need never fail the image.
 
-    One with a wrong checksum is passed over, as libpng does; so is one whose content is not as the specification has it.
+    A chunk with a wrong checksum is skipped, as in libpng, and so is one whose content does not follow the
+    specification.
     """
 
     texts = 0
@@ -187,12 +186,12 @@ class _Chunks(PngImagePlugin.PngStream):
             except (SyntaxError, ValueError, LookupError):
                 self.fp.seek(pos)
                 if cid in _ANIMATION:
-                    self.im_n_frames = None  # it counts as a still image from here on
+                    self.im_n_frames = None  # treat it as a still image from here on
         return ImageFile._safe_read(self.fp, length)
 
     def crc(self, cid: bytes, data: bytes) -> None:
         if cid[0] & _ANCILLARY:
-            self.crc_skip(cid, data)  # it was looked at before
+            self.crc_skip(cid, data)  # it was checked before
         else:
             super().crc(cid, data)
 
@@ -208,7 +207,7 @@ class _Chunks(PngImagePlugin.PngStream):
 
 
 class _Bmp(BmpImagePlugin.BmpImageFile):
-    """A BMP with a cap of its own where it is compressed."""
+    """A BMP with a separate limit if it is compressed."""
 
     def _open(self) -> None:
         super()._open()
@@ -221,19 +220,19 @@ class _Bmp(BmpImagePlugin.BmpImageFile):
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF whose pieces are bounded before they are listed, and that is turned later, with the others."""
+    """A TIFF whose pieces are limited before they are listed; its orientation is applied later, as in other formats."""
 
     def _setup(self) -> None:
         pieces = max(len(self.tag.tagdata.get(tag, b"")) for tag in (STRIPS, TILES)) // 2
-        if pieces > _MOST_PIECES * 4:  # of up to 8 bytes each
-            raise RowError(ErrorCode.CORRUPT, f"the image falls into more than {_MOST_PIECES:,} pieces")
+        if pieces > _MOST_PIECES * 4:  # values of up to 8 bytes each
+            raise RowError(ErrorCode.CORRUPT, f"the image has more than {_MOST_PIECES:,} strips or tiles")
         super()._setup()
         if variant := self._misread_variant():
             raise variant_error("TIFF", variant)
         self._check_tiles()
 
     def _check_tiles(self) -> None:
-        """Refuse tiles with far more pixels than the image, one of them or all: those that lie at one place in the file cost as if they were many."""
+        """Refuse tiles with far more pixels than the image: even tiles that share their bytes cost time one by one."""
         width, height = (self.tag_v2.get(tag, 0) for tag in (TILE_WIDTH, TILE_HEIGHT))
         if width > 0 and height > 0:
             across, down = -(-self._tile_size[0] // width), -(-self._tile_size[1] // height)
@@ -242,15 +241,15 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
                 raise RowError(ErrorCode.TOO_MANY_PIXELS, detail)
 
     def _misread_variant(self) -> str:
-        """Describe a variant that Pillow takes for another one, so that its pixels would be wrong; "" if it is none."""
+        """Describe a variant that Pillow would misread as another one, with wrong pixels; empty if it is not one."""
         deep, packed = self.mode in ("I", "I;16", "I;16B", "F"), self.info["compression"] != "raw"
         if deep and self.tag_v2.get(PHOTOMETRIC) == 0:
-            return "16 bits or more a sample, with white as zero"
+            return "16 bits or more per sample, with white as zero"
         if deep and packed and self.tag_v2.prefix == b"MM" and (self.tag_v2.get(SAMPLE_FORMAT) or (1,))[0] != 1:
             return "compressed big-endian numbers that are signed or float"
         if self.tag_v2.get(PLANES) == 2:
             if not packed and max(self.tag_v2.get(BITS) or (1,)) > 8:
-                return "16 bits a sample in separate planes"
+                return "16 bits per sample in separate planes"
             if self.mode == "LA":
                 return "grey and alpha in separate planes"
         return ""
@@ -260,7 +259,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
 
 
 class _WebP(WebPImagePlugin.WebPImageFile):
-    """A WebP that lets go of its decoder, which holds two canvases, before the image is allocated."""
+    """A WebP that frees its decoder, which holds two canvases, before the image is allocated."""
 
     def load_prepare(self) -> None:
         self._decoder = None
@@ -268,7 +267,7 @@ class _WebP(WebPImagePlugin.WebPImageFile):
 
 
 class _Avif(AvifImagePlugin.AvifImageFile):
-    """An AVIF that lets go of its decoder before the image is allocated."""
+    """An AVIF that frees its decoder before the image is allocated."""
 
     def load_prepare(self) -> None:
         self._decoder = None
@@ -276,7 +275,7 @@ class _Avif(AvifImagePlugin.AvifImageFile):
 
 
 class _Orientation(dict[int, int]):
-    """As much of `Image.Exif` as the reader of AVIF needs to write down the orientation of its boxes."""
+    """The part of `Image.Exif` that the AVIF reader needs to record the orientation from its boxes."""
 
     def load(self, exif: bytes) -> None:
         self[ORIENTATION] = exif_orientation(exif)

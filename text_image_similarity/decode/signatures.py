@@ -1,7 +1,7 @@
-"""What content is that none of the readers takes, by its first bytes: an image in another format, or not an image.
+"""Recognition of unsupported content by its first bytes: an image in another format, or not an image.
 
-Formats of images, documents that hold them, and videos are `unsupported_format`; everything else is `not_an_image`. Formats
-without a signature (TGA, PCX) are known by headers whose every field makes sense.
+Formats of images, documents that hold them, and videos are `unsupported_format`; everything else is `not_an_image`.
+Formats without a signature (TGA, PCX) are recognised by headers in which every field is plausible.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import zlib
 
 from ..errors import ErrorCode, RowError
 
-_HEAD = 16_384  # bytes that are looked at
+_HEAD = 16_384  # bytes that are examined
 _CONVERT, _RENDER, _FRAME = "convert it to JPEG or PNG", "render it to PNG", "take a frame from it"
-# First bytes of images that people send and that are not read.
+# First bytes of common image formats that are not supported.
 _IMAGES = (
     (b"8BPS", "PSD"),
     (b"\x00\x00\x01\x00", "ICO"),
@@ -109,11 +109,11 @@ _PAGE_TAGS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<div")
 
 
 def unread_content(data: bytes) -> RowError:
-    """Return the error of content that is none of the formats that are read."""
+    """Return the error for content that is not in a supported format."""
     for find in (_by_signature, _by_text, _by_header):
         if error := find(data):
             return error
-    # What it says is not quoted: the bytes may be of a local file or a private host, and the error goes to whoever asked.
+    # The text is not quoted: it may come from a local file or a private host, and the error goes to the requester.
     start = data[:40].decode("ascii", "replace")
     return _not_an_image("is text" if start.replace("\n", " ").isprintable() else "is not an image")
 
@@ -146,7 +146,7 @@ def _by_header(data: bytes) -> RowError | None:
 
 
 def unread_iso_media(brand: bytes) -> RowError:
-    """Return the error of a file of ISO 14496-12's family that is not an image: of a video, an audio file or a raw image."""
+    """Return the error for an ISO 14496-12 file that is not a supported image: a video, audio or a raw image."""
     shown = brand.decode("ascii", "replace").strip()
     if brand in _AUDIO_BRANDS:
         return _not_an_image(f"is an audio file (brand {shown!r})")
@@ -157,7 +157,7 @@ def unread_iso_media(brand: bytes) -> RowError:
 
 
 def _unsupported(name: str, cure: str) -> RowError:
-    return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not read; {cure}")
+    return RowError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not supported; {cure}")
 
 
 def _not_an_image(said: str) -> RowError:
@@ -165,7 +165,7 @@ def _not_an_image(said: str) -> RowError:
 
 
 def _text_head(data: bytes) -> bytes:
-    """Return the beginning of a text in small letters; of UTF-16 without its zeros."""
+    """Return the beginning of a text in lower case, for UTF-16 without its zero bytes."""
     head = data[:_HEAD]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         head = head[2:].replace(b"\0", b"")
@@ -173,9 +173,9 @@ def _text_head(data: bytes) -> bytes:
 
 
 def _is_svg(text: bytes) -> bool:
-    """Say whether the first element of an XML document is SVG's."""
+    """Tell whether the first element of an XML document is `svg`."""
     while text.startswith((b"<?", b"<!--", b"<!doctype svg")):
-        inside = text.startswith(b"<!d") and b"[" in text[: text.find(b">")]  # declarations of its own
+        inside = text.startswith(b"<!d") and b"[" in text[: text.find(b">")]  # internal declarations
         end = b"?>" if text.startswith(b"<?") else b"-->" if text.startswith(b"<!-") else b"]>" if inside else b">"
         text = text.partition(end)[2].lstrip()
     return _SVG.match(text) is not None
@@ -197,7 +197,7 @@ def _video_by_header(data: bytes) -> str:
 
 
 def _image_by_header(data: bytes) -> str:
-    """Name an image whose format has no signature of its own, or none at its start."""
+    """Return the name of an image format without a signature, or without one at the start."""
     if found := _NETPBM.match(data[:_HEAD]):
         kind = found[1] or found[2]
         return _NETPBM_NAMES[kind] if kind else "PFM"
@@ -230,7 +230,7 @@ def _is_pcx(data: bytes) -> bool:
 
 
 def _is_tga(data: bytes) -> bool:
-    """Say whether a file is a TGA, by its footer or by a header that makes sense throughout."""
+    """Tell whether a file is a TGA, by its footer or by a header that is plausible throughout."""
     if data[-18:] == b"TRUEVISION-XFILE.\0":
         return True
     if len(data) < 18:

@@ -1,7 +1,7 @@
-"""Variants of the formats that are read which Pillow cannot read, told from damaged files by their headers.
+"""Variants of supported formats that Pillow cannot read, distinguished from damaged files by their headers.
 
-Asked after a file that is not cut off has failed. A header must name something that its specification knows; one that
-makes no sense belongs to a damaged file.
+This is called after a complete file could not be decoded. A valid header names a variant from the format's
+specification; any other header means that the file is damaged.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ _BMP_COMPRESSIONS = {0: "no", 1: "RLE8", 2: "RLE4", 3: "bit fields", 4: "JPEG", 
 
 
 def unread_variant(name: str, data: bytes, said: str) -> RowError | None:
-    """Return the error of a variant that Pillow cannot read; None if the file is damaged.
+    """Return the error for a variant that Pillow cannot read; None if the file is damaged.
 
     Args:
-        name: The file's format.
-        data: The file, which is whole.
-        said: What Pillow said.
+        name: Format of the file.
+        data: The complete file.
+        said: Message of Pillow.
     """
     variant = _variant_of(name, data, said)
     return variant_error(name, variant) if variant else None
 
 
 def variant_error(name: str, variant: str) -> RowError:
-    """Return the error of a file that is in order and whose variant of its format is not read."""
+    """Return the error for an intact file in a variant of its format that is not supported."""
     return RowError(
-        ErrorCode.UNSUPPORTED_FORMAT, f"this variant of {name} is not read ({variant}); convert it to JPEG or PNG"
+        ErrorCode.UNSUPPORTED_FORMAT, f"this variant of {name} is not supported ({variant}); convert it to JPEG or PNG"
     )
 
 
@@ -73,7 +73,7 @@ def _tiff_variant(data: bytes, said: str) -> str:
         found = read_directory(data, (COMPRESSION, PHOTOMETRIC, BITS, SAMPLE_FORMAT, SAMPLES), cut_off=True)
     except EOFError:
         return ""
-    tags = {tag: values for tag, values in found.items() if values}  # a tag may say that it has none
+    tags = {tag: values for tag, values in found.items() if values}  # a tag may have no values
     compression = tags.get(COMPRESSION, (1,))[0]
     if compression in _TIFF_COMPRESSIONS and (compression not in COMPRESSION_INFO or said.startswith("decoder error")):
         return f"{_TIFF_COMPRESSIONS[compression]} compression"
@@ -85,7 +85,7 @@ def _tiff_variant(data: bytes, said: str) -> str:
     if colours is None or None in kinds or not all(0 < each <= 128 for each in bits) or not 0 < samples <= 65_535:
         return ""
     spelled = "/".join(str(each) for each in sorted(bits))
-    return f"{samples} {'/'.join(sorted(map(str, kinds)))} {spelled}-bit samples a pixel ({colours})"
+    return f"{samples} {'/'.join(sorted(map(str, kinds)))} {spelled}-bit samples per pixel ({colours})"
 
 
 def _jpeg_variant(data: bytes) -> str:
@@ -102,7 +102,7 @@ def _jpeg_variant(data: bytes) -> str:
             if marker in _JPEG_PROCESSES:
                 return f"{_JPEG_PROCESSES[marker]} coding"
             if bits == 12:
-                return "12 bits a sample"
+                return "12 bits per sample"
             if height == 0:
                 return "its height is in a DNL segment"
             return f"{count} components" if bits == 8 and count not in (1, 3, 4) else ""
@@ -112,7 +112,7 @@ def _jpeg_variant(data: bytes) -> str:
 
 
 def _bmp_variant(data: bytes) -> str:
-    bits, compression = struct.unpack_from("<HI", data[: 14 + data[14]].ljust(64, b"\0"), 28)  # of a short header none
+    bits, compression = struct.unpack_from("<HI", data[: 14 + data[14]].ljust(64, b"\0"), 28)  # a short header has none
     if compression not in _BMP_COMPRESSIONS or bits not in (0, 1, 2, 4, 8, 16, 24, 32, 64):
         return ""
-    return f"{bits} bits a pixel, {_BMP_COMPRESSIONS[compression]} compression"
+    return f"{bits} bits per pixel, {_BMP_COMPRESSIONS[compression]} compression"

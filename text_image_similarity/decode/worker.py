@@ -1,9 +1,9 @@
-"""The child's side of isolated decoding: images in, pixels out, within limits that cannot be raised again.
+"""The child's side of isolated decoding: decodes images within limits that it cannot raise again.
 
-Both lie at the beginning of memory that the processes share (`area`). A request, through standard input, is (shorter side or
-0, length) of a file there; an answer, through standard output, is (kind, width, height, length) of what has taken its
-place: the pixels in RGB, or the error as "code detail". Of heavy libraries only Pillow and NumPy are loaded. The process ends with its parent: then
-nothing more comes through the pipe.
+Images and pixels are exchanged at the beginning of shared memory (`area`). A request, through standard input, is
+(shorter side or 0, length) for a file there; an answer, through standard output, is (kind, width, height, length) for
+the data that replaced it: the pixels in RGB, or the error as "code detail". The only heavy libraries loaded are Pillow
+and NumPy. The process ends with its parent, when the pipe ends.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ IMAGE, FAILURE = b"RGB\n", b"FAIL"
 
 
 def serve(settings: dict[str, Any], handle: str, size: str) -> None:
-    """Decode what comes through standard input until it ends.
+    """Decode the images requested through standard input until it ends.
 
     Args:
         settings: `max_pixels`, `max_side`, `decode_s` and `decode_memory` of `Limits`; `heif`, the module that registers
             an opener for HEIF, or None.
-        handle: Of the area that is shared with the parent.
-        size: Its bytes.
+        handle: Handle of the area that is shared with the parent.
+        size: Size of the area in bytes.
     """
     requests, answers = sys.stdin.buffer, begin_process(settings["heif"])
     limits = Limits(**{name: settings[name] for name in ("max_pixels", "max_side", "decode_s", "decode_memory")})
@@ -58,7 +58,7 @@ def serve(settings: dict[str, Any], handle: str, size: str) -> None:
 def _answer(
     area: mmap.mmap, length: int, limits: Limits, shorter_side: int | None
 ) -> tuple[bytes, tuple[int, int], int]:
-    """Decode one image; nothing of it is kept while the next one is waited for."""
+    """Decode one image, without keeping any of it while waiting for the next one."""
     try:
         image = decode(area[:length], limits, shorter_side=shorter_side)
         size, content = image.size, image.tobytes()
@@ -66,7 +66,7 @@ def _answer(
         return IMAGE, size, len(content)
     except RowError as error:
         return _failure(area, error)
-    except (MemoryError, ValueError, IndexError):  # of the pixels as bytes, or of an area that they do not fit in
+    except (MemoryError, ValueError, IndexError):  # from the pixels as bytes, or from an area that they do not fit in
         return _failure(area, RowError(ErrorCode.DECODER_CRASH, "there is not enough memory for the image's pixels"))
 
 
@@ -77,15 +77,15 @@ def _failure(area: mmap.mmap, error: RowError) -> tuple[bytes, tuple[int, int], 
 
 
 def begin_process(heif: str | None) -> IO[bytes]:
-    """Set up a process that decodes for another one, and return where its answers go.
+    """Set up a process that decodes for another one, and return the stream for its answers.
 
-    That is standard output, which is theirs alone, so that what a library prints does not come between them.
+    That stream is the original standard output; what libraries print goes elsewhere.
 
     Args:
-        heif: The module that registers an opener for HEIF, or None.
+        heif: Module that registers an opener for HEIF, or None.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process a core is enough, and stacks of threads take address space
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # one process per core is enough, and stacks of threads take address space
     if heif:
         import_module(heif).register_heif_opener()
     answers = os.fdopen(os.dup(1), "wb")
@@ -99,7 +99,7 @@ def _send(answers: IO[bytes], kind: bytes, size: tuple[int, int] = (0, 0), lengt
 
 
 def _limit_memory(spare: int) -> None:
-    """Cap the address space at what is taken now and `spare` bytes more; leave no core files."""
+    """Limit the address space to the current size plus `spare` bytes, and disable core files."""
     if resource is None:
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -110,7 +110,7 @@ def _limit_memory(spare: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End the process (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
+    """Have the process ended (SIGXCPU) if the next image takes more processor time; the parent watches the clock."""
     if resource is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1  # in whole seconds
