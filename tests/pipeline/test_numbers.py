@@ -176,7 +176,7 @@ def test_images_are_compared_with_images_and_texts_with_texts() -> None:
     texts = list(text_similarity(["red", ""], ["magenta", "red"], CONFIG, encoder=ColourEncoder()))
     assert (round(texts[0].similarity, 4), codes(texts)) == (0.7071, [None, "empty_caption"])
     for call in (image_similarity, text_similarity):
-        with pytest.raises(ValueError, match="2 cannot be compared with 1 others"):
+        with pytest.raises(ValueError, match="2 items cannot be compared with 1 others"):
             call(["a", "b"], ["a"], CONFIG, encoder=ColourEncoder())
         with pytest.raises(ValueError, match="shorter"):
             list(call(iter(["a", "b"]), iter(["a"]), CONFIG, encoder=ColourEncoder()))

@@ -406,7 +406,9 @@ def test_paths_and_base_dir(tmp_path: Path) -> None:
 def test_a_caption_with_half_a_character_is_told_in_words() -> None:
     config = Config(model="mini")
     results = list(score_pairs([Record(inline("red"), "\ud800 red"), Record(inline("red"), "red")], config))
-    assert results[0].error == "encoder_error: the caption holds half a character (a lone surrogate); fix the row"
+    assert (
+        results[0].error == "encoder_error: the caption contains a lone surrogate (half of a UTF-16 pair); fix the row"
+    )
     assert results[1] == next(score_pairs([Record(inline("red"), "red")], config))
 
 

@@ -1,4 +1,4 @@
-"""From records, images and captions to scores and embeddings: `Scorer`, and functions for a single call.
+"""Scoring and embedding of records, images and captions: `Scorer`, and functions for a single call.
 
 records -> distinct images -> fetch, decode, resize (threads) -> batches -> encode -> score -> ordered results
 """

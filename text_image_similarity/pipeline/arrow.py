@@ -1,4 +1,4 @@
-"""Arrow batches in, the same batches with their scores out: what a task of Spark or Ray Data does with its rows."""
+"""Scoring of Arrow batches, as tasks of Spark and Ray Data do it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .scorer import Scorer
 def score_batches(
     batches: Iterable[pa.RecordBatch], scorer: Scorer, columns: tuple[str, str]
 ) -> Generator[pa.RecordBatch]:
-    """Score the rows of Arrow batches, as one stream: downloads and encoding do not wait where a batch ends.
+    """Score the rows of Arrow batches as one stream: downloads and encoding do not stop at the end of a batch.
 
     Args:
         batches: Rows, in batches of any size; a batch is held until its last row is scored.
-        scorer: What scores them.
-        columns: Their columns of references and of captions.
+        scorer: Session that scores them.
+        columns: Columns of references and of captions.
 
     Returns:
-        Each batch with two more columns, `similarity` (null for a failed row) and `error`, in order; those without rows
-        come last.
+        Each batch with two more columns, `similarity` (null for a failed row) and `error`, in order; batches without
+        rows come last.
     """
     empty: list[pa.RecordBatch] = []
 
@@ -40,7 +40,7 @@ def score_batches(
         for batch, first in results:
             others = islice(results, batch.num_rows - 1)
             yield _extended(batch, [first, *(result for _, result in others)])
-    yield from (_extended(batch, []) for batch in empty)  # whose columns may be all that is known of a table
+    yield from (_extended(batch, []) for batch in empty)  # an empty batch may be the only one to show the columns
 
 
 def _extended(batch: pa.RecordBatch, results: list[ScoreResult]) -> pa.RecordBatch:

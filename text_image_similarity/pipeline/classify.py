@@ -1,6 +1,6 @@
-"""Zero-shot classification: which of some labels fits an image best, without training (Radford et al. 2021, CLIP, section 3.1).
+"""Zero-shot classification: the best label for an image, without training (Radford et al. 2021, CLIP, section 3.1).
 
-A label's vector is the mean of its prompts' unit vectors, scaled to length 1 again: CLIP's prompt ensembling, section 3.1.4.
+A label's vector is the normalised mean of its prompts' unit vectors: CLIP's prompt ensembling, section 3.1.4.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .scorer import Scorer
 from .session import through
 from .sources import ImageSource
 
-# The seven that OpenAI's notebook "Prompt Engineering for ImageNet" found to do as well as all 80.
+# The seven prompts that do as well as all 80, according to OpenAI's notebook "Prompt Engineering for ImageNet".
 CLIP_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -42,9 +42,10 @@ class Classification:
     """The label of one image, or why it has none.
 
     Args:
-        label: The label that fits best; None if the image failed.
-        probability: How probable it is among the labels, 0..1; NaN if the image failed.
-        probabilities: That of each label, in their order; they add up to 1. Empty if the image failed.
+        label: The best label; None if the image failed.
+        probability: Probability of the best label among all labels, 0..1; NaN if the image failed.
+        probabilities: Probability of each label, in the order of the labels; they add up to 1. Empty if the image
+            failed.
         error: `"<code>: <detail>"` if the image failed, else None.
     """
 
@@ -65,26 +66,26 @@ def classify(  # noqa: PLR0913 - what to classify, among what, how, and what tes
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[Classification]:
-    """Say which of some labels fits each image best.
+    """Return the best of several labels for each image.
 
     Args:
         images: Images, as for `embed_images`; any number.
-        labels: At least one; what they have in common is better said in `templates`.
+        labels: Labels, at least one; put words that all of them share into `templates`.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`. The score kind does not matter.
         templates: Prompts with `{}` where the label goes; several are averaged. `pipeline.CLIP_TEMPLATES` holds
             seven of OpenAI's.
-        logit_scale: What cosines are multiplied with before the softmax; None takes the model's own.
+        logit_scale: Factor for cosines before the softmax; None uses the model's own.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        One result per image, in order. An image that fails carries its error and never raises.
+        One result per image, in order. The result of an image that fails carries its error; no exception is raised.
 
     Raises:
-        UsageError: At once: labels or templates are missing, two labels are equal, or a template has no `{}`; while iterating: a
-            label cannot be encoded.
-        ConfigError, ModelError: At once: the model cannot be used, or names no `logit_scale` and none is given.
-        InputTypeError: At once for what is in a list, else while iterating.
+        UsageError: Immediately if labels or templates are missing, two labels are equal, or a template has no `{}`;
+        while iterating if a label cannot be encoded. ConfigError, ModelError: Immediately if the model cannot be used,
+        or if it has no `logit_scale` and none is given.
+        InputTypeError: Immediately for the items of a list, otherwise while iterating.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -122,7 +123,7 @@ def _classified(
 
 
 def _classes(scorer: Scorer, labels: Sequence[str], templates: Sequence[str]) -> Embeddings:
-    """Return the unit vector of each label, the mean of its prompts'."""
+    """Return the unit vector of each label, the mean of its prompts' vectors."""
     prompts = [template.replace("{}", label) for label in labels for template in templates]
     found = [_vector(prompt, outcome) for prompt, outcome in zip(prompts, scorer.embed_texts(prompts), strict=True)]
     means = (
@@ -156,7 +157,7 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _check_texts(name: str, given: Sequence[str]) -> None:
-    """Raise unless something is a list of different texts, at least one."""
+    """Raise an error unless a value is a list of at least one text, all different."""
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(text, str) for text in given):
         raise InputTypeError.of(name, "a list of texts", given, "put it in a list" if isinstance(given, str) else "")
     if not given or len(set(given)) < len(given) or not all(text.strip() for text in given):

@@ -1,7 +1,7 @@
-"""Images with images, and texts with texts, pair by pair.
+"""Similarity of images with images, and of texts with texts, pair by pair.
 
-Over generated and real images of one subject the mean of `image_similarity` is CLIP-I (Ruiz et al. 2023, "DreamBooth",
-section 4.1). CLIP-T of the same paper compares images with their prompts: it is the mean of `score_images`.
+For generated and real images of one subject, the mean of `image_similarity` is CLIP-I (Ruiz et al. 2023, "DreamBooth",
+section 4.1). CLIP-T in the same paper compares images with their prompts: it is the mean of `score_images`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ def image_similarity(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[ScoreResult]:
-    """Score how similar each image is to another one.
+    """Score the similarity of each image to another one.
 
     Args:
         images: Images, as for `embed_images`.
         others: What each is compared with, equally many.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
-        One result per pair, in order, in the score kind of the settings; a pair fails with the first of its errors.
+        One result per pair, in order, in the score kind of the settings; if both items of a pair fail, the first error
+        counts.
 
     Raises:
         ConfigError, ModelError: At once.
@@ -71,7 +72,7 @@ def image_similarity(
 def text_similarity(
     texts: Iterable[str], others: Iterable[str], config: ConfigLike | Scorer = None, *, encoder: Encoder | None = None
 ) -> Generator[ScoreResult]:
-    """Score how similar each text is to another one, as the model's text tower sees them.
+    """Score the similarity of each text to another one, according to the model's text tower.
 
     Args:
         texts: Texts.
@@ -107,19 +108,19 @@ def _pairwise(
     config: ConfigLike | Scorer,
     embed: Callable[[Scorer, Iterable[Item]], Generator[Outcome]],
 ) -> Callable[[Scorer], Generator[ScoreResult]]:
-    """Return what scores pairs in a session.
+    """Return the function that scores the pairs in a session.
 
     Raises:
-        ValueError: It is known already that they are not equally many.
+        ValueError: The numbers of items are known and differ.
     """
     if isinstance(items, Sized) and isinstance(others, Sized) and len(items) != len(others):
-        raise ValueError(f"{len(items):,} cannot be compared with {len(others):,} others; give one for each")
+        raise ValueError(f"{len(items):,} items cannot be compared with {len(others):,} others; give one for each")
     kind = pair_score(
         config.config if isinstance(config, Scorer) else as_config(config), "a comparison of two of a kind"
     )
 
     def results(scorer: Scorer) -> Generator[ScoreResult]:
-        # In turns, so that one pass encodes both, and what occurs on both sides once.
+        # Alternately, so that one pass encodes both, and items that occur on both sides only once.
         both = (item for pair in zip(items, others, strict=True) for item in pair)
         with closing(embed(scorer, both)) as outcomes:
             for one in outcomes:

@@ -1,4 +1,4 @@
-"""Images or captions in, unit vectors out, for doors that compare all with all."""
+"""Embedding of images and captions, for functions that compare all with all."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def embed_images(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[Outcome]:
-    """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+    """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
 
     Args:
         images: References (paths, http(s), `file:` and `data:` URLs), images in memory or encoded files.
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
         For each image, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
 
     Raises:
-        ConfigError, ModelError: At once, before an image is read.
+        ConfigError, ModelError: Immediately, before an image is read.
         InputTypeError: As from `score_images`.
     """
-    images = images_of(images)  # before a model is loaded
+    images = images_of(images)  # check before a model is loaded
     scorer = Scorer(config, encoder=encoder, transport=transport)
     return closing_after(scorer, scorer.embed_images(images))
 
@@ -59,8 +59,8 @@ def embed_texts(
         For each caption, in order, its unit vector, shape (embed_dim,) float32, or a `RowError`, which is not raised.
 
     Raises:
-        ConfigError, ModelError: At once.
-        InputTypeError: At once: `texts` is a single text, or nothing to iterate over.
+        ConfigError, ModelError: Immediately.
+        InputTypeError: Immediately if `texts` is a single text or not iterable.
     """
     texts = texts_of(texts)
     scorer = Scorer(config, encoder=encoder)

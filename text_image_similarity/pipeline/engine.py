@@ -1,6 +1,6 @@
-"""Where the parts of a table are scored: the protocol that Spark, Ray and the service's client fulfil, and this process.
+"""Engines, which score the parts of a table: the protocol of Spark, Ray and the service's client, and the local engine.
 
-A part goes to an engine as tagged rows and comes back as tagged results, so that nobody has to line them up again.
+A part goes to an engine as tagged rows and comes back as tagged results, so that the caller need not match them up.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .scorer import Scorer
 from .session import Sessions
 from .stats import RunStats
 
-# Rows of a part: a tag and a record each, or a tag and a result that is known already.
+# Rows of a part: each is a tag with a record, or a tag with a result that is already known.
 TaggedRows = Iterable[tuple[Tag, Record | ScoreResult]]
 
 
@@ -32,30 +32,30 @@ class Engine(Protocol):
     """Scores the parts of a table, in this process or elsewhere."""
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model where it scores, and say what it is.
+        """Load the model where it will score, and return its description.
 
         Raises:
-            ConfigError, ModelError: It cannot be loaded there.
+            ConfigError, ModelError: The model cannot be loaded there.
         """
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, and yield each row's tag with its result, in order; may be called again when it has ended.
+        """Score parts and yield each row's tag with its result, in order; may be called again after it has ended.
 
         Args:
-            parts: Each to be used up before the next one is asked for.
-            stats: Counters to update, as far as the engine knows what to count.
+            parts: Parts, each of which must be consumed before the next one is requested.
+            stats: Counters to update, as far as the engine can count.
 
         Raises:
-            TableError: A part could not be scored, however often it was tried.
+            TableError: A part could not be scored, even after retries.
         """
 
 
 class LocalEngine:
-    """Scores in this process.
+    """Engine that scores in this process.
 
     Args:
         encoder: A loaded encoder to use and share; None loads the one that the run's `Config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
     """
 
     def __init__(self, *, encoder: Encoder | None = None, transport: httpx.BaseTransport | None = None) -> None:
@@ -63,40 +63,40 @@ class LocalEngine:
         self._sessions: Sessions | None = None
 
     def start(self, config: Config) -> ModelInfo:
-        """Load the model, or keep that of an earlier table with the same settings; see `Engine`."""
+        """Load the model, or keep the model of an earlier table with the same settings; see `Engine`."""
         encoder = self._encoder
-        if self._sessions is not None:  # of an earlier table
+        if self._sessions is not None:  # session of an earlier table
             earlier = self._sessions.latest
             earlier.close()
             encoder = encoder or (earlier.encoder if earlier.config == config else None)
         scorer = Scorer(config, encoder=encoder, transport=self._transport)
         self._sessions = Sessions(scorer, transport=self._transport)
         encoder = scorer.encoder
-        known = encoder.info.fingerprint or type(encoder).__qualname__  # at least its class tells it from others
+        known = encoder.info.fingerprint or type(encoder).__qualname__  # its class at least distinguishes it
         return replace(encoder.info, fingerprint=known)
 
     def score_parts(self, parts: Iterable[TaggedRows[Tag]], stats: RunStats) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score parts, downloads of the next one while this one is encoded; see `Engine`."""
+        """Score parts, downloading the next one while the current one is encoded; see `Engine`."""
         if self._sessions is None:
             raise UsageError("call start() before score_parts()")
         with self._sessions.next() as scorer:
             yield from scorer.score_parts(parts, stats=stats)
 
 
-# The results of a part, and how many of its captions were cut; None if that is unknown.
+# The results of a part, and how many of its captions were cut, or None if unknown.
 ScoredPart = tuple[list[ScoreResult], int | None]
 
 
 def score_concurrently(
     score: Callable[[Sequence[Record]], ScoredPart], parts: Iterable[TaggedRows[Tag]], stats: RunStats, *, at_once: int
 ) -> Generator[tuple[Tag, ScoreResult]]:
-    """Score parts with several calls at once; yield each row's tag with its result, in order.
+    """Score parts with several concurrent calls, and yield each row's tag with its result, in order.
 
     Args:
-        score: Scores the records of a part, one result each, in order; called on several threads.
+        score: Function that returns one result for each record of a part, in order; called on several threads.
         parts: As for `Engine.score_parts`.
-        stats: Told how many captions were cut.
-        at_once: How many parts are under way.
+        stats: Counters that receive the number of cut captions.
+        at_once: Number of parts in progress at a time.
     """
     work: deque[tuple[list[tuple[Tag, Record | ScoreResult]], Future[ScoredPart]]] = deque()
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="score-engine")
@@ -112,7 +112,7 @@ def score_concurrently(
         if source.problem is not None:
             raise source.problem
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # closing the engine ends what is under way
+        pool.shutdown(wait=False, cancel_futures=True)  # closing the engine ends the calls in progress
 
 
 def _answered(
@@ -128,7 +128,7 @@ def _answered(
 
 
 def portable(config: Config) -> Config:
-    """Return settings that mean the same in a process with another working folder: their paths are absolute."""
+    """Return settings that mean the same in a process with another working folder, by making paths absolute."""
     require_config(config)
 
     def absolute(path: str | PathLike[str] | None) -> Path | None:

@@ -1,6 +1,6 @@
-"""What programmers hand in: a value that can mean only one thing is taken, one of another type is refused at once.
+"""Checks of arguments: a value that can mean only one thing is accepted, and any other type is refused at once.
 
-A missing value is data, and fails its row alone; a tensor where an image belongs is a mistake in the program, and raises.
+A missing value is data, and fails only its row; a value of the wrong type is a mistake in the program, and raises.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Check = Callable[[object, str], None]
 
 RecordLike = Record | tuple[Any, ...] | Mapping[str, Any]
 
-_NAMES = ("url", "image"), ("text", "caption")  # what mappings call the two parts of a record
+_NAMES = ("url", "image"), ("text", "caption")  # keys of mappings for the two parts of a record
 _IMAGES = "a PIL image, an RGB array or tensor, an encoded file's bytes, a path or a URL"
 
 
 def checked(items: Iterable[Item], name: str, check: Check | None = None) -> Iterable[Item]:
-    """Return the items to iterate over: those of a list are checked now, those of any other iterable as they come.
+    """Return the items to iterate over; those of a list are checked now, those of other iterables during iteration.
 
     Args:
-        items: What a parameter was given.
-        name: The parameter.
-        check: Told an item and what messages call it; raises where it is of a type that cannot be used.
+        items: Value of the parameter.
+        name: Name of the parameter.
+        check: Function of an item and its name in messages, which raises an error if the item's type is not supported.
 
     Raises:
-        InputTypeError: It is not an iterable, or one that can only be a mistake: a text, a dictionary, a table.
+        InputTypeError: The value is not iterable, or can only be a mistake: a text, a dictionary, a table.
     """
-    is_table, is_array = hasattr(items, "columns"), getattr(items, "ndim", 0) == 3  # that is one image
+    is_table, is_array = hasattr(items, "columns"), getattr(items, "ndim", 0) == 3  # a single image
     is_single = is_array or isinstance(items, str | os.PathLike | Image.Image | Record | EncodedImage)
     if is_table or is_single or isinstance(items, Mapping) or not isinstance(items, Iterable):
         hint = "put it in a list" if is_single else ""
@@ -60,7 +60,7 @@ def _as_they_come(items: Iterable[Item], name: str, check: Check) -> Iterator[It
 
 
 def images_of(images: Iterable[Item], name: str = "images") -> Iterable[Item]:
-    """Return images to iterate over, checked as `checked` does; arrays and tensors as `as_image` returns them."""
+    """Return images to iterate over, checked like `checked`; arrays and tensors are converted by `as_image`."""
     images = checked(images, name)
     if isinstance(images, (list, tuple)):
         return [as_image(image, f"{name}[{number}]") for number, image in enumerate(images)]
@@ -68,7 +68,7 @@ def images_of(images: Iterable[Item], name: str = "images") -> Iterable[Item]:
 
 
 class _Images(Iterable[Any]):
-    """Images whose number is known, such as those of an array or a data set, converted as they come."""
+    """Images of known number, such as those of an array or a data set, converted during iteration."""
 
     def __init__(self, images: Iterable[Any], name: str) -> None:
         self._images, self._name = images, name
@@ -86,19 +86,19 @@ def _converted(images: Iterable[Any], name: str) -> Iterator[Any]:
 
 
 def texts_of(texts: Iterable[Item]) -> Iterable[Item]:
-    """Return captions to iterate over, checked as `checked` does."""
+    """Return captions to iterate over, checked like `checked`."""
     return checked(texts, "texts", check_caption)
 
 
 def records_of(records: Iterable[RecordLike]) -> Iterable[Record]:
-    """Return records to iterate over, checked as `checked` does; a tuple or a mapping that can only mean a record becomes one."""
+    """Return records to iterate over, checked like `checked`; tuples and mappings that mean records are converted."""
     if isinstance(records, (list, tuple)):
         return checked([as_record(each) for each in records], "records", check_record)
     return map(as_record, checked(records, "records", lambda each, name: check_record(as_record(each), name)))
 
 
 def as_record(record: Any) -> Any:
-    """Return `(image, text)` or `(image, text, references)`, or a mapping of these names, as a `Record`; and anything else as it is.
+    """Return `(image, text)`, `(image, text, references)` or a mapping as a `Record`, and any other value unchanged.
 
     Example:
         >>> as_record(("a.jpg", "a dog")) == as_record({"image": "a.jpg", "caption": "a dog"}) == Record("a.jpg", "a dog")
@@ -116,9 +116,9 @@ def as_record(record: Any) -> Any:
 
 
 def check_record(record: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is a record, with a reference or an encoded image in it."""
+    """Raise an `InputTypeError` unless a value is a record that holds a reference or an encoded image."""
     if type(record) is Record and type(record.url) in (str, bytes) and type(record.text) is str:
-        return  # at once, as most are
+        return  # fast path for most records
     if isinstance(record, type) or not (hasattr(record, "url") and hasattr(record, "text")):
         hint = (
             "its keys must be 'url' and 'text'"
@@ -134,26 +134,26 @@ def check_record(record: object, name: str) -> None:
 
 
 def check_tagged(row: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is a tag with a record or a result."""
+    """Raise an `InputTypeError` unless a value is a tag with a record or a result."""
     if not isinstance(row, tuple) or len(row) != 2:
         raise InputTypeError.of(name, "a tag and a record, such as (7, Record(...))", row)
 
 
 def check_caption(text: object, name: str) -> None:
-    """Raise an `InputTypeError` for what can only be an image or bytes; any other value fails its row alone."""
+    """Raise an `InputTypeError` for a value that can only be an image or bytes; any other value fails only its row."""
     if is_content(text):
         raise InputTypeError.of(name, "a text", text, "decode it" if isinstance(text, EncodedImage) else "")
 
 
 def as_image(image: Any, name: str) -> Any:
-    """Return an image, a reference to one, or a missing value as it is, and an RGB array or tensor as (h, w, 3) uint8.
+    """Return an RGB array or tensor as (h, w, 3) uint8, and an image, a reference or a missing value unchanged.
 
     Args:
         image: Arrays and tensors of any library may be (h, w, 3) or (3, h, w), of uint8 from 0 to 255 or floats from 0 to 1.
-        name: What messages call it.
+        name: Name of the image in messages.
 
     Raises:
-        InputTypeError: It is something else, or an array that could mean several images.
+        InputTypeError: The value has another type, or is an array that could mean several images.
     """
     if is_missing(image) or isinstance(image, str | os.PathLike | Image.Image | EncodedImage):
         return image
@@ -175,19 +175,19 @@ def as_image(image: Any, name: str) -> Any:
 
 
 def _array_of(image: Any) -> np.ndarray | None:
-    """Return the array of what any library calls one, or None; torch is not imported for that."""
+    """Return the array of any library's array or tensor, or None; this does not import torch."""
     if isinstance(image, np.ndarray):
         return image
     if not all(hasattr(image, name) for name in ("__array__", "shape", "dtype")):
         return None
-    if hasattr(image, "detach"):  # a tensor of torch, which may have a gradient, be on a GPU or in bfloat16
+    if hasattr(image, "detach"):  # a torch tensor, which may have a gradient, be on a GPU or in bfloat16
         image = image.detach().cpu()
         image = image.float() if image.is_floating_point() else image
     return np.asarray(image)
 
 
 def _array_hint(array: np.ndarray) -> str:
-    """Say what to do with an array that is not one RGB image; nothing for one that is."""
+    """Return what to do with an array that is not an RGB image; empty if it is one."""
     if array.dtype == object:
         return "give its items as a list"
     if array.size == 0:
@@ -201,26 +201,26 @@ def _array_hint(array: np.ndarray) -> str:
     if array.dtype.kind != "f":
         return "give uint8 from 0 to 255, or floats from 0 to 1"
     low, high = float(array.min()), float(array.max())
-    if not (low >= 0 and high <= 1):  # also where one is not a number
+    if not (low >= 0 and high <= 1):  # also false for NaN
         return f"floats must be from 0 to 1, and these are from {low:.4g} to {high:.4g}; undo a normalisation, or divide by 255"
     return ""
 
 
 def check_reference(reference: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is a path, a URL, or missing."""
+    """Raise an `InputTypeError` unless a value is a path, a URL, or missing."""
     if not (is_missing(reference) or isinstance(reference, (str, os.PathLike))):
         hint = "compare images in memory with similarity_matrix" if is_content(reference) else ""
         raise InputTypeError.of(name, "a path or a URL", reference, hint)
 
 
 def check_text(text: object, name: str) -> None:
-    """Raise an `InputTypeError` unless something is a text, or missing."""
+    """Raise an `InputTypeError` unless a value is a text or missing."""
     if not (is_missing(text) or isinstance(text, str)):
         raise InputTypeError.of(name, "a text", text)
 
 
 def check_encoder(encoder: Encoder) -> Encoder:
-    """Return an encoder, or raise an `InputTypeError` for something that cannot encode."""
+    """Return the encoder, or raise an `InputTypeError` if it is not one."""
     if isinstance(encoder, type) or not (hasattr(encoder, "encode_image") and hasattr(encoder, "encode_text")):
         raise InputTypeError.of(
             "encoder", "an Encoder, as load_encoder returns", encoder, "a model's name is for Config"
@@ -229,10 +229,10 @@ def check_encoder(encoder: Encoder) -> Encoder:
 
 
 def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[Item], Iterable[str]]:
-    """Return images and captions as `checked` does.
+    """Return images and captions, checked like `checked`.
 
     Raises:
-        ConfigError: It is known already that they are not equally many.
+        ConfigError: The numbers of images and captions are known and differ.
     """
     images, texts = images_of(images), checked(texts, "texts", check_caption)
     if isinstance(images, Sized) and isinstance(texts, Sized) and len(images) != len(texts):
@@ -241,7 +241,7 @@ def check_pairs(images: Iterable[Item], texts: Iterable[str]) -> tuple[Iterable[
 
 
 def is_content(value: object) -> bool:
-    """Say whether a value is an image itself, encoded or not, or an open file: nothing that a table holds for text."""
+    """Tell whether a value is an image itself, encoded or not, or an open file, and so cannot be meant as text."""
     return (
         isinstance(value, Image.Image | EncodedImage)
         or getattr(value, "ndim", 0) > 1

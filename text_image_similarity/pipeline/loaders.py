@@ -1,7 +1,7 @@
 """Threads that load images ahead of the encoder.
 
-Not a ThreadPoolExecutor: a process that ends with a run unfinished would wait there for every queued download. These
-threads are daemons, and a closed pool drops what it has not started.
+This is not a ThreadPoolExecutor, with which a process that ends during a run would wait for every queued download.
+These threads are daemons, and a closed pool drops the tasks that it has not started.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _Queue = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
 
 
 class Loaders:
-    """A fixed number of threads that run what they are given, in order. Safe to share between threads.
+    """A fixed number of threads that run tasks in order. Safe to share between threads.
 
     Args:
-        count: How many threads.
-        name: What their names begin with.
+        count: Number of threads.
+        name: Prefix of the threads' names.
     """
 
     def __init__(self, count: int, *, name: str = "score-io") -> None:
@@ -42,7 +42,7 @@ class Loaders:
         finalize(self, _end, self._queue, count).atexit = False
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
-        """Queue a task and return where its result will be; the future is cancelled if the pool is closed before."""
+        """Queue a task and return a future of its result, which is cancelled if the pool is closed before it starts."""
         future: Future[Result] = Future()
         with self._lock:
             if self._closed.is_set():
@@ -52,20 +52,20 @@ class Loaders:
         return future
 
     def close(self, *, wait: bool = True) -> None:
-        """Drop what has not started and, unless `wait` is False, wait for what has."""
+        """Drop tasks that have not started and, unless `wait` is False, wait for those that have."""
         with self._lock:
             self._closed.set()
             _end(self._queue, len(self._threads))
         for thread in self._threads if wait else ():
-            if thread is not current_thread():  # where a garbage collection closes the pool
+            if thread is not current_thread():  # if the garbage collector closes the pool
                 thread.join()
 
 
 def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
-    """Yield results that other threads make, as long as this is the process that they run in.
+    """Yield results that other threads produce, as long as this is the process that they run in.
 
     Raises:
-        UsageError: It was forked from that one; a fork copies no threads, and would wait forever.
+        UsageError: This process was forked from that one; a fork copies no threads, and would wait forever.
     """
     process = os.getpid()
     for result in results:
@@ -77,13 +77,13 @@ def in_one_process(results: Iterable[Result]) -> Iterator[Result]:
 
 
 def closing_after(session: AbstractContextManager[object], results: Generator[Result]) -> Generator[Result]:
-    """Yield results and close the session that makes them, also if the caller stops early."""
+    """Yield results and close the session that produces them, even if the caller stops early."""
     with session, closing(results):
         yield from results
 
 
 def close_in(process: int, close: Callable[[], None]) -> None:
-    """Close what a process opened, unless this one was forked from it, which leaves it open."""
+    """Close a resource in the process that opened it; a forked process leaves it open."""
     if process == os.getpid():
         close()
 
@@ -95,7 +95,7 @@ def _work(queue: _Queue, closed: Event) -> None:
             future.cancel()
         if future.set_running_or_notify_cancel():
             settle(future, task)
-        del job, future, task  # what was loaded is not kept until there is more to load
+        del job, future, task  # do not keep the result until there is more to load
 
 
 def _end(queue: _Queue, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Every image with every caption: the whole matrix, or tile by tile where it is larger than the memory."""
+"""Scores of every image with every caption: the whole matrix, or tile by tile if it does not fit in memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Tile:
     """A rectangle of a similarity matrix.
 
     Args:
-        row: Number of its first image.
-        column: Number of its first caption.
-        scores: Shape (images, captions), float32; NaN where one of the two could not be encoded.
-        image_errors: For each of its images None, or why it could not be encoded.
-        text_errors: The same for its captions.
+        row: Index of its first image.
+        column: Index of its first caption.
+        scores: Scores, shape (images, captions), float32; NaN where the image or the caption could not be encoded.
+        image_errors: For each of its images, why it could not be encoded, or None.
+        text_errors: For each of its captions, why it could not be encoded, or None.
     """
 
     row: int
@@ -57,14 +57,14 @@ def similarity_matrix(
         texts: Captions.
         config: The settings of the call, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
+        transport: Transport for HTTP requests, for tests; None is the network.
 
     Returns:
         Shape (images, captions), as from `Scorer.similarity_matrix`; `similarity_tiles` gives one that does not fit in memory.
 
     Raises:
         ConfigError, ModelError: The model cannot be used, or the score kind needs references.
-        InputTypeError: An image or a caption is something else.
+        InputTypeError: An image or a caption has a type that is not supported.
     """
     images, texts = images_of(images), texts_of(texts)
     config = as_config(config)
@@ -83,24 +83,24 @@ def similarity_tiles(
     encoder: Encoder | None = None,
     transport: httpx.BaseTransport | None = None,
 ) -> Generator[Tile]:
-    """Score every image with every caption, one tile of the matrix after the other.
+    """Score every image with every caption, one tile of the matrix at a time.
 
-    All captions are encoded first and their embeddings kept; images are encoded as their tiles are asked for, so there may
-    be any number of them. At one time there are the captions' embeddings, those of `side` images, and one tile.
+    All captions are encoded first and their embeddings kept; images are encoded when their tiles are requested, so
+    there may be any number of them. Memory holds the captions' embeddings, those of `side` images, and one tile.
 
     Args:
         images: Images, as for `embed_images`.
         texts: Captions.
         config: The settings of the call, a model's name, or an open `Scorer`; None is `Config()`.
-        side: Most images and most captions of a tile.
-        encoder: As for `similarity_matrix`, and so is `transport`.
+        side: Most images and most captions in a tile.
+        encoder: As for `similarity_matrix`, like `transport`.
 
     Returns:
         Tiles from left to right, then from top to bottom, with the values of `similarity_matrix`; none without captions.
 
     Raises:
-        ConfigError, ModelError: At once.
-        InputTypeError: At once for what is in a list, else while iterating.
+        ConfigError, ModelError: Immediately.
+        InputTypeError: Immediately for the items of a list, otherwise while iterating.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -137,7 +137,7 @@ def _tiles(
 
 
 def _split(outcomes: list[Outcome], missing: Vector) -> tuple[list[Vector], tuple[str | None, ...]]:
-    """Return vectors, those of what failed not a number, and the errors."""
+    """Return the vectors, with NaN for items that failed, and the errors."""
     return (
         [missing if isinstance(outcome, RowError) else outcome for outcome in outcomes],
         tuple(str(outcome) if isinstance(outcome, RowError) else None for outcome in outcomes),

@@ -1,6 +1,6 @@
-"""An image's way from its reference to what an encoder takes: read, decoded and resized, or why that failed.
+"""Loading of images: from a reference to the encoder's input, by reading, decoding and resizing.
 
-The threads of a run, those of the service and those of feeder processes take it, so that all give the same pixels and errors.
+The threads of runs, of the service and of feeder processes all use this, and so get the same pixels and errors.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ logger = logging.getLogger("text_image_similarity")
 
 
 class Preparer(Protocol):
-    """What makes images ready for an encoder: the encoder itself, or all of it that this takes."""
+    """Prepares images for an encoder: the encoder itself, or the part of it that does so."""
 
     @property
     def decode_side(self) -> int | None:
-        """Shorter side, in pixels, that images may be reduced to while they are decoded; None: decode them whole."""
+        """Shorter side, in pixels, that images may be reduced to while they are decoded; None keeps their size."""
 
     def prepare(self, image: Image.Image) -> Any:
-        """Bring one RGB image to what the encoder takes; called on any thread."""
+        """Convert one RGB image to the encoder's input; called on any thread."""
 
 
 class PixelLoader:
     """Reads, decodes and resizes images for one encoder. Safe to share between threads.
 
     Args:
-        config: Its limits and `isolate_decoder` are used.
-        preparer: Makes images ready.
-        fingerprint: Of the encoder.
-        find: Gives the embedding that is kept for an image's content key, or None.
-        cores: How many images are decoded at the same time.
-        decoding: Entered while an image is decoded and resized.
+        config: Settings, of which limits and `isolate_decoder` are used.
+        preparer: Object that prepares images.
+        fingerprint: Fingerprint of the encoder.
+        find: Function that returns the remembered embedding for an image's content key, or None.
+        cores: Number of images that are decoded concurrently.
+        decoding: Context manager that is entered while an image is decoded and resized.
 
     Raises:
-        ConfigError: Decoders cannot be isolated here.
+        ConfigError: Decoders cannot be isolated on this machine.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class PixelLoader:
         decoding: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._preparer, self._find, self._decoding = preparer, find, decoding
-        # What is known of an image's content holds for these caps alone.
+        # A remembered embedding is valid only for these limits.
         self._scope = f"{fingerprint} {config.limits.max_pixels} {config.limits.max_side}"
         self._most_bytes = config.limits.max_bytes
-        # Large images are decoded a few at a time; where others do it, they decode the next ones as these are resized.
+        # Large images are decoded a few at a time; isolated decoders decode the next ones while these are resized.
         self._decoders = BoundedSemaphore(cores * (2 if config.isolate_decoder else 1))
         self._isolated = IsolatedDecoder(config.limits, workers=cores) if config.isolate_decoder else None
         self._decode = self._isolated.decode if self._isolated else partial(decode, limits=config.limits)
@@ -78,15 +78,15 @@ class PixelLoader:
         """Read, decode and resize one image; never raises.
 
         Args:
-            read: Gives the image's encoded bytes, or the image in RGB.
-            stats: Told how long decoding takes.
+            read: Function that returns the image's encoded bytes, or the image in RGB.
+            stats: Counters that receive the time spent on decoding.
         """
         try:
             content = read()
             if not isinstance(content, bytes):
                 with self._decoders, self._decoding(), stats.timed("decode"):
                     return LoadedImage(None, self._preparer.prepare(content))
-            if len(content) > self._most_bytes:  # in memory already; what is fetched was stopped before
+            if len(content) > self._most_bytes:  # already in memory; a download would have been stopped earlier
                 raise RowError(ErrorCode.TOO_MANY_BYTES, f"more than {self._most_bytes:,} bytes")
             key = content_key(self._scope, "image", content)
             if (vector := self._find(key)) is not None:

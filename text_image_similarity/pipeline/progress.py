@@ -1,4 +1,4 @@
-"""How far a run is, for the user: a bar in a terminal or a notebook, or a function that is told."""
+"""Progress of a run: a bar in a terminal or a notebook, or a callback."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Result = TypeVar("Result", bound="ScoreResult")
 
 
 def watched(results: Generator[Result], count: int | None, *, progress: bool | None) -> Generator[Result]:
-    """Return results, which move a bar as they are read.
+    """Return results that advance a progress bar as they are read.
 
     Args:
-        results: Those of a run.
-        count: How many there will be, or None if that is not known.
-        progress: Whether a bar is shown; None shows one in notebooks alone.
+        results: Results of a run.
+        count: Number of results, or None if it is not known.
+        progress: Whether to show a bar; None shows one only in notebooks.
     """
     return _beside_bar(results, count) if _is_shown(progress) else results
 
@@ -37,11 +37,11 @@ def _beside_bar(results: Generator[Result], count: int | None) -> Generator[Resu
 
 @contextmanager
 def reported(progress: Progress | bool | None, unit: str) -> Iterator[Progress | None]:
-    """Give the function that a table's run tells how far it is, which may move a bar.
+    """Yield the progress callback for the run of a table, which may advance a bar.
 
     Args:
-        progress: That function; or whether a bar is shown; None shows one in notebooks alone.
-        unit: What is counted, in the plural.
+        progress: The callback itself, or whether to show a bar; None shows one only in notebooks.
+        unit: Name of the unit of work, in the plural.
     """
     if callable(progress):
         yield progress
@@ -59,7 +59,7 @@ def reported(progress: Progress | bool | None, unit: str) -> Iterator[Progress |
 
 
 def length_of(items: object) -> int | None:
-    """Return how many items there are, or None if that is known only at their end."""
+    """Return the number of items, or None if it is known only at their end."""
     return len(items) if isinstance(items, Sized) else None
 
 
@@ -69,6 +69,6 @@ def _is_shown(progress: bool | None) -> bool:
 
 
 def _bar(count: int | None, unit: str) -> Any:
-    # That of `auto` is of HTML in notebooks.
+    # The bar of `tqdm.auto` is HTML in notebooks.
     kind: Any = import_module("tqdm.auto" if is_installed("ipywidgets") else "tqdm").tqdm
     return kind(total=count, unit=f" {unit}", dynamic_ncols=True)

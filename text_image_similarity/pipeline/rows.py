@@ -1,4 +1,4 @@
-"""What a run holds on to: the rows within its reach and their images."""
+"""The state of a run: the rows in its look-ahead and their images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Outcome = Vector | RowError
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Item]):
-    """A row that is to be scored.
+    """A row to score.
 
     Args:
-        key: Rows with the same key share one image.
+        key: Key of the image; rows with the same key share one image.
         item: Where the image comes from.
         text: The caption.
-        references: Captions that it is compared with.
+        references: Reference captions.
     """
 
     key: Hashable
@@ -36,12 +36,12 @@ class Work(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class LoadedImage:
-    """An image that was read.
+    """An image that has been loaded.
 
     Args:
-        key: Stands for its content and the model, or None for an image that came without a file.
-        pixels: What the encoder takes, or None if `vector` is known.
-        vector: Its embedding, where that is remembered.
+        key: Key of its content and the model, or None for an image that came without a file.
+        pixels: The encoder's input, or None if `vector` is known.
+        vector: Its embedding, if it is remembered.
     """
 
     key: bytes | None
@@ -57,11 +57,11 @@ class PendingImage:
     def __init__(self, loading: Future[LoadedImage | RowError]) -> None:
         self._loading: Future[LoadedImage | RowError] | None = loading
         self.content: LoadedImage | None = None
-        self.key: bytes | None = None  # that of the content, once it is loaded
+        self.key: bytes | None = None  # key of the content, once it is loaded
         self.outcome: Outcome | None = None
 
     def loaded(self) -> LoadedImage | None:
-        """Wait for the image; None if it failed or is encoded already."""
+        """Wait for the image; None if it failed or is already encoded."""
         if self._loading is not None:
             found, self._loading = self._loading.result(), None
             if isinstance(found, RowError):
@@ -76,7 +76,7 @@ class PendingImage:
             self._loading.cancel()
 
     def finish(self, outcome: Outcome) -> None:
-        """Keep the vector or the error, drop the pixels."""
+        """Keep the vector or the error, and drop the pixels."""
         self.outcome, self.content = outcome, None
 
 
@@ -85,11 +85,11 @@ class PendingRow(Generic[Tag]):
     """One row of a run.
 
     Args:
-        tag: The caller's.
-        image: Its image; or what keeps the row from a score, whatever the image is; or the result that it has already.
+        tag: Tag from the caller.
+        image: Its image, or the error that fails the row whatever the image is, or a result that is already known.
         text: Its caption.
-        size: Bytes of the row's own content.
-        references: Captions that its caption is compared with.
+        size: Size of the row's own content in bytes.
+        references: Reference captions.
     """
 
     tag: Tag
@@ -100,12 +100,12 @@ class PendingRow(Generic[Tag]):
 
     @property
     def needs_caption(self) -> bool:
-        """Whether the row's score depends on its caption, as far as is known."""
+        """Whether the row's score depends on its caption, as far as is known so far."""
         return isinstance(self.image, PendingImage) and not isinstance(self.image.outcome, RowError)
 
     @property
     def content_key(self) -> bytes | None:
-        """What the image's content is known under; None if it could not be read, or came without a file."""
+        """Key of the image's content; None if the image could not be read or came without a file."""
         return self.image.key if isinstance(self.image, PendingImage) else None
 
     @property
@@ -113,12 +113,12 @@ class PendingRow(Generic[Tag]):
         """The image's vector or its error; only after its batch is encoded."""
         outcome = self.image.outcome if isinstance(self.image, PendingImage) else self.image
         if outcome is None or isinstance(outcome, ScoreResult):
-            raise AssertionError("a row is answered after its image is encoded")
+            raise AssertionError("the outcome of a row is known only after its image is encoded")
         return outcome
 
 
 class DeferredErrors(Generic[Item]):
-    """An iterable whose exception waits until the rows before it are answered."""
+    """An iterable whose exception is raised only after the earlier rows have their results."""
 
     def __init__(self, rows: Iterable[Item]) -> None:
         self._rows = iter(rows)

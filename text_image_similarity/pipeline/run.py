@@ -1,6 +1,6 @@
 """One pass over the rows, in which fetching, decoding and encoding overlap.
 
-While one batch is encoded the threads fetch and decode the next ones, up to a fixed look-ahead. Batches are filled in
+While one batch is encoded, threads fetch and decode the next ones, up to a fixed look-ahead. Batches are filled in
 input order and end with their part. Nothing is kept per row.
 """
 
@@ -28,26 +28,26 @@ from .rows import DeferredErrors, Item, LoadedImage, Outcome, PendingImage, Pend
 from .stages import Stages, cut_of, vectors_of
 from .stats import RunStats
 
-_AHEAD_BYTES = 256 * 1024 * 1024  # look-ahead ends here too, so that large rows do not fill the memory
-_AHEAD_KNOWN = 64  # times the look-ahead: rows that have their result already wait for nothing
+_AHEAD_BYTES = 256 * 1024 * 1024  # bytes that also limit the look-ahead, so that large rows do not fill the memory
+_AHEAD_KNOWN = 64  # times the look-ahead, for rows that already have their result and need no loading
 
 
 class _Mark(Enum):
-    """Where a part ends, among its rows."""
+    """A marker of the end of a part among its rows."""
 
     END = "end of a part"
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What runs of one session share.
+    """The resources that runs of one session share.
 
     Args:
         stages: The steps of scoring.
-        memory: The embeddings that are known.
-        loaders: Threads that fetch, decode and resize.
-        tokenizer: A thread that turns captions into tokens while images are encoded.
-        feeders: Processes that do what `loaders` do, where there are any.
+        memory: Remembered embeddings.
+        loaders: Threads that fetch, decode and resize images.
+        tokenizer: Thread that tokenizes captions while images are encoded.
+        feeders: Processes that do the work of `loaders`, if there are any.
     """
 
     config: Config
@@ -64,9 +64,9 @@ class Run(Generic[Item, Tag]):
     Rows of a part with the same key share one image; so do images, and captions, with the same content.
 
     Args:
-        context: What it shares with others.
-        read: Gives an item's encoded bytes, or its image in RGB; called on loader threads.
-        stats: Told what happens.
+        context: Resources shared with other runs.
+        read: Function that returns an item's encoded bytes, or its image in RGB; called on loader threads.
+        stats: Counters to update.
     """
 
     def __init__(self, context: RunContext, read: Callable[[Item], bytes | Image.Image], stats: RunStats) -> None:
@@ -78,13 +78,13 @@ class Run(Generic[Item, Tag]):
         self._begun = 0  # images
         self._images: Recent[Hashable, PendingImage] = Recent(2 * self._look_ahead)
         self._waiting: deque[PendingRow[Tag] | _Mark] = deque()
-        self._ahead = 0  # rows waiting that are to be scored
-        self._ahead_bytes = 0  # what they bring along: data: URLs and images in memory may be large
+        self._ahead = 0  # waiting rows that need a score
+        self._ahead_bytes = 0  # bytes of these rows: data: URLs and images in memory may be large
 
     def results(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
     ) -> Generator[tuple[Tag, ScoreResult]]:
-        """Yield one result per row with the row's tag, in order; a row that has its result already keeps it."""
+        """Yield one result per row with the row's tag, in order; a row that already has a result keeps it."""
         for batch, images, ends_part in self._batches(self._started(parts)):
             captions, new = self._known_captions(
                 text for row in batch if row.needs_caption for text in (row.text, *row.references)
@@ -96,7 +96,7 @@ class Run(Generic[Item, Tag]):
             captions |= self._encode_captions(new, tokens.result())
             cut = cut_of(texts, tokens.result()) | (known.result() if known else set())
             results = list(self._score(batch, captions))
-            if ends_part:  # before the last result is out: who has it may stop here
+            if ends_part:  # before the last result is yielded: its receiver may stop here
                 self._embeddings.end_part()
             for row, result in zip(batch, results, strict=True):
                 if result is not row.image:
@@ -106,7 +106,7 @@ class Run(Generic[Item, Tag]):
     def embeddings(
         self, items: Iterable[tuple[Tag, Hashable, Item]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Yield the vector of each (tag, key, item), or what went wrong, in order, with its tag and its content's key."""
+        """Yield the vector or the error of each (tag, key, item), in order, with its tag and the key of its content."""
         started = (self._start_image(tag, Work(key, item, ""), "") for tag, key, item in items)
         for batch, images, _ in self._batches(started):
             self._encode_images(images)
@@ -116,7 +116,7 @@ class Run(Generic[Item, Tag]):
     def _started(
         self, parts: Iterable[Iterable[tuple[Tag, Work[Item] | RowError | ScoreResult]]]
     ) -> Iterator[PendingRow[Tag] | _Mark]:
-        """Set rows loading, one after the other, and mark where parts end."""
+        """Start loading rows, one after another, and mark the ends of parts."""
         for part in parts:
             yield from (self._start(tag, work) for tag, work in part)
             self._images.clear()
@@ -125,9 +125,9 @@ class Run(Generic[Item, Tag]):
     def _batches(
         self, started: Iterable[PendingRow[Tag] | _Mark]
     ) -> Iterator[tuple[list[PendingRow[Tag]], list[list[PendingImage]], bool]]:
-        """Start rows a bounded way ahead and yield them in batches.
+        """Start rows with a bounded look-ahead, and yield them in batches.
 
-        Each comes with the images to encode, twins together, and with whether its part ends with it.
+        Each batch comes with the images to encode, copies together, and whether it is the last of its part.
         """
         source, process = DeferredErrors(started), os.getpid()
         try:
@@ -135,7 +135,7 @@ class Run(Generic[Item, Tag]):
             while self._waiting:
                 yield self._next_batch(source)
         finally:
-            # A fork copies no threads, but the locks that they hold: there, to cancel what they work on might wait forever.
+            # A fork copies no threads, but the locks that they hold, so cancelling their work there might wait forever.
             for row in self._waiting if process == os.getpid() else ():
                 if isinstance(row, PendingRow) and isinstance(row.image, PendingImage):
                     row.image.cancel()
@@ -150,7 +150,7 @@ class Run(Generic[Item, Tag]):
         size, scored = self._config.batch_size, 0
         while self._waiting and len(new) < size and scored < 4 * size and len(batch) < _AHEAD_KNOWN * size:
             row = self._waiting.popleft()
-            if isinstance(row, _Mark):  # of a part without rows, or one whose last row was large
+            if isinstance(row, _Mark):  # of a part without rows, or whose last row was large
                 self._refill(source)
                 return batch, list(new.values()), True
             self._count_ahead(row, -1)
@@ -182,12 +182,13 @@ class Run(Generic[Item, Tag]):
         self._ahead_bytes += step * row.size
 
     def _sort_in(self, image: PendingImage, new: dict[Hashable, list[PendingImage]]) -> None:
-        """Finish a loaded image whose content is known, or put it to those that are to be encoded."""
+        """Finish a loaded image whose embedding is known, or add it to those to encode."""
         if image.outcome is not None or (content := image.loaded()) is None:
             return
         key: Hashable = content.key or id(image)
-        if key not in new:  # else it is in this batch, whatever another thread has remembered since
-            # What this part encoded comes before what its threads found remembered, so that timing decides nothing.
+        if key not in new:  # otherwise it is in this batch, whatever another thread has remembered since
+            # Vectors that this part encoded take precedence over remembered ones, so that results do not depend on
+            # timing.
             vector = content.vector if content.key is None else self._embeddings.get(content.key, content.vector)
             if vector is not None:
                 image.finish(vector)
@@ -197,7 +198,7 @@ class Run(Generic[Item, Tag]):
             twins.append(image)
 
     def _start(self, tag: Tag, work: Work[Item] | RowError | ScoreResult) -> PendingRow[Tag]:
-        """Check a row's caption and set its image loading."""
+        """Check a row's caption and start loading its image."""
         if isinstance(work, (RowError, ScoreResult)):
             return PendingRow(tag, work, "", 0)
         caption = caption_of(work.text)
@@ -208,7 +209,7 @@ class Run(Generic[Item, Tag]):
         )
 
     def _start_image(self, tag: Tag, work: Work[Item], text: str) -> PendingRow[Tag]:
-        """Set an image loading, unless one with the same key is within reach."""
+        """Start loading an image, unless one with the same key is in the look-ahead."""
         image = self._images.get(work.key)
         if image is None:
             image = self._images.put(work.key, PendingImage(self._loading(work.item)))
@@ -217,7 +218,7 @@ class Run(Generic[Item, Tag]):
         return PendingRow(tag, image, text, size, references)
 
     def _loading(self, item: Item) -> Future[LoadedImage | RowError]:
-        """Have one image read, decoded and resized: by a feeder, or on a loader thread."""
+        """Have one image read, decoded and resized, by a feeder or on a loader thread."""
         self._begun += 1
         feeders = None if isinstance(item, (Image.Image, np.ndarray)) else self._feeders.after(self._begun)
         if feeders is None or isinstance(found := image_of(item), RowError):
@@ -238,7 +239,7 @@ class Run(Generic[Item, Tag]):
                 image.finish(outcome)
 
     def _known_captions(self, texts: Iterable[str]) -> tuple[dict[str, Outcome], dict[str, bytes]]:
-        """Return the captions whose vectors are known, with them, and the others with their keys, those of like length together."""
+        """Return the known captions with their vectors, and the other captions with their keys, sorted by length."""
         keys = {text: self._stages.caption_key(text) for text in dict.fromkeys(texts)}
         known = self._embeddings.get_many(list(keys.values()))
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
@@ -256,7 +257,7 @@ class Run(Generic[Item, Tag]):
         for row in batch:
             if not isinstance(row.image, ScoreResult):
                 outcome = row.outcome
-                # The caption of a row whose image failed need not be among them.
+                # The caption of a row whose image failed need not be encoded.
                 pairs.append(
                     outcome
                     if isinstance(outcome, RowError)
@@ -267,7 +268,7 @@ class Run(Generic[Item, Tag]):
 
 
 def _size(item: object) -> int:
-    """Return roughly how many bytes a row's own image or reference takes."""
+    """Return the approximate size in bytes of a row's own image or reference."""
     if isinstance(item, Image.Image):
         return item.width * item.height * len(item.getbands())
     if isinstance(item, (np.ndarray, memoryview)):

@@ -1,6 +1,6 @@
-"""Records in, scores out: `score` for an array, `score_pairs` for references, `score_images` for images in memory.
+"""Scoring: `score` returns an array, `score_pairs` takes references, `score_images` takes images in memory.
 
-Each call opens a `Scorer` of its own and closes it at the end; to make many calls, keep one open.
+Each call opens its own `Scorer` and closes it at the end; for many calls, keep one open.
 """
 
 from __future__ import annotations
@@ -40,21 +40,22 @@ def score(
     """Score images with texts, and return the scores as an array.
 
     Args:
-        images: One for each text, as for `score_images`: paths, URLs, PIL images, arrays, encoded files. A single one is scored with
-            every text.
-        texts: One for each image. A single one is scored with every image.
+        images: One image for each text, as for `score_images`: paths, URLs, PIL images, arrays, encoded files. A single
+            image is scored with every text.
+        texts: One text for each image. A single text is scored with every image.
         model: A model's name, or a `Config`; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `model` names.
-        progress: Whether a bar shows how far the work is; None shows one in notebooks alone.
+        progress: Whether to show a progress bar; None shows one only in notebooks.
 
     Returns:
-        Shape (n,), float32, in the score kind of the settings: cosines from -1 to 1. A pair that failed is NaN, and a warning in the
-        log says why; `score_pairs` and `score_images` return the error of each.
+        Scores, shape (n,), float32, in the score kind of the settings: by default cosines from -1 to 1. A pair that
+        failed is NaN, and a warning in the log says why; `score_pairs` and `score_images` return the error of each
+        pair.
 
     Raises:
         ConfigError, ModelError: The model cannot be used.
-        InputTypeError: An image or a text is something else.
-        ValueError: There are several of both, and more of one than of the other.
+        InputTypeError: An image or a text has a type that is not supported.
+        ValueError: There are several images and several texts, and their numbers differ.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -91,26 +92,27 @@ def score_pairs(
     stats: RunStats | None = None,
     progress: bool | None = False,
 ) -> Generator[ScoreResult]:
-    """Score how well each record's image matches its text.
+    """Score how well the image of each record matches its text.
 
-    Lazy and streaming: results come in input order, look-ahead is bounded, and an endless iterable is fine. Closing the
-    iterator stops its threads.
+    Results are computed lazily, in input order and with a bounded look-ahead, so the iterable may be endless. Closing
+    the iterator stops its threads.
 
     Args:
-        records: Images with their captions: a `Record`, a tuple `(image, text)`, or a mapping with the keys `url` (or `image`) and
-            `text` (or `caption`) each.
+        records: Images with their captions. Each is a `Record`, a tuple `(image, text)`, or a mapping with the keys
+            `url` (or `image`) and `text` (or `caption`).
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network.
-        stats: Counters to update while the run goes.
-        progress: Whether a bar shows how many results were read; None shows one in notebooks alone.
+        transport: Transport for HTTP requests, for tests; None is the network.
+        stats: Counters to update during the run.
+        progress: Whether to show a progress bar, which counts the results that were read; None shows one only in
+            notebooks.
 
     Returns:
-        One result per record. A row that fails carries its error and never raises.
+        One result per record. The result of a row that fails carries its error; no exception is raised.
 
     Raises:
-        ConfigError, ModelError: At once, before a record is read.
-        InputTypeError: At once for what is in a list, else while iterating: something is not a record.
+        ConfigError, ModelError: Immediately, before a record is read.
+        InputTypeError: An item is not a record; raised immediately for the items of a list, otherwise while iterating.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -132,15 +134,15 @@ def score_images(
     encoder: Encoder | None = None,
     progress: bool | None = False,
 ) -> Generator[ScoreResult]:
-    """Score images that are in memory already, with the same numbers as from their files.
+    """Score images in memory, with the same results as from their files.
 
-    With `preprocess="fast"` that holds for encoded files: an image that is open already is decoded whole.
+    With `preprocess="fast"`, this is true of encoded files only: an image that is already open is decoded at full size.
 
     Args:
         images: PIL images of any mode (turned upright if they come straight from `Image.open`), RGB arrays and tensors
             (h, w, 3) or (3, h, w), of uint8 or of floats from 0 to 1, encoded files (bytes; the fastest, because they are decoded on
             several threads), mappings `{"bytes": ..., "path": ...}`, or references as for `embed_images`.
-        texts: One caption for each.
+        texts: One caption for each image.
         config: The settings of the run, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
         progress: As for `score_pairs`.
@@ -149,9 +151,10 @@ def score_images(
         One result per pair, in order, as from `score_pairs`.
 
     Raises:
-        ConfigError, ModelError: At once.
-        InputTypeError: At once for what is in a list, else while iterating: an image is something else, such as a tensor.
-        ValueError: There are more of one than of the other; while iterating, where that is not known before.
+        ConfigError, ModelError: Immediately.
+        InputTypeError: An image or a caption has a type that is not supported; raised immediately for the items of a
+            list, otherwise while iterating.
+        ValueError: The numbers of images and captions differ; raised while iterating if they are not known before.
     """
     images, texts = check_pairs(images, texts)  # before a model is loaded
     scorer = Scorer(config, encoder=encoder)

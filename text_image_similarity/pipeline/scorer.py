@@ -1,4 +1,4 @@
-"""The session: a model with connections, threads and remembered embeddings, opened once and used for many calls."""
+"""Sessions: a model with connections, threads and remembered embeddings, opened once and used for many calls."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from .stats import RunStats
 
 
 class Scorer:
-    """Scores and embeds, call after call, with one model, one pool of connections and threads, and one memory.
+    """A session that scores and embeds with one model, one pool of threads, and one memory of embeddings.
 
-    A context manager, and safe to share between threads. Threads and connections are opened when they are first needed, and
-    again in a forked process. Calls at the same time share the threads: the images of one wait behind those that others
-    have queued, so give a long run over a table a session of its own.
+    It is a context manager, and safe to share between threads. Threads and connections are opened on first use, and
+    again in a forked process. Concurrent calls share the threads: the images of one call wait behind those that others
+    have queued, so give a long run over a table its own session.
 
     Args:
         config: The settings of all calls, or a model's name; None is `Config()`.
         encoder: A loaded encoder to use and share; None loads the one that `config` names.
-        transport: Where http requests go, for tests; None is the network. With one, no feeders start.
-        known: Gives the embedding that somebody has for a content's key, or None; called on many threads.
+        transport: Transport for HTTP requests, for tests, without feeders; None is the network.
+        known: Function from the key of an image's content to an embedding from elsewhere, or None; thread-safe.
 
     Raises:
-        ConfigError, ModelError: The model, or the embedding cache, cannot be used.
+        ConfigError, ModelError: The model or the embedding cache cannot be used.
 
     Example:
         >>> from text_image_similarity.encoders.testing import ColourEncoder
@@ -78,16 +78,16 @@ class Scorer:
         self._begin()
 
     def _begin(self) -> None:
-        """Begin with nothing opened but the file of the embedding cache."""
+        """Start with only the file of the embedding cache open."""
         self._process = os.getpid()
-        # Where a vector depends on what is encoded beside it, a resumed run would meet other vectors in memory.
+        # If a vector depends on the rest of its batch, a resumed run would find other vectors in memory.
         entries = REMEMBERED if as_preparing(self.encoder).batch_invariant else 0
         self._memory = EmbeddingMemory(entries, open_cache(self.config, self.encoder), self._known)
-        self._opening = RLock()  # held while one of the next three is made, or all are closed
+        self._opening = RLock()  # held while one of the next three is created, or all are closed
         self._made_stages: Stages | None = None
         self._made_fetcher: Fetcher | None = None
         self._made_context: RunContext | None = None
-        # An image that Image.open left unread may be given twice, and two threads must not read it.
+        # An image that Image.open has not read yet may occur twice, and two threads must not read it at once.
         self._reading = Lock()
 
     def __repr__(self) -> str:
@@ -100,10 +100,10 @@ class Scorer:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Scorer cannot be pickled or copied; send its Config, and make another one where it is used")
+        raise TypeError("a Scorer cannot be pickled or copied; send its Config, and create one where it is used")
 
     def close(self) -> None:
-        """Stop downloads and threads; calls that are under way end with a `UsageError`."""
+        """Stop downloads and threads; calls in progress end with a `UsageError`."""
         if sys.is_finalizing():
             return  # the threads are dead, and the locks that they held stay locked
         self._begin_after_fork()
@@ -120,7 +120,7 @@ class Scorer:
         self._memory.close()
 
     def score_pairs(self, records: Iterable[RecordLike], *, stats: RunStats | None = None) -> Generator[ScoreResult]:
-        """Score records as the function `score_pairs` does.
+        """Score records like the function `score_pairs`.
 
         Args:
             records: Images and captions.
@@ -131,10 +131,10 @@ class Scorer:
     def score_tagged(
         self, rows: Iterable[tuple[Tag, Record | ScoreResult]], *, stats: RunStats | None = None
     ) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score records that carry whatever the caller needs to know with their results.
+        """Score records with tags that come back with their results.
 
         Args:
-            rows: A tag and a record each; or a tag and a result that is known already, which comes back in its place.
+            rows: Tags with records, or with results that are already known, which come back unchanged.
             stats: Counters to update while the call resumes.
 
         Returns:
@@ -145,12 +145,12 @@ class Scorer:
     def score_parts(
         self, parts: Iterable[Iterable[tuple[Tag, Record | ScoreResult]]], *, stats: RunStats | None = None
     ) -> Generator[tuple[Tag, ScoreResult]]:
-        """Score tagged records part by part; what a part's numbers are does not depend on other parts.
+        """Score tagged records part by part; the scores of a part do not depend on other parts.
 
-        So a job that keeps its finished parts may resume later and get the numbers of one that never stopped.
+        A job that keeps its finished parts may therefore resume later and get the scores of a run that never stopped.
 
         Args:
-            parts: Rows as for `score_tagged`, in parts that end with the iterable that holds them.
+            parts: Iterables of rows as for `score_tagged`, one for each part.
             stats: Counters to update while the call resumes.
         """
         stats = stats or RunStats()
@@ -162,11 +162,11 @@ class Scorer:
         return self._score(read, (((tag, work_of(record)) for tag, record in part) for part in parts), stats)
 
     def score_images(self, images: Iterable[ImageSource], texts: Iterable[str]) -> Generator[ScoreResult]:
-        """Score images that are in memory already, as the function `score_images` does.
+        """Score images in memory like the function `score_images`.
 
         Args:
-            images: PIL images, RGB arrays or tensors, encoded files, mappings that hold one, or references.
-            texts: One caption for each.
+            images: PIL images, RGB arrays or tensors, encoded files, mappings that hold a file, or references.
+            texts: One caption for each image.
         """
         pair_score(self.config, "score_images")
         given = zip(*check_pairs(images, texts), strict=True)
@@ -174,10 +174,10 @@ class Scorer:
         return untagged(self._score(self._read_image, in_parts(works, self.config.chunk_size), RunStats()))
 
     def embed_images(self, images: Iterable[ImageSource]) -> Generator[Outcome]:
-        """Encode images as `score_pairs` and `score_images` do, lazily and with a bounded look-ahead.
+        """Encode images like `score_pairs` and `score_images`, lazily and with a bounded look-ahead.
 
         Args:
-            images: References (paths, http(s), `file:` and `data:` URLs), images in memory, encoded files or mappings that hold one.
+            images: References (paths or URLs), images in memory, encoded files, or mappings that hold a file.
 
         Returns:
             For each image, in order, its unit vector, (embed_dim,) float32, or a `RowError`, which is not raised.
@@ -188,9 +188,9 @@ class Scorer:
     def embed_tagged(
         self, images: Iterable[tuple[Tag, ImageSource]]
     ) -> Generator[tuple[tuple[Tag, bytes | None], Outcome]]:
-        """Encode images as `embed_images` does, each with a tag that comes back beside its vector.
+        """Encode images like `embed_images`, each with a tag that comes back with its vector.
 
-        With the tag comes the key that the image's content is known under: None if it could not be read, or is in memory.
+        The tag is followed by the key of the image's content; None if it could not be read or is in memory.
         """
         self._check_open()
 
@@ -209,7 +209,7 @@ class Scorer:
             texts: Captions.
 
         Returns:
-            For each caption, in order, its unit vector or a `RowError`, as `embed_images` does.
+            For each caption, in order, its unit vector or a `RowError`, as from `embed_images`.
         """
         self._check_open()
         rest = iter(texts_of(texts))
@@ -233,8 +233,9 @@ class Scorer:
             texts: Captions.
 
         Returns:
-            Shape (images, captions), float32, in the score kind of `config.score`, each value as `score_pairs` gives it. The row of an
-            image, or the column of a caption, that could not be encoded is NaN; `embed_images` and `embed_texts` say why.
+            Scores, shape (images, captions), float32, in the score kind of `config.score`, equal to those from
+            `score_pairs`. NaN where an image or a caption could not be encoded; `embed_images` and `embed_texts` return
+            the reason.
         """
         kind, missing = pair_score(self.config, "a matrix"), np.full(self.encoder.embed_dim, np.nan, np.float32)
         rows, columns = (
@@ -259,7 +260,7 @@ class Scorer:
         return results()
 
     def _embedded(self, texts: list[str]) -> dict[str, Outcome]:
-        """Return the vectors of distinct captions, those that are not known encoded together."""
+        """Return the vectors of distinct captions, encoding the unknown ones together."""
         keys = {text: self._stages.caption_key(text) for text in texts}
         known = self._memory.get_many(keys.values())
         found: dict[str, Outcome] = {text: known[key] for text, key in keys.items() if key in known}
@@ -276,18 +277,18 @@ class Scorer:
         return found if isinstance(found, bytes) else self._fetcher.fetch(found)
 
     def _begin_after_fork(self) -> None:
-        if self._process != os.getpid():  # what the parent opened is kept, because to close it breaks its connections
+        if self._process != os.getpid():  # keep what the parent opened: closing it would break its connections
             self._inherited = (self._memory, self._made_stages, self._made_fetcher, self._made_context)
             self._begin()
 
     def _check_open(self) -> None:
         self._begin_after_fork()
         if self._closed:
-            raise UsageError("this Scorer is closed; make another one")
+            raise UsageError("this Scorer is closed; create a new one")
 
     @contextmanager
     def _while_open(self, results: Generator[Item]) -> Iterator[Iterator[Item]]:
-        """Give the results of a run up to the moment when `close` is called; what comes then was cut short."""
+        """Yield the results of a run until `close` is called; later results would be incomplete."""
 
         def checked() -> Iterator[Item]:
             for result in in_one_process(results):
@@ -298,7 +299,7 @@ class Scorer:
             with closing(results):
                 yield checked()
         except CancelledError:
-            self._check_open()  # else the cancellation is the caller's own
+            self._check_open()  # otherwise the caller cancelled it
             raise
 
     @property

@@ -1,4 +1,4 @@
-"""Sessions of calls: one that the caller keeps open, one that is opened and closed for a call, or one after the other."""
+"""Sessions of calls: one that the caller keeps open, one that is opened for a single call, or one after another."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def through(
     encoder: Encoder | None,
     transport: httpx.BaseTransport | None,
 ) -> Generator[Result]:
-    """Return the results of a session.
+    """Return the results of a call, in the caller's session or in one that is opened for it.
 
     Args:
-        given: An open session, or the settings of one that ends with its results.
-        results: Starts the call in a session.
-        encoder: As for `Scorer`, and so is `transport`; for a session that is opened here.
+        given: An open session, or the settings of a session to open and to close after the results.
+        results: Function that starts the call in a session.
+        encoder: As for `Scorer`, like `transport`; for a session that is opened here.
 
     Raises:
-        ConfigError, ModelError: At once: no session can be opened.
+        ConfigError, ModelError: Immediately, if no session can be opened.
     """
     if isinstance(given, Scorer):
         return results(given)
@@ -39,11 +39,11 @@ def through(
 
 
 class Sessions:
-    """Sessions one after the other, with the same settings and model.
+    """Consecutive sessions with the same settings and model.
 
     Args:
-        first: The first one.
-        transport: As for `Scorer`; of those after it.
+        first: The first session.
+        transport: As for `Scorer`; used by later sessions.
     """
 
     def __init__(self, first: Scorer, *, transport: httpx.BaseTransport | None = None) -> None:
@@ -52,7 +52,7 @@ class Sessions:
         self._used = False
 
     def next(self) -> Scorer:
-        """Return a session that nobody has used; the caller closes it."""
+        """Return an unused session, which the caller must close."""
         if self._used:
             self.latest = Scorer(self.latest.config, encoder=self.latest.encoder, transport=self._transport)
         self._used = True

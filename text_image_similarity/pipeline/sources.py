@@ -1,4 +1,4 @@
-"""What callers hand in, on its way into a run: references, images in memory, rows cut into parts."""
+"""Conversion of arguments into the work of a run: references, images in memory, rows cut into parts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ImageSource = ImageCell | os.PathLike[str] | ImageLike
 
 
 def in_parts(items: Iterable[Item], size: int) -> Iterator[Iterator[Item]]:
-    """Cut an iterable lazily; a part is to be used up before the next one is asked for."""
+    """Cut an iterable into parts, lazily; each part must be consumed before the next one is requested."""
     rest = iter(items)
     for first in rest:
         yield chain([first], islice(rest, size - 1))
 
 
 def work_of(record: Record | ScoreResult) -> Work[str | bytes] | RowError | ScoreResult:
-    """Return what a run does for a record, or why it has no score; a result that is known already stays.
+    """Return the work for a record, or why it has no score; a result that is already known is returned unchanged.
 
     Raises:
-        InputTypeError: It is not a record, or holds an image that is not an encoded file.
+        InputTypeError: The value is not a record, or holds an image that is not an encoded file.
     """
     if isinstance(record, ScoreResult):
         return record
@@ -38,14 +38,14 @@ def work_of(record: Record | ScoreResult) -> Work[str | bytes] | RowError | Scor
 
 
 def key_of(image: ImageSource, number: int) -> Hashable:
-    """Return what stands for an image among those within reach: its reference, or its number for one in memory."""
+    """Return the key of an image in the look-ahead: its reference, or its number if it is in memory."""
     return _key(str(image)) if isinstance(image, (str, os.PathLike)) else number
 
 
 def _key(image: str | bytes) -> Hashable:
-    """Return a reference, or the digest of a file or a long data: URL."""
+    """Return a reference itself, or the digest of a file or a long data: URL."""
     if isinstance(image, str):
         if len(image) <= 256:
             return image
         image = image.encode("utf-8", "surrogatepass")
-    return sha256(image).digest()  # for which most processors have instructions: 75 KB in 50 µs, by BLAKE2b in 130
+    return sha256(image).digest()  # most processors have instructions for it: 75 KB take 50 µs, with BLAKE2b 130

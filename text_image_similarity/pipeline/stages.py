@@ -1,7 +1,6 @@
-"""What is done with one encoder to an image, a batch and a pair: the steps that a run over a table and the service share.
+"""The steps of scoring with one encoder, for an image, a batch and a pair, shared by runs over tables and the service.
 
-So both give the same numbers. Steps may be called from any thread; who calls them, when and in which batches is not
-decided here.
+Both therefore give the same scores. The steps may be called from any thread; callers decide when, and in which batches.
 """
 
 from __future__ import annotations
@@ -33,20 +32,21 @@ class Stages:
     """The steps of scoring with one encoder.
 
     Args:
-        find: Gives the embedding that is kept for an image's content key, or None; called on loading threads.
+        find: Function that returns the remembered embedding for an image's content key, or None; called on loading
+            threads.
     """
 
     def __init__(self, config: Config, encoder: Encoder, find: Callable[[bytes], Vector | None]) -> None:
         self._stats = RunStats()
         self._batch_size = config.batch_size
         self._encoder = as_preparing(encoder)
-        self.prepares = self._encoder is encoder  # if not, images wait at their full size
+        self.prepares = self._encoder is encoder  # otherwise, images wait at full size
         self._several = encoder if isinstance(encoder, SeveralEncoders) else None
         self._fingerprint = encoder.info.fingerprint or ""
         self._images = PixelLoader(config, self._encoder, self._fingerprint, find, cores=usable_cores())
 
     def with_stats(self, stats: RunStats) -> Stages:
-        """Return the same steps, with other counters told how long they take."""
+        """Return the same steps with other counters of the time spent."""
         other = copy(self)
         other._stats = stats
         return other
@@ -60,21 +60,21 @@ class Stages:
         """Read, decode and resize one image; never raises.
 
         Args:
-            read: Gives the image's encoded bytes, or the image in RGB.
+            read: Function that returns the image's encoded bytes, or the image in RGB.
         """
         return self._images.load(read, self._stats)
 
     def caption_key(self, text: str) -> bytes:
-        """Return what a caption's embedding is kept under."""
+        """Return the key of a caption's embedding."""
         return content_key(self._fingerprint, "text", text.encode("utf-8", "surrogatepass"))
 
     def tokens(self, texts: list[str]) -> list[Any] | None:
-        """Turn captions into tokens; None if one of them breaks the tokenizer."""
+        """Tokenize captions; None if one of them breaks the tokenizer."""
         try:
             with self._stats.timed("tokenize"):
                 tokens = list(self._encoder.tokenize(texts))
                 return tokens if len(tokens) == len(texts) else None
-        except Exception:  # found out and told caption by caption afterwards
+        except Exception:  # reported caption by caption later
             return None
 
     def cut_among(self, texts: Sequence[str]) -> set[str]:
@@ -82,7 +82,7 @@ class Stages:
         return cut_among(self._encoder, texts)
 
     def encode_images(self, pixels: list[Any]) -> list[Outcome]:
-        """Encode a batch of what `load` prepared.
+        """Encode a batch of images prepared by `load`.
 
         Raises:
             DeviceLostError: Nothing more can be encoded.
@@ -95,7 +95,7 @@ class Stages:
 
         Args:
             texts: Captions.
-            tokens: What `tokens` said of them.
+            tokens: Result of `tokens` for them.
 
         Raises:
             DeviceLostError: Nothing more can be encoded.
@@ -109,10 +109,10 @@ class Stages:
             ]
 
     def score(self, found: Sequence[Sequence[Vector] | RowError], kind: RowScore) -> Iterator[ScoreResult]:
-        """Yield the score of each row's vectors, or the failure of a row that has none.
+        """Yield the score of each row's vectors, or the failure of a row that lacks one.
 
         Args:
-            found: For each row the vectors of its image, its caption, and the caption's references if `kind` needs them.
+            found: For each row, the vectors of its image, of its caption, and of its references if `kind` needs them.
             kind: The score kind.
         """
         good = [vectors for vectors in found if not isinstance(vectors, RowError)]
@@ -135,7 +135,7 @@ class Stages:
                 yield next(scores)
 
     def own(self, outcome: Outcome) -> Outcome:
-        """Return an outcome that a caller may change, its vector of length 1; what is remembered stays as it is."""
+        """Return a copy of an outcome, with a vector of length 1, that callers may change freely."""
         if isinstance(outcome, RowError):
             return outcome
         return outcome.copy() if self._several is None else self._several.unit(outcome)
@@ -147,7 +147,7 @@ class Stages:
 def _scores(
     rows: Sequence[Sequence[Vector]], sides: tuple[Embeddings, Embeddings], kind: RowScore, part: slice = slice(None)
 ) -> Scores:
-    """Return the scores of rows by some columns of their vectors, shape (n,)."""
+    """Return the scores of rows, shape (n,), computed from some columns of their vectors."""
     cosines = cosine(*(side[:, part] for side in sides))
     if kind != "ref_clipscore":
         return score(cosines, kind)
@@ -163,17 +163,17 @@ def cut_among(encoder: Encoder, texts: Sequence[str]) -> set[str]:
     ]  # a token has a byte or more
     try:
         return cut_of(long, as_preparing(encoder).tokenize(long) if long else [])
-    except Exception:  # told caption by caption where they are encoded
+    except Exception:  # reported caption by caption when they are encoded
         return set()
 
 
 def cut_of(texts: Sequence[str], tokens: Sequence[Any] | None) -> set[str]:
-    """Return those captions that were cut when they became these tokens."""
+    """Return the captions that were cut when they were tokenized."""
     return {text for text, row in zip(texts, tokens or [], strict=False) if isinstance(row, CutIds)}
 
 
 def vectors_of(*outcomes: Outcome) -> list[Vector] | RowError:
-    """Return a row's vectors, or what went wrong first."""
+    """Return a row's vectors, or its first error."""
     vectors: list[Vector] = []
     for outcome in outcomes:
         if isinstance(outcome, RowError):
@@ -192,18 +192,18 @@ def open_cache(
     """Open the embedding cache that `config` names, if it names one.
 
     Args:
-        max_entries: Most embeddings that a file keeps; Redis has limits of its own.
-        watch: Told what happens to Redis.
+        max_entries: Most embeddings in a file; Redis has its own limits.
+        watch: Observer of the calls to Redis.
 
     Raises:
-        ConfigError: It cannot be used, or not with this encoder.
-        MissingExtraError: It is in Redis, and redis-py is not installed.
+        ConfigError: The cache cannot be used, or not with this encoder.
+        MissingExtraError: The cache is in Redis, and redis-py is not installed.
     """
     if config.embedding_cache is None:
         return None
     if not encoder.info.fingerprint:
         raise ConfigError(
-            "embedding_cache needs an encoder whose `info` has a `fingerprint`, what its embeddings depend on"
+            "embedding_cache needs an encoder whose `info` has a `fingerprint` of everything that its embeddings depend on"
         )
     if is_redis(config.embedding_cache):
         trusted = None if config.ca_file is None else str(config.ca_file)

@@ -14,11 +14,11 @@ from ..records import ScoreResult
 
 @dataclass(slots=True)
 class RunStats:
-    """What a run has done so far; read it at any time.
+    """Counters of a run so far, which may be read at any time.
 
-    `captions_cut` are the scored rows whose caption is longer than the model reads; None if an engine cannot tell.
+    `captions_cut` counts scored rows whose caption is longer than the model reads; it is None if an engine cannot tell.
 
-    Stage seconds are summed over threads, so fetch and decode may exceed the wall clock.
+    Seconds of stages are summed over threads, so fetching and decoding may exceed wall-clock time.
     """
 
     rows: int = 0
@@ -30,7 +30,7 @@ class RunStats:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the time a block takes to a stage."""
+        """Add the time that a block takes to a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -47,7 +47,7 @@ class RunStats:
         """Count one finished row.
 
         Args:
-            result: What came of it.
+            result: Result of the row.
             cut: Whether its caption was cut.
         """
         self.rows += 1

@@ -28,7 +28,7 @@ class SimilarityModel:
         )
         similarity = cosine(image, text)[:, None]  # (n, 1)
         if not np.isfinite(similarity).all():
-            error = RowError(ErrorCode.NON_FINITE, "the model gave no finite embedding")
+            error = RowError(ErrorCode.NON_FINITE, "the model returned an embedding that is not finite")
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
         found = {"similarity": similarity, "image_embeds": image, "text_embeds": text}
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in found.items()])

@@ -1,7 +1,8 @@
-"""Processes that fetch, decode and resize images beside the one that encodes them.
+"""Feeders: separate processes that fetch, decode and resize images for the process that encodes them.
 
-The parent (`pool`) hands out references and gets pixels back through memory that all share (`ring`); a feeder (`program`) does for
-each image what a thread of the run would do, so errors and pixels are the same. `plan` says how many there are, and what each may do.
+The parent (`pool`) hands out references and gets pixels back through shared memory (`ring`); a feeder (`program`) does
+for each image what a thread of the run would do, so errors and pixels are the same. `plan` decides how many feeders
+there are, and the limits of each.
 """
 
 from __future__ import annotations

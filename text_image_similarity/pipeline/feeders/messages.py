@@ -1,7 +1,7 @@
-"""What goes through the pipes between the parent and a feeder: pickled objects, each with its length before it.
+"""Messages in the pipes between the parent and a feeder: pickled objects, each preceded by its length.
 
-Both are the same program on the same machine, and a feeder is trusted as this process is: without it, images would be decoded here.
-`isolate_decoder` keeps images out of the feeders too.
+Both are the same program on the same machine, and a feeder is trusted like this process, which would decode images
+without it. `isolate_decoder` keeps images out of the feeders too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _LENGTH = struct.Struct(">Q")
 
 
 class Order(NamedTuple):
-    """An image that a feeder is to load.
+    """A request to a feeder to load an image.
 
     Args:
-        number: Of the order; 1 or more.
-        place: Of its slot in the shared memory; None for none.
-        item: Its reference, or its file; or, as a number, the bytes of the file in its slot.
+        number: Number of the order, 1 or more.
+        place: Offset of its slot in the shared memory, in bytes; None if it has no slot.
+        item: The image's reference or file; or a number, the size in bytes of the file in its slot.
     """
 
     number: int
@@ -31,14 +31,14 @@ class Order(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What came of an order.
+    """The result of an order.
 
     Args:
-        number: Of the order.
-        key: Stands for the image's content.
-        found: What went wrong, or how the pixels lie in the slot, or the pixels themselves.
-        in_slot: Whether they are in the slot.
-        seconds: What it took, by stage.
+        number: Number of the order.
+        key: Key of the image's content.
+        found: The error, the layout of the pixels in the slot, or the pixels themselves.
+        in_slot: Whether the pixels are in the slot.
+        seconds: Seconds spent, by stage.
     """
 
     number: int
@@ -52,7 +52,7 @@ def send(pipe: IO[bytes], message: Any) -> None:
     """Write a message.
 
     Raises:
-        OSError, ValueError: The pipe has ended, or was closed.
+        OSError, ValueError: The pipe is closed at either end.
     """
     content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
     pipe.write(_LENGTH.pack(len(content)))
@@ -61,7 +61,7 @@ def send(pipe: IO[bytes], message: Any) -> None:
 
 
 def receive(pipe: IO[bytes]) -> Any:
-    """Return the next message, or None at the end of the pipe or in the middle of one.
+    """Return the next message, or None if the pipe ends before or within it.
 
     Raises:
         OSError, ValueError: The pipe was closed.

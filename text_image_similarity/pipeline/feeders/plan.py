@@ -1,6 +1,6 @@
-"""How many feeders a session has, and what each of them may do.
+"""The number of feeders of a session, and the limits of each.
 
-Limits hold for all feeders together: they share out threads, the requests that a host gets at a time, and its retries.
+Limits apply to all feeders together: threads, concurrent requests to a host, and retries are divided among them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from ...system import usable_cores
 from ..pixel_loader import Preparer
 from .preparers import Unchanged, preparer_of
 
-_RING_BYTES = 512 << 20  # of pixels on their way; three batches if those are more
-_MANY_CORES = 8  # more than these keep one process from feeding an encoder on the CPU
-_FEW_CORES = 4  # fewer than these are taken by the process that a GPU waits for
-_LONG_RUN = 512  # images of a run after which `auto` starts feeders: to start takes as long as to load a few hundred
-_AHEAD = 64  # images on their way, for each feeder at least
+_RING_BYTES = 512 << 20  # bytes of pixels in transit; three batches if those are more
+_MANY_CORES = 8  # with more cores than these, one process cannot feed an encoder on the CPU
+_FEW_CORES = 4  # fewer cores than these are used up by the process that a GPU waits for
+_LONG_RUN = 512  # images of a run after which `auto` starts feeders: starting takes as long as loading a few hundred
+_AHEAD = 64  # least images in transit for each feeder
 
 
 @dataclass(frozen=True, slots=True)
 class FeederSettings:
-    """What one feeder is told when it starts.
+    """The settings that a feeder receives when it starts.
 
     Args:
-        config: The run's, with this feeder's share of its threads and of the requests to a host.
-        preparer: Makes images ready for the encoder.
-        fingerprint: Of the encoder.
-        cores: How many images it decodes at the same time.
-        share: Its part of the run's downloads.
-        heif: The module that registers an opener for HEIF, or None.
+        config: The run's settings, with this feeder's share of the threads and of the requests to a host.
+        preparer: Object that prepares images for the encoder.
+        fingerprint: Fingerprint of the encoder.
+        cores: Number of images that it decodes concurrently.
+        share: Its share of the run's downloads.
+        heif: Module that registers an opener for HEIF, or None.
     """
 
     config: Config
@@ -53,13 +53,13 @@ class FeederPlan:
     """The feeders of a session.
 
     Args:
-        settings: Of each feeder.
-        after: How many images a run loads by itself before it starts them.
-        look_ahead: Most images of a run that are under way.
-        slots: Images that the shared memory has room for.
-        slot_bytes: What each of them takes; 0 where images are not arrays of one size.
-        patience_s: Seconds for one image, by the clock, after which its feeder is taken to hang.
-        silence_s: Seconds without a sign of life after which it is.
+        settings: Settings of each feeder.
+        after: Number of images that a run loads by itself before it starts the feeders.
+        look_ahead: Most images of a run in progress at a time.
+        slots: Number of images that fit in the shared memory.
+        slot_bytes: Bytes for each image; 0 if images are not arrays of one size.
+        patience_s: Wall-clock seconds for one image, after which its feeder counts as hanging.
+        silence_s: Seconds without a sign of life, after which a feeder counts as hanging.
     """
 
     settings: tuple[FeederSettings, ...]
@@ -72,10 +72,10 @@ class FeederPlan:
 
 
 def look_ahead_of(config: Config, prepares: bool) -> int:
-    """Return how many rows of a run are under way.
+    """Return how many rows of a run are in progress at a time.
 
     Args:
-        prepares: Whether the encoder's images wait at the model's size; fewer of them wait at their full size.
+        prepares: Whether images wait at the model's size; if they wait at full size, fewer are in progress.
     """
     if prepares:
         return max(8 * config.batch_size, 4 * config.io_workers)
@@ -87,11 +87,12 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
 
     Args:
         config: The session's settings.
-        encoder: Its encoder.
-        skips: Whether there are embeddings of earlier runs; feeders do not see them, and decode what this process would not have to.
+        encoder: The session's encoder.
+        skips: Whether there are embeddings of earlier runs. Feeders cannot see them, and would decode images that this
+            process need not decode.
 
     Raises:
-        ConfigError: `config.feeders` is a number, and the encoder's preparing cannot be sent to another process.
+        ConfigError: `config.feeders` is a number, but the encoder's preprocessing cannot be sent to another process.
     """
     skips = skips or config.embedding_cache is not None
     count = config.feeders if config.feeders != "auto" else 0 if skips else _automatic(encoder)
@@ -116,12 +117,12 @@ def plan_feeders(config: Config, encoder: Encoder, *, skips: bool = False) -> Fe
         look_ahead,
         look_ahead + config.batch_size,
         slot_bytes,
-        max(60.0, 6 * config.limits.decode_s),  # an isolated decoder has three times `decode_s`, and says so itself
+        max(60.0, 6 * config.limits.decode_s),  # more than the limit of an isolated decoder, which reports it itself
     )
 
 
 def _automatic(encoder: Encoder) -> int:
-    """Return how many feeders keep this machine's encoder busy; they have several threads each."""
+    """Return how many feeders, of several threads each, keep this machine's encoder busy."""
     cores = usable_cores()
     on_gpu = (encoder.info.device or "").startswith(("cuda", "mps"))
     if not (cores > _MANY_CORES or (on_gpu and cores >= _FEW_CORES)):
@@ -141,17 +142,17 @@ def _share(whole: int, place: int, count: int) -> int:
 
 
 def _can_be_sent(preparer: Preparer | None) -> bool:
-    if preparer is None or type(preparer).__module__ == "__main__":  # which other processes do not have
+    if preparer is None or type(preparer).__module__ == "__main__":  # other processes do not have it
         return False
     try:
         pickle.dumps(preparer)
-    except Exception:  # whatever an object raises that refuses
+    except Exception:  # any exception of an object that cannot be pickled
         return False
     return True
 
 
 def _bytes_of(preparer: Preparer) -> int:
-    """Return what a prepared image takes in memory; 0 if it is not made of arrays."""
+    """Return the size of a prepared image in bytes; 0 if it does not consist of arrays."""
     prepared: Any = preparer.prepare(Image.new("RGB", (64, 64)))
     arrays = prepared if isinstance(prepared, tuple) else (prepared,)
     return sum(array.nbytes for array in arrays) if all(isinstance(array, np.ndarray) for array in arrays) else 0

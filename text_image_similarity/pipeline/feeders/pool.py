@@ -1,7 +1,8 @@
-"""The parent's side: images go out to feeders, and come back as futures that complete in any order.
+"""The parent's side of feeders: it sends images to them and returns futures, which complete in any order.
 
-No image is lost with a feeder. Those that it had not begun to decode go to another one. Those that it was decoding are suspects:
-each of them is loaded again by a feeder that has nothing else to do, and fails with `decoder_crash` if it ends that one too.
+No image is lost when a feeder ends. Images that it had not begun to decode go to another feeder. Images that it was
+decoding are suspects: each is loaded again by a feeder that does nothing else, and fails with `decoder_crash` if that
+feeder ends too.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from .seats import Errand, Seat
 logger = logging.getLogger("text_image_similarity")
 
 _AT_ONCE = 16  # orders in a message
-_ROOM = 8  # of them, for which a feeder has room when it gets some
-_DEATHS = 3  # of feeders that had an image, after which it is a suspect too
-_ALONE = 2  # of feeders that had nothing else; not 1, because somebody may have killed it
-_FAILED = 1 / 3  # a place stays empty after three starts that fail one after the other,
-_KILLED = 1 / 12  # or twelve that somebody ended
+_ROOM = 8  # orders that a feeder must have room for before it gets some
+_DEATHS = 3  # ends of feeders that had an image, after which it is a suspect too
+_ALONE = 2  # ends of feeders that had nothing else; not 1, because somebody may have killed one
+_FAILED = 1 / 3  # a place stays empty after three consecutive starts that fail,
+_KILLED = 1 / 12  # or after twelve feeders that somebody ended
 
 
 class Feeders:
-    """Processes that load images. Safe to share between threads.
+    """A pool of processes that load images. Safe to share between threads.
 
     Args:
-        plan: How many there are, and what they may do.
-        find: Gives the embedding that is kept for an image's content key, or None.
-        command: What starts one, for tests; None starts the real one.
+        plan: Number and limits of the feeders.
+        find: Function that returns the remembered embedding for an image's content key, or None.
+        command: Command that starts a feeder, for tests; None is the real one.
 
     Raises:
-        ConfigError: They cannot be started here.
+        ConfigError: Feeders cannot be started on this machine.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Feeders:
             Seat(settings, place, Board(self._area.memory, threads, place), Condition(self._lock))
             for place, settings in enumerate(plan.settings)
         ]
-        self._open = set(range(len(self._seats)))  # places that are not given up
+        self._open = set(range(len(self._seats)))  # places that may get a feeder
         self._problem = ""
         self._threads = [Thread(target=self._watch, name="score-feeders", daemon=True)]
         for seat in self._seats:
@@ -87,19 +88,19 @@ class Feeders:
 
     @property
     def usable(self) -> bool:
-        """Whether there is a feeder, or will be one soon."""
+        """Whether there is a feeder or will be one soon."""
         return bool(self._open)
 
     def pids(self) -> list[int]:
-        """Return the processes that live."""
+        """Return the ids of the running processes."""
         return [process.pid for seat in self._seats if (process := seat.process) is not None]
 
     def load(self, item: str | bytes, stats: RunStats) -> Future[LoadedImage | RowError]:
-        """Have an image loaded, and return where it will be.
+        """Have an image loaded, and return a future of it.
 
         Args:
-            item: Its reference or its file.
-            stats: Told how long it took.
+            item: The image's reference or file.
+            stats: Counters that receive the time spent.
         """
         with self._lock:
             self._orders += 1
@@ -114,7 +115,7 @@ class Feeders:
         return errand.future
 
     def close(self) -> None:
-        """End the processes; what they load is wanted no more."""
+        """End the processes and drop the images that they are loading."""
         if sys.is_finalizing():  # the threads are dead, and the pipes' ends end the processes
             return
         with self._lock:
@@ -129,7 +130,7 @@ class Feeders:
         self._area.close()
 
     def abandon(self) -> None:
-        """End the processes without a lock and without waiting, for a garbage collection, which any thread may be in the middle of."""
+        """End the processes without locking or waiting, for the garbage collector, which may interrupt any thread."""
         self._closing.set()
         for seat in self._seats:
             if (process := seat.process) is not None:
@@ -139,7 +140,7 @@ class Feeders:
         return seat.number not in self._open or (seat.process is not None and seat.process.ready)
 
     def _fill(self, seat: Seat) -> None:
-        """Keep a place filled, and take its answers; runs on a thread of its own."""
+        """Keep a place filled, and receive its answers; runs on its own thread."""
         while not self._closing.is_set() and seat.number in self._open:
             try:
                 command = [*self._command, *self._arguments[seat.number]]
@@ -166,7 +167,7 @@ class Feeders:
             self._wake_all()
 
     def _wake_one(self) -> None:
-        """Let the feeder with the least to do take what waits."""
+        """Let the feeder with the least to do take waiting images."""
         if able := [seat for seat in self._seats if self._can_take(seat)]:
             min(able, key=lambda seat: len(seat.under_way)).wake.notify()
 
@@ -176,29 +177,29 @@ class Feeders:
             seat.wake.notify_all()
 
     def _hand_out(self, seat: Seat) -> None:
-        """Send a feeder its orders; runs on a thread of its own."""
+        """Send a feeder its orders; runs on its own thread."""
         while True:
             with self._lock:
                 seat.wake.wait_for(lambda: self._closing.is_set() or self._can_take(seat))
                 if self._closing.is_set():
                     return
                 errands, process = self._taken(seat), seat.process
-                self._wake_one()  # for what it has left
+                self._wake_one()  # for the images that it left
             orders = [self._order(errand) for errand in errands]
             if process is not None and orders:
                 process.send(orders)
-            # So that nothing is kept until there is more to load.
+            # Drop references, which would otherwise be kept until there is more to load.
             del errands, orders
 
     def _can_take(self, seat: Seat) -> bool:
         if seat.process is None or not seat.process.ready or seat.with_suspect:
             return False
         if self._suspects and (not seat.under_way or seat.number == min(self._open)):
-            return not seat.under_way  # one place is emptied for them
+            return not seat.under_way  # one place is emptied for suspects
         return bool(self._fresh) and len(seat.under_way) <= seat.most - _ROOM
 
     def _taken(self, seat: Seat) -> list[Errand]:
-        """Take a suspect, or a few of the images that wait, with what is free of the shared memory."""
+        """Take a suspect or a few waiting images, with free slots of the shared memory."""
         source = self._suspects if self._suspects and not seat.under_way else self._fresh
         most = 1 if source is self._suspects else min(_AT_ONCE, seat.most - len(seat.under_way))
         errands: list[Errand] = []
@@ -221,7 +222,7 @@ class Feeders:
         return Order(errand.number, errand.place, item)
 
     def _complete(self, seat: Seat, answer: Delivery) -> None:
-        """Give an image to who waits for it."""
+        """Complete the future of an image."""
         with self._lock:
             errand = seat.under_way.pop(answer.number, None)
             if errand is None:
@@ -231,7 +232,7 @@ class Feeders:
             errand.stats.seconds.update(answer.seconds)
         try:
             found = self._found(errand, answer)
-        except Exception as exc:  # of a store of embeddings; a row must never end the run
+        except Exception as exc:  # an exception of a store of embeddings; a row must never end the run
             found = RowError(ErrorCode.DECODER_CRASH, f"{type(exc).__name__}: {exc}")
         self._give(errand, found)
 
@@ -252,7 +253,7 @@ class Feeders:
         errand.future.set_result(found)
 
     def _note_end(self, seat: Seat, said: str, failed: float) -> None:
-        """See to the images of a feeder that ended, and to its place."""
+        """Reassign the images of a feeder that ended, and refill its place."""
         with self._lock:
             said = seat.late or said
             decoding = {number for number in seat.board.read()[1:] if number}
@@ -284,7 +285,7 @@ class Feeders:
             self._give(errand, RowError(ErrorCode.DECODER_CRASH, said))
 
     def _is_to_be_tried(self, errand: Errand, alone: bool, late: bool, decoded: bool) -> bool:
-        """Put an image whose feeder ended to those that wait, unless it is to blame."""
+        """Queue an image whose feeder ended again, unless it is to blame."""
         errand.deaths += 1
         errand.alone += alone
         if alone and (late or errand.alone >= _ALONE):
@@ -302,7 +303,7 @@ class Feeders:
                     errand.future.set_exception(CancelledError())
 
     def _watch(self) -> None:
-        """Kill feeders that hang; runs on a thread of its own."""
+        """Kill feeders that hang; runs on its own thread."""
         while not self._closing.wait(min(1.0, self._plan.patience_s / 4)):
             now = time.monotonic()
             for seat in self._seats:

@@ -1,4 +1,4 @@
-"""All of an encoder that makes images ready: what a feeder gets of it, without the model."""
+"""Preparers: the part of an encoder that prepares images, which feeders get without the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..pixel_loader import Preparer
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Leaves images as they are, for an encoder that prepares nothing."""
+    """Preparer that leaves images unchanged, for an encoder that prepares nothing."""
 
     decode_side: int | None = None
 
@@ -25,10 +25,10 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class OwnSize:
-    """Brings images to the size of one model.
+    """Preparer that brings images to the size of one model.
 
     Args:
-        preprocess: How the model wants its images.
+        preprocess: The model's preprocessing.
     """
 
     preprocess: Preprocess
@@ -43,11 +43,11 @@ class OwnSize:
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """Brings images to the sizes of several models.
+    """Preparer that brings images to the sizes of several models.
 
     Args:
-        members: That of each model.
-        decode_side: As of a `Preparer`.
+        members: Preparer of each model.
+        decode_side: See `Preparer`.
     """
 
     members: tuple[Preparer, ...]
@@ -58,11 +58,12 @@ class SideBySide:
 
 
 def preparer_of(encoder: Encoder) -> Preparer | None:
-    """Return what prepares images as an encoder does and can be sent to another process; None if nothing can.
+    """Return an encoder's preparer in a form that can be sent to another process; None if there is none.
 
-    An encoder of somebody else's has it in an attribute `preparer`: a small object that can be pickled, with `decode_side` and `prepare`.
+    An encoder from elsewhere has it in an attribute `preparer`: a small object that can be pickled, with `decode_side`
+    and `prepare`.
     """
-    from ...encoders.two_tower import TwoTowerEncoder  # here, because tokenizers come with it
+    from ...encoders.two_tower import TwoTowerEncoder  # imported here, because it loads tokenizers
 
     if isinstance(encoder, TwoTowerEncoder):
         return OwnSize(encoder.preprocess)

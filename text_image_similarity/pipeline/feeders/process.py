@@ -24,28 +24,28 @@ serve(*sys.argv[2:])
 
 
 def feeder_command() -> list[str]:
-    """Return the command of a feeder, all but what it is to share with its parent.
+    """Return the command that starts a feeder, without the arguments for what it shares with its parent.
 
-    It is a program of its own and not forked: a fork copies locks that other threads hold, and `multiprocessing` would run the caller's
-    main module again.
+    It is a separate program and not a fork: a fork copies locks that other threads hold, and `multiprocessing` would
+    run the caller's main module again.
     """
     return [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(module_path())]
 
 
 class FeederProcess:
-    """One process, from its start to its end.
+    """A feeder's process, from start to end.
 
     Args:
-        command: What starts it.
-        inherited: File descriptors to be passed on to it.
-        settings: What it is told first.
+        command: Command that starts it.
+        inherited: File descriptors to pass on to it.
+        settings: Settings that are sent to it first.
 
     Raises:
-        OSError: It cannot be started.
+        OSError: The process cannot be started.
     """
 
     def __init__(self, command: list[str], inherited: tuple[int, ...], settings: Any) -> None:
-        self.ready = False  # once it has answered for the first time
+        self.ready = False  # after its first answer
         self.killed = False  # once a signal has ended it
         self.began = time.monotonic()
         self._sending = Lock()
@@ -57,7 +57,7 @@ class FeederProcess:
             env={**os.environ, **WORKER_ENVIRONMENT},
             pass_fds=inherited,
         )
-        with suppress(OSError):  # it has ended already, which `receive` finds out
+        with suppress(OSError):  # it has already ended, which `receive` will notice
             send(self._pipe(self._process.stdin), settings)
 
     @property
@@ -65,31 +65,31 @@ class FeederProcess:
         return self._process.pid
 
     def send(self, orders: list[Order]) -> None:
-        """Send orders, unless the process has ended, which `receive` finds out."""
+        """Send orders, unless the process has ended, which `receive` will notice."""
         with self._sending, suppress(OSError, ValueError):
             send(self._pipe(self._process.stdin), orders)
 
     def receive(self) -> list[Delivery] | None:
-        """Wait for answers; None once the process has ended or talks nonsense."""
+        """Wait for answers; None once the process has ended or sends an invalid message."""
         try:
             found: list[Delivery] | None = receive(self._pipe(self._process.stdout))
-        except Exception:  # whatever a message that is none raises
+        except Exception:  # any exception of an invalid message
             return None
         self.ready = self.ready or found is not None
         return found
 
     def kill(self) -> None:
-        """Send the process its end; what is written to it fails then, and what is read from it ends."""
+        """Kill the process; writing to it then fails, and reading from it ends."""
         self._process.kill()
 
     def finish(self) -> str:
-        """Wait for the end of a process that is to have ended, let go of its pipes, and say how it ended."""
+        """Wait for a process that should have ended, close its pipes, and return how it ended."""
         try:
             code = self._process.wait(timeout=1)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            said = "the feeder process answered nonsense"
+            said = "the feeder process sent an invalid message"
         else:
             said = f"the feeder process ended with exit code {code}"
             self.killed = code < 0
@@ -97,7 +97,7 @@ class FeederProcess:
                 said = f"the feeder process died of signal {-code} ({signal.strsignal(-code)})"
         with self._sending:
             for pipe in (self._process.stdin, self._process.stdout):
-                with suppress(OSError):  # of what was still to be written
+                with suppress(OSError):  # an error of buffered data that was still to be written
                     self._pipe(pipe).close()
         return said
 

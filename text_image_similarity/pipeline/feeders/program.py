@@ -1,4 +1,4 @@
-"""A feeder: loads the images that come through standard input and answers through standard output, until its parent is gone."""
+"""A feeder: loads the images ordered through standard input, and answers through standard output."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def serve(handle: str, size: str, threads: str, place: str, slot_bytes: str) -> 
     """Load images until standard input ends.
 
     Args:
-        handle: Of the memory that is shared with the parent.
-        size: Its bytes.
-        threads: Of each feeder, at most.
-        place: This feeder's among them.
-        slot_bytes: What an image may take in its slot.
+        handle: Handle of the memory that is shared with the parent.
+        size: Size of that memory in bytes.
+        threads: Most threads of a feeder.
+        place: Index of this feeder.
+        slot_bytes: Size of an image's slot in bytes.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a process group's is the parent's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent handles the signal of the process group
     requests = sys.stdin.buffer
     settings: FeederSettings | None = receive(requests)
     if settings is not None:
@@ -53,10 +53,10 @@ class Feeder:
     """The threads of one feeder.
 
     Args:
-        settings: What the parent said.
-        memory: What it shares with this process.
-        board: Where it sees what this process is at.
-        slot_bytes: What an image may take in its slot.
+        settings: Settings from the parent.
+        memory: Memory that is shared with the parent.
+        board: Board that shows the parent what this process is doing.
+        slot_bytes: Size of an image's slot in bytes.
     """
 
     def __init__(self, settings: FeederSettings, memory: mmap.mmap, board: Board, slot_bytes: int) -> None:
@@ -69,14 +69,14 @@ class Feeder:
             settings.config,
             settings.preparer,
             settings.fingerprint,
-            lambda key: None,  # the parent knows what is remembered
+            lambda key: None,  # only the parent has remembered embeddings
             cores=settings.cores,
             decoding=self._decoding,
         )
         self._threads = settings.config.io_workers
 
     def run(self, requests: IO[bytes], answers: IO[bytes]) -> None:
-        """Load what is asked for until there is nothing more to read."""
+        """Load images until the input ends."""
         for number in range(self._threads):
             Thread(target=self._work, args=(number,), daemon=True).start()
         Thread(target=self._answer, args=(answers,), daemon=True).start()
@@ -107,7 +107,7 @@ class Feeder:
 
         loaded = self._loader.load(read, stats)
         seconds = {stage: float(spent) for stage, spent in stats.seconds.items()}
-        if isinstance(loaded, RowError):  # or a kind of it, which need not survive being pickled
+        if isinstance(loaded, RowError):  # or a subclass, which may not survive pickling
             return Delivery(order.number, None, RowError(loaded.code, loaded.detail), False, seconds)
         return self._placed(order, loaded, seconds)
 
@@ -121,7 +121,7 @@ class Feeder:
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        """Show the parent which image this thread decodes, so that it knows which one to blame for a crash."""
+        """Show the parent which image this thread decodes, so that it knows which image to blame for a crash."""
         self._board.begin(self._mine.thread, self._mine.order)
         try:
             yield
@@ -129,7 +129,7 @@ class Feeder:
             self._board.end(self._mine.thread)
 
     def _answer(self, answers: IO[bytes]) -> None:
-        """Send what is ready, together: a message costs the parent as much as what is in it."""
+        """Send finished images together: each message costs the parent as much as its contents."""
         pause = Event()
         while True:
             ready: list[Any] = [self._answers.get()]
@@ -139,11 +139,11 @@ class Feeder:
                     ready.append(self._answers.get_nowait())
             try:
                 send(answers, ready)
-            except OSError:  # nobody reads
+            except OSError:  # the parent is gone
                 os._exit(0)
 
     def _beat(self, parent: int) -> None:
-        """Show that this process lives, and end it with its parent, whose pipe a fork may hold open."""
+        """Show that this process is alive, and end it with its parent, whose pipe a fork may hold open."""
         pause = Event()
         while os.getppid() == parent:
             self._board.beat()

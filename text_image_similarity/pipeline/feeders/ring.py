@@ -1,8 +1,8 @@
-"""Memory that the parent and its feeders share: a slot for each image on its way, and what each feeder is at.
+"""Memory that the parent and its feeders share: a slot for each image in transit, and the state of each feeder.
 
-A file's bytes go to the feeder in its slot if they fit, and its pixels come back in it. The parent encodes from there without
-a copy: a slot is free again when nothing refers to its arrays any more. What does not fit, or finds no slot free, goes through the
-pipe, so that nobody ever waits for a slot.
+A file's bytes go to the feeder in a slot if they fit, and the pixels come back in it. The parent encodes them in place:
+a slot is free again once nothing refers to its arrays any more. Images that do not fit, or find no free slot, go
+through the pipe, so nothing ever waits for a slot.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 from ...decode.area import SharedArea
 
 Layout = tuple[bool, tuple[tuple[tuple[int, ...], str], ...]]  # whether it is a tuple; the arrays' shapes and types
-_LINE = 64  # bytes that slots are aligned to, as caches and SIMD want it
+_LINE = 64  # alignment of slots in bytes, for caches and SIMD
 _CELL = 8
 
 
 class Board:
-    """What a feeder is at: a number that moves as long as it lives, and the image that each thread has in its decoder.
+    """The state of a feeder: a heartbeat counter, and the image that each of its threads is decoding.
 
     Args:
         memory: The shared memory.
-        threads: Of each feeder.
-        place: The feeder's.
+        threads: Number of threads of a feeder.
+        place: Index of the feeder.
     """
 
     def __init__(self, memory: mmap.mmap, threads: int, place: int) -> None:
@@ -36,28 +36,28 @@ class Board:
         self._cells = (ctypes.c_uint64 * (threads + 1)).from_buffer(memory, start)
 
     def beat(self) -> None:
-        """Show that the process lives."""
+        """Show that the process is alive."""
         self._cells[0] += 1
 
     def begin(self, thread: int, number: int) -> None:
-        """Say that a thread has an image in its decoder."""
+        """Record that a thread has begun to decode an image."""
         self._cells[1 + thread] = number
 
     def end(self, thread: int) -> None:
-        """Say that it has none."""
+        """Record that a thread has finished decoding."""
         self._cells[1 + thread] = 0
 
     def read(self) -> list[int]:
-        """Return the number that moves, then the image of each thread, or 0."""
+        """Return the heartbeat counter, then the number of each thread's image, or 0."""
         return list(self._cells)
 
     def clear(self) -> None:
-        """Forget what a feeder that ended was at."""
+        """Clear the state of a feeder that ended."""
         ctypes.memset(self._cells, 0, ctypes.sizeof(self._cells))
 
 
 def board_bytes(feeders: int, threads: int) -> int:
-    """Return what the boards take, in whole pages."""
+    """Return the size of all boards in bytes, in whole pages."""
     taken = feeders * (threads + 1) * _CELL
     return -(-taken // mmap.PAGESIZE) * mmap.PAGESIZE
 
@@ -67,9 +67,9 @@ class Ring:
 
     Args:
         area: The shared memory.
-        begin: Where the slots begin in it, in bytes.
-        slot_bytes: What each takes.
-        slots: How many there are.
+        begin: Offset of the first slot in it, in bytes.
+        slot_bytes: Size of a slot in bytes.
+        slots: Number of slots.
     """
 
     def __init__(self, area: SharedArea, begin: int, slot_bytes: int, slots: int) -> None:
@@ -78,7 +78,7 @@ class Ring:
         self._free: deque[int] = deque(range(slots if slot_bytes else 0))
 
     def take(self) -> int | None:
-        """Return the place of a free slot, in bytes from the beginning of the memory, or None."""
+        """Return the offset of a free slot in the memory, in bytes, or None."""
         try:
             slot = self._free.popleft()
         except IndexError:
@@ -98,7 +98,7 @@ class Ring:
         self._memory[place : place + len(content)] = content
 
     def arrays(self, place: int, layout: Layout) -> Any:
-        """Return the arrays in a slot, which is free when they are gone."""
+        """Return the arrays in a slot, which becomes free when they are gone."""
         whole: Any = (ctypes.c_uint8 * self.slot_bytes).from_buffer(self._memory, place)
         finalize(whole, self.give_back, place).atexit = False
         flat: Any = np.frombuffer(whole, np.uint8)
@@ -111,7 +111,7 @@ def stride_of(slot_bytes: int) -> int:
 
 
 def arrays_in(flat: Any, layout: Layout) -> Any:
-    """Return the arrays that lie one behind the other in bytes, as views of them."""
+    """Return consecutive arrays in bytes, as views."""
     several, shapes = layout
     found, start = [], 0
     for shape, kind in shapes:
@@ -122,7 +122,7 @@ def arrays_in(flat: Any, layout: Layout) -> Any:
 
 
 def layout_of(prepared: Any, most: int) -> Layout | None:
-    """Return how a prepared image's arrays lie in a slot of `most` bytes; None if it is not made of arrays, or they do not fit."""
+    """Return a prepared image's layout in a slot of `most` bytes; None if it is not made of arrays or too large."""
     arrays = prepared if isinstance(prepared, tuple) else (prepared,)
     if not all(isinstance(array, np.ndarray) and not array.dtype.hasobject for array in arrays):
         return None

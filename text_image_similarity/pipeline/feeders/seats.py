@@ -1,4 +1,4 @@
-"""What the parent knows of each feeder and of each image on its way."""
+"""The parent's records of each feeder and of each image in transit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _START_S = 60.0
 
 @dataclass(slots=True, eq=False)
 class Errand:
-    """An image on its way.
+    """An image in transit.
 
     Args:
-        number: Of its order.
-        item: Its reference or its file.
-        stats: Told how long it took.
+        number: Number of its order.
+        item: The image's reference or file.
+        stats: Counters that receive the time spent.
     """
 
     number: int
@@ -37,7 +37,7 @@ class Errand:
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """The place of a feeder; one that ends is followed by another."""
+    """The place of a feeder; when a feeder ends, another one takes its place."""
 
     settings: FeederSettings
     number: int
@@ -46,18 +46,18 @@ class Seat:
     process: FeederProcess | None = None
     under_way: dict[int, Errand] = field(default_factory=dict)
     with_suspect: bool = False
-    late: str = ""  # why it was killed
+    late: str = ""  # reason why it was killed
     failed_starts: float = 0.0  # a place stays empty at 1
-    seen: list[int] = field(default_factory=list)  # what its board said last, and when each cell changed
+    seen: list[int] = field(default_factory=list)  # last state of its board, and the time when each cell changed
     changed: list[float] = field(default_factory=list)
 
     @property
     def most(self) -> int:
-        """Images that it has at a time: enough that no thread waits for the next one."""
+        """Most images that it has at a time: enough that no thread waits for the next one."""
         return 2 * self.settings.config.io_workers + 16
 
     def lateness(self, now: float, plan: FeederPlan) -> str:
-        """Say why a feeder is taken to hang: it has shown no sign of life, or been at one image for too long; nothing if all is well."""
+        """Return why a feeder counts as hanging: no sign of life, or too long at one image; empty if it does not."""
         cells = self.board.read()
         if len(self.seen) != len(cells):
             self.seen, self.changed = cells, [now] * len(cells)

@@ -1,4 +1,4 @@
-"""When feeders start: at once, or when a run has shown that it is long enough for them."""
+"""The start of feeders: at once, or when a run has proved long enough."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class LazyFeeders:
     """The feeders of a session, started for the first run that needs them. Safe to share between threads.
 
     Args:
-        plan: What they are; None for none.
-        find: Gives the embedding that is kept for an image's content key, or None.
+        plan: Plan of the feeders; None if there are none.
+        find: Function that returns the remembered embedding for an image's content key, or None.
     """
 
     def __init__(self, plan: FeederPlan | None, find: Callable[[bytes], Vector | None]) -> None:
@@ -33,14 +33,14 @@ class LazyFeeders:
 
     @property
     def look_ahead(self) -> int:
-        """Most images of a run that are to be under way; 0 if feeders do not matter."""
+        """Most images of a run in progress at a time; 0 if feeders do not matter."""
         return self._plan.look_ahead if self._plan else 0
 
     def after(self, images: int) -> Feeders | None:
-        """Return the feeders for a run that has begun to load so many images; None if it loads the next one itself.
+        """Return the feeders for a run that has begun to load `images` images; None if it loads the next one itself.
 
         Raises:
-            ConfigError: They were asked for by their number, and cannot be started.
+            ConfigError: `config.feeders` is a number, and they cannot be started.
         """
         plan = self._plan
         if plan is None or images <= plan.after:
